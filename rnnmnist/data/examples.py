@@ -260,7 +260,10 @@ def find_invalid(
     reason = f"is larger than {LARGEST:.3g}"
     if not invalid.any() and missing == "error":
         invalid = np.isnan(values)
-        reason = "is missing; set data.missing to forward_fill or zero for the training"
+        reason = (
+            "is missing; set data.missing to forward_fill or zero for the training (in "
+            'Python, missing="forward_fill")'
+        )
     if not invalid.any():
         return None
     return tuple(np.argwhere(invalid)[0].tolist()), reason

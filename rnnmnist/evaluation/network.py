@@ -194,7 +194,12 @@ class TrainedNetwork:
         if self.task.image_shape is None:
             from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-            sequences = read_memory(values, self.config.data.roles, lengths=lengths)
+            sequences = read_memory(
+                values,
+                self.config.data.roles,
+                self.task.feature_names,
+                lengths=lengths,
+            )
             with prefix_errors("inputs"):
                 return self.sequence_inputs(sequences)
         refuse_masked("inputs", values)
@@ -214,7 +219,7 @@ class TrainedNetwork:
         """Returns sequences as inputs, whose features and values are checked."""
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        reading.check_features(sequences, self.task)
+        sequences = reading.take_features(sequences, self.task)
         missing, normalization = self.config.data.missing, self.normalization
         for _ in reading.check_parts(sequences, missing, normalization):
             pass  # raises an error if a value is invalid

@@ -72,7 +72,8 @@ def predict_sequences(predictor: Predictor, name: str) -> Iterator[PrintedPredic
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     path = expand(name)
-    sequences = reading.read(path, predictor.config.data.roles, pair=False)
+    roles, wanted = predictor.config.data.roles, predictor.task.feature_names
+    sequences = reading.read(path, roles, wanted, pair=False)
     with prefix_errors(path):
         predictions = predictor.probabilities(predictor.sequence_inputs(sequences))
     for index, probabilities in enumerate(predictions):

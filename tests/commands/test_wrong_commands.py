@@ -122,7 +122,7 @@ WRONG_COMMANDS = [
     ("evaluate --workdir=images --split=tset", "--split: invalid choice: 'tset'"),
     (
         "evaluate --workdir=run --config.data.path=named.npz",
-        "has the features y, and the network was trained on x",
+        "the network was trained on 1, ('x',)",
     ),
     ("report --workdir=images --workdir=new", "new does not exist"),
     ("predict", "FILE: "),

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,18 @@ def _check_names(names: list[str]) -> None:
         )
 
 
-def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Sequences:
+def read(
+    path: Path,
+    roles: Mapping[str, str] = {},
+    wanted: Sequence[str] = (),
+    *,
+    pair: bool = True,
+) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    `roles` are those of `DataConfig`, for a table. With `pair`, each of NAME_TRAIN.ts
-    and NAME_TEST.ts stands for both files.
+    `roles` are those of `DataConfig`, for a table, whose other columns are left out if
+    it has all `wanted` features. With `pair`, each of NAME_TRAIN.ts and NAME_TEST.ts
+    stands for both files.
     """
     remedy = "save it in UTF-8" if path.suffix.lower() == ".csv" else "save it again"
     with prefix_errors(path, remedy):
@@ -101,9 +108,9 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
             case ".ts":
                 arrays = read_ts(path, pair=pair)
             case ".csv":
-                arrays = read_csv(path, roles)
+                arrays = read_csv(path, roles, wanted)
             case ".parquet":
-                arrays = read_parquet(path, roles)
+                arrays = read_parquet(path, roles, wanted)
             case _:
                 path.stat()  # raises if it does not exist
                 raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
@@ -113,13 +120,14 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
 def read_memory(
     inputs: SequenceInputs,
     roles: Mapping[str, str] = {},
+    wanted: Sequence[str] = (),
     **arrays: Any,
 ) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
     with prefix_errors("inputs", "pass another table"):
         # An array is classified, or has its labels beside it.
         can_be_array = "labels" not in arrays or arrays["labels"] is not None
-        columns = read_stream(inputs, roles, can_be_array=can_be_array)
+        columns = read_stream(inputs, roles, wanted, can_be_array=can_be_array)
     if columns is None:
         return validate(inputs, **arrays)
     for name, values in arrays.items():
@@ -170,7 +178,8 @@ def read_sequences(
 def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
     """Loads the sequences in `data.path`, and checks all values."""
     path = find_path(config)
-    sequences = read(path, config.roles)
+    wanted = () if trained is None else trained.feature_names
+    sequences = read(path, config.roles, wanted)
     with prefix_errors(path):
         return to_dataset(name_of(path), sequences, config, trained)
 
@@ -206,6 +215,8 @@ def to_dataset(
         )
         remedy = suggest_name("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
+    if trained is not None:
+        sequences = take_features(sequences, trained)
     if trained is None:
         task, splits = _prepare_training(name, sequences, config)
     else:
@@ -272,7 +283,6 @@ def _prepare_evaluation(
     Returns the trained task with the SHA-256 of the sequences, and the indices of each
     split. The sequences of the training have the splits that they had there.
     """
-    check_features(sequences, trained)
     unknown = set(sequences.classes) - set(trained.classes)
     if unknown:
         raise UserError(
@@ -397,18 +407,28 @@ def check_parts(
         yield part, values, padded
 
 
-def check_features(sequences: Sequences, trained: Task) -> None:
-    """Checks that sequences have the features on which a network was trained."""
-    names = sequences.feature_names
-    if len(names) != trained.features:
+def take_features(sequences: Sequences, trained: Task) -> Sequences:
+    """Returns sequences with the features on which a network was trained, in its order.
+
+    Features with names are taken by them, and others are left out. Features without
+    names, here or in training, must have the same number and order.
+    """
+    names, wanted = sequences.feature_names, trained.feature_names
+    has_names = not any(
+        given == tuple(map(str, range(len(given)))) for given in (names, wanted)
+    )
+    absent = [name for name in wanted if name not in names] if has_names else []
+    if absent or not (has_names or len(names) == trained.features):
+        remedy = "use these"
+        if absent:
+            remedy = suggest_name(absent[0], names, f"add {format_value(absent)}")
         raise UserError(
             f"has {len(names)} features, {format_value(names)}, and the network was "
-            f"trained on {trained.features}, {format_value(trained.feature_names)}; "
-            "use these"
+            f"trained on {trained.features}, {format_value(wanted)}; {remedy}"
         )
-    default = tuple(map(str, range(len(names))))
-    if default not in (names, trained.feature_names) and names != trained.feature_names:
-        raise UserError(
-            f"has the features {', '.join(names)}, and the network was trained on "
-            f"{', '.join(trained.feature_names)}; use the same order"
-        )
+    if not has_names or names == wanted:
+        return sequences
+    columns = [names.index(name) for name in wanted]
+    return replace(
+        sequences, inputs=sequences.inputs[..., columns], feature_names=wanted
+    )

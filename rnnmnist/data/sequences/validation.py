@@ -102,6 +102,21 @@ class Table(Protocol):
 SequenceInputs = ArrayLike | Table  # arrays, lists of arrays, or a table
 
 
+def describe_swapped_axes(inputs: Any) -> str | None:
+    """Returns a warning for an array that seems to be [examples, features, time].
+
+    Such an array trains without an error, since its time steps become features. Only
+    the sizes of the axes tell, so it is none for lists and tables.
+    """
+    shape: tuple[int, ...] = getattr(inputs, "shape", ())
+    if len(shape) != 3 or shape[2] <= shape[1]:
+        return None
+    return (
+        f"inputs {shape} have more features, {shape[2]}, than time steps, {shape[1]}; "
+        "if they are [examples, features, time], pass inputs.swapaxes(1, 2)"
+    )
+
+
 def validate(
     inputs: SequenceInputs,
     labels: ArrayLike | None = None,

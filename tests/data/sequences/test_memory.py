@@ -160,3 +160,31 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
         lines = output_of(called("predict", *flags, "--json")).splitlines()
         line = json.loads(lines[3])
         assert (line["sequence"], line["id"]) == (3, "new 3")
+
+
+def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
+    """In any order, and beside others, also of texts, wherever a table is."""
+    run = rnnmnist.fit(
+        FRAME.fillna(0),
+        workdir=tmp_path / "run",
+        validation=False,
+        num_steps=2,
+        num_devices=1,
+        verbose=False,
+    )
+    predictor = rnnmnist.Predictor(run)
+    frame = FRAME.fillna(0)
+    expected = predictor.classify(frame)
+    more = frame.assign(remark="none", z=np.nan)[
+        ["remark", "y", "sequence", "z", "time", "x", "label"]
+    ]
+    np.testing.assert_array_equal(predictor.classify(more), expected)
+    path = tmp_path / "more.csv"
+    more.to_csv(path, index=False)
+    flags = f"--workdir={run}", f"--config.data.path={path}", "--split=train"
+    evaluated = output_of(called("evaluate", *flags))
+    predicted = output_of(called("predict", f"--workdir={run}", path))
+    assert f"({(expected.argmax(1) == [1, 0, 1]).sum()} of 3;" in evaluated
+    assert len(predicted.splitlines()) == 3
+    with pytest.raises(UserError, match=r"trained on 2, \('x', 'y'\); did you mean"):
+        predictor.classify(more.rename(columns={"y": "yy"}).drop(columns="remark"))
