@@ -25,6 +25,9 @@ def main(argv: list[str]) -> None:
             doc = importlib.import_module(f"rnnmnist.{module}").__doc__ or ""
             print(f"  {name:<10}{doc.splitlines()[0]}")
         return
+    if argv[0] == "--version":
+        print(rnnmnist.__version__)
+        return
     name, *rest = argv
     if name not in COMMANDS:
         from rnnmnist import errors

@@ -6,6 +6,7 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 import argparse
 import gc
 import inspect
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import absl.logging
 
+import rnnmnist
 from rnnmnist import errors
 from rnnmnist.config import files
 from rnnmnist.config.resolving import resolve
@@ -42,6 +44,23 @@ FLAGS = (
 )
 
 
+class _PrintVersion(argparse.Action):
+    """Prints the version when its flag is parsed, and ends the command."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        print(rnnmnist.__version__)
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` with exact flag names and one-line errors."""
 
@@ -55,6 +74,12 @@ class Parser(argparse.ArgumentParser):
         # The functions that turn the values of flags into paths. Their `UserError` is a
         # `ValueError`, which argparse would replace if they were types of its own.
         self._paths: dict[str, Callable[[str], Path]] = {}
+        self.add_argument(
+            "--version", action=_PrintVersion, help="print the version and exit"
+        )
+        self.add_argument(
+            "--quiet", action="store_true", help="print warnings and errors only"
+        )
 
     def add_workdir(
         self,
@@ -116,6 +141,9 @@ class Parser(argparse.ArgumentParser):
                     setattr(args, name, [convert(text) for text in given])
                 elif given is not None:
                     setattr(args, name, convert(given))
+            if args.quiet:
+                # What is printed from here on stays in memory, until the command ends.
+                sys.stdout = io.TextIOWrapper(io.BytesIO())
             return args
         if not unknown[0].startswith("-"):
             raise errors.UserError(

@@ -363,3 +363,31 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
     assert capsys.readouterr().err == ""
     Failing()
     assert "ValueError: a fault in __del__" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["main", "doctor", "page"])
+def test_every_command_prints_the_version(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"rnnmnist.{name}").main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{rnnmnist.__version__}\n"
+    assert output_of(run_python("-m", "rnnmnist", "--version")) == (
+        f"{rnnmnist.__version__}\n"
+    )
+
+
+def test_a_quiet_command_prints_warnings_and_errors_only(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["--quiet", f"--workdir={tmp_path / 'run'}", "--config.seed=0"]
+    arguments += [f"--config.data.data_dir={data_dir}", *trainer.SETTINGS]
+    trained = called("main", *arguments, "--config.train.num_steps=2")
+    assert (trained.stdout, trained.stderr) == ("", "")
+    longer = called("main", *arguments, "--config.train.num_steps=4")
+    assert longer.stdout == ""
+    assert "train.num_steps was 2 and is now 4" in longer.stderr
+    wrong = called("evaluate", "--quiet", f"--workdir={tmp_path / 'absent'}")
+    assert wrong.stdout == ""
+    assert one_line_error(wrong)
