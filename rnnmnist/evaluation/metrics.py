@@ -120,7 +120,7 @@ def make_scores(
             examples, correct[one], losses[one], first_seed + index, confusion
         )
         members.append(member)
-    scores = replace(scores, members=tuple(members))
+    scores = replace(scores, predictions=networks * examples, members=tuple(members))
     if confusions is None:
         return scores
     std, interval = spread_over_seeds(scores)

@@ -12,7 +12,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         seed: that of the first member.
         examples: their number, for each network.
-        correct: the number of correct predictions.
+        correct: the number of correct predictions, of all networks together.
+        predictions: the number of predictions of all networks together, of which
+            `correct` counts a part. A single network has one for each example.
         accuracy: the fraction of correct predictions.
         loss: the mean cross-entropy, in nats.
         accuracy_interval: 95 % Wilson interval over examples. Only the evaluation of a
@@ -33,6 +35,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
     examples: int
     correct: int
+    predictions: int | None = None
     accuracy: float
     loss: float
     accuracy_interval: tuple[float, float] | None = None

@@ -117,7 +117,7 @@ def test_the_fields_of_metrics() -> None:
     content = msgspec.to_builtins(SEVERAL)
     members = content.pop("members")
     line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
-    assert content == line | {"seed": 3, "correct": 8, "examples": 6}
+    assert content == line | {"seed": 3, "correct": 8, "examples": 6, "predictions": 12}
     assert list(members) == [
         {"seed": 3, "loss": 0.5, "accuracy": 5 / 6, "correct": 5, "examples": 6},
         {"seed": 4, "loss": 1.5, "accuracy": 3 / 6, "correct": 3, "examples": 6},

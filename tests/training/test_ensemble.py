@@ -202,6 +202,7 @@ def test_files_hold_the_results_of_each_network(run: Path) -> None:
     result = trainer.result(run)
     networks = result["members"]
     assert result["correct"] == sum(network["correct"] for network in networks)
+    assert result["correct"] / result["predictions"] == result["accuracy"]
     assert result["examples"] == networks[0]["examples"] == 500
     assert result["num_parameters"] == networks[0]["num_parameters"]
     assert sum(map(sum, result["confusion"])) == 1500
@@ -209,6 +210,7 @@ def test_files_hold_the_results_of_each_network(run: Path) -> None:
         assert sum(map(sum, network["confusion"])) == 500
         assert result.keys() - network.keys() == {
             "members",
+            "predictions",
             "task",
             "trained_on_sha256",
             "accuracy_mean",
