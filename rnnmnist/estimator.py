@@ -4,6 +4,7 @@ import math
 import numbers
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from rnnmnist.config.settings import TYPES, check_name, to_python
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
     count_in_groups,
+    describe_swapped_axes,
     refuse_masked,
     takes_last,
 )
@@ -80,7 +82,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             otherwise the number of sequences chooses between "filters", which are
             random and need no such parameter, and "lru".
         hidden_size: units of the hidden state. None is 64; of filters, 1,000.
-        num_layers: residual layers of lru. None is 2; other cells have 1.
+        num_layers: residual layers of lru, or of your own cell, which has none with 1.
+            None is 2 for lru, and 1 for other cells, which have no other number.
         pooling: what the head reads: the hidden state after the "last" time step, or
             the "mean" of those of all time steps, which None is.
         bidirectional: whether a second recurrence reads the sequence from its end. None
@@ -200,6 +203,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         """
         # A clone, since scikit-learn keeps facts about X, and the training can fail.
         inputs, y = clone(self)._check(X, y=y)
+        swapped = describe_swapped_axes(inputs)
+        if swapped and not self.verbose:  # otherwise, `rnnmnist.fit` warns
+            warnings.warn(swapped, stacklevel=2)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -354,6 +360,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
+        FIT_SETTINGS["missing"]._replace(name="missing").check(self.missing)
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
         if isinstance(X, list | tuple) and any(
@@ -364,16 +371,22 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             check_consistent_length(X, y["y"])
             self.__dict__.pop("feature_names_in_", None)
             return X, column_or_1d(y["y"], warn=True)
-        allows_nan = self.__sklearn_tags__().input_tags.allow_nan
-        return validate_data(
+        checked = validate_data(
             self,
             X,
             **y,
             reset=bool(y),
             allow_nd=True,
             ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
-            ensure_all_finite="allow-nan" if allows_nan else True,
+            ensure_all_finite="allow-nan",
         )
+        allows_nan = self.__sklearn_tags__().input_tags.allow_nan
+        if not allows_nan and np.isnan(checked[0] if y else checked).any():
+            raise ValueError(
+                'X: contains NaN; set missing="forward_fill", which repeats the last '
+                'value of the feature, or missing="zero"'
+            )
+        return checked
 
     def _restore(
         self, workdir: Path, folder: _Folder | None, step: str, cell: str | None

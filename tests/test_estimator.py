@@ -1,5 +1,6 @@
 """The classifier with scikit-learn's interface."""
 
+import functools
 import inspect
 import pickle
 import re
@@ -271,3 +272,36 @@ def test_class_weights_are_of_labels() -> None:
     assert (heavy.predict(noise) == 0.0).mean() > 0.9
     with pytest.raises(UserError, match="class_weight: names the class '0'"):
         new(class_weight={"0": 5, 1: 1}).fit(X, labels)
+
+
+def test_missing_values_name_their_parameter() -> None:
+    """Also a wrong value of it, before the values are checked."""
+    gaps = X.copy()
+    gaps[3, 2, 1] = np.nan
+    for inputs in (gaps, list(gaps), gaps[..., 1]):
+        with pytest.raises((ValueError, UserError), match='missing="forward_fill"'):
+            new().fit(inputs, Y)
+    with pytest.raises(UserError, match=r"^missing: must be one of error, forw"):
+        new(missing="ffill").fit(gaps, Y)
+    assert new(missing="zero").fit(gaps, Y).predict(gaps).shape == (60,)
+
+
+def test_swapped_axes_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The collections of aeon are [n, features, time]. Lists and names are clear."""
+    swapped = X.swapaxes(1, 2)
+    short: dict[str, Any] = {"num_steps": 1, "cell": "lstm", "num_devices": 1}
+    fit: Any = functools.partial(rnnmnist.fit, labels=Y, **short)
+    fit(swapped, workdir=tmp_path / "array")
+    assert sum("pass inputs.swapaxes(1, 2)" in text for text in caplog.messages) == 1
+    caplog.clear()
+    fit(list(swapped), workdir=tmp_path / "list")
+    names = [f"sensor {number}" for number in range(12)]
+    fit(swapped, workdir=tmp_path / "names", feature_names=names)
+    fit(X, workdir=tmp_path / "right")
+    assert not any("swapaxes" in text for text in caplog.messages)
+    with pytest.warns(UserWarning, match="pass inputs.swapaxes") as warned:
+        new(num_steps=1).fit(swapped, Y)
+    assert len(warned) == 1
+    new(num_steps=1).fit(X, Y)

@@ -17,7 +17,11 @@ from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import LISTED, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.data.sequences.validation import SequenceInputs, Sequences
+from rnnmnist.data.sequences.validation import (
+    SequenceInputs,
+    Sequences,
+    describe_swapped_axes,
+)
 from rnnmnist.errors import UserError
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoint_files import newest_readable
@@ -30,6 +34,8 @@ from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import Callback, check_workdir, decide_network
+
+_logger = logging.getLogger(__name__)
 
 # The settings of a run on arrays, by their names without the section.
 FIT_SETTINGS = {
@@ -100,7 +106,8 @@ def fit(
             with `validation=False`.
         groups: integers or strings [examples], such as the subject of each. The
             sequences that are held out for validation are whole groups.
-        feature_names: strings [features].
+        feature_names: strings [features]. Without them, an array with more features
+            than time steps causes a warning that axes may be swapped.
         verbose: whether progress, warnings and a summary are printed. The handlers of
             the logger `rnnmnist` get the warnings, too. `False` holds for all threads.
             Where standard output is no terminal and that logger has the level INFO,
@@ -153,6 +160,8 @@ def fit(
         if not verbose:
             stack.enter_context(_silence)
         check_workdir(given, folder)
+        if feature_names is None and (swapped := describe_swapped_axes(inputs)):
+            _logger.warning(swapped)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
             given = choose_network(given, sequences.count_training())
