@@ -13,12 +13,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 import absl.logging
 
-import rnnmnist
 from rnnmnist import errors
 from rnnmnist.config import files
 from rnnmnist.config.resolving import resolve
@@ -57,7 +57,7 @@ class _PrintVersion(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> NoReturn:
-        print(rnnmnist.__version__)
+        print(metadata.version("rnnmnist"))
         parser.exit()
 
 
