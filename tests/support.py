@@ -200,7 +200,10 @@ def make_metrics(
 
 
 def save_network(workdir: Path, config: Config, task: Task) -> Path:
-    """Saves random parameters as step 3 of a run; returns its workdir."""
+    """Saves random parameters as step 3 of a run; returns its workdir.
+
+    What ignores the multiplier of the logits gives other probabilities.
+    """
     params = random_params(model_of(config.model, task))
     factors = np.linspace(1, -1, config.num_seeds, dtype=np.float32)
     std = params.get("difference_std")
@@ -210,7 +213,7 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
     filled = fill_defaults(config, task)
     with Checkpoints(workdir, filled, task) as checkpoints:
-        checkpoints.save(3, {"params": params}, metrics)
+        checkpoints.save(3, {"params": params}, metrics, multiplier=1.5)
     return workdir
 
 

@@ -40,7 +40,7 @@ def save(workdir: Path, target: Path) -> None:
     config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine
     shutil.rmtree(target, ignore_errors=True)
     with Checkpoints(target, config, header.task) as checkpoints:
-        checkpoints.save(step, {"params": params}, header.metrics)
+        checkpoints.save(step, {"params": params}, header.metrics, header.multiplier)
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # its only content is the path at which it was written
     seal(target / str(step))

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_paths()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, format_result
-    from rnnmnist.runs.results import path_of
+    from rnnmnist.runs.results import loss_note, path_of
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
@@ -32,9 +32,13 @@ def main(argv: list[str]) -> None:
         paths=cli.parse_settings(args),
         cell=args.cell,
     )
+    sha256 = None if result.task is None else result.task.sha256
+    is_of_run = sha256 == result.trained_on_sha256
+    note = loss_note(result.split, result.multiplier, is_of_run=is_of_run)
     print(
         f"{result.dataset} {result.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}"
+        f"{note}"
     )
     for member in result.members:
         print(f"seed {member.seed}: {format_accuracy(member)}")

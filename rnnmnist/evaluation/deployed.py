@@ -25,13 +25,14 @@ class DeployedNetwork:
 
     model: SequenceClassifier
     params: Params  # with a leading ensemble axis
+    multiplier: float  # of the logits of the ensemble
     view: View  # reads images
     normalization: Normalization  # converts sequences
 
     def __call__(
         self, examples: jax.Array, lengths: jax.Array | None = None
     ) -> jax.Array:
-        """Returns the logits of the ensemble, float32 [n, classes].
+        """Returns the calibrated logits of the ensemble, float32 [n, classes].
 
         If the inputs of an example are not finite after missing values are filled, all
         its logits are NaN.
@@ -53,7 +54,8 @@ class DeployedNetwork:
             return self.model.apply({"params": params}, inputs, lengths)
 
         predict_members = map_ensemble(predict_member, vectorize=False)
-        logits: jax.Array = combine_members(predict_members(self.params))
+        members: jax.Array = predict_members(self.params)
+        logits = self.multiplier * combine_members(members)
         # Gates would hide an input that is NaN or infinite.
         is_finite = jnp.isfinite(inputs).all((1, 2))
         return jnp.where(is_finite[:, None], logits, jnp.nan)

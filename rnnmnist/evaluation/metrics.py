@@ -45,28 +45,46 @@ def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) -> Scores:
+def score_logits(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    first_seed: int = 0,
+    multiplier: float = 1.0,
+) -> Scores:
     """Scores finite logits [ensemble, examples, classes] of a whole split.
 
-    The seeds of the members follow one another.
+    The seeds of the members follow one another. The multiplier is that of the logits of
+    a single network, or of those that the members of an ensemble have together.
     """
     networks, examples, classes = logits.shape
     logits = logits.astype(np.float64)
-    # The largest logit is subtracted, so that no exponential is infinite.
-    largest = logits.max(axis=-1)
-    sums = np.exp(logits - largest[..., None]).sum(axis=-1)
-    log_normalizers = np.log(sums) + largest  # [ensemble, examples]
-    losses = log_normalizers - logits[:, np.arange(examples), labels]
+    combined = combine_members(logits)
+    calibrated = multiplier * combined
+    mean_losses = [mean_loss(calibrated, labels)]
+    if networks > 1:
+        mean_losses = [mean_loss(member, labels) for member in logits]
     confusions = np.zeros((networks, classes, classes), int)
     cells = (np.arange(networks)[:, None], labels, logits.argmax(-1))
     np.add.at(confusions, cells, 1)
-    scores = score_confusions(confusions, losses.mean(axis=1).tolist(), first_seed)
+    scores = score_confusions(confusions, mean_losses, first_seed)
     if not scores.members:
         return scores
-    correct = int((combine_members(logits).argmax(-1) == labels).sum())
+    correct = int((combined.argmax(-1) == labels).sum())
     return replace(
-        scores, ensemble_correct=correct, ensemble_accuracy=correct / examples
+        scores,
+        ensemble_correct=correct,
+        ensemble_accuracy=correct / examples,
+        ensemble_loss=mean_loss(calibrated, labels),
     )
+
+
+def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean cross-entropy of finite logits [examples, classes] in nats."""
+    # The largest logit is subtracted, so that no exponential is infinite.
+    largest = logits.max(axis=-1)
+    sums = np.exp(logits - largest[:, None]).sum(axis=-1)
+    losses = np.log(sums) + largest - logits[np.arange(len(labels)), labels]
+    return float(losses.mean())
 
 
 def score_confusions(
@@ -259,6 +277,8 @@ def format_result(result: Result) -> str:
             f"; ensemble {format_percent(result.ensemble_accuracy)} "
             f"({result.ensemble_correct:,} of {result.examples:,})"
         )
+        if result.ensemble_loss is not None:
+            text += f", loss {result.ensemble_loss:.4f}"
     if result.task is not None and result.task.image_shape is None:
         text += f", balanced accuracy {format_percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:

@@ -37,7 +37,10 @@ from rnnmnist.errors import (
 )
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits, refuse_non_finite
-from rnnmnist.evaluation.probabilities import combine_members, softmax
+from rnnmnist.evaluation.probabilities import (
+    combine_members,
+    predict_probabilities,
+)
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -77,8 +80,9 @@ class TrainedNetwork:
     `workdir`, `checkpoint_step`, `config` and `task` say which one it is; `validation`
     has its metrics, None if it was not validated. `params` have a leading ensemble axis
     and are replicated over the `mesh`; `params_sha256` is that of result files, and
-    `num_parameters` counts the trained ones of each network. `view` reads images;
-    `normalization` converts sequences. `paths` are settings of files that have moved.
+    `num_parameters` counts the trained ones of each network. The logits times the
+    `multiplier` give the probabilities. `view` reads images; `normalization` converts
+    sequences. `paths` are settings of files that have moved.
     """
 
     workdir: Path
@@ -93,6 +97,7 @@ class TrainedNetwork:
     view: View
     normalization: Normalization
     paths: Mapping[str, str | None]
+    multiplier: float
     model: SequenceClassifier
 
     @jax_defaults()
@@ -125,6 +130,7 @@ class TrainedNetwork:
         header = read_header(self.workdir, step)
         self.checkpoint_step = step
         self.validation = header.metrics
+        self.multiplier = header.multiplier
         self.task = header.task
         self.config = self._find_files(header.config)
         data = self.config.data
@@ -230,7 +236,8 @@ class TrainedNetwork:
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the logits of each network, float32 [ensemble, examples, classes].
 
-        With `every_step`, they are [ensemble, examples, time, classes].
+        With `every_step`, they are [ensemble, examples, time, classes]. They are not
+        calibrated.
         """
         if every_step:
             self._check_outputs_over_time()
@@ -241,10 +248,19 @@ class TrainedNetwork:
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the probabilities of the classes, float32 [examples, classes].
 
-        With `every_step`, they are [examples, time, classes]; of an ensemble, means.
+        With `every_step`, they are [examples, time, classes]. They are calibrated.
         """
         logits = self.logits(inputs, every_step=every_step)
-        return softmax(combine_members(logits))
+        return predict_probabilities(logits, self.multiplier)
+
+    def calibrated_logits(self, inputs: Inputs) -> np.ndarray:
+        """Returns the logits whose softmax are the probabilities.
+
+        They are float64 [examples, classes], and those of an ensemble are of all its
+        members together.
+        """
+        logits = self.logits(inputs).astype(np.float64)
+        return self.multiplier * combine_members(logits)
 
     def load_split(self, split: str | None = None) -> tuple[Task, str, Examples]:
         """Loads data to evaluate: those of the run, unless `paths` has other ones.
@@ -288,7 +304,7 @@ class TrainedNetwork:
         """Evaluates the network on a whole split of a task."""
         seed = self.config.seed
         logits = self.logits(examples)
-        scores = score_logits(logits, examples.labels, seed)
+        scores = score_logits(logits, examples.labels, seed, self.multiplier)
         create_result = functools.partial(
             Result,
             dataset=task.name,
@@ -304,7 +320,9 @@ class TrainedNetwork:
                 members.append(create_result(**asdict(member), params_sha256=sha256))
         scores_of_128 = None
         if self.config.tutorial_128 and split == "test":
-            scores_of_128 = score_logits(logits[:, :128], examples.labels[:128], seed)
+            scores_of_128 = score_logits(
+                logits[:, :128], examples.labels[:128], seed, self.multiplier
+            )
         permutation = None
         permutation_hash = None
         if self.config.data.view == "permuted":
@@ -315,6 +333,7 @@ class TrainedNetwork:
         return create_result(
             **fields,
             params_sha256=self.params_sha256,
+            multiplier=self.multiplier,
             task=task,
             permutation=permutation,
             permutation_sha256=permutation_hash,
@@ -381,7 +400,7 @@ class TrainedNetwork:
         logits = jax.device_get(logits)
         is_finite = np.isfinite(logits).all(axis=-1)
         refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
-        (probabilities,) = softmax(combine_members(logits))
+        (probabilities,) = predict_probabilities(logits, self.multiplier)
         return StreamState(carry, inputs), probabilities
 
 

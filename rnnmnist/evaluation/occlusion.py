@@ -7,23 +7,20 @@ from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, log_softmax
-from rnnmnist.models.classifier import Params
 
 WINDOWS = 28  # of a sequence at most; the rows of an image
 
 
 def occlude(
     network: TrainedNetwork,
-    params: Params,
     inputs: Inputs,
     positions: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
     """Returns how much each time step contributes to a prediction, float32 [n, time].
 
-    It is what `Predictor.occlusion` returns, here for those members of a network that
-    have `params`, and for the inputs at `positions`. A time step is occluded by 0,
-    which is the mean of the training split after the normalization, and the background
-    of an image.
+    It is what `Predictor.occlusion` returns, here for the inputs at `positions`. A time
+    step is occluded by 0, which is the mean of the training split after the
+    normalization, and the background of an image.
     """
     values = network.view(inputs.take(positions))
     lengths = None if inputs.lengths is None else inputs.lengths[positions]
@@ -36,8 +33,10 @@ def occlude(
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        logits = predict_logits(network.model, params, occluded, View(), network.mesh)
-        return log_softmax(combine_members(logits))
+        logits = predict_logits(
+            network.model, network.params, occluded, View(), network.mesh
+        )
+        return log_softmax(network.multiplier * combine_members(logits))
 
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]

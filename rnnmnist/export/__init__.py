@@ -95,7 +95,6 @@ def export_each(
             )
     check_packages(names)
     from rnnmnist.evaluation.network import TrainedNetwork
-    from rnnmnist.evaluation.probabilities import combine_members
     from rnnmnist.exporting.comparison import Export, compare, warn_of_lost_digits
     from rnnmnist.runs.writing import write_folder, write_json
     from rnnmnist.runtime.compilation import enable_default_cache
@@ -109,7 +108,7 @@ def export_each(
     )
     task, split, examples = network.load_split()
     warn_of_lost_digits(network, examples)
-    expected = combine_members(network.logits(examples))
+    expected = network.calibrated_logits(examples)
     wrong = []
     for name in names:
         writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")

@@ -84,7 +84,7 @@ def compare(
 
     The network has read the examples in their own type, as `evaluate` does. The export
     reads what its users pass: the result of `exported_inputs`. `expected` has the
-    logits of the network, or of the ensemble, float32 [n, classes].
+    calibrated logits of the network, or of the ensemble, [n, classes].
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.

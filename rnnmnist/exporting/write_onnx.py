@@ -118,7 +118,7 @@ def write(network: TrainedNetwork, path: Path) -> None:
     graph = Graph()
     inputs, values, lengths = _add_inputs(graph, network)
     logits = _add_logits(graph, network, values, lengths)
-    graph.Identity(logits, name="logits")
+    graph.Mul(logits, network.multiplier, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
     outputs = [
         _value(name, TensorProto.FLOAT, len(network.task.classes))

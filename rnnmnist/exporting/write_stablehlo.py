@@ -27,7 +27,9 @@ def write(network: TrainedNetwork, path: Path) -> None:
         execution=usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
     )
     params = jax.device_get(network.params)
-    deployed = DeployedNetwork(model, params, network.view, network.normalization)
+    deployed = DeployedNetwork(
+        model, params, network.multiplier, network.view, network.normalization
+    )
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
         specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]

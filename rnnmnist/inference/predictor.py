@@ -135,7 +135,9 @@ class Predictor(TrainedNetwork):
 
         Returns:
             float32 [n, classes], or with `every_step` [n, time, classes]; of an
-            ensemble, the mean over its members.
+            ensemble, from the mean over its members. If the validation split has
+            selected the checkpoint, they are calibrated: the logits are multiplied by
+            `multiplier`, so that the validation split has the least cross-entropy.
 
         Raises:
             UserError: if the inputs have another shape or type, missing values that
@@ -160,7 +162,7 @@ class Predictor(TrainedNetwork):
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",
             ECCV 2014.
         """
-        return occlude(self, self.params, self.inputs(inputs, lengths))
+        return occlude(self, self.inputs(inputs, lengths))
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:

@@ -1,6 +1,5 @@
 """The predictions of networks for every example of a split, and their confidence."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ NUM_BINS = 15  # the number in Guo et al.
 
 
 class SplitPredictions(NamedTuple):
-    """The predictions of one network for every example of a split."""
+    """The predictions of a network, or an ensemble, for every example of a split."""
 
     labels: np.ndarray  # int32 [examples], the true classes
     lengths: np.ndarray  # int32 [examples], the number of time steps
@@ -23,9 +22,16 @@ class SplitPredictions(NamedTuple):
 
     @classmethod
     def from_logits(
-        cls, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray | None
+        cls,
+        logits: np.ndarray,
+        labels: np.ndarray,
+        lengths: np.ndarray | None,
+        multiplier: float = 1.0,
     ) -> "SplitPredictions":
-        """Converts logits after each time step, float32 [examples, time, classes]."""
+        """Converts logits after each time step, float32 [examples, time, classes].
+
+        Times the multiplier, they give the probabilities.
+        """
         count, time_steps, _ = logits.shape
         if lengths is None:
             lengths = np.full(count, time_steps, np.int32)
@@ -33,7 +39,7 @@ class SplitPredictions(NamedTuple):
         times = np.minimum(np.arange(time_steps), last[:, None])
         predicted = np.take_along_axis(logits.argmax(-1), times, axis=1)
         last_logits = logits[np.arange(count), last].astype(np.float64)
-        probabilities = softmax(last_logits)
+        probabilities = softmax(multiplier * last_logits)
         return cls(labels, lengths, predicted, probabilities)
 
     @property
@@ -83,10 +89,10 @@ class Bins(NamedTuple):
         return float(distances.sum() / self.examples.sum())
 
 
-def calibration_bins(networks: Sequence[SplitPredictions]) -> Bins:
-    """Groups the predictions of all networks into bins of equal width."""
-    confidence = np.concatenate([network.confidence for network in networks])
-    correct = np.concatenate([network.correct for network in networks])
+def calibration_bins(predictions: SplitPredictions) -> Bins:
+    """Groups predictions into bins of equal width."""
+    confidence = predictions.confidence
+    correct = predictions.correct
     bins = np.ceil(confidence * NUM_BINS).astype(int) - 1
     bins = np.clip(bins, 0, NUM_BINS - 1)
     return Bins(

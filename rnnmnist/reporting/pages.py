@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from rnnmnist.config.resolving import RunConfig, fill_defaults
@@ -23,11 +22,13 @@ from rnnmnist.evaluation.metrics import (
 )
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.occlusion import occlude
+from rnnmnist.evaluation.probabilities import combine_members
 from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import SplitPredictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import newest_readable
+from rnnmnist.runs.results import loss_note
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_cpu_mesh
@@ -48,7 +49,8 @@ class RunData:
     task: Task  # that of the evaluated data
     split: str  # its `evaluated_split`
     examples: Examples  # the whole split
-    predictions: list[SplitPredictions]  # by network
+    predictions: list[SplitPredictions]  # by network, not calibrated
+    combined: SplitPredictions  # of the network, or the ensemble, calibrated
     scores: Scores
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
@@ -122,6 +124,9 @@ def load_run_data(
         SplitPredictions.from_logits(member, examples.labels, lengths)
         for member in logits
     ]
+    combined = SplitPredictions.from_logits(
+        combine_members(logits), examples.labels, lengths, network.multiplier
+    )
     last_logits = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
     config = network.config
     last_step = network.checkpoint_step
@@ -140,7 +145,10 @@ def load_run_data(
         split=split,
         examples=examples,
         predictions=predictions,
-        scores=score_logits(last_logits, examples.labels, network.config.seed),
+        combined=combined,
+        scores=score_logits(
+            last_logits, examples.labels, network.config.seed, network.multiplier
+        ),
         metrics=logs.read(workdir, logs.Metrics),
         sessions=logs.read(workdir, logs.Session),
     )
@@ -234,13 +242,11 @@ def _gallery(run: RunData) -> Section:
     names = run.task.classes
     examples = run.examples
     order = run.network.pixel_order
-    predictions = run.predictions[0]
+    predictions = run.combined
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
-    # The parameters of the first network, whose errors these are.
-    first = jax.tree.map(lambda leaf: leaf[:1], run.network.params)
     falls = np.zeros((0, 0))
     if len(errors):
-        falls = occlude(run.network, first, examples, errors)
+        falls = occlude(run.network, examples, errors)
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
         values = examples.strip_padding(index)
@@ -269,7 +275,7 @@ def _gallery(run: RunData) -> Section:
 
 
 def _calibration(run: RunData) -> Section:
-    bins = calibration.calibration_bins(run.predictions)
+    bins = calibration.calibration_bins(run.combined)
     present = bins.examples > 0
     accuracy = estimate_accuracies(bins.correct[None, present], bins.examples[present])
     total = bins.examples.sum()
@@ -330,8 +336,16 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
         facts.append((run.split, format_accuracy(scores)))
     if scores.balanced_accuracy is not None:
         facts.append(("balanced accuracy", format_percent(scores.balanced_accuracy)))
+    is_of_run = run.task.sha256 == network.task.sha256
+    note = loss_note(run.split, network.multiplier, is_of_run=is_of_run)
+    if scores.ensemble_loss is None:
+        facts.append((f"{run.split} loss", f"{scores.loss:.4f} nats{note}"))
+    else:
+        facts += [
+            (f"{run.split} loss, mean", f"{scores.loss:.4f} nats"),
+            ("ensemble loss", f"{scores.ensemble_loss:.4f} nats{note}"),
+        ]
     facts += [
-        (f"{run.split} loss", f"{scores.loss:.4f} nats"),
         ("seconds", seconds),
         ("hardware", run.hardware),
         ("SHA-256 of parameters", network.params_sha256),

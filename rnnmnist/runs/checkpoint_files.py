@@ -4,7 +4,7 @@ A workdir holds one folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
 - `state`: what resuming needs besides them (the optimizer's state and the step);
-- `header`: configuration, task, and validation metrics.
+- `header`: configuration, task, validation metrics, and the multiplier of the logits.
 
 `SHA256SUMS` has the SHA-256 of each file of the items. A read compares the files of its
 item before it parses them, because orbax alone does not detect a flipped byte. Only a
@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -45,6 +46,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     # Of the validation split, or leave-one-out predictions; None if there are neither.
     metrics: Metrics | None
+    # By which the logits are multiplied for the probabilities. The metrics, which
+    # select the checkpoint, are those without it.
+    multiplier: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class DamagedError(RunError):

@@ -110,17 +110,26 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return [step in kept for step in steps]
 
     def save(
-        self, step: int, arrays: Mapping[str, Tree], metrics: Metrics | None
+        self,
+        step: int,
+        arrays: Mapping[str, Tree],
+        metrics: Metrics | None,
+        multiplier: float = 1.0,
     ) -> None:
         """Starts saving a checkpoint. The arrays may be donated after the call.
 
         There is a tree of arrays for each of the items `params` and `state`. The
-        metrics are those of the validation split, None if it is not evaluated.
+        metrics are those of the validation split, None if it is not evaluated, and the
+        multiplier is that of the logits.
         """
         # orbax would compile a program for each shape of arrays on several devices.
         arrays = jax.device_get(dict(arrays))
         header = Header(
-            step=step, config=self._config, task=self._task, metrics=metrics
+            step=step,
+            config=self._config,
+            task=self._task,
+            metrics=metrics,
+            multiplier=multiplier,
         )
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         items["header"] = ocp.args.JsonSave(msgspec.to_builtins(header))

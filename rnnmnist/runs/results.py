@@ -25,6 +25,8 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         step: that of the checkpoint.
         num_parameters: the number of trained parameters of one member.
         params_sha256: the SHA-256 of all parameter arrays of all members.
+        multiplier: that of the logits, with which the losses are computed, unless they
+            are those of an ensemble's members.
         task: the evaluated data.
         permutation: the order of the pixels in the view `permuted`.
         permutation_sha256: the SHA-256 of that order.
@@ -40,6 +42,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     accuracy_interval: tuple[float, float]
     balanced_accuracy: float
     confusion: tuple[tuple[int, ...], ...]
+    multiplier: float = 1.0
     task: Task | None = None
     permutation: str | None = None
     permutation_sha256: str | None = None
@@ -51,6 +54,16 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
 def result_path(workdir: Path, split: str, step: int) -> Path:
     """Returns the path of a result on the data of the run."""
     return workdir / "evaluation" / f"{split}-{step}.json"
+
+
+def loss_note(split: str, multiplier: float, *, is_of_run: bool) -> str:
+    """Says that a loss is too low, since its examples chose the multiplier; else empty.
+
+    `is_of_run` says whether the data are those of the training.
+    """
+    if multiplier == 1 or split != "validation" or not is_of_run:
+        return ""
+    return " (slightly too low, since this split chose the multiplier of the logits)"
 
 
 def path_of(result: Result, workdir: Path) -> Path:

@@ -25,6 +25,7 @@ from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
 from rnnmnist.evaluation.predictions import compute_hidden
+from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import (
     DIFFERENCE_STD,
@@ -99,8 +100,14 @@ def fit_in_closed_form(
         networks.append({**params, "head": to_params(head)})
         left_out.append(head.left_out_logits)
 
+    left_out_logits = np.stack(left_out)
+    # The factor of each head is part of its parameters, so that a single network is
+    # calibrated. The mean of several is not.
+    multiplier = 1.0
+    if len(networks) > 1:
+        multiplier = calibrate(left_out_logits, train.labels)
     scores = select_logged_scores(
-        score_logits(np.stack(left_out), train.labels, first_seed=config.seed),
+        score_logits(left_out_logits, train.labels, first_seed=config.seed),
         has_class_weights=config.train.has_class_weights,
     )
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
@@ -110,13 +117,13 @@ def fit_in_closed_form(
     if len(splits["validation"]):
         put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
         params = jax.tree.map(put, stacked)
-        metrics = validate(config, program, params, splits["validation"], STEP)
+        metrics, _ = validate(config, program, params, splits["validation"], STEP)
         record(workdir, metrics, progress)
     state = TrainState(
         step=jnp.asarray(STEP, jnp.int32), params=stacked, ema_params=None, opt_state=()
     )
     with Checkpoints(workdir, config, task) as checkpoints:
-        checkpoints.save(STEP, to_items(state), metrics)
+        checkpoints.save(STEP, to_items(state), metrics, multiplier)
 
 
 def _check_groups(train: Examples, task: Task) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from msgspec.structs import asdict
 
 from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
+from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
@@ -24,8 +26,12 @@ def validate(
     params: Params,
     examples: Examples,
     step: int,
-) -> Metrics:
-    """Returns the metrics of parameters [ensemble, ...] on the validation split."""
+) -> tuple[Metrics, float]:
+    """Evaluates parameters [ensemble, ...] on the validation split.
+
+    Returns their metrics, and the multiplier of their logits, which is 1 if the split
+    is too small to select a checkpoint.
+    """
     try:
         logits = predict_logits(
             program.model, params, examples, program.transform.view, program.mesh
@@ -37,7 +43,10 @@ def validate(
         score_logits(logits, examples.labels, first_seed=config.seed),
         has_class_weights=config.train.has_class_weights,
     )
-    return Metrics(**asdict(scores), step=step, split="validation")
+    multiplier = 1.0
+    if len(examples) >= MIN_VALIDATION_EXAMPLES:
+        multiplier = calibrate(logits, examples.labels)
+    return Metrics(**asdict(scores), step=step, split="validation"), multiplier
 
 
 def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:

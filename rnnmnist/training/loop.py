@@ -183,15 +183,18 @@ def train_to_end(
                 is_stopped = all_max(stop.number) > 0
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
+                multiplier = 1.0
                 if is_due and len(validation):
                     params = state.evaluated_params
-                    validated = validate(config, program, params, validation, step)
+                    validated, multiplier = validate(
+                        config, program, params, validation, step
+                    )
                     record(workdir, validated, progress)
 
                 # Save.
                 if is_due or is_stopped:
                     items = replicate(to_items(state), mesh)  # for every process
-                    checkpoints.save(step, items, validated)
+                    checkpoints.save(step, items, validated, multiplier)
 
                 # End early, by patience or by the callback.
                 if validated is not None:

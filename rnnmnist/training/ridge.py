@@ -16,8 +16,7 @@ References:
     Hoerl and Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems",
     Technometrics 12, 1970. Allen, "The Relationship between Variable Selection and Data
     Augmentation and a Method for Prediction", Technometrics 16, 1974, for predictions
-    that leave one example out. Platt, "Probabilistic Outputs for Support Vector
-    Machines", 1999, for probabilities from such scores.
+    that leave one example out.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,10 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnmnist.evaluation.probabilities import choose_multiplier
+
 STRENGTHS = np.logspace(-4, 4, 17)
 CONSTANT = 1e-9  # the largest standard deviation of features that are constant
-FACTORS = (1e-3, 1e4)  # the range of the factor of the scores
-HALVINGS = 50  # of this range, on a logarithmic scale
 PART = 512  # examples that are left out at a time
 # Yields the features of the examples, real [part, features], in their order. The
 # examples are read twice if there are more of them than features.
@@ -143,7 +142,7 @@ def fit_ridge(
     best = int(errors.argmin())
 
     scores = left_out[:, best].astype(float)
-    factor = choose_factor(scores, labels, weights)
+    factor = choose_multiplier(scores, labels, weights)
     kernel = spectrum.coefficients(coefficients[:, best]) * problem.scale[:, None]
     bias = problem.offset - problem.mean @ kernel
     return RidgeHead(
@@ -289,36 +288,3 @@ def leave_group_out(
         rest = offset - coordinates * inverse @ coordinates.T
         result[:, index] = np.linalg.solve(rest, residuals[:, index])
     return result
-
-
-def choose_factor(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Returns the number by which scores become the logits of the least cross-entropy.
-
-    The cross-entropy is that of examples which the scores have not seen. If all are
-    correct, it would fall without end; so, as Platt suggests, the targets are a little
-    less than certain: by one example in two more than there are.
-
-    Scores are float [examples, classes], labels int [examples], and weights float
-    [examples].
-    """
-    classes = scores.shape[1]
-    doubt = 1 / (weights.sum() + 2)
-    targets = np.full(scores.shape, doubt / (classes - 1))
-    targets[np.arange(len(labels)), labels] = 1 - doubt
-
-    def slope(factor: float) -> float:
-        """Returns the derivative of the cross-entropy, which rises with the factor."""
-        logits = factor * scores
-        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        differences = ((probabilities - targets) * scores).sum(axis=1)
-        return float(weights @ differences)
-
-    low, high = np.log(FACTORS).tolist()
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if slope(np.exp(middle).item()) < 0:
-            low = middle
-        else:
-            high = middle
-    return float(np.exp(low))

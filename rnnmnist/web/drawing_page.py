@@ -50,6 +50,7 @@ class Weights(TypedDict):
     """The parameters of a network, as the page's JavaScript reads them."""
 
     units: int
+    multiplier: float  # of the logits
     params: dict[str, str]  # float16 arrays in Base64, by their names in JavaScript
 
 
@@ -74,7 +75,7 @@ def render(networks: Sequence[Predictor]) -> str:
         title = TITLES[loss]
         if losses.count(loss) > 1:
             title += f": {network.workdir.name}"
-        weights = _encode_weights(FusedParams.create(tree))
+        weights = _encode_weights(FusedParams.create(tree), network.multiplier)
         described.append({"title": title, "loss": loss, **weights})
     data = {
         "networks": described,
@@ -126,14 +127,14 @@ def select_samples(network: Predictor) -> list[Sample]:
     return samples
 
 
-def _encode_weights(arrays: FusedParams) -> Weights:
+def _encode_weights(arrays: FusedParams, multiplier: float) -> Weights:
     """Encodes weights as float16; no prediction of the reference models changes."""
     names = ("row", "hidden", "bias", "head", "headBias")  # in JavaScript
     params = {
         name: _encode_base64(np.asarray(array, "<f2"))
         for name, array in zip(names, arrays, strict=True)
     }
-    return {"units": len(arrays.head), "params": params}
+    return {"units": len(arrays.head), "multiplier": multiplier, "params": params}
 
 
 def _encode_base64(array: np.ndarray) -> str:

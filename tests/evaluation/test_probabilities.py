@@ -1,4 +1,4 @@
-"""Probabilities of an ensemble."""
+"""Probabilities of a network and of an ensemble, and their calibration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnmnist.evaluation.probabilities import combine_members, log_softmax, softmax
+from rnnmnist.evaluation.probabilities import (
+    calibrate,
+    choose_multiplier,
+    combine_members,
+    log_softmax,
+    predict_probabilities,
+    softmax,
+)
+
+CLASSES = 3
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -25,3 +34,80 @@ def test_an_ensemble_has_the_mean_probabilities_of_its_members(
     log_probabilities = np.asarray(log_softmax(found))
     np.testing.assert_allclose(log_probabilities, np.log(expected), atol=1e-4)
     assert expected.min() < np.finfo(np.float32).tiny
+
+
+def noisy_scores(labels: np.ndarray) -> np.ndarray:
+    """Scores that are those of the labels but for noise."""
+    noise = np.random.default_rng(1).normal(size=(len(labels), CLASSES))
+    return np.eye(CLASSES)[labels] + noise
+
+
+def cross_entropy(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | float = 1.0
+) -> float:
+    logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return float(-(weights * logs[np.arange(len(labels)), labels]).sum())
+
+
+def test_the_multiplier_minimizes_the_cross_entropy() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, CLASSES, 500)
+    scores = noisy_scores(labels)
+    weights = generator.uniform(0.5, 2, 500)
+
+    def loss(multiplier: float) -> float:
+        return cross_entropy(multiplier * scores, labels, weights)
+
+    found = choose_multiplier(scores, labels, weights)
+    assert loss(found) < min(loss(0.9 * found), loss(1.1 * found))
+    # Scores without an error do not become certain, and wrong ones say nothing.
+    right = 2.0 * np.eye(CLASSES)[labels]
+    logits = choose_multiplier(right, labels, np.ones(500)) * right
+    errors = 1 - np.exp(logits.max(1)) / np.exp(logits).sum(1)
+    np.testing.assert_allclose(errors, 1 / 502, rtol=1e-3)
+    assert choose_multiplier(-right, labels, np.ones(500)) < 0.01
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("scale", [0.01, 1, 30])
+def test_calibration_undoes_a_scale_and_corrects_the_mean_of_members(
+    members: int, scale: float
+) -> None:
+    labels = np.random.default_rng(0).integers(0, CLASSES, 400)
+    noise = np.random.default_rng(2).normal(size=(members, 400, CLASSES))
+    logits = scale * (noisy_scores(labels) + 0.5 * noise)
+    found = calibrate(logits.astype(np.float32), labels)
+    assert found == float(f"{found:.4g}")
+    combined = combine_members(logits)
+
+    def loss(multiplier: float) -> float:
+        probabilities = predict_probabilities(logits, multiplier)
+        np.testing.assert_allclose(probabilities, softmax(multiplier * combined))
+        return cross_entropy(multiplier * combined, labels)
+
+    assert loss(found) < min(loss(0.9 * found), loss(1.1 * found))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("multiplier", [1.0, 0.3, 0.7001, 1e-3, 2.5, 1e4])
+def test_no_multiplier_changes_a_prediction(multiplier: float, members: int) -> None:
+    """Also where logits differ by their last bit, or not at all."""
+    generator = np.random.default_rng(0)
+    scales = 10.0 ** generator.uniform(-9, 3, (5000, 1))
+    logits = (scales * generator.normal(size=(5000, CLASSES))).astype(np.float32)
+    kinds = np.arange(5000) % 4
+    largest = logits.max(axis=1)
+    for kind, other in enumerate([largest, np.nextafter(largest, np.float32(np.inf))]):
+        rows = np.flatnonzero(kinds == kind)
+        column = generator.integers(0, CLASSES, len(rows))
+        logits[rows, column] = other[rows]
+    several = np.repeat(logits[None], members, axis=0)
+    found = predict_probabilities(several, multiplier)
+    assert found.dtype == np.float32
+    expected = combine_members(several).argmax(axis=-1)
+    np.testing.assert_array_equal(found.argmax(axis=-1), expected)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-6)
+    rounded = softmax(multiplier * combine_members(several))
+    np.testing.assert_allclose(found, rounded, rtol=1e-6)
+    if multiplier < 1:
+        assert (rounded.argmax(axis=-1) != expected).any()

@@ -18,7 +18,7 @@ from rnnmnist.config.schema import CELLS, LINEAR_CELLS, Config, DataConfig, Mode
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.probabilities import combine_members, softmax
+from rnnmnist.evaluation.probabilities import softmax
 from rnnmnist.export import __main__ as export
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
@@ -146,7 +146,10 @@ def test_an_export_predicts_as_its_network(
     network = TrainedNetwork(workdir, "best", paths=paths)
     _, _, examples = network.load_split()
     inputs = exported_inputs(network, examples)
-    logits = combine_members(network.logits(examples))
+    logits = network.calibrated_logits(examples)
+    np.testing.assert_allclose(
+        softmax(logits), network.probabilities(examples), rtol=1e-5
+    )
     cases = [([array[79::-1].copy() for array in inputs], logits[79::-1])]
     if len(inputs) == 1:
         cases.append(([inputs[0][:1]], logits[:1]))
@@ -157,7 +160,7 @@ def test_an_export_predicts_as_its_network(
         complete = values[lengths == 9]
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
-        expected = combine_members(network.logits(network.inputs(longer, times)))
+        expected = network.calibrated_logits(network.inputs(longer, times))
         cases.append(([longer, times], expected))
         refused = values.copy()  # by training; padding is NaN, too
         expected = logits.copy()

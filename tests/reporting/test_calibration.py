@@ -25,19 +25,19 @@ def test_the_calibration_error_of_overconfidence_is_its_excess(excess: float) ->
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.4, 1, 200_000)
     correct = generator.random(200_000) < confidence - excess
-    bins = calibration_bins([with_confidence(confidence, correct)])
+    bins = calibration_bins(with_confidence(confidence, correct))
     assert bins.calibration_error == pytest.approx(excess, abs=0.005)
 
 
-def test_the_calibration_error_of_four_images_in_two_networks() -> None:
+def test_the_calibration_error_of_four_images() -> None:
     """By hand: |1 - 0.95| / 4 + |1 - (0.7 + 0.72 + 11 / 15)| / 4; an edge is below."""
     confidence = np.array([0.95, 0.7, 0.72, 11 / 15])
     predictions = with_confidence(confidence, np.array([True, True, False, False]))
-    bins = calibration_bins([predictions, predictions])
+    bins = calibration_bins(predictions)
     expected = (0.05 + 0.7 + 0.72 + 11 / 15 - 1) / 4
     assert bins.calibration_error == pytest.approx(expected)
-    assert bins.examples.tolist() == [*[0] * 10, 6, 0, 0, 0, 2]
-    assert bins.correct[[10, 14]].tolist() == [2, 2]
+    assert bins.examples.tolist() == [*[0] * 10, 3, 0, 0, 0, 1]
+    assert bins.correct[[10, 14]].tolist() == [1, 1]
 
 
 def test_errors_are_sorted_by_confidence() -> None:

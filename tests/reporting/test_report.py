@@ -192,7 +192,7 @@ def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     assert "3 seeds, on 500 images" in words
     assert "0.60 points" in words  # the standard deviation
     assert f"{ensemble.scores.ensemble_correct} images" in words
-    assert "errors of seed 0" in words
+    assert "errors of the ensemble" in words
     assert f"{ensemble.scores.correct:,} of 500" not in words  # a sum over seeds
 
 
@@ -226,7 +226,9 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
         probabilities=np.eye(10)[labels],
     )
     scores = score_logits(np.eye(10)[labels][None], labels)
-    run = dataclasses.replace(run_data, scores=scores, predictions=[perfect])
+    run = dataclasses.replace(
+        run_data, scores=scores, predictions=[perfect], combined=perfect
+    )
     assert "500 of 500 images are correct" in report_text(run)
 
 

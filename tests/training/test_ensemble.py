@@ -218,6 +218,8 @@ def test_files_hold_the_results_of_each_network(run: Path) -> None:
             "accuracy_mean_interval",
             "ensemble_correct",
             "ensemble_accuracy",
+            "ensemble_loss",
+            "multiplier",
         }
     (path,) = (run / "evaluation").iterdir()
     found = read_result(path, result["params_sha256"])

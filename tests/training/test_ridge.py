@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rnnmnist.training.ridge import RidgeHead, choose_factor, fit_ridge
+from rnnmnist.training.ridge import RidgeHead, fit_ridge
 
 CLASSES = 3
 SIZES = {"few examples": (30, 50), "many examples": (60, 20)}
@@ -133,24 +133,3 @@ def test_the_strength_has_the_least_error_of_those_left_out() -> None:
     head = fit_ridge(lambda: iter([features]), number, labels, CLASSES, weights)
     assert head.strength == strengths[np.argmin(errors)]
     assert 0 < np.argmin(errors) < 16
-
-
-def test_the_factor_minimizes_the_cross_entropy() -> None:
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, CLASSES, 500)
-    scores = np.eye(CLASSES)[labels] + generator.normal(size=(500, CLASSES))
-    weights = generator.uniform(0.5, 2, 500)
-
-    def loss(factor: float) -> float:
-        logits = factor * scores
-        logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        return float(-weights @ logs[np.arange(500), labels])
-
-    factor = choose_factor(scores, labels, weights)
-    assert loss(factor) < min(loss(0.9 * factor), loss(1.1 * factor))
-    # Scores without an error do not become certain, and wrong ones say nothing.
-    right = 2.0 * np.eye(CLASSES)[labels]
-    logits = choose_factor(right, labels, np.ones(500)) * right
-    errors = 1 - np.exp(logits.max(1)) / np.exp(logits).sum(1)
-    np.testing.assert_allclose(errors, 1 / 502, rtol=1e-3)
-    assert choose_factor(-right, labels, np.ones(500)) < 0.01

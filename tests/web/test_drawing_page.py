@@ -193,6 +193,11 @@ class TestInABrowser:
         predicted = logits[:, -1].argmax(-1)
         np.testing.assert_array_equal(predicted, expected[:, -1].argmax(-1))
 
+    def test_logits_are_multiplied(self, opened: Open) -> None:
+        network = {"head": [1, 0, 0, 1], "headBias": [0, 1], "multiplier": 0.5}
+        program = "(network) => predict(network, { hidden: [2, 4] }).logits"
+        assert opened().evaluate(program, network) == [1, 2.5]
+
     def test_drawings_are_predicted_as_pictures_of_them(self, opened: Open) -> None:
         """Distorted by an affine map, and unsteady."""
         program = """(strokes) => {

@@ -1,0 +1,152 @@
+"""Validations choose the multiplier of the logits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trainer
+from support import called, output_of
+
+import rnnmnist
+from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoint_files import Header, read_header
+from rnnmnist.runs.selection import find_step
+
+# Noisy sequences, of which few are for training, so that networks learn them by heart.
+LABELS = np.arange(390) % 3
+INPUTS = np.random.default_rng(0).normal(0.4 * LABELS[:, None, None], 1, (390, 6, 2))
+SPLIT = np.array(["train"] * 30 + ["validation"] * 60 + ["test"] * 300)
+SETTINGS: dict[str, Any] = {
+    "cell": "lstm",
+    "hidden_size": 8,
+    "num_steps": 200,
+    "eval_every_steps": 50,
+    "learning_rate": 0.03,
+    "num_devices": 1,
+    "verbose": False,
+}
+
+
+def fit(workdir: Path, **changes: Any) -> Path:
+    arguments: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS, "split": SPLIT}
+    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes)
+
+
+def header_of(workdir: Path) -> Header:
+    """Returns the header of the best checkpoint."""
+    return read_header(workdir, find_step(workdir, "best"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, and one of two seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    fit(folder / "one")
+    fit(folder / "two", num_seeds=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
+    runs: Path, name: str
+) -> None:
+    predictor = rnnmnist.Predictor(runs / name)
+    header = header_of(runs / name)
+    assert predictor.multiplier == header.multiplier < 0.9
+
+    def loss(split: str, multiplier: float) -> float:
+        examples = predictor.inputs(INPUTS[split == SPLIT])
+        labels = LABELS[split == SPLIT]
+        logits = predictor.logits(examples)
+        scores = score_logits(logits, labels, multiplier=multiplier)
+        found = scores.loss if scores.ensemble_loss is None else scores.ensemble_loss
+        combined = np.exp(predictor.calibrated_logits(examples))
+        combined /= combined.sum(axis=1, keepdims=True)
+        probabilities = predictor.classify(INPUTS[split == SPLIT])
+        np.testing.assert_allclose(probabilities, combined, rtol=1e-5)
+        if multiplier == predictor.multiplier:
+            of_labels = probabilities[np.arange(len(labels)), labels]
+            assert -np.log(of_labels).mean() == pytest.approx(found, rel=1e-5)
+        return found
+
+    # The targets are a little less than certain, so the minimum is next to it.
+    least = loss("validation", predictor.multiplier)
+    for factor in (0.6, 1.6):
+        assert least < loss("validation", factor * predictor.multiplier)
+    result = trainer.result(runs / name)
+    key = "loss" if name == "one" else "ensemble_loss"
+    assert result["multiplier"] == predictor.multiplier
+    assert result[key] == pytest.approx(loss("test", predictor.multiplier), rel=1e-6)
+    assert result[key] < loss("test", 1) - 0.02
+
+    state = predictor.start()
+    for features in INPUTS[40]:
+        state, by_step = predictor.step(state, features)
+    (whole,) = predictor.classify(INPUTS[40:41])
+    np.testing.assert_allclose(by_step, whole, rtol=1e-5)
+    over_time = predictor.classify(INPUTS[40:41], every_step=True)
+    np.testing.assert_allclose(over_time[0, -1], whole, rtol=1e-5)
+
+
+def test_metrics_are_of_logits_without_a_multiplier(runs: Path) -> None:
+    """The loss of an evaluation of the validation split says that it is too low."""
+    workdir = runs / "one"
+    header = header_of(workdir)
+    (line,) = (
+        line
+        for line in logs.read(workdir, logs.Metrics)
+        if (line.step, line.split) == (header.step, "validation")
+    )
+    assert header.metrics == line
+    output = output_of(called("evaluate", f"--workdir={workdir}", "--split=validation"))
+    result = trainer.result(workdir, "validation")
+    assert result["correct"] == line.correct
+    assert result["loss"] < line.loss - 0.02
+    assert f"loss {result['loss']:.4f} (" in output
+    output = output_of(called("evaluate", f"--workdir={workdir}"))
+    assert f"loss {trainer.result(workdir)['loss']:.4f}\n" in output
+
+
+@pytest.mark.parametrize("kept", [0, 49])
+def test_the_multiplier_is_1_where_validation_does_not_select(
+    kept: int, tmp_path: Path
+) -> None:
+    split = np.where(SPLIT == "validation", "test", SPLIT)
+    split[np.flatnonzero(SPLIT == "validation")[:kept]] = "validation"
+    workdir = fit(tmp_path / "run", split=split)
+    assert header_of(workdir).multiplier == 1
+    assert trainer.result(workdir)["multiplier"] == 1
+
+
+def test_a_resumed_run_has_the_same_bits_and_multiplier(
+    runs: Path, tmp_path: Path
+) -> None:
+    def stop(metrics: logs.Metrics) -> bool:
+        return metrics.step == 100
+
+    workdir = tmp_path / "one"
+    fit(workdir, callback=stop)
+    assert find_step(workdir, "latest") == 100
+    fit(workdir)
+    for step in (150, 200):
+        found, expected = (read_header(run, step) for run in (workdir, runs / "one"))
+        assert found.metrics == expected.metrics
+        assert found.multiplier == expected.multiplier != 1
+        assert trainer.checksums(workdir, step) == trainer.checksums(runs / "one", step)
+
+
+def test_filters_of_several_seeds_are_calibrated_together(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"cell": "filters", "hidden_size": 20}
+    for name in ("num_steps", "eval_every_steps", "learning_rate"):
+        changes[name] = None
+    found = []
+    for seeds in (1, 4):
+        workdir = tmp_path / str(seeds)
+        given = {k: v for k, v in (SETTINGS | changes).items() if v is not None}
+        rnnmnist.fit(
+            INPUTS, LABELS, split=SPLIT, workdir=workdir, num_seeds=seeds, **given
+        )
+        found.append(header_of(workdir).multiplier)
+    assert found[0] == 1 < found[1]
