@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -46,6 +46,14 @@ class Failure(Exception):  # noqa: N818
 
     exit_code: int
 
+    def __reduce__(self) -> "tuple[Callable[..., Failure], tuple[object, ...]]":
+        """Lets a process pool pass on the failure of a worker.
+
+        By default, Python would call the class with the message, but some classes
+        have other parameters.
+        """
+        return _restore_failure, (type(self), self.args, vars(self))
+
 
 class RunError(Failure, RuntimeError):
     """The work could not be done, or a check failed. Exit code 1."""
@@ -69,6 +77,16 @@ class StoppedError(RunError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def _restore_failure(
+    kind: type[Failure], args: tuple[object, ...], attributes: dict[str, object]
+) -> Failure:
+    """Returns a failure as it was before it was pickled."""
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 def as_failure(error: BaseException) -> Failure | None:

@@ -1,6 +1,7 @@
 """Which exceptions are failures with a line of their own."""
 
 import errno
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from rnnmnist.errors import (
     SHIPPED,
     Failure,
     RunError,
+    StoppedError,
     UserError,
     as_failure,
+    prefix_errors,
     set_missing_filename,
 )
+from rnnmnist.evaluation.predictions import NonFiniteLogitsError
+from rnnmnist.notebook import CommandError
+from rnnmnist.runs.checkpoint_files import DamagedError
 
 REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a wheel
 
@@ -66,6 +72,27 @@ def test_programs_can_tell_mistakes_from_failures() -> None:
     assert not issubclass(UserError, RunError | RuntimeError)
     assert issubclass(RunError, RuntimeError)
     assert not issubclass(RunError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("seed: no"),
+        StoppedError("saved step 3", 15),
+        DamagedError(Path("run/3"), "a file is missing"),
+        NonFiniteLogitsError("example 2", 1),
+        CommandError("main", 2),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_a_worker_process_reaches_its_pool(error: Failure) -> None:
+    with pytest.raises(Failure) as prefixed, prefix_errors("run"):
+        raise error
+    copy = pickle.loads(pickle.dumps(prefixed.value))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+    assert copy.exit_code == error.exit_code
 
 
 @pytest.mark.parametrize(
