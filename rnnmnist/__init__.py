@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ModelConfig,
         TrainConfig,
     )
+    from rnnmnist.config.tasks import Task
     from rnnmnist.data.sequences.reading import read_sequences
     from rnnmnist.errors import RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
@@ -49,6 +50,7 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "RunError",
     "Scores",
     "StreamState",
+    "Task",
     "TrainConfig",
     "UserError",
     "__version__",
@@ -102,6 +104,7 @@ _MODULES = {
     "RunError": "errors",
     "Scores": "runs.scores",
     "StreamState": "evaluation.network",
+    "Task": "config.tasks",
     "TrainConfig": "config.schema",
     "UserError": "errors",
     "fit": "training.fit",
@@ -119,3 +122,8 @@ if not TYPE_CHECKING:  # for which every name would be an attribute
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"rnnmnist.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Lists public names before they are imported, too, as editors complete them."""
+    return sorted({*globals(), *__all__})

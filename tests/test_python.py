@@ -73,7 +73,8 @@ def test_the_functions_return_what_their_commands_write(
         written = json.loads((folder / "certificate.json").read_text())
         assert msgspec.to_builtins(certificate) == written
     report = rnnmnist.report(workdir)
-    scores = rnnmnist.evaluate(workdir)
+    path_of_data = workdir / "run.data"
+    scores = rnnmnist.evaluate(workdir, paths={"data.path": path_of_data})
     assert (report.split, report.scores.confusion) == ("test", scores.confusion)
     assert {*report.pictures, report.page} == set((workdir / "report").iterdir())
     assert f"--workdir={workdir}</" in report.page.read_text()

@@ -55,6 +55,15 @@ def test_a_misspelt_name_is_refused() -> None:
         rnnmnist.export("checkpoints/reference", format="onxx", output="x")  # type: ignore[arg-type]
 
 
+def test_public_names_are_listed_before_they_are_imported(
+    environment: dict[str, str],
+) -> None:
+    """As an interactive session completes them."""
+    program = "import rnnmnist; print({*rnnmnist.__all__} - {*dir(rnnmnist)})"
+    finished = run_python("-c", program, environment=environment)
+    assert finished.stdout == "set()\n", finished.stderr
+
+
 @pytest.mark.slow
 def test_the_program_on_the_page_is_typed(
     tmp_path: Path, environment: dict[str, str]

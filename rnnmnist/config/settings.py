@@ -69,6 +69,8 @@ class Setting(NamedTuple):
         Numbers of NumPy become those of Python, and paths absolute. Unless `strict`,
         texts are converted to the type.
         """
+        if self.is_path and isinstance(value, Path):
+            value = str(value)
         try:
             value = msgspec.convert(to_python(value), self.kind, strict=strict)
         except msgspec.ValidationError:

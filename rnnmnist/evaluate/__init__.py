@@ -17,7 +17,7 @@ def evaluate(
     split: str | None = None,
     *,
     selector: str | int = "best",
-    paths: Mapping[str, str | None] = {},
+    paths: Mapping[str, str | Path | None] = {},
     cell: str | None = None,
 ) -> "Result":
     """Evaluates a checkpoint on a whole split, and writes the result into its workdir.

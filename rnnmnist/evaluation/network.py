@@ -96,7 +96,7 @@ class TrainedNetwork:
     num_parameters: int
     view: View
     normalization: Normalization
-    paths: Mapping[str, str | None]
+    paths: Mapping[str, str | Path | None]
     multiplier: float
     model: SequenceClassifier
 
@@ -107,7 +107,7 @@ class TrainedNetwork:
         workdir: Path,
         selector: str,
         mesh: Mesh | None = None,
-        paths: Mapping[str, str | None] = {},
+        paths: Mapping[str, str | Path | None] = {},
         cell: str | None = None,
     ) -> None:
         """Restores the selected checkpoint, for one device unless a mesh is given.

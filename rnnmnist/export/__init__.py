@@ -21,7 +21,7 @@ def export(
     output: str | Path,
     force: bool = False,
     selector: str | int = "best",
-    paths: Mapping[str, str | None] = {},
+    paths: Mapping[str, str | Path | None] = {},
     cell: str | None = None,
 ) -> "dict[str, Export]":
     """Writes a network for other runtimes, and compares it with the checkpoint.
@@ -70,7 +70,7 @@ def export_each(
     output: str | Path,
     force: bool,
     selector: str | int,
-    paths: Mapping[str, str | None],
+    paths: Mapping[str, str | Path | None],
     cell: str | None,
 ) -> "Iterator[tuple[str, Export]]":
     """Yields what `export` returns, each format when it has been written."""

@@ -49,6 +49,17 @@ class Prediction(NamedTuple):
 class Predictor(TrainedNetwork):
     """A trained network that classifies images of digits, or sequences.
 
+    Attributes:
+        workdir: the folder of the run.
+        checkpoint_step: the step of the checkpoint that was restored.
+        config: the settings of the run.
+        task: what is classified, such as the `classes` in the order of probabilities.
+        validation: the scores of the checkpoint on the validation split; None if it
+            was not validated.
+        params: arrays by the names of the modules, with a leading ensemble axis.
+        params_sha256: their SHA-256, as in result files.
+        num_parameters: the number of trained parameters of one member of an ensemble.
+
     >>> from rnnmnist import Predictor
     >>> prediction = Predictor().predict("docs/five.jpg")
     >>> prediction.digit, round(prediction.probability, 2)
@@ -59,7 +70,7 @@ class Predictor(TrainedNetwork):
         self,
         workdir: str | Path = REFERENCES[0],
         selector: str | int = "best",
-        paths: Mapping[str, str | None] = {},
+        paths: Mapping[str, str | Path | None] = {},
         cell: str | None = None,
     ) -> None:
         """Restores a network from a checkpoint.

@@ -16,7 +16,7 @@ def report(
     workdir: str | Path,
     *,
     selector: str | int = "best",
-    paths: Mapping[str, str | None] = {},
+    paths: Mapping[str, str | Path | None] = {},
     cell: str | None = None,
 ) -> "Report":
     """Writes the report page of a run and its pictures into the folder `report` of it.
@@ -61,7 +61,10 @@ def report(
 
 
 def _format_command(
-    folder: Path, selector: str, paths: Mapping[str, str | None], cell: str | None
+    folder: Path,
+    selector: str,
+    paths: Mapping[str, str | Path | None],
+    cell: str | None,
 ) -> str:
     """Returns the command line that writes the same report."""
     import shlex

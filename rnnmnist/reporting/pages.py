@@ -106,7 +106,7 @@ class Report(NamedTuple):
 def load_run_data(
     workdir: Path,
     selector: str,
-    paths: Mapping[str, str | None],
+    paths: Mapping[str, str | Path | None],
     cell: str | None = None,
 ) -> RunData:
     """Reads a run's files and predicts every example of the evaluated split.

@@ -113,7 +113,9 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
     return {"inputs": inputs, "labels": labels, "lengths": lengths, "split": split}
 
 
-def flags_of(workdir: Path, paths: Mapping[str, str | None], output: Path) -> list[str]:
+def flags_of(
+    workdir: Path, paths: Mapping[str, str | Path | None], output: Path
+) -> list[str]:
     """Returns the flags of `rnnmnist.export` but the format."""
     data = [f"--config.{name}={value}" for name, value in paths.items()]
     return [f"--workdir={workdir}", *data, f"--output={output}"]
