@@ -104,24 +104,16 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "references": partial(single_runs, results.REFERENCES, "loss"),
         "ablation": partial(changes, results.ABLATION),
+        "differences": partial(result_tables.differences, results.ABLATION),
         "single_changes": partial(changes, results.SINGLE_CHANGES),
         "directions": partial(changes, results.DIRECTIONS),
         "archive": result_tables.archive,
         "recipes": result_tables.recipes,
         "crossover": crossover.table,
     },
-    "docs/tutorial.md": {
-        "cells": partial(
-            measured,
-            results.CELLS,
-            "cell",
-            "result file",
-            "parameters",
-            TEST,
-            "correct, by seed",
-            "seconds",
-        ),
-        "ablation": partial(result_tables.differences, results.ABLATION),
+    "docs/tutorial_gradients.md": {
+        "cells": partial(table, results.CELLS, "cell", "parameters", TEST, "seconds"),
+        "arriving": vanishing.arriving,
     },
 }
 PLOTS: dict[str, Callable[[], bytes]] = {

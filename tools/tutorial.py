@@ -1,10 +1,12 @@
-"""Makes notebooks/tutorial.ipynb, for Colab, from docs/tutorial.md.
+"""Makes the notebooks of the tutorial, for Colab, from its pages.
 
     python tools/tutorial.py
 
-The cells of the notebook are those of the page. The notebook installs the package
-first, as notebooks/colab.ipynb does. Cells that only check the page are left out, and
-answers to exercises, which the page has in <details>, are folded as Colab folds cells.
+The cells of a notebook are those of its page. The notebook installs the package first,
+as notebooks/colab.ipynb does. What the page folds in <details> is folded text in the
+notebook, with its code, so that "Run all" does not run it: boxes for those who need
+them, and answers, each below an empty cell. Cells whose code the page hides are folded
+as Colab folds cells. Cells that only check the page are left out.
 """
 
 import re
@@ -15,22 +17,42 @@ import jupytext
 import nbformat
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGE = REPOSITORY / "docs/tutorial.md"
-NOTEBOOK = REPOSITORY / "notebooks/tutorial.ipynb"
+PAGES = [
+    REPOSITORY / "docs" / f"tutorial_{part}.md"
+    for part in ("train", "gradients", "trust")
+]
 COLAB = REPOSITORY / "notebooks/colab.ipynb"
 GITHUB = "https://github.com/rnnmnist/rnnmnist"
+SITE = "https://rnnmnist.github.io/rnnmnist/"
 RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
-ANSWER = "<details><summary>Answer</summary>"  # before the cell of an answer
 SOURCE = f'SOURCE = "git+{GITHUB}"  # @param {{type:"string"}}'
+CODE = "```{code-cell}"
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
+ANSWER = "<details><summary>Answer</summary>"
+EMPTY = f"{CODE}\n# Your turn\n```\n\n"
 
 
-def absolute_links(text: str) -> str:
-    """Lets images and links to other files lead to GitHub."""
+def notebook_of(page: Path) -> Path:
+    """Returns the path of the notebook of a page."""
+    return REPOSITORY / "notebooks" / f"{page.stem}.ipynb"
+
+
+def absolute_links(text: str, page: str) -> str:
+    """Lets images and links to files lead to GitHub, and links to pages to the site.
+
+    `page` is the name of the page that has the text.
+    """
     text = re.sub(r"(!\[[^\]]*\]\()(?=\w+\.(png|svg))", rf"\1{RAW}", text)
     text = text.replace(".svg)", ".svg?sanitize=true)")  # for its content type
     text = re.sub(r"\]\(\.\./", f"]({GITHUB}/blob/main/", text)
-    text = text.replace("](#", f"]({PAGE.name}#")
-    return re.sub(r"\]\((?=\w+\.md)", f"]({GITHUB}/blob/main/docs/", text)
+    text = text.replace("](#", f"]({page}.md#")
+    return re.sub(r"\]\((\w+)\.md", rf"]({SITE}\1.html", text)
+
+
+def folded_text(page: str) -> str:
+    """Turns folded code cells into text, and adds an empty cell before each answer."""
+    page = FOLDED.sub(lambda found: found[0].replace(CODE, "```python"), page)
+    return page.replace(ANSWER, EMPTY + ANSWER)
 
 
 def installation() -> list[Any]:
@@ -45,26 +67,27 @@ def installation() -> list[Any]:
     ]
 
 
-def convert(page: str) -> str:
+def convert(page: Path) -> str:
     """Returns the notebook of a page, as JSON."""
-    notebook = jupytext.reads(page, fmt="md:myst")
+    notebook = jupytext.reads(folded_text(page.read_text()), fmt="md:myst")
     first, *others = notebook.cells
     title, heading, rest = first.source.partition("\n## ")
     start = nbformat.v4.new_markdown_cell(title)
     others.insert(0, nbformat.v4.new_markdown_cell(heading.strip() + " " + rest))
     cells = [start, *installation()]
     for cell in others:
-        if "remove-cell" in cell.metadata.pop("tags", []):
+        tags = cell.metadata.pop("tags", [])
+        if "remove-cell" in tags:
             continue
-        if cells[-1].source.endswith(ANSWER):
+        if "hide-input" in tags:
             cell.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}
-            cell.source = f"# @title Answer\n{cell.source.lstrip()}"
+            cell.source = f"# @title Code of part 1\n{cell.source.lstrip()}"
         cells.append(cell)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
         if cell.cell_type == "markdown":
-            source = re.sub(r"(<!--|</?details>).*\n?", "", cell.source)
-            cell.source = absolute_links(source).strip()
+            source = re.sub(r"<!--.*\n?", "", cell.source)
+            cell.source = absolute_links(source, page.stem).strip()
     notebook.cells = [cell for cell in cells if cell.source]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -72,4 +95,5 @@ def convert(page: str) -> str:
 
 
 if __name__ == "__main__":
-    NOTEBOOK.write_text(convert(PAGE.read_text()))
+    for page in PAGES:
+        notebook_of(page).write_text(convert(page))

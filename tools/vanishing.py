@@ -27,7 +27,6 @@ from matplotlib.axes import Axes
 
 import results
 from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS
 from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.network import TrainedNetwork
@@ -49,6 +48,13 @@ RECURRENCES = {
     "lstm": "model.cell=lstm",
     "lstm, chrono": "model.cell=lstm model.initializer=chrono",
     "lru": "model.cell=lru model.hidden_size=64 model.num_layers=3",
+}
+NAMES = {  # in text
+    "rnn": "basic cell",
+    "lstm": "LSTM",
+    "lstm, chrono": "LSTM, chrono",
+    "gru": "GRU",
+    "lru": "LRU, linear",
 }
 EXAMPLES = 500  # the first images of the validation split
 PARTS = 28  # of a sequence, over whose time the norm is averaged
@@ -163,77 +169,93 @@ def accuracies() -> str:
     return page_tables.table(header, lines) + result_tables.origin([measured])
 
 
+def arriving() -> str:
+    """Returns the table of accuracies and gradients at 28 and at 784 time steps.
+
+    The gradient is the smallest one of all parts, after training. The line below states
+    the origin of the numbers of all tables of the page.
+    """
+    measured = result_tables.read_result("vanishing")
+    lines = []
+    for recurrence, name in NAMES.items():
+        runs = {
+            run["steps"]: run
+            for run in measured["runs"]
+            if run["recurrence"] == recurrence
+        }
+        cells = []
+        for steps in (TIME_STEPS[0], TIME_STEPS[-1]):
+            run = runs[steps]
+            fractions = [correct / 10_000 for correct in run["correct"]]
+            cells.append(result_tables.over_seeds(fractions, digits=2))
+            _, medians, _ = run["after"]
+            cells.append(format_ratio(min(medians)))
+        lines.append([name, *cells])
+    header = ["cell"]
+    for steps in (TIME_STEPS[0], TIME_STEPS[-1]):
+        header += [f"accuracy at {steps}", f"smallest gradient at {steps}"]
+    others = [result_tables.read_result(row.name) for row in results.CELLS]
+    footer = result_tables.origin([measured, *others])
+    return page_tables.table(header, lines) + footer
+
+
+def format_ratio(ratio: float) -> str:
+    """Formats a gradient relative to another one."""
+    if ratio < FLOOR:
+        return f"below {format_power(round(np.log10(FLOOR)))}"
+    return f"{ratio:.2g}"
+
+
 def plot() -> bytes:
     """Plots the gradients of the shortest and the longest sequences, as a PNG."""
-    panels = {
-        f"{count} time steps, {when} training": {
-            run["recurrence"]: run[when]
-            for run in result_tables.read_result("vanishing")["runs"]
-            if run["steps"] == count
-        }
-        for count in (TIME_STEPS[0], TIME_STEPS[-1])
-        for when in ("before", "after")
-    }
-    curves = [curve for own in panels.values() for curve in own.values()]
-    values = 100 * np.maximum(curves, FLOOR)
-    top = max(300, 1.5 * values.max())
-    apart = 0.09 * np.log10(top / values.min())  # decades between names
-    with plots.new_figure(0.4 + 2.5 * len(panels)) as figure:
-        grid = figure.subplots(len(panels), sharex=True, sharey=True)
-        for axes, (name, own) in zip(grid, panels.items(), strict=True):
-            axes.set_yscale("log")
-            axes.yaxis.tick_right()  # the names of the curves are on the left
-            axes.spines["left"].set_visible(False)
-            axes.spines["right"].set_visible(True)
-            axes.yaxis.set_major_formatter("{x:g} %")
-            axes.minorticks_off()
-            axes.set_title(name, color=LIGHT.muted)
-            plot_curves(axes, own, apart)
-        axes.set_xticks([PARTS * quarter // 4 or 1 for quarter in range(5)])
-        axes.set_xlabel("part of the sequence; backpropagation goes from right to left")
-        axes.set_xlim(1, PARTS + 0.3)
-        axes.set_ylim(top=top)
+    runs = result_tables.read_result("vanishing")["runs"]
+    lengths = (TIME_STEPS[0], TIME_STEPS[-1])
+    with plots.new_figure(5.4) as figure:
+        figure.set_figwidth(6.4)
+        grid = figure.subplots(2, 2, sharex=True, sharey=True)
+        for row, steps in zip(grid, lengths, strict=True):
+            shown = [run for run in runs if run["steps"] == steps]
+            for axes, when in zip(row, ("before", "after"), strict=True):
+                plot_curves(axes, {run["recurrence"]: run[when] for run in shown})
+                axes.set_title(f"{steps} time steps, {when} training")
+        corner = grid[0, 0]
+        corner.set_yscale("log")
+        corner.set_xlim(1, PARTS)
+        corner.set_xticks([PARTS * quarter // 4 or 1 for quarter in range(5)])
+        exponents = range(round(np.log10(FLOOR)), 3, 2)
+        corner.set_yticks([10.0**exponent for exponent in exponents])
+        corner.set_yticklabels([format_power(exponent) for exponent in exponents])
+        corner.minorticks_off()
+        for axes in grid[-1]:
+            axes.set_xlabel("part of the sequence")
         figure.suptitle(
-            "Norm of the gradient of one image's loss with respect to a time step's\n"
-            "inputs, in % of that in the last part of the sequence",
+            "Norm of the gradient of one image's loss with respect to a time step's "
+            "inputs,\nrelative to the last part of the sequence",
             x=0.01,
             ha="left",
             fontsize=9,
         )
+        figure.legend(
+            *corner.get_legend_handles_labels(), loc="outside lower center", ncols=5
+        )
         return plots.to_png(figure)
 
 
-def plot_curves(
-    axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]], apart: float
-) -> None:
-    """Plots curves, each [3][parts], with name and value at the left end of each.
+def format_power(exponent: int) -> str:
+    """Formats a power of ten without mathematical text."""
+    digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{digits}" if exponent else "1"
 
-    The names are at least `apart` decades from each other.
-    """
-    names = *GATED_CELLS, *LINEAR_CELLS, "lstm, chrono"
-    styles = dict(zip(names, itertools.product("-:", LIGHT.series), strict=False))
+
+def plot_curves(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Plots curves, each [3][parts], as a line with a band, labelled by name."""
+    styles = dict(zip(NAMES, itertools.product("-:", LIGHT.series), strict=False))
     parts = np.arange(1, PARTS + 1)
-    ends = []
-    for name, curve in curves.items():
-        low, middle, high = 100 * np.maximum(curve, FLOOR)
-        line, colour = styles[name]
-        axes.plot(parts, middle, line, color=colour)
+    for recurrence, name in NAMES.items():
+        low, middle, high = np.maximum(curves[recurrence], FLOOR)
+        line, colour = styles[recurrence]
+        axes.plot(parts, middle, line, color=colour, label=name)
         axes.fill_between(parts, low, high, color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(middle[0]), name))
-    height = np.inf  # in decades
-    for end, name in sorted(ends, reverse=True):
-        height = min(np.log10(end), height - apart)
-        below = "< " if end == 100 * FLOOR else ""
-        axes.annotate(
-            f"{name}  {below}{end:.3g} %",
-            (1, 10**height),
-            (-5, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color=styles[name][1],
-            annotation_clip=False,
-        )
 
 
 def main() -> None:

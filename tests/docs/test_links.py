@@ -45,4 +45,4 @@ def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
 
 def test_links_are_found() -> None:
     found = LINK.findall(without_code(REPOSITORY / "README.md"))
-    assert "docs/tutorial.md" in {inline for inline, _ in found}
+    assert "docs/tutorial_train.md" in {inline for inline, _ in found}

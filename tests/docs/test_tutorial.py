@@ -1,45 +1,68 @@
-"""The tutorial: its notebook and its plot. The documentation build executes it."""
+"""The tutorial's notebooks and a plot. The documentation build executes its pages."""
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
+import pytest
 import result_tables
 import tutorial
 from support import REPOSITORY
 
 import results
 
-PAGE = tutorial.PAGE.read_text()
-
 
 def read(name: str) -> Any:
     return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
 
 
-def test_the_notebook_has_the_cells_of_the_page() -> None:
-    assert tutorial.convert(PAGE) == tutorial.NOTEBOOK.read_text()
+def code_cells(page: Path) -> list[str]:
+    notebook = nbformat.read(tutorial.notebook_of(page), as_version=4)
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_the_notebook_contains_no_relative_link_and_no_hidden_check() -> None:
-    text = tutorial.NOTEBOOK.read_text()
+each_page = pytest.mark.parametrize("page", tutorial.PAGES, ids=lambda page: page.stem)
+
+
+@each_page
+def test_the_notebook_has_the_cells_of_the_page(page: Path) -> None:
+    assert tutorial.convert(page) == tutorial.notebook_of(page).read_text()
+
+
+@each_page
+def test_the_notebook_contains_no_relative_link_and_no_hidden_check(page: Path) -> None:
+    text = tutorial.notebook_of(page).read_text()
     links = re.findall(r"\]\(([^)]*)\)", text)
-    assert len(links) > 10
+    assert len(links) > 5
     assert all(link.startswith("https://") for link in links)
-    assert "assert" in PAGE
+    assert "assert" in page.read_text()
     assert "assert" not in text
-    assert text.count("# @title Answer") == PAGE.count(tutorial.ANSWER) == 4
-    assert "details>" not in text
+    assert tutorial.CODE not in text
+
+
+@each_page
+def test_an_exercise_has_an_empty_cell_and_an_answer_that_is_not_run(
+    page: Path,
+) -> None:
+    cells = code_cells(page)
+    text = page.read_text()
+    assert cells.count("# Your turn") == text.count(tutorial.ANSWER) > 2
+    folded = "".join(tutorial.FOLDED.findall(text))
+    blocks = re.findall(r"```{code-cell}\n(.*?)\n```", folded, re.DOTALL)
+    assert len(blocks) > 2
+    assert not set(blocks) & set(cells)
 
 
 def test_links_and_images_become_absolute() -> None:
     text = "![a](a.svg) [b](b.md#c) [d](../e.py) [f](#g) [h](https://i)"
-    assert tutorial.absolute_links(text) == (
+    assert tutorial.absolute_links(text, "page") == (
         f"![a]({tutorial.RAW}a.svg?sanitize=true) "
-        f"[b]({tutorial.GITHUB}/blob/main/docs/b.md#c) "
+        f"[b]({tutorial.SITE}b.html#c) "
         f"[d]({tutorial.GITHUB}/blob/main/e.py) "
-        f"[f]({tutorial.GITHUB}/blob/main/docs/tutorial.md#g) [h](https://i)"
+        f"[f]({tutorial.SITE}page.html#g) [h](https://i)"
     )
 
 
