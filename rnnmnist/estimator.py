@@ -20,6 +20,7 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
     count_in_groups,
     describe_swapped_axes,
+    refuse_label_shape,
     refuse_masked,
     takes_last,
 )
@@ -363,6 +364,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         FIT_SETTINGS["missing"]._replace(name="missing").check(self.missing)
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
+        if y:
+            shape: tuple[int, ...] = getattr(X, "shape", ())
+            refuse_label_shape(y["y"], shape[1] if len(shape) > 1 else 0)
         if isinstance(X, list | tuple) and any(
             hasattr(item, "ndim") or np.ndim(item) > 1 for item in X
         ):

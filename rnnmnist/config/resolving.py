@@ -265,7 +265,7 @@ def _refuse_settings_of_other_cells(config: Config) -> None:
         raise UserError(
             f"model.num_layers: {model.num_layers} needs model.cell={linear} or a cell "
             f"of your own, not {model.cell}, which has one layer; set a larger "
-            "model.hidden_size"
+            "model.hidden_size, or import the Flax cell in a FILE.py and name it so"
         )
     remat_steps = config.execution.remat_steps
     if remat_steps is not None and not model.is_linear:

@@ -190,6 +190,28 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     return Setting(name, kind, allowed, field.default, **field.metadata["about"])
 
 
+# What people look for by these names, which the package does not have, and what to do
+# instead.
+NOT_SUPPORTED = {
+    "dropout": (
+        "dropout is not supported; set train.weight_decay, train.label_smoothing or "
+        "num_seeds, whose ensemble varies less"
+    ),
+    "sample_weight": (
+        "weights of single sequences are not supported; set train.class_weight, or "
+        "repeat sequences"
+    ),
+    "warm_start": (
+        "a start from the weights of another run is not supported; the same command or "
+        "call resumes a run, also for more steps"
+    ),
+    "augmentation": (
+        "augmentation is for images only; add changed copies to the training "
+        "sequences, in the groups of their originals"
+    ),
+}
+
+
 def find(
     name: str, known: Mapping[str, Setting], subject: str, listed: str = LISTED
 ) -> Setting:
@@ -204,11 +226,14 @@ def check_name(
     """Raises a `UserError` if a name is not among the known ones.
 
     Its message begins with the subject, suggests the setting of a section that has the
-    name, or else the most similar name, and says where the known names are listed.
+    name, or else the most similar name, and says where the known names are listed. Of
+    what is not supported, it says what to do instead.
     """
     if name in known:
         return
     last = name.rpartition(".")[2]
+    if last in NOT_SUPPORTED:
+        raise UserError(f"{subject}: {NOT_SUPPORTED[last]}")
     same = [full for full in known if full.rpartition(".")[2] == last]
     remedy = suggest_name(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")

@@ -15,6 +15,12 @@ from rnnmnist.errors import UserError, format_value, suggest_name, summarize_err
 from rnnmnist.runtime.machine import main_memory
 
 MAX_CLASSES = 1_000
+# More classes than these, which all are numbers and not all integers, are taken for the
+# target of a regression.
+MAX_FLOAT_CLASSES = 20
+NO_REGRESSION = (
+    "regression is not supported; divide them into classes, as by np.digitize"
+)
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
     "biuf": "real numbers of at most 64 bits; convert them with .astype(float)",
@@ -55,6 +61,11 @@ class Sequences:
         groups, it is those whose classes are closest to a tenth of each. Every class
         keeps training sequences.
         """
+        if _is_regression(self.classes, len(self.inputs)):
+            raise UserError(
+                f"labels: are {len(self.classes)} floating-point numbers, "
+                f"{format_value(self.classes)}; {NO_REGRESSION}"
+            )
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
                 f"labels: has {len(self.classes)} classes, "
@@ -155,6 +166,8 @@ def validate(
         names = tuple(_array("feature_names", feature_names, "U", features).tolist())
     indices, classes = None, tuple[str, ...]()
     if labels is not None:
+        refuse_label_shape(labels, values.shape[1])
+        _refuse_regression(labels)
         indices, classes = _encode(_array("labels", labels, "biuU", count), class_names)
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: {format_value(names)} has a name twice")
@@ -297,6 +310,49 @@ def _array(
             f"{(size,)}"
         )
     return array
+
+
+def refuse_label_shape(labels: Any, time_steps: int) -> None:
+    """Refuses more than one label for a sequence, and says what to do instead."""
+    try:
+        shape = np.shape(labels)
+    except ValueError:  # of lists of unequal lengths, which other checks refuse
+        return
+    if len(shape) != 2 or shape[1] == 1:
+        return
+    if shape[1] == time_steps:
+        raise UserError(
+            f"labels: has the shape {shape}, a label for each time step, which is not "
+            "supported; give each sequence one, or cut it into windows with one each"
+        )
+    raise UserError(
+        f"labels: has the shape {shape}; several labels at once are not supported; "
+        "train a network for each column, or pass labels.argmax(axis=1) if each row "
+        "has a single 1"
+    )
+
+
+def _refuse_regression(labels: ArrayLike) -> None:
+    """Refuses an array of many floating-point numbers."""
+    array = np.asarray(labels)
+    if array.dtype.kind != "f":
+        return
+    if _is_regression(np.unique(array).astype(str).tolist(), len(array)):
+        raise UserError(
+            f"labels: is {format_value(str(array.dtype))}, with many values; "
+            f"{NO_REGRESSION}"
+        )
+
+
+def _is_regression(classes: Sequence[str], examples: int) -> bool:
+    """Whether classes are many floating-point numbers, for so many sequences."""
+    if len(classes) <= max(2, min(MAX_FLOAT_CLASSES, examples // 2)):
+        return False
+    try:
+        numbers = [float(name) for name in classes]
+    except ValueError:
+        return False
+    return not all(number.is_integer() for number in numbers)
 
 
 def _encode(

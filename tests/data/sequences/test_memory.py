@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from support import called, output_of
+from support import called, output_of, refused
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import read, read_memory
@@ -188,3 +188,59 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
     assert len(predicted.splitlines()) == 3
     with pytest.raises(UserError, match=r"trained on 2, \('x', 'y'\); did you mean"):
         predictor.classify(more.rename(columns={"y": "yy"}).drop(columns="remark"))
+
+
+FLOATS = np.random.default_rng(0).normal(size=60)
+REGRESSION = "^labels: .*regression is not supported; divide them into classes"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (FLOATS, REGRESSION),
+        (FLOATS.tolist(), REGRESSION),
+        (FLOATS.round(1).astype(np.float32), REGRESSION),
+        (FLOATS.astype(str), REGRESSION),
+        (FLOATS[:, None], REGRESSION),
+        (np.eye(3)[np.arange(60) % 3], r"^labels: .*several labels.*argmax\(axis=1\)"),
+        (np.zeros((60, 12), int), "^labels: .*a label for each time step.*windows"),
+        ([[0] * 12] * 60, "^labels: .*a label for each time step.*windows"),
+        ((np.arange(60) % 2).astype(float), r"^labels: is 'float64'; .*astype\(int\)"),
+    ],
+)
+def test_targets_other_than_a_class_of_each_sequence_are_refused(
+    labels: Any, message: str, tmp_path: Path
+) -> None:
+    inputs = np.zeros((60, 12, 2))
+    with pytest.raises(UserError, match=message):
+        rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", num_steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_column_of_numbers_is_no_column_of_classes(tmp_path: Path) -> None:
+    """Few of them are, such as 0.5 and 1.0."""
+    rows = np.arange(60).repeat(2)
+    frame = pd.DataFrame({"sequence": rows, "time": np.arange(120) % 2, "x": 1.0})
+    few = frame.assign(label=0.5 + rows % 2 / 2)
+    assert read_memory(few).classes == ("0.5", "1.0")
+    for table in (frame.assign(label=FLOATS[rows]), tmp_path / "table.csv"):
+        if isinstance(table, pd.DataFrame):
+            table.to_csv(tmp_path / "table.csv", index=False)
+            with pytest.raises(UserError, match="regression is not supported"):
+                rnnmnist.fit(table, workdir=tmp_path / "run", num_steps=1)
+        else:
+            flags = ["--config=files", f"--workdir={tmp_path / 'run'}"]
+            flags.append(f"--config.data.path={table}")
+            assert "regression is not supported" in refused("main", *flags)
+
+
+@pytest.mark.parametrize(
+    "name", ["dropout", "sample_weight", "warm_start", "augmentation"]
+)
+def test_what_is_not_supported_says_what_to_do_instead(
+    name: str, tmp_path: Path
+) -> None:
+    wrong: dict[str, Any] = {name: 1}
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match=f"^fit: {name}: .*(not supported|only); "):
+        rnnmnist.fit(np.zeros((60, 12)), np.arange(60) % 2, workdir=workdir, **wrong)
