@@ -32,6 +32,7 @@ import numpy as np
 
 import rnnmnist
 from results import RESULTS, RUNS, SETS
+from rnnmnist.data.examples import Examples
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import filters
@@ -72,14 +73,14 @@ class Variant(NamedTuple):
     is_early: bool = False  # whether predictions after fewer time steps are counted
 
 
-def divide_by_own(lengths: np.ndarray | None) -> float:
-    """Divides counts by the time steps that were read."""
+def divide_by_own(train: Examples) -> float:
+    """Returns 0, by which counts are divided by the time steps that were read."""
     return 0.0
 
 
-def divide_by_longest(lengths: np.ndarray | None) -> float:
-    """Divides counts by the longest length, also if all are equal."""
-    return -1.0 if lengths is None else float(lengths.max())
+def divide_by_longest(train: Examples) -> float:
+    """Returns the length of the longest sequence."""
+    return float(train.time_steps if train.lengths is None else train.lengths.max())
 
 
 VARIANTS = {
@@ -92,12 +93,7 @@ VARIANTS = {
     "250 filters": Variant({"hidden_size": 250}),
     "500 filters": Variant({"hidden_size": 500}),
     "2,000 filters": Variant({"hidden_size": 2000}),
-    "500 filters, 8 thresholds": Variant({"hidden_size": 500}, {"THRESHOLDS": 8}),
     "no differences": Variant({"differences": False}),
-    "frequencies up to 1.5": Variant(constants={"FREQUENCY_RANGE": 1.5}),
-    "frequencies up to 4": Variant(constants={"FREQUENCY_RANGE": 4.0}),
-    "time constants up to a third": Variant(constants={"LONGEST_PART": 3}),
-    "time constants up to a twelfth": Variant(constants={"LONGEST_PART": 12}),
     "divided by own length": Variant(
         constants={"choose_divisor": divide_by_own}, is_early=True
     ),

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import crossover
+import fold_tables
 import page_tables
 import result_tables
 import robustness
@@ -108,7 +109,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "single_changes": partial(changes, results.SINGLE_CHANGES),
         "directions": partial(changes, results.DIRECTIONS),
         "archive": result_tables.archive,
-        "recipes": result_tables.recipes,
+        "recipes": fold_tables.recipes,
+        "variants": fold_tables.variants,
+        "other_folds": fold_tables.other_folds,
+        "earliness": fold_tables.earliness,
         "crossover": crossover.table,
     },
     "docs/tutorial_gradients.md": {

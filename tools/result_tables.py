@@ -1,7 +1,6 @@
 """The tables and the figure of the result files, for `render_pages.py`."""
 
 import io
-import itertools
 import json
 import statistics
 import textwrap
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import page_tables
-from folds import RECIPES
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -35,7 +33,6 @@ HEADLINE = {
 }
 # Accuracies in percent by yoom618/MambaSL (Jung and Kim, ICLR 2026), for `SETS`.
 MAMBASL = (100.0, 98.6, 97.0, 99.3, 78.3, 76.0, 88.0, 84.0)
-SEVEN = SETS[:-1]
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -202,64 +199,6 @@ def archive() -> str:
         f"1-NN DTW and MiniRocket on {baselines['hardware']}; "
         f"{join_versions(baselines['versions'])}; measured on {baselines['date']}.\n"
     )
-
-
-def recipes() -> str:
-    """Returns the table of the recipes in cross-validation."""
-    lines = []
-    results = read_result("folds")
-    for number, recipe in itertools.product(("3", "5"), RECIPES):
-        found = results[recipe].get(f"{number} folds, seed 0")
-        if found is None:
-            continue
-        accuracies = {name: _accuracies([counts]) for name, counts in found.items()}
-        lines.append(
-            [
-                f"{recipe}, {number} folds",
-                *(_pooled_accuracy([found], name) for name in SETS),
-                *(_mean_accuracy(accuracies, names) for names in (SEVEN, SETS)),
-            ]
-        )
-    return page_tables.table(("recipe", *SETS, "mean of seven", "mean of all"), lines)
-
-
-def _accuracies(
-    counts: Iterable[dict[str, list[int]]],
-    correct: str = "correct",
-    of: str = "examples",
-) -> np.ndarray:
-    """Returns the accuracy in each fold, in percent."""
-    return np.concatenate([100 * np.divide(one[correct], one[of]) for one in counts])
-
-
-def _pooled_accuracy(
-    found: Sequence[dict[str, Any]],
-    name: str,
-    correct: str = "correct",
-    of: str = "examples",
-) -> str:
-    """Formats the accuracy for all sequences of a data set, if it was measured."""
-    if name not in found[0]:
-        return ""
-    share = np.sum([one[name][correct] for one in found]) / np.sum(
-        [one[name][of] for one in found]
-    )
-    return f"{100 * share:.1f}"
-
-
-def _mean_accuracy(accuracies: dict[str, np.ndarray], names: Sequence[str]) -> str:
-    """Formats the mean over data sets of the accuracy in a fold, if all were measured.
-
-    Its standard error is over folds.
-    """
-    if not accuracies.keys() >= set(names):
-        return ""
-    means = np.mean([accuracies[name] for name in names], axis=0)
-    return f"{means.mean():.1f} ± {_standard_error(means):.1f}"
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 def differences(rows: tuple[Row, ...]) -> str:

@@ -180,17 +180,18 @@ def draw_network(
     outputs = sample_outputs(model, params, train, order[:number], view)
     params[FILTERS] |= {
         "thresholds": choose_thresholds(outputs, positions),
-        "divisor": np.float32(choose_divisor(train.lengths)),
+        "divisor": np.float32(choose_divisor(train)),
     }
     return params
 
 
-def choose_divisor(lengths: np.ndarray | None) -> float:
+def choose_divisor(train: Examples) -> float:
     """Returns by what counts are divided: 0 stands for the time steps that were read.
 
     If training sequences have different lengths, counts are divided by the longest one,
-    so that a short sequence has small shares. None means that all have one length.
+    so that a short sequence has small shares.
     """
+    lengths = train.lengths
     if lengths is None or lengths.min() == lengths.max():
         return 0.0
     return float(lengths.max())

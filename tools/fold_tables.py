@@ -1,0 +1,128 @@
+"""The tables of the cross-validation within training splits, for `render_pages.py`."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import page_tables
+from folds import EARLY, FILE, MINIROCKET, RECIPES, VARIANTS
+
+from results import SETS
+
+SEVEN = SETS[:-1]
+FILTERS = "filters"
+# The folds that chose the settings of the filters, and those that chose nothing.
+CHOOSING = ("5 folds, seed 0", "5 folds, seed 1")
+OTHERS = ("5 folds, seed 2", "5 folds, seed 3")
+# The variants by their rule of the divisor, which is the default one of some data sets,
+# and the data sets for which both were measured.
+DIVISORS = {
+    "divided by own length": "time steps that were read",
+    "divided by longest length": "longest length",
+}
+BOTH_DIVISORS = ("GunPoint", "ArrowHead", "JapaneseVowels", "PickupGestureWiimoteZ")
+
+
+def recipes() -> str:
+    """Returns the table of the recipes that are trained by gradients."""
+    lines = []
+    for number, recipe in itertools.product((3, 5), RECIPES):
+        folds = f"{number} folds"
+        found = _read_accuracies(recipe, [f"{folds}, seed 0"])
+        if found:
+            lines.append([f"{recipe}, {folds}", *_format_accuracies(found, SETS)])
+            lines[-1] += [_format_mean(found, names) for names in (SEVEN, SETS)]
+    return page_tables.table(("recipe", *SETS, "mean of seven", "mean of all"), lines)
+
+
+def variants() -> str:
+    """Returns the table of the variants of the filters, which chose their settings."""
+    lines = []
+    default = _read_accuracies(FILTERS, CHOOSING)
+    for variant in (*VARIANTS, MINIROCKET):
+        if variant == "divided by longest length":
+            continue  # at the end, it is the default or, of one length, equal to it
+        found = _read_accuracies(variant, CHOOSING)
+        if variant in DIVISORS:  # which make no difference for sequences of one length
+            found = default | found
+        differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
+        difference = f"{differences.mean():+.1f} ± {_standard_error(differences):.1f}"
+        lines.append([variant, *_format_accuracies(found, SEVEN)])
+        lines[-1] += [_format_mean(found, SEVEN)]
+        lines[-1] += [difference if variant != FILTERS else ""]
+    header = ("", *SEVEN, "mean of seven", "difference from the first row")
+    return page_tables.table(header, lines)
+
+
+def other_folds() -> str:
+    """Returns the table of the chosen filters in folds that chose nothing."""
+    left_out = _read_accuracies(FILTERS, OTHERS, "left_out", "fitted")
+    rows = {
+        "filters": _read_accuracies(FILTERS, OTHERS),
+        "filters, leave one out in the other folds": left_out,
+        MINIROCKET: _read_accuracies(MINIROCKET, OTHERS),
+    }
+    lines = []
+    for label, found in rows.items():
+        lines.append([label, *_format_accuracies(found, SETS)])
+        lines[-1] += [_format_mean(found, names) for names in (SEVEN, SETS)]
+    return page_tables.table(("", *SETS, "mean of seven", "mean of all"), lines)
+
+
+def earliness() -> str:
+    """Returns the table of accuracies after parts of the sequences."""
+    results = _read()
+    lines = []
+    for name, variant in itertools.product(BOTH_DIVISORS, DIVISORS):
+        sets = [results[variant][folds][name] for folds in CHOOSING]
+        examples = np.concatenate([one["examples"] for one in sets])
+        early = [part for one in sets for part in one["correct_after"]]
+        correct = [[part[str(percentage)] for part in early] for percentage in EARLY]
+        correct.append(np.concatenate([one["correct"] for one in sets]).tolist())
+        cells = [f"{100 * np.mean(counts / examples):.1f}" for counts in correct]
+        lines.append([name, DIVISORS[variant], *cells])
+    header = (f"{percentage} %" for percentage in (*EARLY, 100))
+    return page_tables.table(("data set", "counts divided by", *header), lines)
+
+
+def _read() -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:
+    """Reads the counts by classifier, folds, data set and kind."""
+    results: dict[str, Any] = json.loads(FILE.read_text())
+    return results
+
+
+def _read_accuracies(
+    classifier: str,
+    all_folds: Sequence[str],
+    correct: str = "correct",
+    examples: str = "examples",
+) -> dict[str, np.ndarray]:
+    """Returns the accuracy in each fold by data set, in percent."""
+    found = _read()[classifier]
+    accuracies = dict[str, list[np.ndarray]]()
+    for folds in all_folds:
+        for name, counts in found.get(folds, {}).items():
+            percents = 100 * np.divide(counts[correct], counts[examples])
+            accuracies.setdefault(name, []).append(percents)
+    return {name: np.concatenate(parts) for name, parts in accuracies.items()}
+
+
+def _format_accuracies(
+    accuracies: dict[str, np.ndarray], names: Sequence[str]
+) -> list[str]:
+    """Formats the mean accuracy for each data set that was measured."""
+    return [f"{accuracies[n].mean():.1f}" if n in accuracies else "" for n in names]
+
+
+def _format_mean(accuracies: dict[str, np.ndarray], names: Sequence[str]) -> str:
+    """Formats the mean over data sets, with its standard error over folds."""
+    if not accuracies.keys() >= set(names):
+        return ""
+    means = np.mean([accuracies[name] for name in names], axis=0)
+    return f"{means.mean():.1f} ± {_standard_error(means):.1f}"
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) / len(values) ** 0.5
