@@ -280,7 +280,7 @@ def write_wrong_files(folder: Path, arrays: dict[str, Any]) -> None:
     np.savez(folder / "late_gap.npz", inputs=late_gap)
     for name, text in {
         "README.md": "a text",
-        "other_features.csv": "sequence,time,x,y\na,0,1,2\n",
+        "other_features.csv": "sequence,time,y,z\na,0,1,2\n",
     }.items():
         (folder / name).write_text(text)
 

@@ -333,9 +333,9 @@ def refuse_label_shape(labels: Any, time_steps: int) -> None:
 
 
 def _refuse_regression(labels: ArrayLike) -> None:
-    """Refuses an array of many floating-point numbers."""
+    """Refuses an array of many floating-point numbers, of which none is missing."""
     array = np.asarray(labels)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or np.isnan(array).any():
         return
     if _is_regression(np.unique(array).astype(str).tolist(), len(array)):
         raise UserError(
