@@ -68,10 +68,14 @@ def test_the_functions_return_what_their_commands_write(
     assert (result.examples, len(result.members)) == (40, 2)
     exports = rnnmnist.export(workdir, format="all", output=tmp_path / "exports")
     assert list(exports) == ["onnx", "stablehlo"]
-    for name, (folder, certificate) in exports.items():
+    for name, (folder, certificate, step_certificate) in exports.items():
         assert (folder / f"model.{name}").exists()
         written = json.loads((folder / "certificate.json").read_text())
         assert msgspec.to_builtins(certificate) == written
+        assert (step_certificate is not None) == (name == "onnx")
+    folder_of_step, _, step_certificate = exports["onnx"]
+    written = json.loads((folder_of_step / "step_certificate.json").read_text())
+    assert msgspec.to_builtins(step_certificate) == written
     report = rnnmnist.report(workdir)
     path_of_data = workdir / "run.data"
     scores = rnnmnist.evaluate(workdir, paths={"data.path": path_of_data})

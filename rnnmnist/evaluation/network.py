@@ -240,7 +240,7 @@ class TrainedNetwork:
         calibrated.
         """
         if every_step:
-            self._check_outputs_over_time()
+            self.check_streams()
         return predict_logits(
             self.model, self.params, inputs, self.view, self.mesh, every_step=every_step
         )
@@ -341,7 +341,8 @@ class TrainedNetwork:
             tutorial_128=scores_of_128,
         )
 
-    def _check_outputs_over_time(self) -> None:
+    def check_streams(self) -> None:
+        """Raises a `UserError` if there are no outputs before the last time step."""
         if self.config.model.bidirectional:
             raise UserError(
                 f"workdir: {self.workdir} has model.bidirectional=True and classifies "
@@ -351,7 +352,7 @@ class TrainedNetwork:
     @jax_defaults()
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
-        self._check_outputs_over_time()
+        self.check_streams()
         start = functools.partial(self.model.apply, method="start")
         carry = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
         carry = jax.device_put(

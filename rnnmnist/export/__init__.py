@@ -117,8 +117,21 @@ def export_each(
             writer.write(network, artefact)
             result = compare(artefact, network, task, split, examples, expected)
             write_json(temporary / "certificate.json", result)
-        yield name, Export(folder / name, result)
-        if result.differing > result.ties:
+            step_result = None
+            if name == "onnx" and not network.config.model.bidirectional:
+                artefact = temporary / "step.onnx"
+                writer.write_step(network, artefact)
+                step_result = compare(
+                    artefact, network, task, split, examples, expected
+                )
+                write_json(temporary / "step_certificate.json", step_result)
+        yield name, Export(folder / name, result, step_result)
+        is_wrong = [
+            found.differing > found.ties
+            for found in (result, step_result)
+            if found is not None
+        ]
+        if any(is_wrong):
             wrong.append(name)
     if wrong:
         raise RunError(

@@ -3,13 +3,21 @@
     python -m rnnmnist.export --workdir=DIR --format=all --output=FOLDER
 
 Each format gets a folder with the network and a `certificate.json`, which contains the
-result of the comparison on every test example. The exit code is 1 if a prediction
-differs, unless the logits of the two classes are equal but for rounding.
+result of the comparison on every test example. With ONNX, `step.onnx` computes one time
+step of a stream, and `step_certificate.json` has the comparison on the first examples.
+The exit code is 1 if a prediction differs, unless the logits of the two classes are
+equal but for rounding.
 """
+
+from pathlib import Path
 
 from rnnmnist import cli
 from rnnmnist.export import export_each
 from rnnmnist.exporting.formats import FORMATS
+
+TYPE_CHECKING = False  # as in the package `rnnmnist`
+if TYPE_CHECKING:
+    from rnnmnist.exporting.comparison import Certificate
 
 
 def main(argv: list[str]) -> None:
@@ -37,14 +45,25 @@ def main(argv: list[str]) -> None:
         paths=cli.parse_settings(args),
         cell=args.cell,
     )
-    for name, (folder, certificate) in exports:
-        equal = certificate.examples - certificate.differing
-        print(
-            f"{name}: {equal:,} of {certificate.examples:,} predictions are equal; "
-            f"logits differ by at most {certificate.max_abs_difference:.1e}, in "
-            f"{folder}",
-            flush=True,
-        )
+    for name, (folder, certificate, step_certificate) in exports:
+        print(format_certificate(folder / f"model.{name}", certificate), flush=True)
+        if step_certificate is not None:
+            print(format_certificate(folder / "step.onnx", step_certificate))
+        elif name == "onnx":
+            print(
+                "step.onnx is not written: with model.bidirectional=True, the network "
+                "reads whole sequences only"
+            )
+
+
+def format_certificate(artefact: Path, certificate: "Certificate") -> str:
+    """Formats the result of a comparison in one line."""
+    equal = certificate.examples - certificate.differing
+    return (
+        f"{artefact.name}: {equal:,} of {certificate.examples:,} predictions are "
+        f"equal; logits differ by at most {certificate.max_abs_difference:.1e}, in "
+        f"{artefact.parent}"
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
 
 BATCH = 128  # examples that an export gets at a time
+# The first examples of a split, with which the model of a time step is compared: it is
+# called for each of their time steps.
+STREAMED = 256
 # The largest difference that counts as rounding: of logits, relative to the largest one
 # of an example, and of standardized inputs. Sums in another order differ less.
 ROUNDING = 1e-4
@@ -63,12 +66,15 @@ class Export(NamedTuple):
 
     Attributes:
         folder: contains the network, `model.onnx` or `model.stablehlo`, and
-            `certificate.json`.
-        certificate: the content of that file.
+            `certificate.json`; with `model.onnx` also `step.onnx`, which computes a
+            time step, and `step_certificate.json`, unless the network is bidirectional.
+        certificate: the content of `certificate.json`.
+        step_certificate: that of `step_certificate.json`, None without it.
     """
 
     folder: Path
     certificate: Certificate
+    step_certificate: Certificate | None
 
 
 @jax_defaults()
@@ -83,34 +89,42 @@ def compare(
     """Compares an export with its network, for examples that `load_split` returns.
 
     The network has read the examples in their own type, as `evaluate` does. The export
-    reads what its users pass: the result of `exported_inputs`. `expected` has the
-    calibrated logits of the network, or of the ensemble, [n, classes].
+    reads what its users pass: the result of `exported_inputs`. The model of a time step
+    reads one after another of the first examples. `expected` has the calibrated logits
+    of the network, or of the ensemble, [n, classes].
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.
     """
     name = artefact.suffix.removeprefix(".")
-    loaders = {"onnx": load_onnx, "stablehlo": load_stablehlo}
-    predict = loaders[name](artefact)
-    inputs = exported_inputs(network, examples)
+    labels = examples.labels
+    inputs: tuple[np.ndarray, ...]
+    if artefact.stem == "step":
+        labels, expected = labels[:STREAMED], expected[:STREAMED]
+        predict = load_onnx_step(artefact)
+        inputs = streamed_inputs(network, examples)
+    else:
+        loaders = {"onnx": load_onnx, "stablehlo": load_stablehlo}
+        predict = loaders[name](artefact)
+        inputs = exported_inputs(network, examples)
     logits = np.concatenate(
         [
             predict(*(array[start : start + BATCH] for array in inputs))
-            for start in range(0, len(examples), BATCH)
+            for start in range(0, len(labels), BATCH)
         ]
     )
     is_finite = np.isfinite(logits).all(axis=-1)
     if not is_finite.all():
         raise RunError(
             f"the {name} export computes logits that are not finite, for "
-            f"{(~is_finite).sum():,} of {len(examples):,} examples"
+            f"{(~is_finite).sum():,} of {len(labels):,} examples"
         )
     versions = installed_versions()
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)
     differs = predicted != expected.argmax(axis=-1)
     # A margin says by how much the network prefers its prediction to the export's.
-    margins = expected.max(axis=-1) - expected[np.arange(len(examples)), predicted]
+    margins = expected.max(axis=-1) - expected[np.arange(len(labels)), predicted]
     is_close = margins <= ROUNDING * np.maximum(1, np.abs(expected).max(axis=-1))
     return Certificate(
         dataset=task.name,
@@ -118,8 +132,8 @@ def compare(
         step=network.checkpoint_step,
         params_sha256=network.params_sha256,
         artefact_sha256=hashlib.sha256(artefact.read_bytes()).hexdigest(),
-        examples=len(examples),
-        correct=int((predicted == examples.labels).sum()),
+        examples=len(labels),
+        correct=int((predicted == labels).sum()),
         differing=int(differs.sum()),
         ties=int((differs & is_close).sum()),
         max_abs_difference=float(np.abs(logits - expected).max()),
@@ -137,6 +151,30 @@ def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
     def predict(*inputs: np.ndarray) -> np.ndarray:
         (logits,) = session.run(["logits"], dict(zip(names, inputs, strict=True)))
         return logits
+
+    return predict
+
+
+def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
+    """Returns the function from inputs to logits that an ONNX time step computes.
+
+    The function takes whole sequences as `streamed_inputs` returns them, and gives the
+    model one time step after another.
+    """
+    import onnxruntime  # only this format needs it
+
+    session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+    state_size = session.get_inputs()[0].shape[1]
+
+    def predict(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        state = np.zeros((len(values), state_size), np.float32)
+        last: dict[int, np.ndarray] = {}
+        for time in range(lengths.max()):
+            inputs = {"state": state, "features": values[:, time]}
+            state, logits = session.run(["next_state", "logits"], inputs)
+            ends_here = np.flatnonzero(lengths == time + 1)
+            last |= dict(zip(ends_here.tolist(), logits[ends_here], strict=True))
+        return np.array([last[index] for index in range(len(values))])
 
     return predict
 
@@ -166,6 +204,24 @@ def exported_inputs(
     if lengths is None:
         lengths = np.full(len(values), values.shape[1])
     return values.astype(np.float32), lengths.astype(np.int32)
+
+
+def streamed_inputs(
+    network: TrainedNetwork, examples: Examples
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first examples as the model of a time step takes them, and lengths.
+
+    A time step has grey levels from 0 to 1 in the order of the view, or the features of
+    a sequence before normalization. The result is float32 [n, time, features] and int32
+    [n].
+    """
+    values = examples.raw(slice(STREAMED))
+    if network.task.image_shape:
+        values = network.view(values)
+    lengths = examples.lengths
+    if lengths is None:
+        lengths = np.full(len(values), values.shape[1])
+    return values.astype(np.float32), lengths[:STREAMED].astype(np.int32)
 
 
 def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:

@@ -1,107 +1,42 @@
-"""Writes the ONNX model: the steps of a `DeployedNetwork`, and the probabilities.
+"""Writes ONNX models: a `DeployedNetwork` with its probabilities, and its time step.
 
-References:
-    ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
+Both are the same nodes. The model of a time step reads a sequence of one time step,
+from the state before it to the state after it.
 """
 
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import msgspec
 import numpy as np
-import onnx.parser
-from numpy.typing import ArrayLike, DTypeLike
-from onnx import TensorProto, helper, numpy_helper
+import onnx
+from onnx import TensorProto, helper
 
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.exporting.onnx_graph import Graph
+from rnnmnist.exporting.onnx_recurrences import (
+    GATES,
+    add_cell,
+    add_filters,
+    add_layers,
+    count_time_steps,
+)
 from rnnmnist.models.cells import BACKWARD, FILTERS
-from rnnmnist.models.classifier import Params
-from rnnmnist.models.filters import ORDER
+from rnnmnist.models.classifier import DIFFERENCE_STD, Params
 from rnnmnist.runtime.mesh import split_ensemble
 
 # These versions are of 2022, so that older runtimes accept the model.
 OPSET = 17
 IR_VERSION = 8
-# The gates of each cell that has an operator, in ONNX's order, with Flax's names.
-GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 CELLS = (*GATES, "lru", "filters")
 
 
-class Graph:
-    """Nodes and constants, in the order in which they are added.
-
-    `graph.Mul(x, 2.0)` adds a node with the operator `Mul`, as `add` does.
-    """
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def __getattr__(self, operator: str) -> Callable[..., str]:
-        return functools.partial(self.add, operator)
-
-    def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
-        """Adds a constant, int64 or by default float32, and returns its name."""
-        array = np.asarray(value)
-        if dtype is None:
-            dtype = np.int64 if array.dtype.kind == "i" else np.float32
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array.astype(dtype), name))
-        return name
-
-    def add(
-        self,
-        operator: str,
-        *inputs: ArrayLike,
-        name: str = "",
-        **attributes: Any,  # `make_node` has parameters of other types among them
-    ) -> str:
-        """Adds a node with one output and returns its name.
-
-        Inputs are names, or values that become constants.
-        """
-        names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        if not name:
-            name = f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, names, [name], **attributes))
-        return name
-
-    def split(self, value: str) -> list[str]:
-        """Adds a node that halves the last axis and returns the names of the halves."""
-        names = [f"half_{len(self.nodes)}_{index}" for index in range(2)]
-        self.nodes.append(helper.make_node("Split", [value], names, axis=-1))
-        return names
-
-    def scan(self, step: str, value: str) -> str:
-        """Adds a loop over time from a state of 0 and returns the name of the states.
-
-        `step` has nodes in ONNX's text format. They compute the state `after` a time
-        step from the one `before` it and from the `value` of the time step. Values and
-        states are [time, examples, features].
-        """
-        body = onnx.parser.parse_graph(
-            "step (float[n, size] before, float[n, size] value) "
-            "=> (float[n, size] after, float[n, size] state) "
-            f"{{ {step} state = Identity(after) }}"
-        )
-        start = self.ConstantOfShape(self.Shape(value, start=1))
-        outputs = [f"{name}_{len(self.nodes)}" for name in ("last", "states")]
-        node = helper.make_node(
-            "Scan", [start, value], outputs, body=body, num_scan_inputs=1
-        )
-        self.nodes.append(node)
-        return outputs[1]
-
-
 def write(network: TrainedNetwork, path: Path) -> None:
-    """Writes the model of a network.
+    """Writes the model of a network for whole sequences.
 
     The inputs are `images`, or `sequences` and `lengths`, as `exported_inputs` returns
     them, for any number of examples and time steps. The outputs are `logits` and
@@ -110,13 +45,67 @@ def write(network: TrainedNetwork, path: Path) -> None:
     Raises:
         UserError: if the cell is none of `CELLS`.
     """
+    _check_cell(network)
+    graph = Graph(streams=False)
+    task = network.task
+    if task.image_shape:
+        inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
+        values = _add_images(graph, network)
+        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
+    else:
+        inputs = [
+            _value("sequences", TensorProto.FLOAT, "time", task.features),
+            _value("lengths", TensorProto.INT32),
+        ]
+        values = _add_sequences(graph, network, "sequences")
+        lengths = graph.Cast("lengths", to=TensorProto.INT64)
+    _save(graph, network, inputs, values, lengths, path)
+
+
+def write_step(network: TrainedNetwork, path: Path) -> None:
+    """Writes the model of one time step, as `TrainedNetwork.step` computes it.
+
+    The inputs are `state`, float32 [examples, size], which is 0 before the first time
+    step, and `features`, float32 [examples, features], as `streamed_inputs` returns
+    them. The outputs are `next_state`, and `logits` and `probabilities` for sequences
+    that end with the time step. The metadata are those of `write`.
+
+    Raises:
+        UserError: if the cell is none of `CELLS`, or the network is bidirectional.
+    """
+    _check_cell(network)
+    network.check_streams()
+    graph = Graph(streams=True)
+    inputs = [_value("features", TensorProto.FLOAT, network.task.features)]
+    sequences = graph.Unsqueeze("features", [1])
+    if network.task.image_shape:
+        values = graph.Transpose(sequences, perm=[1, 0, 2])
+    else:
+        values = _add_sequences(graph, network, sequences)
+    lengths = graph.Expand([1], graph.Shape("features", end=1))
+    _save(graph, network, inputs, values, lengths, path)
+
+
+def _check_cell(network: TrainedNetwork) -> None:
     cell = network.config.model.cell
     if cell not in CELLS:
         raise UserError(
             f"format: only stablehlo supports model.cell={cell}; use --format=stablehlo"
         )
-    graph = Graph()
-    inputs, values, lengths = _add_inputs(graph, network)
+
+
+def _save(
+    graph: Graph,
+    network: TrainedNetwork,
+    inputs: list[onnx.ValueInfoProto],
+    values: str,
+    lengths: str,
+    path: Path,
+) -> None:
+    """Adds the network and its outputs, and saves the model.
+
+    Values, [time, examples, features], and lengths are those that `_add_logits` takes.
+    """
     logits = _add_logits(graph, network, values, lengths)
     graph.Mul(logits, network.multiplier, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
@@ -124,6 +113,10 @@ def write(network: TrainedNetwork, path: Path) -> None:
         _value(name, TensorProto.FLOAT, len(network.task.classes))
         for name in ("logits", "probabilities")
     ]
+    if graph.streams:
+        graph.finish_state()
+        inputs = [_value("state", TensorProto.FLOAT, graph.state_size), *inputs]
+        outputs.append(_value("next_state", TensorProto.FLOAT, graph.state_size))
     model = helper.make_model(
         helper.make_graph(graph.nodes, "rnnmnist", inputs, outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -155,54 +148,36 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
-def _add_inputs(
-    graph: Graph, network: TrainedNetwork
-) -> tuple[list[onnx.ValueInfoProto], str, str]:
-    """Adds the inputs of the model.
-
-    Returns them, what the classifier reads, [time, examples, features], and lengths.
-    """
-    task = network.task
-    if task.image_shape:
-        inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
-        values = _add_images(graph, network)
-        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
-    else:
-        inputs = [
-            _value("sequences", TensorProto.FLOAT, "time", task.features),
-            _value("lengths", TensorProto.INT32),
-        ]
-        values = _add_sequences(graph, network)
-        lengths = graph.Cast("lengths", to=TensorProto.INT64)
-    return inputs, values, lengths
-
-
 def _add_logits(
     graph: Graph, network: TrainedNetwork, values: str, lengths: str
 ) -> str:
-    """Adds all members of the network; returns the logits of a `DeployedNetwork`."""
+    """Adds all members of the network; returns the logits that they have together.
+
+    Values are [time, examples, features], and lengths int64 [examples].
+    """
     config = network.config.model
     members = split_ensemble(jax.device_get(network.params))
-    if config.differences:  # the nodes compute what `add_differences` does
-        padded = graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge")
-        before = graph.Slice(padded, [0], [-1])
-        std = members[0]["difference_std"]  # it is the same for all members
-        differences = graph.Div(graph.Sub(values, before), std)
-        values = graph.Concat(values, differences, axis=2)
+    if config.differences:  # whose deviations are the same for all members
+        values = _add_differences(graph, values, members[0][DIFFERENCE_STD])
     is_used = graph.Less(_add_times(graph, values, 1), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
     # An input that is NaN or infinite is NaN times 0, the others are 0. The recurrent
     # operators would hide it, so the sum is added to the logits.
-    zero_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
-    stride = config.stride
-    if config.window > 1:
-        values = _add_windows(graph, values, config.window, stride)
-        lengths = graph.Div(graph.Add(lengths, stride - 1), stride)
+    zero_or_nan_before = graph.read_state(values, 1)
+    zeros_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
+    zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
+    graph.write_state(zero_or_nan_before, zero_or_nan)
+    if config.window > 1 and graph.streams:
+        features = network.task.features * (2 if config.differences else 1)
+        values = _add_next_window(graph, values, features, config.window, config.stride)
+    elif config.window > 1:
+        values = _add_windows(graph, values, config.window, config.stride)
+        lengths = graph.Div(graph.Add(lengths, config.stride - 1), config.stride)
     logits = _combine_members(
         graph,
         [_add_network(graph, config, params, values, lengths) for params in members],
     )
-    return graph.Add(logits, graph.Unsqueeze(zero_or_nan, [1]))
+    return graph.Add(logits, zero_or_nan)
 
 
 def _combine_members(graph: Graph, logits: list[str]) -> str:
@@ -220,29 +195,39 @@ def _add_network(
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
     if config.fitting == "closed_form":
-        shares = _add_filters(graph, params[FILTERS], values, lengths)
+        shares = add_filters(graph, params[FILTERS], values, lengths)
         return _add_head(graph, params, shares)
     if config.is_linear:
         name = "layers"
-        add_recurrence = _add_layers
+        add_recurrence = add_layers
     else:
         name = "cell"
-        add_recurrence = _add_cell
+        add_recurrence = add_cell
     directions = [(name, values)]
     if config.bidirectional:
         directions.append((BACKWARD + name, _reverse(graph, values, lengths)))
-    pooled = []
+    read = []
     for key, inputs in directions:
         # [time, examples, hidden]
         hidden = add_recurrence(graph, config, params[key], inputs)
         if config.pooling == "mean":
-            hidden = graph.CumSum(hidden, 0)
-        last = graph.Gather(_reverse(graph, hidden, lengths), 0, axis=0)
-        if config.pooling == "mean":
-            count = graph.Cast(lengths, to=TensorProto.FLOAT)
-            last = graph.Div(last, graph.Unsqueeze(count, [1]))
-        pooled.append(last)
-    return _add_head(graph, params, graph.Concat(*pooled, axis=1))
+            read.append(_add_mean(graph, config, hidden, lengths))
+        else:
+            read.append(_add_last(graph, hidden, lengths))
+    return _add_head(graph, params, graph.Concat(*read, axis=1))
+
+
+def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
+    """Adds the last time step before the padding, [examples, features]."""
+    return graph.Gather(_reverse(graph, sequences, lengths), 0, axis=0)
+
+
+def _add_mean(graph: Graph, config: RunModelConfig, hidden: str, lengths: str) -> str:
+    """Adds the mean over time before the padding, as `MeanPooling`."""
+    before = graph.read_state(hidden, config.hidden_size)
+    total = graph.Add(before, _add_last(graph, graph.CumSum(hidden, 0), lengths))
+    graph.write_state(before, total)
+    return graph.Div(total, count_time_steps(graph, hidden, lengths))
 
 
 def _add_head(graph: Graph, params: Params, read: str) -> str:
@@ -257,23 +242,38 @@ def _add_images(graph: Graph, network: TrainedNetwork) -> str:
     return graph.Transpose(pixels, perm=[1, 0, 2])
 
 
-def _add_sequences(graph: Graph, network: TrainedNetwork) -> str:
-    """Converts `sequences` to [time, examples, features], as `Normalization` does.
+def _add_sequences(graph: Graph, network: TrainedNetwork, sequences: str) -> str:
+    """Converts sequences to [time, examples, features], as `Normalization` does.
 
     The padding keeps its values.
     """
     mean, std, missing, _ = network.normalization
-    values = graph.Cast("sequences", to=TensorProto.DOUBLE)
+    values = graph.Cast(sequences, to=TensorProto.DOUBLE)
     values = graph.Sub(values, graph.constant(mean, np.float64))
     values = graph.Div(values, graph.constant(std, np.float64))
     values = graph.Cast(values, to=TensorProto.FLOAT)
     values = graph.Transpose(values, perm=[1, 0, 2])
     if missing == "forward_fill":
         step = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
-        values = graph.scan(step, values)
+        values = graph.scan(step, values, graph.read_state(values, len(mean)))
     if missing == "zero":
         values = graph.Where(graph.IsNaN(values), 0.0, values)
     return values
+
+
+def _add_differences(graph: Graph, values: str, std: np.ndarray) -> str:
+    """Appends differences to [time, examples, features], as `add_differences` does."""
+    started = graph.read_state(values, 1)  # 0 before the first time step, then 1
+    last = graph.read_state(values, len(std))
+    # Nothing comes before the first time step. A copy of it stands there, so that the
+    # difference is 0.
+    is_first = graph.Equal(started, 0.0)
+    before = graph.Where(is_first, graph.Slice(values, [0], [1]), last)
+    earlier = graph.Concat(before, graph.Slice(values, [0], [-1]), axis=0)
+    differences = graph.Div(graph.Sub(values, earlier), std)
+    graph.write_state(started, graph.Max(started, 1.0))
+    graph.write_state(last, graph.Gather(values, -1, axis=0))
+    return graph.Concat(values, differences, axis=2)
 
 
 def _add_times(graph: Graph, values: str, step: int) -> str:
@@ -293,171 +293,27 @@ def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
     return graph.Reshape(windows, [0, 0, -1])
 
 
-def _add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) -> str:
-    """Adds a recurrent operator for [time, examples, features]; returns its states."""
-    units = config.hidden_size
-    kernels = []
-    biases = []
-    for side in "ih":  # Flax's names of the kernels for inputs and for the hidden state
-        layers = [params[f"{side}{gate}"] for gate in GATES[config.cell]]
-        kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
-        biases += [layer.get("bias", np.zeros(units)) for layer in layers]
-    # The first axis is that of directions.
-    arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
-    add = functools.partial(graph.add, config.cell.upper(), inputs, *arrays)
-    if config.cell == "gru":
-        # Flax's GRU multiplies by the reset gate after the matrix product.
-        states = add(hidden_size=units, linear_before_reset=1)
-    else:
-        states = add(hidden_size=units)
-    return graph.Squeeze(states, [1])
-
-
-def _add_layers(
-    graph: Graph, config: RunModelConfig, params: Params, inputs: str
+def _add_next_window(
+    graph: Graph, inputs: str, features: int, size: int, stride: int
 ) -> str:
-    """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
-    hidden = _add_dense(graph, params["encoder"], inputs)
-    for index in range(config.num_layers):
-        layer = params[f"layer_{index}"]
-        scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
-        outputs = graph.LayerNormalization(hidden, scale, bias, epsilon=1e-6)
-        outputs = _add_lru(graph, layer["recurrence"], outputs)
-        outputs = _add_dense(graph, layer["glu"], _add_gelu(graph, outputs))
-        value, gate = graph.split(outputs)
-        hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
-    return hidden
+    """Adds the window of a sequence that ends here, as `Windows.step` reads it.
 
-
-def _add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
-    """Adds a `FilterBank` for [time, examples, features]; returns its shares.
-
-    They are [examples, shares].
+    Inputs are [1, examples, features], and the window is [1, examples, size *
+    features]. What reads it advances its state only if the window is full.
     """
-    thresholds, filters = params["thresholds"].shape
-    names = _filter_states()
-    is_read = graph.Less(_add_times(graph, inputs, 1), lengths)
-    examples = graph.Shape(inputs, start=1, end=2)
-    start = graph.ConstantOfShape(graph.Concat(examples, [filters], axis=0))
-    start_counts = graph.ConstantOfShape(
-        graph.Concat(examples, [thresholds, filters], axis=0)
-    )
-    outputs = [f"{name}_{len(graph.nodes)}" for name in (*names, "counts")]
-    node = helper.make_node(
-        "Scan",
-        [
-            *[start] * len(names),
-            start_counts,
-            inputs,
-            graph.Unsqueeze(is_read, [2, 3]),
-        ],
-        outputs,
-        body=_make_filter_step(graph, params),
-        num_scan_inputs=2,
-    )
-    graph.nodes.append(node)
-    divisor = np.float32(params["divisor"])
-    if divisor > 0:
-        return graph.Div(graph.Flatten(outputs[-1]), divisor)
-    time_steps = graph.Cast(lengths, to=TensorProto.FLOAT)
-    return graph.Div(graph.Flatten(outputs[-1]), graph.Unsqueeze(time_steps, [1]))
-
-
-def _filter_states() -> list[str]:
-    """Returns the names of the states of filters: both parts of each recurrence."""
-    parts = ("real", "imaginary")
-    return [f"{part}_{stage}" for stage in range(1, ORDER + 1) for part in parts]
-
-
-def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
-    """Returns a time step of a `FilterBank`, the body of a loop.
-
-    It maps the states and the counts before the time step, its value [n, features], and
-    whether it is before the padding, to the states and the counts after it.
-    """
-    thresholds, filters = params["thresholds"].shape
-    constants = {
-        name: graph.constant(value)
-        for name, value in {
-            "weights": params["weights"],
-            "pole_real": params["pole"][0],
-            "pole_imaginary": params["pole"][1],
-            "phase_real": params["phase"][0],
-            "phase_imaginary": params["phase"][1],
-            "thresholds": params["thresholds"],
-        }.items()
-    }
-    step = ["real_0 = MatMul(value, {weights})", "imaginary_0 = Sub(real_0, real_0)"]
-    for stage in range(1, ORDER + 1):
-        step += [
-            f"rr_{stage} = Mul({{pole_real}}, before_real_{stage})",
-            f"ii_{stage} = Mul({{pole_imaginary}}, before_imaginary_{stage})",
-            f"ri_{stage} = Mul({{pole_real}}, before_imaginary_{stage})",
-            f"ir_{stage} = Mul({{pole_imaginary}}, before_real_{stage})",
-            f"real_part_{stage} = Sub(rr_{stage}, ii_{stage})",
-            f"imaginary_part_{stage} = Add(ri_{stage}, ir_{stage})",
-            f"real_{stage} = Add(real_{stage - 1}, real_part_{stage})",
-            f"imaginary_{stage} = Add(imaginary_{stage - 1}, imaginary_part_{stage})",
-        ]
-    step += [
-        f"output_real = Mul({{phase_real}}, real_{ORDER})",
-        f"output_imaginary = Mul({{phase_imaginary}}, imaginary_{ORDER})",
-        "output = Sub(output_real, output_imaginary)",
-        "axis = Constant<value_ints = [1]>()",
-        "column = Unsqueeze(output, axis)",
-        "is_above = Greater(column, {thresholds})",
-        "is_counted = And(is_above, is_read)",
-        "counted = Cast<to = 1>(is_counted)",
-        "counts = Add(before_counts, counted)",
-    ]
-    state = f"float[n, {filters}]"
-    names = _filter_states()
-    before = [f"{state} before_{name}" for name in names]
-    after = [f"{state} {name}" for name in names]
-    counts = f"float[n, {thresholds}, {filters}]"
-    features = len(params["weights"])
-    return onnx.parser.parse_graph(
-        f"step ({', '.join(before)}, {counts} before_counts, "
-        f"float[n, {features}] value, bool[n, 1, 1] is_read) "
-        f"=> ({', '.join(after)}, {counts} counts) "
-        f"{{ {' '.join(step).format(**constants)} }}"
-    )
-
-
-def _add_gelu(graph: Graph, x: str) -> str:
-    """Adds x sigmoid(a x + b x^3), Flax's GELU; ONNX has one since opset 20 only."""
-    a = np.sqrt(8 / np.pi)
-    slope = graph.Add(graph.Mul(graph.Mul(x, x), 0.044715 * a), a)
-    return graph.Mul(x, graph.Sigmoid(graph.Mul(x, slope)))
-
-
-def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds an `LRU`; returns its outputs, [time, examples, features].
-
-    The real and the imaginary parts of a state are side by side, and both are
-    multiplied by `real`; `swapped` by `imaginary` is what each adds to the other.
-    """
-    decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
-    size = len(decay)
-    real = graph.constant(np.tile(decay.real, 2))
-    imaginary = graph.constant(np.concatenate([-decay.imag, decay.imag]))
-    order = graph.constant(np.roll(np.arange(2 * size), size))
-    scale = np.tile(np.exp(params["gamma_log"]), 2)
-    driven = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
-    step = (
-        f"kept = Mul({real}, before) swapped = Gather<axis=1>(before, {order}) "
-        f"turned = Mul({imaginary}, swapped) sum = Add(kept, turned) "
-        "after = Add(sum, value)"
-    )
-    states = graph.scan(step, driven)
-    outputs = _add_dense(graph, params["output"], states)
-    return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
-
-
-def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds a `Dense` of `rnnmnist.models.linear` over the last axis."""
-    outputs = graph.MatMul(inputs, params["kernel"].T)
-    return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
+    since_full = graph.read_state(inputs, 1)  # time steps
+    before = graph.read_state(inputs, size * features)
+    time_of_value = np.arange(size).repeat(features).astype(np.float32)
+    is_here = graph.Equal(graph.Add(since_full, size - float(stride)), time_of_value)
+    copies = graph.Concat(*[graph.Squeeze(inputs, [0])] * size, axis=1)
+    window = graph.Where(is_here, copies, before)
+    is_full = graph.Equal(since_full, stride - 1.0)
+    kept = graph.Slice(window, [stride * features], [size * features], [1])
+    shifted = graph.Pad(kept, [0, 0, 0, stride * features])
+    graph.write_state(before, graph.Where(is_full, shifted, window))
+    graph.write_state(since_full, graph.Where(is_full, 0.0, graph.Add(since_full, 1.0)))
+    graph.advance_only_if(is_full)
+    return graph.Unsqueeze(window, [0])
 
 
 def _reverse(graph: Graph, sequences: str, lengths: str) -> str:

@@ -24,7 +24,9 @@ from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
     exported_inputs,
     load_onnx,
+    load_onnx_step,
     load_stablehlo,
+    streamed_inputs,
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.models.user_cells import pin_cell
@@ -179,10 +181,68 @@ def test_an_export_predicts_as_its_network(
             np.testing.assert_allclose(found, expected, atol=4e-5, err_msg=name)
 
 
-def test_every_format_is_compared(tmp_path: Path, data_dir: Path) -> None:
+STREAMS = {
+    name: config for name, config in NETWORKS.items() if not config.model.bidirectional
+}
+STREAMS |= {
+    "mean of gru": config_of("gru", "mean", differences=True, missing="forward_fill"),
+    "mean of lru on windows": config_of("lru", "mean", 4, 3, True, missing="zero"),
+    "2 x lstm on windows": config_of("lstm", "last", 5, 2).replace({"num_seeds": 2}),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_exported_time_step_gives_what_step_gives(
+    name: str, tmp_path: Path, data_dir: Path
+) -> None:
+    """After each time step of several sequences, and after each sequence's last one."""
+    features = 1 if "one feature" in name else 3
+    workdir, paths = save(tmp_path, STREAMS[name], data_dir, features)
+    network = TrainedNetwork(workdir, "best", paths=paths)
+    _, _, examples = network.load_split()
+    path = tmp_path / "step.onnx"
+    write_onnx.write_step(network, path)
+    values, lengths = streamed_inputs(network, examples)
+    found = load_onnx_step(path)(values[:80], lengths[:80])
+    expected = network.calibrated_logits(examples)[:80]
+    np.testing.assert_allclose(found, expected, atol=4e-5)
+
+    session = onnxruntime.InferenceSession(path)
+    size = session.get_inputs()[0].shape[1]
+    longest = int(lengths.argmax())
+    state = network.start()
+    carried = np.zeros((1, size), np.float32)
+    for row in values[longest, : min(30, lengths[longest])]:
+        state, expected = network.step(state, row)
+        inputs = {"state": carried, "features": row[None]}
+        names = ["next_state", "probabilities"]
+        carried, (probabilities,) = session.run(names, inputs)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_an_exported_stream_stays_nan_after_a_value_that_is_refused(
+    value: float, tmp_path: Path, data_dir: Path
+) -> None:
+    """Of one stream, not of the others in the batch."""
+    workdir, paths = save(tmp_path, config_of("lstm"), data_dir)
+    network = TrainedNetwork(workdir, "best", paths=paths)
+    write_onnx.write_step(network, tmp_path / "step.onnx")
+    predict = load_onnx_step(tmp_path / "step.onnx")
+    values = np.zeros((2, 4, 3), np.float32)
+    values[0, 1, 2] = value
+    for lengths, is_finite in (([1, 1], True), ([2, 2], False), ([4, 4], False)):
+        logits = predict(values, np.array(lengths))
+        assert np.isfinite(logits).all(axis=1).tolist() == [is_finite, True]
+
+
+def test_every_format_is_compared(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out"
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
     export.main([*flags_of(workdir, paths, output), "--format=all"])
+    printed = capsys.readouterr().out
     network = TrainedNetwork(workdir, "best", paths=paths)
     correct = network.score(*network.load_split()).ensemble_correct
     assert {path.name for path in output.iterdir()} == set(FORMATS)
@@ -197,6 +257,9 @@ def test_every_format_is_compared(tmp_path: Path, data_dir: Path) -> None:
         assert set(FORMATS[name]) <= set(found["versions"])
         largest.append(found["max_abs_difference"])
     assert 0 < max(largest) < 1e-4
+    files = {path.name for path in (output / "onnx").iterdir()}
+    assert files == {"certificate.json", "model.onnx"}
+    assert "\nstep.onnx is not written: with model.bidirectional=True" in printed
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
@@ -227,7 +290,8 @@ def test_an_export_is_replaced_with_force_only(
     export.main([*flags, "--force"])
     assert "500 of 500 predictions are equal" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "onnx").iterdir()}
-    assert names == {"model.onnx", "certificate.json"}
+    certificates = {"certificate.json", "step_certificate.json"}
+    assert names == {"model.onnx", "step.onnx"} | certificates
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
@@ -295,6 +359,23 @@ def test_another_network_fails_the_comparison(
     with pytest.raises(RunError, match=f"{name} in .* predict another class"):
         export.main(flags)
     assert certificate_of(tmp_path, name)["differing"] > 100
+
+
+def test_a_wrong_time_step_fails_the_comparison(
+    lstm: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of whole sequences is right."""
+    other = TrainedNetwork(lstm.workdir, "best", paths=lstm.paths)
+    other.params = jax.tree.map(np.negative, lstm.params)
+    original = write_onnx.write_step
+    monkeypatch.setattr(write_onnx, "write_step", lambda _, path: original(other, path))
+    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx"]
+    with pytest.raises(RunError, match=r"onnx in .* predict another class"):
+        export.main(flags)
+    assert certificate_of(tmp_path, "onnx")["differing"] == 0
+    found = json.loads((tmp_path / "onnx" / "step_certificate.json").read_text())
+    assert found["examples"] == 256
+    assert found["differing"] > 50
 
 
 def test_a_missing_package_is_named(

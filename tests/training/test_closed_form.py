@@ -90,7 +90,7 @@ def test_a_report_and_the_commands_read_it(run: Path, tmp_path: Path) -> None:
     assert "complete at step 1" in printed
     export = (f"--workdir={run}", f"--output={tmp_path}", "--format=all")
     exported = output_of(called("export", *export))
-    assert exported.count("60 of 60 predictions are equal") == 2
+    assert exported.count("60 of 60 predictions are equal") == 3
     falls = rnnmnist.Predictor(run).occlusion(INPUTS[:3], LENGTHS[:3])
     assert np.abs(falls).max() > 0.1
 

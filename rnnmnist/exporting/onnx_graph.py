@@ -1,0 +1,129 @@
+"""A graph of ONNX nodes, for whole sequences or for one time step of streams."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx.parser
+from numpy.typing import ArrayLike, DTypeLike
+from onnx import helper, numpy_helper
+
+
+class Graph:
+    """Nodes and constants, in the order in which they are added.
+
+    `graph.Mul(x, 2.0)` adds a node with the operator `Mul`, as `add` does.
+
+    Inputs and states are computed as by the recurrences of `rnnmnist.models`, which
+    read a block of time steps, from the state before it to the state after it. Whole
+    sequences start from a state of 0. A graph that streams reads a block of one time
+    step. All parts of its state are side by side in the input `state` and in the output
+    `next_state`, float32 [examples, state_size]. Before the first time step, they are
+    0.
+    """
+
+    def __init__(self, *, streams: bool) -> None:
+        self.streams = streams
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.state_size = 0
+        self._state: dict[str, str] = {}  # the parts before and after the block
+        self._is_advanced: str | None = None
+
+    def __getattr__(self, operator: str) -> Callable[..., str]:
+        return functools.partial(self.add, operator)
+
+    def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
+        """Adds a constant, int64 or by default float32, and returns its name."""
+        array = np.asarray(value)
+        if dtype is None:
+            dtype = np.int64 if array.dtype.kind == "i" else np.float32
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(array.astype(dtype), name))
+        return name
+
+    def add(
+        self,
+        operator: str,
+        *inputs: ArrayLike,
+        name: str = "",
+        **attributes: Any,  # `make_node` has parameters of other types among them
+    ) -> str:
+        """Adds a node with one output and returns its name.
+
+        Inputs are names, or values that become constants.
+        """
+        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        self._add_node(operator, inputs, [name], attributes)
+        return name
+
+    def add_outputs(
+        self, operator: str, *inputs: ArrayLike, outputs: int, **attributes: Any
+    ) -> list[str]:
+        """Adds a node with several outputs and returns their names."""
+        prefix = f"{operator.lower()}_{len(self.nodes)}"
+        names = [f"{prefix}_{index}" for index in range(outputs)]
+        self._add_node(operator, inputs, names, attributes)
+        return names
+
+    def read_state(self, inputs: str, size: int) -> str:
+        """Returns a part of the state before the block, [examples, size].
+
+        The inputs are of as many examples, [time, examples, ...].
+        """
+        if not self.streams:
+            examples = self.Shape(inputs, start=1, end=2)
+            return self.ConstantOfShape(self.Concat(examples, [size], axis=0))
+        start = self.state_size
+        self.state_size += size
+        before = self.Slice("state", [start], [self.state_size], [1])
+        self._state[before] = before
+        return before
+
+    def write_state(self, before: str, after: str) -> None:
+        """Sets a part of the state after the block, for that which was `before`."""
+        if not self.streams:
+            return
+        if self._is_advanced is not None:
+            after = self.Where(self._is_advanced, after, before)
+        self._state[before] = after
+
+    def advance_only_if(self, condition: str) -> None:
+        """Lets what is written from here keep its state where a condition is false.
+
+        The condition is bool [examples, 1].
+        """
+        self._is_advanced = condition
+
+    def finish_state(self) -> None:
+        """Adds the output `next_state`."""
+        self.Concat(*self._state.values(), name="next_state", axis=1)
+
+    def scan(self, step: str, value: str, before: str) -> str:
+        """Adds a loop over the time steps of a block, and returns all states.
+
+        `step` has nodes in ONNX's text format. They compute the state `after` a time
+        step from the one `before` it and from the `value` of the time step. Values and
+        states are [time, examples, size]. `before` is a part of the state.
+        """
+        body = onnx.parser.parse_graph(
+            "step (float[n, size] before, float[n, size] value) "
+            "=> (float[n, size] after, float[n, size] copy) "
+            f"{{ {step} copy = Identity(after) }}"
+        )
+        last, states = self.add_outputs(
+            "Scan", before, value, outputs=2, body=body, num_scan_inputs=1
+        )
+        self.write_state(before, last)
+        return states
+
+    def _add_node(
+        self,
+        operator: str,
+        inputs: tuple[ArrayLike, ...],
+        outputs: list[str],
+        attributes: dict[str, Any],
+    ) -> None:
+        names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
+        self.nodes.append(helper.make_node(operator, names, outputs, **attributes))
