@@ -235,6 +235,7 @@ def of_archive(prefix: str, cell: str) -> tuple[Row, ...]:
 
 ARCHIVE = of_archive("archive", "lru")
 ARCHIVE_LSTM = of_archive("lstm", "lstm")
+ARCHIVE_FILTERS = of_archive("filters", "filters")
 ROWS = {
     row.name: row
     for row in (
@@ -248,6 +249,7 @@ ROWS = {
         *PERMUTED,
         *ARCHIVE,
         *ARCHIVE_LSTM,
+        *ARCHIVE_FILTERS,
     )
 }
 
