@@ -1,15 +1,15 @@
-"""Compares RNNClassifier with MiniRocket on growing numbers of sequences.
+"""Compares both recipes of RNNClassifier with MiniRocket on more and more sequences.
 
     python tools/crossover.py --data=FOLDER --aeon=PYTHON
 
 FOLDER contains the four files of MNIST, whose images are sequences of 28 time steps and
-28 features. PYTHON is that of an environment of `requirements-baselines.txt`. Both
+28 features. PYTHON is that of an environment of `requirements-baselines.txt`. All
 classifiers have their defaults: MiniRocket has one thread. Each is trained on three
 draws from the training images, in a process of its own, in which XLA compiles, and
-classifies all test images; RNNClassifier also with all training images and three seeds.
-A process ends after 30 minutes, or where it needs more than 10 GiB.
-results/crossover.json receives the figures; those that it contains are not measured
-again.
+classifies all test images; `lru` also with all training images and three seeds. A
+process ends after 30 minutes, or where it needs more than 10 GiB.
+results/crossover.json receives the figures, with processor seconds; those that it
+contains are not measured again.
 """
 
 import argparse
@@ -30,21 +30,28 @@ from typing import Any
 import numpy as np
 
 FILE = Path(__file__).resolve().parent.parent / "results" / "crossover.json"
+ROCKET = "MiniRocket"
+# The classifiers, by the cell of RNNClassifier.
+TITLES = {ROCKET: ROCKET, "filters": "random filters", "lru": "trained recipe"}
+SETTINGS: dict[str, dict[str, Any]] = {"filters": {}, "lru": {"label_smoothing": 0.1}}
 RUNS = [
-    (name, size, draw)
-    for size in (300, 1_000, 5_000, 60_000)
-    for name in ("MiniRocket", "RNNClassifier")[size == 60_000 :]
-    for draw in range(3)
+    *(
+        (name, size, draw)
+        for size in (300, 1_000, 5_000)
+        for name in TITLES
+        for draw in range(3)
+    ),
+    *(("lru", 60_000, draw) for draw in range(3)),
 ]
 FIGURES = ("accuracy", "seconds", "MiB", "ms")
 
 
 def create(name: str, seed: int) -> Any:
     """Returns a classifier with its defaults; numba has compiled MiniRocket."""
-    if name == "RNNClassifier":
+    if name != ROCKET:
         from rnnmnist import RNNClassifier
 
-        return RNNClassifier(random_state=seed)
+        return RNNClassifier(cell=name, random_state=seed, **SETTINGS[name])
     from aeon.classification import convolution_based  # type: ignore[import-not-found]
 
     make = functools.partial(convolution_based.MiniRocketClassifier, random_state=seed)
@@ -56,18 +63,18 @@ def create(name: str, seed: int) -> Any:
 def measure(name: str, draw: int, file: Path) -> dict[str, float]:
     """Trains a classifier and classifies test sequences; returns the `FIGURES`."""
     inputs, labels, test, truth = np.load(file).values()
-    if name == "MiniRocket":  # features before time
+    if name == ROCKET:  # features before time
         inputs, test = inputs.swapaxes(1, 2), test.swapaxes(1, 2)
     classifier = create(name, draw)
-    begin = time.perf_counter()
+    begin = time.process_time()
     classifier.fit(inputs, labels)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     times = []
     for index in range(100):
-        begin = time.perf_counter()
+        begin = time.process_time()
         classifier.predict(test[index : index + 1])
-        times.append(1000 * (time.perf_counter() - begin))
+        times.append(1000 * (time.process_time() - begin))
     accuracy = float(np.mean(classifier.predict(test) == truth))
     found = accuracy, seconds, memory, statistics.median(times)
     return dict(zip(FIGURES, found, strict=True))
@@ -111,7 +118,7 @@ def table() -> str:
         if np.isnan(accuracies).any():
             accuracy = "stopped after 30 minutes, or at 10 GiB"
         numbers = [f"{float(f'{np.median(cost):.2g}'):,g}" for cost in costs]
-        lines.append([f"{size:,}", name, accuracy, *numbers])
+        lines.append([f"{size:,}", TITLES[name], accuracy, *numbers])
     return table((*header, "MiB, training", "ms, one prediction"), lines)
 
 
@@ -121,12 +128,12 @@ def plot() -> bytes:
 
     figure = Figure(figsize=(7.5, 3.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for name, style in (("MiniRocket", "s--"), ("RNNClassifier", "o-")):
+    for name, style in zip(TITLES, ("s--", "^-.", "o-"), strict=True):
         found = figures().items()
         points = {size: rows[0] for (one, size), rows in found if one == name}
         percents = 100 * np.array([*points.values()])
         mean, ends = percents.mean(axis=1), percents.std(axis=1, ddof=1)
-        axes.errorbar([*points], mean, ends, fmt=style, capsize=3, label=name)
+        axes.errorbar([*points], mean, ends, fmt=style, capsize=3, label=TITLES[name])
     axes.set_xscale("log")
     axes.set_xticks([*points], [f"{size:,}" for size in points])
     axes.set_xlabel("training sequences, logarithmic")
@@ -157,7 +164,6 @@ def main() -> None:
     images = np.concatenate([part.take(slice(None)) for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     test = np.float32(splits["test"].take(slice(None)))
-    pythons = {"MiniRocket": args.aeon, "RNNClassifier": sys.executable}
     runs = json.loads(FILE.read_text())["runs"] if FILE.exists() else {}
     for name, size, draw in RUNS:
         key = f"{name}, {size}, {draw}"
@@ -167,11 +173,12 @@ def main() -> None:
         with tempfile.NamedTemporaryFile(suffix=".npz") as saved:
             inputs = np.float32(images[chosen])
             np.savez(saved.name, inputs, labels[chosen], test, splits["test"].labels)
-            runs[key] = run(pythons[name], name, draw, saved.name)
+            python = args.aeon if name == ROCKET else sys.executable
+            runs[key] = run(python, name, draw, saved.name)
+        runs[key]["hardware"] = machine.describe_processor()
         print(key, runs[key], flush=True)
         content = {
             "command": "python tools/crossover.py --data=FOLDER --aeon=PYTHON",
-            "hardware": machine.describe_processor(),
             "date": datetime.date.today().isoformat(),
             "versions": machine.installed_versions(),
             "runs": runs,

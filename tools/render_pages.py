@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import crossover
+import few_sequences
 import fold_tables
 import page_tables
 import result_tables
@@ -114,6 +115,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "other_folds": fold_tables.other_folds,
         "earliness": fold_tables.earliness,
         "crossover": crossover.table,
+        "few_sequences": few_sequences.accuracies,
+        "few_calibration": few_sequences.calibration,
     },
     "docs/tutorial_gradients.md": {
         "cells": partial(table, results.CELLS, "cell", "parameters", TEST, "seconds"),

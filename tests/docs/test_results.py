@@ -44,7 +44,14 @@ def test_a_plot_is_drawn(path: str) -> None:
 
 def test_every_row_has_a_file_and_every_file_is_used() -> None:
     files = {path.stem for path in (REPOSITORY / "results").glob("*.json")}
-    tools = {"baselines", "crossover", "folds", "robustness", "vanishing"}
+    tools = {
+        "baselines",
+        "crossover",
+        "few_sequences",
+        "folds",
+        "robustness",
+        "vanishing",
+    }
     assert files == results.ROWS.keys() | tools
 
 
