@@ -21,5 +21,7 @@ def get_config() -> Config:
             pooling="mean",
             differences=True,
         ),
-        train=TrainConfig(num_epochs=20, min_steps=600, learning_rate=4e-3),
+        train=TrainConfig(
+            num_epochs=20, min_steps=600, learning_rate=4e-3, label_smoothing=0.1
+        ),
     )

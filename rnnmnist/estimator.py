@@ -102,7 +102,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             sequences.
         learning_rate: the peak learning rate. None is 0.004.
         weight_decay: the weight decay of AdamW; 0 is Adam. None is 0.1.
-        label_smoothing: the label fraction that is spread over all classes. None is 0.
+        label_smoothing: the label fraction that is spread over all classes. None is
+            0.1.
         class_weight: the weights of the classes in the training loss: "balanced", or a
             mapping from classes to weights. None weighs all sequences alike.
         missing: what is done with NaN: "error" refuses it, "forward_fill" repeats the
