@@ -7,9 +7,15 @@ Pages with `{code-cell}` blocks are executed. Neither a build nor its formulas n
 network. Links from the pages to other files of the repository lead to GitHub.
 """
 
+import dataclasses
+import html
+import shutil
+import textwrap
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
@@ -17,16 +23,25 @@ from sphinx.writers.html5 import HTML5Translator
 
 from rnnmnist import page
 from rnnmnist.config.schema import SETTINGS
+from rnnmnist.config.settings import ConfigSection
 
+SITE = "https://rnnmnist.github.io/rnnmnist/"
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCE_FILES = "https://github.com/rnnmnist/rnnmnist/blob/main/"
 
 project = "rnnmnist"
 author = "The rnnmnist contributors"
 version = release = installed_version("rnnmnist")
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
 
 html_theme = "sphinx_book_theme"
 html_title = "rnnmnist"
+html_baseurl = SITE
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_logo = html_favicon = "static/mark.svg"
@@ -52,8 +67,13 @@ nb_merge_streams = True  # one block of output for each cell
 # GitHub adds the anchors of its pages by JavaScript.
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/"]
 
+copybutton_selector = "div.highlight pre:not(.cell_output pre)"
+copybutton_prompt_text = "$ "  # of a block with prompts, only the commands are copied
+
 autodoc_typehints = "none"  # the docstrings have types, shapes and units
 autodoc_member_order = "bysource"
+napoleon_attr_annotations = False
+napoleon_use_ivar = True  # attributes are one list
 default_role = "code"  # the docstrings mark code as Markdown does
 
 
@@ -61,10 +81,10 @@ def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
     """Writes a formula as MathML."""
     formula = node.astext().replace("{aligned}", "{align*}")
     is_block = isinstance(node, nodes.math_block)
-    html = convert(formula, display="block" if is_block else "inline")
-    translator.body.append(
-        f'<div class="math-block">{html}</div>' if is_block else html
-    )
+    mathml = convert(formula, display="block" if is_block else "inline")
+    if is_block:  # which a keyboard can scroll
+        mathml = f'<div class="math-block" tabindex="0">{mathml}</div>'
+    translator.body.append(mathml)
     raise nodes.SkipNode
 
 
@@ -90,19 +110,75 @@ def list_settings() -> str:
             ]
         link = f'<a id="{name}" href="#{name}"><code>{name}</code></a>'
         about = f"{setting.help} ({setting.allowed})".replace("|", r"\|")
-        default = setting.by_default or f"`{setting.default}`"
+        default = setting.by_default or f"`{setting.format_default()}`"
         lines.append(f"| {link} | {default} | {about} |")
     return "\n".join(lines)
 
 
 def write_drawing_page(app: Sphinx, error: Exception | None) -> None:
-    """Writes the drawing page, which `index.md` embeds."""
+    """Writes the drawing page, to which `index.md` links."""
     if error is None and app.builder.format == "html":
         page.main([f"--output={Path(app.outdir) / 'draw.html'}"])
 
 
+def shorten_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    found: object,
+    options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None] | None:
+    """Shortens the signatures of settings and of records.
+
+    A table has the defaults of the settings of a section. Records are not created by
+    users, and their fields are listed.
+    """
+    if not isinstance(found, type):
+        return None
+    if issubclass(found, ConfigSection):
+        return "(**settings)", None
+    if issubclass(found, tuple | msgspec.Struct) or dataclasses.is_dataclass(found):
+        return "", None
+    return None
+
+
+def describe_page(
+    app: Sphinx,
+    name: str,
+    template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Describes a page to search engines, and offers the notebook of a tutorial."""
+    if doctree is None:
+        return
+    if name == app.config.root_doc:
+        context["title"] = "Recurrent networks in JAX and Flax"
+    paragraph = next(iter(doctree.findall(nodes.paragraph)), None)
+    if paragraph is not None:
+        text = textwrap.shorten(paragraph.astext(), 200, placeholder=" …")
+        for attribute, value in {
+            'name="description"': text,
+            'property="og:title"': context["title"],
+            'property="og:description"': text,
+            'property="og:image"': f"{SITE}_images/drawing_page.png",
+        }.items():
+            content = html.escape(value)
+            context["metatags"] += f'\n<meta {attribute} content="{content}" />'
+    notebook = NOTEBOOKS / f"{name}.ipynb"
+    if notebook.exists():
+        sources = Path(app.outdir) / "_sources"
+        sources.mkdir(exist_ok=True)
+        shutil.copy(notebook, sources)
+        context["ipynb_source"] = notebook.name
+
+
 def setup(app: Sphinx) -> None:
     """Connects the events of a build."""
+    app.connect("autodoc-process-signature", shorten_signature)
+    app.connect("html-page-context", describe_page, priority=400)  # before the theme
     app.add_html_math_renderer("mathml", (add_math, None), (add_math, None))
     app.connect("source-read", change_source)
     app.connect("build-finished", write_drawing_page)

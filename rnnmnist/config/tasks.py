@@ -13,23 +13,35 @@ class Task:
     its checkpoint alone. The last four fields are None until the arrays are read. Of
     images, the last three stay None, since these are not standardized, and `sha256`
     does, too, except for `mnist5k`, whose splits this package draws.
+
+    Attributes:
+        name: the name of the data set.
+        time_steps: those of the longest sequence.
+        features: their number.
+        classes: the names of the classes, in the order of the labels.
+        examples: the number of examples in each of train, validation and test.
+        image_shape: rows and columns; None for sequences.
+        feature_names: empty if the data do not name them.
+        validation_groups: the groups that are held out for validation.
+        sha256: the SHA-256 of all examples with their labels, lengths and splits.
+        mean: that of each feature in training, by which sequences are standardized;
+            None if they are not.
+        std: the standard deviation, likewise.
+        difference_std: that of differences, in units of `std`.
     """
 
     name: str
-    time_steps: int  # of the longest sequence
+    time_steps: int
     features: int
-    classes: tuple[str, ...]  # in the order of the labels
-    # In each of train, validation and test.
+    classes: tuple[str, ...]
     examples: dict[str, int] = dataclasses.field(hash=False)
-    image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
+    image_shape: tuple[int, int] | None = None
     feature_names: tuple[str, ...] = ()
-    validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
-    sha256: str | None = None  # of all examples with their labels, lengths and splits
-    # The mean and the standard deviation of each feature in training, by which
-    # sequences are standardized. If they are None, sequences are not standardized.
+    validation_groups: tuple[str, ...] = ()
+    sha256: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    difference_std: tuple[float, ...] | None = None  # of differences, in units of std
+    difference_std: tuple[float, ...] | None = None
 
     @property
     def sizes(self) -> str:

@@ -68,10 +68,15 @@ from rnnmnist.runtime.mesh import (
 
 
 class StreamState(NamedTuple):
-    """What a network remembers of a sequence so far."""
+    """What a network remembers of a sequence so far.
 
-    carry: StreamCarry  # with a leading ensemble axis
-    last: NDArray[np.float32]  # [features], the last inputs; 0 before the first
+    Attributes:
+        carry: the states of the recurrence, with a leading ensemble axis.
+        last: float32 [features], the last inputs; 0 before the first.
+    """
+
+    carry: StreamCarry
+    last: NDArray[np.float32]
 
 
 class TrainedNetwork:

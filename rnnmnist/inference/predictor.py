@@ -21,12 +21,16 @@ from rnnmnist.runtime.compilation import enable_default_cache
 
 
 class Prediction(NamedTuple):
-    """The prediction of a network for one image."""
+    """The prediction of a network for one image.
 
-    # float32 [time, classes], after each time step. If the network reads in both
-    # directions, there is only the last one.
+    Attributes:
+        probabilities: float32 [time, classes], after each time step. If the network
+            reads in both directions, there is only the last one.
+        stages: the image during preprocessing.
+    """
+
     probabilities: NDArray[np.float32]
-    stages: Stages  # the image during preprocessing
+    stages: Stages
 
     @property
     def digit(self) -> int:
