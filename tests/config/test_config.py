@@ -1,6 +1,5 @@
 """Configurations: declarations, checks, files and command-line overrides."""
 
-import ast
 import dataclasses
 import json
 import math
@@ -16,11 +15,8 @@ from rnnmnist import main
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, resolve
 from rnnmnist.config.schema import (
-    CELLS,
     DATA_PATHS,
     DEFAULT_LAYERS,
-    INITIALIZED_CELLS,
-    LINEAR_CELLS,
     SETTINGS,
     Config,
     DataConfig,
@@ -32,18 +28,6 @@ from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import Schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
-# The settings of a run on images that follow from the others or from the data.
-DEFAULTS: dict[str, object] = {
-    "model.hidden_size": 128,
-    "model.num_layers": 1,
-    "model.window": 1,
-    "model.stride": 1,
-    "model.differences": False,
-    "train.batch_size": 128,
-    "train.num_steps": 4300,
-    "train.log_every_steps": 43,
-    "train.eval_every_steps": 430,
-}
 
 
 def parse(*args: str) -> Config:
@@ -88,82 +72,22 @@ def test_an_override_can_be_two_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("name", "allowed", "refused"),
     [
-        "seed=-1",
-        "num_seeds=0",
-        "execution.num_devices=0",
-        "train.num_epochs=0",
-        "execution.remat_steps=0",
-        "model.hidden_size=0",
-        "model.num_layers=0",
-        "data.max_shift=-1",
-        "data.max_rotation=-1",
-        "data.max_scale=-0.1",
-        "data.max_scale=2",
-        "data.max_shear=-0.1",
-        "data.max_shear=2",
-        "data.elastic=-0.1",
-        "train.batch_size=0",
-        "train.num_steps=0",
-        "train.label_smoothing=-0.1",
-        "train.label_smoothing=1",
-        "train.learning_rate=0",
-        "train.warmup_fraction=-0.1",
-        "train.warmup_fraction=2",
-        "train.weight_decay=-0.1",
-        "train.clip_norm=-1",
-        "train.ema_decay=-0.1",
-        "train.ema_decay=1",
-        "train.log_every_steps=0",
-        "train.eval_every_steps=0",
-        "train.keep_checkpoints=0",
+        ("seed", ("0", "1e3"), ("-1", "1.5", "1e12")),
+        ("train.learning_rate", ("1e-9",), ("0", "-1", "nan")),  # both ends are open
+        ("train.ema_decay", ("0", "0.99999"), ("-0.1", "1")),  # one of them is
+        ("data.max_scale", ("0", "1"), ("-0.1", "1.1")),
     ],
 )
-def test_numbers_without_a_meaning_are_refused(override: str) -> None:
-    name, _, value = override.partition("=")
-    with pytest.raises(UserError, match=f"^{name}: must be .*, not '{value}'$"):
-        SETTINGS[name].parse(value)
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=0",
-        "seed=2147479552",
-        "num_seeds=1",
-        "num_seeds=4096",
-        "data.max_shift=13",
-        "data.max_rotation=180",
-        "data.max_scale=1",
-        "data.max_shear=1",
-        "data.elastic=10",
-        "model.hidden_size=1",
-        "model.hidden_size=8192",
-        "model.num_layers=64",
-        "model.forget_bias=-1000",
-        "model.forget_bias=1000",
-        "train.batch_size=1",
-        "train.batch_size=65536",
-        "train.num_steps=1",
-        "train.num_epochs=1e6",
-        "train.num_epochs=1e-9",
-        "train.label_smoothing=0.9",
-        "train.clip_norm=0",
-        "train.learning_rate=1e-9",
-        "train.warmup_fraction=1",
-        "train.ema_decay=0",
-        "train.ema_decay=0.99999",
-        "train.log_every_steps=1",
-        "train.keep_checkpoints=1",
-        "execution.num_devices=4096",
-        "execution.num_devices=1",
-        "execution.remat_steps=1",
-    ],
-)
-def test_the_ends_of_ranges_are_allowed(override: str) -> None:
-    name, _, value = override.partition("=")
-    assert SETTINGS[name].parse(value) == float(value)
+def test_a_range_contains_its_closed_ends_only(
+    name: str, allowed: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    for text in allowed:
+        assert SETTINGS[name].parse(text) == float(text)
+    for text in refused:
+        with pytest.raises(UserError, match=f"^{name}: .*{text}"):
+            SETTINGS[name].parse(text)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +131,16 @@ def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
     config = resolve(load_config(REPOSITORY / "configs/default.py"), TASK)
     found = config.replace({"train.log_every_steps": 43})
     assert found == resolve(Config(), TASK)
-    assert found.flat() == Config().flat() | DEFAULTS
+
+
+def test_a_run_has_a_value_for_what_a_user_leaves_to_its_default() -> None:
+    config = resolve(Config(), TASK)
+    unset = [name for name, value in Config().flat().items() if value is None]
+    filled = [name for name in unset if config.flat()[name] is not None]
+    assert {"model.hidden_size", "train.batch_size", "train.num_steps"} <= {*filled}
+    for name in filled:
+        with pytest.raises(UserError, match=f"^{name}: must be .*, not None$"):
+            config.replace({name: None})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -219,18 +152,11 @@ def test_a_resolved_configuration_is_that_of_its_run(
     task = SEQUENCES if given.data.name == "files" else TASK
     config = resolve(given, task)
     assert resolve(config, task) == config
-    changed = {name for name, one in config.flat().items() if one != given.flat()[name]}
-    assert changed <= {*DEFAULTS}
-    tree = json.loads(json.dumps(msgspec.to_builtins(config)))
-    assert resolve(Config.from_dict(tree), task) == config
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_a_run_has_a_value_for_what_a_user_leaves_to_its_default(name: str) -> None:
-    assert Config().flat()[name] is None
-    config = resolve(Config(), TASK)
-    with pytest.raises(UserError, match=f"^{name}: must be .*, not None$"):
-        config.replace({name: None})
+    for one, value in given.flat().items():
+        assert value is None or config.flat()[one] == value
+    for saved in (given, config):
+        tree = json.loads(json.dumps(msgspec.to_builtins(saved)))
+        assert resolve(Config.from_dict(tree), task) == config
 
 
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
@@ -285,13 +211,6 @@ def test_intervals_follow_the_length_of_a_run(
     assert (train.log_every_steps, train.eval_every_steps) == (3, 4)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configurations_are_restored_from_json(path: Path) -> None:
-    config = load_config(path)
-    tree = json.loads(json.dumps(msgspec.to_builtins(config)))
-    assert Config.from_dict(tree) == config
-
-
 def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
     tree = msgspec.to_builtins(Config())
     tree["train"]["momentum"] = 0.9
@@ -302,13 +221,14 @@ def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
             Config.from_dict(msgspec.to_builtins(Config()) | {name: value})
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_that_was_added_since_has_its_default(name: str) -> None:
+def test_a_setting_that_was_added_since_has_its_default() -> None:
     config = Config().replace({"seed": 3, "train.num_steps": 7})
-    tree = msgspec.to_builtins(config)
-    section, _, key = name.rpartition(".")
-    del (tree[section] if section else tree)[key]
-    assert Config.from_dict(tree) == config.replace({name: SETTINGS[name].default})
+    for name in ("num_seeds", "train.num_steps", "model.cell"):
+        tree = msgspec.to_builtins(config)
+        section, _, key = name.rpartition(".")
+        del (tree[section] if section else tree)[key]
+        expected = config.replace({name: SETTINGS[name].default})
+        assert Config.from_dict(tree) == expected
 
 
 def sequences(**changes: Any) -> Task:
@@ -325,7 +245,7 @@ def test_a_batch_is_reduced_to_the_training_part() -> None:
     large, full = "--config.train.batch_size=4001", "--config.train.batch_size=4000"
     assert on_images(parse(large)) == on_images(parse(full))
     config = resolve(Config().replace({"train.batch_size": 128}), sequences())
-    assert config.flat() == Config().flat() | DEFAULTS | {"train.batch_size": 60}
+    assert config.train.batch_size == 60
 
 
 @pytest.mark.parametrize(
@@ -353,21 +273,12 @@ def test_the_batch_of_sequences_grows_with_their_number(
     assert (train.batch_size, train.num_steps) == (3, round(1000 * count / 3))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, one in SETTINGS.items() if one.only == "images"]
-)
-def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
-    values: dict[str, dict[str, object]] = {
-        "data.view": {"data.view": "columns"},
-        "data.permutation": {"data.view": "permuted", "data.permutation": "random:1"},
-        "data.flip": {"data.flip": True},
-        "tutorial_128": {"tutorial_128": True},
-    }
-    config = Config().replace(values.get(name, {name: 1}))
-    named = "data.view" if "data.view" in values.get(name, {}) else name
-    resolve(config, TASK)
-    with pytest.raises(UserError, match=rf"^{named}: is for images only, and mine"):
-        resolve(config, sequences())
+def test_a_setting_of_images_is_refused_for_sequences() -> None:
+    for name, value in (("data.view", "columns"), ("tutorial_128", True)):
+        config = Config().replace({name: value})
+        resolve(config, TASK)
+        with pytest.raises(UserError, match=rf"^{name}: .*mine"):
+            resolve(config, SEQUENCES)
 
 
 @pytest.mark.parametrize("cell", ["lru", "lstm"])
@@ -393,50 +304,40 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
     assert resolve(Config(), images).model.window == 1
 
 
+@pytest.mark.parametrize("cell", ["a.py:A", "/x y/a.py:A", "a:A", "a.b.c:A"])
+def test_a_cell_can_be_a_class_of_the_users(cell: str) -> None:
+    assert Config().replace({"model.cell": cell}).model.is_user_cell
+
+
 @pytest.mark.parametrize(
     "value", ["ltsm", ":A", "a-b:A", "a..b:A", "a.py:A\n", "a:A.B"]
 )
-def test_a_cell_is_a_name_or_a_class_of_the_users(value: str) -> None:
-    linear = run_config({"model.cell": "lru"}).model
-    assert linear.is_linear
-    assert linear.description == "lru with 2 layers of 128 units"
-    filters = run_config({"model.cell": "filters"}).model
-    assert filters.description == "1,000 random filters"
-    for cell in ("a.py:A", "/x y/a.py:A", "a:A", "a.b.c:A"):
-        assert Config().replace({"model.cell": cell}).model.is_user_cell
-    allowed = f"one of {', '.join(CELLS)}, module:Class or FILE.py:Class"
+def test_a_cell_of_another_form_is_refused(value: str) -> None:
     with pytest.raises(UserError) as error:
         Config().replace({"model.cell": value})
-    assert str(error.value) == f"model.cell: must be {allowed}, not {value!r}"
+    assert str(error.value).startswith("model.cell: ")
+    assert repr(value) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "cells"),
+    ("name", "value", "cells", "others"),
     [
-        ("num_layers", 2, (*LINEAR_CELLS, "a.py:A")),
-        *(("initializer", name, cells) for name, cells in INITIALIZED_CELLS.items()),
+        ("num_layers", 2, ("lru", "a.py:A"), ("lstm", "filters")),
+        ("initializer", "tutorial", ("lstm", "gru"), ("lru", "a.py:A")),
+        ("initializer", "chrono", ("lstm",), ("gru", "lru", "a.py:A")),
+        # A checkpoint of a run that ignored it can still be read.
+        ("forget_bias", 2.0, ("lstm",), ("gru", "filters")),
     ],
 )
-def test_layers_and_initializers_are_for_some_cells(
-    setting: str, value: object, cells: tuple[str, ...]
+def test_some_settings_are_for_some_cells(
+    name: str, value: object, cells: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
-    for cell in (*CELLS, "a.py:A"):
-        settings = {"model.cell": cell, f"model.{setting}": value}
-        if cell in cells:
-            run_config(settings)
-        else:
-            needs = f"^model.{setting}: {value} needs model.cell={cells[0]}"
-            with pytest.raises(UserError, match=needs):
-                run_config(settings)
-
-
-@pytest.mark.parametrize("cell", sorted(CELLS.keys() - {"lstm"}))
-def test_a_forget_bias_is_for_an_lstm(cell: str) -> None:
-    """A checkpoint of a run that ignored it can still be read."""
-    config = Config().replace({"model.cell": cell, "model.forget_bias": 2.0})
-    with pytest.raises(UserError, match=r"^model\.forget_bias: 2\.0 needs model"):
-        resolve(config, TASK)
-    resolve(config.replace({"model.cell": "lstm"}), TASK)
+    for cell in cells:
+        run_config({"model.cell": cell, f"model.{name}": value})
+    for cell in others:
+        config = Config().replace({"model.cell": cell, f"model.{name}": value})
+        with pytest.raises(UserError, match=rf"^model\.{name}: {value} "):
+            resolve(config, TASK)
 
 
 def test_sections_are_checked_on_construction() -> None:
@@ -507,13 +408,3 @@ def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.0, abs=1e-6)
-
-
-def test_every_setting_is_used() -> None:
-    read = set()
-    for path in (REPOSITORY / "rnnmnist").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                read.add(node.attr)
-    unread = {name for name in SETTINGS if name.split(".")[-1] not in read}
-    assert not unread
