@@ -1,12 +1,10 @@
-"""Wrong commands: the line that each gets, and the remedies that messages advise.
+"""Wrong commands, one of each kind: each gets one line and writes nothing.
 
-Not here: the remedy `data.manual_dir`, which needs the original files
-(`test_originals.py`), the flags of clusters (`test_distributed.py`), and
-`--format=stablehlo` (`test_export.py`). The run on images is the reference run.
+The run on images is the reference run. `test_config.py` and `test_reading.py` test
+other values of settings and other files of sequences.
 """
 
 import importlib
-import io
 import shlex
 import shutil
 from pathlib import Path
@@ -21,7 +19,7 @@ from rnnmnist.__main__ import COMMANDS
 from rnnmnist.data import datasets
 from rnnmnist.errors import Failure
 from rnnmnist.runs.checkpoint_files import read_header
-from rnnmnist.runs.workdir import list_steps, lock
+from rnnmnist.runs.workdir import lock
 
 ALONE = (
     "--num_processes=1 --config.execution.num_devices=1 --config.model.hidden_size=4"
@@ -34,72 +32,53 @@ TRAIN = (
     "--config.train.eval_every_steps=10"
 )
 RUN = f"{TRAIN} --config.data.path=levels.npz --workdir=run"
-LONGER = f"{RUN} --config.train.num_steps=20"
-DIVERGING = f"{LONGER} --config.train.learning_rate=1e21"
 NEW = "main --config=embedded --workdir=new --config.data.data_dir=DATA_DIR"
 NEW_SEQUENCES = "main --config=files --workdir=new --config.data.path="
 SETTINGS = " ".join(trainer.SETTINGS)
 IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 
-# Wrong settings of a run, and a part of the error; others: `test_config.py`.
+
+# Wrong settings of a run, and a part of the error.
 WRONG_SETTINGS = [
-    ("train.learning_rte=0.1", "no such setting; did you mean 'train.learning_rate'?"),
-    ("learning_rate=0.1", "no such setting; did you mean 'train.learning_rate'?"),
-    ("train.learning_rate=fast", "train.learning_rate: must be a number"),
-    ("train.learning_rate=nan", "train.learning_rate: must be a number above 0"),
-    ("train.batch_size=12.5", "train.batch_size: must be an integer"),
-    ("train.num_steps=99999999", "train.num_steps: must be at most 16777215"),
-    ("tutorial_128=yes", "tutorial_128: must be true or false, not 'yes'"),
+    ("train.learning_rte=0.1", "did you mean 'train.learning_rate'?"),
+    ("learning_rate=0.1", "did you mean 'train.learning_rate'?"),
+    ("train.learning_rate=fast", "train.learning_rate: "),
+    ("train.batch_size=12.5", "train.batch_size: "),
+    ("tutorial_128=yes", "tutorial_128: "),
+    ("data.name=mnits", "data.name: "),
+    ("data.view=permuted --config.data.permutation=random:x", "data.permutation: "),
     ("model.cell=absent.py:Cell", "absent.py: No such file or directory"),
-    ("model.cell=absent_module:Cell", "absent_module cannot be imported (Python finds"),
-    ("model.cell=absent_module.a:Cell", "absent_module.a cannot be imported (Module"),
+    ("model.cell=absent_module.a:Cell", "absent_module.a cannot be imported"),
     ("model.cell=folder.py:Cell", "folder.py: Is a directory"),
     ("model.cell=~absent/cell.py:Cell", "~absent/cell.py: "),
-    ("data.name=mnits", "data.name: must be one of mnist, "),
-    ("data.max_shift=14", "data.max_shift: must be an integer at least 0 and at"),
-    ("data.view=permuted --config.data.permutation=random", "random:SEED with"),
-    ("data.view=permuted --config.data.permutation=random:x", "data.permutation: must"),
-    ("seed", "--config.seed: expected one argument"),
-    ("seed=1 --cofig=x", "--cofig: no such flag; did you mean '--config'?"),
-    ("seed=1 --nothing-like-it", "--nothing-like-it: no such flag"),
+    ("seed", "--config.seed: "),
+    ("seed=1 --cofig=x", "did you mean '--config'?"),
 ]
-# A path, perhaps other flags, and a part of the error; others: `test_reading.py`.
+# A path, perhaps other flags, and a part of the error.
 WRONG_SEQUENCES = [
     ("absent.npz", "absent.npz: No such file or directory"),
     ("x" * 300, "File name too long"),
-    ("README.md", "README.md: is in no known format"),
-    ("gaps.npz", "the value of sequence 0 at time step 2, feature x, is missing"),
+    ("README.md", "README.md: "),
+    ("gaps.npz", "the value of sequence 0 at time step 2, feature x, "),
     ("truncated.npz", "truncated.npz: cannot be read ("),
-    ("levels.npz --config.data.max_shift=2", "data.max_shift: is for images only"),
-    ("levels.npz --config.data.name=mnist", "data.path: is for sequences only, and"),
+    ("levels.npz --config.data.max_shift=2", "data.max_shift: "),
+    ("levels.npz --config.data.name=mnist", "data.path: "),
 ]
 # Other wrong commands, and a part of the error.
 WRONG_COMMANDS = [
-    ("__main__ trian", "trian: no such command; the commands are train, evaluate, "),
-    (
-        "main --config=nothing --workdir=new",
-        "there is no file nothing; shipped configurations: ",
-    ),
-    ("main --config=embeded", "embeded; did you mean 'embedded'?"),
-    ("main --config=default.json", "default.json; did you mean 'default'?"),
+    ("__main__ trian", "trian: "),
+    ("main --config=embeded", "did you mean 'embedded'?"),
     (f"main --config={300 * 'x'}", "File name too long"),
-    (f"main --workdir={300 * 'x'}", "File name too long"),
-    ("main --workdir=", "--workdir: must name a directory"),
+    ("main --workdir=", "--workdir: "),
     ("main --workdir=~absent/run", "~absent/run: "),
     ("main --config=README.md --workdir=new", "README.md does not run: SyntaxError"),
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "is not valid UTF-8"),
-    ("main --workdir=runs/a[b]", "a[b] has a [, with which orbax fails; rename it"),
-    (
-        f"{RUN} --workdir=digits",
-        "digits/1 is not a checkpoint of rnnmnist; name another",
-    ),
+    ("main --workdir=runs/a[b]", "a[b] "),
+    (f"{RUN} --workdir=digits", "digits/1 is not a checkpoint of rnnmnist"),
     (f"{RUN} --workdir=numbered", "numbered/1 is not a checkpoint of rnnmnist"),
     (f"{RUN} --workdir=dated", "dated/20240101120000 is not a checkpoint of rnnm"),
     (f"{RUN} --workdir=other", "other/2024 is not a checkpoint of rnnmnist"),
-    ("evaluate --workdir=digits", "digits holds no checkpoint"),
-    ("predict --workdir=numbered a.png", "numbered holds no checkpoint"),
-    ("evaluate --workdir=dated --step=20240101120000", "choose best, latest or one of"),
     (
         f"{IMAGES} --config=default --config.data.data_dir=empty "  # not prepared there
         "--config.data.manual_dir=absent",
@@ -111,108 +90,32 @@ WRONG_COMMANDS = [
     ),
     (
         f"{RUN} --config.data.path=absent.npz --config.seed=5 --config.model.cell=gru",
-        "another run: seed=5 (checkpoint: 0), model.cell=gru (checkpoint: lstm)",
+        "seed=5 (checkpoint: 0), model.cell=gru (checkpoint: lstm)",
     ),
-    (f"{LONGER} --config.data.path=absent.npz", "absent.npz: No such file or direct"),
-    ("main --config=files --workdir=new", "data.path: name your sequences"),
+    ("main --config=files --workdir=new", "data.path: "),
     ("evaluate", "--workdir"),
     ("evaluate --workdir=new", "new does not exist"),
     ("evaluate --workdir=empty", "empty holds no checkpoint"),
-    ("evaluate --workdir=images --step=7", "has no step 7; choose best, latest or"),
-    ("evaluate --workdir=images --split=tset", "--split: invalid choice: 'tset'"),
-    (
-        "evaluate --workdir=run --config.data.path=named.npz",
-        "the network was trained on 1, ('x',)",
-    ),
+    ("evaluate --workdir=images --step=7", "has no step 7"),
+    ("evaluate --workdir=images --split=tset", "'tset'"),
+    ("evaluate --workdir=untested --split=test", "untested has no test split"),
+    ("evaluate --workdir=changed", "changed.npz"),
+    ("evaluate --workdir=run --config.data.path=named.npz", "('x',)"),
+    ("evaluate --workdir=images --config.data.path=levels.npz", "data.path: "),
     ("report --workdir=images --workdir=new", "new does not exist"),
-    ("predict", "FILE: "),
     ("predict ''", "FILE: "),
-    ("predict --jsn a.png", "--jsn: no such flag; did you mean '--json'?"),
-    ("predict --workdir=new a.png", "new does not exist"),
     ("predict --workdir=run --step=7 a.png", "--step: "),
+    ("predict --workdir=run --stream levels.npz", "--stream"),
     ("predict --workdir=run other_features.csv", "other_features.csv: has 2 features"),
     ("predict --workdir=run late_gap.npz", "late_gap.npz: the value of sequence 1030"),
     ("page --output=page.txt", "'page.txt'"),
     ("page --output=new/page.html", "'new/page.html'"),
-    ("page --output=page.html --wrokdir=a", "did you mean '--workdir'?"),
-    ("page --output=page.html --workdir=new", "new does not exist"),
-    ("export --format=onnx --output=new", "arguments are required: --workdir"),
-    ("export --workdir=images --output=new", "arguments are required: --format"),
-    ("export --workdir=images --format=onnx", "arguments are required: --output"),
-    ("export --workdir=images --format=onx --output=new", "--format: invalid choice"),
-    ("export --workdir=new --format=onnx --output=out", "new does not exist"),
+    ("export --format=onnx --output=new", "--workdir"),
+    ("export --workdir=images --format=onx --output=new", "--format: "),
     ("export --workdir=images --format=onnx --output=~absent/x", "~absent/x: "),
     ("export --workdir=images --format=onnx --output=README.md", "README.md is a file"),
-    ("doctor --requir=gpu", "--requir: no such flag; did you mean '--require'?"),
-    ("doctor --require=xpu", "--require: invalid choice: 'xpu'"),
-]
-# A wrong command, what its message advises, and the flags that follow the advice, of
-# which a repeated one replaces the earlier one; or the whole command.
-REMEDIES = [
-    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.03"),
-    (
-        DIVERGING,
-        "or set train.clip_norm",
-        "--config.train.learning_rate=0.03 --config.train.clip_norm=1",
-    ),
-    (f"{LONGER} --config.seed=1", "use the checkpoint's settings", "--config.seed=0"),
-    (
-        f"{LONGER} --config.execution.num_devices=3",
-        "must divide num_seeds x train.batch_size = 10, ",
-        "--config.execution.num_devices=1",
-    ),
-    (
-        f"{TRAIN} --workdir=new",
-        "data.path: name your sequences with data.path=PATH",
-        "--config.data.path=levels.npz",
-    ),
-    (
-        f"{TRAIN} --config.data.path=gaps.npz --workdir=new",
-        "set data.missing to forward_fill or zero",
-        "--config.data.missing=zero",
-    ),
-    (
-        f"{IMAGES} --config.data.normalize=none --workdir=images",
-        "is for sequences only, and mnist5k has images; remove data.normalize=none",
-        f"{IMAGES} --workdir=images",
-    ),
-    (
-        f"{IMAGES} --config.model.stride=2 --workdir=images",
-        "must be at most model.window=1, not 2; lower it, or set a larger model.window",
-        "--config.model.stride=1",
-    ),
-    ("evaluate --workdir=run --step=7", "choose best, latest or one of", "--step=10"),
-    ("evaluate --workdir=damaged --step=20", "; choose another step", "--step=10"),
-    (
-        "evaluate --workdir=damaged --step=20",
-        "is the newest, repeat the training command to write it again",
-        LONGER.replace("--workdir=run", "--workdir=damaged"),
-    ),
-    (
-        "predict --workdir=run --stream levels.npz",
-        "or set --stream alone",
-        "predict --workdir=run --stream",
-    ),
-    (
-        "evaluate --workdir=untested --split=test",
-        "untested has no test split; choose validation",
-        "--split=validation",
-    ),
-    (
-        "evaluate --workdir=changed",
-        "to evaluate on them, set data.path=",
-        "--config.data.path=changed.npz",
-    ),
-    (
-        "evaluate --workdir=images --config.data.path=levels.npz",
-        "the run is on mnist5k, not on files; remove it",
-        "evaluate --workdir=images",
-    ),
-    (
-        "export --workdir=run --format=stablehlo --output=exported",
-        "replace it with --force",
-        "--force",
-    ),
+    ("export --workdir=run --format=stablehlo --output=exported", "--force"),
+    ("doctor --require=xpu", "'xpu'"),
 ]
 
 
@@ -250,9 +153,6 @@ def folder(once: Once, reference_run: Path) -> Path:
             other = config.replace({"data.path": f"{folder}/{name}.npz"})
             save_network(folder / name, other, datasets.load(other.data).task)
         shutil.copytree(reference_run, folder / "images")
-        shutil.copytree(folder / "run", folder / "damaged")
-        shutil.copytree(folder / "run" / "10", folder / "damaged" / "20")
-        (folder / "damaged" / "20" / "header" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", **arrays | {"inputs": 2 * inputs})
         (folder / "exported" / "stablehlo").mkdir(parents=True)
         write_wrong_files(folder, arrays)
@@ -312,24 +212,3 @@ def test_a_workdir_in_use_is_refused_before_the_data_are_read(tmp_path: Path) ->
     with lock(tmp_path):
         message = refused("main", *flags, f"--workdir={tmp_path}")
     assert f"{tmp_path} is in use by process" in message
-
-
-@pytest.mark.parametrize(("wrong", "advice", "fix"), REMEDIES)
-def test_the_command_that_follows_the_advice_of_a_message_works(
-    folder: Path,
-    data_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    wrong: str,
-    advice: str,
-    fix: str,
-) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n"))
-    wrong = wrong.replace("DATA_DIR", str(data_dir))
-    message = call(wrong)
-    assert message is not None
-    assert advice in message
-    assert list_steps(Path("run")) == [10]  # no error removes a checkpoint
-    assert call(fix if not fix.startswith("--") else f"{wrong} {fix}") is None
