@@ -68,12 +68,6 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_example_in_the_docs_has_every_label() -> None:
-    page = (REPOSITORY / "docs/commands.md").read_text()
-    (example,) = re.findall(r"\$ python -m rnnmnist\.doctor\n(.*?)```", page, re.S)
-    assert labels(example) == LABELS
-
-
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_a_required_device_is_missing(
     platform: str, monkeypatch: pytest.MonkeyPatch

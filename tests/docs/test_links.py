@@ -41,8 +41,3 @@ def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
         assert target.is_relative_to(REPOSITORY), link
         if anchor:
             assert anchor in anchors(target), link
-
-
-def test_links_are_found() -> None:
-    found = LINK.findall(without_code(REPOSITORY / "README.md"))
-    assert "docs/tutorial_train.md" in {inline for inline, _ in found}

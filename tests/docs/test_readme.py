@@ -11,13 +11,8 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY, Command, agrees, code_blocks, run_block
 
-import rnnmnist
-from rnnmnist.config.platforms import DEFAULTS, MOST_CPU_DEVICES
-from rnnmnist.config.schema import SETTINGS
-
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
-DEVICES = (REPOSITORY / "docs/devices.md").read_text()
 
 
 def test_the_first_two_blocks_train_and_test() -> None:
@@ -84,12 +79,6 @@ def test_the_block_that_compares_runs(
     assert [int(row.split()[0]) for row in rows] == validated
 
 
-def test_the_page_on_the_api_uses_every_public_name() -> None:
-    code = "\n".join(code_blocks("docs/reference.md", "python"))
-    for name in [*rnnmnist.__all__, "RNNClassifier"]:
-        assert re.search(rf"(?<!import )(?<!, )\b{name}\b", code), name
-
-
 def test_every_training_command_parses(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -116,43 +105,6 @@ def test_the_error_message_in_the_docs_is_the_current_one(command: Command) -> N
     assert found is not None
     finished = command("main", found[1])
     assert (finished.returncode, finished.stderr) == (2, found[2])
-
-
-def test_the_choices_by_platform_are_the_current_ones() -> None:
-    _, table, _ = re.split("<!-- /?platforms -->\n?", DEVICES)
-    _, _, *lines = table.splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
-    settings, *columns = zip(*rows, strict=True)
-    assert {name.split("`")[1] for name in settings if name} <= SETTINGS.keys()
-    together = {True: "together", False: "in turn"}
-    scans = {True: "parallel", False: "sequential"}
-    for how, column in zip(DEFAULTS.values(), columns, strict=True):
-        expected = [
-            str(how.unroll),
-            how.precision,
-            scans[how.parallel_scan],
-            str(how.remat_steps).lower(),
-            together[how.vectorize_seeds],
-            str(how.eval_batch_size),
-        ]
-        assert list(column[:-1]) == expected
-    assert columns[0][-1].endswith(f", {MOST_CPU_DEVICES}")
-
-
-def test_the_promises_name_tests_that_exist() -> None:
-    promises = (REPOSITORY / "docs/reliability.md").read_text()
-    named = set(re.findall(r"test_\w+\.py", promises))
-    assert len(named) >= 8
-    assert named <= {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
-
-
-def test_the_architecture_page_names_every_package() -> None:
-    page = (REPOSITORY / "docs/architecture.md").read_text()
-    section = page.split("\n## Packages\n", 1)[1].split("\n## ", 1)[0]
-    table = [line.split("|")[1] for line in section.splitlines() if line[:1] == "|"]
-    named = set(re.findall(r"`(\w+)`", "".join(table)))
-    packages = {path.parent.name for path in REPOSITORY.glob("rnnmnist/*/__init__.py")}
-    assert named == packages | {"cli", "errors", "arithmetic"}
 
 
 def test_the_citation_is_of_this_version() -> None:
