@@ -115,8 +115,9 @@ def test_a_signal_before_training_terminates_the_process(new_run: Run) -> None:
     assert not (new_run.workdir / "metrics.jsonl").exists()
 
 
-def test_an_interrupt_ends_every_start(new_run: Run) -> None:
-    """At 60 moments. Half of the processes would wait for another one."""
+@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])
+def test_an_interrupt_ends_every_start(new_run: Run, count: int) -> None:
+    """At many moments. Half of the processes would wait for another one."""
     program = (  # `python -m rnnmnist.main`, after Python's own start
         "import runpy, sys\n"
         "print('started', flush=True)\n"
@@ -128,9 +129,9 @@ def test_an_interrupt_ends_every_start(new_run: Run) -> None:
     alone = (*trainer.ENDLESS, "--config.train.log_every_steps=100")
     address = f"--coordinator_address=127.0.0.1:{trainer.free_port()}"
     waiting = (*alone, address, "--num_processes=2", "--process_id=0")
-    for number in range(60):
+    for number in range(count):
         process = start(*(waiting if number % 2 else alone), **UNOPTIMIZED)
-        time.sleep(number / 25)
+        time.sleep(2.4 * number / count)
         process.send_signal(signal.SIGINT)
         ((code, _, stderr),) = trainer.outcomes([process])
         assert code in (130, -signal.SIGINT), (number, stderr)
