@@ -33,7 +33,6 @@ FILE = Path(__file__).resolve().parent.parent / "results" / "crossover.json"
 ROCKET = "MiniRocket"
 # The classifiers, by the cell of RNNClassifier.
 TITLES = {ROCKET: ROCKET, "filters": "random filters", "lru": "trained recipe"}
-SETTINGS: dict[str, dict[str, Any]] = {"filters": {}, "lru": {"label_smoothing": 0.1}}
 RUNS = [
     *(
         (name, size, draw)
@@ -51,7 +50,7 @@ def create(name: str, seed: int) -> Any:
     if name != ROCKET:
         from rnnmnist import RNNClassifier
 
-        return RNNClassifier(cell=name, random_state=seed, **SETTINGS[name])
+        return RNNClassifier(cell=name, random_state=seed)
     from aeon.classification import convolution_based  # type: ignore[import-not-found]
 
     make = functools.partial(convolution_based.MiniRocketClassifier, random_state=seed)

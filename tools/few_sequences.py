@@ -61,7 +61,7 @@ TITLES = {
 }
 
 # Figures that are means over the held-out sequences.
-MEANS = ("confidence", "loss", "loss_with_factor")
+MEANS = ("confidence", "loss", "loss_with_multiplier")
 COLUMNS = ("sequences", "for training", "draws")
 
 
@@ -160,7 +160,7 @@ def measure(
         "correct": int((probabilities.argmax(1) == labels).sum()),
         "confidence": float(probabilities.max(1).mean()),
         "loss": cross_entropy(logits, labels),
-        "loss_with_factor": cross_entropy(multiply(logits, labels), labels),
+        "loss_with_multiplier": cross_entropy(multiply(logits, labels), labels),
     }
 
 
@@ -170,7 +170,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def multiply(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Multiplies logits by the factor with the lowest cross-entropy.
+    """Multiplies logits by the number with the lowest cross-entropy.
 
     That of each half of the sequences is found on the other half.
     """
@@ -212,12 +212,12 @@ def figures() -> Iterator[tuple[list[str], dict[str, Figures]]]:
                     np.array([draw[figure] for draw in draws])
                     for figure in ("correct", "examples", *MEANS)
                 )
-                confidence, loss, loss_with_factor = rest
+                confidence, loss, loss_with_multiplier = rest
                 found[recipe] = {
                     "accuracy": 100 * correct / examples,
                     "confidence": 100 * confidence,
                     "loss": loss,
-                    "loss_with_factor": loss_with_factor,
+                    "loss_with_multiplier": loss_with_multiplier,
                 }
             trained_on = statistics.mean(draw[0]["train"] for draw in of_draws)
             row = [TITLES[name], f"{trained_on:,.0f}", str(len(of_draws))]
@@ -253,8 +253,11 @@ def calibration() -> str:
         cells = []
         for one in found.values():
             excess = (one["confidence"] - one["accuracy"]).mean()
-            loss, with_factor = one["loss"].mean(), one["loss_with_factor"].mean()
-            cells.append(f"{excess:+.0f}, {loss:.2f}, {with_factor:.2f}")
+            loss, with_multiplier = (
+                one["loss"].mean(),
+                one["loss_with_multiplier"].mean(),
+            )
+            cells.append(f"{round(excess):+d}, {loss:.2f}, {with_multiplier:.2f}")
         lines.append([*row, *cells])
     return page_tables.table((*COLUMNS, *RECIPES), lines)
 
