@@ -76,8 +76,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             "configuration",
             VALIDATION,
             TEST,
-            "correct, by seed",
-            "best step, by seed",
+            "seeds",
+            "seconds",
         ),
     },
     "docs/long_sequences.md": {
