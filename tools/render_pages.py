@@ -45,6 +45,16 @@ def layers() -> str:
 
 VALIDATION = "validation accuracy, mean"
 TEST = "test accuracy, mean ± std"
+LONG = (
+    "recurrence",
+    "test accuracy",
+    VALIDATION,
+    "parameters",
+    "epochs",
+    "batch size",
+    "seconds",
+    "result file",
+)
 # The tables of each page, by the names of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -82,8 +92,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/long_sequences.md": {
         "vanishing": vanishing.accuracies,
-        "pixels": partial(single_runs, results.PIXELS, "recurrence"),
-        "permuted": partial(single_runs, results.PERMUTED, "recurrence"),
+        "pixels": partial(table, results.PIXELS, *LONG),
+        "permuted": partial(table, results.PERMUTED, *LONG),
+        "origin": vanishing.origin,
         "speed": long_sequences.tables,
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},

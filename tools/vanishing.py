@@ -166,7 +166,13 @@ def accuracies() -> str:
         lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
     lengths = (f"{count} time steps" for count in TIME_STEPS)
     header = ("recurrence", "parameters", *lengths)
-    return page_tables.table(header, lines) + result_tables.origin([measured])
+    return page_tables.table(header, lines)
+
+
+def origin() -> str:
+    """States the origin of the accuracies on the page on long sequences."""
+    names = ["vanishing", *(row.name for row in (*results.PIXELS, *results.PERMUTED))]
+    return result_tables.origin([result_tables.read_result(name) for name in names])
 
 
 def arriving() -> str:
