@@ -82,7 +82,7 @@ def differences(measured: dict[str, Any]) -> str:
         ],
         ["compiled programs on disk", f"the first step {saved:.1f} s earlier"],
     ]
-    found = page_tables.table(("what differs", "what it buys"), rows)
+    found = page_tables.table(("difference", "effect"), rows)
     return f"{found}\n{origin(measured)}"
 
 
