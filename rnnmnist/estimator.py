@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import choose_network, default_batch_size
+from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.settings import TYPES, check_name, to_python
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
@@ -342,6 +343,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         groups: ArrayLike | None,
     ) -> None:
         """Adds a split and a patience to the arguments of `rnnmnist.fit`."""
+        if str(self.cell) in CLOSED_FORM_CELLS:
+            raise UserError(
+                f"early_stopping: is for training by gradients only, and cell="
+                f"{self.cell} is fitted in closed form; set early_stopping=False"
+            )
         patience = self.n_iter_no_change
         if not isinstance(patience, numbers.Integral) or int(patience) < 1:
             raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")

@@ -128,6 +128,7 @@ def test_only_given_parameters_differ_from_the_configuration_files(fitted: Any) 
         ({"random_state": -1}, "random_state"),
         ({"random_state": "a", "early_stopping": True}, "random_state"),
         ({"early_stopping": "no"}, "early_stopping"),
+        ({"early_stopping": True, "cell": "filters"}, "early_stopping"),
         ({"verbose": 2}, "verbose"),
         ({"settings": ["num_devices"]}, "settings"),
     ],

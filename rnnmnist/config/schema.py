@@ -604,16 +604,17 @@ class Config(ConfigSection):
         """Returns a copy of the configuration of a file with the settings of a user.
 
         A setting of the network, such as its size or the learning rate, asks for a
-        network that is trained by gradients, whatever the number of sequences is. The
-        cell asks for itself.
+        network that is trained by gradients, whatever the number of sequences is, also
+        beside a value of `model.filters_below`. The cell asks for itself.
         """
         given = {name for name, value in values.items() if value is not None}
         config = self
-        if given & {"model.cell", *settings_of_network()}:
-            config = config.replace({"model.filters_below": 0})
         if values.get("model.cell") in CLOSED_FORM_CELLS:
             config = config.with_filters()
-        return config.replace(values)
+        config = config.replace(values)
+        if given & {"model.cell", *settings_of_network()}:
+            config = config.replace({"model.filters_below": 0})
+        return config
 
     def with_filters(self) -> Self:
         """Returns a copy with random filters instead of its network, if it has one."""

@@ -220,6 +220,7 @@ def test_groups_are_left_out_as_a_whole(
         ({"loss": "every_step"}, "train.loss: "),
         ({"num_steps": 100}, "train.num_steps: "),
         ({"learning_rate": 1e-3}, "train.learning_rate: "),
+        ({"patience": 3}, "train.patience: is for training by gradients only"),
         ({"callback": print}, "callback: "),
     ],
 )

@@ -56,6 +56,12 @@ def test_a_setting_of_training_by_gradients_asks_for_a_trained_network(
     assert network.hidden_size == 64
 
 
+def test_such_a_setting_is_not_dropped_if_a_number_is_given_with_it() -> None:
+    for settings in ({"cell": "gru"}, {"num_epochs": 5}, {"hidden_size": 8}):
+        given = configure(settings | {"filters_below": 100})
+        assert choose_network(given, 10) == configure(settings)
+
+
 def test_a_callback_and_early_stopping_ask_for_a_trained_network(
     tmp_path: Path,
 ) -> None:
