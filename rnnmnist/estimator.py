@@ -199,6 +199,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Trains on all sequences, or all but those that early stopping holds out.
 
+        Groups, such as the subject of each sequence, are held out as a whole. With
+        random filters, each of them is left out in the validation.
+
         Raises:
             ValueError, TypeError: if X or y fail the checks of scikit-learn.
             UserError: if a parameter or a list is invalid, or the workdir has a run.
@@ -218,7 +221,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         is_held_out = np.zeros(len(labels), bool)
         if self._check_bool("early_stopping"):
             is_held_out = self._hold_out(labels, groups)
-            self._add_early_stopping(arguments, is_held_out, groups)
+            self._add_early_stopping(arguments, is_held_out)
         settings = {name: arguments[name] for name in arguments if name in FIT_SETTINGS}
         network = choose_network(configure(settings), len(labels)).model
         if network.fitting == "gradient":
@@ -229,7 +232,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(
                 f"workdir: {workdir} has a run, and serves one fit; name another folder"
             )
-        fit(inputs, names[labels], workdir=workdir, **arguments)
+        fit(inputs, names[labels], groups=groups, workdir=workdir, **arguments)
         trained = list_steps(workdir)[-1]
         step = "best"
         if 0 < is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
@@ -340,7 +343,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         self,
         arguments: dict[str, Any],
         is_held_out: np.ndarray,
-        groups: ArrayLike | None,
     ) -> None:
         """Adds a split and a patience to the arguments of `rnnmnist.fit`."""
         if str(self.cell) in CLOSED_FORM_CELLS:
@@ -352,7 +354,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(patience, numbers.Integral) or int(patience) < 1:
             raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")
         arguments["split"] = np.where(is_held_out, "validation", "train")
-        arguments["groups"] = groups
         arguments["patience"] = int(patience)
         # That of the lowest loss, and those of the validations after it.
         needed = int(patience) + 1

@@ -109,3 +109,11 @@ def test_a_resume_keeps_the_cell_of_its_checkpoint(
     assert "complete at step 2" in capsys.readouterr().out
     with pytest.raises(rnnmnist.errors.UserError, match="belongs to another run"):
         rnnmnist.fit(INPUTS, LABELS, workdir=few, **QUICK)
+
+
+def test_groups_of_a_classifier_are_left_out_as_a_whole() -> None:
+    groups = np.arange(30) // 4
+    classifier = rnnmnist.RNNClassifier().fit(INPUTS, LABELS, groups=groups)
+    scores = classifier.predictor_.validation
+    assert scores is not None
+    assert scores.split == "leave_one_group_out"
