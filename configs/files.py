@@ -3,7 +3,7 @@
     python -m rnnmnist.main --config=files --config.data.path=FILE_OR_FOLDER
 
 The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
-docs/sequences.md describes them. Fewer than 1,000 training sequences are classified by
+docs/formats.md describes them. Fewer than 1,000 training sequences are classified by
 random filters, unless a setting of the network below is given on the command line.
 """
 
