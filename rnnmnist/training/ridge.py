@@ -187,18 +187,22 @@ def _solve_by_features(
     start = 0
     for features in parts():
         part = slice(start, start + len(features))
+        if start == 0:
+            first = features[0].astype(float)
         start = part.stop
-        features = features.astype(float)
-        weighted = features * weights[part, None]
-        gram += features.T @ weighted
+        # Without the first example, the sums of a constant feature are exactly 0.
+        shifted = features - first
+        weighted = shifted * weights[part, None]
+        gram += shifted.T @ weighted
         sums += weighted.sum(axis=0)
         products += weighted.T @ targets[part]
-    mean = sums / total
-    gram -= total * np.outer(mean, mean)
+    shifted_mean = sums / total
+    mean = first + shifted_mean
+    gram -= total * np.outer(shifted_mean, shifted_mean)
     problem = _make_problem(weights, targets, mean, gram.diagonal() / total)
     gram *= problem.scale
     gram *= problem.scale[:, None]
-    products -= total * np.outer(mean, problem.offset)
+    products -= total * np.outer(shifted_mean, problem.offset)
     products *= problem.scale[:, None]
     values, vectors = np.linalg.eigh(gram)
     spectrum = _Spectrum(values.clip(min=0), vectors, None, vectors.T @ products)

@@ -118,6 +118,15 @@ def test_constant_features_choose_the_gram_matrix_and_nothing_else() -> None:
     np.testing.assert_allclose(many.left_out_logits, few.left_out_logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_constant_features_whose_sums_are_rounded_have_no_coefficients(
+    size: str,
+) -> None:
+    features, labels, weights = make_data(size)
+    features[:, 5:15] = np.linspace(0.05, 0.95, 10)
+    assert (fit(features, labels, weights).kernel[5:15] == 0).all()
+
+
 def test_the_strength_has_the_least_error_of_those_left_out() -> None:
     features, labels, weights = make_data("few examples")
     targets = 2 * np.eye(CLASSES)[labels] - 1
