@@ -282,6 +282,7 @@ def test_a_machine_without_a_temporary_folder_is_told_so(run: Path, use: str) ->
         f"{use}\n"
     )
     variables = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
-    variables |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    variables |= {"JAX_PLATFORMS": "cpu"}
+    variables |= {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "programs")}
     finished = run_python("-c", program, f"--workdir={run}", environment=variables)
     assert "set the environment variable TMPDIR" in one_line_error(finished)
