@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 import pytest
 import trainer
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from support import (
     UNOPTIMIZED,
     Once,
@@ -32,11 +29,10 @@ from trainer import Run
 from rnnmnist import fit
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits, wilson_interval
-from rnnmnist.reporting import pages, plots
+from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import RunData, load_run_data, report_run
 from rnnmnist.runs.workdir import list_steps
 
@@ -159,12 +155,6 @@ def test_a_page_needs_no_network(reports: Path) -> None:
         assert not re.search(r"<script|https?:|url\(|@import", html)
         for target in re.findall(r'(?:src|srcset|href)="(.*?)"', html):
             assert re.match(r"data:|\.\./|[\w-]+/", target)
-
-
-def test_each_plot_has_an_alternative_text(reports: Path) -> None:
-    html = (reports / FIRST / "report" / "index.html").read_text()
-    picture = r'<img src="[^"]*" width="960" height="\d+" alt="([^"]+)">'
-    assert len(set(re.findall(picture, html))) == len(PLOTS)
 
 
 def test_a_page_agrees_with_the_result_file(reports: Path) -> None:
@@ -357,53 +347,9 @@ def sequences_run(
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> None:
-    for count in (MIN_VALIDATION_EXAMPLES - 1, MIN_VALIDATION_EXAMPLES):
-        selects = count == MIN_VALIDATION_EXAMPLES
-        words = report_text(sequences_run(run_data, "mine", validation=count, test=0))
-        assert (f" {count} validation sequences" in words) != selects
-        assert ("which also selected" in words) == selects
-
-
-@pytest.mark.usefixtures("unrendered")
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, "mine")
     other = dataclasses.replace(run, task=sequences_run(run_data, "theirs").task)
     words = report_text(other)
     assert "theirs" in words
     assert "1.4 epochs of mine" in words
-
-
-def test_plots_shorten_names_and_read_no_mathematics_in_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    names = [r"cost $\foo$", "_base", "walking_upstairs_1", 200 * "n"]
-    one = np.ones((1, 2))
-    tiles = [plots.Tile("7", one, one[:, 0], name, "99.00 %", name) for name in names]
-    plotted: list[tuple[Callable[[], bytes], int]] = [
-        (lambda: plots.confusion_matrix(np.eye(4, dtype=int), names), 24),
-        (lambda: plots.gallery(tiles, ["x", "y"]), 14),
-    ]
-    texts: list[str] = []
-
-    def to_png(figure: Figure) -> bytes:
-        figure.draw_without_rendering()
-        texts[:] = (text.get_text() for text in figure.findobj(Text))
-        return b""
-
-    monkeypatch.setattr(plots, "to_png", to_png)
-    for draw, longest in plotted:
-        draw()
-        drawn = "\n".join(texts).splitlines()
-        assert set(names[:2]) <= set(drawn)
-        assert max(len(text) for text in drawn if text[:1] in "wn") == longest
-    assert "walking…airs_1" in drawn
-
-
-def test_an_error_of_one_step_is_drawn() -> None:
-    def draw(values: list[float]) -> bytes:
-        array = np.array(values)
-        tile = plots.Tile("7", array[:, None], 0 * array, "a", "99.00 %", "b")
-        return plots.gallery([tile], ["x"])
-
-    assert draw([1.0]) != draw([np.nan])
