@@ -274,15 +274,11 @@ def test_every_format_gives_the_run_of_the_same_arrays(
             None,
             r"has 1 features, \('0',\), and the network was trained on 2",
         ),
-        (np.zeros((2, 0, 2)), None, "has the shape"),
         ([np.zeros((2, 2)), np.zeros((3, 1))], None, "must match exactly"),
-        ([np.zeros((2, 2)), np.zeros((0, 2))], None, "allowed are 1 to 2"),
         ([np.zeros((2, 2)), 3], None, "TypeError"),
-        (np.zeros((2, 3, 2), complex), None, "is 'complex128'"),
         (np.full((2, 3, 2), 1e39), None, "sequence 0 at time step 0, feature 0, is la"),
         (np.full((2, 3, 2), np.nan), None, "is missing"),
         (np.zeros((2, 3, 2)), [0, 1], "allowed are 1 to 3"),
-        (np.zeros((2, 3, 2)), [1], "to match inputs"),
     ],
 )
 def test_arrays_that_a_predictor_refuses(
@@ -411,7 +407,6 @@ def test_fit_trains_on_arrays_and_resumes(
     [
         ({"num_step": 3}, "did you mean 'num_steps'"),
         ({"name": "mnist"}, "fit: name: no such setting"),
-        ({"view": "columns"}, "fit: view: no such setting"),
         ({"remat_steps": 5, "cell": "lstm"}, "execution.remat_steps: 5 needs"),
         ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
         (
@@ -449,9 +444,10 @@ def test_fit_refuses_the_workdir_of_another_run(run: Path, tmp_path: Path) -> No
     assert file_times(copy).keys() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("kind", ["npz", "npy", "ts", "csv"])
-@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_an_edited_file_is_refused_in_one_line_or_trained_on(
     kind: str, count: int, tmp_path: Path
 ) -> None:

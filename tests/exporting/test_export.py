@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from support import refused, save_network
 
-from rnnmnist.config.schema import CELLS, LINEAR_CELLS, Config, DataConfig, ModelConfig
+from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
@@ -385,20 +385,6 @@ def test_a_missing_package_is_named(
     flags = flags_of(lstm.workdir, lstm.paths, tmp_path / "out")
     assert refused("export", *flags, "--format=onnx").endswith(": pip install absent")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_cell_of_another_kind_is_exported_as_stablehlo_only(
-    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The package has one cell more, with a name in the registry and nothing else."""
-    cells = {config.model.cell for config in NETWORKS.values()}
-    assert cells == set(write_onnx.CELLS)
-    monkeypatch.setitem(CELLS, "another", "flax.linen:MGUCell")
-    monkeypatch.setattr(ModelConfig, "__post_init__", lambda self: None)
-    saved = save(tmp_path, config_of("another"), data_dir)
-    flags = flags_of(*saved, tmp_path / "out")
-    assert refused("export", *flags, "--format=all").endswith("--format=stablehlo")
-    export.main([*flags, "--format=stablehlo"])
 
 
 def test_a_cell_of_a_user_is_exported_as_stablehlo_only(

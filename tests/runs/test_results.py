@@ -45,12 +45,10 @@ def make_result(networks: int, tutorial_128: bool = False, **changes: Any) -> Re
 
 
 @pytest.mark.parametrize("changes", [PLAIN, FULL], ids=["plain", "full"])
-@pytest.mark.parametrize("tutorial_128", [False, True])
-@pytest.mark.parametrize("networks", [1, 2, 3])
-def test_results_are_restored_from_their_files(
-    tmp_path: Path, networks: int, tutorial_128: bool, changes: dict[str, Any]
+def test_a_result_is_of_one_network_and_one_data_set(
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    result = make_result(networks, tutorial_128, **changes)
+    result = make_result(2, tutorial_128=True, **changes)
     assert read_result(result_path(tmp_path, "test", 7), SHA256) is None
     path = write_result(tmp_path, result)
     assert path.name == ("test-7.json" if changes == PLAIN else "test-7-of the d.json")
@@ -91,17 +89,10 @@ VALID = msgspec.json.encode(make_result(2, tutorial_128=True, **FULL))
     [
         b"",
         b"{",
-        b"[]",
-        b"{}",
-        b"null",
-        b"\x00",
         b"\xff\xfe{",
-        b'{"step": 1}',
         VALID.replace(b"mine", b"m\xe9ne"),
         VALID.replace(b'"step":7', b'"step":' + b"7" * 10_000),
-        VALID.replace(b'"step":7', b'"step":"7"'),
         VALID.replace(b'"examples":6', b'"examples":true'),
-        VALID[:-1] + b',"other":' + b"[" * 100_000,
     ],
 )
 def test_a_damaged_file_is_no_result(tmp_path: Path, content: bytes) -> None:

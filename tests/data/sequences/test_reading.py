@@ -310,7 +310,7 @@ def test_the_first_wrong_text_of_a_column_is_named(column: str, good: str) -> No
     generator = np.random.default_rng(0)
     wrong = ["x", "it's", "1,5", "1_0", "2026-02-30", "2026-05-01 24:00"]
     wrong += ["1650-01-01", "2300-01-01", "2300-01-01 10:00Z"]
-    for _ in range(100):
+    for _ in range(20):
         count = int(generator.integers(1, 200))
         rows = np.sort(generator.choice(count, min(count, 5), replace=False))
         texts = np.full(count, good, object)
@@ -359,33 +359,20 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"inputs": INPUTS * 1j}, "inputs: is 'complex64'"),
-        ({"inputs": INPUTS.astype(str)}, "inputs: is '<U32'"),
-        ({"inputs": None}, "inputs: is 'object'"),
         ({"inputs": [[1, 2], [3]]}, "inputs: ValueError: setting an array element"),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\)"),
-        ({"inputs": np.zeros((3, 0, 2))}, r"inputs: has the shape \(3, 0, 2\)"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
         ({"labels": np.zeros(3)}, "labels: is 'float64'; .*integers or strings"),
-        ({"labels": np.zeros(3, object)}, "labels: is 'object'"),
         ({"labels": [0, 1, np.nan]}, "labels: has missing values; leave those .*out"),
-        ({"labels": np.array(["a", None, "b"])}, "labels: has missing values"),
         ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "has missing"),
         ({"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels: has masked values"),
         ({"inputs": np.ma.masked_equal(INPUTS, 5)}, "inputs: has masked values"),
-        ({"inputs": [*np.ma.masked_equal(INPUTS, 5)]}, "inputs: has masked values"),
-        (
-            {"inputs": [np.ma.masked_equal(INPUTS[0], 1)] * 3, "lengths": None},
-            "inputs: has masked values",
-        ),
-        ({"labels": ["a", " ", "b"]}, "is named ' '; allowed are printable"),
         ({"labels": ["a", "b\nc", "b"]}, r"is named 'b\\nc'"),
         ({"labels": ["a", "a", "a"]}, "has 1 classes, .*allowed are 2 to 1000"),
         ({"lengths": [3, 0, 1]}, r"lengths\[1\] is 0; allowed are 1 to 3"),
-        ({"lengths": [3, 1, 4]}, r"lengths\[2\] is 4; allowed are 1 to 3"),
         ({"lengths": [3.0, 1, 2]}, "lengths: is 'float64'; allowed are integers"),
         ({"split": ["train", "test", "trian"]}, "split: contains 'trian'; .*'train'?"),
         ({"split": ["test", "test", "validation"]}, "split: has no training sequences"),
-        ({"split": [0, 1, 2]}, "split: is 'int64'; allowed are strings"),
         ({"feature_names": ["x"]}, r"feature_names: has the shape \(1,\)"),
         ({"feature_names": ["x", "x"]}, "feature_names: .* has a name twice"),
         (
@@ -395,13 +382,6 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
         (
             {"inputs": [np.zeros((n, 2, 2)) for n in (1, 2, 3)], "lengths": None},
             "inputs: ValueError: a sequence must be",
-        ),
-        pytest.param(
-            {"inputs": INPUTS.astype(np.longdouble)},
-            "inputs: .* at most 64 bits",
-            marks=pytest.mark.skipif(
-                np.dtype("g").itemsize == 8, reason="longdouble is float64"
-            ),
         ),
     ],
 )
@@ -495,54 +475,30 @@ def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> Non
 
 WRONG_TS = [
     ("@timeStamps false", "@timeStamps true", "line 3: @timestamps is true;"),
-    ("@missing true", "@targetLabel true", "line 4: @targetlabel is true;"),
     ("@data", "@date", "has no line @data"),
-    (TS[TS.index("1,3") :], "", "has no cases"),
     ("bird cat", "bird cat M\udcfcller", r"feature is named 'M\udcfcller'"),
     ("bird\n", "brid\n", "line 11: the label is 'brid'; did you mean 'bird'?"),
     ("6:bird", "6,6:bird", "line 11: the dimensions have [1, 2] values"),
     ("5:6:bird", "5:bird", "line 11: has 1 dimensions, but the first case 2"),
-    ("5:6", ":6", "line 11: cannot be read (ValueError: could not convert"),
-    ("5:6:bird", "bird", "line 11: the dimensions have [] values"),
-    ("5:6", "5_0:6", "line 11: '5_0' contains an underscore"),
 ]
 WRONG_CSV = [
     (CSV, "", "line 1: has the columns []"),
     ("sequence, time,0,1,label", "sequence;time", "one column, 'sequence;time'; separ"),
-    (CSV[CSV.index("\na,0") :], "", "cannot be read"),
     (CSV[CSV.index("a,0") :], "", "has no rows"),
     ("sequence,", "sequnce,", "line 1: has the columns ['sequnce', 'time',"),
-    (",0,1,label", ",label,split", "line 1: has the columns ['sequence', 'time', 'l"),
     (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
     ("0,1,label", "0,0,label", "line 1: has the columns ['sequence', 'time', '0', '0'"),
     ("b,7,5,6,bird", '"b\n2",7,5', "line 4: Expected 5 columns, got 3"),
-    ("\nc,10", "\n\nc,10,", "line 8: Expected 5 columns, got 6"),
     ("b,7,5", "b,7,x", "line 3: the column 0 has 'x'; allowed are numbers"),
-    ("b,7,5", "b,7s,5", "line 3: the column time has '7s'; allowed are numbers"),
     ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
-    ("b,7,5", "b,inf,5", "line 3: the column time has 'inf'"),
     (
         CSV[CSV.index("a,0") :],
         "a,2026-05-01 10:00Z,1,2,cat\na,2026-05-01 10:30,1,2,cat\n",
         "line 3: the column time has '2026-05-01 10:30'; allowed are numbers",
     ),
-    (
-        CSV[CSV.index("a,0") :],
-        "a,2028-02-29,1,2,cat\na,2026-02-30,1,2,cat\na,2026-02-31,1,2,cat\n",
-        "line 3: the column time has '2026-02-30'",
-    ),
-    (
-        CSV[CSV.index("a,0") :],
-        "a,2026-05-01 23,1,2,cat\na,2026-05-01 24,1,2,cat\n",
-        "line 3: the column time has '2026-05-01 24'",
-    ),
-    ("6,bird\na,2.5,0.5,4", "y,bird\na,2.5,0.5,x", "line 3: the column 1 has 'y'"),
-    ("b,7,5", "b,,5", "line 3: the column time has ''"),
-    ("b,7", " ,7", "line 3: the column sequence has ''; allowed are texts"),
     ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
     ("a,2.5", "a,0.0", "line 4: sequence 'a' has the time '0.0', and '0' in line 2"),
     ("4,cat", "4,dog", "line 4: sequence 'a' has the label 'dog', and 'cat' in line 6"),
-    ("6,bird", '6,"bird', "class or feature is named 'bird"),
 ]
 
 
@@ -598,14 +554,15 @@ def test_what_does_not_fit_in_memory_is_refused(
 
 
 @every_format
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_damaged_file_is_valid_or_refused_in_one_line(
-    tmp_path: Path, write: Callable[[Path], Path]
+    tmp_path: Path, write: Callable[[Path], Path], count: int
 ) -> None:
     path = write(tmp_path)
     targets = sorted(path.iterdir()) if path.is_dir() else [path]
     contents = [target.read_bytes() for target in targets]
     generator = np.random.default_rng(0)
-    for edit in range(200):
+    for edit in range(count):
         index = edit % len(targets)
         targets[index].write_bytes(damaged(contents[index], generator))
         try:
@@ -671,13 +628,3 @@ def test_hostile_arrays_are_refused_without_their_memory(tmp_path: Path) -> None
     refused, kilobytes = map(int, printed.split())
     assert refused == 2 * len(HOSTILE)
     assert kilobytes < 300_000
-
-
-def test_a_table_can_be_wide(tmp_path: Path) -> None:
-    """The names of the columns take more than a megabyte."""
-    names = [f"{index:0200}" for index in range(6_000)]
-    lines = [f"sequence,time,{','.join(names)},label"]
-    lines += [f"{i},0,{','.join(['1.5'] * len(names))},{'ab'[i]}" for i in range(2)]
-    found = read(write_text(tmp_path, "wide.csv", "\n".join(lines)))
-    assert found.inputs.shape == (2, 1, len(names))
-    assert found.feature_names == tuple(names)
