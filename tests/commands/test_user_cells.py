@@ -132,7 +132,6 @@ def test_a_run_with_a_users_cell(
     ("cell", "message"),
     [
         ("leaky.py:Leeky", "leaky.py must define a class Leeky"),
-        ("leaky.py:number", "leaky.py must define a class number"),
         ("leaky.py:NotACell", "must be a flax.linen.RNNCellBase that"),
         ("leaky.py:Wide", "its output is (2, 128), not (2, 64)"),
         ("leaky.py:Sized", ": TypeError: "),

@@ -1,9 +1,7 @@
 """What signals do to a run, in this process or in one of its own."""
 
 import concurrent.futures
-import contextlib
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,19 +64,6 @@ def test_a_deferred_interrupt_ends_a_process_without_a_handler() -> None:
     )
     ended = run_python("-c", program)
     assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "deferred\n")
-
-
-@pytest.mark.parametrize("context", [stop_on_interrupt, defer_interrupts])
-def test_a_function_does_not_handle_an_ignored_interrupt(
-    context: Callable[[], contextlib.AbstractContextManager[object]],
-) -> None:
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with context():
-            interrupt()
-            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def test_other_threads_handle_no_interrupts(interrupts: list[int]) -> None:

@@ -7,8 +7,6 @@ the hand-written derivative of the LSTM.
 
 import contextlib
 import dataclasses
-import itertools
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +26,7 @@ from support import (
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults
-from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, DataConfig
+from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
@@ -58,21 +56,6 @@ lru     best         last     every_step  yes      1       no       1      2
 """
 HEADER, *CASES = (line.split() for line in TABLE.strip().splitlines())
 COUNT = 1500  # examples, more than in a batch
-
-
-def test_the_cases_are_pairwise_and_of_the_shipped_sizes() -> None:
-    """Any two columns have all pairs of their values, or at least 12."""
-    columns = dict(zip(HEADER, zip(*CASES, strict=True), strict=True))
-    assert min(len({*values}) for values in columns.values()) > 1
-    for one, other in itertools.combinations(columns.values(), 2):
-        all_pairs = len({*one}) * len({*other})
-        assert len({*zip(one, other, strict=True)}) >= min(all_pairs, 12)
-    assert {*columns["cell"]} == {*GATED_CELLS, *LINEAR_CELLS}
-    shipped = {name: fill_defaults(CONFIGS[name], TASK) for name in CONFIGS}
-    used = [shipped[name] for name in columns["config"]]
-    for size in ("train.batch_size", "model.hidden_size"):
-        size_of = operator.attrgetter(size)
-        assert {*map(size_of, used)} == {*map(size_of, shipped.values())}
 
 
 @pytest.mark.slow

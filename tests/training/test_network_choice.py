@@ -10,7 +10,6 @@ from support import called, output_of
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.resolving import choose_network
-from rnnmnist.config.schema import SETTINGS
 from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.training.fit import configure
 
@@ -41,16 +40,13 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
         assert chosen(10, **of_both) == "filters"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, known in SETTINGS.items() if known.fitting == "gradient"]
-)
+@pytest.mark.parametrize("name", ["train.num_steps", "train.learning_rate"])
 def test_a_setting_of_training_by_gradients_asks_for_a_trained_network(
     name: str,
 ) -> None:
+    """Also if its value is that of the recipe."""
     config = load_config(find_config("files"))
-    value = config.flat()[name]
-    if value is None:
-        value = 1
+    value = config.flat()[name] or 1
     network = choose_network(config.override({name: value}), 10).model
     assert network.cell == "lru"
     assert network.hidden_size == 64

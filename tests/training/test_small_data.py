@@ -203,11 +203,8 @@ def test_the_output_names_features_and_what_an_interval_does_not_know(
     [
         ({"ye": 1}, "names the class 'ye'; did you mean 'yes'?"),
         ({"yes": 0}, "class 'yes' must be above 0, not 0"),
-        ({"yes": "2"}, "class 'yes' must be above 0, not '2'"),
-        ([("yes", -2.0)], "class 'yes' must be above 0, not -2.0"),
         ([5], "must be a mapping from classes to weights, not [5]"),
         (5, "must be one of none, balanced, not 5"),
-        ("balance", "must be one of none, balanced, not 'balance'"),
     ],
 )
 def test_wrong_weights_are_refused(tmp_path: Path, given: object, message: str) -> None:
