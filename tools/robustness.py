@@ -303,13 +303,9 @@ def tables() -> str:
         f"{page_tables.table(header, lines)}\n"
         f"Preprocessing leaves {unchanged['unchanged']:,} of all "
         f"{unchanged['images']:,} images of MNIST unchanged. The printed digits have "
-        f"60 to 199 pixels and the fonts {listed(numbers['fonts'])}.\n"
+        f"60 to 199 pixels and {len(numbers['fonts'])} fonts, with and without "
+        "serifs.\n"
     )
-
-
-def listed(names: list[str]) -> str:
-    """Lists names as code."""
-    return ", ".join(f"`{name}`" for name in names)
 
 
 def main() -> None:

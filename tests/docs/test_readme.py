@@ -101,7 +101,7 @@ def test_every_training_command_parses(
 
 
 def test_the_error_message_in_the_docs_is_the_current_one(command: Command) -> None:
-    found = re.search(r"\$ python -m rnnmnist\.main (.*)\n(error: .*\n)", COMMANDS)
+    found = re.search(r"\$ rnnmnist train (.*)\n(error: .*\n)", COMMANDS)
     assert found is not None
     finished = command("main", found[1])
     assert (finished.returncode, finished.stderr) == (2, found[2])
