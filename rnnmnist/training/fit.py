@@ -101,11 +101,12 @@ def fit(
         lengths: integers [examples], the time steps before the padding of each; by
             default, all.
         split: strings [examples]: "train", "validation" or "test". By default, all are
-            for training. Without "validation", a tenth of the training sequences is
-            used for validation, unless that is fewer than 50 beside a test split, or
-            with `validation=False`.
+            for training. Without "validation", random filters are validated by leaving
+            one sequence out. For a trained network, a tenth of the training sequences
+            is used, unless that is fewer than 50 beside a test split, or with
+            `validation=False`.
         groups: integers or strings [examples], such as the subject of each. The
-            sequences that are held out for validation are whole groups.
+            sequences that are held out for validation, or left out, are whole groups.
         feature_names: strings [features]. Without them, an array with more features
             than time steps causes a warning that axes may be swapped.
         verbose: whether progress, warnings and a summary are printed. The handlers of
