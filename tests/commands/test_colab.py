@@ -72,7 +72,7 @@ def test_all_links_name_one_repository() -> None:
     path = NOTEBOOK.relative_to(REPOSITORY)
     owner_and_name = repository.removeprefix("https://github.com/")
     link = f"colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
-    assert f"(https://{link})" in (REPOSITORY / "README.md").read_text().split("##")[0]
+    assert f": https://{link}\n" in (REPOSITORY / "docs/devices.md").read_text()
     assert f"(https://{link})" in cells()["title"].source
 
 
