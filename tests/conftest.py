@@ -205,21 +205,6 @@ def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
     return once("reference_run", train) / "with space and ü"
 
 
-@pytest.fixture(scope="session")
-def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
-    """The workdir of an undisturbed run of two processes."""
-
-    def train(workdir: Path) -> None:
-        run = trainer.Run(workdir, data_dir, environment)
-        first, second = trainer.outcomes(run.start_together())
-        assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-        assert "2 cpu devices of 2 processes" in first[1]
-        assert first[2] == ""
-        assert second[1:] == ("", "")  # only process 0 prints
-
-    return once("pair", train)
-
-
 @pytest.fixture
 def new_run(environment: dict[str, str], data_dir: Path, tmp_path: Path) -> trainer.Run:
     """A run that has not started."""

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +42,6 @@ from rnnmnist.models.classifier import (
 from rnnmnist.runs.checkpoints import Checkpoints, leaves_by_path
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
-from rnnmnist.training import events, loop
 from rnnmnist.training.optimizer import Schedule, learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -357,21 +355,6 @@ def fast_compilation() -> Iterator[None]:
         yield
     finally:
         jax.config.update(name, before)
-
-
-@contextlib.contextmanager
-def interrupted_at(step: int) -> Iterator[None]:
-    """Sends SIGINT to this process after a run has logged the updates up to a step."""
-    original = events.record
-
-    def record(workdir: Path, metrics: Metrics, *rest: Any) -> None:
-        original(workdir, metrics, *rest)
-        if (metrics.split, metrics.step) == ("train", step):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "record", record)
-        yield
 
 
 def in_a_browser(test: Any) -> Any:

@@ -101,11 +101,3 @@ def test_an_error_of_a_worker_process_reaches_its_pool(error: Failure) -> None:
 def test_the_line_of_an_error_is_not_wrapped_into_another(inputs: Any) -> None:
     with pytest.raises(UserError, match=r"^inputs: (has|is) "):
         read_memory(inputs, {})
-
-
-@pytest.mark.parametrize("flags", [["--workdir="], ["--workdir=a[b"]])
-def test_an_invalid_folder_keeps_its_line(flags: list[str]) -> None:
-    parser = cli.Parser("evaluate", "")
-    parser.add_workdir()
-    with pytest.raises(UserError, match=r"^workdir: "):
-        parser.parse(flags)

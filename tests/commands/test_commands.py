@@ -4,19 +4,15 @@ A command runs as a process where its start, its exit code or its whole output m
 Otherwise its `main` is called in this process, which has already imported jax.
 """
 
-import asyncio
-import concurrent.futures
 import importlib
 import json
 import re
 import shlex
-import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 import trainer
 from support import (
@@ -32,14 +28,13 @@ from support import (
 )
 
 import rnnmnist
-from rnnmnist import __main__, cli
+from rnnmnist import __main__
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluate import __main__ as evaluate
 from rnnmnist.runs.checkpoint_files import seal
-from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
@@ -286,19 +281,6 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_step(
     assert lines(tmp_path)[-1]["step"] == 1
 
 
-def test_compile_seconds_are_counted_once() -> None:
-    """Also if several commands have run in one process; those of this thread."""
-    enable_compilation_cache()
-    enable_compilation_cache()
-    before = compile_seconds()
-    event = "/jax/core/compile/backend_compile_duration"
-    record = jax.monitoring.record_event_duration_secs
-    record(event, 5.0)
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        thread.submit(record, event, 7.0).result()
-    assert compile_seconds() - before == pytest.approx(5.0)
-
-
 @pytest.mark.parametrize(("logged", "lines"), [("mean", 1), ("last_batch", 0)])
 def test_parameters_that_overflow_are_not_saved(
     logged: str, lines: int, data_dir: Path, tmp_path: Path
@@ -320,49 +302,6 @@ def test_the_result_of_another_network_is_replaced(
     path.write_text(json.dumps(honest | {"params_sha256": "0" * 64, "correct": 499}))
     trainer.run(copied, data_dir)
     trainer.assert_same_end(copied, reference_run)
-
-
-def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As by another process, or by one that was killed while it wrote."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    program = (
-        "import warnings, jax, pathlib\n"
-        "from rnnmnist import cli\n"
-        "from rnnmnist.runtime.compilation import use_cpu\n"
-        "use_cpu()\n"
-        "cli._configure_logging()\n"
-        "for _ in range(2):\n"
-        "    print(jax.jit(lambda x: x + 1)(1))\n"
-        f"    for path in pathlib.Path({str(tmp_path)!r}).glob('*-cache'):\n"
-        "        path.write_bytes(path.read_bytes()[:100])\n"
-        "warnings.warn('another')"
-    )
-    finished = run_python("-c", program)
-    assert (finished.stdout, finished.stderr) == ("2\n2\n", "warning: another\n")
-
-
-def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Failing:
-        def __del__(self) -> None:
-            raise ValueError("a fault in __del__")
-
-    async def read() -> None:
-        try:
-            await asyncio.sleep(0)
-        except GeneratorExit as error:
-            raise ValueError("cannot read") from error
-
-    monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
-    reading = read()
-    reading.send(None)
-    del reading
-    assert capsys.readouterr().err == ""
-    Failing()
-    assert "ValueError: a fault in __del__" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["main", "doctor", "page"])

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 import trainer
-from support import Command, called, one_line_error, output_of, refused, run_python
+from support import (
+    Command,
+    Once,
+    called,
+    one_line_error,
+    output_of,
+    refused,
+    run_python,
+)
 from trainer import Run
 
 from rnnmnist.errors import UserError
@@ -17,6 +25,21 @@ from rnnmnist.runtime import distributed
 from rnnmnist.runtime.jax_internals import process_count
 
 SIX_DEVICES = "--config.execution.num_devices=6"
+
+
+@pytest.fixture(scope="session")
+def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
+    """The workdir of an undisturbed run of two processes."""
+
+    def train(workdir: Path) -> None:
+        run = trainer.Run(workdir, data_dir, environment)
+        first, second = trainer.outcomes(run.start_together())
+        assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+        assert "2 cpu devices of 2 processes" in first[1]
+        assert first[2] == ""
+        assert second[1:] == ("", "")  # only process 0 prints
+
+    return once("pair", train)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import pytest
 import trainer
 from jax.sharding import AxisType
 from orbax.checkpoint import CheckpointManager
-from support import REPOSITORY, file_times, interrupted_at, run_python
+from support import REPOSITORY, file_times, run_python
 
 import rnnmnist
 from rnnmnist import Predictor
@@ -32,7 +32,7 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
-from rnnmnist.training import loop, resume
+from rnnmnist.training import events, loop, resume
 
 LABELS = np.arange(40) % 2
 INPUTS = np.random.default_rng(0).normal(LABELS[:, None, None], size=(40, 5, 1))
@@ -162,6 +162,21 @@ def test_settings_of_jax_do_not_reach_a_run(
     assert_same_end(workdir, reference)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """Sends SIGINT to this process after a run has logged the updates up to a step."""
+    original = events.record
+
+    def record(workdir: Path, metrics: Metrics, *rest: Any) -> None:
+        original(workdir, metrics, *rest)
+        if (metrics.split, metrics.step) == ("train", step):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "record", record)
+        yield
 
 
 def interrupt_after(*delays: float) -> threading.Thread:

@@ -1,0 +1,39 @@
+"""What the commands' parsers share."""
+
+import asyncio
+import sys
+
+import pytest
+
+from rnnmnist import cli
+from rnnmnist.errors import UserError
+
+
+def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("a fault in __del__")
+
+    async def read() -> None:
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit as error:
+            raise ValueError("cannot read") from error
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
+    reading = read()
+    reading.send(None)
+    del reading
+    assert capsys.readouterr().err == ""
+    Failing()
+    assert "ValueError: a fault in __del__" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--workdir="], ["--workdir=a[b"]])
+def test_an_invalid_folder_keeps_its_line(flags: list[str]) -> None:
+    parser = cli.Parser("evaluate", "")
+    parser.add_workdir()
+    with pytest.raises(UserError, match=r"^workdir: "):
+        parser.parse(flags)
