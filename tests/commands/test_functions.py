@@ -33,27 +33,39 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "report"])
-def test_a_name_is_the_function_after_any_imports(
-    name: str, environment: dict[str, str]
-) -> None:
-    statements = [
-        f"import rnnmnist.{name}",
-        f"from rnnmnist.{name} import __main__",
-        f"import importlib; importlib.import_module('rnnmnist.{name}.__main__')",
-        f"from rnnmnist import {name}",
+NAMES = ("evaluate", "export", "report")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import rnnmnist.{name}",
+        "from rnnmnist.{name} import __main__",
+        "import importlib; importlib.import_module('rnnmnist.{name}.__main__')",
+        "from rnnmnist import {name}",
         "from rnnmnist import *",
         "import rnnmnist; rnnmnist.Predictor",
-    ]
-    for first in statements:
-        program = f"{first}\nimport rnnmnist.{name}, types\n" + (
-            f"assert type(rnnmnist.{name}) is types.FunctionType, rnnmnist.{name}\n"
-        )
-        finished = run_python("-W", "error", "-c", program, environment=environment)
-        assert finished.returncode == 0, finished.stderr
-    finished = run_python(
-        "-W", "error", "-m", f"rnnmnist.{name}", "--help", environment=environment
+    ],
+)
+def test_a_name_is_the_function_after_any_imports(
+    first: str, environment: dict[str, str]
+) -> None:
+    program = "".join(
+        f"{first.format(name=name)}\nimport rnnmnist.{name}, types\n"
+        f"assert type(rnnmnist.{name}) is types.FunctionType, rnnmnist.{name}\n"
+        for name in NAMES
     )
+    finished = run_python("-W", "error", "-c", program, environment=environment)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_of_a_function_starts_without_a_warning(
+    name: str, environment: dict[str, str]
+) -> None:
+    """As Python warns of a module that is imported before it is run."""
+    argv = "-W", "error", "-m", f"rnnmnist.{name}", "--help"
+    finished = run_python(*argv, environment=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
