@@ -51,7 +51,6 @@ LONG = (
     VALIDATION,
     "parameters",
     "epochs",
-    "batch size",
     "seconds",
     "result file",
 )
