@@ -16,18 +16,18 @@ class Task:
 
     Attributes:
         name: the name of the data set.
-        time_steps: those of the longest sequence.
-        features: their number.
+        time_steps: the length of the longest sequence.
+        features: the number of features.
         classes: the names of the classes, in the order of the labels.
         examples: the number of examples in each of train, validation and test.
         image_shape: rows and columns; None for sequences.
         feature_names: empty if the data do not name them.
         validation_groups: the groups that are held out for validation.
         sha256: the SHA-256 of all examples with their labels, lengths and splits.
-        mean: that of each feature in training, by which sequences are standardized;
-            None if they are not.
+        mean: the mean of each feature in training, by which sequences are
+            standardized; None if they are not.
         std: the standard deviation, likewise.
-        difference_std: that of differences, in units of `std`.
+        difference_std: the standard deviation of differences, in units of `std`.
     """
 
     name: str

@@ -36,12 +36,12 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         dataset: the name of the data.
         split: `test`, or, in a run without one, `validation` or else `train`.
-        step: that of the checkpoint.
+        step: the step of the checkpoint.
         params_sha256: as in result files.
         artefact_sha256: the SHA-256 of the file.
-        examples: their number.
+        examples: the number of examples.
         correct: the number of predictions of the export that are the label.
-        differing: the number of those that are not the network's.
+        differing: the number of predictions that are not the network's.
         ties: the number of differing predictions of classes whose logits differ by
             rounding only.
         max_abs_difference: the largest difference between logits.
@@ -69,7 +69,7 @@ class Export(NamedTuple):
             `certificate.json`; with `model.onnx` also `step.onnx`, which computes a
             time step, and `step_certificate.json`, unless the network is bidirectional.
         certificate: the content of `certificate.json`.
-        step_certificate: that of `step_certificate.json`, None without it.
+        step_certificate: the content of `step_certificate.json`, None without it.
     """
 
     folder: Path

@@ -89,8 +89,8 @@ class Report(NamedTuple):
     Attributes:
         dataset: the name of the evaluated data.
         split: `test`, or, in a run without one, `validation` or else `train`.
-        step: that of the checkpoint.
-        scores: those on all examples of the split.
+        step: the step of the checkpoint.
+        scores: the scores on all examples of the split.
         pictures: the PNG files.
         page: the HTML file, which contains the pictures.
     """

@@ -22,11 +22,11 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         dataset: the name of the evaluated data.
         split: `train`, `validation` or `test`.
-        step: that of the checkpoint.
+        step: the step of the checkpoint.
         num_parameters: the number of trained parameters of one member.
         params_sha256: the SHA-256 of all parameter arrays of all members.
-        multiplier: that of the logits, with which the losses are computed, unless they
-            are those of an ensemble's members.
+        multiplier: the factor of the logits with which the losses are computed, but
+            for the losses of an ensemble's members.
         task: the evaluated data.
         permutation: the order of the pixels in the view `permuted`.
         permutation_sha256: the SHA-256 of that order.

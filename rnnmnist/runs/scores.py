@@ -10,13 +10,13 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Accuracies are fractions. What is None, or empty, is what these scores do not have.
 
     Attributes:
-        seed: that of the first member.
-        examples: their number, for each network.
+        seed: the seed of the first member.
+        examples: the number of examples, for each network.
         correct: the number of correct predictions, of all networks together.
         predictions: the number of predictions of all networks together, of which
             `correct` counts a part. A single network has one for each example.
         accuracy: the fraction of correct predictions.
-        loss: the mean cross-entropy, in nats. That of a single network is calibrated,
+        loss: the mean cross-entropy, in nats. For a single network, it is calibrated,
             but for a validation of the training.
         accuracy_interval: 95 % Wilson interval over examples. Only the evaluation of a
             whole split has it and the next two. Of these, a line of `metrics.jsonl` has
