@@ -60,9 +60,9 @@ TITLES = {
     "PLAID": "PLAID",
 }
 
-# Figures that are means over the held-out sequences.
-MEANS = ("confidence", "loss", "loss_with_multiplier")
-COLUMNS = ("sequences", "for training", "draws")
+COLUMNS = ("sequences", "for training")
+# The sizes in the tables.
+SHOWN = (300, 1_000, 2_000, 5_000, ALL)
 
 
 class Sequences(NamedTuple):
@@ -184,57 +184,46 @@ def multiply(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return result
 
 
-Figures = dict[str, np.ndarray]  # of each draw, in percent but for the cross-entropies
+def percents() -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Yields the set and the number of sequences, and accuracies of each recipe.
 
-
-def figures() -> Iterator[tuple[list[str], dict[str, Figures]]]:
-    """Yields the set and the number of sequences, and figures by recipe.
-
-    They are those of the draws that all recipes have.
+    They are those of the draws that all recipes have, in percent.
     """
     runs = json.loads(FILE.read_text())["runs"]
     for name, sizes in SIZES.items():
         for size in sizes:
+            if size not in SHOWN:
+                continue
             keys = [
                 [key(name, size, draw, recipe) for recipe in RECIPES]
                 for draw in range(FOLDS)
             ]
-            of_draws = [
+            draws = [
                 [runs[one] for one in recipes]
                 for recipes in keys
                 if runs.keys() >= set(recipes)
             ]
-            if not of_draws:
+            if not draws:
                 continue
-            found = {}
-            for recipe, draws in zip(RECIPES, zip(*of_draws, strict=True), strict=True):
-                correct, examples, *rest = (
-                    np.array([draw[figure] for draw in draws])
-                    for figure in ("correct", "examples", *MEANS)
-                )
-                confidence, loss, loss_with_multiplier = rest
-                found[recipe] = {
-                    "accuracy": 100 * correct / examples,
-                    "confidence": 100 * confidence,
-                    "loss": loss,
-                    "loss_with_multiplier": loss_with_multiplier,
-                }
-            trained_on = statistics.mean(draw[0]["train"] for draw in of_draws)
-            row = [TITLES[name], f"{trained_on:,.0f}", str(len(of_draws))]
-            yield row, found
+            accuracies = [
+                [100 * run["correct"] / run["examples"] for run in draw]
+                for draw in draws
+            ]
+            trained_on = statistics.mean(draw[0]["train"] for draw in draws)
+            row = [TITLES[name], f"{trained_on:,.0f}"]
+            yield row, list(np.transpose(accuracies))
 
 
 def accuracies() -> str:
     """Returns the table of accuracies, and of their differences in the same draws."""
     lines = []
-    for row, found in figures():
-        percents = [found[recipe]["accuracy"] for recipe in RECIPES]
-        filters, plain, smoothed = percents
-        cells = [f"{one.mean():.1f}" for one in percents]
+    for row, (filters, plain, smoothed) in percents():
+        cells = [f"{one.mean():.1f}" for one in (filters, smoothed)]
         cells += [format_difference(smoothed - one) for one in (filters, plain)]
         lines.append([*row, *cells])
-    compared = ("smoothing - filters", "smoothing - none")
-    return page_tables.table((*COLUMNS, *RECIPES, *compared), lines)
+    classifiers = ("filters", "trained")
+    compared = ("trained - filters", "smoothing - none")
+    return page_tables.table((*COLUMNS, *classifiers, *compared), lines)
 
 
 def format_difference(differences: np.ndarray) -> str:
@@ -244,22 +233,6 @@ def format_difference(differences: np.ndarray) -> str:
     if count > 1:
         text += f" ± {differences.std(ddof=1) / count**0.5:.1f}"
     return text
-
-
-def calibration() -> str:
-    """Returns the table of confidences and cross-entropies."""
-    lines = []
-    for row, found in figures():
-        cells = []
-        for one in found.values():
-            excess = (one["confidence"] - one["accuracy"]).mean()
-            loss, with_multiplier = (
-                one["loss"].mean(),
-                one["loss_with_multiplier"].mean(),
-            )
-            cells.append(f"{round(excess):+d}, {loss:.2f}, {with_multiplier:.2f}")
-        lines.append([*row, *cells])
-    return page_tables.table((*COLUMNS, *RECIPES), lines)
 
 
 def key(name: str, size: int, draw: int, recipe: str) -> str:

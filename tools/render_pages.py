@@ -20,7 +20,7 @@ import page_tables
 import result_tables
 import robustness
 import vanishing
-from result_tables import HEADLINE, changes, measured, single_runs, table
+from result_tables import HEADLINE, measured, table
 
 import results
 
@@ -103,30 +103,43 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/results.md": {
         "results": partial(
-            measured,
+            table,
             results.CONFIGURATIONS.values(),
             "configuration",
-            TEST,
             "data set",
             "parameters",
-            "correct, by seed",
-            "of the first 128",
-            "best step, by seed",
+            TEST,
+            "seeds",
             "seconds",
         ),
-        "references": partial(single_runs, results.REFERENCES, "loss"),
-        "ablation": partial(changes, results.ABLATION),
-        "differences": partial(result_tables.differences, results.ABLATION),
-        "single_changes": partial(changes, results.SINGLE_CHANGES),
-        "directions": partial(changes, results.DIRECTIONS),
+        "references": partial(table, results.REFERENCES, "loss", "test accuracy"),
+        "ablation": partial(result_tables.differences, results.ABLATION),
+        "single_changes": partial(
+            table, results.SINGLE_CHANGES, "change", VALIDATION, TEST, "seconds"
+        ),
+        "directions": partial(
+            table, results.DIRECTIONS, "change", VALIDATION, TEST, "seconds"
+        ),
+        "origin": partial(
+            result_tables.origin_of,
+            results.CONFIGURATIONS.values(),
+            results.REFERENCES,
+            results.ABLATION,
+            results.SINGLE_CHANGES,
+            results.DIRECTIONS,
+        ),
+    },
+    "docs/results_sequences.md": {
         "archive": result_tables.archive,
+        "crossover": crossover.table,
+        "few_sequences": few_sequences.accuracies,
+        "origin": result_tables.sequences_origin,
+    },
+    "docs/results_choices.md": {
         "recipes": fold_tables.recipes,
         "variants": fold_tables.variants,
         "other_folds": fold_tables.other_folds,
         "earliness": fold_tables.earliness,
-        "crossover": crossover.table,
-        "few_sequences": few_sequences.accuracies,
-        "few_calibration": few_sequences.calibration,
     },
     "docs/tutorial_gradients.md": {
         "cells": partial(table, results.CELLS, "cell", "parameters", TEST, "seconds"),

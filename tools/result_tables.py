@@ -67,11 +67,6 @@ def mean_validation(result: dict[str, Any]) -> str:
     return f"{100 * statistics.mean(counts) / 5_000:.2f} %"
 
 
-def by_seed(result: dict[str, Any], key: str, spec: str = "") -> str:
-    """Lists an integer of every seed."""
-    return ", ".join(f"{member[key]:{spec}}" for member in result["members"])
-
-
 def epochs(result: dict[str, Any]) -> float:
     """Returns the number of epochs of a run."""
     train = result["config"]["train"]
@@ -85,12 +80,6 @@ def seconds(result: dict[str, Any]) -> str:
     return f"{result['seconds']:.0f}" + (f" ({vectors})" if vectors else "")
 
 
-def first_128(result: dict[str, Any]) -> str:
-    """Lists each seed's correct predictions for the images that the tutorial scored."""
-    counts = [member.get("tutorial_128", {}) for member in result["members"]]
-    return ", ".join(str(count["correct"]) for count in counts if count)
-
-
 # What a table shows of a row and of its result file, by the column's title.
 COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
@@ -99,7 +88,6 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
         ("cell", "batch", "recurrence", "loss", "products", "change"),
         lambda row, _: row.label,
     ),
-    "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
     "data": lambda row, _: HEADLINE[row.name][0],
     "recipe": lambda row, _: HEADLINE[row.name][1],
     "data set": lambda _, result: result["dataset"],
@@ -109,11 +97,6 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "validation accuracy, mean": lambda _, result: mean_validation(result),
     "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
     "test accuracy": lambda _, result: accuracy_over_seeds(result),
-    "correct, by seed": lambda _, result: (
-        f"{by_seed(result, 'correct', ',')} of {result['examples']:,}"
-    ),
-    "of the first 128": lambda _, result: first_128(result),
-    "best step, by seed": lambda _, result: by_seed(result, "step"),
     "test images": lambda _, result: f"{result['examples']:,}",
     "seeds": lambda _, result: str(len(result["members"])),
     "seconds": lambda _, result: seconds(result),
@@ -134,32 +117,25 @@ def table(rows: Iterable[Row], *titles: str) -> str:
 
 def origin(results: Sequence[dict[str, Any]]) -> str:
     """States the hardware, the versions and the dates of measurements."""
-    machines = {result["hardware"] for result in results}
+    machines = {result["hardware"].replace("1 core", "one core") for result in results}
     libraries = {join_versions(result["versions"]) for result in results}
-    dates = sorted({result["date"] for result in results})
+    *dates, last = sorted({result["date"] for result in results})
+    measured_on = f"{', '.join(dates)} and {last}" if dates else last
     return (
         f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}; measured "
-        f"on {' and '.join(dates)}.\n"
+        f"on {measured_on}.\n"
     )
+
+
+def origin_of(*groups: Iterable[Row]) -> str:
+    """States the origin of the measurements of some rows."""
+    names = {row.name for rows in groups for row in rows}
+    return origin([read_result(name) for name in sorted(names)])
 
 
 def measured(rows: Collection[Row], *titles: str) -> str:
     """Returns a table of some rows, and states the origin of their numbers."""
-    return table(rows, *titles) + origin([read_result(row.name) for row in rows])
-
-
-def changes(rows: Collection[Row]) -> str:
-    """Returns a table of rows that are distinguished by their changes."""
-    titles = ("change", "settings", "result file", "validation accuracy, mean")
-    numbers = ("test accuracy, mean ± std", "correct, by seed", "seconds")
-    return measured(rows, *titles, *numbers)
-
-
-def single_runs(rows: Collection[Row], title: str) -> str:
-    """Returns a table of rows of few seeds, with a title for their labels."""
-    accuracies = ("test accuracy", "validation accuracy, mean", "correct, by seed")
-    recipe = ("parameters", "epochs", "batch size", "best step, by seed", "seconds")
-    return measured(rows, title, *accuracies, *recipe, "result file")
+    return table(rows, *titles) + origin_of(rows)
 
 
 def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
@@ -174,11 +150,9 @@ def archive() -> str:
     """Returns the tables of the archive's data sets, beside other classifiers."""
     baselines = read_result("baselines")
     lines, means, costs = list[list[str]](), list[list[float]](), list[list[str]]()
-    results = []
     for rows in zip(ARCHIVE_FILTERS, ARCHIVE, ARCHIVE_LSTM, strict=True):
         label = rows[0].label
-        drawn, trained, lstm = found = [read_result(row.name) for row in rows]
-        results += found
+        drawn, trained, lstm = (read_result(row.name) for row in rows)
         others = baselines["datasets"][label]
         dtw, rocket = others["dtw"], others["minirocket"]
         task = task_of(drawn)
@@ -197,34 +171,40 @@ def archive() -> str:
         lines.append([label, *map(over_seeds, accuracies)])
         means.append([statistics.mean(one) for one in accuracies])
         size = f"{task['time_steps']:,} x {task['features']}"
-        timed = (drawn, rocket, trained, lstm, dtw)
+        timed = (drawn, rocket, trained, dtw)
         times = [f"{one['seconds']:.1f}" for one in timed]
         sequences = f"{examples['train']:,} / {examples['test']:,}"
         costs.append([label, sequences, size, str(len(task["classes"])), *times])
     mean = [over_seeds([statistics.mean(one)]) for one in zip(*means, strict=True)]
-    filters = ("filters", "ensemble of five filters")
-    networks = ("trained network", "ensemble of five networks", "LSTM, the same recipe")
     header = (
         "data set",
-        *filters,
+        "filters",
+        "five filters",
         "MiniRocket",
-        *networks,
+        "network",
+        "five networks",
+        "LSTM",
         "1-NN DTW",
-        "MambaSL, published",
+        "MambaSL",
     )
-    sizes = ("training / test sequences", "time steps (most) x features", "classes")
-    durations = (
-        "s, five filters",
-        "s, MiniRocket",
-        "s, five networks",
-        "s, five LSTMs",
-        "s, 1-NN DTW",
-    )
+    sizes = ("training / test", "time steps x features", "classes")
+    durations = ("s, five filters", "s, MiniRocket", "s, five networks", "s, 1-NN DTW")
     return (
         f"{page_tables.table(header, [*lines, ['mean', *mean]])}\n"
         f"{page_tables.table(('data set', *sizes, *durations), costs)}"
-        f"{origin(results)}"
-        f"1-NN DTW and MiniRocket on {baselines['hardware']}; "
+    )
+
+
+def sequences_origin() -> str:
+    """States the origin of the results on sequences."""
+    rows = (*ARCHIVE_FILTERS, *ARCHIVE, *ARCHIVE_LSTM)
+    measured_here = [
+        read_result(name) for name in (*(row.name for row in rows), "few_sequences")
+    ]
+    baselines = read_result("baselines")
+    return (
+        f"{origin(measured_here)}"
+        f"1-NN DTW and MiniRocket on the archive: on {baselines['hardware']}; "
         f"{join_versions(baselines['versions'])}; measured on {baselines['date']}.\n"
     )
 
@@ -234,7 +214,7 @@ def differences(rows: tuple[Row, ...]) -> str:
 
     The interval of a difference is Welch's, of 95 %, over seeds.
     """
-    titles = ("change", "test accuracy, mean ± std", "seeds")
+    titles = ("change", "test accuracy, mean ± std")
     lines: list[list[str]] = []
     before: list[float] = []
     for row in rows:
@@ -248,9 +228,11 @@ def differences(rows: tuple[Row, ...]) -> str:
             difference = f"{change:+.2f} ({low:+.2f} to {high:+.2f})"
             if low > 0 or high < 0:
                 difference = f"**{difference}**"
-        lines.append([*(COLUMNS[title](row, result) for title in titles), difference])
+        cells = [COLUMNS[title](row, result) for title in titles]
+        lines.append([*cells, difference, seconds(result)])
         before = percents
-    return page_tables.table((*titles, "difference, 95 % interval"), lines)
+    header = (*titles, "difference from the row above", "seconds")
+    return page_tables.table(header, lines)
 
 
 def accuracy_by_row() -> str:
