@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import msgspec
 import numpy as np
-import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
@@ -40,6 +39,9 @@ from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.library_logs import filter_records, without_library_logs
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import defer_interrupts
+
+with without_library_logs():  # the import logs
+    import orbax.checkpoint as ocp  # noqa: TID251
 
 SHORTAGE = "free disk space, memory, threads or open files, whichever is short,"
 # Steps that are no longer kept are moved there, so that none is found half deleted.

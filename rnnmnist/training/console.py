@@ -28,6 +28,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import Header, read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
+from rnnmnist.runtime.library_logs import has_handlers
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.step import UpdateStats
@@ -48,7 +49,7 @@ def write(text: str, end: str = "\n") -> None:
     the level WARNING. A training does not end because the reader of its output has, as
     `| head` does.
     """
-    is_logged = _logger.isEnabledFor(logging.INFO) and _logger.hasHandlers()
+    is_logged = _logger.isEnabledFor(logging.INFO) and has_handlers(_logger)
     if is_logged and not is_terminal(sys.stdout):
         for line in filter(None, text.splitlines()):
             _logger.info(line)

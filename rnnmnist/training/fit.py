@@ -2,8 +2,7 @@
 
 import contextlib
 import logging
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Unpack
 
@@ -29,7 +28,7 @@ from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
 from rnnmnist.runtime.jax_defaults import refuse_fork
-from rnnmnist.runtime.library_logs import without_library_logs
+from rnnmnist.runtime.library_logs import SharedContext, without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
@@ -200,38 +199,25 @@ def configure(settings: Mapping[str, object]) -> Config:
     return load_config(find_config("files")).override(values)
 
 
-class _Silence(contextlib.AbstractContextManager[None]):
-    """Keeps warnings from being printed, until every call has left the context.
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """Keeps warnings from being printed.
 
     The user's own handlers of the logger `rnnmnist` get the warnings.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls = 0
-        self._logger = logging.getLogger("rnnmnist")
-        # Python would print warnings that nobody handles.
-        self._handler = logging.NullHandler()
-        self._propagated = True
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._calls += 1
-            if self._calls == 1:
-                self._propagated = self._logger.propagate
-                self._logger.addHandler(self._handler)
-                # To the handler of the root, which orbax's import adds.
-                self._logger.propagate = False
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._calls -= 1
-            if self._calls == 0:
-                self._logger.removeHandler(self._handler)
-                self._logger.propagate = self._propagated
+    logger = logging.getLogger("rnnmnist")
+    handler = logging.NullHandler()  # Python would print warnings that nobody handles
+    is_propagated = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = is_propagated
 
 
-_silence = _Silence()
+_silence = SharedContext(_without_output)
 
 
 def _save(path: Path, sequences: Sequences, task: Task) -> None:

@@ -68,6 +68,7 @@ def left_behind() -> dict[str, Any]:
         "jax": dict(jax.config.values),
         "excepthooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
         "log filters": [*logging.getLogger("absl").filters],
+        "log handlers": [*logging.root.handlers],
     }
 
 
@@ -257,7 +258,7 @@ def test_fit_prints_nothing_unless_verbose(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither does a stop between validations, of which orbax warns."""
-    # As orbax's import adds one to a program that configures no logging.
+    # As `logging.basicConfig` adds one.
     monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])
     logger = logging.getLogger("rnnmnist")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
@@ -395,19 +396,26 @@ def test_fit_takes_a_column_major_array(tmp_path: Path, reference: Path) -> None
 def test_what_fit_sets(
     tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
-    """The same after a Predictor, and nothing if jax has its devices already."""
+    """The same after a Predictor, and nothing if jax has its devices already.
+
+    A warning is printed as in any program that has configured no logging.
+    """
     program = (
-        "import jax, numpy as np, os, rnnmnist, sys\n"
+        "import jax, logging, numpy as np, os, rnnmnist, sys\n"
         "settings = dict(jax.config.values)\n"
         f"{before}\n"
         "inputs, labels = np.ones((40, 2, 1)), np.arange(40) % 2\n"
-        "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], num_steps=1)\n"
+        "def warn(metrics): logging.getLogger('caller').warning('a warning')\n"
+        "rnnmnist.fit(\n"
+        "    inputs, labels, workdir=sys.argv[1], num_steps=1, callback=warn\n"
+        ")\n"
+        "assert not logging.root.handlers\n"
         "print(*(k for k, v in jax.config.values.items() if settings.get(k) != v))\n"
     )
     variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | unoptimized
     del variables["JAX_COMPILATION_CACHE_DIR"]
     finished = run_python("-c", program, tmp_path / "run", environment=variables)
-    assert finished.stderr == ""
+    assert finished.stderr == "a warning\n"
     header, *_, changed = finished.stdout.splitlines()
     devices = 1 if "jax" in before else min(4, usable_cores())  # of 4 sequences a step
     assert f", {devices} cpu device" in header
@@ -425,6 +433,7 @@ SERVICE = """
 import logging, os, signal, sys
 import numpy as np
 import rnnmnist, rnnmnist.errors
+from rnnmnist import Predictor  # its libraries log while they are imported
 
 logging.basicConfig(level=logging.INFO, format="%(name)s|%(message)s")
 labels = np.arange(40) % 2
