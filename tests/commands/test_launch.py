@@ -81,6 +81,7 @@ def test_jobset(new_run: trainer.Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_cloud_tpu(new_run: trainer.Run) -> None:
     """The hosts of a slice get the arguments through a shell."""
     run = new_run._replace(workdir=new_run.workdir / "of a user's")

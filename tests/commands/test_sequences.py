@@ -309,6 +309,7 @@ def test_the_content_of_padding_changes_no_bit(run: Path, tmp_path: Path) -> Non
     assert trainer.result(workdir)["loss"] == trainer.result(run)["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_batches_from_the_host_give_the_bits_of_resident_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -104,7 +104,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(
     new_run: Run, pair: Path, victim: int
 ) -> None:
@@ -198,23 +198,12 @@ def test_an_error_on_process_0_is_raised_on_all(new_run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_missing_file_is_no_lost_process(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    """Whatever its name reminds of."""
-    path = tmp_path / "gloo heartbeat UNAVAILABLE.csv"
-    args = [f"--workdir={tmp_path / 'run'}", "--config=files"]
-    args += [f"--config.data.path={path}"]
-    lines = refusals(environment, args, args)
-    assert lines == [f"error: {path}: No such file or directory"] * 2
-
-
-@pytest.mark.slow
 def test_a_file_that_one_process_lacks_ends_all(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The path of the data can differ."""
-    found, missing = tmp_path / "found.csv", tmp_path / "missing.csv"
+    """The path of the data can differ. Its name says nothing of a lost process."""
+    found = tmp_path / "found.csv"
+    missing = tmp_path / "gloo heartbeat UNAVAILABLE.csv"
     rows = [f"{number},0,{number % 2},{number}\n" for number in range(4)]
     found.write_text("".join(["sequence,time,label,x\n", *rows]))
     args = [f"--workdir={tmp_path / 'run'}", "--config=files"]

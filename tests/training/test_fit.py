@@ -392,7 +392,7 @@ def test_fit_takes_a_column_major_array(tmp_path: Path, reference: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["", "rnnmnist.Predictor()", "jax.devices()"])
+@pytest.mark.parametrize("before", ["rnnmnist.Predictor()", "jax.devices()"])
 def test_what_fit_sets(
     tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
