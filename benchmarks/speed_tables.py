@@ -82,8 +82,7 @@ def differences(measured: dict[str, Any]) -> str:
         ],
         ["compiled programs on disk", f"the first step {saved:.1f} s earlier"],
     ]
-    found = page_tables.table(("difference", "effect"), rows)
-    return f"{found}\n{origin(measured)}"
+    return page_tables.table(("difference", "effect"), rows)
 
 
 def mean_accuracy(runs: Sequence[dict[str, Any]], target: str, spec: str) -> str:
