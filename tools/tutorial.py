@@ -5,8 +5,8 @@
 The cells of a notebook are those of its page. The notebook installs the package first,
 as notebooks/colab.ipynb does. What the page folds in <details> is folded text in the
 notebook, with its code, so that "Run all" does not run it: boxes for those who need
-them, and answers, each below an empty cell. Cells whose code the page hides are folded
-as Colab folds cells. Cells that only check the page are left out.
+them, and answers, each below an empty cell. The code of docs/tutorial_setup.py, which a
+page loads, is folded as Colab folds cells. Cells that only check the page are left out.
 """
 
 import re
@@ -79,9 +79,10 @@ def convert(page: Path) -> str:
         tags = cell.metadata.pop("tags", [])
         if "remove-cell" in tags:
             continue
-        if "hide-input" in tags:
+        if "load" in cell.metadata:
+            code = (page.parent / cell.metadata["load"]).read_text().strip()
             cell.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}
-            cell.source = f"# @title Code of part 1\n{cell.source.lstrip()}"
+            cell.source = f"# @title Code of part 1\n{code}"
         cells.append(cell)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
