@@ -24,7 +24,7 @@ DIVISORS = {
     "divided by own length": "time steps that were read",
     "divided by longest length": "longest length",
 }
-BOTH_DIVISORS = ("GunPoint", "ArrowHead", "JapaneseVowels", "PickupGestureWiimoteZ")
+BOTH_DIVISORS = ("GunPoint", "JapaneseVowels", "PickupGestureWiimoteZ")
 
 
 def recipes() -> str:

@@ -19,7 +19,6 @@ from results import (
     ARCHIVE_LSTM,
     REFERENCES,
     RESULTS,
-    SETS,
     Row,
 )
 from rnnmnist.evaluation.metrics import (
@@ -40,8 +39,6 @@ HEADLINE = {
     "best": ("MNIST", "60 epochs, augmentation"),
     "fashion": ("Fashion-MNIST", "50 epochs, augmentation"),
 }
-# Accuracies in percent by yoom618/MambaSL (Jung and Kim, ICLR 2026), for `SETS`.
-MAMBASL = (100.0, 98.6, 97.0, 99.3, 78.3, 76.0, 88.0, 84.0)
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -147,37 +144,31 @@ def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
 
 
 def archive() -> str:
-    """Returns the tables of the archive's data sets, beside other classifiers."""
+    """Returns the table of the archive's data sets, beside other classifiers."""
     baselines = read_result("baselines")
-    lines, means, costs = list[list[str]](), list[list[float]](), list[list[str]]()
+    lines, means = list[list[str]](), list[list[float]]()
     for rows in zip(ARCHIVE_FILTERS, ARCHIVE, ARCHIVE_LSTM, strict=True):
         label = rows[0].label
         drawn, trained, lstm = (read_result(row.name) for row in rows)
         others = baselines["datasets"][label]
-        dtw, rocket = others["dtw"], others["minirocket"]
-        task = task_of(drawn)
-        examples = task["examples"]
         correct = (
             [member["correct"] for member in drawn["members"]],
             [drawn["ensemble_correct"]],
-            rocket["correct"],
+            others["minirocket"]["correct"],
             [member["correct"] for member in trained["members"]],
             [trained["ensemble_correct"]],
             [member["correct"] for member in lstm["members"]],
-            dtw["correct"],
+            others["dtw"]["correct"],
         )
         accuracies = [[one / drawn["examples"] for one in counts] for counts in correct]
-        accuracies.append([MAMBASL[SETS.index(label)] / 100])
-        lines.append([label, *map(over_seeds, accuracies)])
-        means.append([statistics.mean(one) for one in accuracies])
-        size = f"{task['time_steps']:,} x {task['features']}"
-        timed = (drawn, rocket, trained, dtw)
-        times = [f"{one['seconds']:.1f}" for one in timed]
+        examples = task_of(drawn)["examples"]
         sequences = f"{examples['train']:,} / {examples['test']:,}"
-        costs.append([label, sequences, size, str(len(task["classes"])), *times])
+        lines.append([label, sequences, *map(over_seeds, accuracies)])
+        means.append([statistics.mean(one) for one in accuracies])
     mean = [over_seeds([statistics.mean(one)]) for one in zip(*means, strict=True)]
     header = (
         "data set",
+        "training / test",
         "filters",
         "five filters",
         "MiniRocket",
@@ -185,14 +176,8 @@ def archive() -> str:
         "five networks",
         "LSTM",
         "1-NN DTW",
-        "MambaSL",
     )
-    sizes = ("training / test", "time steps x features", "classes")
-    durations = ("s, five filters", "s, MiniRocket", "s, five networks", "s, 1-NN DTW")
-    return (
-        f"{page_tables.table(header, [*lines, ['mean', *mean]])}\n"
-        f"{page_tables.table(('data set', *sizes, *durations), costs)}"
-    )
+    return page_tables.table(header, [*lines, ["mean", "", *mean]])
 
 
 def sequences_origin() -> str:
