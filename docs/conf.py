@@ -79,7 +79,7 @@ default_role = "code"  # the docstrings mark code as Markdown does
 
 
 # Such as `99.13 % (98.93 to 99.29 %)`.
-NUMBERS = re.compile(r"[*]*\d[\d.,]*( [%s])?( ± [\d.,]+)?( %)?( \([\d.,to %s]+\))?[*]*")
+NUMBERS = re.compile(r"[+-]?\d[\d.,]*( [%s])?( ± [\d.,]+)?( %)?( \([\d.,to %s+-]+\))?")
 
 
 def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
