@@ -175,6 +175,9 @@ def print_header(
     )
     for line in describe_task(config, task):
         write(line)
+    choice = describe_choice(config.model)
+    if task.image_shape is None and step == 0 and choice is not None:
+        write(choice)
     if complete is not None:
         if step < config.train.num_steps:
             complete += "; train.patience=none or a larger one trains on"
@@ -193,8 +196,6 @@ def describe_task(config: RunConfig, task: Task) -> Iterator[str]:
             f"{task.time_steps:,} time steps with {task.features:,} features "
             f"({features}), in {len(task.classes):,} classes: {classes}"
         )
-    if config.model.filters_below:
-        yield describe_choice(config.model)
     if task.validation_groups:
         yield f"validation on the groups {', '.join(task.validation_groups)}"
     class_weights = config.train.class_weight
@@ -203,12 +204,22 @@ def describe_task(config: RunConfig, task: Task) -> Iterator[str]:
         yield f"class weights {', '.join(weights)}"
 
 
-def describe_choice(model: RunModelConfig) -> str:
-    """Says why the number of sequences chose a network, and how to have another."""
+def describe_choice(model: RunModelConfig) -> str | None:
+    """Says why sequences have this network, and how to have another one.
+
+    It returns None for filters that were asked for.
+    """
     number = f"{model.filters_below:,} training sequences"
     if model.fitting == "closed_form":
+        if not model.filters_below:
+            return None
         return f"random filters, for fewer than {number}; model.cell=lru trains an LRU"
-    return f"a trained network, for {number} or more; model.cell=filters trains none"
+    reason = f"for {number} or more"
+    if not model.filters_below:
+        reason = "whose cell or another setting is given"
+        if process_count() > 1:
+            reason = "for several processes"
+    return f"a trained network, {reason}; model.cell=filters trains none"
 
 
 def format_first_ten(names: Sequence[str]) -> str:

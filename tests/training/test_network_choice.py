@@ -97,7 +97,7 @@ def test_a_resume_keeps_the_cell_of_its_checkpoint(
     assert cell_of(few) == "filters"
     many = rnnmnist.fit(INPUTS, LABELS, workdir=tmp_path / "many", **QUICK)
     assert cell_of(many) == "lru"
-    capsys.readouterr()
+    assert "setting is given; model.cell=filters" in capsys.readouterr().out
 
     rnnmnist.fit(INPUTS, LABELS, workdir=few, filters_below=1)
     assert "complete at step 1" in capsys.readouterr().out
