@@ -70,6 +70,7 @@ linkcheck_anchors_ignore_for_url = [r"https://github\.com/"]
 
 copybutton_selector = "div.highlight pre:not(.cell_output pre)"
 copybutton_prompt_text = "$ "  # of a block with prompts, only the commands are copied
+copybutton_line_continuation_character = "\\"
 
 autodoc_typehints = "none"  # the docstrings have types, shapes and units
 autodoc_member_order = "bysource"
