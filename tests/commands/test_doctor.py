@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -68,16 +67,11 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_a_required_device_is_missing(
-    platform: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_required_device_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    error = failure_here(f"--require={platform}")
-    found = f"require: jax uses 8 x cpu, not a {platform}; install jax["
-    assert found in error
+    assert "require: jax uses 8 x cpu, not a tpu" in failure_here("--require=tpu")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert "; unset JAX_PLATFORMS, or install" in failure_here(f"--require={platform}")
+    assert "unset JAX_PLATFORMS" in failure_here("--require=tpu")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +105,7 @@ def test_a_folder_in_which_nobody_can_write_is_a_problem() -> None:
     assert "here: /proc/" in failure_here("--workdir=/proc/rnnmnist/run")
 
 
+@pytest.mark.slow
 def test_what_jax_says_of_an_unusable_plugin_is_one_line(
     command: Command, tmp_path: Path
 ) -> None:
@@ -191,15 +186,6 @@ def test_damaged_data_are_detected_without_writing(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=f"{folder}: cannot be read"):
         preflight.describe_data(config, None)
-
-
-def test_libraries_that_cannot_be_imported_are_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "rnnmnist.training.preflight", None)
-    error = failure_here()
-    assert error.startswith("a run of embedded would not work here: ModuleNotFoundErr")
-    assert labels(capsys.readouterr().out) == ("versions", "machine")
 
 
 def test_a_damaged_file_of_sequences_is_a_problem(tmp_path: Path) -> None:

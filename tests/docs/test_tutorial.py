@@ -1,23 +1,12 @@
-"""The tutorial's notebooks and a plot. The documentation build executes its pages."""
+"""The notebooks of the tutorial. The documentation build executes its pages."""
 
 import ast
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import nbformat
-import numpy as np
 import pytest
-import result_tables
 import tutorial
-from support import REPOSITORY
-
-import results
-
-
-def read(name: str) -> Any:
-    return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
 
 
 def code_cells(page: Path) -> list[str]:
@@ -89,25 +78,3 @@ def test_links_and_images_become_absolute() -> None:
         f"[d]({tutorial.GITHUB}/blob/main/e.py) "
         f"[f]({tutorial.SITE}page.html#g) [h](https://i)"
     )
-
-
-def test_the_picture_shows_the_error_of_every_row_and_seed() -> None:
-    (axes,) = result_tables.ablation_figure().axes
-    seeds = [np.sort(np.asarray(line.get_xdata())) for line in axes.lines]
-    shown = [errors for errors in seeds if len(errors) > 2]
-    expected = []
-    for row in results.ABLATION:
-        accuracies = [member["accuracy"] for member in read(row.name)["members"]]
-        expected.append(np.sort(100 * (1 - np.array(accuracies))))
-    assert len(shown) == len(axes.get_yticklabels()) == len(results.ABLATION)
-    for found, errors in zip(shown, expected, strict=True):
-        np.testing.assert_allclose(found, errors)
-
-
-def test_a_difference_is_bold_if_its_interval_excludes_zero() -> None:
-    (line,) = (
-        line
-        for line in result_tables.differences(results.ABLATION).splitlines()
-        if line.startswith("| cosine decay")
-    )
-    assert "**+1.36 (+0.90 to +1.82)**" in line

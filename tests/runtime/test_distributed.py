@@ -264,9 +264,7 @@ def test_the_doctor_checks_all_processes(new_run: Run) -> None:
     [
         (None, 2, None),
         (None, 0, None),
-        (None, None, 1),
         ("a:1", None, None),
-        (None, 2, 1),
         ("a:1", 2, 2),
         ("here", 2, 1),
     ],
