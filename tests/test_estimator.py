@@ -281,13 +281,3 @@ def test_swapped_axes_are_warned_of_once(
         new(num_steps=1).fit(swapped, Y)
     assert len(warned) == 1
     new(num_steps=1).fit(X, Y)
-
-
-def test_targets_other_than_a_class_of_each_sequence_are_refused() -> None:
-    for y, message in (
-        (np.zeros((60, 12), int), "a label for each time step"),
-        (np.eye(3, dtype=int)[np.arange(60) % 3], "several labels at once"),
-        (np.arange(60) + 0.5, "regression"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            new().fit(X, y)

@@ -199,15 +199,6 @@ def test_files_are_downloaded_from_a_host_that_is_named(
     assert len(files(downloads)) == len(elsewhere)
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
-def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
-    for file in itertools.chain(*images.FILES.values()):
-        info = images.MnistRows.url_infos[images.URLS[name] + file]
-        assert len(info.checksum) == 64
-        assert info.filename == file
-        assert int(info.size) > 4000
-
-
 def test_no_flipped_byte_of_prepared_data_is_read(
     prepared: DataConfig, tmp_path: Path
 ) -> None:

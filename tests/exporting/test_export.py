@@ -88,6 +88,26 @@ NETWORKS |= {
 }
 
 
+# In the default run, each operator is used by one of these; CI exports all of them.
+FAST = {
+    "2 x lstm",
+    "gru on sequences",
+    "rnn on windows",
+    "3 x lru on windows",
+    "filters on sequences",
+    "mean of gru",
+    "mean of lru on windows",
+}
+
+
+def each_of(networks: Mapping[str, Config]) -> list[Any]:
+    """Returns the names of networks as parameters of a test."""
+    return [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in networks
+    ]
+
+
 def save(
     folder: Path, config: Config, data_dir: Path, features: int = 3
 ) -> tuple[Path, dict[str, str | None]]:
@@ -141,7 +161,8 @@ def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedNet
     return TrainedNetwork(workdir, "best", paths=paths)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("fast_programs")
+@pytest.mark.parametrize("name", each_of(NETWORKS))
 def test_an_export_predicts_as_its_network(
     name: str, tmp_path: Path, data_dir: Path
 ) -> None:
@@ -191,7 +212,8 @@ STREAMS |= {
 }
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.usefixtures("fast_programs")
+@pytest.mark.parametrize("name", each_of(STREAMS))
 def test_an_exported_time_step_gives_what_step_gives(
     name: str, tmp_path: Path, data_dir: Path
 ) -> None:

@@ -228,13 +228,3 @@ def test_a_column_of_numbers_is_no_column_of_classes(tmp_path: Path) -> None:
             flags = ["--config=files", f"--workdir={tmp_path / 'run'}"]
             flags.append(f"--config.data.path={table}")
             assert "regression is not supported" in refused("main", *flags)
-
-
-@pytest.mark.parametrize("name", ["dropout", "sample_weight"])
-def test_what_is_not_supported_says_what_to_do_instead(
-    name: str, tmp_path: Path
-) -> None:
-    wrong: dict[str, Any] = {name: 1}
-    workdir = tmp_path / "run"
-    with pytest.raises(UserError, match=f"^fit: {name}: .*(not supported|only); "):
-        rnnmnist.fit(np.zeros((60, 12)), np.arange(60) % 2, workdir=workdir, **wrong)
