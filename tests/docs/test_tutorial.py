@@ -1,12 +1,19 @@
 """The notebooks of the tutorial. The documentation build executes its pages."""
 
 import ast
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 import tutorial
+from support import REPOSITORY
+
+
+def read(name: str) -> Any:
+    return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
 
 
 def code_cells(page: Path) -> list[str]:
