@@ -316,8 +316,12 @@ def refuse_label_shape(labels: Any, time_steps: int) -> None:
     """Refuses more than one label for a sequence, and says what to do instead."""
     try:
         shape = np.shape(labels)
-    except ValueError:  # of lists of unequal lengths, which other checks refuse
-        return
+    except ValueError:
+        raise UserError(
+            "labels: has lists of different lengths; a label for each time step and "
+            "several labels at once are not supported; give each sequence one, or cut "
+            "it into windows with one each"
+        ) from None
     if len(shape) != 2 or shape[1] == 1:
         return
     if shape[1] == time_steps:

@@ -201,6 +201,10 @@ REGRESSION = "^labels: .*regression is not supported; divide them into classes"
         (FLOATS.astype(str), REGRESSION),
         (np.eye(3)[np.arange(60) % 3], r"^labels: .*several labels.*argmax\(axis=1\)"),
         (np.zeros((60, 12), int), "^labels: .*a label for each time step.*windows"),
+        (
+            [[0] * (12 - example % 2) for example in range(60)],
+            "^labels: .*a label for each time step.*windows",
+        ),
         ((np.arange(60) % 2).astype(float), r"^labels: is 'float64'; .*astype\(int\)"),
     ],
 )
