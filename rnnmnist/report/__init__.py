@@ -33,12 +33,18 @@ def report(
         The scores on the evaluated split, and the paths of the files.
 
     Raises:
-        UserError: if there is no such run or data, or the cell is not that of the run.
+        UserError: if there is no such run or data, the cell is not that of the run, or
+            no temporary folder can be written.
         RunError: if a checkpoint is damaged, or logits are not finite.
         OSError: if a file cannot be read or written.
     """
     from rnnmnist.config.files import resolve_workdir
-    from rnnmnist.reporting.pages import Report, load_run_data, report_run
+    from rnnmnist.errors import as_failure
+
+    try:
+        from rnnmnist.reporting.pages import Report, load_run_data, report_run
+    except OSError as error:  # matplotlib can write no temporary folder
+        raise as_failure(error) or error from None
     from rnnmnist.runtime.compilation import enable_default_cache
     from rnnmnist.runtime.jax_defaults import refuse_fork
     from rnnmnist.runtime.library_logs import without_library_logs

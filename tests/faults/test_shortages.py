@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import REPOSITORY, file_times, one_line_error, run_python
+from support import REPOSITORY, file_times, run_python
 
 import rnnmnist
 from rnnmnist.errors import RunError, UserError
@@ -268,21 +268,22 @@ def test_the_threads_and_files_that_commands_ask_for_are_enough(
 @pytest.mark.parametrize(
     "use",
     [
-        "cli.run(report.main)",
-        "cli.run(lambda _: rnnmnist.RNNClassifier().fit(np.eye(4), [0, 1] * 2))",
+        "rnnmnist.report(sys.argv[1])",
+        "rnnmnist.RNNClassifier().fit(np.eye(4), [0, 1] * 2)",
     ],
     ids=["report", "classifier"],
 )
 def test_a_machine_without_a_temporary_folder_is_told_so(run: Path, use: str) -> None:
     """As a container with a read-only root has none. No home can be written, either."""
     program = (
-        "import tempfile, numpy as np, rnnmnist\n"
-        "from rnnmnist import cli\nfrom rnnmnist.report import __main__ as report\n"
+        "import sys, tempfile, numpy as np, rnnmnist\n"
         "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
-        f"{use}\n"
+        f"try: {use}\n"
+        "except rnnmnist.UserError as error: print(error)\n"
     )
     variables = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
     variables |= {"JAX_PLATFORMS": "cpu"}
     variables |= {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "programs")}
-    finished = run_python("-c", program, f"--workdir={run}", environment=variables)
-    assert "set the environment variable TMPDIR" in one_line_error(finished)
+    finished = run_python("-c", program, run, environment=variables)
+    (line,) = finished.stdout.splitlines()
+    assert "set the environment variable TMPDIR" in line
