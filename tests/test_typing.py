@@ -50,7 +50,7 @@ def test_a_misspelt_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="fti"):
         rnnmnist.fti  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(rnnmnist.UserError, match="validation"):
-        rnnmnist.evaluate("checkpoints/reference", "valid")
+        rnnmnist.evaluate("checkpoints/reference", "valid")  # type: ignore[arg-type]
     with pytest.raises(rnnmnist.UserError, match="stablehlo"):
         rnnmnist.export("checkpoints/reference", format="onxx", output="x")  # type: ignore[arg-type]
 

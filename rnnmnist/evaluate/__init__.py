@@ -9,12 +9,14 @@ from pathlib import Path
 
 TYPE_CHECKING = False  # as in the package `rnnmnist`
 if TYPE_CHECKING:
+    from typing import Literal
+
     from rnnmnist.runs.results import Result
 
 
 def evaluate(
     workdir: str | Path,
-    split: str | None = None,
+    split: "Literal['train', 'validation', 'test'] | None" = None,
     *,
     selector: str | int = "best",
     paths: Mapping[str, str | Path | None] = {},
