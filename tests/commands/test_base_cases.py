@@ -60,7 +60,7 @@ read_sequences -               done     done     done     done    done     done
 FORMATS = ("arrays", "list", "frame", "npz", "csv", "ts", "parquet", "folder")
 FILES = FORMATS[3:]
 # Of these, only the uses that read the sequences in their form.
-SLOW = FORMATS[2:]
+SLOW = FORMATS[1:]
 READING = ("main", "evaluate", "predict_file", "doctor", "fit", "read_sequences")
 # The shipped model, if its data are here; `test_originals.py` evaluates it.
 WITH_DATA = {"main": "workdir", "config_file": "workdir", "doctor": "workdir"}

@@ -235,10 +235,9 @@ def test_the_console_script_runs_a_command_that_ends_normally(
         f"import atexit\nfrom {module} import {function}\n"
         f"atexit.register(print, 'at exit')\n{function}()"
     )
-    argv = "-c", program, "predict", "docs/five.jpg"
-    finished = run_python(*argv, environment=environment)
+    finished = run_python("-c", program, "--version", environment=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout.endswith("\nat exit\n")
+    assert finished.stdout == f"{rnnmnist.__version__}\nat exit\n"
 
 
 def test_the_package_is_typed_and_has_a_version() -> None:

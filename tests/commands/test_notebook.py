@@ -36,6 +36,13 @@ def test_a_failed_command_is_an_exception(capsys: pytest.CaptureFixture[str]) ->
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_any_command_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only some of them have a flag for the number of processes."""
+    with pytest.raises(notebook.CommandError):
+        notebook.run("evaluate", "--workdir=absent")
+    assert "absent does not exist" in capsys.readouterr().out
+
+
 def start(run: trainer.Run) -> subprocess.Popen[str]:
     """A process that trains as a kernel does, after its first line of training."""
     program = (
