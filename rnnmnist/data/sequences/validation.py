@@ -240,6 +240,12 @@ def takes_last(counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     """Returns sequences as one array, with their lengths if these differ."""
     arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
+    widths = sorted({array.shape[1] for array in arrays if array.ndim == 2})
+    if len(widths) > 1:
+        raise UserError(
+            f"inputs: sequences have {widths[0]} to {widths[-1]} features, which must "
+            "be as many in each; if they are [features, time], transpose each"
+        )
     try:
         lengths = np.array(list(map(len, arrays)))
         if np.all(lengths == lengths[:1]):

@@ -190,6 +190,13 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
         predictor.classify(more.rename(columns={"y": "yy"}).drop(columns="remark"))
 
 
+def test_a_list_with_swapped_axes_is_told_so() -> None:
+    """Their time steps are taken for features, of which they then have 5 to 7."""
+    inputs = [np.zeros((2, 5 + example % 3)) for example in range(60)]
+    with pytest.raises(UserError, match=r"^inputs: .* 5 to 7 features.*transpose"):
+        read_memory(inputs, labels=np.arange(60) % 2)
+
+
 FLOATS = np.random.default_rng(0).normal(size=60)
 REGRESSION = "^labels: .*regression is not supported; divide them into classes"
 
