@@ -1,13 +1,10 @@
-"""Losses, accuracies and confusion matrices by hand, and their JSON."""
+"""Losses, accuracies and confusion matrices by hand."""
 
-import json
 import math
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from support import make_metrics
 
 from rnnmnist.evaluation.metrics import (
     format_probability,
@@ -15,8 +12,6 @@ from rnnmnist.evaluation.metrics import (
     score_logits,
     wilson_interval,
 )
-from rnnmnist.runs import logs
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import Scores
 
 # Two networks and six examples of three classes, none of which is of class 2.
@@ -102,33 +97,3 @@ def test_one_network_has_no_members() -> None:
     assert not absent & msgspec.to_builtins(one).keys()
     equal = score_confusions(np.array(CONFUSIONS[:1] * 2), [1.0, 1.0])
     assert msgspec.to_builtins(equal)["accuracy_std"] == 0.0
-
-
-# The lines of metrics.jsonl.
-
-ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
-SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
-
-
-def test_the_fields_of_metrics() -> None:
-    line = {"step": 7, "split": "validation", "loss": 0.5, "accuracy": 5 / 6}
-    counts = {"seed": 3, "correct": 5, "examples": 6}
-    assert msgspec.to_builtins(ONE) == line | counts
-    content = msgspec.to_builtins(SEVERAL)
-    members = content.pop("members")
-    line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
-    assert content == line | {"seed": 3, "correct": 8, "examples": 6, "predictions": 12}
-    assert list(members) == [
-        {"seed": 3, "loss": 0.5, "accuracy": 5 / 6, "correct": 5, "examples": 6},
-        {"seed": 4, "loss": 1.5, "accuracy": 3 / 6, "correct": 3, "examples": 6},
-    ]
-
-
-def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    assert logs.read(tmp_path, Metrics) == []
-    one, several = (json.dumps(msgspec.to_builtins(m)) for m in (ONE, SEVERAL))
-    mistyped = several.replace('"loss": 1.0', '"loss": "1.0"')
-    others = ['{"step": 7}', "not JSON", "[]", mistyped]
-    path.write_text("\n".join([one, *others, several, one[:-9]]))
-    assert logs.read(tmp_path, Metrics) == [ONE, SEVERAL]

@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import msgspec
 import numpy as np
 import pytest
 import trainer
-from support import called, make_metrics, output_of, refused, run_config
+from support import called, output_of, refused
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import best_step, find_step
+from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import loop
 from rnnmnist.training.fit import FIT_SETTINGS
@@ -155,22 +153,6 @@ def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
     assert validated[-1]["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
 
-def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() -> None:
-    found = {
-        step: make_scores(100, [correct], [1.0])
-        for step, correct in ((10, 80), (20, 90), (30, 90), (40, 85))
-    }
-    for has_class_weights in (False, True):
-        weights = {"has_class_weights": has_class_weights}
-        assert best_step(found | {50: None}, **weights) == 20
-        assert best_step({10: None, 20: None}, **weights) == 20
-    for step, scores in found.items():
-        balanced = (100 - scores.correct) / 100
-        found[step] = msgspec.structs.replace(scores, balanced_accuracy=balanced)
-    assert best_step(found, has_class_weights=False) == 20
-    assert best_step(found, has_class_weights=True) == 10
-
-
 def test_the_output_names_features_and_what_an_interval_does_not_know(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
@@ -222,24 +204,6 @@ ENDING |= {"batch_size": 32, "differences": False}
 def stopped(runs: Path) -> Path:
     """A run whose validation loss soon rises."""
     return fit(runs / "run", **ENDING)
-
-
-@pytest.mark.parametrize("patience", [1, 2, 4])
-def test_patience_counts_validations_without_a_lower_loss(
-    tmp_path: Path, patience: int
-) -> None:
-    settings = {"train.num_steps": 1000, "train.patience": patience}
-    config = run_config(settings).train
-    lowest, waited = 9, 0
-    for step, loss in enumerate([5, 4, 4, 3, 6, 2, 2, 2, 2, 2, 1], 1):
-        for split in ("train", "validation"):
-            metrics = make_metrics(step, split, 50, [25], [float(loss)])
-            logs.append(tmp_path, metrics)
-        lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
-        found = logs.completion(tmp_path, step, config)
-        assert (found is not None) == (waited >= patience)
-        reason = f"at step {step} of 1,000: no .* since step {step - waited}$"
-        assert found is None or re.search(reason, found)
 
 
 def test_a_stopped_run_says_why_and_is_complete(

@@ -1,0 +1,57 @@
+"""The lines of `metrics.jsonl`, and what follows from them."""
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from support import make_metrics, run_config
+
+from rnnmnist.runs import logs
+from rnnmnist.runs.logs import Metrics
+
+ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
+SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
+
+
+def test_the_fields_of_metrics() -> None:
+    line = {"step": 7, "split": "validation", "loss": 0.5, "accuracy": 5 / 6}
+    counts = {"seed": 3, "correct": 5, "examples": 6}
+    assert msgspec.to_builtins(ONE) == line | counts
+    content = msgspec.to_builtins(SEVERAL)
+    members = content.pop("members")
+    line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
+    assert content == line | {"seed": 3, "correct": 8, "examples": 6, "predictions": 12}
+    assert list(members) == [
+        {"seed": 3, "loss": 0.5, "accuracy": 5 / 6, "correct": 5, "examples": 6},
+        {"seed": 4, "loss": 1.5, "accuracy": 3 / 6, "correct": 3, "examples": 6},
+    ]
+
+
+def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert logs.read(tmp_path, Metrics) == []
+    one, several = (json.dumps(msgspec.to_builtins(m)) for m in (ONE, SEVERAL))
+    mistyped = several.replace('"loss": 1.0', '"loss": "1.0"')
+    others = ['{"step": 7}', "not JSON", "[]", mistyped]
+    path.write_text("\n".join([one, *others, several, one[:-9]]))
+    assert logs.read(tmp_path, Metrics) == [ONE, SEVERAL]
+
+
+@pytest.mark.parametrize("patience", [1, 2, 4])
+def test_patience_counts_validations_without_a_lower_loss(
+    tmp_path: Path, patience: int
+) -> None:
+    settings = {"train.num_steps": 1000, "train.patience": patience}
+    config = run_config(settings).train
+    lowest, waited = 9, 0
+    for step, loss in enumerate([5, 4, 4, 3, 6, 2, 2, 2, 2, 2, 1], 1):
+        for split in ("train", "validation"):
+            metrics = make_metrics(step, split, 50, [25], [float(loss)])
+            logs.append(tmp_path, metrics)
+        lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
+        found = logs.completion(tmp_path, step, config)
+        assert (found is not None) == (waited >= patience)
+        reason = f"at step {step} of 1,000: no .* since step {step - waited}$"
+        assert found is None or re.search(reason, found)
