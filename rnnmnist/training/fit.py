@@ -109,7 +109,8 @@ def fit(
         feature_names: strings [features]. Without them, an array with more features
             than time steps causes a warning that axes may be swapped.
         verbose: whether progress, warnings and a summary are printed. The handlers of
-            the logger `rnnmnist` get the warnings, too. `False` holds for all threads.
+            the logger `rnnmnist`, or of the root, get the warnings in any case. `False`
+            holds for all threads.
             Where standard output is no terminal and that logger has the level INFO,
             its own or that of the root, and a handler, progress and the summary are
             records of it instead, one for each line. No other logger gets records.
@@ -201,20 +202,14 @@ def configure(settings: Mapping[str, object]) -> Config:
 
 @contextlib.contextmanager
 def _without_output() -> Iterator[None]:
-    """Keeps warnings from being printed.
-
-    The user's own handlers of the logger `rnnmnist` get the warnings.
-    """
+    """Keeps warnings that no handler of the user's gets from being printed."""
     logger = logging.getLogger("rnnmnist")
     handler = logging.NullHandler()  # Python would print warnings that nobody handles
-    is_propagated = logger.propagate
     logger.addHandler(handler)
-    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.propagate = is_propagated
 
 
 _silence = SharedContext(_without_output)
