@@ -259,8 +259,8 @@ def test_a_run_that_was_extended_has_one_number_of_steps(tmp_path: Path) -> None
             num_steps=steps,
             eval_every_steps=500,
             batch_size=10,
+            cell="lstm",
             hidden_size=4,
-            num_layers=1,
             verbose=False,
         )
     output_of(called("report", f"--workdir={workdir}", "--step=1000"))
