@@ -147,7 +147,7 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     if not suffix:
         with pytest.raises(UserError, match="sequence 'new 0' has the t '0', and '0' "):
             rnnmnist.read_sequences(frame.assign(t=0), columns)
-        settings: dict[str, Any] = {"hidden_size": 4, "num_steps": 5, "verbose": False}
+        settings: dict[str, Any] = {"cell": "lstm", "num_steps": 5, "verbose": False}
         run = rnnmnist.fit(frame, workdir=tmp_path / "run", columns=columns, **settings)
         predictor = rnnmnist.Predictor(run)
         _, _, trained = predictor.load_split("train")
@@ -168,6 +168,7 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
         FRAME.fillna(0),
         workdir=tmp_path / "run",
         validation=False,
+        cell="lstm",
         num_steps=2,
         num_devices=1,
         verbose=False,
