@@ -158,6 +158,7 @@ def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
             new(early_stopping=True, **{name: value}).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_early_stopping_leaves_every_class_in_training() -> None:
     """The held-out groups are scikit-learn's, unless one has the last of a class."""
     generator = np.random.default_rng(0)
@@ -225,6 +226,7 @@ def test_a_folder_lives_as_long_as_its_network(tmp_path: Path, capfd: Any) -> No
         kept.fit(X, Y)
 
 
+@pytest.mark.slow
 def test_a_pickle_carries_the_checkpoint() -> None:
     """Not the folder, which another process does not have, or the optimizer's state."""
     classifier = new(hidden_size=128, num_steps=1).fit(X, Y)

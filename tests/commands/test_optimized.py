@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from support import output_of, run_python
 
 PROGRAM = """
@@ -22,6 +23,7 @@ predict.main(["docs/five.jpg", "--json"])
 """
 
 
+@pytest.mark.slow
 def test_training_resuming_evaluation_and_prediction_with_optimized_programs(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:

@@ -205,6 +205,7 @@ def test_a_training_split_without_classes_is_refused(
     assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_a_configuration_file_can_name_the_data_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

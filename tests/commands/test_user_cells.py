@@ -152,6 +152,7 @@ def test_a_wrong_class_is_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_users_cell_is_stacked_as_linear_recurrences_are(
     cell_file: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_python_blocks_of_a_page_run(
     run_block("python", text, tmp_path, unoptimized)
 
 
+@pytest.mark.slow
 def test_the_block_that_compares_runs(
     reference_run: Path,
     tmp_path: Path,

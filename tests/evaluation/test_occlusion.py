@@ -33,6 +33,7 @@ def share(predictor: Predictor) -> float:
     return float(falls[:, DECIDES].sum() / falls.sum())
 
 
+@pytest.mark.slow
 def test_most_falls_are_where_a_known_interval_decides(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):

@@ -265,6 +265,7 @@ def test_the_threads_and_files_that_commands_ask_for_are_enough(
         assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [

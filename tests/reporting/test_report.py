@@ -247,6 +247,7 @@ def test_a_network_without_its_run_has_a_report(data_dir: Path, tmp_path: Path) 
     assert "300 images, 0.1 epochs of mnist5k" in words
 
 
+@pytest.mark.slow
 def test_a_run_that_was_extended_has_one_number_of_steps(tmp_path: Path) -> None:
     """Also where the network is of a step before."""
     labels = np.arange(60) % 2

@@ -3,6 +3,7 @@
 Each of `jax_internals`, and the type of error that TFDS does not export.
 """
 
+import pytest
 import trainer
 from support import output_of, run_python
 
@@ -23,6 +24,7 @@ cli.run(main.main)
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on(new_run: trainer.Run) -> None:
     """A warning says that it is alone."""
     argv = "-c", RENAMED, *new_run.arguments("--config.train.num_steps=7")

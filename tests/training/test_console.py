@@ -127,6 +127,7 @@ def test_a_message_erases_the_line_on_a_terminal(terminal: Any) -> None:
     assert [line.rstrip() for line in lines_of(terminal[1])] == ["stop", ""]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_the_reader_of_its_output_has_ended(
     tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:

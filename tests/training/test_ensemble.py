@@ -124,6 +124,7 @@ def way(request: pytest.FixtureRequest) -> Way:
     return Way(mesh_of(seeds * batch, seeds), together)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_each_network_equals_that_of_its_seed_alone(
     singles: list[Trained], way: Way

@@ -140,6 +140,7 @@ def other_mesh() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_settings_of_jax_do_not_reach_a_run(reference: Path, tmp_path: Path) -> None:
     expected = outputs(reference)
     changes: dict[str, Any] = {
@@ -489,6 +490,7 @@ except KeyboardInterrupt:
     assert list_steps(tmp_path / "run")[-1] in (40, 45)
 
 
+@pytest.mark.slow
 def test_a_forked_child_is_told_to_load_after_the_fork(
     reference: Path, unoptimized: dict[str, str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_such_a_setting_is_not_dropped_if_a_number_is_given_with_it() -> None:
         assert choose_network(given, 10) == configure(settings)
 
 
+@pytest.mark.slow
 def test_a_callback_and_early_stopping_ask_for_a_trained_network(
     tmp_path: Path,
 ) -> None:

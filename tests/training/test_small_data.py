@@ -40,6 +40,7 @@ def fit(workdir: Path, **changes: Any) -> Path:
     return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **SETTINGS | changes)
 
 
+@pytest.mark.slow
 def test_a_run_on_long_sequences_reads_windows_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +207,7 @@ def stopped(runs: Path) -> Path:
     return fit(runs / "run", **ENDING)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

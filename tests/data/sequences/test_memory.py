@@ -114,6 +114,7 @@ def test_fit_and_predict_take_tables_and_wide_frames(tmp_path: Path) -> None:
             rnnmnist.fit(table, given, workdir=tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ""])
 def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     """The identifiers go through to scikit-learn's tools and to predictions."""
