@@ -264,6 +264,7 @@ def test_missing_values_name_their_parameter() -> None:
     assert new(missing="zero").fit(gaps, Y).predict(gaps).shape == (60,)
 
 
+@pytest.mark.slow
 def test_swapped_axes_are_warned_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

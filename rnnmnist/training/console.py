@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 import shlex
 import sys
 import time
@@ -47,7 +48,7 @@ def write(text: str, end: str = "\n") -> None:
     It does if standard output is no terminal, and the logger `rnnmnist` has the level
     INFO and a handler: each line is then a record. Commands never do, whose logger has
     the level WARNING. A training does not end because the reader of its output has, as
-    `| head` does.
+    `| head` does, unless nobody reads standard error either.
     """
     is_logged = _logger.isEnabledFor(logging.INFO) and has_handlers(_logger)
     if is_logged and not is_terminal(sys.stdout):
@@ -57,6 +58,8 @@ def write(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
+        if os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
+            raise  # as after the kernel of a notebook was killed
         _warn_once("standard output has no reader any more; training goes on")
 
 

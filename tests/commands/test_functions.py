@@ -36,6 +36,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NAMES = ("evaluate", "export", "report")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -48,6 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     runs: Path, name: str
@@ -90,6 +91,7 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     np.testing.assert_allclose(over_time[0, -1], whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_are_of_logits_without_a_multiplier(runs: Path) -> None:
     """The loss of an evaluation of the validation split says that it is too low."""
     workdir = runs / "one"
@@ -109,6 +111,7 @@ def test_metrics_are_of_logits_without_a_multiplier(runs: Path) -> None:
     assert f"loss {trainer.result(workdir)['loss']:.4f}\n" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 49])
 def test_the_multiplier_is_1_where_validation_does_not_select(
     kept: int, tmp_path: Path
@@ -120,6 +123,7 @@ def test_the_multiplier_is_1_where_validation_does_not_select(
     assert trainer.result(workdir)["multiplier"] == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_bits_and_multiplier(
     runs: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_resumed_run_has_the_same_bits_and_multiplier(
         assert trainer.checksums(workdir, step) == trainer.checksums(runs / "one", step)
 
 
+@pytest.mark.slow
 def test_filters_of_several_seeds_are_calibrated_together(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"cell": "filters", "hidden_size": 20}
     for name in ("num_steps", "eval_every_steps", "learning_rate"):

@@ -447,6 +447,7 @@ def fit(num_steps, **others):
 """
 
 
+@pytest.mark.slow
 def test_a_service_gets_records_of_our_logger_and_can_be_terminated(
     tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
     assert validated[-1]["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_output_names_features_and_what_an_interval_does_not_know(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
