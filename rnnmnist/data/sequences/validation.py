@@ -321,7 +321,7 @@ def _array(
 def refuse_label_shape(labels: Any, time_steps: int) -> None:
     """Refuses more than one label for a sequence, and says what to do instead."""
     try:
-        shape = np.shape(labels)
+        shape = np.asarray(labels).shape
     except ValueError:
         raise UserError(
             "labels: has lists of different lengths; a label for each time step and "
