@@ -44,21 +44,11 @@ FLAGS = (
 )
 
 
-class _PrintVersion(argparse.Action):
-    """Prints the version when its flag is parsed, and ends the command."""
+class _Discarded(io.TextIOBase):
+    """The standard output of a quiet command, which drops what is written."""
 
-    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> NoReturn:
-        print(metadata.version("rnnmnist"))
-        parser.exit()
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +65,10 @@ class Parser(argparse.ArgumentParser):
         # `ValueError`, which argparse would replace if they were types of its own.
         self._paths: dict[str, Callable[[str], Path]] = {}
         self.add_argument(
-            "--version", action=_PrintVersion, help="print the version and exit"
+            "--version",
+            action="version",
+            version=metadata.version("rnnmnist"),
+            help="print the version and exit",
         )
         self.add_argument(
             "--quiet", action="store_true", help="print warnings and errors only"
@@ -142,8 +135,7 @@ class Parser(argparse.ArgumentParser):
                 elif given is not None:
                     setattr(args, name, convert(given))
             if args.quiet:
-                # What is printed from here on stays in memory, until the command ends.
-                sys.stdout = io.TextIOWrapper(io.BytesIO())
+                sys.stdout = _Discarded()
             return args
         if not unknown[0].startswith("-"):
             raise errors.UserError(

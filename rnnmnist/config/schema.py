@@ -627,17 +627,17 @@ class Config(ConfigSection):
 def settings_of_network() -> list[str]:
     """Returns the settings whose values are for a network trained by gradients.
 
-    Filters do not have them, but for those of `SIZE_OF_NETWORK`, which have other good
-    values with filters.
+    Filters do not have them, but for those of `SHARED_WITH_FILTERS`.
     """
     return [
         name
         for name, declared in SETTINGS.items()
-        if declared.fitting == "gradient" or name in SIZE_OF_NETWORK
+        if declared.fitting == "gradient" or name in SHARED_WITH_FILTERS
     ]
 
 
-SIZE_OF_NETWORK = ("model.hidden_size", "model.differences")
+# Settings of networks and of filters, which have other good values for each.
+SHARED_WITH_FILTERS = ("model.hidden_size", "model.differences")
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
     declared.name: declared

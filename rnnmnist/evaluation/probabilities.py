@@ -1,10 +1,11 @@
 """Probabilities of the classes, from the logits of a network or of an ensemble.
 
-Networks that are trained by gradients are too certain, most of all on few sequences.
-One multiplier of the logits, which is chosen on examples that did not train the
-network, corrects that. It is positive, so that no prediction changes. An ensemble has
-one, of the logits that its members have together: with one for each member, the members
-would have other shares in the mean of the probabilities, and predictions would change.
+Networks that are trained by gradients are too certain on few examples, and with label
+smoothing not certain enough. One multiplier of the logits, which is chosen on examples
+that did not train the network, corrects both. It is positive, so that no prediction
+changes. An ensemble has one, of the logits that its members have together: with one for
+each member, the members would have other shares in the mean of the probabilities, and
+predictions would change.
 
 References:
     Platt, "Probabilistic Outputs for Support Vector Machines", 1999, for probabilities

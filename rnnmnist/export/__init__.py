@@ -74,28 +74,23 @@ def export_each(
     cell: str | None,
 ) -> "Iterator[tuple[str, Export]]":
     """Yields what `export` returns, each format when it has been written."""
+    import functools
     import importlib
 
     from rnnmnist.config.files import parse_folder, resolve_workdir
-    from rnnmnist.errors import RunError, UserError, format_value
-    from rnnmnist.exporting.formats import FORMATS, check_packages
+    from rnnmnist.errors import RunError
+    from rnnmnist.exporting.formats import check_packages
 
     folder = parse_folder(str(output), "output")
-    if format not in (*FORMATS, "all"):
-        allowed = ", ".join(FORMATS)
-        raise UserError(
-            f"format: must be one of {allowed}, all, not {format_value(format)}"
-        )
-    names = list(FORMATS) if format == "all" else [format]
-    for name in names:
-        if (folder / name).exists() and not force:
-            raise UserError(
-                f"output: {folder / name} exists; name another folder, or replace it "
-                "with --force (in Python, force=True)"
-            )
+    names = _check_formats(format, folder, force=force)
     check_packages(names)
     from rnnmnist.evaluation.network import TrainedNetwork
-    from rnnmnist.exporting.comparison import Export, compare, warn_of_lost_digits
+    from rnnmnist.exporting.comparison import (
+        Export,
+        compare,
+        is_wrong,
+        warn_of_lost_digits,
+    )
     from rnnmnist.runs.writing import write_folder, write_json
     from rnnmnist.runtime.compilation import enable_default_cache
     from rnnmnist.runtime.jax_defaults import refuse_fork
@@ -109,31 +104,53 @@ def export_each(
     task, split, examples = network.load_split()
     warn_of_lost_digits(network, examples)
     expected = network.calibrated_logits(examples)
+    certify = functools.partial(
+        compare,
+        network=network,
+        task=task,
+        split=split,
+        examples=examples,
+        expected=expected,
+    )
     wrong = []
     for name in names:
         writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")
         with write_folder(folder / name) as temporary:
             artefact = temporary / f"model.{name}"
             writer.write(network, artefact)
-            result = compare(artefact, network, task, split, examples, expected)
-            write_json(temporary / "certificate.json", result)
-            step_result = None
+            certificate = certify(artefact)
+            write_json(temporary / "certificate.json", certificate)
+            step_certificate = None
             if name == "onnx" and not network.config.model.bidirectional:
                 artefact = temporary / "step.onnx"
                 writer.write_step(network, artefact)
-                step_result = compare(
-                    artefact, network, task, split, examples, expected
-                )
-                write_json(temporary / "step_certificate.json", step_result)
-        yield name, Export(folder / name, result, step_result)
-        is_wrong = [
-            found.differing > found.ties
-            for found in (result, step_result)
-            if found is not None
-        ]
-        if any(is_wrong):
+                step_certificate = certify(artefact)
+                write_json(temporary / "step_certificate.json", step_certificate)
+        exported = Export(folder / name, certificate, step_certificate)
+        yield name, exported
+        if is_wrong(exported):
             wrong.append(name)
     if wrong:
         raise RunError(
             f"{' and '.join(wrong)} in {folder} predict another class for some examples"
         )
+
+
+def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
+    """Returns the formats to write, whose folders do not exist or may be replaced."""
+    from rnnmnist.errors import UserError, format_value
+    from rnnmnist.exporting.formats import FORMATS
+
+    if format not in (*FORMATS, "all"):
+        allowed = ", ".join(FORMATS)
+        raise UserError(
+            f"format: must be one of {allowed}, all, not {format_value(format)}"
+        )
+    names = list(FORMATS) if format == "all" else [format]
+    for name in names:
+        if (folder / name).exists() and not force:
+            raise UserError(
+                f"output: {folder / name} exists; name another folder, or replace it "
+                "with --force (in Python, force=True)"
+            )
+    return names

@@ -77,6 +77,16 @@ class Export(NamedTuple):
     step_certificate: Certificate | None
 
 
+def is_wrong(exported: Export) -> bool:
+    """Whether predictions differ of classes whose logits are not equal by rounding."""
+    certificates = [exported.certificate, exported.step_certificate]
+    return any(
+        certificate.differing > certificate.ties
+        for certificate in certificates
+        if certificate is not None
+    )
+
+
 @jax_defaults()
 def compare(
     artefact: Path,

@@ -80,7 +80,9 @@ def _format_command(
     flags = [f"--workdir={folder}"]
     if selector != "best":
         flags.append(f"--step={selector}")
-    flags += [f"--config.{name}={value}" for name, value in paths.items()]
+    for name, value in paths.items():
+        if value is not None:
+            flags.append(f"--config.{name}={value}")
     if cell is not None:
         flags.append(f"--config.model.cell={cell}")
     return shlex.join(["python", "-m", "rnnmnist.report", *flags])

@@ -11,7 +11,12 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
 from rnnmnist.config.fit_settings import FitSettings
-from rnnmnist.config.resolving import choose_network, resolve, settings_of_data
+from rnnmnist.config.resolving import (
+    RunConfig,
+    choose_network,
+    resolve,
+    settings_of_data,
+)
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import LISTED, find
 from rnnmnist.config.tasks import Task
@@ -168,15 +173,8 @@ def fit(
             given = choose_network(given, sequences.count_training())
             dataset = to_dataset(folder.name, sequences, settings_of_data(given))
             config = resolve(given, dataset.task)
-            if callback is not None and config.model.fitting == "closed_form":
-                raise UserError(
-                    "callback: is for training by gradients only, and model.cell="
-                    f"{config.model.cell} is fitted in closed form; remove it"
-                )
-            if callback is not None and not dataset.task.examples["validation"]:
-                raise UserError(
-                    "callback: needs a validation split; mark sequences with validation"
-                )
+            if callback is not None:
+                _check_callback(config, dataset.task)
             _save(path, sequences, dataset.task)
         enable_default_cache()
         train(
@@ -189,6 +187,19 @@ def fit(
             callback=callback,
         )
     return folder
+
+
+def _check_callback(config: RunConfig, task: Task) -> None:
+    """Refuses a callback for a run that would not call it."""
+    if config.model.fitting == "closed_form":
+        raise UserError(
+            "callback: is for training by gradients only, and model.cell="
+            f"{config.model.cell} is fitted in closed form; remove it"
+        )
+    if not task.examples["validation"]:
+        raise UserError(
+            "callback: needs a validation split; mark sequences with validation"
+        )
 
 
 def configure(settings: Mapping[str, object]) -> Config:

@@ -10,7 +10,7 @@ The weighted means of targets and features are 0 after their projection, so that
 offset leaves the problem. An eigendecomposition of one Gram matrix, the smaller one,
 solves it for all strengths, and gives the prediction for each example by a fit without
 it, or without its group. These leave-one-out predictions choose the strength, and the
-factor by which scores become logits.
+multiplier by which scores become logits.
 
 References:
     Hoerl and Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems",
@@ -40,10 +40,10 @@ class RidgeHead(NamedTuple):
     kernel: np.ndarray  # float64 [features, classes]
     bias: np.ndarray  # float64 [classes]
     # For each example, float64 [examples, classes], by a head that was fitted without
-    # it, but with the same strength, factor and standardization.
+    # it, but with the same strength, multiplier and standardization.
     left_out_logits: np.ndarray
     strength: float
-    factor: float  # by which the scores, about -1 to 1, are multiplied
+    multiplier: float  # by which the scores, about -1 to 1, are multiplied
 
 
 class _Problem(NamedTuple):
@@ -101,7 +101,7 @@ def fit_ridge(
     """Fits a head, with the strength of the least leave-one-out error.
 
     Weights of equal examples add up: an example of weight 2 counts as two in the fit,
-    the error, and the factor, but is left out as one.
+    the error, and the multiplier, but is left out as one.
 
     With groups, all examples of a group are left out together.
 
@@ -142,15 +142,15 @@ def fit_ridge(
     best = int(errors.argmin())
 
     scores = left_out[:, best].astype(float)
-    factor = choose_multiplier(scores, labels, weights)
+    multiplier = choose_multiplier(scores, labels, weights)
     kernel = spectrum.coefficients(coefficients[:, best]) * problem.scale[:, None]
     bias = problem.offset - problem.mean @ kernel
     return RidgeHead(
-        kernel=factor * kernel,
-        bias=factor * bias,
-        left_out_logits=factor * scores,
+        kernel=multiplier * kernel,
+        bias=multiplier * bias,
+        left_out_logits=multiplier * scores,
         strength=float(strengths[best]),
-        factor=factor,
+        multiplier=multiplier,
     )
 
 

@@ -215,11 +215,10 @@ def to_dataset(
         )
         remedy = suggest_name("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
-    if trained is not None:
-        sequences = take_features(sequences, trained)
     if trained is None:
         task, splits = _prepare_training(name, sequences, config)
     else:
+        sequences = take_features(sequences, trained)
         task, splits = _prepare_evaluation(sequences, config, trained)
         order = [trained.classes.index(name) for name in sequences.classes]
         labels = np.array(order, np.int32)[labels]
