@@ -231,7 +231,10 @@ def test_a_flipped_bit_is_found_before_anything_is_parsed(
         fault = find_fault(tmp_path, NEWEST)
         assert fault is not None, name
         item = name.partition("/")[0]
-        assert set(sums(folder)) < set(intact), name
+        # `sha256sum` takes a digit of a hash in capitals for the same one.
+        is_same_hash = name == "SHA256SUMS" and content.lower() == saved.lower()
+        if not is_same_hash:
+            assert set(sums(folder)) < set(intact), name
         if item == "header":
             with pytest.raises(DamagedError, match=name):
                 read_header(tmp_path, NEWEST)
