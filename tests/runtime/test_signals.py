@@ -138,7 +138,7 @@ from rnnmnist import cli
 from rnnmnist.export import __main__ as export
 from rnnmnist.exporting import comparison
 
-def compare(*_):
+def compare(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
