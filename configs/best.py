@@ -1,6 +1,6 @@
 """The most accurate MNIST run: an LSTM with 146,090 parameters, augmented images.
 
-    python -m rnnmnist.main --config=best
+    rnnmnist train --config=best
 
 Measured on one core of AMD EPYC with jax 0.10.2: 973 s, test accuracy 99.61 ± 0.03 %
 over 5 seeds (10,000 images; `results/best.json`).

@@ -1,6 +1,6 @@
 """The default run with a loss after every time step, for calibrated early predictions.
 
-    python -m rnnmnist.main --config=every_step
+    rnnmnist train --config=every_step
 
 Measured on one core of AMD EPYC with jax 0.10.2: 112 s, test accuracy 99.03 ± 0.04 %
 over 5 seeds (10,000 images; `results/every_step.json`).

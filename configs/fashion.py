@@ -1,6 +1,6 @@
 """Fashion-MNIST, with the network of `best`.
 
-    python -m rnnmnist.main --config=fashion
+    rnnmnist train --config=fashion
 
 Measured on one core of AMD EPYC with jax 0.10.2: 793 s, test accuracy 91.36 ± 0.08 %
 over 3 seeds (10,000 images; `results/fashion.json`).

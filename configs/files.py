@@ -1,6 +1,6 @@
 """Sequences of your own.
 
-    python -m rnnmnist.main --config=files --config.data.path=FILE_OR_FOLDER
+    rnnmnist train --config=files --config.data.path=FILE_OR_FOLDER
 
 The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
 docs/formats.md describes them. Fewer than 1,000 training sequences are classified by

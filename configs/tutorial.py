@@ -1,6 +1,6 @@
 """The recipe of the 2016 TensorFlow tutorial, unchanged.
 
-    python -m rnnmnist.main --config=tutorial
+    rnnmnist train --config=tutorial
 
 100,000 samples in batches of 128 (781 steps), Adam at 1e-3, forget bias 1, a
 Glorot-uniform fused kernel, weights and bias of the head from N(0, 1), loss and

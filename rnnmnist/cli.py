@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str | None) -> None:
         super().__init__(
-            prog=f"python -m rnnmnist.{command}",
+            prog=f"rnnmnist {command}",
             description=description,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,8 +1,8 @@
 """Reports what this machine has, and whether a run would work on it.
 
-    python -m rnnmnist.doctor --require=gpu
+    rnnmnist doctor --require=gpu
 
-The flags of `rnnmnist.main` describe the run. The exit code is 1 if the run would not
+The flags of `rnnmnist train` describe the run. The exit code is 1 if the run would not
 work, or would use other devices than required.
 """
 

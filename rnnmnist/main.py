@@ -1,6 +1,6 @@
 """Trains a network, or resumes a run from its newest checkpoint.
 
-    python -m rnnmnist.main --config=default --config.seed=1
+    rnnmnist train --config=default --config.seed=1
 
 Any setting can be given as --config.KEY=VALUE.
 """
@@ -14,7 +14,7 @@ from rnnmnist.config.resolving import resolve
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line."""
-    return cli.parse_training(cli.training_parser("main", __doc__), argv)
+    return cli.parse_training(cli.training_parser("train", __doc__), argv)
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Writes the drawing page, on which networks classify a drawn digit row by row.
 
-    python -m rnnmnist.page --output=draw.html
-    python -m rnnmnist.page --output=draw.html --workdir=runs/a --workdir=runs/b
+    rnnmnist page --output=draw.html
+    rnnmnist page --output=draw.html --workdir=runs/a --workdir=runs/b
 
 The page is one HTML file that contains the networks and needs no server or network.
 """

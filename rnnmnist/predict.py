@@ -1,9 +1,9 @@
 """Classifies images of digits, or sequences of files or of standard input.
 
-    python -m rnnmnist.predict digit.png
-    python -m rnnmnist.predict photos/ --json
-    python -m rnnmnist.predict --workdir=checkpoints/files sequences.npz
-    python -m rnnmnist.predict --workdir=checkpoints/files --stream < sequence.csv
+    rnnmnist predict digit.png
+    rnnmnist predict photos/ --json
+    rnnmnist predict --workdir=checkpoints/files sequences.npz
+    rnnmnist predict --workdir=checkpoints/files --stream < sequence.csv
 
 Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
 each; - is standard input. A network that was trained on files of sequences classifies

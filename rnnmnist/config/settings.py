@@ -17,7 +17,7 @@ import msgspec
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-LISTED = "the help of python -m rnnmnist.main lists all settings"
+LISTED = "rnnmnist train --help lists all settings"
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint on a whole split.
 
-    python -m rnnmnist.evaluate --workdir=checkpoints/reference --split=test
+    rnnmnist evaluate --workdir=checkpoints/reference --split=test
 
 The checkpoint contains its configuration; no other flag describes the model or data.
 """

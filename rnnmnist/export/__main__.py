@@ -1,6 +1,6 @@
 """Writes a trained network for other runtimes, and compares it with the checkpoint.
 
-    python -m rnnmnist.export --workdir=DIR --format=all --output=FOLDER
+    rnnmnist export --workdir=DIR --format=all --output=FOLDER
 
 Each format gets a folder with the network and a `certificate.json`, which contains the
 result of the comparison on every test example. With ONNX, `step.onnx` computes one time

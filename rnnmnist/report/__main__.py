@@ -1,6 +1,6 @@
 """Writes the plots and the report page of a run.
 
-    python -m rnnmnist.report --workdir=checkpoints/reference
+    rnnmnist report --workdir=checkpoints/reference
 
 The report is written to DIR/report.
 """

@@ -51,8 +51,7 @@ def find_step(
     steps = [step for step in list_steps(workdir) if step not in damaged]
     if not steps:
         raise UserError(
-            f"workdir: {workdir} holds no checkpoint; train in it with "
-            "python -m rnnmnist.main"
+            f"workdir: {workdir} holds no checkpoint; train in it with rnnmnist train"
         )
     names = [str(step) for step in steps]
     if selector == "latest":
