@@ -13,8 +13,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +27,13 @@ from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.exporting import formats
 from rnnmnist.main import parse
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.workdir import list_steps, lock
 
 # Uses by row, runs by column; a use with - has nothing to do with the run. The data of
 # the shipped model are not here. Those of the moved run are, but in another place. The
-# run that has begun was killed before its first checkpoint.
+# killed run is the finished one as it was at its first checkpoint, and trains if its
+# workdir is locked. The run that has begun was killed before its first checkpoint.
 TABLE = """
                shipped         finished training killed   begun   seeds    moved
 main           workdir         done     workdir  done     done    done     levels.npz
@@ -95,19 +95,6 @@ FRAME = pd.DataFrame(
     }
 )
 DIGIT = REPOSITORY / "docs/five.jpg"
-# A program that trains up to the first checkpoint, and then waits.
-TRAINER = """
-import json, sys
-import rnnmnist
-
-def wait(metrics):
-    print(metrics.step, flush=True)
-    sys.stdin.read()
-
-workdir, inputs, labels, settings = json.loads(sys.argv[1])
-settings |= {"callback": wait, "verbose": False}
-rnnmnist.fit(inputs, labels, workdir=workdir, **settings)
-"""
 
 
 class Run(NamedTuple):
@@ -380,67 +367,40 @@ def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
     return ["--config=files", *(f"--config.{k}={v}" for k, v in settings.items())]
 
 
-@contextlib.contextmanager
-def in_training(workdir: Path, environment: dict[str, str]) -> Iterator[None]:
-    """Trains in a process, from the first checkpoint on, and kills it at the end."""
-    arguments = [str(workdir), INPUTS.tolist(), LABELS.tolist(), FIT]
-    with subprocess.Popen(
-        [sys.executable, "-c", TRAINER, json.dumps(arguments)],
-        env=environment | {"PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == f"{FIRST}\n"
-            yield
-        finally:
-            process.kill()
-
-
-def train(folder: Path, name: str, environment: dict[str, str]) -> None:
+def train(folder: Path, name: str) -> None:
     """Trains the run with a name in a new folder."""
     folder.mkdir()
     workdir = folder / "run"
-    if name == "killed":
-        with in_training(workdir, environment):
-            pass
-    elif name in (*FILES, "moved"):
+    if name in (*FILES, "moved"):
         path = write(folder, "npz" if name == "moved" else name)
         output("main", f"--workdir={workdir}", *training_flags(path))
         if name == "moved":
             path.rename(folder / "moved.npz")
-    else:
-        settings = FIT | {"num_seeds": 2 if name == "seeds" else 1, "verbose": False}
-        rnnmnist.fit(*in_memory(name), workdir=workdir, **settings)
+        return
 
+    def copy(metrics: Metrics) -> None:
+        if metrics.step == FIRST:
+            shutil.copytree(workdir, folder / "killed")
 
-@pytest.fixture(scope="module")
-def live_workdir(
-    tmp_path_factory: pytest.TempPathFactory, unoptimized: dict[str, str]
-) -> Iterator[Path]:
-    """The workdir of a run that trains as long as this fixture lives."""
-    workdir = tmp_path_factory.mktemp("training") / "run"
-    with in_training(workdir, unoptimized):
-        yield workdir
+    settings = FIT | {"num_seeds": 2 if name == "seeds" else 1, "verbose": False}
+    rnnmnist.fit(*in_memory(name), workdir=workdir, callback=copy, **settings)
 
 
 @pytest.fixture
-def run(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+def run(
+    name: str, request: pytest.FixtureRequest, once: Once, tmp_path: Path
+) -> Iterator[Run]:
     """The run with a name; see `TABLE`."""
     if name in ("shipped", "with_data"):
-        return shipped_run(name, request, tmp_path)
-    if name == "training":
-        workdir = request.getfixturevalue("live_workdir")
-    else:
-        once: Once = request.getfixturevalue("once")
-        environment = request.getfixturevalue("unoptimized")
-        kind = "killed" if name == "begun" else name
-        trained = once(f"base_{kind}", lambda folder: train(folder, kind, environment))
-        workdir = shutil.copytree(trained / "run", tmp_path / "run")
-        if name == "begun":
-            shutil.rmtree(workdir / str(FIRST))
+        yield shipped_run(name, request, tmp_path)
+        return
+    is_killed = name in ("training", "killed", "begun")
+    trained_name = "arrays" if is_killed else name
+    trained = once(f"base_{trained_name}", lambda folder: train(folder, trained_name))
+    source = trained / ("killed" if is_killed else "run")
+    workdir = shutil.copytree(source, tmp_path / "run")
+    if name == "begun":
+        shutil.rmtree(workdir / str(FIRST))
     given = in_memory(name)
     path = trained_on = workdir / "run.data"  # which `fit` has written
     if name in FILES:
@@ -450,7 +410,8 @@ def run(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Run:
         path, trained_on = trained / "moved.npz", trained / "levels.npz"
     num_seeds = 2 if name == "seeds" else 1
     flags = training_flags(trained_on, num_seeds)
-    return Run(workdir, given, path, tmp_path, flags, num_seeds=num_seeds)
+    with lock(workdir) if name == "training" else contextlib.nullcontext():
+        yield Run(workdir, given, path, tmp_path, flags, num_seeds=num_seeds)
 
 
 def shipped_run(name: str, request: pytest.FixtureRequest, folder: Path) -> Run:
