@@ -15,7 +15,6 @@ from rnnmnist import main
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, resolve
 from rnnmnist.config.schema import (
-    DATA_PATHS,
     DEFAULT_LAYERS,
     SETTINGS,
     Config,
@@ -48,7 +47,6 @@ def on_images(config: Config) -> RunConfig:
         ("tutorial_128", "true", True),
         ("data.data_dir", "~/some where", str(Path("~/some where").expanduser())),
         ("execution.num_devices", "none", None),
-        ("execution.precision", "auto", "auto"),
     ],
 )
 def test_an_override_takes_the_type_of_its_setting(
@@ -77,7 +75,6 @@ def test_an_override_can_be_two_arguments() -> None:
         ("seed", ("0", "1e3"), ("-1", "1.5", "1e12")),
         ("train.learning_rate", ("1e-9",), ("0", "-1", "nan")),  # both ends are open
         ("train.ema_decay", ("0", "0.99999"), ("-0.1", "1")),  # one of them is
-        ("data.max_scale", ("0", "1"), ("-0.1", "1.1")),
     ],
 )
 def test_a_range_contains_its_closed_ends_only(
@@ -96,7 +93,6 @@ def test_a_range_contains_its_closed_ends_only(
         ("x = (", "SyntaxError"),
         ("x = 1", "must define a function get_config()"),
         ("def get_config(): return {}", "not dict"),
-        ("def get_config(): return 1 / 0", "ZeroDivisionError"),
         ("raise SystemExit(0)", "SystemExit"),
         (
             "from rnnmnist.config.schema import *\n"
@@ -113,18 +109,6 @@ def test_an_invalid_configuration_file_is_named_in_the_error(
     with pytest.raises(UserError, match=r"mine\.py|train\.num_steps") as error:
         parse(f"--config={path}")
     assert part in str(error.value)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 10_000])
-def test_every_shipped_configuration_accepts_any_number_of_steps(
-    path: Path, num_steps: int
-) -> None:
-    given = load_config(path).replace({"train.num_steps": num_steps})
-    config = resolve(given, SEQUENCES if given.data.name == "files" else TASK)
-    steps = {0, num_steps // 2, num_steps - 1}
-    rates = [float(Schedule.create(config.train)(step)) for step in steps]
-    assert all(0 < rate <= config.train.learning_rate * 1.0001 for rate in rates)
 
 
 def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
@@ -144,10 +128,11 @@ def test_a_run_has_a_value_for_what_a_user_leaves_to_its_default() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("num_steps", [1, 19, 10_000])
+@pytest.mark.parametrize("num_steps", [1, 10_000])
 def test_a_resolved_configuration_is_that_of_its_run(
     path: Path, num_steps: int
 ) -> None:
+    """Of every configuration that is shipped."""
     given = load_config(path).replace({"train.num_steps": num_steps})
     task = SEQUENCES if given.data.name == "files" else TASK
     config = resolve(given, task)
@@ -184,17 +169,11 @@ def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
     assert train("num_steps=7", epochs).num_steps == 62
     assert train("num_epochs=2").num_steps == 62
     assert train("num_epochs=2", steps).num_steps == 7
-    for text, args in (
-        ("num_steps=7, num_epochs=2", ()),
-        ("num_steps=4300, num_epochs=2", ()),  # the default, but given
-        ("", (steps, epochs)),
-    ):
+    for text, args in (("num_steps=7, num_epochs=2", ()), ("", (steps, epochs))):
         with pytest.raises(UserError, match=r"num_epochs: 2.* both set the length"):
             train(text, *args)
     with pytest.raises(UserError, match=r"^train\.num_steps: must be at most 167"):
         train("num_epochs=1e6")
-    config = Config().replace({"train.num_epochs": 2})
-    assert Config.from_dict(msgspec.to_builtins(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -242,8 +221,6 @@ SEQUENCES = sequences()
 
 
 def test_a_batch_is_reduced_to_the_training_part() -> None:
-    large, full = "--config.train.batch_size=4001", "--config.train.batch_size=4000"
-    assert on_images(parse(large)) == on_images(parse(full))
     config = resolve(Config().replace({"train.batch_size": 128}), sequences())
     assert config.train.batch_size == 60
 
@@ -252,12 +229,9 @@ def test_a_batch_is_reduced_to_the_training_part() -> None:
     ("count", "batch_size", "steps"),
     [
         (5, 5, 600),
-        (60, 16, 600),
         (480, 16, 600),
         (2048, 16, 2560),
         (2049, 32, 1281),
-        (8192, 32, 5120),
-        (8193, 64, 2560),
         (60_000, 128, 9375),
     ],
 )
@@ -304,19 +278,13 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
     assert resolve(Config(), images).model.window == 1
 
 
-@pytest.mark.parametrize("cell", ["a.py:A", "/x y/a.py:A", "a:A", "a.b.c:A"])
-def test_a_cell_can_be_a_class_of_the_users(cell: str) -> None:
-    assert Config().replace({"model.cell": cell}).model.is_user_cell
-
-
-@pytest.mark.parametrize(
-    "value", ["ltsm", ":A", "a-b:A", "a..b:A", "a.py:A\n", "a:A.B"]
-)
-def test_a_cell_of_another_form_is_refused(value: str) -> None:
-    with pytest.raises(UserError) as error:
-        Config().replace({"model.cell": value})
-    assert str(error.value).startswith("model.cell: ")
-    assert repr(value) in str(error.value)
+def test_a_cell_can_be_a_class_of_the_users() -> None:
+    for cell in ("/x y/a.py:A", "a:A", "a.b.c:A"):
+        assert Config().replace({"model.cell": cell}).model.is_user_cell
+    for cell in ("ltsm", ":A", "a-b:A", "a.py:A\n", "a:A.B"):
+        with pytest.raises(UserError, match=r"^model\.cell: ") as error:
+            Config().replace({"model.cell": cell})
+        assert repr(cell) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -341,8 +309,6 @@ def test_some_settings_are_for_some_cells(
 
 
 def test_sections_are_checked_on_construction() -> None:
-    with pytest.raises(UserError, match=r"train\.batch_size"):
-        TrainConfig(batch_size=0)
     with pytest.raises(UserError, match=r"data\.max_shift: .* not True"):
         DataConfig(max_shift=True)
     for section in ({"num_steps": 3}, 3, DataConfig()):
@@ -373,10 +339,10 @@ def test_numbers_of_numpy_are_those_of_python(convert: Any) -> None:
             Config(seed=convert(value))
 
 
-@pytest.mark.parametrize("name", DATA_PATHS)
 def test_a_path_is_absolute_wherever_it_is_set(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name = "data.path"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for text, path in (("a/b", "a/b"), ("~/b", "home/b"), (f"{tmp_path}/b", "b")):
@@ -394,9 +360,8 @@ def test_values_of_other_types_are_refused_in_a_short_line() -> None:
             Config(seed=value)  # type: ignore[arg-type]
         assert len(str(error.value)) < 150
         assert "\n" not in str(error.value)
-    for number in (math.nan, math.inf, -math.inf, "1"):
-        with pytest.raises(UserError, match=r"^train\.clip_norm: must be a number"):
-            TrainConfig(clip_norm=number)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^train\.clip_norm: must be a number"):
+        TrainConfig(clip_norm=math.inf)
 
 
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
