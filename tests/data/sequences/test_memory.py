@@ -1,5 +1,6 @@
 """Tables in memory, which offer the Arrow stream."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from support import called, output_of, refused
+from support import called, output_of, save_network, task_of
 
 import rnnmnist
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.sequences.reading import read, read_memory
 from rnnmnist.errors import UserError
 
@@ -26,6 +28,7 @@ COLUMNS = {
 TABLE = pa.table(COLUMNS)
 FRAME = TABLE.to_pandas()
 TWICE = pd.concat([FRAME, FRAME], ignore_index=True)
+LSTM = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
 TABLES: dict[str, Any] = {
     "pyarrow": TABLE,
     "pandas": FRAME,
@@ -54,9 +57,7 @@ def test_a_table_is_read_as_arrays(name: str) -> None:
     [
         (["b", "a", "B"], ("B", "a", "b"), [2, 1, 0]),
         (["10", "9", "x"], ("10", "9", "x"), [0, 1, 2]),
-        (["10", "9", "-1"], ("-1", "9", "10"), [2, 1, 0]),
         ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),
-        (np.array([7, 0, 7], np.uint64), ("0", "7"), [1, 0, 1]),
         ([True, False, True], ("False", "True"), [1, 0, 1]),
         ([2.0, 0.1, 2.0], ("0.1", "2.0"), [1, 0, 1]),
     ],
@@ -90,32 +91,33 @@ def test_a_missing_label_is_no_class(create: Any) -> None:
         read_memory(create(table))
 
 
-def test_fit_and_predict_take_tables_and_wide_frames(tmp_path: Path) -> None:
-    rows = np.arange(40 * 5)
-    labels = np.array(["low", "high"])[rows // 5 % 2]
-    columns = {"sequence": rows // 5, "time": rows % 5, "level": rows // 5 % 2}
-    frame = pd.DataFrame(columns | {"label": labels})
-    settings: dict[str, Any] = {"cell": "lstm", "num_steps": 50, "num_devices": 1}
-    settings |= {"eval_every_steps": 50, "verbose": False}
-    run = rnnmnist.fit(frame, workdir=tmp_path / "run", **settings)
-    predictor = rnnmnist.Predictor(run)
-    found = predictor.classify(pl.DataFrame(frame.drop(columns="label")))
-    names = np.array(predictor.task.classes)[found.argmax(-1)]
-    np.testing.assert_array_equal(names, labels[::5])
-    wide = pd.DataFrame(frame["level"].to_numpy().reshape(40, 5))
-    np.testing.assert_allclose(predictor.classify(wide), found, atol=1e-6)
-    with pytest.raises(UserError, match="level"):
-        predictor.classify(frame.rename(columns={"level": "height"}))
-    for table, given, message in (
-        (frame.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
-        (frame, labels[::5], "^labels: a table has its own columns"),
-    ):
-        with pytest.raises(UserError, match=message):
-            rnnmnist.fit(table, given, workdir=tmp_path / "none")
+def test_a_network_of_one_feature_takes_wide_frames(tmp_path: Path) -> None:
+    task = dataclasses.replace(task_of(5, 1, 2), feature_names=("level",))
+    predictor = rnnmnist.Predictor(save_network(tmp_path / "run", LSTM, task))
+    levels = np.random.default_rng(0).normal(size=(4, 5))
+    rows = np.arange(4 * 5)
+    columns = {"sequence": rows // 5, "time": rows % 5, "level": levels.ravel()}
+    expected = predictor.classify(levels[..., None])
+    for table in (pl.DataFrame(columns), pd.DataFrame(levels)):
+        np.testing.assert_array_equal(predictor.classify(table), expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "labels", "message"),
+    [
+        (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
+        (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
+    ],
+)
+def test_tables_that_fit_refuses(
+    table: Any, labels: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        rnnmnist.fit(table, labels, workdir=tmp_path / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ""])
+@pytest.mark.parametrize("suffix", [".csv", ""])
 def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     """The identifiers go through to scikit-learn's tools and to predictions."""
     rows = np.arange(40 * 5)
@@ -131,7 +133,7 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     table: Any = frame
     if suffix:
         table = tmp_path / f"table{suffix}"
-        (frame.to_csv if suffix == ".csv" else frame.to_parquet)(table)  # with an index
+        frame.to_csv(table)  # with an index
     message = r"has the columns \['.*recording', 't', .*sequence, time,.*data\.columns="
     with pytest.raises(UserError, match=message):
         rnnmnist.read_sequences(table)
@@ -165,17 +167,12 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
 
 def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
     """In any order, and beside others, also of texts, wherever a table is."""
-    run = rnnmnist.fit(
-        FRAME.fillna(0),
-        workdir=tmp_path / "run",
-        validation=False,
-        cell="lstm",
-        num_steps=2,
-        num_devices=1,
-        verbose=False,
-    )
-    predictor = rnnmnist.Predictor(run)
     frame = FRAME.fillna(0)
+    task = dataclasses.replace(
+        task_of(3, 2, 2), feature_names=("x", "y"), classes=("down", "up")
+    )
+    run = save_network(tmp_path / "run", LSTM, task)
+    predictor = rnnmnist.Predictor(run)
     expected = predictor.classify(frame)
     more = frame.assign(remark="none", z=np.nan)[
         ["remark", "y", "sequence", "z", "time", "x", "label"]
@@ -183,7 +180,7 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(predictor.classify(more), expected)
     path = tmp_path / "more.csv"
     more.to_csv(path, index=False)
-    flags = f"--workdir={run}", f"--config.data.path={path}", "--split=train"
+    flags = f"--workdir={run}", f"--config.data.path={path}"
     evaluated = output_of(called("evaluate", *flags))
     predicted = output_of(called("predict", f"--workdir={run}", path))
     assert f"({(expected.argmax(1) == [1, 0, 1]).sum()} of 3;" in evaluated
@@ -226,18 +223,11 @@ def test_targets_other_than_a_class_of_each_sequence_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_column_of_numbers_is_no_column_of_classes(tmp_path: Path) -> None:
-    """Few of them are, such as 0.5 and 1.0."""
+def test_a_column_of_many_numbers_is_no_column_of_classes(tmp_path: Path) -> None:
     rows = np.arange(60).repeat(2)
     frame = pd.DataFrame({"sequence": rows, "time": np.arange(120) % 2, "x": 1.0})
     few = frame.assign(label=0.5 + rows % 2 / 2)
     assert read_memory(few).classes == ("0.5", "1.0")
-    for table in (frame.assign(label=FLOATS[rows]), tmp_path / "table.csv"):
-        if isinstance(table, pd.DataFrame):
-            table.to_csv(tmp_path / "table.csv", index=False)
-            with pytest.raises(UserError, match="regression is not supported"):
-                rnnmnist.fit(table, workdir=tmp_path / "run", num_steps=1)
-        else:
-            flags = ["--config=files", f"--workdir={tmp_path / 'run'}"]
-            flags.append(f"--config.data.path={table}")
-            assert "regression is not supported" in refused("main", *flags)
+    many = frame.assign(label=FLOATS[rows])
+    with pytest.raises(UserError, match="regression is not supported"):
+        rnnmnist.fit(many, workdir=tmp_path / "run", num_steps=1)

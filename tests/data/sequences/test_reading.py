@@ -18,14 +18,13 @@ import pytest
 from support import damaged, output_of, run_python
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.data.examples import SPLITS, Dataset
+from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences import reading
 from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.tables import read_stream
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError, as_failure
-from rnnmnist.runtime import machine
 
 NAN = float("nan")
 # Three sequences of two features, padded to the longest.
@@ -141,9 +140,6 @@ def check(sequences: Sequences) -> None:
         assert sequences.lengths.dtype == np.int32
         assert 1 <= sequences.lengths.min() < time_steps
         assert sequences.lengths.max() <= time_steps
-    if sequences.split is not None:
-        assert sequences.split.shape == (examples,)
-        assert set(sequences.split.tolist()) <= set(SPLITS)
     if sequences.labels is not None:
         assert sequences.labels.shape == (examples,)
         assert sequences.labels.dtype == np.int32
@@ -181,8 +177,7 @@ def test_texts_keep_the_digits_of_float64(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(path).inputs[0, :, 0], values)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("mean", [-0.1, 52, 1.767e9])
+@pytest.mark.parametrize(("dtype", "mean"), [(np.float32, 52), (np.float64, 1.767e9)])
 def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     dtype: Any, mean: float
 ) -> None:
@@ -280,7 +275,6 @@ def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None
     ("times", "order"),
     [
         (["10", "2.5", "-1", "1e2"], [2, 1, 0, 3]),
-        (["1700000000000000001", "1700000000000000000"], [1, 0]),
         (["9223372036854775807", "9223372036854775806"], [1, 0]),
         (["2026-05-01 10:00", "2026-05-01 09:30"], [1, 0]),
         (["2026-05-01 10:00Z", "2026-05-01 10:30+01:00"], [1, 0]),
@@ -298,11 +292,8 @@ def test_times_are_numbers_or_timestamps_and_sort_as_such(
     ("column", "good"),
     [
         ("x", "1.5"),
-        ("x", "nan"),
         ("time", "7"),
-        ("time", "1.5"),
         ("time", "2026-05-01 10:00"),
-        ("time", "2026-05-01 10:00+01:30"),
     ],
 )
 def test_the_first_wrong_text_of_a_column_is_named(column: str, good: str) -> None:
@@ -362,18 +353,14 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
         ({"inputs": [[1, 2], [3]]}, "inputs: ValueError: setting an array element"),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\)"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
-        ({"labels": np.zeros(3)}, "labels: is 'float64'; .*integers or strings"),
         ({"labels": [0, 1, np.nan]}, "labels: has missing values; leave those .*out"),
         ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "has missing"),
         ({"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels: has masked values"),
-        ({"inputs": np.ma.masked_equal(INPUTS, 5)}, "inputs: has masked values"),
         ({"labels": ["a", "b\nc", "b"]}, r"is named 'b\\nc'"),
         ({"labels": ["a", "a", "a"]}, "has 1 classes, .*allowed are 2 to 1000"),
         ({"lengths": [3, 0, 1]}, r"lengths\[1\] is 0; allowed are 1 to 3"),
-        ({"lengths": [3.0, 1, 2]}, "lengths: is 'float64'; allowed are integers"),
         ({"split": ["train", "test", "trian"]}, "split: contains 'trian'; .*'train'?"),
         ({"split": ["test", "test", "validation"]}, "split: has no training sequences"),
-        ({"feature_names": ["x"]}, r"feature_names: has the shape \(1,\)"),
         ({"feature_names": ["x", "x"]}, "feature_names: .* has a name twice"),
         (
             {"inputs": np.full((3, 3, 2), np.inf, np.float16)},
@@ -397,9 +384,6 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     [
         (None, [], ["lie", "sit"]),
         (["train", "validation", "train", "test"], ["lie"], ["sit"]),
-        (["train", "train", "train", "validation"], ["lie"], ["run", "sit", "walk"]),
-        (["train", "validation", "validation", "train"], ["sit"], ["lie"]),
-        (["train", "test", "test", "test"], ["lie", "sit"], []),
         (["train", "train", "train", "train"], [], []),
     ],
 )
@@ -476,26 +460,18 @@ def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> Non
 WRONG_TS = [
     ("@timeStamps false", "@timeStamps true", "line 3: @timestamps is true;"),
     ("@data", "@date", "has no line @data"),
-    ("bird cat", "bird cat M\udcfcller", r"feature is named 'M\udcfcller'"),
     ("bird\n", "brid\n", "line 11: the label is 'brid'; did you mean 'bird'?"),
     ("6:bird", "6,6:bird", "line 11: the dimensions have [1, 2] values"),
     ("5:6:bird", "5:bird", "line 11: has 1 dimensions, but the first case 2"),
 ]
 WRONG_CSV = [
-    (CSV, "", "line 1: has the columns []"),
     ("sequence, time,0,1,label", "sequence;time", "one column, 'sequence;time'; separ"),
     (CSV[CSV.index("a,0") :], "", "has no rows"),
     ("sequence,", "sequnce,", "line 1: has the columns ['sequnce', 'time',"),
     (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
     ("0,1,label", "0,0,label", "line 1: has the columns ['sequence', 'time', '0', '0'"),
     ("b,7,5,6,bird", '"b\n2",7,5', "line 4: Expected 5 columns, got 3"),
-    ("b,7,5", "b,7,x", "line 3: the column 0 has 'x'; allowed are numbers"),
     ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
-    (
-        CSV[CSV.index("a,0") :],
-        "a,2026-05-01 10:00Z,1,2,cat\na,2026-05-01 10:30,1,2,cat\n",
-        "line 3: the column time has '2026-05-01 10:30'; allowed are numbers",
-    ),
     ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
     ("a,2.5", "a,0.0", "line 4: sequence 'a' has the time '0.0', and '0' in line 2"),
     ("4,cat", "4,dog", "line 4: sequence 'a' has the label 'dog', and 'cat' in line 6"),
@@ -526,21 +502,11 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     assert "contains no array 'inputs'" in refusal(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("limited", ["machine", "container"])
 def test_what_does_not_fit_in_memory_is_refused(
-    limited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if limited == "machine":
-        memory = psutil.virtual_memory()._replace(available=2_000_000)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    else:
-        (tmp_path / "memory.max").write_text("10000000\n")
-        (tmp_path / "memory.current").write_text("9000000\n")
-        counts = (
-            "anon 8000000\nfile 1000000\ninactive_file 700000\nactive_file 300000\n"
-        )
-        (tmp_path / "memory.stat").write_text(counts)
-        monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    memory = psutil.virtual_memory()._replace(available=2_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
     path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
     assert "longest of 10000 time steps, 2001 sequences need 0.16 GB" in refusal(path)
@@ -591,13 +557,9 @@ HOSTILE = [
     npy(header_of(f"({10**8}, 4)"), bytes(40_000)),
     npy(header_of("(2, 2)"), bytes(17)),  # more than the header claims
     npy(header_of("(-1, -4)"), bytes(16)),
-    npy(header_of("(" + "9" * 5000 + ", 1)")),
     npy(header_of("(2, 2)", "'|O'"), EXIT),
-    npy(header_of("(2, 2)", "'<U0'")),
     npy(header_of("(2, 2)", "[('x', '<f4')]"), bytes(16)),
-    npy(header_of("(" + "1, " * 70 + ")"), bytes(4)),
     npy(header_of("(" * 3000 + ")" * 3000)),
-    npy(header_of("(2, '\\d')"), bytes(16)),
     b"\x93NUMPY\2\0" + struct.pack("<I", 2**32 - 1) + b" " * 20_000,
 ]
 READ_ALL = """
