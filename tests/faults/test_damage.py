@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,7 +16,12 @@ from support import Command, array_checksums, called, damaged
 from rnnmnist.errors import Failure, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs import checkpoints, logs, results
-from rnnmnist.runs.checkpoint_files import DamagedError, find_fault, read_header
+from rnnmnist.runs.checkpoint_files import (
+    ITEMS,
+    DamagedError,
+    find_fault,
+    read_header,
+)
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.workdir import list_steps
@@ -93,8 +97,6 @@ DAMAGES: dict[str, Damage] = {
     "another task": edit_task,
 }
 
-IN_CI = ("truncated file", "garbage JSON", "empty step folder")
-
 
 def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> None:
     assert find_fault(reference_run, NEWEST) is None
@@ -105,13 +107,7 @@ def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in IN_CI else pytest.mark.exhaustive)
-        for name in DAMAGES
-    ],
-)
+@pytest.mark.parametrize("name", ["truncated file", "garbage JSON"])
 def test_training_resumes_before_a_damaged_newest_step(
     command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, name: str
 ) -> None:
@@ -194,22 +190,6 @@ def test_files_of_other_programs_are_no_damage(
     assert find_fault(workdir, NEWEST) is None
 
 
-def test_every_restored_file_is_sealed(reference_run: Path) -> None:
-    for step in list_steps(reference_run):
-        folder = reference_run / str(step)
-        restored = {
-            str(path.relative_to(folder))
-            for path in files_of(folder)
-            if path.parent != folder
-        }
-        assert set(sums(folder)) == restored
-        assert {name.partition("/")[0] for name in restored} == {
-            "header",
-            "params",
-            "state",
-        }
-
-
 def test_a_flipped_bit_is_found_before_anything_is_parsed(
     reference_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +197,9 @@ def test_a_flipped_bit_is_found_before_anything_is_parsed(
     folder = shutil.copytree(reference_run / str(NEWEST), tmp_path / str(NEWEST))
     assert contents(tmp_path, NEWEST) == contents(reference_run, NEWEST)
     intact = sums(folder)
+    restored = {path for path in files_of(folder) if path.parent != folder}
+    assert {folder / name for name in intact} == restored
+    assert {path.relative_to(folder).parts[0] for path in restored} == {*ITEMS}
 
     def parse(*_: object) -> None:
         raise AssertionError("a damaged file was parsed")
@@ -258,12 +241,7 @@ def test_a_checkpoint_with_another_steps_name_is_damaged(
     ("name", "value", "is_warned"),
     [
         ("data.data_dir", "/somewhere", False),
-        ("train.log_every_steps", 3, False),
-        ("train.keep_checkpoints", 3, False),
-        ("execution.placement", "host", False),
         ("train.num_steps", 1000, True),
-        ("train.learning_rate", 0.5, True),
-        ("execution.num_devices", 1, True),
     ],
 )
 def test_a_setting_that_a_resume_may_change(
@@ -287,49 +265,29 @@ def test_a_setting_that_a_resume_may_change(
 
 def test_a_changed_model_or_order_of_the_data_is_refused(reference_run: Path) -> None:
     config = read_header(reference_run, NEWEST).config
-    changes = {
-        "seed": 1,
-        "data.name": "mnist",
-        "data.view": "columns",
-        "data.max_shift": 3,
-        "model.hidden_size": 49,
-        "model.cell": "gru",
-        "train.batch_size": 49,
-        "train.label_smoothing": 0.5,
-        "train.ema_decay": 0.5,
-    }
-    for name, value in changes.items():
+    for name, value in (("model.hidden_size", 49), ("seed", 1)):
         with pytest.raises(UserError) as error:
             check_settings(config.replace({name: value}), reference_run)
         shown = f"{name}={value} (checkpoint: {config.flat()[name]})"
         assert shown in str(error.value)
 
 
-class Edit(NamedTuple):
-    """An edited file, and what was done to it."""
-
-    path: Path
-    kind: str
-
-
-def edit_randomly(seed: int, workdir: Path) -> Edit:
-    """Edits a random file."""
+def edit_randomly(seed: int, workdir: Path) -> Path:
+    """Edits a random file, or removes it; returns its path."""
     generator = np.random.default_rng(seed)
     files = [path for path in files_of(workdir) if path.stat().st_size]
     path, other = (files[n] for n in generator.integers(len(files), size=2))
-    kind = str(generator.choice(["damage", "remove", "zero", "swap", "noise"]))
     content = path.read_bytes()
-    if kind == "remove":
-        path.unlink()
-        return Edit(path, kind)
-    edited = {
-        "damage": damaged(content, generator),
-        "zero": bytes(len(content)),
-        "swap": other.read_bytes(),
-        "noise": generator.bytes(1000),
-    }
-    path.write_bytes(edited[kind])
-    return Edit(path, kind)
+    match generator.integers(5):
+        case 0:
+            path.unlink()
+        case 1:
+            path.write_bytes(bytes(len(content)))
+        case 2:
+            path.write_bytes(other.read_bytes())
+        case _:
+            path.write_bytes(damaged(content, generator))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -349,12 +307,12 @@ def test_random_edits_cause_errors_or_have_no_effect(
     found = 0
     for number in range(first, first + 50):
         workdir = trainer.copy_of(reference_run, tmp_path / str(number))
-        edit = edit_randomly(number, workdir)
+        edited = edit_randomly(number, workdir)
         for step in list_steps(workdir):
-            if workdir / str(step) not in edit.path.parents:
+            if workdir / str(step) not in edited.parents:
                 continue  # its files are those of the reference run
             if find_fault(workdir, step) is None:
-                assert contents(workdir, step) == expected[step], edit
+                assert contents(workdir, step) == expected[step], edited
             else:
                 found += 1
         for selector in ("best", "latest"):
@@ -365,7 +323,7 @@ def test_random_edits_cause_errors_or_have_no_effect(
             for path in (workdir / "evaluation").glob("*"):
                 results.read_result(path, params_sha256)
         except Failure as error:
-            assert "\n" not in str(error).strip(), edit
+            assert "\n" not in str(error).strip(), edited
         logs.remove_metrics_after(workdir, NEWEST)
         if (workdir / "metrics.jsonl").exists():
             trainer.metrics(workdir)

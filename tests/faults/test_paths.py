@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trainer
-from support import called, one_line_error, output_of, refused, run_python
+from support import called, one_line_error, output_of, run_python
 
 from rnnmnist.runs.workdir import OWNER_FILE, lock
 
@@ -41,31 +41,14 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
     trainer.assert_same_end(workdir, reference_run)
 
 
-@pytest.mark.parametrize(
-    ("path", "named"),
-    [("/proc/rnnmnist", "/proc/rnnmnist: "), ("/dev/null/run", "null")],
-)
-def test_an_unwritable_workdir_is_refused_before_training(
-    data_dir: Path, path: str, named: str
-) -> None:
-    finished = called("main", *trainer.arguments(Path(path), data_dir))
-    assert named in one_line_error(finished)
+def test_an_unwritable_workdir_is_refused_before_training(data_dir: Path) -> None:
+    """Also for root."""
+    finished = called("main", *trainer.arguments(Path("/proc/rnnmnist"), data_dir))
+    assert "/proc/rnnmnist: " in one_line_error(finished)
     assert "loss" not in finished.stdout
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_a_read_only_workdir_is_refused_before_training(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    arguments = trainer.arguments(tmp_path, data_dir)
-    tmp_path.chmod(0o555)
-    try:
-        assert refused("main", *arguments).startswith(f"{tmp_path}/")
-    finally:
-        tmp_path.chmod(0o755)
-
-
-@pytest.mark.parametrize("text", ["relative/run", "~/run", "with space", "ü/数字"])
+@pytest.mark.parametrize("text", ["relative/run", "~/with space and 数字"])
 def test_paths_of_every_form(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
