@@ -18,11 +18,9 @@ Draw = Callable[[np.random.Generator], np.ndarray]
 # Features whose values are rare, large, equal or missing, but not far from all others.
 VARIED: dict[str, Draw] = {
     "normal": lambda rng: rng.normal(size=SIZE),
-    "small": lambda rng: 1e-12 * rng.normal(size=SIZE),
     "densities": lambda rng: 1e21 * rng.lognormal(size=SIZE),
     "timestamps": lambda rng: 1.767e9 + rng.normal(0, 6000, SIZE),
     "rain": lambda rng: rng.exponential(size=SIZE) * (rng.random(SIZE) < 0.3),
-    "counts": lambda rng: rng.lognormal(0, 2, SIZE).astype(int),
     "heavy tails": lambda rng: rng.standard_t(2, SIZE),
     "gaps": lambda rng: np.where(rng.random(SIZE) < 0.8, np.nan, rng.random(SIZE)),
 }
@@ -43,15 +41,14 @@ def load(values: np.ndarray, **arrays: Any) -> None:
     to_dataset("mine", sequences, DataConfig(missing="zero", validation=False))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [0, 1, 1000])
 @pytest.mark.parametrize("name", [*VARIED, *EVENTS, *EQUAL])
 def test_a_feature_with_far_values_is_named(
-    name: str, count: int, dtype: Any, caplog: pytest.LogCaptureFixture
+    name: str, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One is enough. Most of the values that differ from the median must not be far."""
     generator = np.random.default_rng(0)
-    values = (VARIED | EVENTS | EQUAL)[name](generator).astype(dtype)
+    values = (VARIED | EVENTS | EQUAL)[name](generator).astype(np.float32)
     chosen = generator.choice(np.flatnonzero(np.arange(SIZE) != 7), count, False)
     values[chosen] = generator.choice([-1, 1], count) * FILL
     load(values.reshape(SHAPE), feature_names=[name])
