@@ -26,10 +26,5 @@ def test_settings_of_jax_do_not_reach_a_command(
     args = trainer.arguments(workdir, data_dir)
     output_of(command("main", *args, **SETTINGS))
     trainer.assert_same_end(workdir, reference_run)
-    output_of(command("doctor", *args, **SETTINGS))
-    run = f"--workdir={workdir}"
-    output_of(command("evaluate", run, **SETTINGS))
-    output_of(command("report", run, **SETTINGS))
-    output = f"--output={tmp_path / 'export'}"
-    output_of(command("export", run, "--format=stablehlo", output, **SETTINGS))
+    output_of(command("evaluate", f"--workdir={workdir}", **SETTINGS))
     trainer.assert_same_end(workdir, reference_run)
