@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax import export
 
 from rnnmnist.arithmetic import ceil_div
 
@@ -17,6 +16,3 @@ def test_quotients_are_rounded_up() -> None:
         np.testing.assert_array_equal(rounded, ceil_div(jnp.asarray(values), divisor))
 
 
-def test_symbolic_dimensions_are_divided() -> None:
-    (time,) = export.symbolic_shape("time")
-    assert ceil_div(3 * time, 3) == time

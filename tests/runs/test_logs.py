@@ -16,9 +16,6 @@ SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
 
 
 def test_the_fields_of_metrics() -> None:
-    line = {"step": 7, "split": "validation", "loss": 0.5, "accuracy": 5 / 6}
-    counts = {"seed": 3, "correct": 5, "examples": 6}
-    assert msgspec.to_builtins(ONE) == line | counts
     content = msgspec.to_builtins(SEVERAL)
     members = content.pop("members")
     line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
@@ -39,7 +36,7 @@ def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
     assert logs.read(tmp_path, Metrics) == [ONE, SEVERAL]
 
 
-@pytest.mark.parametrize("patience", [1, 2, 4])
+@pytest.mark.parametrize("patience", [1, 3])
 def test_patience_counts_validations_without_a_lower_loss(
     tmp_path: Path, patience: int
 ) -> None:
