@@ -134,7 +134,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
     >>> X = np.ones((40, 5)) * (y == "high")[:, None]
     >>> X[0, 2] = np.nan
-    >>> classifier = rnnmnist.RNNClassifier(missing="forward_fill", num_steps=100)
+    >>> classifier = rnnmnist.RNNClassifier(missing="forward_fill")
     >>> classifier.fit(X, y).predict(X[:3]).tolist()
     ['low', 'high', 'low']
     """

@@ -2,7 +2,6 @@
 
 import functools
 import pickle
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import called
 
 import rnnmnist
-from rnnmnist.config.files import find_config, load_config
 from rnnmnist.errors import UserError
 from rnnmnist.estimator import hold_out_groups
 from rnnmnist.runs import logs
@@ -23,7 +21,6 @@ from rnnmnist.runs.checkpoint_files import find_fault
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
-from rnnmnist.training.fit import FIT_SETTINGS
 
 SETTINGS: dict[str, Any] = {"cell": "lstm", "hidden_size": 8, "num_layers": 1}
 SETTINGS |= {"batch_size": 8, "num_steps": 60, "learning_rate": 2e-2}
@@ -82,51 +79,23 @@ def test_a_value_far_from_training_is_not_classified(fitted: Any) -> None:
             fitted.predict(inputs)
 
 
-def test_defaults_are_those_of_the_configuration_files() -> None:
-    recipe = load_config(find_config("files")).flat()
-    defaults = rnnmnist.RNNClassifier().get_params()
-    assert defaults.pop("class_weight") is None  # as in scikit-learn
-    assert recipe["train.class_weight"] == "none"
-    for name in FIT_SETTINGS.keys() & defaults:
-        assert defaults[name] in (None, recipe[FIT_SETTINGS[name].name]), name
-
-
 @pytest.mark.parametrize(
-    ("parameters", "subject"),
+    ("parameters", "start"),
     [
-        ({"num_steps": "many"}, "train.num_steps"),
-        ({"batch_size": 0, "early_stopping": True}, "train.batch_size"),
-        (
-            {"early_stopping": True, "settings": {"keep_checkpoints": 0}},
-            "train.keep_checkpoints",
-        ),
-        ({"settings": {"schedule": "step"}}, "train.schedule"),
-        ({"settings": {"hidden_size": 4}}, "settings: hidden_size"),
-        ({"settings": {3: 4}}, "settings: 3"),
-        ({"random_state": -1}, "random_state"),
-        ({"early_stopping": "no"}, "early_stopping"),
-        ({"early_stopping": True, "cell": "filters"}, "early_stopping"),
-        ({"verbose": 2}, "verbose"),
-        ({"settings": ["num_devices"]}, "settings"),
+        ({"num_steps": "many"}, "train.num_steps: "),
+        ({"batch_size": 0, "early_stopping": True}, "train.batch_size: "),
+        ({"settings": {"hidden_size": 4}}, "settings: hidden_size: "),
+        ({"settings": {"schedul": "none"}}, "settings: schedul.*'schedule'"),
+        ({"settings": ["num_devices"]}, "settings: "),
+        ({"random_state": -1}, "random_state: "),
+        ({"early_stopping": True, "cell": "filters"}, "early_stopping: "),
+        ({"verbose": 2}, "verbose: "),
     ],
     ids=str,
 )
-def test_a_wrong_parameter_is_named(parameters: dict[str, Any], subject: str) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(subject)}: "):
+def test_a_wrong_parameter_is_named(parameters: dict[str, Any], start: str) -> None:
+    with pytest.raises(UserError, match=f"^{start}"):
         new(**parameters).fit(X, Y)
-
-
-@pytest.mark.parametrize(
-    ("name", "similar"),
-    [
-        ("num_epoch", "num_epochs"),
-        ("early_stoping", "early_stopping"),
-        ("schedul", "schedule"),
-    ],
-)
-def test_a_similar_setting_or_parameter_is_suggested(name: str, similar: str) -> None:
-    with pytest.raises(UserError, match=f"did you mean '{similar}'"):
-        new(settings={name: 3}).fit(X, Y)
 
 
 def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
@@ -273,14 +242,12 @@ def test_swapped_axes_are_warned_of_once(
     short = SETTINGS | {"num_steps": 1} | SETTINGS["settings"]
     del short["settings"]
     fit: Any = functools.partial(rnnmnist.fit, labels=Y, **short)
-    fit(swapped, workdir=tmp_path / "array")
-    assert sum("pass inputs.swapaxes(1, 2)" in text for text in caplog.messages) == 1
-    caplog.clear()
-    fit(list(swapped), workdir=tmp_path / "list")
     names = [f"sensor {number}" for number in range(12)]
+    fit(list(swapped), workdir=tmp_path / "list")
     fit(swapped, workdir=tmp_path / "names", feature_names=names)
     assert not any("swapaxes" in text for text in caplog.messages)
+    fit(swapped, workdir=tmp_path / "array")
+    assert sum("pass inputs.swapaxes(1, 2)" in text for text in caplog.messages) == 1
     with pytest.warns(UserWarning, match="pass inputs.swapaxes") as warned:
         new(num_steps=1).fit(swapped, Y)
     assert len(warned) == 1
-    new(num_steps=1).fit(X, Y)

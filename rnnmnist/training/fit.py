@@ -89,9 +89,7 @@ def fit(
     >>> labels = np.arange(40) % 2
     >>> inputs = np.ones((40, 5, 1)) * labels[:, None, None]
     >>> folder = tempfile.mkdtemp()
-    >>> run = rnnmnist.fit(
-    ...     inputs, labels, workdir=folder, num_steps=20, hidden_size=8, verbose=False
-    ... )
+    >>> run = rnnmnist.fit(inputs, labels, workdir=folder, verbose=False)
     >>> rnnmnist.Predictor(run).classify(inputs[:3]).argmax(-1)
     array([0, 1, 0])
 
