@@ -54,8 +54,7 @@ def test_an_impulse_gives_the_formula() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("divisor", [0.0, 40.0])
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize(("divisor", "lengths"), [(0.0, LENGTHS), (40.0, None)])
 def test_shares_are_those_of_outputs_above_thresholds(
     divisor: float, lengths: np.ndarray | None
 ) -> None:
@@ -77,14 +76,14 @@ def test_shares_are_those_of_outputs_above_thresholds(
     np.testing.assert_allclose(apply(False), last, rtol=1e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_input_that_is_not_finite_is_not_hidden(value: float) -> None:
+def test_an_input_that_is_not_finite_is_not_hidden() -> None:
     """Comparisons with thresholds would."""
-    inputs = jnp.asarray(INPUTS).at[3, 2, 1].set(value)
+    inputs = INPUTS.copy()
+    inputs[3, 2, 1], inputs[5, 4, 0] = np.nan, np.inf
     apply = jax.jit(BANK.apply, static_argnames="every_step")
     lengths = jnp.full(BATCH, TIME, jnp.int32)
     shares = apply({"params": params_of()}, inputs, lengths, every_step=False)
-    assert np.isnan(shares).all(axis=1).tolist() == [False, False, True, False, False]
+    assert np.isnan(shares).all(axis=1).tolist() == [False, False, True, False, True]
 
 
 def test_time_constants_and_frequencies_are_within_their_ranges() -> None:
@@ -97,7 +96,7 @@ def test_time_constants_and_frequencies_are_within_their_ranges() -> None:
     assert (frequency <= highest * 1.001).all()
 
 
-@pytest.mark.parametrize("features", [1, 2, 7, 300])
+@pytest.mark.parametrize("features", [2, 300])
 def test_each_filter_adds_few_features(features: int) -> None:
     weights = np.asarray(draw_weights(jax.random.key(0), features, 2000))
     assert weights.shape == (features, 2000)

@@ -77,8 +77,9 @@ def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
     return np.stack(outputs)
 
 
-@pytest.mark.parametrize("unroll", [1, 3, None])
-@pytest.mark.parametrize("block_size", [None, 3, 100])  # 3 does not divide the 7 steps
+@pytest.mark.parametrize(  # 3 does not divide the 7 steps
+    ("unroll", "block_size"), [(1, None), (3, 3), (None, 3), (None, 100)]
+)
 def test_every_form_equals_a_plain_loop(
     unroll: int | None, block_size: int | None
 ) -> None:
