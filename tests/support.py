@@ -52,6 +52,10 @@ ROWS = View("rows", "bit_reversal")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Of commands whose programs are compiled in half of the time, and run slower.
 UNOPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# Of `fit` on sequences of 5 numbers in two classes. Tests that differ in the number of
+# sequences or steps share compiled programs.
+SHORT: dict[str, Any] = {"cell": "lstm", "hidden_size": 4, "batch_size": 8}
+SHORT |= {"log_every_steps": 5, "eval_every_steps": 10, "num_devices": 1}
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 

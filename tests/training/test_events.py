@@ -124,24 +124,6 @@ def test_the_multiplier_is_1_where_validation_does_not_select(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_the_same_bits_and_multiplier(
-    runs: Path, tmp_path: Path
-) -> None:
-    def stop(metrics: logs.Metrics) -> bool:
-        return metrics.step == 100
-
-    workdir = tmp_path / "one"
-    fit(workdir, callback=stop)
-    assert find_step(workdir, "latest") == 100
-    fit(workdir)
-    for step in (150, 200):
-        found, expected = (read_header(run, step) for run in (workdir, runs / "one"))
-        assert found.metrics == expected.metrics
-        assert found.multiplier == expected.multiplier != 1
-        assert trainer.checksums(workdir, step) == trainer.checksums(runs / "one", step)
-
-
-@pytest.mark.slow
 def test_filters_of_several_seeds_are_calibrated_together(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"cell": "filters", "hidden_size": 20}
     for name in ("num_steps", "eval_every_steps", "learning_rate"):

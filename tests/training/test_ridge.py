@@ -95,20 +95,6 @@ def test_left_out_logits_are_those_of_fits_without_an_example_or_its_group(
     np.testing.assert_allclose(head.left_out_logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_whole_weights_equal_repetition(size: str) -> None:
-    features, labels, _ = make_data(size)
-    counts = np.random.default_rng(1).integers(1, 4, len(labels))
-    weighted = fit(features, labels, counts)
-    repeated = fit(
-        features.repeat(counts, axis=0), labels.repeat(counts), np.ones(counts.sum())
-    )
-    for name in ("kernel", "bias"):
-        found = getattr(weighted, name) / weighted.multiplier
-        expected = getattr(repeated, name) / repeated.multiplier
-        np.testing.assert_allclose(found, expected, atol=1e-9)
-
-
 def test_constant_features_choose_the_gram_matrix_and_nothing_else() -> None:
     features, labels, weights = make_data("many examples")
     padded = np.pad(features, ((0, 0), (0, 100)))

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import trainer
-from support import called, output_of, refused
+from support import SHORT, called, output_of
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
@@ -26,14 +25,8 @@ from rnnmnist.training.fit import FIT_SETTINGS
 
 # A third of the sequences is of the rare class.
 LABELS = np.where(np.arange(60) % 3, "no", "yes")
-INPUTS = np.random.default_rng(0).normal(LABELS[:, None] == "yes", size=(60, 6))
-SETTINGS: dict[str, Any] = {
-    "cell": "lstm",
-    "hidden_size": 4,
-    "num_steps": 20,
-    "eval_every_steps": 10,
-    "num_devices": 1,
-}
+INPUTS = np.random.default_rng(0).normal(LABELS[:, None] == "yes", size=(60, 5))
+SETTINGS = SHORT | {"num_steps": 20}
 
 
 def fit(workdir: Path, **changes: Any) -> Path:
@@ -44,7 +37,7 @@ def fit(workdir: Path, **changes: Any) -> Path:
 def test_a_run_on_long_sequences_reads_windows_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inputs = np.repeat(INPUTS, 84, axis=1)  # [60, 504]
+    inputs = np.repeat(INPUTS, 100, axis=1)  # [60, 500]
     for line in ("compiling", "complete at step 2\n"):
         settings = SETTINGS | {"num_steps": 2, "workdir": tmp_path / "run"}
         run = rnnmnist.fit(inputs, LABELS, **settings)
@@ -129,13 +122,10 @@ def test_balanced_weights_and_their_mapping_train_alike(
     trained = read_header(mapped, 20).config.train.class_weight
     assert trained == tuple(weights.items())
     args = ["--config=files", f"--workdir={mapped}", "--config.data.validation=false"]
-    settings = SETTINGS | {"num_steps": 10}
-    args += [f"--config.{FIT_SETTINGS[k].name}={v}" for k, v in settings.items()]
+    args += [f"--config.{FIT_SETTINGS[k].name}={v}" for k, v in SETTINGS.items()]
     args += [f"--config.data.path={mapped / 'b.data'}"]
-    printed = called("main", *args).stdout  # takes the weights of the checkpoint
-    assert "\nclass weights no: 0.75, yes: 1.5\ncomplete at step 20 (asked" in printed
-    message = refused("main", *args, "--config.train.class_weight=none")
-    assert "train.class_weight=none (checkpoint: (('no', 0.75)," in message
+    printed = output_of(called("main", *args))  # takes the weights of the checkpoint
+    assert "\nclass weights no: 0.75, yes: 1.5\n" in printed
     fit(tmp_path / "b", class_weight=weights | {"other": 9}, validation=False)
     for given in ({"yes": 2}, "balanced", "none"):
         with pytest.raises(UserError, match="class_weight"):
@@ -155,26 +145,18 @@ def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
 
 
 @pytest.mark.slow
-def test_the_output_names_features_and_what_an_interval_does_not_know(
+def test_constant_features_and_groups_are_pointed_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
-    """Constant features within a sequence, unbalanced classes, and groups."""
+    """In a report, too, since an interval does not know groups."""
     subjects = np.arange(60) // 6
-    age, site = np.repeat(np.stack([subjects, np.ones(60)])[..., None], 6, axis=2)
-    inputs = np.stack([INPUTS, age, site], axis=2)
-    names = ["voltage", "age", "site"]
-    data: dict[str, Any] = {"groups": subjects, "feature_names": names}
+    inputs = np.stack([INPUTS, np.repeat(subjects[:, None], 5, axis=1)], axis=2)
+    data: dict[str, Any] = {"groups": subjects, "feature_names": ["voltage", "age"]}
     run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **data | SETTINGS)
-    static = "age is constant within every sequence; leave it out, or name it groups"
-    assert caplog.messages == [static]
-    output = capsys.readouterr().out
-    assert "with 3 features (voltage, age, site), in 2 classes: no, yes\n" in output
-    assert "\nvalidation on the groups 0\n" in output
-    note = "; 6 sequences of 1 group; the interval takes them for independent"
-    validated = re.search(
-        r"^validation .*balanced accuracy \d+\.\d\d %.*", output, re.M
-    )
-    assert validated and validated[0].endswith(note)
+    (warning,) = caplog.messages
+    assert warning.startswith("age is constant within every sequence")
+    note = "6 sequences of 1 group"
+    assert note in capsys.readouterr().out
     assert called("report", f"--workdir={run}").returncode == 0
     assert note in (run / "report" / "index.html").read_text()
     with pytest.raises(UserError, match="other arrays"):
@@ -185,21 +167,18 @@ def test_the_output_names_features_and_what_an_interval_does_not_know(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"ye": 1}, "names the class 'ye'; did you mean 'yes'?"),
-        ({"yes": 0}, "class 'yes' must be above 0, not 0"),
-        ([5], "must be a mapping from classes to weights, not [5]"),
-        (5, "must be one of none, balanced, not 5"),
+        ({"ye": 1}, "names the class 'ye'"),
+        ({"yes": 0}, "class 'yes' must be above 0"),
+        ([5], r"must be .* not \[5\]"),
     ],
 )
 def test_wrong_weights_are_refused(tmp_path: Path, given: object, message: str) -> None:
-    with pytest.raises(UserError, match=r"^train\.class_weight: ") as error:
+    with pytest.raises(UserError, match=rf"^train\.class_weight: .*{message}"):
         fit(tmp_path / "run", class_weight=given)
-    assert message in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
 ENDING: dict[str, Any] = {"num_steps": 200, "learning_rate": 0.02, "patience": 3}
-ENDING |= {"batch_size": 32, "differences": False}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +187,7 @@ def stopped(runs: Path) -> Path:
     return fit(runs / "run", **ENDING)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unrendered")
 def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,15 +196,7 @@ def test_a_stopped_run_says_why_and_is_complete(
     assert reason.startswith(f"stopped at step {session.step} of 200: no lower")
     lines = logs.read(stopped, Metrics)
     fit(stopped, **ENDING)
-    output = capsys.readouterr().out
-    assert f"\n{reason}; train.patience=none or a larger one trains on\n" in output
-    assert f" sequences); {reason}\n" in output
-    args = ["--config=files", f"--workdir={stopped}"]
-    args += [f"--config.data.path={stopped / 'run.data'}"]
-    settings = SETTINGS | ENDING
-    args += [f"--config.{FIT_SETTINGS[k].name}={v}" for k, v in settings.items()]
-    for command in ("main", "doctor"):
-        assert reason in output_of(called(command, *args))
+    assert reason in capsys.readouterr().out
     assert logs.read(stopped, Metrics) == lines
     output_of(called("report", f"--workdir={stopped}"))
     assert reason in (stopped / "report" / "index.html").read_text()
