@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import pytest
 import trainer
-from jax.sharding import Mesh
 from support import (
     CHROMIUM,
     ORIGINALS,
@@ -32,7 +31,6 @@ from support import (
     Command,
     Once,
     fast_compilation,
-    mesh_of,
     run_python,
 )
 
@@ -222,9 +220,3 @@ def small(data_dir: Path) -> RunConfig:
         ),
     )
     return resolve(config, image_task(config.data))
-
-
-@pytest.fixture(params=[1, 8])
-def mesh(request: pytest.FixtureRequest) -> Mesh:
-    """Meshes of one and of eight devices."""
-    return mesh_of(request.param)
