@@ -29,8 +29,7 @@ INK, FALLS = np.eye(28) * 255, np.linspace(-1, 1, 28)
 PLOTS: dict[str, Callable[[], bytes]] = {
     "curves": lambda: plots.learning_curves(RUN),
     "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
-    "20 classes": lambda: plots.confusion_matrix(np.eye(20, dtype=int), ["a"] * 20),
-    "21 classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
+    "many classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
     "reliability": lambda: plots.reliability_diagram(BINS, ENDS),
     "images": lambda: plots.gallery(
         [plots.Tile("7", INK, np.tile(FALLS[:, None], 28), "1", "80.00 %", "7")] * 5
@@ -52,22 +51,9 @@ def test_a_plot_is_drawn_to_its_edges(name: str) -> None:
     assert min(half.mean() for half in halves) > 1
 
 
-@pytest.mark.parametrize(
-    "metrics",
-    [
-        [("train", np.nan, 5)],
-        [("train", 2.3, 5), ("validation", 0.0, 50)],
-        [("validation", np.inf, 5)],
-    ],
-    ids=["not a number", "nothing wrong", "only infinite"],
-)
-def test_curves_of_any_metrics_are_drawn(
-    metrics: list[tuple[str, float, int]],
-) -> None:
-    lines = [
-        make_metrics(1, split, 50, [correct], [loss])
-        for split, loss, correct in metrics
-    ]
+@pytest.mark.parametrize("losses", [[2.3, 0.0], [np.inf]])
+def test_curves_of_any_metrics_are_drawn(losses: list[float]) -> None:
+    lines = [make_metrics(1, "validation", 50, [50], [loss]) for loss in losses]
     with Image.open(io.BytesIO(plots.learning_curves(lines))) as image:
         assert image.width == 960
 
@@ -96,12 +82,3 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
         assert set(names[:2]) <= set(drawn)
         assert max(len(text) for text in drawn if text[:1] in "wn") == longest
     assert "walking…airs_1" in drawn
-
-
-def test_an_error_of_one_step_is_drawn() -> None:
-    def draw(values: list[float]) -> bytes:
-        array = np.array(values)
-        tile = plots.Tile("7", array[:, None], 0 * array, "a", "99.00 %", "b")
-        return plots.gallery([tile], ["x"])
-
-    assert draw([1.0]) != draw([np.nan])
