@@ -14,5 +14,3 @@ def test_quotients_are_rounded_up() -> None:
         assert (divisor * (rounded - 1) < values).all()
         assert rounded.tolist() == [ceil_div(int(value), divisor) for value in values]
         np.testing.assert_array_equal(rounded, ceil_div(jnp.asarray(values), divisor))
-
-

@@ -20,7 +20,6 @@ from rnnmnist import Predictor, predict
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import image_sets
-from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
@@ -51,13 +50,6 @@ def test_images_of_mnist_are_unchanged() -> None:
         assert (robustness.preprocess_file(file) == image).all()
 
 
-@pytest.mark.slow
-def test_all_images_of_mnist_are_unchanged(originals: Path) -> None:
-    for images, _ in FILES.values():
-        unchanged = map(robustness.is_unchanged, read_idx(originals / "mnist" / images))
-        assert all(unchanged)
-
-
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
 def test_variants_are_classified(variant: str, predictor: Predictor) -> None:
     """As the images themselves are; docs/predict.md has the rates over more."""
@@ -66,18 +58,6 @@ def test_variants_are_classified(variant: str, predictor: Predictor) -> None:
     preprocessed = np.stack([robustness.preprocess_file(file) for file in files])
     expected = predictor.classify(images).argmax(-1)
     assert (predictor.classify(preprocessed).argmax(-1) == expected).mean() >= 0.95
-
-
-def test_dithered_palettes() -> None:
-    """The dither of an uneven background is not foreground."""
-    generator = np.random.default_rng(0)
-    levels = robustness.uneven_light(robustness.upsample(IMAGES[120]), generator)
-    page = Image.fromarray(robustness.noisy(levels, generator)).convert("RGB")
-    for palette in (Image.Palette.WEB, Image.Palette.ADAPTIVE):
-        for kind in ("GIF", "PNG"):
-            file = saved(page.convert("P", palette=palette), kind)
-            found = robustness.preprocess_file(file).astype(float)
-            assert np.abs(found - IMAGES[120]).mean() < 20
 
 
 def files_of_a_digit(image: np.ndarray) -> Iterator[tuple[str, bytes]]:
@@ -108,13 +88,9 @@ def files_of_a_digit(image: np.ndarray) -> Iterator[tuple[str, bytes]]:
         yield f"opacity {level}", saved(Image.merge("LA", [uniform, opacity]))
 
 
-@pytest.mark.parametrize("index", [120, 450])
-def test_a_digit_is_recognized_in_every_kind_of_file(
-    index: int, predictor: Predictor
-) -> None:
-    for name, content in files_of_a_digit(IMAGES[index]):
-        prediction = predictor.predict(content)
-        assert prediction.digit == LABELS[index], name
+def test_a_digit_is_recognized_in_every_kind_of_file(predictor: Predictor) -> None:
+    for name, content in files_of_a_digit(IMAGES[120]):
+        assert predictor.predict(content).digit == LABELS[120], name
 
 
 def test_thin_strokes_in_large_images(predictor: Predictor) -> None:
@@ -134,21 +110,12 @@ def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
         assert image[14].max() == image[:, 14].max() == 255
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 2), (2, 300), (300, 1), (5, 5)])
-def test_small_images_are_preprocessed(shape: tuple[int, int]) -> None:
-    generator = np.random.default_rng(0)
-    for grey in (np.zeros(shape), np.ones(shape), generator.random(shape)):
-        assert preprocess(grey).image.shape == (28, 28)
-
-
-def test_thin_strokes_with_a_narrow_margin(predictor: Predictor) -> None:
-    seven = [(20, 20), (140, 20), (70, 180)]
-    four = [(100, 20), (25, 120), (140, 120)]
-    for digit, strokes in ((7, [seven]), (4, [four, [(110, 70), (110, 180)]])):
-        image = Image.new("L", (160, 200), 255)
-        for stroke in strokes:
-            ImageDraw.Draw(image).line(stroke, 0, 3)
-        assert predictor.predict(saved(image)).digit == digit
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (300, 1), (200, 300)])
+def test_images_of_any_size_can_have_no_foreground(shape: tuple[int, int]) -> None:
+    for level in (0, 0.4, 1):
+        found = preprocess(np.full(shape, level)).image
+        assert found.shape == (28, 28)
+        assert not found.any()
 
 
 def test_specks_and_components_at_the_border_are_removed() -> None:
@@ -177,8 +144,6 @@ def test_array_types(kind: type, predictor: Predictor) -> None:
     [
         (np.zeros((1, 28, 28)), r"shape \(1, 28, 28\)"),
         (np.zeros((28, 28), np.uint16), "not uint16"),
-        (np.full((28, 28), "7"), "not <U1"),
-        (np.full((28, 28), 255.0), "from 255 to 255"),
         (np.array([[0.5, np.nan]]), "from nan to nan"),
     ],
 )
@@ -206,18 +171,6 @@ def test_only_networks_for_digits_classify_pictures(task: Task, tmp_path: Path) 
     page = tmp_path / "page.html"
     refused("page", f"--workdir={workdir}", f"--output={page}")
     assert not page.exists()
-
-
-def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """That its import and the start of jax print nothing, `test_text_output` tests."""
-    Predictor().predict(np.eye(28))
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
-def test_a_blank_image_has_no_foreground(level: float, predictor: Predictor) -> None:
-    prediction = predictor.predict(np.full((200, 300), level, np.float32))
-    assert not prediction.stages.image.any()
 
 
 def test_a_prediction_is_consistent(predictor: Predictor) -> None:

@@ -141,9 +141,3 @@ def test_the_cell_has_the_parameters_of_flax() -> None:
     for one, other in jax.jit(init)(jax.random.key(7)):
         assert str(jax.tree.structure(one)) == str(jax.tree.structure(other))
         jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-def test_the_cell_refuses_inputs_with_an_axis_of_time() -> None:
-    carry = (jnp.zeros((2, 4)),) * 2
-    with pytest.raises(ValueError, match=r"must be \[batch, features\]"):
-        LSTMCell(4).init(jax.random.key(0), carry, jnp.zeros((1, 2, 3)))

@@ -2,16 +2,13 @@
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import convert_checkpoints
 import jax
 import jax.numpy as jnp
 import make_reference
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from support import (
     TASK,
@@ -34,7 +31,6 @@ from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     FORMAT,
     DamagedError,
-    find_fault,
     has_state,
     quarantine,
     read_header,
@@ -179,21 +175,6 @@ def test_few_validation_examples_select_no_step(
     assert find_step(tmp_path, "best") == 3
 
 
-def test_the_best_is_selected_among_undamaged_headers(
-    tmp_path: Path, state: TrainState[Params], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Each damaged one causes one warning."""
-    save(tmp_path, state, {1: 0.9, 2: 0.1, 3: 0.2})
-    for damaged, best in ((2, 1), (1, 3)):
-        (tmp_path / str(damaged) / "header" / "metadata").write_text("{")
-        assert find_step(tmp_path, "best") == best
-        assert f"{tmp_path}/{damaged} is damaged" in caplog.messages[-1]
-    assert len(caplog.messages) == 2
-    (tmp_path / "3" / "header" / "metadata").write_text("{")
-    with pytest.raises(DamagedError):
-        read_selected_step(tmp_path, "best", partial(read_header, tmp_path))
-
-
 def test_folders_of_other_names_are_ignored(
     tmp_path: Path, state: TrainState[Params]
 ) -> None:
@@ -295,13 +276,6 @@ def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
         restore_state(two_steps, 1, config, program)
 
 
-def test_an_array_of_another_type_is_an_error(two_steps: Path) -> None:
-    narrow = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), LIKE)
-    message = "cell/hf/bias in params is float32 .* not bfloat16"
-    with pytest.raises(RunError, match=message):
-        checkpoints.read_arrays(two_steps, 1, "params", narrow)
-
-
 def test_a_reference_model_contains_no_path_of_this_machine(
     tmp_path: Path, two_steps: Path, state: TrainState[Params]
 ) -> None:
@@ -337,37 +311,6 @@ def test_a_checkpoint_of_another_version_is_refused(
     for read in (read_header, lambda run, _: check_settings(CONFIG, run)):
         with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
             read(workdir, 2)
-
-
-def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(
-    two_steps: Path, tmp_path: Path
-) -> None:
-    header = read_header(two_steps, 2)
-    content = json.loads((two_steps / "2" / "header" / "metadata").read_text())
-    content |= {"format": 3, "arrays": {}, "sha256": ""}
-    del content["step"]
-    expected = {
-        item: checkpoints.read_arrays(two_steps, 2, item)
-        for item in ("params", "state")
-    }
-    without_axis = jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, expected)
-    items = {k: ocp.args.StandardSave(tree) for k, tree in without_axis.items()}
-    workdir = tmp_path / "run"
-    with ocp.CheckpointManager(workdir) as manager:
-        items |= {"header": ocp.args.JsonSave(content)}
-        manager.save(2, args=ocp.args.Composite(**items))
-    with pytest.raises(UserError, match=r"of another version .* format is 3, not 4"):
-        read_header(workdir, 2)
-
-    convert_checkpoints.convert(workdir / "2")
-    assert find_fault(workdir, 2) is None
-    assert read_header(workdir, 2) == header
-    for item, tree in expected.items():
-        found = checkpoints.read_arrays(workdir, 2, item)
-        assert array_checksums(found) == array_checksums(tree)
-    before = file_times(tmp_path)
-    convert_checkpoints.convert(workdir / "2")
-    assert file_times(tmp_path) == before
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"[" * 100_000, b'{"format": "\xff"}'])

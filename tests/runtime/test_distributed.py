@@ -1,6 +1,5 @@
 """Runs of several processes: agreement, faults, and output from process 0 alone."""
 
-import shutil
 import signal
 import socket
 from pathlib import Path
@@ -10,9 +9,7 @@ import trainer
 from support import (
     Command,
     Once,
-    called,
     one_line_error,
-    output_of,
     refused,
     run_python,
 )
@@ -46,19 +43,6 @@ def test_two_processes_reproduce_the_run_of_one(
 ) -> None:
     """The sum over two devices is the same to the last bit."""
     trainer.assert_same_end(pair, reference_run)
-
-
-@pytest.mark.slow
-def test_one_process_evaluates_a_checkpoint_of_two(pair: Path, tmp_path: Path) -> None:
-    workdir = trainer.copy_of(pair, tmp_path / "run")
-    trained = trainer.result(workdir)
-    flag = f"--workdir={workdir}"
-    shutil.rmtree(workdir / "evaluation")
-    output_of(called("evaluate", flag))
-    evaluated = trainer.result(workdir)
-    for key in ("confusion", "params_sha256"):
-        assert evaluated[key] == trained[key]
-    trainer.assert_sealed(workdir)
 
 
 @pytest.mark.slow
