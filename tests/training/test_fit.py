@@ -182,7 +182,14 @@ def interrupt_after(*delays: float) -> threading.Thread:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        2,
+        pytest.param(10, marks=pytest.mark.slow),
+        pytest.param(60, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_an_interrupted_fit_resumes_to_the_same_end(
     reference: Path, tmp_path: Path, interrupts: list[int], count: int
 ) -> None:
