@@ -21,6 +21,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from msgspec.structs import asdict
 
+import rnnmnist
 from rnnmnist import cli
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.platforms import Execution
@@ -217,6 +218,25 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     with Checkpoints(workdir, filled, task) as checkpoints:
         checkpoints.save(3, {"params": params}, metrics, multiplier=1.5)
     return workdir
+
+
+# A small run on sequences of two classes. Those with these settings share programs.
+INPUTS = np.random.default_rng(0).normal(size=(40, 5, 1))
+LABELS = np.array(["low", "high"])[np.arange(40) % 2]
+SMALL = {
+    "model.cell": "lstm",
+    "model.hidden_size": 4,
+    "train.num_steps": 20,
+    "train.eval_every_steps": 10,
+    "execution.num_devices": 1,
+}
+
+
+def fit_small(workdir: Path, **settings: Any) -> Path:
+    """Trains a small run quietly, perhaps with other settings."""
+    small: dict[str, Any] = {k.rpartition(".")[2]: v for k, v in SMALL.items()}
+    small |= {"verbose": False} | settings
+    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **small)
 
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

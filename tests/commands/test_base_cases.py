@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from support import REPOSITORY, Once, called, file_times
+from support import INPUTS, LABELS, REPOSITORY, SMALL, Once, called, file_times
 
 import rnnmnist
 from rnnmnist.data import image_sets
@@ -62,30 +62,15 @@ FILES = FORMATS[3:]
 # Of these, only the uses that read the sequences in their form.
 SLOW = FORMATS[1:]
 READING = ("main", "evaluate", "predict_file", "doctor", "fit", "read_sequences")
-# The shipped model, if its data are here; `test_originals.py` evaluates it.
-WITH_DATA = {"main": "workdir", "config_file": "workdir", "doctor": "workdir"}
-WITH_DATA |= {"report": "done", "export": "done"}
 
-FIRST, STEPS = 2, 4  # the steps of the first and of the last checkpoint
-SETTINGS = {
-    "model.hidden_size": 4,
-    "model.num_layers": 1,
-    "train.batch_size": 5,
-    "train.num_steps": STEPS,
-    "train.log_every_steps": FIRST,
-    "train.eval_every_steps": FIRST,
-    "execution.num_devices": 1,
-}
-FIT: dict[str, Any] = {
-    name.rpartition(".")[2]: value for name, value in SETTINGS.items()
-}
+COUNT, TIME_STEPS, _ = INPUTS.shape
+FIRST, STEPS = 10, 20  # the steps of the first and of the last checkpoint
+EXAMPLES = 4  # of the evaluated split
+FIT: dict[str, Any] = {name.rpartition(".")[2]: value for name, value in SMALL.items()}
 # As parameters of a classifier, with the rest in the parameter `settings`.
-OTHERS = ("log_every_steps", "eval_every_steps", "num_devices")
+OTHERS = ("eval_every_steps", "num_devices")
 CLASSIFIER = {name: value for name, value in FIT.items() if name not in OTHERS}
 CLASSIFIER["settings"] = {name: FIT[name] for name in OTHERS}
-COUNT, TIME_STEPS = 30, 5
-LABELS = np.array(["low", "high"])[np.arange(COUNT) % 2]
-INPUTS = np.random.default_rng(0).normal(size=(COUNT, TIME_STEPS, 1))
 FRAME = pd.DataFrame(
     {
         "sequence": np.arange(COUNT).repeat(TIME_STEPS),
@@ -118,11 +103,6 @@ class Run(NamedTuple):
     def named(self) -> list[str]:
         """The flag of commands for which the shipped model is the default."""
         return [] if self.is_shipped else [f"--workdir={self.workdir}"]
-
-    @property
-    def examples(self) -> int:
-        """The size of the evaluated split: of the sequences, one of each class."""
-        return 10_000 if self.is_shipped else 2
 
     @property
     def sequence(self) -> np.ndarray:
@@ -169,7 +149,7 @@ def evaluate(run: Run) -> None:
     printed = output("evaluate", f"--workdir={run.workdir}", *run.places)
     assert f" at step {run.step}: " in printed
     result = json.loads(Path(printed.splitlines()[-1]).read_text())
-    assert result["examples"] == run.examples
+    assert result["examples"] == EXAMPLES
     members = result.get("members", [result])
     assert len(members) == run.num_seeds
 
@@ -223,7 +203,7 @@ def export(run: Run) -> None:
     output("export", *flags, *run.places)
     for name in formats.FORMATS:
         certificate = json.loads((run.folder / name / "certificate.json").read_text())
-        assert certificate["examples"] == run.examples
+        assert certificate["examples"] == EXAMPLES
         assert certificate["differing"] == 0
 
 
@@ -231,6 +211,8 @@ def doctor(run: Run) -> None:
     alone = "--num_processes=1"
     printed = output("doctor", f"--workdir={run.workdir}", alone, *run.training)
     assert "verdict" in printed
+    if 0 < run.step < STEPS:
+        assert f"a run resumes from step {run.step}\n" in printed
 
 
 def fit(run: Run) -> None:
@@ -326,8 +308,6 @@ def cases() -> Iterator[Any]:
                 is_used = name not in SLOW or row[0] in READING
                 if is_used and row[index] != "-":
                     yield pytest.param(name, row[0], row[index], marks=marks)
-    for use, expected in WITH_DATA.items():
-        yield pytest.param("with_data", use, expected, marks=pytest.mark.slow)
 
 
 def in_memory(name: str) -> tuple[Any, ...]:
@@ -363,7 +343,7 @@ def write(folder: Path, suffix: str) -> Path:
 
 def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
     """Returns the flags of `rnnmnist.main` for a run on sequences."""
-    settings = SETTINGS | {"data.path": path, "num_seeds": num_seeds}
+    settings = SMALL | {"data.path": path, "num_seeds": num_seeds}
     return ["--config=files", *(f"--config.{k}={v}" for k, v in settings.items())]
 
 
@@ -391,8 +371,8 @@ def run(
     name: str, request: pytest.FixtureRequest, once: Once, tmp_path: Path
 ) -> Iterator[Run]:
     """The run with a name; see `TABLE`."""
-    if name in ("shipped", "with_data"):
-        yield shipped_run(name, request, tmp_path)
+    if name == "shipped":
+        yield shipped_run(request.getfixturevalue("monkeypatch"), tmp_path)
         return
     is_killed = name in ("training", "killed", "begun")
     trained_name = "arrays" if is_killed else name
@@ -414,22 +394,12 @@ def run(
         yield Run(workdir, given, path, tmp_path, flags, num_seeds=num_seeds)
 
 
-def shipped_run(name: str, request: pytest.FixtureRequest, folder: Path) -> Run:
-    """Returns the shipped model, or a copy if commands write their results in it."""
+def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
+    """Returns the shipped model, whose data are not here."""
     workdir = REPOSITORY / "checkpoints/reference"
-    data = {"data_dir": folder}
-    if name == "with_data":
-        copy = shutil.copytree(workdir / "18060", folder / "reference/18060")
-        workdir = copy.parent
-        data = {
-            "data_dir": request.getfixturevalue("data_dir"),
-            "manual_dir": request.getfixturevalue("originals") / "mnist",
-        }
-    else:
-        patch = request.getfixturevalue("monkeypatch")
-        for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
-            patch.setenv(variable, "http://127.0.0.1:9")  # there is no network
-    places = [f"--config.data.{key}={path}" for key, path in data.items()]
+    for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        patch.setenv(variable, "http://127.0.0.1:9")  # there is no network
+    places = [f"--config.data.data_dir={folder}"]
     flags = ["--config=default", *places]
     images, labels = image_sets.embedded_images()["test"]
     given = images[:2], labels[:2]

@@ -9,16 +9,19 @@ import pickle
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from support import (
+    INPUTS,
+    LABELS,
     REPOSITORY,
+    SMALL,
     Command,
     as_ensemble,
     called,
+    fit_small,
     make_metrics,
     model_of,
     output_of,
@@ -85,27 +88,28 @@ def cell_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_with_a_users_cell(
-    command: Command, data_dir: Path, cell_file: Path, tmp_path: Path
+    command: Command, cell_file: Path, tmp_path: Path
 ) -> None:
     """Trains, refuses a changed file, and evaluates with the original, also moved."""
     content = f"{CELL}{OTHERS}# No other test loads this content in this process."
     cell_file.write_text(content)
-    arguments = (
-        f"--workdir={tmp_path}/run",
-        f"--config.data.data_dir={data_dir}",
-        "--config.model.cell=leaky.py:Leaky",  # relative to the current directory
-        "--config.model.hidden_size=16",
-        "--config.model.pooling=mean",
-        "--config.train.num_steps=2",
-    )
+    np.savez(tmp_path / "levels.npz", inputs=INPUTS, labels=LABELS)
+    settings = SMALL | {
+        "data.path": "levels.npz",  # relative to the current directory
+        "model.cell": "leaky.py:Leaky",
+    }
+    arguments = ["--config=files", f"--workdir={tmp_path}/run"]
+    arguments += [f"--config.{name}={value}" for name, value in settings.items()]
     trained = command("main", *arguments, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    assert "Leaky with 16 units on mnist5k" in trained.stdout
+    assert "Leaky with 4 units on levels" in trained.stdout
     model = json.loads((tmp_path / "run/config.json").read_text())["model"]
     assert model["cell"] == f"{cell_file}:Leaky"
     assert model["cell_sha256"] == hashlib.sha256(content.encode()).hexdigest()
-    result = json.loads((tmp_path / "run/evaluation/test-2.json").read_text())
-    assert result["num_parameters"] == 28 * 16 + 16 + 170
+    (path,) = (tmp_path / "run/evaluation").iterdir()
+    # Of the cell, which reads a value and its difference, and of the head.
+    number = (2 + 1) * 4 + (4 + 1) * 2
+    assert json.loads(path.read_text())["num_parameters"] == number
 
     evaluation = f"--workdir={tmp_path}/run", f"--config.model.cell={cell_file}:Leaky"
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
@@ -124,8 +128,8 @@ def test_a_run_with_a_users_cell(
     cell_file.write_text(content)
     printed = dict(line.partition(" ")[::2] for line in trained.stdout.splitlines())
     output_of(called("evaluate", *shlex.split(printed["evaluate"])[3:]))
-    resumed = called("main", *arguments, here, "--config.train.num_steps=3")
-    assert "resuming from step 2" in output_of(resumed)
+    resumed = called("main", *arguments, here, "--config.train.num_steps=30")
+    assert "resuming from step 20" in output_of(resumed)
 
 
 @pytest.mark.parametrize(
@@ -157,29 +161,20 @@ def test_a_users_cell_is_stacked_as_linear_recurrences_are(
     cell_file: Path, tmp_path: Path
 ) -> None:
     """Its residual layers have the same parameters beside the recurrence."""
-    generator = np.random.default_rng(0)
-    inputs, labels = generator.normal(size=(40, 5, 2)), np.arange(40) % 2
-    settings: dict[str, Any] = {"hidden_size": 4, "num_layers": 2, "num_steps": 2}
     trees = {}
     for cell in ("lru", "leaky.py:Leaky"):
-        run = rnnmnist.fit(
-            inputs,
-            labels,
-            workdir=tmp_path / cell.replace(":", "_"),
-            cell=cell,
-            verbose=False,
-            **settings,
-        )
+        workdir = tmp_path / cell.replace(":", "_")
+        run = fit_small(workdir, cell=cell, num_layers=2, num_steps=2)
         predictor = rnnmnist.Predictor(run, cell=cell)
         state, found = predictor.start(), []
-        for features in inputs[0]:
+        for features in INPUTS[0]:
             state, probabilities = predictor.step(state, features)
             found.append(probabilities)
-        expected = predictor.classify(inputs[:1], every_step=True)[0]
+        expected = predictor.classify(INPUTS[:1], every_step=True)[0]
         np.testing.assert_allclose(found, expected, atol=1e-5)
         lengths = np.full(40, 5)
         lengths[0] = 3
-        shorter = predictor.classify(inputs, lengths)
+        shorter = predictor.classify(INPUTS, lengths)
         np.testing.assert_allclose(shorter[0], expected[2], atol=1e-5)
         trees[cell] = predictor.params["layers"]
     own = trees["leaky.py:Leaky"]
@@ -229,19 +224,16 @@ def test_an_estimator_names_its_cell(
     cell_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after pickling, in another folder."""
-    inputs = np.random.default_rng(0).normal(size=(40, 5, 1))
+    others = {"num_devices": 1, "eval_every_steps": 10}
     classifier = rnnmnist.RNNClassifier(
-        cell="leaky.py:Leaky",
-        hidden_size=4,
-        num_steps=2,
-        settings={"num_devices": 1},
+        cell="leaky.py:Leaky", hidden_size=4, num_steps=20, settings=others
     )
-    classifier.fit(inputs, np.arange(40) % 2)
+    classifier.fit(INPUTS, LABELS)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     restored = pickle.loads(pickle.dumps(classifier))
-    expected = classifier.predict_proba(inputs)
-    np.testing.assert_array_equal(restored.predict_proba(inputs), expected)
+    expected = classifier.predict_proba(INPUTS)
+    np.testing.assert_array_equal(restored.predict_proba(INPUTS), expected)
 
 
 def test_a_file_may_change_while_its_run_trains(
@@ -254,17 +246,7 @@ def test_a_file_may_change_while_its_run_trains(
     def change_file(metrics: Metrics) -> None:
         cell_file.write_text("changed")
 
-    run = rnnmnist.fit(
-        np.random.default_rng(0).normal(size=(40, 5, 1)),
-        np.arange(40) % 2,
-        workdir=tmp_path / "run",
-        split=np.repeat(["train", "validation"], 20),
-        cell=cell,
-        hidden_size=4,
-        num_steps=2,
-        callback=change_file,
-        verbose=False,
-    )
+    run = fit_small(tmp_path / "run", cell=cell, callback=change_file)
     cell_file.write_text(content)
     assert rnnmnist.Predictor(run, cell=cell).validation is not None
 

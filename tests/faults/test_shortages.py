@@ -10,11 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from support import REPOSITORY, file_times, run_python
+from support import REPOSITORY, file_times, fit_small, run_python
 
-import rnnmnist
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.workdir import list_steps
@@ -22,28 +20,12 @@ from rnnmnist.runtime.limits import needed_files, needed_threads
 from rnnmnist.training import resume
 
 ERRORS = errno.EMFILE, errno.ENOMEM, errno.EIO, errno.EACCES
-INPUTS = np.random.default_rng(0).normal(size=(40, 5, 1))
-LABELS = np.arange(40) % 2
-
-
-def fit(workdir: Path, num_steps: int = 20) -> Path:
-    return rnnmnist.fit(
-        INPUTS,
-        LABELS,
-        workdir=workdir,
-        cell="lstm",
-        hidden_size=4,
-        num_steps=num_steps,
-        eval_every_steps=10,
-        num_devices=1,
-        verbose=False,
-    )
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with the steps 10 and 20."""
-    return fit(tmp_path / "run")
+    return fit_small(tmp_path / "run")
 
 
 class FailingOpen:
@@ -113,15 +95,16 @@ def test_a_resume_without_threads_renames_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RunError, match="can't start new thread") as error:
-            fit(run, num_steps=30)
-        gc.collect()
+            fit_small(run, num_steps=30)
     assert not isinstance(error.value, UserError)
+    del error  # whose frames have the coroutines
+    gc.collect()
     after = file_times(run)
     saved = [path for path in before if path.relative_to(run).parts[0] in ("10", "20")]
     assert {path: after[path] for path in saved} == {
         path: before[path] for path in saved
     }
-    fit(run, num_steps=30)
+    fit_small(run, num_steps=30)
     assert list_steps(run) == [20, 30]
 
 
@@ -129,15 +112,11 @@ def test_a_resume_without_threads_renames_nothing(
 FEW_DESCRIPTORS = """
 import os, resource, shutil, sys
 from pathlib import Path
-import numpy as np, rnnmnist
+from support import fit_small
 from rnnmnist.errors import as_failure
 
 run = Path(sys.argv[1])
-inputs, labels = np.load(run / "run.data/inputs.npy"), np.arange(40) % 2
-def resume(copy):
-    rnnmnist.fit(inputs, labels, workdir=copy, num_steps=30, cell="lstm", hidden_size=4,
-                 eval_every_steps=10, num_devices=1, verbose=False)
-resume(shutil.copytree(run, run.parent / "first" / "run"))  # compiles
+fit_small(shutil.copytree(run, run.parent / "first" / "run"), num_steps=30)  # compiles
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 for free in range(2, 24, 3):
     copy = shutil.copytree(run, run.parent / str(free) / "run")
@@ -150,7 +129,7 @@ for free in range(2, 24, 3):
     for _ in range(free):
         os.close(held.pop())
     try:
-        resume(copy)
+        fit_small(copy, num_steps=30)
     except Exception as error:
         print(as_failure(error) or f"no line: {error!r}")
     for descriptor in held:
@@ -162,7 +141,8 @@ for free in range(2, 24, 3):
 def test_a_resume_with_few_descriptors_renames_nothing(
     run: Path, unoptimized: dict[str, str]
 ) -> None:
-    finished = run_python("-c", FEW_DESCRIPTORS, run, environment=unoptimized)
+    variables = unoptimized | {"PYTHONPATH": f"{REPOSITORY / 'tests'}"}
+    finished = run_python("-c", FEW_DESCRIPTORS, run, environment=variables)
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
     assert len(lines) > 2
@@ -173,10 +153,7 @@ def test_a_resume_with_few_descriptors_renames_nothing(
 
 
 def run_limited(
-    *arguments: object,
-    environment: dict[str, str],
-    threads: int = 1000,
-    files: int = 1000,
+    *arguments: object, environment: dict[str, str], threads: int, files: int
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` where it may have so many threads and open files.
 
@@ -185,17 +162,13 @@ def run_limited(
     """
     if os.getuid() or not shutil.which("setpriv"):
         pytest.skip("needs root, and setpriv of Linux")
+    user = f"--ruid={random.randrange(10**5, 10**9)} --euid=0"
     lifting = "-sys_resource,-sys_admin"
+    capabilities = f"--bounding-set={lifting} --inh-caps={lifting}"
+    limits = f"prlimit --nproc={threads}:{threads} --nofile={files}:{files}"
     return subprocess.run(
         [
-            "setpriv",
-            f"--ruid={random.randrange(10**5, 10**9)}",
-            "--euid=0",
-            f"--bounding-set={lifting}",
-            f"--inh-caps={lifting}",
-            "prlimit",
-            f"--nproc={threads}:{threads}",
-            f"--nofile={files}:{files}",
+            *f"setpriv {user} {capabilities} {limits}".split(),
             sys.executable,
             *map(str, arguments),
         ],
@@ -219,6 +192,7 @@ def test_a_command_without_threads_or_files_fails_in_one_line(
 ) -> None:
     """Before a library of jax, orbax or NumPy ends the process."""
     training = "-m", "rnnmnist.main", "--config=embedded", f"--workdir={tmp_path}/run"
+    limits = {"threads": 1000, "files": 1000} | limits
     finished = run_limited(*training, environment=environment, **limits)
     assert finished.returncode == 1, finished.stderr
     (line,) = finished.stderr.splitlines()
@@ -254,20 +228,12 @@ def test_the_threads_and_files_that_commands_ask_for_are_enough(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "use",
-    [
-        "rnnmnist.report(sys.argv[1])",
-        "rnnmnist.RNNClassifier().fit(np.eye(4), [0, 1] * 2)",
-    ],
-    ids=["report", "classifier"],
-)
-def test_a_machine_without_a_temporary_folder_is_told_so(run: Path, use: str) -> None:
+def test_a_machine_without_a_temporary_folder_is_told_so(run: Path) -> None:
     """As a container with a read-only root has none. No home can be written, either."""
     program = (
-        "import sys, tempfile, numpy as np, rnnmnist\n"
+        "import sys, tempfile, rnnmnist\n"
         "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
-        f"try: {use}\n"
+        "try: rnnmnist.report(sys.argv[1])\n"
         "except rnnmnist.UserError as error: print(error)\n"
     )
     variables = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
