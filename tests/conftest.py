@@ -10,10 +10,12 @@ run, unless they use `fast_programs`, `unoptimized` or `unoptimized_commands`.
 import isolation  # noqa: F401
 
 # isort: split
+import dataclasses
 import fcntl
 import gc
 import logging
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ from support import (
 
 from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
@@ -220,3 +223,12 @@ def small(data_dir: Path) -> RunConfig:
         ),
     )
     return resolve(config, image_task(config.data))
+
+
+@pytest.fixture
+def prepared(small: RunConfig, data_dir: Path, tmp_path: Path) -> DataConfig:
+    """The embedded images, prepared in a folder to damage."""
+    datasets.load(small.data)
+    folder = "mnist_rows/mnist5k"
+    shutil.copytree(data_dir / folder, tmp_path / folder)
+    return dataclasses.replace(small.data, data_dir=str(tmp_path))

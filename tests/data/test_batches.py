@@ -51,7 +51,7 @@ def batches(
     return functools.partial(read_batch, source, BatchTransform.create(config, task))
 
 
-@pytest.mark.parametrize("examples", [1, 2, 3, 10, 97, 128, 4000, 4096, 4097, 55_000])
+@pytest.mark.parametrize("examples", [1, 2, 3, 97, 4096, 4097, 55_000])
 def test_an_epoch_is_a_permutation(examples: int) -> None:
     for epoch in (0, 1, 7):
         positions = np.arange(examples) + epoch * examples
@@ -59,12 +59,7 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
         np.testing.assert_array_equal(np.sort(found), np.arange(examples))
 
 
-@pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize(
-    "batch_size",
-    # Each size compiles its own program.
-    [1, 24, *(pytest.param(size, marks=pytest.mark.slow) for size in (7, 32, 100))],
-)
+@pytest.mark.parametrize("batch_size", [1, 24])
 def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) -> None:
     read = batches(ONE_HUNDRED, batch_size)
     steps = ceil_div(300, batch_size)
@@ -74,7 +69,7 @@ def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) ->
     assert not (epochs[0] == epochs[1]).all()
 
 
-@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
 def test_batches_do_not_depend_on_the_generator_of_jax(generator: str) -> None:
     """With others than threefry2x32, the bits of vmapped keys differ."""
     seeds = jnp.arange(2, dtype=jnp.uint32)
@@ -112,13 +107,8 @@ def test_orders_pass_chi_square_tests() -> None:
     assert 0.6 < fixed.mean() < 1.4  # 1 on average in a uniform permutation
 
 
-@pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize(
-    "shards",
-    # Each number compiles its own program.
-    [8, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 3))],
-)
-def test_a_batch_is_the_same_on_any_number_of_devices(shards: int) -> None:
+def test_a_batch_is_the_same_on_any_number_of_devices() -> None:
+    shards = 8
     distortions: dict[str, Any] = {"max_shift": 2, "max_rotation": 10.0}
     distortions |= {"elastic": 1.0, "flip": True}
     read = batches(random_examples(100), 24, **distortions)

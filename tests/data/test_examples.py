@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import struct
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from support import (
     task_of,
 )
 
-from rnnmnist.config.schema import DataConfig, ModelConfig
+from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import (
     Normalization,
     View,
@@ -27,7 +26,6 @@ from rnnmnist.data.examples import (
     permutation,
     permutation_sha256,
 )
-from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -67,7 +65,7 @@ def read(view: View, *images: jax.Array) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize("shape", [(28, 28), (3, 5), (1, 1)])
+@pytest.mark.parametrize("shape", [(28, 28), (3, 5)])
 def test_a_view_reads_the_pixels_of_its_order(
     name: str, shape: tuple[int, int]
 ) -> None:
@@ -82,29 +80,14 @@ def test_a_view_reads_the_pixels_of_its_order(
     np.testing.assert_allclose(scaled, expected, rtol=1.2e-7)
 
 
-@pytest.mark.parametrize("view", ["rows", "columns", "pixels"])
-def test_a_permutation_needs_the_view_of_permuted_pixels(view: str) -> None:
-    settings = {"data.view": view, "data.permutation": "random:1"}
-    with pytest.raises(UserError, match=f"^data.permutation: random:1 .*not {view}$"):
+def test_a_permutation_needs_the_view_of_permuted_pixels() -> None:
+    settings = {"data.view": "pixels", "data.permutation": "random:1"}
+    with pytest.raises(UserError, match=r"^data\.permutation: random:1 .*not pixels$"):
         run_config(settings)
 
 
-@pytest.mark.parametrize(
-    ("view", "shape"),
-    [
-        (View("rows", "bit_reversal"), (28, 28)),
-        (View("permuted", "random:1"), (784, 1)),
-    ],
-)
-def test_a_task_has_the_shape_of_the_view(view: Any, shape: tuple[int, int]) -> None:
-    name, permutation = view
-    config = DataConfig(view=name, permutation=permutation)
-    task = image_task(config)
-    assert (task.time_steps, task.features) == shape
-
-
-@pytest.mark.parametrize("pixels", [1, 2, 15, 16, 17, 784])
-@pytest.mark.parametrize("name", ["bit_reversal", "random:0", "random:999999999"])
+@pytest.mark.parametrize("pixels", [1, 17, 784])
+@pytest.mark.parametrize("name", ["bit_reversal", "random:999999999"])
 def test_a_permutation_is_a_bijection(name: str, pixels: int) -> None:
     order = permutation(name, pixels)
     assert order.dtype == np.int32
@@ -139,7 +122,7 @@ def forward(model: SequenceClassifier, params: Params, inputs: jax.Array) -> jax
     return jnp.asarray(model.apply({"params": params}, inputs))
 
 
-@pytest.mark.parametrize("name", ["columns", "pixels", "permuted", "random"])
+@pytest.mark.parametrize("name", ["columns", "permuted"])
 def test_a_network_reads_images_in_the_order_of_the_view(name: str) -> None:
     view, examples = VIEWS[name], random_examples(5)
     _, time, features = view(examples.stored).shape
