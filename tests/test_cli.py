@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from rnnmnist import cli
-from rnnmnist.errors import UserError
 
 
 def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
@@ -29,11 +28,3 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
     assert capsys.readouterr().err == ""
     Failing()
     assert "ValueError: a fault in __del__" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("flags", [["--workdir="], ["--workdir=a[b"]])
-def test_an_invalid_folder_keeps_its_line(flags: list[str]) -> None:
-    parser = cli.Parser("evaluate", "")
-    parser.add_workdir()
-    with pytest.raises(UserError, match=r"^workdir: "):
-        parser.parse(flags)

@@ -38,15 +38,12 @@ def test_the_settings_of_fit_have_the_types_of_the_schema() -> None:
     assert typing.get_type_hints(rnnmnist.FitSettings) == expected
 
 
-def test_a_misspelt_setting_is_refused(tmp_path: Path) -> None:
+def test_a_misspelt_name_is_refused(tmp_path: Path) -> None:
     inputs, labels = np.zeros((4, 3)), [0, 1, 0, 1]
     with pytest.raises(rnnmnist.UserError, match="did you mean 'num_steps'"):
         rnnmnist.fit(inputs, labels, workdir=tmp_path, num_stepz=1)  # type: ignore[call-arg]
     with pytest.raises(rnnmnist.UserError, match="an integer"):
         rnnmnist.fit(inputs, labels, workdir=tmp_path, num_steps="x")  # type: ignore[arg-type]
-
-
-def test_a_misspelt_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="fti"):
         rnnmnist.fti  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(rnnmnist.UserError, match="validation"):

@@ -10,25 +10,17 @@ from support import REPOSITORY, output_of, run_python
 BENCHMARKS = REPOSITORY / "benchmarks"
 
 
+OURS = {"steps": 1, "seeds": 2, "batch": 32, "flax_cell": True, "rows": 56}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "task", "settings", "amount"),
     [
         ("run_ours.py", "product_numpy", {"size": 8}, 20 * 2 * 8**3),
-        # The others compile programs of their own.
-        *(
-            pytest.param(script, *values, marks=pytest.mark.slow)
-            for script, *values in (
-                ("run_flax.py", "train", {"steps": 2}, 256),
-                (
-                    "run_ours.py",
-                    "train",
-                    {"steps": 1, "seeds": 2, "batch": 32, "flax_cell": True}
-                    | {"rows": 56, "execution": {"unroll": 2}},
-                    64,
-                ),
-                ("run_ours.py", "evaluate", {"images": 300}, 300),
-            )
-        ),
+        ("run_flax.py", "train", {"steps": 2}, 256),
+        ("run_ours.py", "train", OURS | {"execution": {"unroll": 2}}, 64),
+        ("run_ours.py", "evaluate", {"images": 300}, 300),
     ],
 )
 def test_a_worker_runs_its_task_once_per_line(

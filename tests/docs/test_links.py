@@ -32,9 +32,7 @@ SITE = re.compile(r"https://rnnmnist\.github\.io/rnnmnist/(\w+)\.html(?:#(\S+))?
 GENERATED = {"draw"}
 
 
-@pytest.mark.parametrize(
-    "page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY))
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
     for inline, reference in LINK.findall(without_code(page)):
         link = inline or reference

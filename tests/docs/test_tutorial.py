@@ -1,19 +1,11 @@
 """The notebooks of the tutorial. The documentation build executes its pages."""
 
-import ast
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
 import tutorial
-from support import REPOSITORY
-
-
-def read(name: str) -> Any:
-    return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
 
 
 def code_cells(page: Path) -> list[str]:
@@ -51,37 +43,3 @@ def test_an_exercise_has_an_empty_cell_and_an_answer_that_is_not_run(
     blocks = re.findall(r"```{code-cell}\n(.*?)\n```", folded, re.DOTALL)
     assert len(blocks) > 1
     assert not set(blocks) & set(cells)
-
-
-def definitions(code: str) -> dict[str, str]:
-    """Returns the code of each function and class, by its name."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    body = ast.parse(code).body
-    return {node.name: ast.unparse(node) for node in body if isinstance(node, kinds)}
-
-
-def test_the_setup_of_the_later_parts_has_the_functions_of_part_1() -> None:
-    setup = definitions((REPOSITORY / "docs/tutorial_setup.py").read_text())
-    text = tutorial.PAGES[0].read_text()
-    cells = re.findall(r"```{code-cell}\n((?!:).*?)\n```", text, re.DOTALL)
-    assert len(setup) > 5
-    assert setup.items() <= definitions("\n".join(cells)).items()
-
-
-def test_the_counts_on_the_page_about_trust_are_those_of_the_result_file() -> None:
-    members = read("tutorial")["members"]
-    counts = [member["correct"] for member in members]
-    first = members[0]["tutorial_128"]["correct"]
-    text = tutorial.PAGES[2].read_text()
-    assert f"(({first}, 128), ({counts[0]:_}, 10_000))" in text
-    assert f"np.array([{', '.join(f'{count:_}' for count in counts)}])" in text
-
-
-def test_links_and_images_become_absolute() -> None:
-    text = "![a](a.svg) [b](b.md#c) [d](../e.py) [f](#g) [h](https://i)"
-    assert tutorial.absolute_links(text, "page") == (
-        f"![a]({tutorial.RAW}a.svg?sanitize=true) "
-        f"[b]({tutorial.SITE}b.html#c) "
-        f"[d]({tutorial.GITHUB}/blob/main/e.py) "
-        f"[f]({tutorial.SITE}page.html#g) [h](https://i)"
-    )
