@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -63,17 +62,6 @@ def test_the_notebook_is_stored_without_outputs() -> None:
     for cell in content["cells"]:
         assert cell.get("outputs", []) == []
         assert cell.get("execution_count") is None
-
-
-def test_all_links_name_one_repository() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    repository = project["urls"]["Repository"]
-    assert settings()["SOURCE"] == f"git+{repository}"
-    path = NOTEBOOK.relative_to(REPOSITORY)
-    owner_and_name = repository.removeprefix("https://github.com/")
-    link = f"colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
-    assert f": https://{link}\n" in (REPOSITORY / "docs/devices.md").read_text()
-    assert f"(https://{link})" in cells()["title"].source
 
 
 @pytest.fixture(scope="module")

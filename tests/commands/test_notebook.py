@@ -34,13 +34,10 @@ def test_a_failed_command_is_an_exception(capsys: pytest.CaptureFixture[str]) ->
     (printed,) = capsys.readouterr().out.splitlines()
     assert printed.startswith("error: --config.train.learning_rte: no such setting; ")
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_any_command_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """Only some of them have a flag for the number of processes."""
+    # Only some commands have a flag for the number of processes.
     with pytest.raises(notebook.CommandError):
-        notebook.run("evaluate", "--workdir=absent")
-    assert "absent does not exist" in capsys.readouterr().out
+        notebook.run("evaluate")
+    assert "--workdir" in capsys.readouterr().out
 
 
 def start(run: trainer.Run) -> subprocess.Popen[str]:
