@@ -340,45 +340,33 @@ def test_another_prediction_is_an_error_unless_it_is_a_tie(
     assert (found["differing"], found["ties"]) == (1, 0)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("stablehlo", "write"), ("onnx", "write"), ("onnx", "write_step")],
+)
 def test_another_network_fails_the_comparison(
     name: str,
+    function: str,
     lstm: TrainedNetwork,
     tmp_path: Path,
-    data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The files hold parameters other than those of the run, or such that are NaN."""
+    """A file holds parameters other than those of the run, or such that are NaN."""
     module = importlib.import_module(f"rnnmnist.exporting.write_{name}")
-    original: Callable[..., None] = module.write
+    original: Callable[..., None] = getattr(module, function)
     other = TrainedNetwork(lstm.workdir, "best", paths=lstm.paths)
-    monkeypatch.setattr(module, "write", lambda _, path: original(other, path))
+    monkeypatch.setattr(module, function, lambda _, path: original(other, path))
     flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), f"--format={name}"]
     other.params = jax.tree.map(lambda leaf: leaf * np.nan, other.params)
-    with pytest.raises(RunError, match="not finite, for 500 of 500 examples"):
+    with pytest.raises(RunError, match="not finite, for "):
         export.main(flags)
     assert not list(tmp_path.iterdir())
     other.params = jax.tree.map(np.negative, lstm.params)
     with pytest.raises(RunError, match=f"{name} in .* predict another class"):
         export.main(flags)
-    assert certificate_of(tmp_path, name)["differing"] > 100
-
-
-def test_a_wrong_time_step_fails_the_comparison(
-    lstm: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model of whole sequences is right."""
-    other = TrainedNetwork(lstm.workdir, "best", paths=lstm.paths)
-    other.params = jax.tree.map(np.negative, lstm.params)
-    original = write_onnx.write_step
-    monkeypatch.setattr(write_onnx, "write_step", lambda _, path: original(other, path))
-    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx"]
-    with pytest.raises(RunError, match=r"onnx in .* predict another class"):
-        export.main(flags)
-    assert certificate_of(tmp_path, "onnx")["differing"] == 0
-    found = json.loads((tmp_path / "onnx" / "step_certificate.json").read_text())
-    assert found["examples"] == 256
-    assert found["differing"] > 50
+    certificate = "step_certificate" if function == "write_step" else "certificate"
+    found = json.loads((tmp_path / name / f"{certificate}.json").read_text())
+    assert found["differing"] > found["examples"] / 5
 
 
 def test_a_missing_package_is_named(

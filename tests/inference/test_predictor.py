@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io
-from rnnmnist.inference.preprocessing import preprocess, stroke_width
+from rnnmnist.inference.preprocessing import preprocess
 
 IMAGES, LABELS = image_sets.embedded_images()["test"]  # 50 of each digit
 
@@ -91,14 +90,6 @@ def files_of_a_digit(image: np.ndarray) -> Iterator[tuple[str, bytes]]:
 def test_a_digit_is_recognized_in_every_kind_of_file(predictor: Predictor) -> None:
     for name, content in files_of_a_digit(IMAGES[120]):
         assert predictor.predict(content).digit == LABELS[120], name
-
-
-def test_thin_strokes_in_large_images(predictor: Predictor) -> None:
-    page = np.full((3000, 2000), 255, np.uint8)
-    page[500:2500, 1000:1006] = 0
-    prediction = predictor.predict(saved(Image.fromarray(page)))
-    assert prediction.digit == 1
-    assert stroke_width(prediction.stages.image > 100) > 1.5
 
 
 def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
@@ -215,18 +206,6 @@ def test_text_output(folder: Path, environment: dict[str, str]) -> None:
     assert "\n-: 0, " in output
     assert output.count("time steps read; decided after ") == 3
     assert finished.stderr == b""
-
-
-def test_json_output(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    seven = folder / "seven.jpg"
-    predict.main(["--json", str(seven)])
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    result = json.loads(captured.out)
-    assert result["file"] == str(seven)
-    assert result["digit"] == 7
-    assert np.shape(result["probabilities"]) == (28, 10)
-    assert result["probability"] == max(result["probabilities"][-1])
 
 
 def test_unreadable_files_are_reported_and_skipped(

@@ -1,7 +1,6 @@
 """Result files: their content, and which are refused."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +53,6 @@ def test_a_result_is_of_one_network_and_one_data_set(
     assert path.name == ("test-7.json" if changes == PLAIN else "test-7-of the d.json")
     assert read_result(path, SHA256) == result
     assert read_result(path, "of others") is None
-
-
-def test_the_fields_of_a_result(tmp_path: Path) -> None:
-    """Those of the contract."""
-    found = json.loads(write_result(tmp_path, make_result(1)).read_text())
-    scores = {
-        "examples": 6,
-        "correct": 5,
-        "accuracy": 5 / 6,
-        "accuracy_interval": pytest.approx([0.43650, 0.96995], abs=1e-5),
-        "balanced_accuracy": 7 / 8,
-        "loss": 0.25,
-        "confusion": TABLES[0],
-        "seed": 5,
-    }
-    network = {"dataset": "mine", "split": "test", "step": 7, "num_parameters": 9}
-    task = found.pop("task")
-    assert (task["name"], len(task["classes"])) == ("mnist", 10)
-    checksum = {"params_sha256": SHA256}
-    assert found == scores | network | checksum | {"tutorial_128": scores}
 
 
 VALID = msgspec.json.encode(make_result(2, **FULL))

@@ -31,16 +31,11 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     config = run_config({"train.num_steps": 400}).train
     progress = Progress(config, TASK, 100, verbose=True)
     progress.show(make_metrics(200, "train", 128, [96], [0.51234], 12345.6))
-    validated = make_metrics(200, "validation", 128, [96], [0.51234])
-    progress.show(validated)
-    assert capsys.readouterr().out.splitlines() == [
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
         "epoch 0.5  step 200/400  50 %  loss 0.5123  accuracy 75.00 %  "
-        "12,346 images/s  60 s left",
-        "step 200  validation loss 0.5123  accuracy 75.00 % (96 of 128)",
-    ]
-    quiet = Progress(config, TASK, 100, verbose=False)
-    quiet.show(validated)
-    assert capsys.readouterr().out == ""
+        "12,346 images/s  60 s left"
+    )
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import Chunk
-from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import leaves_by_path, params_sha256
@@ -165,14 +164,6 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     assert f" of seed {NETWORKS.seeds[2]} " in rejected
     after = trained._replace(state=state).networks()
     jax.tree.map(np.testing.assert_array_equal, after, before)
-
-
-def test_equal_totals_tie_for_any_counts_per_network() -> None:
-    for counts in ((4890, 5001), (4891, 5000), (4945, 4946), (9891, 0)):
-        scores = make_scores(5000, counts, [1.0, 1.0])
-        assert scores.accuracy == 9891 / 10_000
-        assert scores.correct == 9891
-        assert tuple(network.correct for network in scores.members) == counts
 
 
 @pytest.fixture(scope="session")

@@ -186,7 +186,7 @@ def interrupt_after(*delays: float) -> threading.Thread:
     "count",
     [
         2,
-        pytest.param(10, marks=pytest.mark.slow),
+        pytest.param(20, marks=pytest.mark.slow),
         pytest.param(60, marks=pytest.mark.exhaustive),
     ],
 )
