@@ -1,6 +1,5 @@
 """The commands of the README and of the pages on commands run as they are written."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -42,28 +41,6 @@ def test_the_python_blocks_of_a_page_run(
     (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
     text = "\n".join(code_blocks(page, "python"))
     run_block("python", text, tmp_path, unoptimized)
-
-
-@pytest.mark.slow
-def test_the_block_that_compares_runs(
-    reference_run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for run in ("a", "b"):
-        shutil.copytree(reference_run, tmp_path / "runs" / run)
-    (block,) = code_blocks("docs/commands.md", "python")
-    exec(block, {})
-    validated = [
-        json.loads(line)["step"]
-        for line in (reference_run / "metrics.jsonl").read_text().splitlines()
-        if json.loads(line)["split"] == "validation"
-    ]
-    header, _, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["run", "runs/a", "runs/b"]
-    assert [int(row.split()[0]) for row in rows] == validated
 
 
 def test_every_training_command_parses(
