@@ -36,7 +36,12 @@ from rnnmnist.training.optimizer import make_optimizer
 
 
 class Program(NamedTuple):
-    """Holds what the compiled training step depends on besides its arrays."""
+    """Holds what the compiled training step depends on besides its arrays.
+
+    Programs are equal, and hashed, by their fields. Learning rates, the weights of
+    classes and seeds are arguments of the step, so that a search over them, or a longer
+    run, compiles its schedule only.
+    """
 
     transform: BatchTransform
     objective: Objective
