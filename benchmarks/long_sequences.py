@@ -112,42 +112,48 @@ def code(name: str) -> str:
     return ", ".join([*framework, f"`{cell}`", *variant])
 
 
-def training_table(measured: dict[str, Any]) -> str:
-    """Compares the recurrences with PyTorch and with the ceiling of products."""
+def recurrences_table(measured: dict[str, Any]) -> str:
+    """Compares the recurrences with PyTorch's and with the ceiling of products."""
     section = measured["training"]
     found = {name: speeds(rounds) for name, rounds in section.items()}
     peak = statistics.median(found[fastest_mode(section, "product")])
     rows = []
-    for name in (*MODELS, *VARIANTS, *(f"PyTorch {peer}" for peer in PEERS)):
+    for name in (*MODELS, *(f"PyTorch {peer}" for peer in PEERS)):
         own = found[name]
-        parameters = beside_peer = share = ""
-        if model := MODELS.get(name.split(",")[0]):
-            parameters = f"{num_parameters(model):,}"
+        beside_peer = share = ""
+        if model := MODELS.get(name):
             percent = 100 * flop_per_image(model) / peak
             share = median_and_range([speed * percent for speed in own], ".0f")
         if name in PEERS:
             beside_peer = format_ratios(own, found[f"PyTorch {name}"])
-        rows.append(
-            [
-                code(name),
-                parameters,
-                format_speeds(own),
-                format_ratios(own, found["lstm"]),
-                beside_peer,
-                share,
-                f"{section[name][-1]['peak_mib']:,.0f}",
-            ]
-        )
+        memory = format_memory(section[name])
+        rows.append([code(name), format_speeds(own), beside_peer, share, memory])
     header = (
         "recurrence",
-        "parameters",
         "images/s",
-        "relative to `lstm`",
         "relative to PyTorch's",
         "% of the ceiling",
         "peak MiB",
     )
     return table("784 time steps", header, rows)
+
+
+def variants_table(measured: dict[str, Any]) -> str:
+    """Compares the variants of `lru` with it."""
+    section = measured["training"]
+    found = {name: speeds(section[name]) for name in ("lru", *VARIANTS)}
+    rows = []
+    for name, own in found.items():
+        relative = format_ratios(own, found["lru"])
+        memory = format_memory(section[name])
+        rows.append([code(name), format_speeds(own), relative, memory])
+    header = ("scan", "images/s", "relative to `lru`", "peak MiB")
+    return table("784 time steps", header, rows)
+
+
+def format_memory(rounds: list[dict[str, Any]]) -> str:
+    """Formats the peak memory of a worker in MiB."""
+    return f"{rounds[-1]['peak_mib']:,.0f}"
 
 
 def lengths_table(measured: dict[str, Any]) -> str:
@@ -169,11 +175,22 @@ def lengths_table(measured: dict[str, Any]) -> str:
     return table("Length", header, rows)
 
 
-def tables() -> str:
-    """Returns both tables, and the origin of their numbers."""
-    measured = json.loads(NUMBERS.read_text())
-    parts = (training_table, lengths_table, origin)
+def recurrences() -> str:
+    """Returns the table of the recurrences."""
+    return recurrences_table(read())
+
+
+def scans() -> str:
+    """Returns the tables of the scans and of the length, and their origin."""
+    measured = read()
+    parts = (variants_table, lengths_table, origin)
     return "\n".join(part(measured) for part in parts)
+
+
+def read() -> dict[str, Any]:
+    """Reads the measurements."""
+    measured: dict[str, Any] = json.loads(NUMBERS.read_text())
+    return measured
 
 
 def main() -> None:

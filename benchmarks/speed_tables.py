@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnmnist.runtime.machine import join_versions
-
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 import page_tables
 
@@ -68,8 +66,8 @@ def differences(measured: dict[str, Any]) -> str:
     saved = statistics.median(cold) - statistics.median(warm)
     rows = [
         [
-            "up to 100 updates in one call, whose batches the devices gather; one "
-            "device for each core",
+            "up to 100 updates in one call; the devices gather the batches; one device "
+            "for each core",
             gain("throughput", "rnnmnist, Flax's cell", "Flax") + " of training",
         ],
         [
@@ -77,7 +75,7 @@ def differences(measured: dict[str, Any]) -> str:
             gain("throughput", "rnnmnist", "rnnmnist, Flax's cell") + " of training",
         ],
         [
-            "all batches of a split in one call",
+            "all batches of a split in one call, not one call for each 1,000 images",
             gain("evaluation", "rnnmnist", "Flax, batch 1000") + " of evaluation",
         ],
         ["compiled programs on disk", f"the first step {saved:.1f} s earlier"],
@@ -274,9 +272,9 @@ def at_the_ceiling(measured: dict[str, Any]) -> str:
 
 def origin(measured: dict[str, Any]) -> str:
     """States hardware, versions, code and command of the measurements."""
-    versions = join_versions(measured["versions"])
+    versions = page_tables.format_versions(measured["versions"])
     return (
-        f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians "
+        f"On {measured['hardware']}; {versions}, torch {measured['torch']}. Medians "
         "over rounds, with minimum and maximum, from one run on "
         f"{measured['date']} with the code of commit {measured['commit']}: "
         f"`{measured['command']}`.\n"

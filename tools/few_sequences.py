@@ -215,15 +215,16 @@ def percents() -> Iterator[tuple[list[str], list[np.ndarray]]]:
 
 
 def accuracies() -> str:
-    """Returns the table of accuracies, and of their differences in the same draws."""
+    """Returns the table of accuracies, and of their differences in the same draws.
+
+    The trained networks are those with label smoothing.
+    """
     lines = []
-    for row, (filters, plain, smoothed) in percents():
+    for row, (filters, _, smoothed) in percents():
         cells = [f"{one.mean():.1f}" for one in (filters, smoothed)]
-        cells += [format_difference(smoothed - one) for one in (filters, plain)]
-        lines.append([*row, *cells])
-    classifiers = ("filters", "trained")
-    compared = ("trained - filters", "smoothing - none")
-    return page_tables.table((*COLUMNS, *classifiers, *compared), lines)
+        lines.append([*row, *cells, format_difference(smoothed - filters)])
+    header = (*COLUMNS, "filters", "trained", "trained - filters")
+    return page_tables.table(header, lines)
 
 
 def format_difference(differences: np.ndarray) -> str:

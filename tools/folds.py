@@ -13,6 +13,23 @@ set, the counts of every fold: `examples`, and of these `correct`. Those of filt
 also `fitted`, the sequences of the other folds, `left_out`, of these the correct
 leave-one-out predictions, and for `EARLY` `correct_after`, by the percentage of the
 time steps of a sequence that are read. What it contains is not measured again.
+
+The tables of `docs/results_choices.md` have the following rows. The recipes:
+
+    python tools/folds.py --data=FOLDER -- "1 layer" "2 layers" …
+
+The variants of the filters (all names of `VARIANTS`, and MiniRocket):
+
+    python tools/folds.py --data=FOLDER --seeds 0 1 --sets BasicMotions JapaneseVowels \
+        ItalyPowerDemand GunPoint ArrowHead OSULeaf PickupGestureWiimoteZ \
+        --aeon=PYTHON -- filters "1 recurrence" …
+
+The folds that chose nothing, and the accuracy before the end:
+
+    python tools/folds.py --data=FOLDER --seeds 2 3 --aeon=PYTHON -- filters MiniRocket
+    python tools/folds.py --data=FOLDER --seeds 0 1 --sets GunPoint ArrowHead \
+        JapaneseVowels PickupGestureWiimoteZ \
+        -- "divided by own length" "divided by longest length"
 """
 
 import argparse

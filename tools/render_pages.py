@@ -20,7 +20,7 @@ import page_tables
 import result_tables
 import robustness
 import vanishing
-from result_tables import HEADLINE, measured, table
+from result_tables import HEADLINE, table
 
 import results
 
@@ -43,12 +43,17 @@ def layers() -> str:
     )
 
 
+def long_origin() -> str:
+    """States the origin of all numbers of the page on long sequences."""
+    speed = speed_tables.origin(long_sequences.read())
+    return f"{vanishing.origin()}\nThe table of speed: {speed[0].lower()}{speed[1:]}"
+
+
 VALIDATION = "validation accuracy, mean"
 TEST = "test accuracy, mean ± std"
 LONG = (
     "recurrence",
     "test accuracy",
-    VALIDATION,
     "parameters",
     "epochs",
     "seconds",
@@ -71,30 +76,19 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         )
     },
     "benchmarks/README.md": {
-        "tables": lambda: speed_tables.tables(speed_tables.read())
+        "tables": lambda: speed_tables.tables(speed_tables.read()),
+        "scans": long_sequences.scans,
     },
     "docs/architecture.md": {
         "layers": layers,
         "plain_loop": lambda: speed_tables.differences(speed_tables.read()),
     },
-    "docs/devices.md": {
-        "batches": partial(
-            measured,
-            results.BATCHES,
-            "batch",
-            "configuration",
-            VALIDATION,
-            TEST,
-            "seeds",
-            "seconds",
-        ),
-    },
     "docs/long_sequences.md": {
         "vanishing": vanishing.accuracies,
         "pixels": partial(table, results.PIXELS, *LONG),
         "permuted": partial(table, results.PERMUTED, *LONG),
-        "origin": vanishing.origin,
-        "speed": long_sequences.tables,
+        "speed": long_sequences.recurrences,
+        "origin": long_origin,
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
     "docs/predict.md": {
@@ -112,20 +106,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             "seeds",
             "seconds",
         ),
-        "references": partial(table, results.REFERENCES, "loss", "test accuracy"),
         "ablation": partial(result_tables.differences, results.ABLATION),
-        "single_changes": partial(
-            table, results.SINGLE_CHANGES, "change", VALIDATION, TEST, "seconds"
-        ),
         "directions": partial(
             table, results.DIRECTIONS, "change", VALIDATION, TEST, "seconds"
         ),
         "origin": partial(
             result_tables.origin_of,
             results.CONFIGURATIONS.values(),
-            results.REFERENCES,
             results.ABLATION,
-            results.SINGLE_CHANGES,
             results.DIRECTIONS,
         ),
     },

@@ -4,7 +4,7 @@ import io
 import json
 import statistics
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,13 +82,12 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
     "result file": lambda row, _: f"`{row.name}`",
     **dict.fromkeys(
-        ("cell", "batch", "recurrence", "loss", "products", "change"),
+        ("cell", "recurrence", "change"),
         lambda row, _: row.label,
     ),
     "data": lambda row, _: HEADLINE[row.name][0],
     "recipe": lambda row, _: HEADLINE[row.name][1],
     "data set": lambda _, result: result["dataset"],
-    "batch size": lambda _, result: str(result["config"]["train"]["batch_size"]),
     "epochs": lambda _, result: f"{epochs(result):.0f}",
     "parameters": lambda _, result: f"{result['num_parameters']:,}",
     "validation accuracy, mean": lambda _, result: mean_validation(result),
@@ -115,7 +114,7 @@ def table(rows: Iterable[Row], *titles: str) -> str:
 def origin(results: Sequence[dict[str, Any]]) -> str:
     """States the hardware, the versions and the dates of measurements."""
     machines = {result["hardware"].replace("1 core", "one core") for result in results}
-    libraries = {join_versions(result["versions"]) for result in results}
+    libraries = {page_tables.format_versions(result["versions"]) for result in results}
     *dates, last = sorted({result["date"] for result in results})
     measured_on = f"{', '.join(dates)} and {last}" if dates else last
     return (
@@ -128,11 +127,6 @@ def origin_of(*groups: Iterable[Row]) -> str:
     """States the origin of the measurements of some rows."""
     names = {row.name for rows in groups for row in rows}
     return origin([read_result(name) for name in sorted(names)])
-
-
-def measured(rows: Collection[Row], *titles: str) -> str:
-    """Returns a table of some rows, and states the origin of their numbers."""
-    return table(rows, *titles) + origin_of(rows)
 
 
 def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
@@ -153,7 +147,6 @@ def archive() -> str:
         others = baselines["datasets"][label]
         correct = (
             [member["correct"] for member in drawn["members"]],
-            [drawn["ensemble_correct"]],
             others["minirocket"]["correct"],
             [member["correct"] for member in trained["members"]],
             [trained["ensemble_correct"]],
@@ -170,7 +163,6 @@ def archive() -> str:
         "data set",
         "training / test",
         "filters",
-        "five filters",
         "MiniRocket",
         "network",
         "five networks",

@@ -125,7 +125,6 @@ CELLS = (
 )
 INITIALIZERS = "model.initializer=flax"
 COSINE = "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02"
-BATCHES = (labelled("default", "128"), labelled("large_batch", "1,024"))
 AFFINE = "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 data.max_shear=0.2"
 ABLATION = (
     labelled("tutorial", "the 2016 recipe (`tutorial`)"),
@@ -155,18 +154,6 @@ ABLATION = (
         "best",
         "60 epochs, not 10 (`best`)",
         "train.num_steps=25800 train.eval_every_steps=860",
-    ),
-)
-SMOOTHING = ("smoothing", "train.label_smoothing=0.05", "label smoothing")
-AVERAGE = ("average", "train.ema_decay=0.998", "moving average of the weights")
-SINGLE_CHANGES = (
-    labelled("default", "none (`default`)"),
-    *cumulative("default", "alone", SMOOTHING),
-    *cumulative("default", "alone", AVERAGE),
-    labelled(
-        "every_step",
-        "loss after every time step (`every_step`)",
-        "train.loss=every_step",
     ),
 )
 BOTH = "model.bidirectional=true model.hidden_size=86"
@@ -243,7 +230,6 @@ ROWS = {
         *CONFIGURATIONS.values(),
         *CELLS,
         *ABLATION,
-        *SINGLE_CHANGES,
         *DIRECTIONS,
         *REFERENCES,
         *PIXELS,
