@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pytest
-from support import INPUTS, LABELS, REPOSITORY, SMALL, Once, called, file_times
+from support import (
+    INPUTS,
+    LABELS,
+    REPOSITORY,
+    SMALL,
+    Once,
+    called,
+    file_times,
+    fit_small,
+)
 
 import rnnmnist
 from rnnmnist.data import image_sets
@@ -56,12 +64,6 @@ classifier     workdir         workdir  workdir  workdir  done    workdir  workd
 new_classifier -               done     -        -        -       -        -
 read_sequences -               done     done     done     done    done     done
 """
-# The finished runs, by the form of their sequences: arguments of `fit`, or files.
-FORMATS = ("arrays", "list", "frame", "npz", "csv", "ts", "parquet", "folder")
-FILES = FORMATS[3:]
-# Of these, only the uses that read the sequences in their form.
-SLOW = FORMATS[1:]
-READING = ("main", "evaluate", "predict_file", "doctor", "fit", "read_sequences")
 
 COUNT, TIME_STEPS, _ = INPUTS.shape
 FIRST, STEPS = 10, 20  # the steps of the first and of the last checkpoint
@@ -71,14 +73,6 @@ FIT: dict[str, Any] = {name.rpartition(".")[2]: value for name, value in SMALL.i
 OTHERS = ("eval_every_steps", "num_devices")
 CLASSIFIER = {name: value for name, value in FIT.items() if name not in OTHERS}
 CLASSIFIER["settings"] = {name: FIT[name] for name in OTHERS}
-FRAME = pd.DataFrame(
-    {
-        "sequence": np.arange(COUNT).repeat(TIME_STEPS),
-        "time": np.tile(np.arange(TIME_STEPS), COUNT),
-        "x": INPUTS.ravel(),
-        "label": LABELS.repeat(TIME_STEPS),
-    }
-)
 DIGIT = REPOSITORY / "docs/five.jpg"
 
 
@@ -86,7 +80,7 @@ class Run(NamedTuple):
     """A run that a test may change, and how it is used."""
 
     workdir: Path
-    given: tuple[Any, ...]  # arguments of `fit`: a table, or inputs and labels
+    given: tuple[np.ndarray, np.ndarray]  # inputs and labels
     path: Path  # a file or a folder of its sequences; of the shipped model, of others
     folder: Path  # for what a test writes
     training: list[str]  # the flags of `rnnmnist.main` but the workdir
@@ -297,73 +291,38 @@ USES: dict[str, Callable[[Run], None]] = {
 }
 
 
-def cases() -> Iterator[Any]:
+def cases() -> Iterator[tuple[str, str, str]]:
     """Yields the parameters of the tests: a run, a use, and what becomes of it."""
     columns, *rows = (line.split() for line in TABLE.strip().splitlines())
-    assert {name for name, *_ in rows} == USES.keys()
-    for index, column in enumerate(columns, 1):
-        for name in FORMATS if column == "finished" else (column,):
-            marks = [pytest.mark.slow] if name in SLOW else []
-            for row in rows:
-                is_used = name not in SLOW or row[0] in READING
-                if is_used and row[index] != "-":
-                    yield pytest.param(name, row[0], row[index], marks=marks)
+    assert {use for use, *_ in rows} == USES.keys()
+    for index, name in enumerate(columns, 1):
+        for row in rows:
+            if row[index] != "-":
+                yield name, row[0], row[index]
 
 
-def in_memory(name: str) -> tuple[Any, ...]:
-    """Returns the sequences in a form that `fit` takes, by default in arrays."""
-    if name == "frame":
-        return (FRAME,)
-    if name == "list":
-        return [one[: 3 + index % 3] for index, one in enumerate(INPUTS)], LABELS
-    return INPUTS, LABELS
-
-
-def write(folder: Path, suffix: str) -> Path:
-    """Writes the sequences to a file with a suffix, or to a folder of arrays."""
-    path = folder / ("levels" if suffix == "folder" else f"levels.{suffix}")
-    match suffix:
-        case "npz":
-            np.savez(path, inputs=INPUTS, labels=LABELS)
-        case "csv":
-            FRAME.to_csv(path, index=False)
-        case "parquet":
-            FRAME.to_parquet(path)
-        case "ts":
-            lines = ["@classLabel true high low", "@data"]
-            for values, label in zip(INPUTS[..., 0].tolist(), LABELS, strict=True):
-                lines.append(f"{','.join(map(str, values))}:{label}")
-            path.write_text("\n".join(lines))
-        case "folder":
-            path.mkdir()
-            np.save(path / "inputs.npy", INPUTS)
-            np.save(path / "labels.npy", LABELS)
+def write(folder: Path) -> Path:
+    """Writes the sequences to a file."""
+    path = folder / "levels.npz"
+    np.savez(path, inputs=INPUTS, labels=LABELS)
     return path
-
-
-def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
-    """Returns the flags of `rnnmnist.main` for a run on sequences."""
-    settings = SMALL | {"data.path": path, "num_seeds": num_seeds}
-    return ["--config=files", *(f"--config.{k}={v}" for k, v in settings.items())]
 
 
 def train(folder: Path, name: str) -> None:
     """Trains the run with a name in a new folder."""
     folder.mkdir()
     workdir = folder / "run"
-    if name in (*FILES, "moved"):
-        path = write(folder, "npz" if name == "moved" else name)
+    if name == "moved":
+        path = write(folder)
         output("main", f"--workdir={workdir}", *training_flags(path))
-        if name == "moved":
-            path.rename(folder / "moved.npz")
+        path.rename(folder / "moved.npz")
         return
 
     def copy(metrics: Metrics) -> None:
         if metrics.step == FIRST:
             shutil.copytree(workdir, folder / "killed")
 
-    settings = FIT | {"num_seeds": 2 if name == "seeds" else 1, "verbose": False}
-    rnnmnist.fit(*in_memory(name), workdir=workdir, callback=copy, **settings)
+    fit_small(workdir, num_seeds=2 if name == "seeds" else 1, callback=copy)
 
 
 @pytest.fixture
@@ -375,23 +334,26 @@ def run(
         yield shipped_run(request.getfixturevalue("monkeypatch"), tmp_path)
         return
     is_killed = name in ("training", "killed", "begun")
-    trained_name = "arrays" if is_killed else name
-    trained = once(f"base_{trained_name}", lambda folder: train(folder, trained_name))
+    kind = "finished" if is_killed else name
+    trained = once(f"base_{kind}", lambda folder: train(folder, kind))
     source = trained / ("killed" if is_killed else "run")
     workdir = shutil.copytree(source, tmp_path / "run")
     if name == "begun":
         shutil.rmtree(workdir / str(FIRST))
-    given = in_memory(name)
     path = trained_on = workdir / "run.data"  # which `fit` has written
-    if name in FILES:
-        (path,) = trained.glob("levels*")
-        given, trained_on = rnnmnist.read_sequences(path)[:2], path
-    elif name == "moved":
+    if name == "moved":
         path, trained_on = trained / "moved.npz", trained / "levels.npz"
     num_seeds = 2 if name == "seeds" else 1
     flags = training_flags(trained_on, num_seeds)
+    given = INPUTS, LABELS
     with lock(workdir) if name == "training" else contextlib.nullcontext():
         yield Run(workdir, given, path, tmp_path, flags, num_seeds=num_seeds)
+
+
+def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
+    """Returns the flags of `rnnmnist.main` for a run on sequences."""
+    settings = SMALL | {"data.path": path, "num_seeds": num_seeds}
+    return ["--config=files", *(f"--config.{k}={v}" for k, v in settings.items())]
 
 
 def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
@@ -403,7 +365,7 @@ def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
     flags = ["--config=default", *places]
     images, labels = image_sets.embedded_images()["test"]
     given = images[:2], labels[:2]
-    path = write(folder, "npz")
+    path = write(folder)
     return Run(workdir, given, path, folder, flags, places, is_shipped=True)
 
 
