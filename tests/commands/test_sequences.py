@@ -219,13 +219,7 @@ def test_every_format_gives_the_run_of_the_same_arrays(
 @pytest.mark.parametrize(
     ("examples", "lengths", "text"),
     [
-        (
-            np.zeros((2, 3)),
-            None,
-            r"has 1 features, \('0',\), and the network was trained on 2",
-        ),
-        ([np.zeros((2, 2)), 3], None, "TypeError"),
-        (np.full((2, 3, 2), 1e39), None, "sequence 0 at time step 0, feature 0, is la"),
+        (np.zeros((2, 3)), None, "has 1 features, .* the network was trained on 2"),
         (np.full((2, 3, 2), np.nan), None, "is missing"),
         (np.zeros((2, 3, 2)), [0, 1], "allowed are 1 to 3"),
     ],
@@ -290,18 +284,6 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     assert "levels has no test split" in (workdir / "report/index.html").read_text()
 
 
-def test_a_missing_value_is_filled_with_the_one_before(tmp_path: Path) -> None:
-    gaps, filled = arrays(), arrays()
-    for content in (gaps, filled):
-        content["lengths"][7] = 12
-    gaps["inputs"][7, 2:5, 1] = np.nan
-    filled["inputs"][7, 2:5, 1] = filled["inputs"][7, 1, 1]
-    same = ("--config.data.normalize=none", "--config.data.missing=forward_fill")
-    train(save(tmp_path / "gaps.npz", gaps), tmp_path / "gaps", *same)
-    train(save(tmp_path / "filled.npz", filled), tmp_path / "filled", *same)
-    assert bits(tmp_path / "gaps") == bits(tmp_path / "filled")
-
-
 def test_predict_names_the_class_of_each_sequence(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,27 +299,27 @@ def test_predict_names_the_class_of_each_sequence(
     assert correct[test].sum() == trainer.result(run)["correct"]
 
 
-def test_fit_trains_on_arrays_and_resumes(
+def test_fit_trains_on_a_list_of_arrays_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = arrays()
     settings: Any = {name.split(".")[1]: value for name, value in SETTINGS.items()}
-    settings["workdir"] = tmp_path / "run"
-    given = (content["inputs"], content["labels"])
-    lengths, split = content["lengths"], content["split"]
+    settings |= {"workdir": tmp_path / "run", "split": content["split"]}
+    pairs = zip(content["inputs"], content["lengths"], strict=True)
+    inputs, labels = [one[:length] for one, length in pairs], content["labels"]
     of_numpy = settings | {"learning_rate": np.float64(0.03), "seed": np.int64(0)}
-    workdir = rnnmnist.fit(*given, lengths=lengths, split=split, **of_numpy)
+    workdir = rnnmnist.fit(inputs, labels, **of_numpy)
     assert workdir == tmp_path / "run"
     settings["num_steps"] = 40
-    rnnmnist.fit(*given, lengths=lengths, split=split, **settings)
+    rnnmnist.fit(inputs, labels, **settings)
     assert "resuming from step 20" in capsys.readouterr().out
     sessions = logs.read(workdir, logs.Session)  # without the arguments of the script
     assert [session.command for session in sessions] == ["rnnmnist.fit"] * 2
     evaluate.main([f"--workdir={workdir}"])
-    found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
+    found = rnnmnist.Predictor(workdir).classify(inputs)
     assert found.shape == (60, 3)
     with pytest.raises(UserError, match="other arrays"):
-        rnnmnist.fit(content["inputs"] + 1, content["labels"], **settings)
+        rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
     moved = shutil.move(workdir, tmp_path / "moved")
     evaluate.main([f"--workdir={moved}"])
     elsewhere = shutil.move(tmp_path / "moved/run.data", tmp_path)

@@ -65,12 +65,9 @@ def read(view: View, *images: jax.Array) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize("shape", [(28, 28), (3, 5)])
-def test_a_view_reads_the_pixels_of_its_order(
-    name: str, shape: tuple[int, int]
-) -> None:
+def test_a_view_reads_the_pixels_of_its_order(name: str) -> None:
     view = VIEWS[name]
-    images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 5), np.uint8)
     levels = inputs_of(images)
     expected = by_hand(name, levels)
     scaled, same = read(view, images, levels)
@@ -139,6 +136,18 @@ def test_a_network_reads_images_in_the_order_of_the_view(name: str) -> None:
     for inputs in same:
         different = np.asarray(forward(model, params, inputs))
         assert not np.allclose(found, different, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [("forward_fill", [0, 3, 3, -1, -1, 0]), ("zero", [0, 3, 0, -1, 0, 0])],
+)
+def test_a_missing_value_is_filled(missing: str, expected: list[float]) -> None:
+    """With the last value before it, or with the mean. The last value is padding."""
+    normalization = Normalization(np.array([5.0]), np.array([2.0]), missing)
+    values = np.array([np.nan, 11, np.nan, 3, np.nan, 7]).reshape(1, 6, 1)
+    found = normalization(values, np.array([5]))
+    np.testing.assert_array_equal(found.ravel(), expected)
 
 
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
