@@ -1,7 +1,6 @@
 """The scripts for clusters: the command of each, in two processes on this machine."""
 
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -78,17 +77,3 @@ def test_jobset(new_run: trainer.Run) -> None:
     ]
     processes = trainer.start_together(new_run.environment, argvs)
     assert_trained(processes, new_run.workdir)
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_cloud_tpu(new_run: trainer.Run) -> None:
-    """The hosts of a slice get the arguments through a shell."""
-    run = new_run._replace(workdir=new_run.workdir / "of a user's")
-    workdir, *args = run.arguments(SHORT)
-    variables = {"TPU": "slice", "ZONE": "here", "WORKDIR": str(run.workdir)}
-    passed = passed_to("gcloud", "cloud_tpu.sh", *args, **variables)
-    command = shlex.split(passed[-1].removeprefix("--command="))
-    assert command == [*MAIN, workdir, *args]
-    processes = trainer.start_together(run.environment, [command[3:]] * 2)
-    assert_trained(processes, run.workdir)

@@ -7,12 +7,6 @@ import nbformat
 import pytest
 import tutorial
 
-
-def code_cells(page: Path) -> list[str]:
-    notebook = nbformat.read(tutorial.notebook_of(page), as_version=4)
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-
-
 each_page = pytest.mark.parametrize("page", tutorial.PAGES, ids=lambda page: page.stem)
 
 
@@ -36,7 +30,8 @@ def test_the_notebook_contains_no_relative_link_and_no_hidden_check(page: Path) 
 def test_an_exercise_has_an_empty_cell_and_an_answer_that_is_not_run(
     page: Path,
 ) -> None:
-    cells = code_cells(page)
+    notebook = nbformat.read(tutorial.notebook_of(page), as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     text = page.read_text()
     assert cells.count("# Your turn") == text.count(tutorial.ANSWER) > 1
     folded = "".join(tutorial.FOLDED.findall(text))
