@@ -145,6 +145,7 @@ def test_a_page_agrees_with_the_result_file(reported: Path) -> None:
         f"{100 * low:.2f} to {100 * high:.2f} %",
         f"{result['num_parameters']:,}",
         result["params_sha256"],
+        "model.hidden_size48 (default: 128)",
     ):
         assert text in words
 

@@ -37,13 +37,13 @@ def fit(workdir: Path, **changes: Any) -> Path:
 def test_a_run_on_long_sequences_reads_windows_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inputs = np.repeat(INPUTS, 100, axis=1)  # [60, 500]
+    inputs = np.repeat(INPUTS, 101, axis=1)  # [60, 505]
     for line in ("compiling", "complete at step 2\n"):
         settings = SETTINGS | {"num_steps": 2, "workdir": tmp_path / "run"}
         run = rnnmnist.fit(inputs, LABELS, **settings)
         output = capsys.readouterr().out
         assert f"\n{line}" in output
-        assert "lstm with 4 units, windows of 8 time steps, 2 apart on run" in output
+        assert "windows of 8 time steps, 2 apart" in output
     assert rnnmnist.Predictor(run).classify(inputs[:2]).shape == (2, 2)
 
 
