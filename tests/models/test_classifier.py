@@ -237,12 +237,6 @@ def test_the_tutorial_initializer() -> None:
     assert 0.3 < params["head"]["bias"].std() < 2
 
 
-def test_a_channel_axis_is_refused() -> None:
-    model, params = build("lstm")
-    with pytest.raises(ValueError, match=r"\[batch, time, features\].*28, 28, 1"):
-        model.apply({"params": params}, np.zeros((2, 28, 28, 1), np.float32))
-
-
 def test_a_seed_gives_the_initial_values_of_the_published_results() -> None:
     """To rounding: libraries may compute a normal distribution's quantiles anew."""
     params = init()

@@ -28,25 +28,12 @@ from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
-from rnnmnist.training.loop import evaluate_best_checkpoint, next_event
+from rnnmnist.training.loop import evaluate_best_checkpoint
 
 
 def train(config: RunConfig, workdir: Path) -> None:
     dataset, timer = datasets.load(config.data), PhaseTimer("test")
     loop.train(config, dataset, workdir, stop_on_signal, timer=timer)
-
-
-def test_events_fall_on_multiples_and_the_last_step() -> None:
-    settings = {"train.num_steps": 25, "train.log_every_steps": 4}
-    config = run_config(settings | {"train.eval_every_steps": 10}).train
-    step, events = 0, []
-    while step < config.num_steps:
-        step = next_event(step, config)
-        events.append(step)
-    assert events == [4, 8, 10, 12, 16, 20, 24, 25]
-    # The events after a resume are the same.
-    for start in range(25):
-        assert next_event(start, config) == min(e for e in events if e > start)
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(
