@@ -45,6 +45,10 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     [
         (["--require=tpu"], "require: jax uses 8 x cpu, not a tpu; "),
         (["--workdir=/proc/rnnmnist/run"], "/proc/"),
+        (
+            ["--config.data.data_dir=/dev/null/tfds"],
+            "data.data_dir: /dev/null is a file",
+        ),
         (["--config.execution.num_devices=5"], "execution.num_devices: must divide "),
         (["--config=tutorial"], "train-images-idx3-ubyte.gz, "),
         (trainer.WILD, "not finite"),
