@@ -1,7 +1,10 @@
 """The pages on sequences: their commands and their Python run as they stand."""
 
+import csv
+import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -9,8 +12,11 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from support import agrees, code_blocks, run_block
+
+import rnnmnist
 
 # What the blocks for other tools write, by their packages.
 WRITTEN = {
@@ -24,18 +30,74 @@ def accuracy_of(workdir: Path) -> float:
     return float(json.loads(result.read_text())["accuracy"])
 
 
+def write_sensors(folder: Path) -> None:
+    """Writes recordings of six people, with names of a user's own and empty cells."""
+    generator = random.Random(0)
+    with (folder / "sensors.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["recording_id", "timestamp", "person", "activity", "x"])
+        for recording in range(120):
+            activity = ("walking", "running")[recording % 2]
+            for second in range(20):
+                level = second * (1 + recording % 2) + generator.gauss(0, 1)
+                cell = "" if generator.random() < 0.1 else f"{level:.2f}"
+                time = f"2026-11-30 12:00:{second:02}"
+                place = [f"R{recording}", time, f"P{recording // 20}"]
+                writer.writerow([*place, activity, cell])
+
+
 @pytest.mark.slow
 def test_a_csv_file_leads_to_an_onnx_file(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     write, read_onnx = code_blocks("docs/sequences.md", "python")
     run_block("python", write, tmp_path, environment)
-    (commands,) = code_blocks("docs/sequences.md", "sh")
+    commands, _ = code_blocks("docs/sequences.md", "sh")
     output = run_block("sh", commands, tmp_path, environment)
     shown, predicted = code_blocks("docs/sequences.md", "text")
     assert agrees(output.replace(str(tmp_path), "/home/you"), shown), output
     assert run_block("python", read_onnx, tmp_path, environment) == predicted
     assert accuracy_of(tmp_path / "runs/waves") > 0.93
+
+
+@pytest.mark.slow
+def test_a_file_with_other_names_leads_to_predictions(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Which need only the sequence, the time and the features, in any order."""
+    write_sensors(tmp_path)
+    _, commands = code_blocks("docs/sequences.md", "sh")
+    printed = run_block("sh", commands, tmp_path, environment)
+    assert "leave one group out" in printed
+    table = pd.read_csv(tmp_path / "sensors.csv").assign(battery=0.5)
+    columns = ["battery", "x", "timestamp", "recording_id"]
+    table[columns].to_csv(tmp_path / "new.csv", index=False)
+    predict = "rnnmnist predict --workdir=runs/sensors --json new.csv"
+    printed = run_block("sh", predict, tmp_path, environment)
+    predictions = pd.read_json(io.StringIO(printed), lines=True)
+    assert predictions["id"].tolist() == [f"R{index}" for index in range(120)]
+    expected = ["walking", "running"] * 60
+    assert (predictions["label"] == expected).mean() > 0.9
+
+
+def test_a_folder_of_tables_becomes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sensors(tmp_path)
+    (tmp_path / "recordings").mkdir()
+    sensors = pd.read_csv("sensors.csv")
+    for recording, table in sensors.groupby("recording_id"):
+        columns = table.drop(columns="recording_id")
+        columns.to_csv(f"recordings/{recording}.csv", index=False)
+    (block,) = code_blocks("docs/formats.md", "python")
+    exec(block, {})
+    columns = "time=timestamp,label=activity,groups=person"
+    _, labels, _, ids = rnnmnist.read_sequences("recordings.csv", columns=columns)
+    assert ids is not None
+    assert labels is not None
+    label_of = sensors.set_index("recording_id")["activity"].to_dict()
+    assert dict(zip(ids, labels, strict=True)) == label_of
 
 
 @pytest.mark.slow
@@ -72,6 +134,7 @@ def test_a_killed_study_goes_on(tmp_path: Path, environment: dict[str, str]) -> 
 
 @pytest.mark.slow
 def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) -> None:
+    write_sensors(tmp_path)
     write, _ = code_blocks("docs/sequences.md", "python")
     page = code_blocks("docs/python.md", "python")
     output = run_block("python", "\n".join([write, *page]), tmp_path, environment)
