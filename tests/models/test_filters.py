@@ -98,7 +98,8 @@ def test_time_constants_and_frequencies_are_within_their_ranges() -> None:
 
 @pytest.mark.parametrize("features", [2, 300])
 def test_each_filter_adds_few_features(features: int) -> None:
-    weights = np.asarray(draw_weights(jax.random.key(0), features, 2000))
+    draw = jax.jit(draw_weights, static_argnums=(1, 2))
+    weights = np.asarray(draw(jax.random.key(0), features, 2000))
     assert weights.shape == (features, 2000)
     assert set(np.unique(weights)) <= {-1.0, 0.0, 1.0}
     counts = np.count_nonzero(weights, axis=0)

@@ -24,8 +24,8 @@ def make_layers(
 @functools.cache
 def initial_params() -> Any:
     inputs = np.zeros((TIME, BATCH, INPUTS), np.float32)
-    key = jax.random.key(0)
-    variables = make_layers().init(key, inputs, None, every_step=False)
+    init = jax.jit(make_layers().init, static_argnames="every_step")
+    variables = init(jax.random.key(0), inputs, None, every_step=False)
     return jax.device_get(variables["params"])
 
 
