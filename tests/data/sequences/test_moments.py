@@ -48,7 +48,7 @@ def test_a_feature_with_far_values_is_named(
 ) -> None:
     """One is enough. Most of the values that differ from the median must not be far."""
     generator = np.random.default_rng(0)
-    values = (VARIED | EVENTS | EQUAL)[name](generator).astype(np.float32)
+    values = (VARIED | EVENTS | EQUAL)[name](generator).astype(np.float64)
     chosen = generator.choice(np.flatnonzero(np.arange(SIZE) != 7), count, False)
     values[chosen] = generator.choice([-1, 1], count) * FILL
     load(values.reshape(SHAPE), feature_names=[name])
