@@ -34,6 +34,7 @@ def test_the_settings_of_fit_have_the_types_of_the_schema() -> None:
         for key, setting in settings_of(section).items():
             if setting in FIT_SETTINGS.values():
                 expected[key] = hints[key]
+    expected["columns"] = str | Mapping[str, str] | None
     expected["class_weight"] = Literal["none", "balanced"] | Mapping[Any, float]
     assert typing.get_type_hints(rnnmnist.FitSettings) == expected
 

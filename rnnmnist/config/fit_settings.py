@@ -14,7 +14,7 @@ class FitSettings(TypedDict, total=False):
     seed: int
     num_seeds: int
     # data
-    columns: str | None
+    columns: str | Mapping[str, str] | None
     normalize: Literal["standardize", "none"]
     validation: bool
     missing: Literal["error", "forward_fill", "zero"]

@@ -66,6 +66,7 @@ class DataConfig(ConfigSection, prefix="data."):
         only="sequences",
         is_path=True,
     )
+    # From Python, it can also be a mapping from roles to names.
     columns: str | None = setting(
         None,
         "columns of a table that have other names: sequence=NAME,time=NAME,label=NAME,"
@@ -167,6 +168,9 @@ class DataConfig(ConfigSection, prefix="data."):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.columns, Mapping):
+            pairs = [f"{role}={name}" for role, name in self.columns.items()]
+            object.__setattr__(self, "columns", ",".join(pairs))
         super().__post_init__()
         # Two roles of a column, or two columns of a role, would leave fewer.
         num_roles = len(set(self.roles.values()))

@@ -5,7 +5,9 @@ import functools
 import logging
 import os
 import shlex
+import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -194,9 +196,10 @@ def describe_task(config: RunConfig, task: Task) -> Iterator[str]:
     if task.image_shape is None:
         features = format_first_ten(task.feature_names)
         classes = format_first_ten(task.classes)
+        noun = "features" if task.features > 1 else "feature"
         yield (
             f"{task.sizes} sequences for training / validation / test, of at most "
-            f"{task.time_steps:,} time steps with {task.features:,} features "
+            f"{task.time_steps:,} time steps with {task.features:,} {noun} "
             f"({features}), in {len(task.classes):,} classes: {classes}"
         )
     if task.validation_groups:
@@ -262,11 +265,6 @@ def print_summary(
     flags = [f"--workdir={workdir}"]
     if config.model.is_user_cell:  # these commands import such a cell only if named
         flags.append(f"--config.model.cell={config.model.cell}")
-    python = Path("python")
-    interpreter = Path(sys.executable)
-    if interpreter.is_relative_to(Path.cwd()):
-        # The environment of this interpreter need not be active in the user's shell.
-        python = interpreter.relative_to(Path.cwd())
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
@@ -281,9 +279,24 @@ def print_summary(
         f"validation  {describe_validation(header)}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    {python} -m rnnmnist.evaluate {shlex.join(flags)}\n"
-        f"report      {python} -m rnnmnist.report {shlex.join(flags)}"
+        f"evaluate    {_format_command('evaluate')} {shlex.join(flags)}\n"
+        f"report      {_format_command('report')} {shlex.join(flags)}"
     )
+
+
+def _format_command(name: str) -> str:
+    """Formats a command as the user's shell finds it: `rnnmnist evaluate`.
+
+    If the environment of this interpreter is not active, it is a call of its module.
+    """
+    script = Path(sysconfig.get_path("scripts"), "rnnmnist")
+    if shutil.which("rnnmnist") == str(script):
+        return f"rnnmnist {name}"
+    python = Path("python")
+    interpreter = Path(sys.executable)
+    if interpreter.is_relative_to(Path.cwd()):
+        python = interpreter.relative_to(Path.cwd())
+    return f"{python} -m rnnmnist.{name}"
 
 
 def describe_validation(header: Header) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import shutil
+import sysconfig
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,16 +271,23 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_file_without_a_split(tmp_path: Path) -> None:
+def test_a_file_without_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The validation split is too small to select, and there is no test split."""
     path = save(tmp_path / "levels.npz", arrays(19, split=None))
     workdir = tmp_path / "run"
-    output = train(path, workdir, "--config.train.batch_size=100")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        output = train(path, workdir, "--config.train.batch_size=100")
     assert trainer.result(workdir, "validation")["examples"] == 3
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == 16
     assert "test        none" in output
-    assert f"rnnmnist.evaluate --workdir={workdir}\n" in output
+    assert f" -m rnnmnist.evaluate --workdir={workdir}\n" in output
+    monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
+    again = train(path, workdir, "--config.train.batch_size=100")
+    assert f"evaluate    rnnmnist evaluate --workdir={workdir}\n" in again
     report.main([f"--workdir={workdir}"])
     assert "levels has no test split" in (workdir / "report/index.html").read_text()
 

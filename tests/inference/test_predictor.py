@@ -214,6 +214,7 @@ def test_unreadable_files_are_reported_and_skipped(
     bad = {
         "empty.png": b"",
         "text.png": b"not an image",
+        "sequences.csv": b"sequence,time,x\na,0,1\n",
         "cut.png": (folder / "a zero.png").read_bytes()[:300],
         "large.png": saved(Image.new("1", (10_000, 10_000))),
     }
@@ -231,6 +232,7 @@ def test_unreadable_files_are_reported_and_skipped(
     assert "seven.jpg: 7, " in captured.out
     for path, line in zip(paths, captured.err.splitlines(), strict=True):
         assert line.startswith(f"error: {path}: ")
+        assert "--workdir=" in line or not path.endswith(".csv")
 
 
 def test_a_damaged_image_of_every_kind_is_an_image_or_a_user_error() -> None:

@@ -1,5 +1,6 @@
 """The lines that a training run prints."""
 
+import dataclasses
 import os
 import pty
 import re
@@ -19,7 +20,7 @@ import rnnmnist
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import events, loop
-from rnnmnist.training.console import Progress
+from rnnmnist.training.console import Progress, describe_task
 
 
 def test_the_time_left_is_that_of_the_steps_so_far(
@@ -36,6 +37,12 @@ def test_the_time_left_is_that_of_the_steps_so_far(
         "epoch 0.5  step 200/400  50 %  loss 0.5123  accuracy 75.00 %  "
         "12,346 images/s  60 s left"
     )
+
+
+def test_a_single_feature_is_singular() -> None:
+    task = dataclasses.replace(TASK, image_shape=None, features=1, feature_names=("x",))
+    (line,) = describe_task(run_config({}), task)
+    assert " with 1 feature (x), in " in line
 
 
 @pytest.fixture

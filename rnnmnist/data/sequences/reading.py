@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.settings import expand
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
@@ -61,6 +61,8 @@ def read_npz(path: Path) -> dict[str, Any]:
 def read_folder(path: Path) -> dict[str, Any]:
     """Reads the arrays of a folder as read-only memory maps."""
     files = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
+    if not (path / "inputs.npy").exists():
+        _refuse_tables(path)
     _check_names([file.stem for file in files])
     arrays: dict[str, Any] = {}
     for file in files:
@@ -70,6 +72,18 @@ def read_folder(path: Path) -> dict[str, Any]:
                 raise ValueError(OTHER_SIZE)
             arrays[file.stem] = array
     return arrays
+
+
+def _refuse_tables(path: Path) -> None:
+    """Refuses a folder that has a table for each recording."""
+    for suffix in (".csv", ".parquet"):
+        count = len(list(path.glob(f"*{suffix}")))
+        if count:
+            raise UserError(
+                f"contains {count:,} {suffix} file{'s' if count > 1 else ''} and no "
+                "inputs.npy; name a single file, with a row for each time step and a "
+                "column for the recording"
+            )
 
 
 def _check_names(names: list[str]) -> None:
@@ -138,7 +152,8 @@ def read_memory(
 
 
 def read_sequences(
-    source: str | Path | SequenceInputs, columns: str | None = None
+    source: str | Path | SequenceInputs,
+    columns: str | Mapping[str, str] | None = None,
 ) -> tuple[
     list[np.ndarray], np.ndarray | None, np.ndarray | None, tuple[str, ...] | None
 ]:
@@ -153,7 +168,8 @@ def read_sequences(
     Args:
         source: a path in one of the formats of `data.path`, or a table in memory, as
             `rnnmnist.fit` takes it. Splits are not used.
-        columns: the setting `data.columns`, for a table with other names.
+        columns: the setting `data.columns`, for a table with other names, or a mapping
+            such as `{"sequence": "recording", "label": "activity"}`.
 
     Returns:
         X, a list of real arrays [time, features]; y, strings [n], the classes; groups,
@@ -162,7 +178,7 @@ def read_sequences(
     Raises:
         UserError, OSError: if the source is invalid, or a file cannot be read.
     """
-    roles = DataConfig(columns=columns).roles
+    roles = Config().replace({"data.columns": columns}).data.roles
     if isinstance(source, str | Path):
         sequences = read(expand(str(source)), roles)
     else:
@@ -420,7 +436,8 @@ def take_features(sequences: Sequences, trained: Task) -> Sequences:
     if absent or not (has_names or len(names) == trained.features):
         remedy = "use these"
         if absent:
-            remedy = suggest_name(absent[0], names, f"add {format_value(absent)}")
+            others = [name for name in names if name not in wanted]
+            remedy = suggest_name(absent[0], others, f"add {format_value(absent)}")
         raise UserError(
             f"has {len(names)} features, {format_value(names)}, and the network was "
             f"trained on {trained.features}, {format_value(wanted)}; {remedy}"

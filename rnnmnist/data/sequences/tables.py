@@ -15,7 +15,12 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from rnnmnist.data.sequences.validation import check_memory, pad
-from rnnmnist.errors import UserError, escape_unprintable, format_value
+from rnnmnist.errors import (
+    UserError,
+    escape_unprintable,
+    format_value,
+    suggest_name,
+)
 
 # Columns of an index have no name, or one that pandas gives them.
 INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"
@@ -125,22 +130,28 @@ def read_stream(
 
 def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]:
     """Checks the names of columns, and returns them without those of an index."""
+    _check_roles(names, roles, needed=("sequence", "time"))
     names = [name for name in names if name in roles or not re.fullmatch(INDEX, name)]
     unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
-        remedy = (
-            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles"
-        )
-        for name, role in roles.items():
-            if role in ("sequence", "time") and role not in unique:
-                remedy = f"data.columns: no column is named {format_value(name)}"
         raise UserError(
             f"{where}has the columns {format_value(names)}; needed are sequence, time, "
             "one or more features, and optionally label, split and groups, each once; "
-            f"{remedy}"
+            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles"
         )
     return names
+
+
+def _check_roles(names: Sequence[str], roles: Roles, needed: Sequence[str]) -> None:
+    """Refuses names of columns that a table does not have, for the needed roles."""
+    for name, role in roles.items():
+        if role in needed and not {name, role} & set(names):
+            columns = escape_unprintable(", ".join(names)[:300])
+            remedy = suggest_name(name, names, f"the columns are {columns}")
+            raise UserError(
+                f"data.columns: no column is named {format_value(name)}; {remedy}"
+            )
 
 
 def _to_arrays(
@@ -148,6 +159,8 @@ def _to_arrays(
 ) -> dict[str, Any]:
     """Makes the arguments of `validate` of a table."""
     names = _check_columns(table.column_names, roles)
+    if not wanted:  # else the table of a prediction, which needs no labels
+        _check_roles(names, roles, needed=COLUMNS)
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
     name_of = {roles.get(name, name): name for name in names}
@@ -156,7 +169,7 @@ def _to_arrays(
         features = list(wanted)
 
     def column(name: str) -> _Column:
-        return _Column(name, table[name], place)
+        return _Column(name, table[name], place, roles.get(name, name))
 
     rows = _SortedRows(column(name_of["sequence"]), column(name_of["time"]))
     values = [column(name).numbers()[rows.order] for name in features]
@@ -175,7 +188,10 @@ def _to_arrays(
 class _Column:
     """A column of a table. Its texts are stripped, and null where they are empty."""
 
-    def __init__(self, name: str, values: pa.ChunkedArray, place: Place) -> None:
+    def __init__(
+        self, name: str, values: pa.ChunkedArray, place: Place, role: str
+    ) -> None:
+        self.role = role  # of `COLUMNS`, or the name of a feature
         self.name = escape_unprintable(name)
         self.values = _strip_texts(_decode(values))
         self.place = place
@@ -185,7 +201,14 @@ class _Column:
         values = self.values
         row = pc.index(values.is_null(nan_is_null=True), True).as_py()
         if row >= 0:
-            raise self._refusal(row, "texts")
+            remedy = "write a text into each of its cells"
+            if self.role == "label":
+                remedy = (
+                    "leave out sequences without a label, or classify them with "
+                    "rnnmnist predict, in a file without this column"
+                )
+            place = self.place(row)
+            raise UserError(f"{place}: the column {self.name} is empty; {remedy}")
         if pa.types.is_boolean(values.type) or pa.types.is_floating(values.type):
             values = pa.chunked_array([values.to_numpy().astype(str)])  # as pandas does
         encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()

@@ -17,6 +17,7 @@ import pytest
 from support import damaged, output_of, run_python
 
 from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences import reading
 from rnnmnist.data.sequences.moments import Moments
@@ -450,7 +451,7 @@ WRONG_CSV = [
     ("0,1,label", "0,0,label", "line 1: has the columns ['sequence', 'time', '0', '0'"),
     ("b,7,5,6,bird", '"b\n2",7,5', "line 4: Expected 5 columns, got 3"),
     ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
-    ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
+    ("6,bird", "6,", "line 3: the column label is empty; leave out sequences without"),
     ("a,2.5", "a,0.0", "line 4: sequence 'a' has the time '0.0', and '0' in line 2"),
     ("4,cat", "4,dog", "line 4: sequence 'a' has the label 'dog', and 'cat' in line 6"),
 ]
@@ -471,13 +472,24 @@ def test_wrong_texts_are_refused(
     assert message in refusal(path)
 
 
+def test_a_feature_that_is_there_is_not_suggested_for_another() -> None:
+    sequences = validate(np.ones((2, 3, 1)), feature_names=["acc_x"])
+    task = Task("mine", 3, 2, ("a", "b"), {}, feature_names=("acc_x", "acc_y"))
+    with pytest.raises(UserError, match=r"; add \['acc_y'\]$"):
+        reading.take_features(sequences, task)
+
+
 def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     other = write_text(tmp_path, "animals.txt", CSV)
     assert refusal(other).startswith(f"{other}: is in no known format; name a .npz,")
     for suffix in (".npz", ".ts", ".csv", ".parquet"):
         assert "No such file or directory" in refusal(tmp_path / f"a{suffix}")
-    (tmp_path / "empty").mkdir()
-    assert "contains no array 'inputs'" in refusal(tmp_path / "empty")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "contains no array 'inputs'" in refusal(folder)
+    for name in ("a.csv", "b.csv"):
+        write_text(folder, name, CSV)
+    assert "contains 2 .csv files and no inputs.npy; name a single" in refusal(folder)
 
 
 def test_what_does_not_fit_in_memory_is_refused(
