@@ -49,21 +49,6 @@ class Task:
         return " / ".join(f"{count:,}" for count in self.examples.values())
 
     @property
-    def validation_note(self) -> str:
-        """Warns that the sequences of held-out groups are not independent.
-
-        It is empty if no groups are held out.
-        """
-        count = len(self.validation_groups)
-        if count == 0:
-            return ""
-        groups = f"{count} group{'s' if count > 1 else ''}"
-        return (
-            f"; {self.examples['validation']:,} {self.noun} of {groups}; the interval "
-            "takes them for independent"
-        )
-
-    @property
     def evaluated_split(self) -> str:
         """The split of the final result: `test`, else `validation`, else `train`."""
         for split in ("test", "validation"):

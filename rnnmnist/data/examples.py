@@ -225,6 +225,11 @@ class Examples(Inputs):
     labels: np.ndarray  # int32 [examples]
     groups: np.ndarray | None = None  # int [examples], such as the subject of each
 
+    @property
+    def num_groups(self) -> int | None:
+        """The number of groups, None without groups."""
+        return None if self.groups is None else len(np.unique(self.groups))
+
     def sort_by_group(self) -> Self:
         """Returns the same examples in the order of their groups."""
         if self.groups is None:

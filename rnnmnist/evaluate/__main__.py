@@ -20,7 +20,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_step_and_paths()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.metrics import format_accuracy, format_result
+    from rnnmnist.evaluation.metrics import (
+        format_accuracy,
+        format_fitted,
+        format_result,
+    )
     from rnnmnist.runs.results import loss_note, path_of
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
@@ -38,7 +42,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{result.dataset} {result.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}"
-        f"{note}"
+        f"{note}{format_fitted(result)}"
     )
     for member in result.members:
         print(f"seed {member.seed}: {format_accuracy(member)}")

@@ -252,11 +252,43 @@ def format_accuracies(scores: Scores) -> str:
 
 
 def format_validation(metrics: Metrics) -> str:
-    """Formats the accuracies of a validation, after `leave one out` if it is that."""
-    text = format_accuracies(metrics)
+    """Formats the accuracies of a validation, after `leave one out` if it is that.
+
+    The number of groups follows if there are groups.
+    """
+    text = f"{format_accuracies(metrics)}{format_groups(metrics)}"
     if metrics.split != "validation":
-        text = f"{metrics.split.replace('_', ' ')} {text}"
+        text = f"{format_split(metrics.split)} {text}"
     return text
+
+
+def format_split(split: str) -> str:
+    """Formats the name of a split, such as `leave one out`."""
+    return split.replace("_", " ")
+
+
+def format_groups(metrics: Metrics) -> str:
+    """Warns that the sequences of groups are not independent; empty without groups."""
+    if metrics.groups is None:
+        return ""
+    groups = f"{metrics.groups:,} group{'s' if metrics.groups > 1 else ''}"
+    return (
+        f"; {metrics.examples:,} sequences of {groups}; the interval takes them for "
+        "independent"
+    )
+
+
+def format_fitted(result: Result) -> str:
+    """Says which scores to read instead of those on examples that fitted the head.
+
+    It is empty if the head was not fitted to the examples in closed form.
+    """
+    if result.validation is None or result.task is None:
+        return ""
+    noun = result.task.noun
+    split = format_split(result.validation.split)
+    accuracies = format_accuracies(result.validation)
+    return f"; the head was fitted to these {noun}: read {split} {accuracies} instead"
 
 
 def format_counts(scores: Scores) -> str:

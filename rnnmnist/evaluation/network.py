@@ -328,6 +328,8 @@ class TrainedNetwork:
             scores_of_128 = score_logits(
                 logits[:, :128], examples.labels[:128], seed, self.multiplier
             )
+        is_fitted = split == "train" and task.sha256 == self.task.sha256
+        is_fitted &= self.config.model.fitting == "closed_form"
         permutation = None
         permutation_hash = None
         if self.config.data.view == "permuted":
@@ -344,6 +346,7 @@ class TrainedNetwork:
             permutation_sha256=permutation_hash,
             trained_on_sha256=self.task.sha256,
             tutorial_128=scores_of_128,
+            validation=self.validation if is_fitted else None,
         )
 
     def check_streams(self) -> None:

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     parser.add_workdir()
     parser.add_step_and_paths()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.metrics import format_accuracies
+    from rnnmnist.evaluation.metrics import format_accuracies, format_split
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         cell=args.cell,
     )
     print(
-        f"{written.dataset} {written.split} at step {written.step}: "
+        f"{written.dataset} {format_split(written.split)} at step {written.step}: "
         f"{format_accuracies(written.scores)}, loss {written.scores.loss:.4f}"
     )
     print(*written.pictures, written.page, sep="\n")

@@ -75,11 +75,13 @@ def render(template: Path, **values: object) -> str:
     )
     environment.filters.update(
         accuracies=metrics.format_accuracies,
+        groups=metrics.format_groups,
         base64=_to_base64,
         interval=metrics.format_interval,
         percent=metrics.format_percent,
         png_size=_png_size,
         points=metrics.format_points,
+        split_name=metrics.format_split,
         thousands="{:,}".format,
         validation=metrics.format_validation,
     )

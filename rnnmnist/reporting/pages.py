@@ -11,11 +11,13 @@ from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
+from rnnmnist.evaluation.left_out import left_out_path, read_left_out
 from rnnmnist.evaluation.metrics import (
     format_accuracy,
     format_interval,
     format_percent,
     format_probability,
+    format_split,
     format_validation,
     score_logits,
     wilson_interval,
@@ -47,13 +49,21 @@ class RunData:
     last_step: int  # the newest checkpoint
     selector: str  # `best`, `latest` or a number
     task: Task  # that of the evaluated data
-    split: str  # its `evaluated_split`
+    split: str  # as `Report.split`
     examples: Examples  # the whole split
     predictions: list[SplitPredictions]  # by network, not calibrated
     combined: SplitPredictions  # of the network, or the ensemble, calibrated
+    # In the workdir: predictions for the examples by heads that were fitted without
+    # them. The file can be missing. None if no head was fitted to them in closed form.
+    left_out_file: Path | None
     scores: Scores
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether each example is predicted by a head that was fitted without it."""
+        return self.left_out_file is not None and self.split != "train"
 
     @property
     def training(self) -> str:
@@ -88,7 +98,9 @@ class Report(NamedTuple):
 
     Attributes:
         dataset: the name of the evaluated data.
-        split: `test`, or, in a run without one, `validation` or else `train`.
+        split: `test`, or, in a run without one, `validation` or else `train`. Of random
+            filters, it is `leave_one_out` or `leave_one_group_out` in place of `train`
+            if the workdir has these predictions.
         step: the step of the checkpoint.
         scores: the scores on all examples of the split.
         pictures: the PNG files.
@@ -115,11 +127,21 @@ def load_run_data(
     """
     network = TrainedNetwork(workdir, selector, make_cpu_mesh(), paths, cell)
     task, split, examples = network.load_split()
-    every_step = not network.config.model.bidirectional
-    lengths = examples.lengths if every_step else None
-    logits = network.logits(examples, every_step=every_step)
-    if not every_step:
-        logits = logits[:, :, None]  # the logits at the end, as of a single time step
+    metrics = network.validation
+    has_fitted_head = (
+        network.config.model.fitting == "closed_form"
+        and split == "train"
+        and task.sha256 == network.task.sha256
+    )
+    left_out_file = None
+    left_out = None
+    if has_fitted_head and metrics is not None:
+        left_out_file = left_out_path(workdir, metrics)
+        sorted_examples = examples.sort_by_group()
+        left_out = read_left_out(workdir, metrics, task, sorted_examples)
+        if left_out is not None:
+            split, examples = metrics.split, sorted_examples
+    logits, lengths = _predict_over_time(network, examples, left_out)
     predictions = [
         SplitPredictions.from_logits(member, examples.labels, lengths)
         for member in logits
@@ -146,12 +168,27 @@ def load_run_data(
         examples=examples,
         predictions=predictions,
         combined=combined,
+        left_out_file=left_out_file,
         scores=score_logits(
             last_logits, examples.labels, network.config.seed, network.multiplier
         ),
         metrics=logs.read(workdir, logs.Metrics),
         sessions=logs.read(workdir, logs.Session),
     )
+
+
+def _predict_over_time(
+    network: TrainedNetwork, examples: Examples, left_out: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns logits, [ensemble, examples, time, classes], and lengths of examples.
+
+    Logits that are known at the end only are as of a single time step, without lengths.
+    """
+    if left_out is not None:
+        return left_out[:, :, None], None
+    if network.config.model.bidirectional:
+        return network.logits(examples)[:, :, None], None
+    return network.logits(examples, every_step=True), examples.lengths
 
 
 @jax_defaults()
@@ -166,7 +203,8 @@ def report_run(run: RunData, command: str) -> list[Path]:
     if run.network.config.model.fitting == "gradient":
         curves = plots.learning_curves(run.metrics) if run.metrics else None
         sections["curves"] = Section(curves)
-    if not run.network.config.model.bidirectional:
+    # Left-out predictions are known at the end of a sequence only.
+    if not (run.network.config.model.bidirectional or run.is_left_out):
         sections["steps"] = _accuracy_over_time(run)
     validation_selects = False
     if run.network.config.model.fitting == "gradient":
@@ -244,8 +282,9 @@ def _gallery(run: RunData) -> Section:
     order = run.network.pixel_order
     predictions = run.combined
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
-    falls = np.zeros((0, 0))
-    if len(errors):
+    falls = np.zeros((len(errors), run.task.time_steps))
+    # The network is not the one that predicted a left-out example.
+    if len(errors) and not run.is_left_out:
         falls = occlude(run.network, examples, errors)
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
@@ -318,8 +357,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     train = run.config.train
     validation = "none"
     if network.validation is not None:
-        note = network.task.validation_note
-        validation = format_validation(network.validation) + note
+        validation = format_validation(network.validation)
     facts = [
         ("workdir", str(network.workdir)),
         ("data set", run.task.name),
@@ -331,18 +369,21 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     seconds = run.seconds
     if len(run.sessions) > 1:
         seconds += f", in {len(run.sessions)} sessions"
-    is_repeated = run.split == "validation" and network.validation is not None
+    split = format_split(run.split)
+    is_repeated = network.validation is not None and (
+        run.split == network.validation.split
+    )
     if not is_repeated:
-        facts.append((run.split, format_accuracy(scores)))
+        facts.append((split, format_accuracy(scores)))
     if scores.balanced_accuracy is not None:
         facts.append(("balanced accuracy", format_percent(scores.balanced_accuracy)))
     is_of_run = run.task.sha256 == network.task.sha256
     note = loss_note(run.split, network.multiplier, is_of_run=is_of_run)
     if scores.ensemble_loss is None:
-        facts.append((f"{run.split} loss", f"{scores.loss:.4f} nats{note}"))
+        facts.append((f"{split} loss", f"{scores.loss:.4f} nats{note}"))
     else:
         facts += [
-            (f"{run.split} loss, mean", f"{scores.loss:.4f} nats"),
+            (f"{split} loss, mean", f"{scores.loss:.4f} nats"),
             ("ensemble loss", f"{scores.ensemble_loss:.4f} nats{note}"),
         ]
     facts += [

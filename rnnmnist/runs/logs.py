@@ -23,12 +23,15 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
         split: `train` or `validation`; of random filters also `leave_one_out`, or with
             groups `leave_one_group_out`.
         examples_per_second: in training, by all members together.
+        groups: the number of groups that the examples of a validation are of; None
+            without groups.
     """
 
     FILE_NAME: ClassVar[str] = "metrics.jsonl"
     step: int
     split: str
     examples_per_second: float | None = None
+    groups: int | None = None
 
 
 def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:

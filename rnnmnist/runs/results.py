@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from rnnmnist.config.tasks import Task
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runs.writing import write_json
 
@@ -32,6 +33,8 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         permutation_sha256: the SHA-256 of that order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the scores on the first 128 test examples.
+        validation: the scores to read instead, if a head was fitted to these examples
+            in closed form: those of the validation of the checkpoint.
     """
 
     dataset: str
@@ -48,6 +51,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
     tutorial_128: Scores | None = None
+    validation: Metrics | None = None
     members: tuple["Result", ...] = ()
 
 
@@ -61,7 +65,7 @@ def loss_note(split: str, multiplier: float, *, is_of_run: bool) -> str:
 
     `is_of_run` says whether the data are those of the training.
     """
-    if multiplier == 1 or split != "validation" or not is_of_run:
+    if multiplier == 1 or split in ("train", "test") or not is_of_run:
         return ""
     return " (slightly too low, since this split chose the multiplier of the logits)"
 

@@ -23,6 +23,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluation.left_out import write_left_out
 from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
 from rnnmnist.evaluation.predictions import compute_hidden
 from rnnmnist.evaluation.probabilities import calibrate
@@ -111,8 +112,12 @@ def fit_in_closed_form(
         has_class_weights=config.train.has_class_weights,
     )
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = Metrics(**asdict(scores), step=STEP, split=split)
+    metrics = Metrics(**asdict(scores), step=STEP, split=split, groups=train.num_groups)
     record(workdir, metrics, progress)
+    if task.evaluated_split == "train":
+        # The report reads it. It is written before the checkpoint, with which the run
+        # is complete.
+        write_left_out(workdir, metrics, task, train, left_out_logits)
     stacked: Params = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
     if len(splits["validation"]):
         put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))

@@ -23,8 +23,10 @@ from rnnmnist.errors import erase_line, is_terminal
 from rnnmnist.evaluation.metrics import (
     format_accuracies,
     format_counts,
+    format_groups,
     format_percent,
     format_result,
+    format_split,
     format_validation,
 )
 from rnnmnist.runs import logs
@@ -108,7 +110,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
         if metrics.split != "train":
-            name = metrics.split.replace("_", " ")
+            name = format_split(metrics.split)
             self.line(
                 f"step {metrics.step}  {name} loss {metrics.loss:.4f}  "
                 f"accuracy {format_percent(metrics.accuracy)} "
@@ -302,12 +304,12 @@ def _format_command(name: str) -> str:
 def describe_validation(header: Header) -> str:
     """Describes the scores of a checkpoint's validation, and why it was selected."""
     step, scores = header.step, header.metrics
-    note = header.task.validation_note
     if scores is None:
-        return f"none: no sequences were held out; best is the last step, {step}{note}"
-    accuracies = format_accuracies(scores)
+        return f"none: no sequences were held out; best is the last step, {step}"
     if header.config.model.fitting == "closed_form":
-        return f"{format_validation(scores)}{note}"
+        return format_validation(scores)
+    accuracies = format_accuracies(scores)
+    note = format_groups(scores)
     if scores.examples < MIN_VALIDATION_EXAMPLES:
         return (
             f"{accuracies}, at the last step, {step}: fewer than "

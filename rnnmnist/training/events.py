@@ -46,7 +46,10 @@ def validate(
     multiplier = 1.0
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
         multiplier = calibrate(logits, examples.labels)
-    return Metrics(**asdict(scores), step=step, split="validation"), multiplier
+    metrics = Metrics(
+        **asdict(scores), step=step, split="validation", groups=examples.num_groups
+    )
+    return metrics, multiplier
 
 
 def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:

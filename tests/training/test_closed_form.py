@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import trainer
 from support import called, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
+from rnnmnist.reporting.pages import load_run_data
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
-from rnnmnist.runs.checkpoints import read_arrays
+from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.training import closed_form
@@ -73,14 +75,16 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
 @pytest.mark.usefixtures("unrendered")
 def test_a_report_and_the_commands_read_it(run: Path, tmp_path: Path) -> None:
     (line,) = logs.read(run, logs.Metrics)
-    output_of(called("report", f"--workdir={run}"))
+    reported = output_of(called("report", f"--workdir={run}"))
+    accuracy = f"{100 * line.accuracy:.2f} % ({line.correct} of 60; "
+    assert f"leave one out at step 1: {accuracy}" in reported
     page = (run / "report" / "index.html").read_text()
     assert "40 random filters" in page
     assert f"leave one out {100 * line.accuracy:.2f}" in page
     headline = page.partition("headline")[2].partition("</p>")[0]
     assert f"{100 * line.accuracy:.2f}" in headline
     evaluated = output_of(called("evaluate", f"--workdir={run}", "--split=train"))
-    assert " of 60; " in evaluated
+    assert f" read leave one out {accuracy}" in evaluated
     data = f"--config.data.path={run / 'run.data'}"
     arguments = ("--config=files", data, "--config.model.cell=filters")
     size = "--config.model.hidden_size=40"
@@ -206,8 +210,55 @@ def test_groups_are_left_out_as_a_whole(
     assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
     assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
+    assert printed.count("; 60 sequences of 12 groups; ") == 1
     with pytest.raises(UserError, match=r"^groups: "):
         fit(tmp_path / "one", groups=np.zeros(COUNT, int), **data)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_left_out_predictions_are_kept_for_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
+) -> None:
+    """Also by a run that is killed before its checkpoint, and repeated."""
+    run = tmp_path / "run"
+    labels = np.append(LABELS[:50], LABELS[49:59])  # the last ten are wrong
+    settings: dict[str, Any] = {"labels": labels, "groups": np.arange(COUNT) % 7}
+    settings |= {"lengths": LENGTHS, "num_seeds": seeds}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", stop)
+        fit(run, **settings)
+    path = run / "evaluation" / "leave_one_group_out-1.csv"
+    content = path.read_text()
+    fit(run, **settings)
+    assert path.read_text() == content
+    (line,) = logs.read(run, logs.Metrics)
+    table = pd.read_csv(path)
+    assert len(table) == seeds * COUNT
+    assert (table["label"] == labels[table["sequence"]]).all()
+    assert (table["label"] == table["predicted"]).sum() == line.correct < len(table)
+
+    data = load_run_data(run, "best", {})
+    assert data.split == "leave_one_group_out"
+    for found, logged in zip(data.scores.networks, line.networks, strict=True):
+        assert (found.correct, found.loss) == (logged.correct, logged.loss)
+    if seeds == 1:
+        (wrong,) = np.nonzero(~data.combined.correct)
+        names = [data.examples.name(position) for position in wrong.tolist()]
+        rows = table[table["label"] != table["predicted"]]
+        assert names == rows["sequence"].astype(str).tolist()
+
+    lines = content.splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines[:0:-1]]))  # of other sequences
+    assert load_run_data(run, "best", {}).split == "train"
+    path.write_text(content.replace(",-", ",-9"))  # of other scores
+    assert load_run_data(run, "best", {}).split == "train"
+    path.unlink()  # as of a checkpoint that was copied without its run
+    data = load_run_data(run, "best", {})
+    assert (data.split, data.left_out_file) == ("train", path)
+
+
+def stop(*args: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
