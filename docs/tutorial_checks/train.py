@@ -1,0 +1,31 @@
+"""Checks what part 1 of the tutorial says about its outputs; the page runs it last."""
+
+assert not jnp.allclose(
+    read_with_memory("listen"), read_with_memory("silent"), atol=0.1
+)
+assert jnp.allclose(
+    read_without_memory("listen"), read_without_memory("silent"), atol=1e-5
+)
+assert 0.92 < baseline < accuracy(model, trained, images, labels) - 0.01
+assert losses[-20:].mean() < 0.1 < 2.2 < losses[0] < 2.4
+
+assert check_cell(basic_cell, nn.SimpleCell).startswith("the same")
+assert check_cell(lstm_cell, nn.LSTMCell).startswith("the same")
+assert check_cell(lambda *_: jnp.zeros(3), nn.GRUCell).startswith("another")
+
+
+def confused_cell(params, carry, row):
+    """Is the LSTM with its two states in the wrong order."""
+    return lstm_cell(params, carry[::-1], row)
+
+
+assert check_cell(confused_cell, nn.LSTMCell).startswith("another")
+for found in (of_our_cell, of_coupled, *of_others.values()):
+    assert abs(found - baseline) < 0.03
+
+above_the_digit = jnp.cumsum(val_images.max(axis=2) > 0, axis=1) == 0
+for digit, row, unit in chosen:
+    assert jnp.abs(states[..., unit])[above_the_digit].mean() < 0.3
+    assert distances(digit, row)[unit] > 0.6
+_, _, halfway = chosen[0]
+assert distances(7, 28)[halfway] < 0.7 * distances(7, 14)[halfway]
