@@ -175,13 +175,10 @@ def origin() -> str:
     return result_tables.origin([result_tables.read_result(name) for name in names])
 
 
-def arriving() -> str:
-    """Returns the table of accuracies and gradients at 28 and at 784 time steps.
-
-    The gradient is the smallest one of all parts, after training. The line below states
-    the origin of the numbers of all tables of the page.
-    """
+def cells() -> str:
+    """Returns the table of test accuracies at 28 and at 784 time steps."""
     measured = result_tables.read_result("vanishing")
+    ends = (TIME_STEPS[0], TIME_STEPS[-1])
     lines = []
     for recurrence, name in NAMES.items():
         runs = {
@@ -189,27 +186,13 @@ def arriving() -> str:
             for run in measured["runs"]
             if run["recurrence"] == recurrence
         }
-        cells = []
-        for steps in (TIME_STEPS[0], TIME_STEPS[-1]):
-            run = runs[steps]
-            fractions = [correct / 10_000 for correct in run["correct"]]
-            cells.append(result_tables.over_seeds(fractions, digits=2))
-            _, medians, _ = run["after"]
-            cells.append(format_ratio(min(medians)))
-        lines.append([name, *cells])
-    header = ["cell"]
-    for steps in (TIME_STEPS[0], TIME_STEPS[-1]):
-        header += [f"accuracy at {steps}", f"smallest gradient at {steps}"]
-    others = [result_tables.read_result(row.name) for row in results.CELLS]
-    footer = result_tables.origin([measured, *others])
-    return page_tables.table(header, lines) + footer
-
-
-def format_ratio(ratio: float) -> str:
-    """Formats a gradient relative to another one."""
-    if ratio < FLOOR:
-        return f"below {format_power(round(np.log10(FLOOR)))}"
-    return f"{ratio:.2g}"
+        line = [name]
+        for steps in ends:
+            fractions = [correct / 10_000 for correct in runs[steps]["correct"]]
+            line.append(result_tables.over_seeds(fractions, digits=2))
+        lines.append(line)
+    header = ("cell", *(f"{steps} time steps" for steps in ends))
+    return page_tables.table(header, lines)
 
 
 def plot() -> bytes:
@@ -230,7 +213,8 @@ def plot() -> bytes:
         corner.set_xticks([PARTS * quarter // 4 or 1 for quarter in range(5)])
         exponents = range(round(np.log10(FLOOR)), 3, 2)
         corner.set_yticks([10.0**exponent for exponent in exponents])
-        corner.set_yticklabels([format_power(exponent) for exponent in exponents])
+        lowest, *others = (format_power(exponent) for exponent in exponents)
+        corner.set_yticklabels([f"≤ {lowest}", *others])
         corner.minorticks_off()
         for axes in grid[-1]:
             axes.set_xlabel("part of the sequence")

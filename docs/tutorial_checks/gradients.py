@@ -1,0 +1,23 @@
+"""Checks what part 2 of the tutorial says about its outputs; the page runs it last."""
+
+assert jnp.allclose(by_jax, norms[0], rtol=1e-3)
+assert f"{norms[0] / norms[27]:.2g}" == "0.025"
+assert jnp.allclose(norms[0], norms[6], rtol=1e-2)
+assert norms[0] < norms[14] < norms[27]
+
+half, twice = scaled["kernel x 0.5"], scaled["kernel x 2.0"]
+assert half[0] / half[27] < 1e-9
+assert jnp.allclose(twice[0] / twice[6], 2**6, rtol=1e-3)
+assert twice[0] / twice[27] > 1e3
+original, doubled, too_fast, clipped = learned.values()
+assert original > doubled + 0.05
+assert clipped > too_fast + 0.15
+
+bias_0, bias_1, bias_4 = (found[0] / found[-1] for found in arriving[56].values())
+assert bias_0 < 1e-6 < 0.005 < bias_1 < 0.3 < 1 < bias_4
+
+assert check_cell(gru_cell, nn.GRUCell).startswith("the same")
+bias_0, bias_1, bias_4, without_blank_rows = accuracies.values()
+assert bias_0 + 0.1 < min(bias_1, bias_4)
+assert max(bias_1, bias_4) < without_blank_rows - 0.01
+assert abs(bias_1 - bias_4) < 0.03
