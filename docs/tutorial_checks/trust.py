@@ -1,0 +1,25 @@
+"""Checks what part 3 of the tutorial says about its outputs; the page runs it last."""
+
+validation, test = (500 - errors[name].sum(axis=1).mean() for name in errors)
+assert test + 1 < validation
+assert abs(fractions[1] - fractions[0]) < 1.96 * variance**0.5
+assert interval(124, 128).high > 1 - (1 - 124 / 128) / 2
+
+by_digit = errors["test"].reshape(3, 10, 50).sum(axis=(0, 2))
+assert by_digit.argmax() == 2
+framed = np.flatnonzero(twos.sum(axis=0) >= 2)
+assert len(framed) >= 4
+assert (framed >= 25).mean() > 0.6
+assert by_file > 0.2
+assert 0.07 < shuffled < 0.08
+
+assert new_by_digit[2] + 5 < by_digit[2]
+assert new_by_digit.argmax() == 8
+validation, test = (500 - new_errors[name].sum(axis=1).mean() for name in new_errors)
+assert abs(validation - test) < 12
+
+assert same_bits
+assert 1 < losses[-20:].mean() < np.log(10)
+assert guessed < 0.2
+assert p_value > 0.05
+assert round(stats.binomtest(8, 32).pvalue, 3) == 0.007
