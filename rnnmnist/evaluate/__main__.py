@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{result.dataset} {result.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}"
-        f"{note}{format_fitted(result)}"
+        f"{note}{format_fitted(result.validation)}"
     )
     for member in result.members:
         print(f"seed {member.seed}: {format_accuracy(member)}")

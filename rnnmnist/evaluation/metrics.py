@@ -278,17 +278,16 @@ def format_groups(metrics: Metrics) -> str:
     )
 
 
-def format_fitted(result: Result) -> str:
-    """Says which scores to read instead of those on examples that fitted the head.
+def format_fitted(validation: Metrics | None) -> str:
+    """Says which scores to read instead of those on data that fitted the head.
 
-    It is empty if the head was not fitted to the examples in closed form.
+    They are `Result.validation`. It is empty if there are none.
     """
-    if result.validation is None or result.task is None:
+    if validation is None:
         return ""
-    noun = result.task.noun
-    split = format_split(result.validation.split)
-    accuracies = format_accuracies(result.validation)
-    return f"; the head was fitted to these {noun}: read {split} {accuracies} instead"
+    split = format_split(validation.split)
+    accuracies = format_accuracies(validation)
+    return f"; the head was fitted to these data: read {split} {accuracies} instead"
 
 
 def format_counts(scores: Scores) -> str:

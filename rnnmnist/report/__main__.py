@@ -15,7 +15,11 @@ def main(argv: list[str]) -> None:
     parser.add_workdir()
     parser.add_step_and_paths()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.metrics import format_accuracies, format_split
+    from rnnmnist.evaluation.metrics import (
+        format_accuracies,
+        format_fitted,
+        format_split,
+    )
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
@@ -28,6 +32,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{written.dataset} {format_split(written.split)} at step {written.step}: "
         f"{format_accuracies(written.scores)}, loss {written.scores.loss:.4f}"
+        f"{format_fitted(written.validation)}"
     )
     print(*written.pictures, written.page, sep="\n")
 

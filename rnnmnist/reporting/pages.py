@@ -66,6 +66,13 @@ class RunData:
         return self.left_out_file is not None and self.split != "train"
 
     @property
+    def scores_to_read(self) -> logs.Metrics | None:
+        """Those of the validation, if a head was fitted to the predicted examples."""
+        if self.left_out_file is None or self.is_left_out:
+            return None
+        return self.network.validation
+
+    @property
     def training(self) -> str:
         """How far the run is trained, in steps, examples and epochs."""
         train, task = self.config.train, self.network.task
@@ -103,6 +110,7 @@ class Report(NamedTuple):
             if the workdir has these predictions.
         step: the step of the checkpoint.
         scores: the scores on all examples of the split.
+        validation: the scores to read instead, as `Result.validation`.
         pictures: the PNG files.
         page: the HTML file, which contains the pictures.
     """
@@ -111,6 +119,7 @@ class Report(NamedTuple):
     split: str
     step: int
     scores: Scores
+    validation: logs.Metrics | None
     pictures: tuple[Path, ...]
     page: Path
 

@@ -255,6 +255,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     path.unlink()  # as of a checkpoint that was copied without its run
     data = load_run_data(run, "best", {})
     assert (data.split, data.left_out_file) == ("train", path)
+    assert data.scores_to_read == line
 
 
 def stop(*args: Any) -> None:
