@@ -3,7 +3,8 @@
 validation, test = (500 - errors[name].sum(axis=1).mean() for name in errors)
 assert test + 1 < validation
 assert abs(fractions[1] - fractions[0]) < 1.96 * variance**0.5
-assert interval(124, 128).high > 1 - (1 - 124 / 128) / 2
+few, many = interval(475, 500), interval(1900, 2000)
+assert abs((few.high - few.low) / (many.high - many.low) - 2) < 0.05
 
 by_digit = errors["test"].reshape(3, 10, 50).sum(axis=(0, 2))
 assert by_digit.argmax() == 2
