@@ -90,6 +90,7 @@ def test_a_wrong_parameter_is_named(parameters: dict[str, Any], start: str) -> N
         new(**parameters).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
     """Of whole groups, if there are any; over enough sequences, the best step."""
     noise = np.random.default_rng(1).permutation(Y)
@@ -154,6 +155,7 @@ def test_early_stopping_leaves_every_class_in_training() -> None:
     assert set(trained.labels) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_fits_of_other_sequences_and_intervals_compile_nothing(fitted: Any) -> None:
     new(class_weight="balanced").fit(X, Y)
     before = compile_seconds()

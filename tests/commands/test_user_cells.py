@@ -87,6 +87,7 @@ def cell_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_run_with_a_users_cell(
     command: Command, cell_file: Path, tmp_path: Path
 ) -> None:

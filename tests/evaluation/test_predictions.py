@@ -211,7 +211,9 @@ def test_three_programs_serve_calls_with_any_images(tmp_path: Path) -> None:
     assert classify_random(Predictor(workdir), lambda n, _: images[:n], 20) <= 3
 
 
-@pytest.mark.parametrize("cell", NETWORKS)
+@pytest.mark.parametrize(
+    "cell", ["lstm", "lru", pytest.param("gru", marks=pytest.mark.slow)]
+)
 def test_a_sequence_has_the_same_probabilities_alone_and_among_others(
     cell: str,
 ) -> None:

@@ -175,6 +175,7 @@ def test_a_workdir_that_is_not_shared_is_refused(
         assert "is not one folder for all processes" in line
 
 
+@pytest.mark.slow
 def test_missing_processes_are_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

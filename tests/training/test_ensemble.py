@@ -146,6 +146,7 @@ def test_each_network_equals_that_of_its_seed_alone(
     assert len({params_sha256(params) for params in networks}) == SEEDS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     trained = train(NETWORKS, way, 3)

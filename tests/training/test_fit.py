@@ -222,6 +222,7 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
     assert stopped >= count // 3  # the others came after the end
 
 
+@pytest.mark.slow
 def test_fit_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
     assert cell_of(tmp_path / "few") == "filters"
 
 
+@pytest.mark.slow
 def test_a_resume_keeps_the_cell_of_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,7 @@ def test_a_stopped_run_says_why_and_is_complete(
     assert reason in (stopped / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_three_times_stops_at_the_same_step(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
