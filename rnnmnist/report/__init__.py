@@ -86,4 +86,4 @@ def _format_command(
             flags.append(f"--config.{name}={value}")
     if cell is not None:
         flags.append(f"--config.model.cell={cell}")
-    return shlex.join(["python", "-m", "rnnmnist.report", *flags])
+    return shlex.join(["rnnmnist", "report", *flags])

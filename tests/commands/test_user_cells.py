@@ -128,7 +128,8 @@ def test_a_run_with_a_users_cell(
     output_of(called("evaluate", f"--workdir={tmp_path}/run", here))
     cell_file.write_text(content)
     printed = dict(line.partition(" ")[::2] for line in trained.stdout.splitlines())
-    output_of(called("evaluate", *shlex.split(printed["evaluate"])[3:]))
+    words = shlex.split(printed["evaluate"])
+    output_of(called("evaluate", *(word for word in words if word.startswith("--"))))
     resumed = called("main", *arguments, here, "--config.train.num_steps=30")
     assert "resuming from step 20" in output_of(resumed)
 

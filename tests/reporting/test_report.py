@@ -26,7 +26,7 @@ from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import RunData, load_run_data, report_run
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
-COMMAND = "python -m rnnmnist.report"
+COMMAND = "rnnmnist report"
 
 
 @pytest.fixture(scope="module")
