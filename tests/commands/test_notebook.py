@@ -36,8 +36,8 @@ def test_a_failed_command_is_an_exception(capsys: pytest.CaptureFixture[str]) ->
     assert signal.getsignal(signal.SIGINT) is before
     # Only some commands have a flag for the number of processes.
     with pytest.raises(notebook.CommandError):
-        notebook.run("evaluate")
-    assert "--workdir" in capsys.readouterr().out
+        notebook.run("evaluate", "--workdir=missing")
+    assert "missing does not exist" in capsys.readouterr().out
 
 
 def start(run: trainer.Run) -> subprocess.Popen[str]:

@@ -21,7 +21,7 @@ from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
-from rnnmnist.training import closed_form
+from rnnmnist.training import closed_form, resume
 from rnnmnist.training.closed_form import STEP
 
 COUNT, TIME = 60, 30
@@ -152,6 +152,15 @@ def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
     changes = {"inputs": INPUTS[::-1] + 1, "lengths": LENGTHS[::-1], "seed": 5}
     fit(tmp_path / "run", **changes)
     assert compile_seconds() == before
+
+
+def test_several_processes_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = read_header(run, STEP)
+    monkeypatch.setattr(resume, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^num_processes: one process fits .*filters"):
+        resume.check_processes(header.config, header.task)
 
 
 def test_given_splits_are_evaluated(
