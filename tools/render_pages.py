@@ -43,12 +43,6 @@ def layers() -> str:
     )
 
 
-def long_origin() -> str:
-    """States the origin of all numbers of the page on long sequences."""
-    speed = speed_tables.origin(long_sequences.read())
-    return f"{vanishing.origin()}\nThe table of speed: {speed[0].lower()}{speed[1:]}"
-
-
 VALIDATION = "validation accuracy, mean"
 TEST = "test accuracy, mean ± std"
 LONG = (
@@ -77,6 +71,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "benchmarks/README.md": {
         "tables": lambda: speed_tables.tables(speed_tables.read()),
+        "recurrences": long_sequences.recurrences,
         "scans": long_sequences.scans,
     },
     "docs/architecture.md": {
@@ -87,8 +82,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "vanishing": vanishing.accuracies,
         "pixels": partial(table, results.PIXELS, *LONG),
         "permuted": partial(table, results.PERMUTED, *LONG),
-        "speed": long_sequences.recurrences,
-        "origin": long_origin,
+        "origin": vanishing.origin,
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
     "docs/predict.md": {
