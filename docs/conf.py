@@ -79,6 +79,10 @@ napoleon_use_ivar = True  # attributes are one list
 default_role = "code"  # the docstrings mark code as Markdown does
 
 
+NO_BREAK_SPACE = "\u00a0"
+WORD_JOINER = "\u2060"  # keeps punctuation on the line of a formula
+SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
+
 # Such as `99.13 % (98.93 to 99.29 %)`.
 NUMBERS = re.compile(r"[+-]?\d[\d.,]*( [%s])?( ± [\d.,]+)?( %)?( \([\d.,to %s+-]+\))?")
 
@@ -90,6 +94,8 @@ def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
     mathml = convert(formula, display="block" if is_block else "inline")
     if is_block:  # which a keyboard can scroll
         mathml = f'<div class="math-block" tabindex="0">{mathml}</div>'
+    else:
+        mathml += WORD_JOINER
     translator.body.append(mathml)
     raise nodes.SkipNode
 
@@ -100,14 +106,19 @@ def change_source(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("<!-- settings -->", list_settings())
 
 
-def mark_widths(app: Sphinx, doctree: nodes.document, name: str) -> None:
-    """Marks cells of numbers, which stay on a line, and code longer than a phone."""
+def control_line_breaks(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """Keeps numbers on a line, and marks code with words longer than a phone."""
     for entry in doctree.findall(nodes.entry):
         if NUMBERS.fullmatch(entry.astext()):
             entry["classes"].append("number")
     for code in doctree.findall(nodes.literal):
-        if len(code.astext()) > 28:
+        if any(len(word) > 30 for word in code.astext().split()):
             code["classes"].append("long")
+    for paragraph in doctree.findall(nodes.paragraph):
+        for text in list(paragraph.findall(nodes.Text)):
+            if not isinstance(text.parent, nodes.literal | nodes.math):
+                joined = SPACE_IN_NUMBER.sub(NO_BREAK_SPACE, text)
+                text.parent.replace(text, nodes.Text(joined))
 
 
 def list_settings() -> str:
@@ -124,8 +135,10 @@ def list_settings() -> str:
                 "| setting | default | |",
                 "| - | - | - |",
             ]
-        link = f'<a id="{name}" href="#{name}"><code>{name}</code></a>'
+        breakable = name.replace(".", ".<wbr>").replace("_", "_<wbr>")
+        link = f'<a id="{name}" href="#{name}"><code>{breakable}</code></a>'
         about = f"{setting.help} ({setting.allowed})".replace("|", r"\|")
+        about = re.sub(r",(?=[a-z])", ",<wbr>", about)
         default = setting.by_default or f"`{setting.format_default()}`"
         lines.append(f"| {link} | {default} | {about} |")
     return "\n".join(lines)
@@ -197,5 +210,5 @@ def setup(app: Sphinx) -> None:
     app.connect("html-page-context", describe_page, priority=400)  # before the theme
     app.add_html_math_renderer("mathml", (add_math, None), (add_math, None))
     app.connect("source-read", change_source)
-    app.connect("doctree-resolved", mark_widths)
+    app.connect("doctree-resolved", control_line_breaks)
     app.connect("build-finished", write_drawing_page)
