@@ -39,7 +39,7 @@ def evaluate(
             `rnnmnist.Predictor`.
 
     Returns:
-        The scores, as in the result file: accuracies are fractions, and losses are in
+        The scores, as in the result file. Accuracies are fractions, and losses are in
         nats. In a read-only workdir, no file is written, and a warning is logged.
 
     Raises:
