@@ -24,6 +24,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits, wilson_interval
 from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import RunData, load_run_data, report_run
+from rnnmnist.runs.checkpoint_files import read_header
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 COMMAND = "rnnmnist report"
@@ -134,12 +135,15 @@ def test_a_run_without_metrics_sessions_and_results_has_a_report(
     assert not (workdir / "evaluation").exists()
 
 
-def test_a_page_agrees_with_the_result_file(reported: Path) -> None:
+def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -> None:
     (path,) = (reported / "evaluation").glob("test-*.json")
     result = json.loads(path.read_text())
     words = text_of(reported / "report" / "index.html")
     low, high = result["accuracy_interval"]
+    selecting = read_header(reported, result["step"]).metrics
+    assert selecting is not None
     for text in (
+        f"validation accuracy: {100 * selecting.accuracy:.2f} %",
         f"{100 * result['accuracy']:.2f} %",
         f"{result['correct']} of 500",
         f"{100 * low:.2f} to {100 * high:.2f} %",
