@@ -83,8 +83,10 @@ NO_BREAK_SPACE = "\u00a0"
 WORD_JOINER = "\u2060"  # keeps punctuation on the line of a formula
 SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
 
-# Such as `99.13 % (98.93 to 99.29 %)`.
-NUMBERS = re.compile(r"[+-]?\d[\d.,]*( [%s])?( ± [\d.,]+)?( %)?( \([\d.,to %s+-]+\))?")
+# Such as `99.13 % (98.93 to 99.29 %)` or `67 / 1,029`.
+NUMBERS = re.compile(
+    r"[+-]?\d[\d.,]*( / [\d,]+|, \d+)?( [%s])?( ± [\d.,]+)?( %)?( \([\d.,to %s+-]+\))?"
+)
 
 
 def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
