@@ -80,8 +80,8 @@ default_role = "code"  # the docstrings mark code as Markdown does
 
 
 NO_BREAK_SPACE = "\u00a0"
-WORD_JOINER = "\u2060"  # keeps punctuation on the line of a formula
 SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
+PUNCTUATION = re.compile(r"[.,;:?!)]+")
 
 # Such as `99.13 % (98.93 to 99.29 %)` or `67 / 1,029`.
 NUMBERS = re.compile(
@@ -96,8 +96,8 @@ def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
     mathml = convert(formula, display="block" if is_block else "inline")
     if is_block:  # which a keyboard can scroll
         mathml = f'<div class="math-block" tabindex="0">{mathml}</div>'
-    else:
-        mathml += WORD_JOINER
+    elif "punctuation" in node:  # which stays on the line of the formula
+        mathml = f'<span class="formula">{mathml}{node["punctuation"]}</span>'
     translator.body.append(mathml)
     raise nodes.SkipNode
 
@@ -116,6 +116,12 @@ def control_line_breaks(app: Sphinx, doctree: nodes.document, name: str) -> None
     for code in doctree.findall(nodes.literal):
         if any(len(word) > 30 for word in code.astext().split()):
             code["classes"].append("long")
+    for formula in doctree.findall(nodes.math):
+        following = formula.next_node(descend=False, siblings=True)
+        if isinstance(following, nodes.Text) and (mark := PUNCTUATION.match(following)):
+            formula["punctuation"] = mark[0]
+            rest = nodes.Text(following[mark.end() :])
+            following.parent.replace(following, rest)
     for paragraph in doctree.findall(nodes.paragraph):
         for text in list(paragraph.findall(nodes.Text)):
             if not isinstance(text.parent, nodes.literal | nodes.math):
