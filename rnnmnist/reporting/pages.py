@@ -408,12 +408,12 @@ def _list_settings(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Returns the settings that are not the defaults, and those that are, as text.
 
-    The defaults are those of a run with this cell on this data set.
+    The defaults are those of a run with this cell on the data of the training.
     """
     given = ("data.name", "model.cell")
     config = run.config.flat()
     with_defaults = Config().replace({name: config[name] for name in given})
-    by_default = fill_defaults(with_defaults, run.task).flat()
+    by_default = fill_defaults(with_defaults, run.network.task).flat()
     for name in given:
         by_default[name] = SETTINGS[name].default
     chosen: list[tuple[str, str]] = []

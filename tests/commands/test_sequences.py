@@ -164,13 +164,13 @@ def test_a_run_refuses_to_resume_on_other_data(run: Path, tmp_path: Path) -> Non
     assert file_times(copy).keys() == before
 
 
-def test_evaluation_on_other_data_has_a_file_of_its_own(
-    run: Path, tmp_path: Path
-) -> None:
-    """Without a split, all of them are evaluated."""
+@pytest.mark.usefixtures("unrendered")
+def test_evaluation_and_report_of_other_data(run: Path, tmp_path: Path) -> None:
+    """Without a split, all of them are evaluated. The result has a file of its own."""
     copy = shutil.copytree(run, tmp_path / "copy")
     other = save(tmp_path / "other.npz", arrays(15, seed=1, split=None))
-    evaluate.main([f"--workdir={copy}", f"--config.data.path={other}"])
+    arguments = [f"--workdir={copy}", f"--config.data.path={other}"]
+    evaluate.main(arguments)
     (path,) = (copy / "evaluation").glob("test-*-*.json")
     content = json.loads(path.read_text())
     assert content["dataset"] == "other"
@@ -179,6 +179,10 @@ def test_evaluation_on_other_data_has_a_file_of_its_own(
     # The means of the training data, not of these.
     assert content["task"]["mean"] == trainer.result(run)["task"]["mean"]
     assert trainer.result(copy) == trainer.result(run)
+    report.main(arguments)
+    page = (copy / "report" / "index.html").read_text()
+    assert "figures are of other, other data than those of the training" in page
+    assert f"{content['correct']} of 15 sequences" in page
 
 
 def test_either_file_of_a_pair_names_both_but_in_predictions(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,19 @@ def test_a_report_and_the_commands_read_it(run: Path, tmp_path: Path) -> None:
     assert exported.count("60 of 60 predictions are equal") == 3
     falls = rnnmnist.Predictor(run).occlusion(INPUTS[:3], LENGTHS[:3])
     assert np.abs(falls).max() > 0.1
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_report_on_other_data_promises_no_learning_curves(
+    run: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "other.npz", inputs=INPUTS[:20], labels=LABELS[:20])
+    copy = shutil.copytree(run, tmp_path / "copy")
+    data = f"--config.data.path={tmp_path / 'other.npz'}"
+    called("report", f"--workdir={copy}", data)
+    page = (copy / "report" / "index.html").read_text()
+    assert "figures are of other, other data" in page
+    assert "learning curves" not in page.lower()
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
