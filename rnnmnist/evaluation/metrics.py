@@ -268,14 +268,18 @@ def format_split(split: str) -> str:
 
 
 def format_groups(metrics: Metrics) -> str:
-    """Warns that the sequences of groups are not independent; empty without groups."""
+    """Warns that an interval does not know the groups; empty without groups.
+
+    The sequences of a group are not independent. The interval of several seeds is not
+    over sequences.
+    """
     if metrics.groups is None:
         return ""
     groups = f"{metrics.groups:,} group{'s' if metrics.groups > 1 else ''}"
-    return (
-        f"; {metrics.examples:,} sequences of {groups}; the interval takes them for "
-        "independent"
-    )
+    limit = "takes them for independent"
+    if metrics.members:
+        limit = "covers the seeds only"
+    return f"; {metrics.examples:,} sequences of {groups}; the interval {limit}"
 
 
 def format_fitted(validation: Metrics | None) -> str:

@@ -234,6 +234,11 @@ def test_groups_are_left_out_as_a_whole(
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
     assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
     assert printed.count("; 60 sequences of 12 groups; ") == 1
+    assert "independent" in printed
+    fit(tmp_path / "two", groups=groups, num_seeds=2, **data)
+    printed = capsys.readouterr().out
+    assert "; 60 sequences of 12 groups; " in printed
+    assert "independent" not in printed  # an interval over seeds takes nothing for it
     with pytest.raises(UserError, match=r"^groups: "):
         fit(tmp_path / "one", groups=np.zeros(COUNT, int), **data)
 
