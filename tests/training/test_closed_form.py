@@ -16,7 +16,7 @@ from support import called, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
-from rnnmnist.reporting.pages import load_run_data
+from rnnmnist.reporting.pages import load_run_data, report_run
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
@@ -243,6 +243,7 @@ def test_groups_are_left_out_as_a_whole(
         fit(tmp_path / "one", groups=np.zeros(COUNT, int), **data)
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_left_out_predictions_are_kept_for_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
@@ -284,6 +285,9 @@ def test_left_out_predictions_are_kept_for_the_report(
     data = load_run_data(run, "best", {})
     assert (data.split, data.left_out_file) == ("train", path)
     assert data.scores_to_read == line
+    page = report_run(data, "rnnmnist report")[-1].read_text()
+    assert path.name in page
+    assert "another workdir" in page  # to get the file
 
 
 def stop(*args: Any) -> None:
