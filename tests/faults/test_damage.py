@@ -237,6 +237,7 @@ def test_settings_that_a_resume_may_change(
     """With a warning where the result differs."""
     header = read_header(reference_run, NEWEST)
     changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
+    changes |= {"train.log_every_steps": 3, "train.patience": 5}
     changed = header.config.replace(changes)
     assert step_to_resume(changed, reference_run, header.task)[0] == NEWEST
     (message,) = caplog.messages
@@ -245,7 +246,9 @@ def test_settings_that_a_resume_may_change(
 
 def test_a_changed_model_or_order_of_the_data_is_refused(reference_run: Path) -> None:
     config = read_header(reference_run, NEWEST).config
-    for name, value in (("model.hidden_size", 49), ("seed", 1)):
+    refused = {"model.hidden_size": 49, "seed": 1}
+    refused |= {"train.batch_size": 49, "data.max_shift": 3}
+    for name, value in refused.items():
         with pytest.raises(UserError) as error:
             check_settings(config.replace({name: value}), reference_run)
         shown = f"{name}={value} (checkpoint: {config.flat()[name]})"
