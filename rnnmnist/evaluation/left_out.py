@@ -3,7 +3,7 @@
 It is a table in `evaluation`, beside the result files, with a row for each training
 example of each network:
 
-    sequence,seed,label,predicted,rest,walk
+    sequence,seed,label,predicted,logit rest,logit walk
     recording 1,0,walk,rest,0.41,-0.41
 
 The last columns are the logits of the classes, by a head that was fitted without the
@@ -12,7 +12,6 @@ example, or without its group. Examples are in the order of their groups.
 
 import csv
 import io
-import itertools
 import math
 from pathlib import Path
 
@@ -43,7 +42,8 @@ def write_left_out(
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *task.classes])
+    # Without "logit", a class could have the name of another column.
+    writer.writerow([*COLUMNS, *(f"logit {name}" for name in task.classes)])
     for network, network_logits in zip(metrics.networks, logits, strict=True):
         for position, values in enumerate(network_logits):
             label = task.classes[train.labels[position]]
@@ -72,8 +72,8 @@ def read_left_out(
         logits = np.reshape(values, shape)
     except (OSError, ValueError, csv.Error):
         return None
-    names = itertools.cycle(map(train.name, range(len(train))))
-    if any(row[0] != name for row, name in zip(rows, names, strict=False)):
+    names = [train.name(position) for position in range(len(train))]
+    if [row[0] for row in rows] != names * len(metrics.networks):
         return None
     scores = score_logits(logits, train.labels)
     has_metrics = scores.correct == metrics.correct and math.isclose(
