@@ -63,9 +63,12 @@ def result_path(workdir: Path, split: str, step: int) -> Path:
 def loss_note(split: str, multiplier: float, *, is_of_run: bool) -> str:
     """Says that a loss is too low, since its examples chose the multiplier; else empty.
 
-    `is_of_run` says whether the data are those of the training.
+    `is_of_run` says whether the data are those of the training. Predictions of examples
+    that are left out also chose the multiplier that each fitted head contains.
     """
-    if multiplier == 1 or split in ("train", "test") or not is_of_run:
+    if split in ("train", "test") or not is_of_run:
+        return ""
+    if multiplier == 1 and not split.startswith("leave_one"):
         return ""
     return " (slightly too low, since this split chose the multiplier of the logits)"
 

@@ -89,6 +89,8 @@ def test_a_report_and_the_commands_read_it(
     assert f"leave one out {100 * line.accuracy:.2f}" in page
     headline = page.partition("headline")[2].partition("</p>")[0]
     assert f"{100 * line.accuracy:.2f}" in headline
+    # Each head was calibrated on these predictions.
+    assert f"{line.loss:.4f} nats (slightly too low" in page
     assert "occlusion" not in page
     assert not (run / "report" / "steps.png").exists()  # known at the end only
     evaluated = output_of(called("evaluate", f"--workdir={run}", "--split=train"))
