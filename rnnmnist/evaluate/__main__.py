@@ -39,10 +39,12 @@ def main(argv: list[str]) -> None:
     sha256 = None if result.task is None else result.task.sha256
     is_of_run = sha256 == result.trained_on_sha256
     note = loss_note(result.split, result.multiplier, is_of_run=is_of_run)
+    loss = f"loss {result.loss:.4f}{note}"
+    if result.ensemble_loss is not None:
+        loss = f"mean loss {result.loss:.4f}"  # of networks without the multiplier
     print(
         f"{result.dataset} {result.split} at step {result.step}: "
-        f"{format_result(result)}, loss {result.loss:.4f}"
-        f"{note}{format_fitted(result.validation)}"
+        f"{format_result(result, note)}, {loss}{format_fitted(result.validation)}"
     )
     for member in result.members:
         print(f"seed {member.seed}: {format_accuracy(member)}")

@@ -300,11 +300,12 @@ def format_counts(scores: Scores) -> str:
     return f"{counts} of {scores.examples:,}"
 
 
-def format_result(result: Result) -> str:
+def format_result(result: Result, loss_note: str = "") -> str:
     """Formats the accuracy of a result, and that of the ensemble of several seeds.
 
-    The balanced accuracy follows if the examples are sequences, and the accuracy on the
-    first 128 examples if the result has it.
+    The loss of the ensemble is followed by `loss_note`. Then come the balanced accuracy
+    if the examples are sequences, and the accuracy on the first 128 examples if the
+    result has it.
     """
     text = format_accuracy(result)
     if result.ensemble_accuracy is not None:
@@ -313,7 +314,7 @@ def format_result(result: Result) -> str:
             f"({result.ensemble_correct:,} of {result.examples:,})"
         )
         if result.ensemble_loss is not None:
-            text += f", loss {result.ensemble_loss:.4f}"
+            text += f", loss {result.ensemble_loss:.4f}{loss_note}"
     if result.task is not None and result.task.image_shape is None:
         text += f", balanced accuracy {format_percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:

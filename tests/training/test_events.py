@@ -112,6 +112,16 @@ def test_metrics_are_of_logits_without_a_multiplier(runs: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_loss_of_an_ensemble_is_printed_apart_from_the_mean(runs: Path) -> None:
+    """Only that of the ensemble is of the multiplier, and so too low."""
+    workdir = runs / "two"
+    output = output_of(called("evaluate", f"--workdir={workdir}", "--split=validation"))
+    result = trainer.result(workdir, "validation")
+    assert f", loss {result['ensemble_loss']:.4f} (" in output
+    assert f", mean loss {result['loss']:.4f}\n" in output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 49])
 def test_the_multiplier_is_1_where_validation_does_not_select(
     kept: int, tmp_path: Path
