@@ -44,7 +44,15 @@ class Residuals(NamedTuple):
 
 
 class LSTM(ScannedCell):
-    """An `LSTMCell` under `nn.scan`.
+    """An `LSTMCell` under `nn.scan`, with a hand-written derivative.
+
+    It computes the function of Flax's cell, with an absolute error of float32 rounding,
+    in fewer and larger operations:
+
+    - forward, one matrix product for all gates with the concatenated inputs, one and
+      hidden state, and one `tanh` for all activations;
+    - backward, one product for the gradient of the hidden state and one for those of
+      all kernels and biases.
 
     The kernels of the gates are concatenated once for a whole block of time steps. In
     the loop, arrays are [features, batch], for faster products on a CPU and contiguous
@@ -102,15 +110,7 @@ class LSTM(ScannedCell):
 
 
 class LSTMCell(nn.OptimizedLSTMCell):
-    """Flax's LSTM cell with a hand-written derivative.
-
-    It has the parameters of `nn.OptimizedLSTMCell` and computes the same function, with
-    an absolute error of float32 rounding, in fewer and larger operations:
-
-    - forward, one matrix product for all gates with the concatenated inputs, one and
-      hidden state, and one `tanh` for all activations;
-    - backward, one product for the gradient of the hidden state and one for those of
-      all kernels and biases.
+    """Flax's LSTM cell, whose parameters `LSTM` reads side by side.
 
     References:
         Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation
@@ -118,32 +118,11 @@ class LSTMCell(nn.OptimizedLSTMCell):
         Computation 12(10), 2000, for the forget gate.
     """
 
-    def __call__(
-        self, carry: tuple[jax.Array, jax.Array], inputs: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        """Runs a time step as Flax's cell: inputs [batch, features], carry (c, h).
-
-        The cell state c and the hidden state h are [batch, hidden].
-        """
-        if inputs.ndim != 2:
-            raise ValueError(
-                f"inputs must be [batch, features], not of shape {inputs.shape}"
-            )
-        kernels = self.kernels(inputs.shape[-1])
-        # Read here, since the backward pass is traced outside of its context. Some
-        # versions of jax do not declare the attribute.
-        config: Any = jax.config
-        precision = config.jax_default_matmul_precision
-        c, h = carry
-        after = lstm_step(precision, kernels, LSTMCarry(c.T, h.T), inputs.T)
-        hidden = after.h.T
-        return (after.c.T, hidden), hidden
-
     def kernels(self, features: int) -> Kernels:
         """Returns the parameters for inputs with this number of features."""
         if self.is_initializing():  # Flax's cell declares them
             carry = self.initialize_carry(make_key(0), (1, features))
-            super().__call__(carry, jnp.zeros((1, features)))
+            self(carry, jnp.zeros((1, features)))
         params = self.variables["params"]
         parts = []
         for gate in GATES:
