@@ -1,11 +1,13 @@
 """The notebooks of the tutorial. The documentation build executes its pages."""
 
+import ast
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 import tutorial
+from support import REPOSITORY
 
 each_page = pytest.mark.parametrize("page", tutorial.PAGES, ids=lambda page: page.stem)
 
@@ -37,3 +39,18 @@ def test_an_exercise_has_an_empty_cell_and_an_answer_that_is_not_run(
     blocks = re.findall(r"```{code-cell}\n(.*?)\n```", folded, re.DOTALL)
     assert len(blocks) > 1
     assert not set(blocks) & set(cells)
+
+
+def definitions(code: str) -> dict[str, str]:
+    """Returns the code of each function and class, by its name."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    body = ast.parse(code).body
+    return {node.name: ast.unparse(node) for node in body if isinstance(node, kinds)}
+
+
+def test_the_setup_of_the_later_parts_has_the_functions_of_part_1() -> None:
+    setup = definitions((REPOSITORY / "docs/tutorial_setup.py").read_text())
+    text = tutorial.PAGES[0].read_text()
+    cells = re.findall(r"```{code-cell}\n((?!:).*?)\n```", text, re.DOTALL)
+    assert len(setup) > 5
+    assert setup.items() <= definitions("\n".join(cells)).items()
