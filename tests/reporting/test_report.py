@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import trainer
@@ -173,6 +174,15 @@ def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None
     correct, totals = np.array([[90, 1], [80, 1], [70, 4]]), np.array([100, 4])
     several = pages.estimate_accuracies(correct, totals)
     np.testing.assert_allclose(several, [[0.7, 0.25], [0.8, 0.5], [0.9, 1]])
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_run_of_several_sessions(run_data: RunData) -> None:
+    changes = {"hardware": "a <fast> one", "seconds": {"total": 7.25}}
+    session = msgspec.structs.replace(run_data.sessions[0], **changes)
+    words = report_text(dataclasses.replace(run_data, sessions=[session] * 2))
+    assert "14.5, in 2 sessions" in words
+    assert words.count("a <fast> one") == 1
 
 
 @pytest.mark.usefixtures("unrendered")
