@@ -1,6 +1,7 @@
-"""The workers of the benchmark run."""
+"""The workers of the benchmark run, and the profile by operation."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -35,3 +36,15 @@ def test_a_worker_runs_its_task_once_per_line(
     assert ready == {"ready": True}
     assert [line["amount"] for line in lines] == [amount] * 2
     assert all(line["seconds"] > 0 and line["peak_mib"] > 50 for line in lines)
+
+
+@pytest.mark.slow
+def test_operations_are_sorted_shares_of_the_time() -> None:
+    argv = BENCHMARKS / "operations.py", "--config=embedded", "--shape", "4", "128"
+    heading, *lines = output_of(run_python(*argv)).splitlines()
+    assert re.search(r", \d+ of \d+ GFLOP/s$", heading)
+    shares = [float(line.split("%")[0]) for line in lines]
+    assert len(lines) == 11
+    assert shares[0] == 100 >= sum(shares[1:])
+    assert shares[1:] == sorted(shares[1:], reverse=True)
+    assert any(line.endswith(" products") for line in lines[1:4])
