@@ -1,6 +1,7 @@
 """The scripts for clusters: the command of each, in two processes on this machine."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -77,3 +78,18 @@ def test_jobset(new_run: trainer.Run) -> None:
     ]
     processes = trainer.start_together(new_run.environment, argvs)
     assert_trained(processes, new_run.workdir)
+
+
+@pytest.mark.slow
+def test_cloud_tpu(new_run: trainer.Run) -> None:
+    """The hosts of a slice get the arguments through a shell."""
+    folder = new_run.workdir.with_name("a user's")
+    folder.mkdir()
+    run = new_run._replace(workdir=folder / "run")
+    workdir, *args = run.arguments(SHORT, f"--config.data.manual_dir={folder}")
+    variables = {"TPU": "slice", "ZONE": "here", "WORKDIR": str(run.workdir)}
+    passed = passed_to("gcloud", "cloud_tpu.sh", *args, **variables)
+    command = shlex.split(passed[-1].removeprefix("--command="))
+    assert command == [*MAIN, workdir, *args]
+    processes = trainer.start_together(run.environment, [command[3:]] * 2)
+    assert_trained(processes, run.workdir)
