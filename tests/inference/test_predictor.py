@@ -21,7 +21,13 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io
-from rnnmnist.inference.preprocessing import preprocess
+from rnnmnist.inference.preprocessing import (
+    OVERSAMPLING,
+    STROKE_WIDTHS,
+    normalize_strokes,
+    preprocess,
+    stroke_width,
+)
 
 IMAGES, LABELS = image_sets.embedded_images()["test"]  # 50 of each digit
 
@@ -99,6 +105,14 @@ def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
         image = preprocess(image_io.convert_array(levels)).image
         assert image[14, 14] == 0
         assert image[14].max() == image[:, 14].max() == 255
+
+
+def test_thin_and_thick_strokes_become_as_wide_as_those_of_mnist() -> None:
+    thinnest, thickest = STROKE_WIDTHS
+    for width, target in ((1, thinnest), (5, thickest)):
+        strokes = normalize_strokes(np.ones((20, width), np.float32))
+        found = stroke_width(strokes > 0.5) / OVERSAMPLING
+        assert found == pytest.approx(target, abs=0.2)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (300, 1), (200, 300)])
