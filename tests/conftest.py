@@ -20,13 +20,11 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
 import trainer
 from support import (
-    CHROMIUM,
     ORIGINALS,
     REPOSITORY,
     UNOPTIMIZED,
@@ -165,19 +163,6 @@ def interrupts() -> Iterator[list[int]]:
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots are composed but not rendered: for tests that read a report's text."""
     monkeypatch.setattr("rnnmnist.reporting.plots.to_png", lambda figure: bytes(24))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")

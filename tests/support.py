@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import AxisType, Mesh
 from msgspec.structs import asdict
 
@@ -50,7 +48,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
 TASK = image_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Of commands whose programs are compiled in half of the time, and run slower.
 UNOPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # Of `fit` on sequences of 5 numbers in two classes. Tests that differ in the number of
@@ -379,9 +376,3 @@ def fast_compilation() -> Iterator[None]:
         yield
     finally:
         jax.config.update(name, before)
-
-
-def in_a_browser(test: Any) -> Any:
-    """Marks tests that open pages as slow; skips them without a browser."""
-    reason = "no chromium on the PATH"
-    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from support import REPOSITORY, Once, called, in_a_browser, inputs_of
+from playwright.sync_api import sync_playwright
+from support import REPOSITORY, Once, called, inputs_of
 
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.data import image_sets
@@ -24,6 +26,7 @@ from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Open = Callable[..., Any]
 LARGE, SMALL = {"width": 1280, "height": 844}, {"width": 390, "height": 844}
 Stroke = list[tuple[float, float]]  # points between which a pen moves, in tenths
@@ -122,6 +125,17 @@ def test_titles_of_equal_losses_contain_the_run() -> None:
     assert page.count("<script>") == 3
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        yield started
+        started.close()
+
+
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Iterator[Open]:
     """Opens the page; afterwards checks that it logged and requested nothing."""
@@ -174,7 +188,8 @@ def results_of(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.nd
     return np.array(json.loads(tab.evaluate(program, [text, more])))
 
 
-@in_a_browser
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
