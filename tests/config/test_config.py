@@ -176,18 +176,14 @@ def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
         train("num_epochs=1e6")
 
 
-@pytest.mark.parametrize(
-    ("num_steps", "log", "validate"),
-    [(1, 10, 1), (19, 10, 1), (2000, 20, 200), (50_000, 100, 5000)],
-)
-def test_intervals_follow_the_length_of_a_run(
-    num_steps: int, log: int, validate: int
-) -> None:
-    train = run_config({"train.num_steps": num_steps}).train
-    assert (train.log_every_steps, train.eval_every_steps) == (log, validate)
-    given = {"train.log_every_steps": 3, "train.eval_every_steps": 4}
-    train = run_config(given | {"train.num_steps": num_steps}).train
-    assert (train.log_every_steps, train.eval_every_steps) == (3, 4)
+def test_a_run_of_any_length_is_validated_about_ten_times() -> None:
+    for num_steps in (1, 19, 2000, 50_000):
+        train = run_config({"train.num_steps": num_steps}).train
+        assert 10 <= train.log_every_steps <= 100
+        assert min(num_steps, 10) <= num_steps // train.eval_every_steps < 20
+        given = {"train.log_every_steps": 3, "train.eval_every_steps": 4}
+        train = run_config(given | {"train.num_steps": num_steps}).train
+        assert (train.log_every_steps, train.eval_every_steps) == (3, 4)
 
 
 def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
@@ -225,26 +221,20 @@ def test_a_batch_is_reduced_to_the_training_part() -> None:
     assert config.train.batch_size == 60
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size", "steps"),
-    [
-        (5, 5, 600),
-        (480, 16, 600),
-        (2048, 16, 2560),
-        (2049, 32, 1281),
-        (60_000, 128, 9375),
-    ],
-)
-def test_the_batch_of_sequences_grows_with_their_number(
-    count: int, batch_size: int, steps: int
-) -> None:
-    task = sequences(examples={"train": count, "validation": 0, "test": 0})
+def test_the_batch_of_sequences_grows_with_their_number() -> None:
     files = load_config(find_config("files"))
-    train = resolve(files, task).train
-    assert (train.batch_size, train.num_steps) == (batch_size, steps)
-    given = files.replace({"train.batch_size": 3, "train.num_epochs": 1000})
-    train = resolve(given, task).train
-    assert (train.batch_size, train.num_steps) == (3, round(1000 * count / 3))
+    sizes = []
+    for count in (5, 100, 1000, 10_000, 1_000_000):
+        task = sequences(examples={"train": count, "validation": 0, "test": 0})
+        train = resolve(files, task).train
+        assert train.batch_size <= count
+        assert train.num_steps >= 600
+        sizes.append(train.batch_size)
+        given = files.replace({"train.batch_size": 3, "train.num_epochs": 1000})
+        train = resolve(given, task).train
+        assert (train.batch_size, train.num_steps) == (3, round(1000 * count / 3))
+    assert sizes == sorted(sizes)
+    assert (sizes[1], sizes[-1]) == (16, 128)
 
 
 def test_a_setting_of_images_is_refused_for_sequences() -> None:
