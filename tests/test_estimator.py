@@ -15,7 +15,7 @@ from support import called
 
 import rnnmnist
 from rnnmnist.errors import UserError
-from rnnmnist.estimator import hold_out_groups
+from rnnmnist.estimator import hold_out_groups, hold_out_sequences
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import find_fault
 from rnnmnist.runs.logs import Metrics
@@ -88,6 +88,12 @@ def test_it_classifies_arrays_and_lists(fitted: Any) -> None:
 def test_a_wrong_parameter_is_named(parameters: dict[str, Any], start: str) -> None:
     with pytest.raises(UserError, match=f"^{start}"):
         new(**parameters).fit(X, Y)
+
+
+def test_a_small_part_has_one_of_each_class() -> None:
+    labels = np.arange(20) % 4
+    held_out = hold_out_sequences(labels, 0.1, seed=0)
+    assert sorted(labels[held_out]) == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
