@@ -1,7 +1,9 @@
 """Runs of several processes: agreement, faults, and output from process 0 alone."""
 
+import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import trainer
 from support import (
     Command,
     Once,
+    called,
     one_line_error,
+    output_of,
     refused,
     run_python,
 )
@@ -43,6 +47,16 @@ def test_two_processes_reproduce_the_run_of_one(
 ) -> None:
     """The sum over two devices is the same to the last bit."""
     trainer.assert_same_end(pair, reference_run)
+
+
+@pytest.mark.slow
+def test_one_process_evaluates_a_checkpoint_of_two(pair: Path, tmp_path: Path) -> None:
+    workdir = trainer.copy_of(pair, tmp_path / "run")
+    shutil.rmtree(workdir / "evaluation")
+    output_of(called("evaluate", f"--workdir={workdir}"))
+    evaluated, trained = trainer.result(workdir), trainer.result(pair)
+    for key in ("confusion", "params_sha256"):
+        assert evaluated[key] == trained[key]
 
 
 @pytest.mark.slow
@@ -112,6 +126,25 @@ def test_a_fault_in_one_process_ends_the_others(new_run: Run) -> None:
     assert first[0] == 1
     assert "ValueError: a fault of our own" in first[2]
     assert second[0] not in (0, 2, 130, 143)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("pair")  # which has compiled the programs
+def test_a_second_interrupt_does_not_wait_for_other_processes(new_run: Run) -> None:
+    first, second = new_run.start_together()
+    try:
+        trainer.wait_for_training(first)
+        second.send_signal(signal.SIGSTOP)  # hangs
+        first.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        _, stderr = first.communicate(timeout=10)
+        assert (first.returncode, stderr) == (130, "stopped\n")
+    finally:
+        first.kill()
+        second.kill()
+        second.communicate()
 
 
 def refusals(environment: dict[str, str], *argvs: list[str]) -> list[str]:
