@@ -115,7 +115,8 @@ def test_a_run_with_a_users_cell(
     evaluation = f"--workdir={tmp_path}/run", f"--config.model.cell={cell_file}:Leaky"
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
     changed = refused("evaluate", *evaluation)
-    assert "restore the source with which it was trained" in changed
+    assert changed.startswith("--config.model.cell: ")
+    assert model["cell_sha256"] in changed
     refusal = refused("main", *arguments, "--num_processes=1")
     assert "belongs to another run: model.cell_sha256=" in refusal
     cell_file.unlink()

@@ -499,14 +499,16 @@ def test_what_does_not_fit_in_memory_is_refused(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
     path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
-    assert "longest of 10000 time steps, 2001 sequences need 0.16 GB" in refusal(path)
+    message = refusal(path)
+    for value in ("10000 time steps", "2001 sequences", "0.16 GB"):
+        assert value in message
     path = write_npz(tmp_path, inputs=np.zeros((2, 3_000_000)), labels=[0, 1])
-    assert "arrays need 0.048 GB of memory, more than the avail" in refusal(path)
+    assert "0.048 GB" in refusal(path)
     rows = pa.array(np.zeros(100_000, np.float32))  # which take little space in a file
     table = pa.table({"sequence": rows, "time": rows, "x": rows})
     path = tmp_path / "constant.parquet"
     pyarrow.parquet.write_table(table, path)
-    assert "columns need 0.0096 GB of memory" in refusal(path)
+    assert "0.0096 GB" in refusal(path)
 
 
 @every_format
