@@ -32,7 +32,6 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.results import loss_note
 from rnnmnist.runs.scores import Scores
-from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -200,7 +199,6 @@ def _predict_over_time(
     return network.logits(examples, every_step=True), examples.lengths
 
 
-@jax_defaults()
 def report_run(run: RunData, command: str) -> list[Path]:
     """Writes the report of a run into its workdir; returns its files, the page last."""
     sections = {
