@@ -109,19 +109,34 @@ def change_source(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def control_line_breaks(app: Sphinx, doctree: nodes.document, name: str) -> None:
-    """Keeps numbers on a line, and marks code with words longer than a phone."""
+    """Says where browsers break lines of a page."""
+    mark_widths(doctree)
+    join_punctuation(doctree)
+    join_numbers(doctree)
+
+
+def mark_widths(doctree: nodes.document) -> None:
+    """Marks cells of numbers, which stay on a line, and code longer than a phone."""
     for entry in doctree.findall(nodes.entry):
         if NUMBERS.fullmatch(entry.astext()):
             entry["classes"].append("number")
     for code in doctree.findall(nodes.literal):
         if any(len(word) > 30 for word in code.astext().split()):
             code["classes"].append("long")
+
+
+def join_punctuation(doctree: nodes.document) -> None:
+    """Moves punctuation after a formula into it, so that no line begins with it."""
     for formula in doctree.findall(nodes.math):
         following = formula.next_node(descend=False, siblings=True)
         if isinstance(following, nodes.Text) and (mark := PUNCTUATION.match(following)):
             formula["punctuation"] = mark[0]
             rest = nodes.Text(following[mark.end() :])
             following.parent.replace(following, rest)
+
+
+def join_numbers(doctree: nodes.document) -> None:
+    """Keeps a number on the line of its unit, and of its uncertainty."""
     for paragraph in doctree.findall(nodes.paragraph):
         for text in list(paragraph.findall(nodes.Text)):
             if not isinstance(text.parent, nodes.literal | nodes.math):

@@ -21,5 +21,6 @@ assert abs(validation - test) < 12
 assert same_bits
 assert 1 < losses[-20:].mean() < np.log(10)
 assert guessed < 0.2
+assert 10 <= only_first + only_second <= 30  # part 1 says about 20
 assert p_value > 0.05
 assert round(stats.binomtest(8, 32).pvalue, 3) == 0.007

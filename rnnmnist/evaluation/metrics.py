@@ -283,9 +283,9 @@ def format_groups(metrics: Metrics) -> str:
 
 
 def format_fitted(validation: Metrics | None) -> str:
-    """Says which scores to read instead of those on data that fitted the head.
+    """Says that the head was fitted to the evaluated data, and what to read instead.
 
-    They are `Result.validation`. It is empty if there are none.
+    It is empty without these scores, which are `Result.validation`.
     """
     if validation is None:
         return ""

@@ -305,6 +305,14 @@ class TrainedNetwork:
             )
         return task, split, splits[split]
 
+    def is_fitted_to(self, task: Task, split: str) -> bool:
+        """Whether the head was fitted to the examples of a split in closed form."""
+        return (
+            self.config.model.fitting == "closed_form"
+            and split == "train"
+            and task.sha256 == self.task.sha256
+        )
+
     def score(self, task: Task, split: str, examples: Examples) -> Result:
         """Evaluates the network on a whole split of a task."""
         seed = self.config.seed
@@ -328,8 +336,6 @@ class TrainedNetwork:
             scores_of_128 = score_logits(
                 logits[:, :128], examples.labels[:128], seed, self.multiplier
             )
-        is_fitted = split == "train" and task.sha256 == self.task.sha256
-        is_fitted &= self.config.model.fitting == "closed_form"
         permutation = None
         permutation_hash = None
         if self.config.data.view == "permuted":
@@ -346,7 +352,7 @@ class TrainedNetwork:
             permutation_sha256=permutation_hash,
             trained_on_sha256=self.task.sha256,
             tutorial_128=scores_of_128,
-            validation=self.validation if is_fitted else None,
+            validation=self.validation if self.is_fitted_to(task, split) else None,
         )
 
     def check_streams(self) -> None:

@@ -78,7 +78,7 @@ class Export(NamedTuple):
 
 
 def is_wrong(exported: Export) -> bool:
-    """Whether predictions differ of classes whose logits are not equal by rounding."""
+    """Whether a prediction differs, and its two classes are not tied."""
     certificates = [exported.certificate, exported.step_certificate]
     return any(
         certificate.differing > certificate.ties

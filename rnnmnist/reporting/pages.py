@@ -136,14 +136,9 @@ def load_run_data(
     network = TrainedNetwork(workdir, selector, make_cpu_mesh(), paths, cell)
     task, split, examples = network.load_split()
     metrics = network.validation
-    has_fitted_head = (
-        network.config.model.fitting == "closed_form"
-        and split == "train"
-        and task.sha256 == network.task.sha256
-    )
     left_out_file = None
     left_out = None
-    if has_fitted_head and metrics is not None:
+    if metrics is not None and network.is_fitted_to(task, split):
         left_out_file = left_out_path(workdir, metrics)
         sorted_examples = examples.sort_by_group()
         left_out = read_left_out(workdir, metrics, task, sorted_examples)

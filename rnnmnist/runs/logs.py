@@ -23,8 +23,7 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
         split: `train` or `validation`; of random filters also `leave_one_out`, or with
             groups `leave_one_group_out`.
         examples_per_second: in training, by all members together.
-        groups: the number of groups that the examples of a validation are of; None
-            without groups.
+        groups: the number of groups in a validation; None without groups.
     """
 
     FILE_NAME: ClassVar[str] = "metrics.jsonl"

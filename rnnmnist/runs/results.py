@@ -66,9 +66,9 @@ def loss_note(split: str, multiplier: float, *, is_of_run: bool) -> str:
     `is_of_run` says whether the data are those of the training. Predictions of examples
     that are left out also chose the multiplier that each fitted head contains.
     """
-    if split in ("train", "test") or not is_of_run:
-        return ""
-    if multiplier == 1 and not split.startswith("leave_one"):
+    is_left_out = split in ("leave_one_out", "leave_one_group_out")
+    is_calibrated = split == "validation" and multiplier != 1
+    if not (is_of_run and (is_left_out or is_calibrated)):
         return ""
     return " (slightly too low, since this split chose the multiplier of the logits)"
 
