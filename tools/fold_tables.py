@@ -1,6 +1,5 @@
 """The tables of the cross-validation within training splits, for `render_pages.py`."""
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +17,8 @@ FILTERS = "filters"
 # The folds that chose the settings of the filters, and those that chose nothing.
 CHOOSING = ("5 folds, seed 0", "5 folds, seed 1")
 OTHERS = ("5 folds, seed 2", "5 folds, seed 3")
-# The variants by their rule of the divisor, which is the default one of some data sets,
-# and the data sets for which both were measured.
-DIVISORS = {
-    "divided by own length": "time steps that were read",
-    "divided by longest length": "longest length",
-}
-BOTH_DIVISORS = ("GunPoint", "JapaneseVowels", "PickupGestureWiimoteZ")
+# The data sets for which accuracies before the end are shown.
+EARLY_SETS = ("GunPoint", "JapaneseVowels", "PickupGestureWiimoteZ")
 
 
 def recipes() -> str:
@@ -44,11 +38,7 @@ def variants() -> str:
     lines = []
     default = _read_accuracies(FILTERS, CHOOSING)
     for variant in (*VARIANTS, MINIROCKET):
-        if variant == "divided by longest length":
-            continue  # at the end, it is the default or, of one length, equal to it
         found = _read_accuracies(variant, CHOOSING)
-        if variant in DIVISORS:  # which make no difference for sequences of one length
-            found = default | found
         differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
         mean = round(differences.mean(), 1) + 0.0  # not -0.0
         difference = f"{mean:+.1f} ± {_standard_error(differences):.1f}"
@@ -63,6 +53,7 @@ def other_folds() -> str:
     left_out = _read_accuracies(FILTERS, OTHERS, "left_out", "fitted")
     rows = {
         "filters": _read_accuracies(FILTERS, OTHERS),
+        "shares only": _read_accuracies("shares only", OTHERS),
         "filters, leave one out in the other folds": left_out,
         MINIROCKET: _read_accuracies(MINIROCKET, OTHERS),
     }
@@ -76,18 +67,18 @@ def other_folds() -> str:
 
 def earliness() -> str:
     """Returns the table of accuracies after parts of the sequences."""
-    results = _read()
+    results = _read()[FILTERS]
     lines = []
-    for name, variant in itertools.product(BOTH_DIVISORS, DIVISORS):
-        sets = [results[variant][folds][name] for folds in CHOOSING]
+    for name in EARLY_SETS:
+        sets = [results[folds][name] for folds in CHOOSING]
         examples = np.concatenate([one["examples"] for one in sets])
         early = [part for one in sets for part in one["correct_after"]]
         correct = [[part[str(percentage)] for part in early] for percentage in EARLY]
         correct.append(np.concatenate([one["correct"] for one in sets]).tolist())
         cells = [f"{100 * np.mean(counts / examples):.1f}" for counts in correct]
-        lines.append([name, DIVISORS[variant], *cells])
+        lines.append([name, *cells])
     header = (f"{percentage} %" for percentage in (*EARLY, 100))
-    return page_tables.table(("data set", "counts divided by", *header), lines)
+    return page_tables.table(("data set", *header), lines)
 
 
 def _read() -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:

@@ -11,7 +11,7 @@ needs `--aeon`, the Python of an environment of `requirements-baselines.txt`.
 results/folds.json receives, for each classifier, the folds' number and seed, and data
 set, the counts of every fold: `examples`, and of these `correct`. Those of filters are
 also `fitted`, the sequences of the other folds, `left_out`, of these the correct
-leave-one-out predictions, and for `EARLY` `correct_after`, by the percentage of the
+leave-one-out predictions, and for `filters` `correct_after`, by the percentage of the
 time steps of a sequence that are read. What it contains is not measured again.
 
 The tables of `docs/results_choices.md` have the following rows. The recipes:
@@ -24,12 +24,10 @@ The variants of the filters (all names of `VARIANTS`, and MiniRocket):
         ItalyPowerDemand GunPoint ArrowHead OSULeaf PickupGestureWiimoteZ \
         --aeon=PYTHON -- filters "1 recurrence" …
 
-The folds that chose nothing, and the accuracy before the end:
+The folds that chose nothing:
 
-    python tools/folds.py --data=FOLDER --seeds 2 3 --aeon=PYTHON -- filters MiniRocket
-    python tools/folds.py --data=FOLDER --seeds 0 1 --sets GunPoint ArrowHead \
-        JapaneseVowels PickupGestureWiimoteZ \
-        -- "divided by own length" "divided by longest length"
+    python tools/folds.py --data=FOLDER --seeds 2 3 --aeon=PYTHON \
+        -- filters "shares only" MiniRocket
 """
 
 import argparse
@@ -45,11 +43,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import rnnmnist
 from results import RESULTS, RUNS, SETS
-from rnnmnist.data.examples import Examples
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import filters
@@ -90,18 +89,15 @@ class Variant(NamedTuple):
     is_early: bool = False  # whether predictions after fewer time steps are counted
 
 
-def divide_by_own(train: Examples) -> float:
-    """Returns 0, by which counts are divided by the time steps that were read."""
-    return 0.0
+def shares_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
+    """Returns hidden states that are as if all largest outputs were 0."""
+    zeros = jnp.zeros_like(carry.largest)
+    return HIDDEN_STATE(carry._replace(largest=zeros), times)
 
 
-def divide_by_longest(train: Examples) -> float:
-    """Returns the length of the longest sequence."""
-    return float(train.time_steps if train.lengths is None else train.lengths.max())
-
-
+HIDDEN_STATE = filters.hidden_state
 VARIANTS = {
-    "filters": Variant(),
+    "filters": Variant(is_early=True),
     "1 recurrence": Variant(constants={"ORDER": 1}),
     "2 recurrences": Variant(constants={"ORDER": 2}),
     "4 recurrences": Variant(constants={"ORDER": 4}),
@@ -111,12 +107,7 @@ VARIANTS = {
     "500 filters": Variant({"hidden_size": 500}),
     "2,000 filters": Variant({"hidden_size": 2000}),
     "no differences": Variant({"differences": False}),
-    "divided by own length": Variant(
-        constants={"choose_divisor": divide_by_own}, is_early=True
-    ),
-    "divided by longest length": Variant(
-        constants={"choose_divisor": divide_by_longest}, is_early=True
-    ),
+    "shares only": Variant(constants={"hidden_state": shares_only}),
 }
 MINIROCKET = "MiniRocket"
 

@@ -310,7 +310,7 @@ def choose_time_steps(longest: int, trained: int) -> int:
 
 
 def limit_batch(model: SequenceClassifier, inputs: Inputs) -> SequenceClassifier:
-    """Returns the model with such batches that random filters' shares fit in memory.
+    """Returns the model with such batches that random filters' states fit in memory.
 
     They are thousands of hidden states for each example and time step.
     """
@@ -321,7 +321,7 @@ def limit_batch(model: SequenceClassifier, inputs: Inputs) -> SequenceClassifier
         time_steps = max(
             inputs.time_steps, choose_time_steps(inputs.time_steps, time_steps)
         )
-    step_bytes = 4 * THRESHOLDS * model.config.hidden_size
+    step_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
     most = max(1, EVERY_STEP_BYTES // (step_bytes * time_steps))
     size = min(model.execution.eval_batch_size, 1 << (most.bit_length() - 1))
     return model.clone(execution=model.execution._replace(eval_batch_size=size))

@@ -69,21 +69,22 @@ def add_layers(
 
 
 def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
-    """Adds a `FilterBank` for [time, examples, features]; returns its shares.
+    """Adds a `FilterBank` for [time, examples, features]; returns its hidden state.
 
-    They are [examples, shares].
+    It is [examples, hidden].
     """
     thresholds, filters = params["thresholds"].shape
     times = graph.Range(0, graph.Squeeze(graph.Shape(inputs, end=1)), 1)
     is_read = graph.Less(graph.Unsqueeze(times, [1]), lengths)
     before = [graph.read_state(inputs, filters) for _ in _filter_states()]
+    before.append(graph.read_state(inputs, filters))  # the largest outputs
     counts_before = graph.read_state(inputs, thresholds * filters)
     *after, counts = graph.add_outputs(
         "Scan",
         *before,
         graph.Reshape(counts_before, [0, thresholds, filters]),
         inputs,
-        graph.Unsqueeze(is_read, [2, 3]),
+        graph.Unsqueeze(is_read, [2]),
         outputs=len(before) + 1,
         body=_make_filter_step(graph, params),
         num_scan_inputs=2,
@@ -91,10 +92,8 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     counts = graph.Flatten(counts)
     for state, last in zip([*before, counts_before], [*after, counts], strict=True):
         graph.write_state(state, last)
-    divisor = np.float32(params["divisor"])
-    if divisor > 0:
-        return graph.Div(counts, divisor)
-    return graph.Div(counts, count_time_steps(graph, inputs, lengths))
+    shares = graph.Div(counts, count_time_steps(graph, inputs, lengths))
+    return graph.Concat(shares, after[-1], axis=1)
 
 
 def count_time_steps(graph: Graph, inputs: str, lengths: str) -> str:
@@ -118,8 +117,9 @@ def _filter_states() -> list[str]:
 def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
     """Returns a time step of a `FilterBank`, the body of a loop.
 
-    It maps the states and the counts before the time step, its value [n, features], and
-    whether it is before the padding, to the states and the counts after it.
+    It maps the states, the largest outputs and the counts before the time step, its
+    value [n, features], and whether it is before the padding [n, 1], to the states, the
+    largest outputs and the counts after it.
     """
     thresholds, filters = params["thresholds"].shape
     constants = {
@@ -149,22 +149,25 @@ def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
         f"output_real = Mul({{phase_real}}, real_{ORDER})",
         f"output_imaginary = Mul({{phase_imaginary}}, imaginary_{ORDER})",
         "output = Sub(output_real, output_imaginary)",
+        "larger = Max(before_largest, output)",
+        "largest = Where(is_read, larger, before_largest)",
         "axis = Constant<value_ints = [1]>()",
         "column = Unsqueeze(output, axis)",
         "is_above = Greater(column, {thresholds})",
-        "is_counted = And(is_above, is_read)",
+        "read_column = Unsqueeze(is_read, axis)",
+        "is_counted = And(is_above, read_column)",
         "counted = Cast<to = 1>(is_counted)",
         "counts = Add(before_counts, counted)",
     ]
     state = f"float[n, {filters}]"
-    names = _filter_states()
+    names = [*_filter_states(), "largest"]
     before = [f"{state} before_{name}" for name in names]
     after = [f"{state} {name}" for name in names]
     counts = f"float[n, {thresholds}, {filters}]"
     features = len(params["weights"])
     return onnx.parser.parse_graph(
         f"step ({', '.join(before)}, {counts} before_counts, "
-        f"float[n, {features}] value, bool[n, 1, 1] is_read) "
+        f"float[n, {features}] value, bool[n, 1] is_read) "
         f"=> ({', '.join(after)}, {counts} counts) "
         f"{{ {' '.join(step).format(**constants)} }}"
     )

@@ -195,8 +195,8 @@ def _add_network(
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
     if config.fitting == "closed_form":
-        shares = add_filters(graph, params[FILTERS], values, lengths)
-        return _add_head(graph, params, shares)
+        hidden = add_filters(graph, params[FILTERS], values, lengths)
+        return _add_head(graph, params, hidden)
     if config.is_linear:
         name = "layers"
         add_recurrence = add_layers

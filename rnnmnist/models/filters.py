@@ -10,15 +10,16 @@ with the same pole a = exp(-1 / tau + i omega), one behind the other:
 Its output is o[t] = Re(exp(i phi) h3[t]). The response to an impulse at time step 0 is
 (t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of a random length
 and frequency, computed with a state of constant size. The hidden state of the
-recurrence are shares: of the time steps read so far, those at which an output is above
-a threshold. Several thresholds of each filter are drawn from its outputs in training.
+recurrence has two kinds of features: the shares of the time steps read so far at which
+an output is above a threshold, and the largest output so far. Several thresholds of
+each filter are drawn from its outputs in training.
 
 References:
     Dempster, Petitjean, Webb, "ROCKET: Exceptionally fast and accurate time series
     classification using random convolutional kernels", Data Mining and Knowledge
-    Discovery 34, 2020, and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021, for shares
-    of random kernels' outputs and a ridge classifier of them. Their kernels are
-    convolutions, which read a window of the sequence at each time step.
+    Discovery 34, 2020, for shares and maxima of random kernels' outputs and a ridge
+    classifier of them, and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021. Their
+    kernels are convolutions, which read a window of the sequence at each time step.
     de Vries and Principe, "The gamma model: a new neural model for temporal
     processing", Neural Networks 5, 1992, for cascades of equal recurrences. Their poles
     are real, and are trained.
@@ -46,9 +47,6 @@ LONGEST_PART = 6
 # sqrt(ORDER) / tau, and up to pi.
 FREQUENCY_RANGE = 2.5
 MOST_FEATURES = 9  # that a filter reads, about
-# Outputs that differ by less than this part of the largest one count as equal:
-# compiled programs round differently.
-ROUNDING = 1e-5
 
 # The real and the imaginary part of complex numbers. XLA vectorizes the operations on
 # two arrays, but not those on complex numbers.
@@ -60,6 +58,7 @@ class FilterCarry(NamedTuple):
 
     states: tuple[Complex, ...]  # of each recurrence of the cascade, [batch, filters]
     counts: jax.Array  # float32 [batch, thresholds, filters], the outputs above each
+    largest: jax.Array  # [batch, filters], the largest output, 0 before the first one
     time: jax.Array  # int32, the number of time steps that were read
 
 
@@ -67,7 +66,7 @@ class FilterBank(nn.Module):
     """A bank of random recurrent filters. It is a `Recurrence[FilterCarry]`.
 
     All parameters are drawn or chosen by `training.closed_form`, and none is trained.
-    The hidden state has `THRESHOLDS` shares of each filter.
+    The hidden state has `THRESHOLDS` shares and the largest output of each filter.
     """
 
     filters: int
@@ -75,7 +74,7 @@ class FilterBank(nn.Module):
     time_steps: int  # of the longest sequence, from which time constants follow
 
     def setup(self) -> None:
-        """Draws the filters. Their thresholds and the divisor follow in the training.
+        """Draws the filters. Their thresholds follow in the training.
 
         All numbers of a filter are columns, so that filters are contiguous.
         """
@@ -86,8 +85,6 @@ class FilterBank(nn.Module):
         self.weights = self.param("weights", draw_weights, self.features, number)
         zeros = nn.initializers.zeros
         self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, number))
-        # By what counts are divided. 0 stands for the time steps that were read.
-        self.divisor = self.param("divisor", zeros, ())
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
@@ -96,20 +93,21 @@ class FilterBank(nn.Module):
         time, batch, features = inputs.shape  # time and batch can be symbolic
         start = self.start(batch, features)
         if every_step:
-            _, shares = jax.lax.scan(self.step, start, inputs)
-            return shares
+            _, hidden = jax.lax.scan(self.step, start, inputs)
+            return hidden
 
         def read(index: jax.Array, carry: FilterCarry) -> FilterCarry:
             after = self._advance(carry, inputs[index])
             if lengths is None:
                 return after
-            is_read = (index < lengths)[:, None, None]
-            counts = jnp.where(is_read, after.counts, carry.counts)
-            return after._replace(counts=counts)
+            is_read = (index < lengths)[:, None]
+            counts = jnp.where(is_read[:, None], after.counts, carry.counts)
+            largest = jnp.where(is_read, after.largest, carry.largest)
+            return after._replace(counts=counts, largest=largest)
 
         last = time if lengths is None else lengths.max()
         end = jax.lax.fori_loop(0, last, read, start)
-        return self._shares(end, end.time if lengths is None else lengths[:, None])
+        return hidden_state(end, end.time if lengths is None else lengths[:, None])
 
     def start(self, batch: int, features: int) -> FilterCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -117,15 +115,16 @@ class FilterBank(nn.Module):
         return FilterCarry(
             states=((zeros, zeros),) * ORDER,
             counts=jnp.zeros((batch, THRESHOLDS, self.filters)),
+            largest=zeros,
             time=jnp.zeros((), jnp.int32),
         )
 
     def step(
         self, carry: FilterCarry, inputs: jax.Array
     ) -> tuple[FilterCarry, jax.Array]:
-        """Returns the carry and the shares after one time step."""
+        """Returns the carry and the hidden state after one time step."""
         carry = self._advance(carry, inputs)
-        return carry, self._shares(carry, carry.time)
+        return carry, hidden_state(carry, carry.time)
 
     def outputs(self, inputs: jax.Array) -> jax.Array:
         """Returns the outputs of all filters, [time, batch, filters]."""
@@ -141,10 +140,14 @@ class FilterBank(nn.Module):
         return outputs
 
     def _advance(self, carry: FilterCarry, inputs: jax.Array) -> FilterCarry:
-        """Reads one time step of each sequence, and counts the outputs after it."""
+        """Reads one time step of each sequence, and records the outputs after it."""
         carry = self._filter(carry, inputs)
-        is_above = self._output(carry)[:, None] > self.thresholds[None]
-        return carry._replace(counts=carry.counts + is_above.astype(jnp.float32))
+        outputs = self._output(carry)
+        is_above = outputs[:, None] > self.thresholds[None]
+        return carry._replace(
+            counts=carry.counts + is_above.astype(jnp.float32),
+            largest=jnp.maximum(carry.largest, outputs),
+        )
 
     def _filter(self, carry: FilterCarry, inputs: jax.Array) -> FilterCarry:
         """Returns the carry with the states after one more time step."""
@@ -166,17 +169,17 @@ class FilterBank(nn.Module):
         real, imaginary = carry.states[-1]
         return phase_real * real - phase_imaginary * imaginary
 
-    def _shares(self, carry: FilterCarry, times: jax.Array) -> jax.Array:
-        """Returns the shares after some time steps, [] or [batch, 1], as hidden states.
 
-        They are NaN if an input was not finite, which a comparison with a threshold
-        hides.
-        """
-        read = times.astype(jnp.float32)
-        divisor = jnp.where(self.divisor > 0, self.divisor, read)
-        is_finite = jnp.isfinite(carry.states[0][0])[:, None]
-        counts = jnp.where(is_finite, carry.counts, jnp.nan)
-        return counts.reshape(counts.shape[0], -1) / divisor
+def hidden_state(carry: FilterCarry, times: jax.Array) -> jax.Array:
+    """Returns shares and largest outputs after some time steps, [batch, hidden].
+
+    The times are int32 [] or [batch, 1]. The hidden state is NaN if an input was not
+    finite, which a comparison with a threshold hides.
+    """
+    shares = carry.counts.reshape(carry.counts.shape[0], -1) / times.astype(jnp.float32)
+    hidden = jnp.concatenate([shares, carry.largest], axis=1)
+    is_finite = jnp.isfinite(carry.states[0][0]).all(axis=1, keepdims=True)
+    return jnp.where(is_finite, hidden, jnp.nan)
 
 
 def draw_poles(
@@ -219,14 +222,13 @@ def draw_weights(key: jax.Array, features: int, filters: int) -> jax.Array:
 def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Chooses thresholds between outputs of training sequences.
 
-    A threshold is the midpoint of two neighbouring values among the sorted outputs of
-    its filter, which differ by more than their rounding: programs that round
-    differently then agree on which outputs are above it.
+    A threshold is the midpoint of two neighbouring different values among the sorted
+    outputs of its filter.
 
     Args:
         outputs: float32 [values, filters].
         positions: in [0, 1), float [thresholds, filters], among the sorted outputs. The
-            threshold is in the next gap after this position, or else the last one.
+            threshold is in the next gap after this position, or else in the last one.
 
     Returns:
         Thresholds, float32 [thresholds, filters]. They are infinite, so that no output
@@ -234,8 +236,7 @@ def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """
     thresholds = np.full(positions.shape, np.inf, np.float32)
     ordered = np.sort(outputs.T, axis=1)
-    least = ROUNDING * np.abs(ordered).max(axis=1, keepdims=True)
-    has_gap = np.diff(ordered, axis=1) > least
+    has_gap = np.diff(ordered, axis=1) > 0
     after = (positions * (ordered.shape[1] - 1)).astype(int)
     for index in np.flatnonzero(has_gap.any(axis=1)):
         gaps = np.flatnonzero(has_gap[index])

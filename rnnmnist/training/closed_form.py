@@ -1,6 +1,6 @@
 """Fits a network whose recurrence is drawn and whose head is found in closed form.
 
-A run is one update. The hidden states of the training examples, which are the shares of
+A run is one update. The hidden states of the training examples, which are those of
 random filters, are computed on the devices in parts; the head follows on the host, by
 ridge regression. Its leave-one-out predictions validate the run.
 """
@@ -87,9 +87,9 @@ def fit_in_closed_form(
         params = draw_network(program.model, seed, task, train, program.transform.view)
 
         def parts(params: Params = params) -> Iterator[np.ndarray]:
-            for shares in compute_shares(program, params, train):
+            for states in compute_states(program, params, train):
                 raise_if_stopped(stop, 0, STEP, workdir)
-                yield shares
+                yield states
 
         if not networks:
             count = count_params(params)
@@ -183,23 +183,8 @@ def draw_network(
         std = np.asarray(task.difference_std or 1, np.float32)
         params[DIFFERENCE_STD] = params[DIFFERENCE_STD] * std
     outputs = sample_outputs(model, params, train, order[:number], view)
-    params[FILTERS] |= {
-        "thresholds": choose_thresholds(outputs, positions),
-        "divisor": np.float32(choose_divisor(train)),
-    }
+    params[FILTERS]["thresholds"] = choose_thresholds(outputs, positions)
     return params
-
-
-def choose_divisor(train: Examples) -> float:
-    """Returns by what counts are divided: 0 stands for the time steps that were read.
-
-    If training sequences have different lengths, counts are divided by the longest one,
-    so that a short sequence has small shares.
-    """
-    lengths = train.lengths
-    if lengths is None or lengths.min() == lengths.max():
-        return 0.0
-    return float(lengths.max())
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -268,25 +253,25 @@ def _outputs(
     return jnp.asarray(outputs)
 
 
-def compute_shares(
+def compute_states(
     program: Program, params: Params, train: Examples
 ) -> Iterator[np.ndarray]:
-    """Yields the shares of some training examples at a time, [part, shares]."""
+    """Yields the hidden states of some training examples at a time, [part, hidden]."""
     put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
     ensemble = jax.tree.map(lambda leaf: put(np.asarray(leaf)[None]), params)
     start = 0
-    for (shares,) in compute_hidden(
+    for (states,) in compute_hidden(
         program.model, ensemble, train, program.transform.view, program.mesh
     ):
-        is_finite = np.isfinite(shares).all(axis=1)
+        is_finite = np.isfinite(states).all(axis=1)
         if not is_finite.all():
             position = start + int(is_finite.argmin())
             raise RunError(
                 f"the filters have no finite outputs for example "
                 f"{train.name(position)}; correct values that are too large"
             )
-        start += len(shares)
-        yield shares
+        start += len(states)
+        yield states
 
 
 def to_params(head: RidgeHead) -> Params:

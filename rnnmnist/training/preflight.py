@@ -22,7 +22,7 @@ from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_batch_mesh, make_mesh, platform_of
 from rnnmnist.training import console
-from rnnmnist.training.closed_form import compute_shares, draw_network
+from rnnmnist.training.closed_form import compute_states, draw_network
 from rnnmnist.training.loop import open_trainer
 from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import Program, create_state
@@ -99,7 +99,7 @@ def describe_step(
 ) -> str:
     """Compiles the run's training step and times it on black images or sequences.
 
-    Of a run in closed form, it compiles and times the computation of shares.
+    Of a run in closed form, it compiles and times the computation of hidden states.
     """
     before = compile_seconds()
     if sequences is None:
@@ -113,7 +113,7 @@ def describe_step(
         params = draw_network(program.model, config.seed, task, examples, view)
         for _ in range(2):
             start = running_seconds()
-            count = len(next(compute_shares(program, params, examples)))
+            count = len(next(compute_states(program, params, examples)))
             seconds = running_seconds() - start
         return (
             f"compiled in {compile_seconds() - before:.1f} s, then {seconds:,.1f} s "

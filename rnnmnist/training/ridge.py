@@ -27,7 +27,9 @@ import numpy as np
 from rnnmnist.evaluation.probabilities import choose_multiplier
 
 STRENGTHS = np.logspace(-4, 4, 17)
-CONSTANT = 1e-9  # the largest standard deviation of features that are constant
+# The largest standard deviation of features that are constant but for rounding,
+# relative to their mean.
+CONSTANT = 1e-9
 PART = 512  # examples that are left out at a time
 # Yields the features of the examples, real [part, features], in their order. The
 # examples are read twice if there are more of them than features.
@@ -213,8 +215,8 @@ def _make_problem(
     weights: np.ndarray, targets: np.ndarray, mean: np.ndarray, variance: np.ndarray
 ) -> _Problem:
     deviation = np.sqrt(variance.clip(min=0))
-    is_constant = deviation < CONSTANT
-    scale = np.where(is_constant, 0, 1 / np.maximum(deviation, CONSTANT))
+    is_constant = deviation <= CONSTANT * np.abs(mean)
+    scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, deviation))
     offset = weights @ targets / weights.sum()
     return _Problem(weights, targets, offset, mean, scale)
 
