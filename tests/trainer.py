@@ -43,8 +43,8 @@ ENDLESS = (
 )
 MAIN = ("-m", "rnnmnist.main")
 SLOW_SAVE = (Path(__file__).parent / "faults" / "slow_save.py",)
-# Of the processes of one run, each of which keeps its compiled programs.
-TOGETHER = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent / 'every_process'}"
+# Also for programs that are not in the repository's folder.
+PYTHONPATH = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent / 'every_process'}"
 
 
 def arguments(workdir: Path, data_dir: Path, *more: str) -> list[str]:
@@ -93,7 +93,7 @@ class Run(NamedTuple):
         **variables: str,
     ) -> subprocess.Popen[str]:
         """Starts a process; returns when it has printed a line that contains a word."""
-        environment = self.environment | {"PYTHONPATH": str(REPOSITORY)} | variables
+        environment = self.environment | {"PYTHONPATH": PYTHONPATH} | variables
         process = popen(environment, *program, *self.arguments(*more))
         wait_for_training(process, word)
         return process
@@ -117,9 +117,12 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
 
 
 def variables_together(environment: dict[str, str]) -> dict[str, str]:
-    """Returns the variables of the processes of one run on loopback: no proxies."""
+    """Returns the variables of the processes of one run on loopback: no proxies.
+
+    Each process keeps its compiled programs.
+    """
     clean = {k: v for k, v in environment.items() if "proxy" not in k.lower()}
-    return clean | {"PYTHONPATH": TOGETHER}
+    return clean | {"PYTHONPATH": PYTHONPATH, "KEEP_PROGRAMS": "1"}
 
 
 def start_together(

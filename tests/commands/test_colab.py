@@ -68,10 +68,9 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the package, built without a network."""
     folder = tmp_path_factory.mktemp("wheel")
-    flags = ["--quiet", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *flags, str(REPOSITORY)], check=True
-    )
+    flags = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    pip = [sys.executable, "-m", "pip", "wheel", *flags, f"--wheel-dir={folder}"]
+    subprocess.run([*pip, str(REPOSITORY)], check=True)
     (path,) = folder.glob("*.whl")
     return path
 

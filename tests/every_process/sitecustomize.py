@@ -1,26 +1,9 @@
-"""Lets each process of a run keep its compiled programs; jax lets only process 0.
+"""What each Python that a test starts imports: this folder is on `PYTHONPATH`."""
 
-Python imports this module when it starts with this folder on `PYTHONPATH`. Without it,
-the other processes compile in each run anew, for several seconds.
-"""
-
-import contextlib
 import importlib
-from types import SimpleNamespace
-from typing import Any
-from unittest import mock
-
-FIRST = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
+import os
 
 if __name__ == "sitecustomize":  # not if pytest collects doctests
-    # If jax has renamed them, the tests of several processes take longer.
-    with contextlib.suppress(ImportError, AttributeError):
-        compiler: Any = importlib.import_module("jax._src.compiler")
-        original, _ = compiler._cache_write, compiler.distributed
-
-        def write(*args: Any, **kwargs: Any) -> None:
-            """Writes as process 0 does. The keys of programs differ by process."""
-            with mock.patch.object(compiler, "distributed", FIRST):
-                original(*args, **kwargs)
-
-        compiler._cache_write = write
+    importlib.import_module("connections")
+    if "KEEP_PROGRAMS" in os.environ:
+        importlib.import_module("programs")
