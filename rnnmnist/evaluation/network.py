@@ -16,6 +16,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import (
+    SPLITS,
     Examples,
     Inputs,
     Normalization,
@@ -273,6 +274,10 @@ class TrainedNetwork:
         Without a name, the split is `Task.evaluated_split`. Returns the task of these
         data, the split's name and its examples.
         """
+        if split not in (None, *SPLITS):
+            raise UserError(
+                f"split: must be one of {', '.join(SPLITS)}, not {format_value(split)}"
+            )
         config = self.config.data
         if config.name != "files" and config.path is not None:
             raise UserError(
@@ -294,10 +299,6 @@ class TrainedNetwork:
                 f"data.path={config.path}"
             )
         split = task.evaluated_split if split is None else split
-        if split not in splits:
-            raise UserError(
-                f"split: must be one of {', '.join(splits)}, not {format_value(split)}"
-            )
         if not len(splits[split]):
             raise UserError(
                 f"split: {task.name} has no {split} split; choose "
