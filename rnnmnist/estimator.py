@@ -84,7 +84,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             otherwise the number of sequences chooses between "filters", which are
             random and need no such parameter, and "lru".
         hidden_size: units of the hidden state. None is 64; of filters, 1,000.
-        num_layers: residual layers of lru, or of your own cell, which has none with 1.
+        num_layers: residual layers of lru.
             None is 2 for lru, and 1 for other cells, which have no other number.
         pooling: what the head reads: the hidden state after the "last" time step, or
             the "mean" of those of all time steps, which None is.

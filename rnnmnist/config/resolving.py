@@ -40,7 +40,7 @@ class RunModelConfig(ModelConfig, prefix="model."):
     """The recurrent network of a run."""
 
     hidden_size: int
-    num_layers: int  # of a user's cell, 1 is one without a residual layer
+    num_layers: int
     window: int
     stride: int
     differences: bool
@@ -260,12 +260,11 @@ def _refuse_settings_of_other_cells(config: Config) -> None:
             f"{' or '.join(initialized)}, not {model.cell}"
         )
     linear = " or ".join(LINEAR_CELLS)
-    can_be_stacked = model.is_linear or model.is_user_cell
-    if model.num_layers not in (None, 1) and not can_be_stacked:
+    if model.num_layers not in (None, 1) and not model.is_linear:
         raise UserError(
-            f"model.num_layers: {model.num_layers} needs model.cell={linear} or a cell "
-            f"of your own, not {model.cell}, which has one layer; set a larger "
-            "model.hidden_size, or import the Flax cell in a FILE.py and name it so"
+            f"model.num_layers: {model.num_layers} needs model.cell={linear}, not "
+            f"{model.cell}, which has one layer; remove it, or set a larger "
+            "model.hidden_size"
         )
     remat_steps = config.execution.remat_steps
     if remat_steps is not None and not model.is_linear:

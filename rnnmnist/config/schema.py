@@ -238,7 +238,7 @@ class ModelConfig(ConfigSection, prefix="model."):
     )
     num_layers: int | None = setting(
         None,
-        "residual layers of lru, or of your own cell, which has none with 1",
+        "residual layers of lru",
         by_default=f"{DEFAULT_LAYERS}; other cells have 1",
         ge=1,
         le=64,

@@ -14,7 +14,7 @@ from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import CELLS
 from rnnmnist.errors import UserError, summarize_error
-from rnnmnist.models.linear import CellLayer, ResidualLayers
+from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import BlockRecurrence, Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
@@ -115,7 +115,7 @@ def _make_direction(
 ) -> BlockRecurrence[Any]:
     """Creates the recurrence of one direction, with a prefix of its name."""
     recurrence: BlockRecurrence[Any]
-    if config.is_linear or config.num_layers > 1:
+    if config.is_linear:
         recurrence = _make_layers(config, cell, execution, name=f"{prefix}layers")
     else:
         name = f"{prefix}cell"
@@ -132,21 +132,12 @@ def _make_direction(
 def _make_layers(
     config: RunModelConfig, cell: CellClass, execution: Execution, *, name: str
 ) -> ResidualLayers:
-    if config.is_linear:
-        unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
-        make_recurrence = functools.partial(cell, config.hidden_size, unroll=unroll)
-        remat_steps = execution.remat_steps
-    else:  # a user's cell, which computes a layer over all time steps
-        make_cell = functools.partial(cell, features=config.hidden_size)
-        make_recurrence = functools.partial(
-            CellLayer, make_cell, unroll=execution.unroll
-        )
-        remat_steps = None
+    unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
     return ResidualLayers(
-        make_recurrence,
+        functools.partial(cell, config.hidden_size, unroll=unroll),
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
-        remat_steps=remat_steps,
+        remat_steps=execution.remat_steps,
         precision=execution.precision,
         name=name,
     )

@@ -1,44 +1,25 @@
-"""Residual layers around recurrences, and those that are linear in their state.
+"""Recurrences that are linear in their state, in residual layers.
 
-The states of the latter are weighted sums of inputs, so a layer needs no product inside
-of a loop over time: operations are over blocks of time.
+The state is a weighted sum of inputs, so a layer needs no product inside of a loop over
+time: operations are over blocks of time.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnmnist.models.recurrences import ScannedCell, select_last
+from rnnmnist.models.recurrences import select_last
 
-# The state of a layer: of lru, complex [batch, hidden]; of a Flax cell, its carry.
-State = Any
-States = tuple[State, ...]  # of all layers
+States = tuple[jax.Array, ...]  # of each layer, complex64 [batch, hidden]
 Pair = tuple[jax.Array, jax.Array]
 
 
-class LayerRecurrence(Protocol):
-    """The recurrence of a residual layer, which reads blocks of time steps."""
-
-    def start(self, batch: int, features: int) -> State:
-        """Returns the state before the first time step of `batch` sequences."""
-        ...
-
-    def __call__(self, state: State, inputs: jax.Array) -> tuple[State, jax.Array]:
-        """Computes a block of time steps from the state before it.
-
-        Inputs are [time, batch, features]. Returns the state after the last time step,
-        and the outputs after all, like inputs.
-        """
-        ...
-
-
 class ResidualLayers(nn.Module):
-    """A stack of residual layers around recurrences.
+    """A stack of residual layers around linear recurrences.
 
     It is a `BlockRecurrence[States]`.
 
@@ -48,7 +29,7 @@ class ResidualLayers(nn.Module):
         for Long Sequences", ICML 2023, for the layers.
     """
 
-    make_recurrence: Callable[[], LayerRecurrence]
+    make_recurrence: Callable[[], "LRU"]  # or another module with its methods
     hidden_size: int  # the number of features of every layer
     num_layers: int
     # All layers compute a block of this many time steps before the next one, so that
@@ -91,10 +72,7 @@ class ResidualLayers(nn.Module):
 
     def start(self, batch: int, features: int) -> States:
         """Returns the states before the first time step of `batch` sequences."""
-        # Every layer reads the features of the layer before it, not those of inputs.
-        return tuple(
-            layer.recurrence.start(batch, self.hidden_size) for layer in self.layers
-        )
+        return tuple(layer.recurrence.start(batch) for layer in self.layers)
 
     def step(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
         """Runs the layers on one time step."""
@@ -115,7 +93,7 @@ class ResidualLayers(nn.Module):
 class ResidualLayer(nn.Module):
     """Normalization, a recurrence, GELU and a gated linear unit, added to the input."""
 
-    make_recurrence: Callable[[], LayerRecurrence]
+    make_recurrence: Callable[[], "LRU"]
     features: int
 
     def setup(self) -> None:
@@ -124,33 +102,15 @@ class ResidualLayer(nn.Module):
         self.recurrence = self.make_recurrence()
         self.glu = Dense(2 * self.features)
 
-    def __call__(self, state: State, inputs: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(
+        self, state: jax.Array, inputs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns the state of the recurrence after a block, and the outputs.
 
         Inputs and outputs are [time, batch, features].
         """
         state, hidden = self.recurrence(state, self.norm(inputs))
         return state, inputs + nn.glu(self.glu(nn.gelu(hidden)))
-
-
-class CellLayer(nn.Module):
-    """A Flax cell as the recurrence of a residual layer."""
-
-    make_cell: Callable[[], nn.RNNCellBase]
-    unroll: int  # as of `ScannedCell`
-
-    def setup(self) -> None:
-        """Creates the cell, whose parameters are in `cell`."""
-        self.cell = self.make_cell()
-        self.scanned = ScannedCell(self.cell, unroll=self.unroll)
-
-    def start(self, batch: int, features: int) -> State:
-        """Returns the carry of the cell before the first time step."""
-        return self.scanned.start(batch, features)
-
-    def __call__(self, state: State, inputs: jax.Array) -> tuple[State, jax.Array]:
-        """Computes a block of time steps, as every `LayerRecurrence`."""
-        return self.scanned.advance(state, inputs)
 
 
 class LRU(nn.Module):
@@ -165,15 +125,19 @@ class LRU(nn.Module):
     features: int  # of inputs, complex states, and outputs
     unroll: int | None  # as for `linear_scan`
 
-    def start(self, batch: int, features: int) -> jax.Array:
-        """Returns states of zeros."""
+    def start(self, batch: int) -> jax.Array:
+        """Returns the state before the first time step of `batch` sequences."""
         return jnp.zeros((batch, self.features), jnp.complex64)
 
     @nn.compact
     def __call__(
         self, state: jax.Array, inputs: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Computes a block of time steps, as every `LayerRecurrence`."""
+        """Computes a block of time steps from the state before it.
+
+        Inputs are [time, batch, features]. Returns the state after the last time step,
+        and the outputs after all, like inputs.
+        """
         size = (self.features,)
         nu = jnp.exp(self.param("nu_log", _init_nu_log, size))
         theta = jnp.exp(self.param("theta_log", _init_theta_log, size))

@@ -10,7 +10,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from support import (
@@ -157,34 +156,6 @@ def test_a_wrong_class_is_refused(
         resolve_cell(model)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_a_users_cell_is_stacked_as_linear_recurrences_are(
-    cell_file: Path, tmp_path: Path
-) -> None:
-    """Its residual layers have the same parameters beside the recurrence."""
-    trees = {}
-    for cell in ("lru", "leaky.py:Leaky"):
-        workdir = tmp_path / cell.replace(":", "_")
-        run = fit_small(workdir, cell=cell, num_layers=2, num_steps=2)
-        predictor = rnnmnist.Predictor(run, cell=cell)
-        state, found = predictor.start(), []
-        for features in INPUTS[0]:
-            state, probabilities = predictor.step(state, features)
-            found.append(probabilities)
-        expected = predictor.classify(INPUTS[:1], every_step=True)[0]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-        lengths = np.full(40, 5)
-        lengths[0] = 3
-        shorter = predictor.classify(INPUTS, lengths)
-        np.testing.assert_allclose(shorter[0], expected[2], atol=1e-5)
-        trees[cell] = predictor.params["layers"]
-    own = trees["leaky.py:Leaky"]
-    for name in ("layer_0", "layer_1"):
-        assert set(own[name].pop("recurrence")) == {"cell"}
-        del trees["lru"][name]["recurrence"]
-    assert jax.tree.map(np.shape, own) == jax.tree.map(np.shape, trees["lru"])
 
 
 def number_of(cell: str) -> int:

@@ -280,7 +280,7 @@ def test_a_cell_can_be_a_class_of_the_users() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "cells", "others"),
     [
-        ("num_layers", 2, ("lru", "a.py:A"), ("lstm", "filters")),
+        ("num_layers", 2, ("lru",), ("lstm", "filters", "a.py:A")),
         ("initializer", "tutorial", ("lstm", "gru"), ("lru", "a.py:A")),
         ("initializer", "chrono", ("lstm",), ("gru", "lru", "a.py:A")),
         # A checkpoint of a run that ignored it can still be read.

@@ -201,15 +201,6 @@ def test_the_number_of_parameters(cell: str, number: int) -> None:
     assert count_params(abstract_params(model)) == number
 
 
-def test_a_cell_can_be_stacked() -> None:
-    """Each residual layer has a cell of its own."""
-    cell = "flax.linen:OptimizedLSTMCell"
-    model = model_of(ModelConfig(cell=cell, hidden_size=16, num_layers=3))
-    layers = abstract_params(model)["layers"]
-    for number in range(3):
-        assert {"ii", "hf"} <= {*layers[f"layer_{number}"]["recurrence"]["cell"]}
-
-
 def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
     plain, params = init(), init(forget_bias=2.5)
     for gate, expected in (("hi", 0), ("hf", 2.5), ("hg", 0), ("ho", 0)):
