@@ -57,9 +57,9 @@ class Trainer:
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
-        self.state, sums = self.trainer.train(self.state, step, step + count)
+        self.state, stats = self.trainer.train_to(self.state, step, step + count)
         images = self.config.train.batch_size * self.config.num_seeds
-        return int(sums.updates) * images
+        return int(stats.is_applied.sum()) * images
 
     def evaluate(self) -> int:
         """Evaluates the images; returns their number."""

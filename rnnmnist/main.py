@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
-    from rnnmnist.training.loop import train
+    from rnnmnist.training.loop import train_and_evaluate
     from rnnmnist.training.resume import (
         check_workdir,
         decide_network,
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         with timer.phase("data"), distributed.process_0_first():
             given, dataset = datasets.load_for_training(given)
         config = resolve(given, dataset.task)
-        train(config, dataset, args.workdir, stop_on_signal, timer=timer)
+        train_and_evaluate(config, dataset, args.workdir, stop_on_signal, timer=timer)
 
 
 if __name__ == "__main__":

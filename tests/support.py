@@ -74,7 +74,7 @@ def batches_of(examples: Examples, config: RunConfig, mesh: Mesh) -> BatchSource
 
 
 def chunk_of(source: BatchSource, step: int) -> Chunk:
-    """The chunk from which the batch after `step` updates is taken."""
+    """The chunk that has the batch of update `step`."""
     ((chunk, _),) = source.chunks(step, step + 1)
     return chunk
 
@@ -82,10 +82,10 @@ def chunk_of(source: BatchSource, step: int) -> Chunk:
 def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     """The learning rates of a chunk's updates."""
     return learning_rates(
-        chunk.first,
+        chunk.start,
         schedule=Schedule.create(config.train),
         updates_per_chunk=len(chunk.examples.labels),
-        sharding=chunk.first.sharding,
+        sharding=chunk.start.sharding,
     )
 
 
@@ -96,7 +96,7 @@ def read_batch(
     shard: int = 0,
     num_shards: int = 1,
 ) -> Batch:
-    """The first network's batch after `step` updates, or a shard of it, in NumPy."""
+    """The first network's batch of update `step`, or a shard of it, in NumPy."""
     chunk = jax.device_get(chunk_of(source, step))
     size = transform.batch_size // num_shards
     own = slice(shard * size, (shard + 1) * size)

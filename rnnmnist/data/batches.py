@@ -50,17 +50,17 @@ class Chunk(NamedTuple):
 
     examples: StoredExamples  # [updates, ensemble, batch, ...]
     seeds: jax.Array  # uint32 [ensemble]
-    first: jax.Array  # int32 [], the number of updates before the first of the chunk
+    start: jax.Array  # int32 [], the step of the first of these updates
 
     def examples_at(self, step: jax.Array) -> StoredExamples:
-        """Returns the examples of the update after `step`, [ensemble, batch, ...]."""
-        return jax.tree.map(lambda array: array[step - self.first], self.examples)
+        """Returns the examples of update `step`, [ensemble, batch, ...]."""
+        return jax.tree.map(lambda array: array[step - self.start], self.examples)
 
 
 # How the arrays of a chunk are partitioned over a mesh: those of examples, [updates,
 # ensemble, batch, ...], over the seeds and the batch.
 EXAMPLES_SPEC: Specs = jax.P(None, SEEDS, BATCH)
-CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, first=REPLICATED)
+CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, start=REPLICATED)
 
 
 class BatchTransform(NamedTuple):
@@ -92,7 +92,7 @@ class BatchTransform(NamedTuple):
         step: jax.Array | int,
         shard: jax.Array | int,
     ) -> Batch:
-        """Returns a shard of the batch of a network's update after `step`.
+        """Returns a shard of the batch of a network's update `step`.
 
         A batch is divided into consecutive shards of equal size, one for each device
         along the axis `batch` of the mesh.
@@ -118,7 +118,7 @@ class BatchTransform(NamedTuple):
 
 def batch_indices(
     seeds: jax.Array,
-    first: jax.Array,
+    start: jax.Array,
     updates: int,
     batch_size: int,
     num_examples: jax.Array | int,
@@ -127,7 +127,7 @@ def batch_indices(
 
     Args:
         seeds: uint32 [ensemble].
-        first: int32 [], the number of updates before these.
+        start: int32 [], the step of the first of these updates.
         updates: the number of these updates.
         batch_size: the number of examples in a batch.
         num_examples: the number of training examples.
@@ -136,20 +136,20 @@ def batch_indices(
         Indices, int32 [updates, ensemble, batch].
     """
 
-    def batch_of_network(update: jax.Array, seed: jax.Array) -> jax.Array:
-        positions = update * batch_size + jnp.arange(batch_size)
+    def batch_of_network(step: jax.Array, seed: jax.Array) -> jax.Array:
+        positions = step * batch_size + jnp.arange(batch_size)
         return epoch_order(stream_key(seed, Stream.ORDER), positions, num_examples)
 
     batches_of_update = jax.vmap(batch_of_network, (None, 0))
     batches_of_chunk = jax.vmap(batches_of_update, (0, None))
-    return batches_of_chunk(first + jnp.arange(updates), seeds)
+    return batches_of_chunk(start + jnp.arange(updates), seeds)
 
 
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))
 def gather_examples(
     examples: StoredExamples,
     seeds: jax.Array,
-    first: jax.Array,
+    start: jax.Array,
     *,
     updates: int,
     batch_size: int,
@@ -161,7 +161,7 @@ def gather_examples(
     other arguments are those of `batch_indices`.
     """
     num_examples = len(examples.labels)
-    indices = batch_indices(seeds, first, updates, batch_size, num_examples)
+    indices = batch_indices(seeds, start, updates, batch_size, num_examples)
     indices = jax.lax.with_sharding_constraint(indices, sharding)
     gathered = jax.tree.map(lambda array: array[indices], examples)
     return jax.lax.with_sharding_constraint(gathered, sharding)

@@ -40,24 +40,23 @@ MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 class BatchSource(NamedTuple):
     """Divides the updates of a run into chunks."""
 
-    gather: Callable[[int], Chunk]  # from the number of updates before the chunk
+    gather: Callable[[int], Chunk]  # from the step of the first update of the chunk
     updates_per_chunk: int
     on_host: bool  # where the examples stay
 
     def chunk_at(self, step: int) -> Chunk:
-        """Returns the chunk that has the examples of the update after `step`."""
+        """Returns the chunk that has the examples of update `step`."""
         return self.gather(step - step % self.updates_per_chunk)
 
-    def chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
-        """Yields the chunks of the updates from step `first` to step `last`.
+    def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int]]:
+        """Yields the chunks of the updates that lead from a step to a later one.
 
-        With each comes the number of updates that are taken from it. A chunk also has
-        the examples of updates before `first`, if it begins before.
+        With each comes the number of updates that are taken from it. The first chunk
+        can also have the examples of earlier updates.
         """
-        step = first
-        while step < last:
+        while step < target:
             next_chunk = step - step % self.updates_per_chunk + self.updates_per_chunk
-            end = min(last, next_chunk)
+            end = min(target, next_chunk)
             yield self.chunk_at(step), end - step
             step = end
 
@@ -110,16 +109,16 @@ def _device_gatherer(
 
     @functools.lru_cache(1)  # several events can fall into a chunk
     def gather(start: int) -> Chunk:
-        first = device_put(np.int32(start), whole)
+        step = device_put(np.int32(start), whole)
         gathered = gather_examples(
             stored,
             seeds,
-            first,
+            step,
             updates=updates,
             batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, EXAMPLES_SPEC),
         )
-        return Chunk(gathered, seeds, first)
+        return Chunk(gathered, seeds, step)
 
     return gather
 
@@ -140,8 +139,8 @@ def _host_gatherer(
 
     @jax_defaults()
     def gather(start: int) -> Chunk:
-        first = device_put(np.int32(start), local_sharding())
-        chosen = choose(local_seeds, first, updates, config.train.batch_size, count)
+        step = device_put(np.int32(start), local_sharding())
+        chosen = choose(local_seeds, step, updates, config.train.batch_size, count)
         indices = jax.device_get(chosen)
 
         def take_rows(positions: np.ndarray) -> np.ndarray:
@@ -160,7 +159,7 @@ def _host_gatherer(
         return Chunk(
             gathered,
             seeds=device_put(seeds, seeds_sharding(mesh)),
-            first=device_put(np.int32(start), replicated_sharding(mesh)),
+            start=device_put(np.int32(start), replicated_sharding(mesh)),
         )
 
     futures: dict[int, Future[Chunk]] = {}  # of the chunk in use and the next one

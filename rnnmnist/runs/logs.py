@@ -24,6 +24,8 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
             groups `leave_one_group_out`.
         examples_per_second: in training, by all members together.
         groups: the number of groups in a validation; None without groups.
+        means: in training, the means of all else that updates report, by their names,
+            each with a number for each member.
     """
 
     FILE_NAME: ClassVar[str] = "metrics.jsonl"
@@ -31,6 +33,7 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
     split: str
     examples_per_second: float | None = None
     groups: int | None = None
+    means: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 - msgspec copies it
 
 
 def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:

@@ -237,18 +237,19 @@ def format_first_ten(names: Sequence[str]) -> str:
 
 
 def describe_rejection(config: RunConfig, stats: UpdateStats, step: int) -> str:
-    """Describes the update after `step`, which was rejected.
+    """Describes update `step`, which was rejected.
 
-    The statistics are on the host.
+    The statistics are on the host, and are those of this and of earlier updates.
     """
-    index = int(np.argmin(stats.last_finite))
+    row = int(np.argmin(stats.is_applied))
+    network = int(np.argmin(stats.is_finite[row]))
+    loss = stats.scores.loss[row, network] / config.train.batch_size
     with jax.transfer_guard("allow"):
         rate = float(Schedule.create(config.train)(step))
     return (
-        f"{config.seed_suffix(index)} was not applied: its loss is "
-        f"{stats.last_loss[index]} and its gradient norm "
-        f"{stats.last_norm[index]}; one of them or an updated parameter is not "
-        f"finite at learning rate {rate:.3g}"
+        f"{config.seed_suffix(network)} was not applied: its loss is {loss} and its "
+        f"gradient norm {stats.grad_norm[row, network]}; one of them or an updated "
+        f"parameter is not finite at learning rate {rate:.3g}"
     )
 
 

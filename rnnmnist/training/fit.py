@@ -36,7 +36,7 @@ from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import SharedContext, without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
-from rnnmnist.training.loop import train
+from rnnmnist.training.loop import train_and_evaluate
 from rnnmnist.training.resume import Callback, check_workdir, decide_network
 
 _logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def fit(
                 _check_callback(config, dataset.task)
             _save(path, sequences, dataset.task)
         enable_default_cache()
-        train(
+        train_and_evaluate(
             config,
             dataset,
             folder,

@@ -1,7 +1,6 @@
 """The training loop: a run from its start, or its newest checkpoint, to its summary."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from rnnmnist.evaluation.metrics import (
 )
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.cells import resolve_cell
-from rnnmnist.models.classifier import Params, abstract_params, count_params
+from rnnmnist.models.classifier import abstract_params, count_params
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result, read_result, result_path, write_result
@@ -50,11 +49,11 @@ from rnnmnist.training.events import (
 from rnnmnist.training.loss import ScoreSums, weigh_classes
 from rnnmnist.training.optimizer import Schedule, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
-from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
+from rnnmnist.training.step import UpdateStats, score_last_batch, train_chunk
 
 
 @jax_defaults()
-def train(
+def train_and_evaluate(
     config: RunConfig,
     dataset: Dataset,
     workdir: Path,
@@ -76,7 +75,8 @@ def train(
             and yields the flag which they set.
         timer: was started before the data were read.
         verbose: whether progress and the summary are printed.
-        callback: is called after each validation; see `fit`.
+        callback: is called with the metrics of each validation. If it returns True, the
+            run ends there.
     """
     task = dataset.task
     resume.check_processes(config, task)
@@ -85,10 +85,12 @@ def train(
     )
     resolve_cell(config.model)  # refuses a wrong one before anything is written
     with resume.hold_workdir(workdir):
-        step, completion = broadcast(lambda: resume.find_start(config, task, workdir))
+        # The step is 0 if there is no checkpoint. The other value is a text that says
+        # why the run is complete, or None.
+        step, why_complete = broadcast(lambda: resume.find_start(config, task, workdir))
         if verbose:
-            console.print_header(config, task, workdir, mesh, step, completion)
-        if completion is None:  # otherwise, it says why the run is complete
+            console.print_header(config, task, workdir, mesh, step, why_complete)
+        if why_complete is None:
             with (
                 session(workdir, config, step, mesh, timer),
                 open_stop() as stop,
@@ -98,7 +100,7 @@ def train(
                     fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
                     step = config.train.num_steps
                 else:
-                    step = train_to_end(
+                    step = loop_over_events(
                         config,
                         dataset,
                         workdir,
@@ -115,7 +117,7 @@ def train(
         console.print_summary(workdir, step, config, result, timer.seconds())
 
 
-def train_to_end(
+def loop_over_events(
     config: RunConfig,
     dataset: Dataset,
     workdir: Path,
@@ -128,6 +130,7 @@ def train_to_end(
 ) -> int:
     """Trains from a step to the end of the run, or until it is stopped.
 
+    In turn, it trains to the next event, and logs, validates and saves what is due.
     Returns the last step, whose checkpoint is saved.
 
     Raises:
@@ -165,17 +168,19 @@ def train_to_end(
                 # statistics are arrays of NumPy.
                 target = next_event(step, config.train)
                 started = running_seconds()  # of a clock that stops for compilation
-                state, stats = trainer.train(state, step, target)
+                state, stats = trainer.train_to(state, step, target)
                 seconds = running_seconds() - started
-                step += int(stats.updates)
+                num_updates = int(stats.is_applied.sum())
+                step += num_updates
 
                 # Log the training.
-                if stats.updates:
+                if num_updates:
                     trained = measure_training(trainer, state, step, stats, seconds)
                     record(workdir, trained, progress)
 
-                # Fail at an update that was rejected.
-                if not stats.last_finite.all():
+                # Fail at an update that was rejected: one whose loss, gradient or
+                # updated parameters were not finite.
+                if step < target:
                     checkpoints.wait()
                     raise rejection_error(config, stats, step, workdir)
 
@@ -183,10 +188,10 @@ def train_to_end(
                 is_stopped = all_max(stop.number) > 0
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
-                multiplier = 1.0
+                logit_multiplier = 1.0  # calibrates predictions; not used in training
                 if is_due and len(validation):
                     params = state.evaluated_params
-                    validated, multiplier = validate(
+                    validated, logit_multiplier = validate(
                         config, program, params, validation, step
                     )
                     record(workdir, validated, progress)
@@ -194,13 +199,13 @@ def train_to_end(
                 # Save.
                 if is_due or is_stopped:
                     items = replicate(to_items(state), mesh)  # for every process
-                    checkpoints.save(step, items, validated, multiplier)
+                    checkpoints.save(step, items, validated, logit_multiplier)
 
-                # End early, by patience or by the callback.
+                # Call the callback, and end early, by it or by patience.
                 if validated is not None:
                     if callback is not None:  # which may read the checkpoint
                         checkpoints.wait()
-                    is_complete = resume.ends_at(
+                    is_complete = resume.decide_end(
                         validated, config.train, workdir, callback
                     )
     # A signal has ended the loop, or has come since.
@@ -217,24 +222,25 @@ class Trainer(NamedTuple):
     schedule: Schedule
     class_weights: jax.Array | None  # float32 [classes]; None: all are 1
 
-    def train(
-        self, state: TrainState[Params], first: int, last: int
-    ) -> tuple[TrainState[Params], UpdateStats]:
+    def train_to(
+        self, state: TrainState, step: int, target: int
+    ) -> tuple[TrainState, UpdateStats]:
         """Trains from a step to a later one, or until an update is rejected.
 
-        The memory of the state is used for the new one. Returns that, and the
-        statistics of the updates, as arrays of NumPy.
+        There is one call of `train_chunk` for each chunk. The memory of the state is
+        used for the new one. Returns that, and the statistics of the updates,
+        [updates, ensemble], as arrays of NumPy.
         """
         whole = replicated_sharding(self.program.mesh)
         parts: list[UpdateStats] = []
-        for chunk, num_updates in self.batches.chunks(first, last):
+        for chunk, num_updates in self.batches.chunks(step, target):
             rates = learning_rates(  # of all updates of the chunk, used or not
-                chunk.first,
+                chunk.start,
                 schedule=self.schedule,
                 updates_per_chunk=self.batches.updates_per_chunk,
                 sharding=whole,
             )
-            state, stats = train_steps(
+            state, all_stats = train_chunk(
                 state,
                 chunk,
                 rates,
@@ -242,11 +248,17 @@ class Trainer(NamedTuple):
                 self.class_weights,
                 program=self.program,
             )
-            stats = jax.device_get(stats)
+            stats = take_rows(jax.device_get(all_stats), slice(num_updates))
             parts.append(stats)
-            if not stats.last_finite.all():
+            if not stats.is_applied.all():
                 break
-        return state, functools.reduce(UpdateStats.add, parts)
+        return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def take_rows(stats: UpdateStats, rows: slice | np.ndarray) -> UpdateStats:
+    """Returns the statistics of some of the updates, as arrays of NumPy."""
+    taken: UpdateStats = jax.tree.map(lambda leaf: leaf[rows], stats)
+    return taken
 
 
 @contextlib.contextmanager
@@ -270,24 +282,33 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 
 def measure_training(
     trainer: Trainer,
-    state: TrainState[Params],
+    state: TrainState,
     step: int,
     stats: UpdateStats,
     seconds: float,
 ) -> Metrics:
-    """Returns the metrics of the updates since the last event, which took `seconds`."""
+    """Returns the metrics of the updates since the last event, which took `seconds`.
+
+    Every field of `ScoreSums` and of `UpdateStats` has its mean in them.
+    """
     config = trainer.config
     batch_size = config.train.batch_size
-    trained_examples = int(stats.updates) * batch_size
+    applied = take_rows(stats, stats.is_applied)
+    trained_examples = len(applied.grad_norm) * batch_size
     if config.train.log_metrics == "last_batch":
         examples = batch_size
         sums = measure_last_batch(trainer, state, step)
     else:
         examples = trained_examples
-        sums = stats.scores
-    mean_losses = (sums.loss.astype(float) / examples).tolist()
+        sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
+    means = {name: total / examples for name, total in sums._asdict().items()}
+    of_updates = applied._asdict()
+    del of_updates["scores"], of_updates["is_finite"]
+    means |= {name: values.mean(axis=0) for name, values in of_updates.items()}
+    losses = means.pop("loss").tolist()
+    del means["correct"]
     scores = make_scores(
-        examples, sums.correct.tolist(), mean_losses, first_seed=config.seed
+        examples, sums.correct.astype(int).tolist(), losses, first_seed=config.seed
     )
     speed = config.num_seeds * trained_examples / seconds
     return Metrics(
@@ -295,14 +316,13 @@ def measure_training(
         step=step,
         split="train",
         examples_per_second=round(speed, 1),
+        means={name: tuple(mean.tolist()) for name, mean in means.items()},
     )
 
 
-def measure_last_batch(
-    trainer: Trainer, state: TrainState[Params], step: int
-) -> ScoreSums:
+def measure_last_batch(trainer: Trainer, state: TrainState, step: int) -> ScoreSums:
     """Scores the last batch after its update; the arrays are NumPy's."""
-    chunk = trainer.batches.chunk_at(step - 1)
+    chunk = trainer.batches.chunk_at(step - 1)  # the last update was `step - 1`
     sums = jax.device_get(score_last_batch(state, chunk, program=trainer.program))
     for network, loss in enumerate(sums.loss.tolist()):
         if not math.isfinite(loss):
@@ -314,9 +334,10 @@ def measure_last_batch(
 def rejection_error(
     config: RunConfig, stats: UpdateStats, step: int, workdir: Path
 ) -> RunError:
-    """Returns the error that ends a run whose update after `step` was rejected."""
+    """Returns the error that ends a run whose update `step` was rejected."""
     rejected = console.describe_rejection(config, stats, step)
     last = describe_last_checkpoint(workdir)
+    # It would have finished step `step + 1`.
     return RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
 
 

@@ -17,12 +17,16 @@ from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
 class ScoreSums(NamedTuple):
-    """Sums of scores over examples."""
+    """Sums of scores over examples, which are logged as means. All are float32 [].
 
-    # float32 [], cross-entropy in nats: as the loss that is minimized, but without the
-    # weights of classes
+    The log has every field, so a score that is added here, and computed by `Objective`,
+    is logged.
+    """
+
+    # The cross-entropy in nats: as the loss that is minimized, but without the weights
+    # of classes.
     loss: jax.Array
-    correct: jax.Array  # int32 [], predictions after the last time step
+    correct: jax.Array  # predictions after the last time step; exact in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +42,15 @@ class Objective:
     ) -> tuple[jax.Array, ScoreSums]:
         """Returns the loss that is minimized, float32 [], and the scores.
 
-        The loss is the cross-entropy, weighted by the class of each example. It is a
-        sum over the examples of a device's shard of the batch; the training step adds
-        up the shards and divides the gradients by the size of the batch. So a term that
-        is not of single examples has to be multiplied by `len(batch.labels)`.
+        The loss is the cross-entropy, weighted by the class of each example, and summed
+        over the examples. Class weights are float32 [classes]; None: all are 1.
 
-        Class weights are float32 [classes]; None: all are 1.
+        In training, each device calls this with its shard of the batch. The training
+        step adds up the gradients of all shards, and divides them by the size of the
+        batch. So a term of the loss is a sum over the examples of the shard, too. One
+        that is not of single examples, such as a penalty of the parameters, is
+        multiplied by `len(batch.labels)`, the number of examples in the shard: these
+        add up to the size of the batch.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -64,7 +71,9 @@ class Objective:
             losses = optax.softmax_cross_entropy(logits, targets)
             last_logits = logits
         is_correct = last_logits.argmax(axis=-1) == labels
-        scores = ScoreSums(loss=losses.sum(), correct=jnp.sum(is_correct))
+        scores = ScoreSums(
+            loss=losses.sum(), correct=jnp.sum(is_correct, dtype=jnp.float32)
+        )
         minimized = scores.loss
         if class_weights is not None:
             minimized = jnp.sum(losses * class_weights[labels])

@@ -17,15 +17,31 @@ from rnnmnist.models.classifier import NOT_TRAINED, Params
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-def make_optimizer(clip_norm: float) -> optax.GradientTransformation:
-    """Returns clipping and Adam, which give the direction of an update.
+def make_optimizer(
+    learning_rate: jax.typing.ArrayLike, clip_norm: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a network: AdamW of clipped gradients.
 
-    The training step multiplies it by the learning rate, after it has added the weight
-    decay, and subtracts it. A `clip_norm` of 0 does not clip. The state has the same
-    structure with and without clipping, so that a resumed run may change it.
+    A `clip_norm` of 0 does not clip. To train with another optimizer of optax, return
+    that instead: `optax.lion(learning_rate)`, or `optax.lamb(learning_rate,
+    weight_decay=weight_decay, mask=decay_mask)`. It is given the gradients and the
+    parameters of one network, as trees, in each update. Note that
+
+    - the learning rate is a traced array, so that one compiled program serves all
+      rates: it can be multiplied, but not compared with a number or kept in the state;
+    - within `optax.flatten`, all parameters are one vector, which is faster. What looks
+      at layers or at the shapes of arrays, as LAMB and Muon do, must be outside of it;
+    - parameters that are not trained (`NOT_TRAINED`) have gradients of 0, and their
+      updates must be 0, too: weight decay needs the mask;
+    - the structure of the state must not depend on the settings, of which a resumed run
+      may change some.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.scale_by_adam())
+    return optax.chain(
+        optax.flatten(optax.chain(clip, optax.scale_by_adam())),
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def decay_mask(params: Params) -> Mapping[str, Any]:
@@ -66,7 +82,7 @@ class Schedule(NamedTuple):
         )
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
-        """Returns the learning rate of the update after `step` ones, float32."""
+        """Returns the learning rate of update `step`, float32."""
         peak = self.learning_rate
         warmup_steps = int(self.warmup_fraction * self.num_steps)
         # Starts above 0, so that the first update changes the parameters.
@@ -85,17 +101,17 @@ class Schedule(NamedTuple):
     jax.jit, static_argnames=("schedule", "updates_per_chunk", "sharding")
 )
 def learning_rates(
-    first: jax.Array, *, schedule: Schedule, updates_per_chunk: int, sharding: Sharding
+    start: jax.Array, *, schedule: Schedule, updates_per_chunk: int, sharding: Sharding
 ) -> jax.Array:
-    """Returns the learning rates of a chunk's updates after `first` ones, float32."""
-    rates = schedule(first + jnp.arange(updates_per_chunk))
+    """Returns the learning rates of a chunk, whose first update is `start`, float32."""
+    rates = schedule(start + jnp.arange(updates_per_chunk))
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 
 def update_average(
-    average: jax.Array, params: jax.Array, step: jax.Array, decay: float
-) -> jax.Array:
-    """Updates an exponential moving average by the weights after update `step + 1`.
+    average: Params, params: Params, step: jax.Array, decay: float
+) -> Params:
+    """Updates an exponential moving average by the parameters after update `step`.
 
     The decay is smaller at first, so that the initial weights are forgotten sooner.
 
@@ -104,4 +120,7 @@ def update_average(
         SIAM Journal on Control and Optimization 30(4), 1992.
     """
     rate = 1 - jnp.minimum(decay, (1 + step) / (EMA_WARMUP + step))
-    return average + rate * (params - average)
+    updated: Params = jax.tree.map(
+        lambda old, new: old + rate * (new - old), average, params
+    )
+    return updated

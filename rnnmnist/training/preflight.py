@@ -121,14 +121,13 @@ def describe_step(
         )
     with open_trainer(config, task, examples, mesh) as trainer:
         state = create_state(config, trainer.program, task)
-        for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
+        for step, target in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, stats = trainer.train(state, first, last)
+            state, stats = trainer.train_to(state, step, target)
             seconds = running_seconds() - start
-            if not stats.last_finite.all():
-                reason = console.describe_rejection(
-                    config, stats, first + int(stats.updates)
-                )
+            finished = step + int(stats.is_applied.sum())
+            if finished < target:
+                reason = console.describe_rejection(config, stats, finished)
                 raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "

@@ -14,7 +14,6 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, as_failure
-from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     Header,
@@ -117,10 +116,13 @@ def find_start(config: RunConfig, task: Task, workdir: Path) -> tuple[int, str |
     return step_to_resume(config, workdir, task)
 
 
-def ends_at(
+def decide_end(
     metrics: Metrics, config: RunTrainConfig, workdir: Path, callback: Callback | None
 ) -> bool:
-    """Whether a run ends at a validation, by its patience or its callback."""
+    """Returns whether a run ends at a validation, by its patience or its callback.
+
+    The callback, if there is one, is called with the metrics of the validation.
+    """
 
     def decide() -> bool:
         answer = None
@@ -252,7 +254,7 @@ def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any
 
 def restore_state(
     workdir: Path, step: int, config: RunConfig, program: Program
-) -> TrainState[Params]:
+) -> TrainState:
     """Restores the state of a step of a run with this configuration."""
     expected = to_items(abstract_state(config, program))
     with process_0_first():  # all end if one of them cannot read the checkpoint
@@ -263,5 +265,5 @@ def restore_state(
     state = from_items(items)
     shardings = jax.tree.map(lambda _: seeds_sharding(program.mesh), state)
     shardings = shardings._replace(step=replicated_sharding(program.mesh))
-    restored: TrainState[Params] = jax.tree.map(device_put, state, shardings)
+    restored: TrainState = jax.tree.map(device_put, state, shardings)
     return restored

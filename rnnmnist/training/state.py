@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,41 +81,38 @@ class Program(NamedTuple):
         """The classifier that is trained."""
         return self.objective.model
 
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer, without learning rate and weight decay."""
-        return make_optimizer(self.clip_norm)
+    def optimizer(
+        self, learning_rate: jax.typing.ArrayLike
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer of a network, for an update at a learning rate."""
+        return make_optimizer(learning_rate, self.clip_norm, self.weight_decay)
 
 
-# A tree of parameters; inside of `train_steps`, the same parameters as one vector.
-Weights = TypeVar("Weights", Params, jax.Array)
-
-
-class TrainState(NamedTuple, Generic[Weights]):
+class TrainState(NamedTuple):
     """All that a resume needs, since batches follow from the seed and the step.
 
     All arrays but `step` have a leading ensemble axis.
     """
 
     step: jax.Array  # int32 [], the number of finished updates
-    params: Weights  # float32, the trained weights
-    ema_params: Weights | None  # their moving average; None without averaging
+    params: Params  # float32, the trained weights
+    ema_params: Params | None  # their moving average; None without averaging
     opt_state: optax.OptState
 
     @property
-    def evaluated_params(self) -> Weights:
+    def evaluated_params(self) -> Params:
         """The weights that are validated, saved as `params`, and evaluated."""
         return self.params if self.ema_params is None else self.ema_params
 
 
-STATE_SPECS: TrainState[Specs] = TrainState(
+STATE_SPECS: Specs = TrainState(
     step=REPLICATED, params=OVER_SEEDS, ema_params=OVER_SEEDS, opt_state=OVER_SEEDS
 )
 
 
 def create_state(
     config: RunConfig, program: Program, task: Task | None = None
-) -> TrainState[Params]:
+) -> TrainState:
     """Initializes the training state of every network, for the data of a task."""
     sharding = replicated_sharding(program.mesh)
     seeds = np.asarray(config.seeds, np.uint32)
@@ -127,7 +124,7 @@ def create_state(
     )
 
 
-def abstract_state(config: RunConfig, program: Program) -> TrainState[Params]:
+def abstract_state(config: RunConfig, program: Program) -> TrainState:
     """Returns the shapes and types of the training state of every network."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
     return jax.eval_shape(functools.partial(init_state, program=program), seeds)
@@ -136,7 +133,7 @@ def abstract_state(config: RunConfig, program: Program) -> TrainState[Params]:
 @functools.partial(jax.jit, static_argnames="program")
 def init_state(
     seeds: jax.Array, difference_std: jax.typing.ArrayLike = 1.0, *, program: Program
-) -> TrainState[Params]:
+) -> TrainState:
     """Returns the state before the first update, on the program's mesh.
 
     Seeds are uint32 [ensemble], and `difference_std` is float32 [features] or [].
@@ -151,7 +148,8 @@ def init_state(
         # Joined to one vector first, they have the bits of earlier versions.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
-        return params, program.optimizer.init(params)
+        optimizer = program.optimizer(learning_rate=0.0)  # any: none is in the state
+        return params, optimizer.init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
     params, opt_state = jax.lax.map(init_network, seeds)
@@ -167,7 +165,7 @@ def init_state(
     return jax.lax.with_sharding_constraint(state, shardings)
 
 
-def to_items(state: TrainState[Params]) -> dict[str, Mapping[str, Any]]:
+def to_items(state: TrainState) -> dict[str, Mapping[str, Any]]:
     """Returns the items of a checkpoint: the evaluated parameters, and the rest."""
     rest = {"step": state.step, "opt_state": state.opt_state}
     if state.ema_params is not None:
@@ -175,7 +173,7 @@ def to_items(state: TrainState[Params]) -> dict[str, Mapping[str, Any]]:
     return {"params": state.evaluated_params, "state": rest}
 
 
-def from_items(items: Mapping[str, Mapping[str, Any]]) -> TrainState[Params]:
+def from_items(items: Mapping[str, Mapping[str, Any]]) -> TrainState:
     """Returns the state in the items of a checkpoint, as `to_items` returns them."""
     evaluated, rest = items["params"], items["state"]
     is_averaged = "trained_params" in rest

@@ -1,29 +1,26 @@
-"""The training step: one compiled call for all updates of a chunk of batches.
+"""The training step: the updates of a chunk of batches in one compiled call.
 
 In each update of a network:
 
 1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
-4. `apply_update` subtracts from the weights what the optimizer returns, times the
-   learning rate (see `training/optimizer.py` for both). If a number is not finite in
-   any network, no network is changed.
-
-Everywhere else, the weights of a network are a tree of arrays. In the loop over updates
-they are one vector, because one operation on a vector is faster than one for each array
-of a tree.
+4. `apply_update` applies the optimizer (`make_optimizer` in `training/optimizer.py`).
+   If a number is not finite in any network, no network is changed. This update is the
+   last one, and the run ends with an error (`training/loop.py`).
 """
 
 import functools
-import operator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from rnnmnist.data.batches import CHUNK_SPECS, Chunk, StoredExamples
-from rnnmnist.models.classifier import Params, abstract_params
+from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import (
     BATCH,
     OVER_SEEDS,
@@ -33,81 +30,53 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 from rnnmnist.training.loss import ScoreSums
-from rnnmnist.training.optimizer import decay_mask, update_average
+from rnnmnist.training.optimizer import update_average
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
-from rnnmnist.training.vectors import (
-    flatten,
-    flatten_mask,
-    flatten_state,
-    unflatten,
-    unflatten_state,
-)
 
 
 class UpdateStats(NamedTuple):
-    """The scores of all applied updates, and the last update, applied or not.
+    """What an update reports of each network. The arrays are [ensemble].
 
-    An update is rejected if its loss, its gradient or a new parameter is not finite.
+    `train_chunk` returns those of several updates, [updates, ensemble].
+
+    The log has the scores, and the means over updates of all other fields but
+    `is_finite`. So a field that is added here, and computed in `apply_update`, is
+    logged, as is one that is added to `ScoreSums`.
     """
 
-    updates: jax.Array  # int32 [], the number of applied updates of each network
-    scores: ScoreSums  # [ensemble], over the examples of these updates
-    # These describe the last update, whether it was applied or rejected.
-    last_finite: jax.Array  # bool [ensemble]
-    last_loss: jax.Array  # float32 [ensemble], the mean over the batch
-    last_norm: jax.Array  # float32 [ensemble], the global norm of the gradient
+    scores: ScoreSums  # sums over the examples of the batch
+    grad_norm: jax.Array  # float32, the global norm of the gradient of the mean loss
+    is_finite: jax.Array  # bool, whether loss, gradient and updated parameters are
 
-    @classmethod
-    def zeros(cls, networks: int) -> "UpdateStats":
-        """Returns the statistics before the first update."""
-        zeros = jnp.zeros(networks, jnp.float32)
-        return cls(
-            updates=jnp.zeros((), jnp.int32),
-            scores=ScoreSums(loss=zeros, correct=jnp.zeros(networks, jnp.int32)),
-            last_finite=jnp.ones(networks, bool),
-            last_loss=zeros,
-            last_norm=zeros,
-        )
+    @property
+    def is_applied(self) -> np.ndarray:
+        """Whether each of several updates, on the host, was applied, bool [updates].
 
-    def add(self, later: "UpdateStats") -> "UpdateStats":
-        """Adds the statistics of later updates."""
-        return UpdateStats(
-            updates=self.updates + later.updates,
-            scores=jax.tree.map(operator.add, self.scores, later.scores),
-            last_finite=later.last_finite,
-            last_loss=later.last_loss,
-            last_norm=later.last_norm,
-        )
-
-
-STATS_SPECS = UpdateStats(
-    updates=REPLICATED,
-    scores=OVER_SEEDS,
-    last_finite=OVER_SEEDS,
-    last_loss=OVER_SEEDS,
-    last_norm=OVER_SEEDS,
-)
+        An update is applied to all networks, or rejected in all. The first one that is
+        not applied was rejected, and the later ones were not computed.
+        """
+        return np.asarray(self.is_finite).all(axis=1)
 
 
 class LoopCarry(NamedTuple):
-    """Holds what an update hands on to the next one."""
+    """What an update hands on to the next one."""
 
-    state: TrainState[jax.Array]  # with weights as vectors
-    stats: UpdateStats
+    state: TrainState
+    stats: UpdateStats  # [updates, ensemble], 0 for updates that are not computed yet
     was_applied: jax.Array  # bool [], whether the last update was
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
-def train_steps(
-    state: TrainState[Params],
+def train_chunk(
+    state: TrainState,
     chunk: Chunk,
     rates: jax.Array,
     num_updates: jax.Array,
     class_weights: jax.Array | None = None,
     *,
     program: Program,
-) -> tuple[TrainState[Params], UpdateStats]:
-    """Runs updates without returning to the host.
+) -> tuple[TrainState, UpdateStats]:
+    """Runs updates on the batches of a chunk without returning to the host.
 
     An update that is rejected leaves the state as it is, and is the last one.
 
@@ -121,7 +90,8 @@ def train_steps(
         program: the model, the loss and all other settings that are compiled.
 
     Returns:
-        The new state, and the statistics of the updates.
+        The new state, and the statistics of the updates, from the first one on. There
+        are as many rows as updates in a chunk.
     """
 
     # Every device computes the gradients of its own shard of the batch. With automatic
@@ -130,37 +100,47 @@ def train_steps(
         jax.shard_map,
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
-        out_specs=(STATE_SPECS, STATS_SPECS),
-        # With this check, jax would add up the gradients itself. It would also refuse
-        # the scan of the model, whose carry is the same zeros on all devices at first,
-        # and differs then.
+        out_specs=(STATE_SPECS, jax.P(None, SEEDS)),
+        # jax can track which arrays differ between devices. This is off, since jax
+        # would then add up the gradients by itself, array by array, and would refuse
+        # the scan of a recurrence: its carry is the same zeros on all devices at first,
+        # and differs after the first time step.
         check_vma=False,
     )
     def train_shard(
-        state: TrainState[Params],
+        state: TrainState,
         chunk: Chunk,
         rates: jax.Array,
         num_updates: jax.Array,
         class_weights: jax.Array | None,
-    ) -> tuple[TrainState[Params], UpdateStats]:
-        def has_next_update(carry: LoopCarry) -> jax.Array:
-            return (carry.stats.updates < num_updates) & carry.was_applied
+    ) -> tuple[TrainState, UpdateStats]:
+        first_step = state.step
 
-        def update(carry: LoopCarry) -> LoopCarry:
-            step = carry.state.step
-            sums = differentiate_batch(
-                carry.state.params, chunk, step, class_weights, program=program
+        def update(state: TrainState) -> tuple[TrainState, UpdateStats, jax.Array]:
+            scores, grads = differentiate_batch(
+                state.params, chunk, state.step, class_weights, program=program
             )
-            rate = rates[step - chunk.first]
-            return apply_update(carry.state, carry.stats, sums, rate, program=program)
+            rate = rates[state.step - chunk.start]
+            return apply_update(state, scores, grads, rate, program=program)
 
-        start = LoopCarry(
-            state=flatten_state(state),
-            stats=UpdateStats.zeros(len(chunk.seeds)),
-            was_applied=jnp.array(True),
+        def has_next_update(carry: LoopCarry) -> jax.Array:
+            return (carry.state.step < first_step + num_updates) & carry.was_applied
+
+        def run_update(carry: LoopCarry) -> LoopCarry:
+            row = carry.state.step - first_step
+            state, stats, was_applied = update(carry.state)
+            all_stats = jax.tree.map(
+                lambda rows, new: rows.at[row].set(new), carry.stats, stats
+            )
+            return LoopCarry(state, all_stats, was_applied)
+
+        _, shapes, _ = jax.eval_shape(update, state)
+        no_stats = jax.tree.map(
+            lambda leaf: jnp.zeros((len(rates), *leaf.shape), leaf.dtype), shapes
         )
-        end = jax.lax.while_loop(has_next_update, update, start)
-        return unflatten_state(end.state, like=state), end.stats
+        start = LoopCarry(state, no_stats, was_applied=jnp.array(True))
+        end = jax.lax.while_loop(has_next_update, run_update, start)
+        return end.state, end.stats
 
     state, stats = train_shard(state, chunk, rates, num_updates, class_weights)
     return state, jax.lax.with_sharding_constraint(
@@ -168,137 +148,110 @@ def train_steps(
     )
 
 
-class BatchSums(NamedTuple):
-    """Sums over the examples of a batch, for each network."""
-
-    scores: ScoreSums  # [ensemble]
-    grads: jax.Array  # float32 [ensemble, parameters]
-
-
 def differentiate_batch(
-    params: jax.Array,
+    params: Params,
     chunk: Chunk,
     step: jax.Array,
     class_weights: jax.Array | None,
     *,
     program: Program,
-) -> BatchSums:
-    """Differentiates the loss of the update after `step`, inside of `shard_map`.
+) -> tuple[ScoreSums, Params]:
+    """Returns the scores and the gradients of the batch of update `step`.
 
-    The parameters are float32 [ensemble, parameters].
+    The scores are sums over the batch, [ensemble], and the gradients those of the mean
+    loss, [ensemble, ...]. This is called inside of `shard_map`: the chunk has the
+    shards of one device.
     """
     differentiate = jax.value_and_grad(program.objective, has_aux=True)
 
     def sum_shard(
-        params: jax.Array, seed: jax.Array, examples: StoredExamples
-    ) -> jax.Array:
-        """Returns the sums of one network over one shard, in one vector."""
+        params: Params, seed: jax.Array, examples: StoredExamples
+    ) -> tuple[ScoreSums, Params]:
+        """Returns the sums of one network over one shard."""
         with jax.named_scope("batch"):
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
-        tree = unflatten(params, abstract_params(program.model))
-        # The loss that is differentiated is not used otherwise: the scores have the one
-        # that is logged.
-        (_, scores), grads = differentiate(tree, batch, class_weights)
-        return pack_sums(scores, flatten(grads))
+        # The loss that is minimized is not used otherwise: the scores have the one that
+        # is logged.
+        (_, scores), grads = differentiate(params, batch, class_weights)
+        return scores, grads
 
     # Maps the function over the ensemble axis of its arguments.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    return unpack_sums(jax.lax.psum(sums, BATCH))
-
-
-def pack_sums(scores: ScoreSums, grads: jax.Array) -> jax.Array:
-    """Returns sums as one vector, which the devices exchange at once.
-
-    The number of correct predictions in a batch is exact in float32.
-    """
-    correct = scores.correct.astype(jnp.float32)
-    return jnp.concatenate([jnp.stack([scores.loss, correct]), grads])
-
-
-def unpack_sums(sums: jax.Array) -> BatchSums:
-    """Returns the sums in vectors from `pack_sums`, [ensemble, ...]."""
-    loss, correct, grads = sums[:, 0], sums[:, 1], sums[:, 2:]
-    scores = ScoreSums(loss=loss, correct=correct.astype(jnp.int32))
-    return BatchSums(scores, grads)
+    # The devices exchange one vector, which is faster than an exchange of each array.
+    vector, unravel = ravel_pytree(sums)
+    total = jax.lax.psum(vector, BATCH)
+    scores, _ = unravel(total)
+    _, grads = unravel(total / program.transform.batch_size)
+    return scores, grads
 
 
 def apply_update(
-    old: TrainState[jax.Array],
-    stats: UpdateStats,
-    sums: BatchSums,
+    old: TrainState,
+    scores: ScoreSums,
+    grads: Params,
     rate: jax.Array,
     *,
     program: Program,
-) -> LoopCarry:
+) -> tuple[TrainState, UpdateStats, jax.Array]:
     """Updates all networks, or none of them if a number is not finite.
 
-    The rate is the learning rate, float32 [].
+    Scores and gradients are those of `differentiate_batch`, and the rate is the
+    learning rate, float32 []. Returns the new state, which is the old
+    one if the update is rejected, the statistics of the update, and whether it was
+    applied, bool [].
     """
-    batch_size = program.transform.batch_size
-    network = abstract_params(program.model)
-    is_decayed = flatten_mask(decay_mask(network), network)
+    optimizer = program.optimizer(rate)
 
     def update_network(
-        params: jax.Array,
-        average: jax.Array | None,
+        params: Params,
+        average: Params | None,
         opt_state: optax.OptState,
-        grads: jax.Array,
-    ) -> tuple[jax.Array, jax.Array | None, optax.OptState, jax.Array, jax.Array]:
-        norm = optax.tree.norm(grads)
-        # As optax's `scale_by_...`, the optimizer has neither a learning rate nor a
-        # sign: its result is subtracted.
+        scores: ScoreSums,
+        grads: Params,
+    ) -> tuple[Params, Params | None, optax.OptState, UpdateStats]:
         # optax mixes integers and floats, and a process can forbid that promotion.
         with jax.numpy_dtype_promotion("standard"):
-            direction, opt_state = program.optimizer.update(grads, opt_state)
-        if program.weight_decay:  # that of AdamW, which is not part of the gradient
-            decayed = params
-            if not is_decayed.all():  # known while tracing; see `decay_mask`
-                decayed = jnp.where(is_decayed, params, 0)
-            direction += program.weight_decay * decayed
-        params = params - rate * direction
-        if average is not None:
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if average is not None:  # with the setting `train.ema_decay`
             average = update_average(average, params, old.step, program.ema_decay)
-        is_finite = jnp.isfinite(norm) & jnp.isfinite(params).all()
-        return params, average, opt_state, norm, is_finite
+        # Operations on one vector are faster than on each array.
+        all_grads, _ = ravel_pytree(grads)
+        all_params, _ = ravel_pytree(params)
+        grad_norm = optax.tree.norm(all_grads)
+        is_finite = jnp.isfinite(scores.loss) & jnp.isfinite(grad_norm)
+        stats = UpdateStats(
+            scores=scores,
+            grad_norm=grad_norm,
+            is_finite=is_finite & jnp.isfinite(all_params).all(),
+        )
+        return params, average, opt_state, stats
 
     with jax.named_scope("update"):
         update_networks = map_ensemble(
             update_network, program.model.execution.vectorize_seeds
         )
-        mean_grads = sums.grads / batch_size
-        params, average, opt_state, norms, is_finite = update_networks(
-            old.params, old.ema_params, old.opt_state, mean_grads
+        params, average, opt_state, stats = update_networks(
+            old.params, old.ema_params, old.opt_state, scores, grads
         )
+    is_applied = stats.is_finite.all()
+    # The sums are the same on all devices that share the batches of a network. Devices
+    # along the axis `seeds` have other networks, and all reject an update if one does.
+    if program.mesh.shape[SEEDS] > 1:
+        is_applied = jax.lax.pmin(is_applied.astype(jnp.int32), SEEDS) == 1
     new = TrainState(
         step=old.step + 1, params=params, ema_params=average, opt_state=opt_state
     )
-    mean_loss = sums.scores.loss / batch_size
-    is_finite &= jnp.isfinite(mean_loss)
-    is_applied = is_finite.all()
-    if program.mesh.shape[SEEDS] > 1:  # other devices have other networks
-        is_applied = jax.lax.pmin(is_applied.astype(jnp.int32), SEEDS) == 1
-
-    def choose(applied: jax.Array | int, rejected: jax.Array | int) -> jax.Array:
-        return jnp.where(is_applied, applied, rejected)
-
-    this_update = UpdateStats(
-        updates=choose(applied=1, rejected=0),
-        scores=jax.tree.map(lambda total: choose(total, 0), sums.scores),
-        last_finite=is_finite,
-        last_loss=mean_loss,
-        last_norm=norms,
-    )
-    state = jax.tree.map(choose, new, old)
-    return LoopCarry(state, stats.add(this_update), is_applied)
+    # A rejected update does not count: `step` stays, too.
+    state: TrainState = jax.tree.map(functools.partial(jnp.where, is_applied), new, old)
+    return state, stats, is_applied
 
 
 @functools.partial(jax.jit, static_argnames="program")
-def score_last_batch(
-    state: TrainState[Params], chunk: Chunk, *, program: Program
-) -> ScoreSums:
-    """Scores a state on the batch of its last update.
+def score_last_batch(state: TrainState, chunk: Chunk, *, program: Program) -> ScoreSums:
+    """Scores a state on the batch of its last update, of which the chunk has examples.
 
     The weights are those that validation uses: the average, if there is one. Returns
     sums over the batch, [ensemble].
@@ -309,16 +262,16 @@ def score_last_batch(
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS),
         out_specs=OVER_SEEDS,
-        check_vma=False,  # which would refuse the scan of the model
+        check_vma=False,  # as in `train_chunk`
     )
-    def score_shards(state: TrainState[Params], chunk: Chunk) -> ScoreSums:
-        step = state.step - 1
+    def score_shards(state: TrainState, chunk: Chunk) -> ScoreSums:
+        last_update = state.step - 1
 
         def score_shard(
             params: Params, seed: jax.Array, examples: StoredExamples
         ) -> ScoreSums:
             shard = jax.lax.axis_index(BATCH)
-            batch = program.transform(examples, seed, step, shard)
+            batch = program.transform(examples, seed, last_update, shard)
             _, scores = program.objective(params, batch)
             return scores
 
@@ -326,7 +279,7 @@ def score_last_batch(
             score_shard, program.model.execution.vectorize_seeds
         )
         scores = score_networks(
-            state.evaluated_params, chunk.seeds, chunk.examples_at(step)
+            state.evaluated_params, chunk.seeds, chunk.examples_at(last_update)
         )
         return jax.lax.psum(scores, BATCH)
 

@@ -42,7 +42,7 @@ def batches(
     task: Task = TASK,
     **distortions: Any,
 ) -> Callable[..., Batch]:
-    """Returns the function that reads the batch, or a shard of it, after a step."""
+    """Returns the function that reads the batch of a step, or a shard of it."""
     given = Config(
         seed=seed,
         data=DataConfig(**distortions),

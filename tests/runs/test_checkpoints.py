@@ -26,7 +26,7 @@ from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.models.classifier import Params, abstract_params
+from rnnmnist.models.classifier import abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     FORMAT,
@@ -48,7 +48,7 @@ from rnnmnist.training.state import (
     create_state,
     to_items,
 )
-from rnnmnist.training.step import train_steps
+from rnnmnist.training.step import train_chunk
 
 GIVEN = Config().replace(
     {
@@ -65,7 +65,7 @@ LIKE = abstract_ensemble(abstract_params(model_of(CONFIG.model)), num_seeds=1)
 
 
 @pytest.fixture(scope="module")
-def state() -> TrainState[Params]:
+def state() -> TrainState:
     """A training state of eight devices whose optimizer state is random."""
     state = create_state(CONFIG, Program.create(CONFIG, TASK, mesh_of(8)))
     generator = np.random.default_rng(1)
@@ -90,7 +90,7 @@ def validation_metrics(
 
 def save(
     workdir: Path,
-    state: TrainState[Params],
+    state: TrainState,
     accuracies: dict[int, float | None],
     config: RunConfig = CONFIG,
     devices: int = 8,
@@ -106,7 +106,7 @@ def save(
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_restored_arrays_are_bitwise_equal(
-    tmp_path: Path, state: TrainState[Params], devices: int
+    tmp_path: Path, state: TrainState, devices: int
 ) -> None:
     save(tmp_path, state, {5: 0.5})
     program = Program.create(CONFIG, TASK, mesh_of(devices))
@@ -129,7 +129,7 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     ((chunk, _),) = source.chunks(0, 7)
     state = create_state(config, program)
     rates = rates_of(chunk, config)
-    state, _ = train_steps(state, chunk, rates, jnp.int32(3), program=program)
+    state, _ = train_chunk(state, chunk, rates, jnp.int32(3), program=program)
     save(tmp_path, state, {3: 0.5}, config, devices=1)
 
     evaluated = checkpoints.read_arrays(tmp_path, 3, "params")
@@ -141,7 +141,7 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     resumed = restore_state(tmp_path, 3, config, program)
     assert array_checksums(resumed) == array_checksums(state)
     found, expected = (
-        train_steps(start, chunk, rates, jnp.int32(4), program=program)
+        train_chunk(start, chunk, rates, jnp.int32(4), program=program)
         for start in (resumed, state)
     )
     assert array_checksums(found) == array_checksums(expected)
@@ -149,7 +149,7 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
 
 
 def test_the_newest_and_the_best_are_kept_across_a_restart(
-    tmp_path: Path, state: TrainState[Params]
+    tmp_path: Path, state: TrainState
 ) -> None:
     accuracies = {1: 0.1, 2: 0.9, 3: 0.9, 4: None, 5: 0.2}
     save(tmp_path, state, accuracies)
@@ -166,7 +166,7 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
 
 
 def test_few_validation_examples_select_no_step(
-    tmp_path: Path, state: TrainState[Params]
+    tmp_path: Path, state: TrainState
 ) -> None:
     """The last validated one is the best, and only the newest steps are kept."""
     accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
@@ -175,9 +175,7 @@ def test_few_validation_examples_select_no_step(
     assert find_step(tmp_path, "best") == 3
 
 
-def test_folders_of_other_names_are_ignored(
-    tmp_path: Path, state: TrainState[Params]
-) -> None:
+def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
     save(tmp_path, state, {5: 0.5})
     for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
         (tmp_path / name).mkdir()
@@ -232,7 +230,7 @@ def test_a_step_deleted_while_it_is_read_is_selected_again(
 
 
 def test_quarantine_keeps_earlier_quarantined_checkpoints(
-    tmp_path: Path, state: TrainState[Params]
+    tmp_path: Path, state: TrainState
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
@@ -242,9 +240,7 @@ def test_quarantine_keeps_earlier_quarantined_checkpoints(
 
 
 @pytest.fixture(scope="module")
-def two_steps(
-    tmp_path_factory: pytest.TempPathFactory, state: TrainState[Params]
-) -> Path:
+def two_steps(tmp_path_factory: pytest.TempPathFactory, state: TrainState) -> Path:
     """A workdir with two steps, which no test changes."""
     workdir = tmp_path_factory.mktemp("run")
     save(workdir, state, {1: 0.1, 2: 0.2})
@@ -277,7 +273,7 @@ def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
 
 
 def test_a_reference_model_contains_no_path_of_this_machine(
-    tmp_path: Path, two_steps: Path, state: TrainState[Params]
+    tmp_path: Path, two_steps: Path, state: TrainState
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)

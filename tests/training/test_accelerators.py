@@ -39,7 +39,7 @@ from rnnmnist.training.state import (
     init_state,
     to_items,
 )
-from rnnmnist.training.step import train_steps
+from rnnmnist.training.step import train_chunk
 
 # The distribution that contains the compiler of each target.
 COMPILERS = {"TPU v5e": "libtpu", "H100": "jax-cuda12-plugin"}
@@ -78,7 +78,7 @@ RUNS = {
     "lru": "default model.cell=lru model.pooling=mean",
 }
 # Instructions that send something to other devices, and the operations of jax that they
-# belong to, such as `jit(train_steps)/shard_map/while/body/psum`.
+# belong to, such as `jit(train_chunk)/shard_map/while/body/psum`.
 COLLECTIVE = re.compile(
     r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
     r'(?:-start)?\(.*op_name="([^"]*)"'
@@ -165,7 +165,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
             batch_size=batch_size,
             sharding=NamedSharding(mesh, EXAMPLES_SPEC),
         ),
-        "train_steps": train_steps.lower(
+        "train_chunk": train_chunk.lower(
             state,
             Chunk(batches, seeds, number),
             array((updates,), jnp.float32, jax.P()),
@@ -186,7 +186,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     compiled = {name: program.compile() for name, program in lowered.items()}
     assert_sharded(compiled["init_state"].output_shardings, state)
     assert_sharded(compiled["gather_examples"].output_shardings, batches)
-    assert_sharded(compiled["train_steps"].output_shardings[0], state)
+    assert_sharded(compiled["train_chunk"].output_shardings[0], state)
     (logits,) = jax.tree.leaves(compiled["predict_batches"].output_shardings)
     assert logits.is_fully_replicated
     return compiled
@@ -220,6 +220,6 @@ def test_all_programs_compile(target: str, count: int, run: str) -> None:
         ]
     # In the loop of updates, the gradients of shards, or whether the networks of other
     # devices are finite. There is nothing in its loops over time.
-    per_update = in_loops.pop("train_steps")
+    per_update = in_loops.pop("train_chunk")
     assert per_update == ([("all-reduce", 1)] if count > 1 else [])
     assert not any(in_loops.values())

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from support import (
     REPOSITORY,
     TASK,
@@ -31,10 +32,9 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.placement import open_batches
-from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import make_mesh, split_ensemble
 from rnnmnist.training.state import Program, TrainState, create_state
-from rnnmnist.training.step import train_steps
+from rnnmnist.training.step import train_chunk
 
 CONFIGS = {
     path.stem: load_config(path) for path in (REPOSITORY / "configs").glob("*.py")
@@ -146,7 +146,7 @@ def op_by_op(dtype: Any) -> Iterator[None]:
 
 
 def train(
-    state: TrainState[Params],
+    state: TrainState,
     chunk: Chunk,
     rates: jax.Array,
     class_weights: np.ndarray | None,
@@ -157,14 +157,14 @@ def train(
 
     The first moment of Adam is a weighted sum of both clipped gradients.
     """
-    state, sums = train_steps(
+    _, unravel = ravel_pytree(split_ensemble(state.params)[0])
+    state, stats = train_chunk(
         state, chunk, rates, np.int32(2), class_weights, program=program
     )
     results = {
-        "loss": sums.scores.loss,
-        "last_loss": sums.last_loss,
-        "last_norm": sums.last_norm,
-        "gradients": optax.tree.get(state.opt_state, "mu"),
+        "loss": stats.scores.loss[:2].T,
+        "grad_norm": stats.grad_norm[:2].T,
+        "gradients": jax.vmap(unravel)(optax.tree.get(state.opt_state, "mu")),
     }
     return split_ensemble(jax.device_get(results))
 

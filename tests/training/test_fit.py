@@ -273,7 +273,7 @@ def test_fit_prints_nothing_unless_verbose(
     ("place", "name", "count", "saved"),
     [
         (resume, "hold_workdir", 1, 0),
-        (loop, "train_steps", 1, 5),  # trains to its next line
+        (loop, "train_chunk", 1, 5),  # trains to its next line
         (CheckpointManager, "save", 2, 15),  # of step 10, and of the next line
         (loop, "evaluate_best_checkpoint", 1, 30),
     ],

@@ -3,6 +3,7 @@
 import errno
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -28,12 +29,14 @@ from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
-from rnnmnist.training.loop import evaluate_best_checkpoint
+from rnnmnist.training.loop import evaluate_best_checkpoint, measure_training
+from rnnmnist.training.loss import ScoreSums
+from rnnmnist.training.step import UpdateStats
 
 
 def train(config: RunConfig, workdir: Path) -> None:
     dataset, timer = datasets.load(config.data), PhaseTimer("test")
-    loop.train(config, dataset, workdir, stop_on_signal, timer=timer)
+    loop.train_and_evaluate(config, dataset, workdir, stop_on_signal, timer=timer)
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(
@@ -43,7 +46,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
         chunk = trainer.batches.gather(0)
         jax.numpy.add(chunk.seeds, 1)  # copies a Python number to the device
 
-    monkeypatch.setattr(loop.Trainer, "train", transfer)
+    monkeypatch.setattr(loop.Trainer, "train_to", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(small, tmp_path / "run")
 
@@ -75,6 +78,23 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
         train(config, tmp_path / "run")
     (thread,) = threads
     assert not thread.is_alive()
+
+
+def test_a_log_line_has_the_mean_of_everything_that_updates_report() -> None:
+    """Over the updates that were applied."""
+    config = run_config({"num_seeds": 2, "train.batch_size": 4})
+    losses: Any = np.array([[8, 16], [0, 8], [np.nan, 8]])
+    correct: Any = np.array([[4, 3], [2, 4], [0, 0]])
+    norms: Any = np.array([[1, 2], [3, 5], [np.inf, 1]])
+    is_finite: Any = np.array([[True, True], [True, True], [False, True]])
+    trainer: Any = SimpleNamespace(config=config)
+    state: Any = None
+    stats = UpdateStats(ScoreSums(losses, correct), norms, is_finite)
+    line = measure_training(trainer, state, 2, stats, seconds=0.5)
+    assert [member.correct for member in line.members] == [6, 7]
+    assert [member.loss for member in line.members] == [1, 3]
+    assert line.means == {"grad_norm": (2, 3.5)}
+    assert (line.step, line.examples, line.examples_per_second) == (2, 8, 32)
 
 
 def test_the_trainer_evaluates_the_checkpoint_that_validation_selected_once(

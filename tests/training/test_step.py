@@ -5,11 +5,13 @@ Tests share two configurations, so that three programs are compiled.
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 from support import (
@@ -29,13 +31,13 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import placement
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.data.placement import open_batches
-from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.training import state as state_module
 from rnnmnist.training.loop import Trainer
 from rnnmnist.training.loss import Objective, ScoreSums
-from rnnmnist.training.optimizer import Schedule
+from rnnmnist.training.optimizer import Schedule, decay_mask
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -43,13 +45,11 @@ from rnnmnist.training.state import (
     create_state,
 )
 from rnnmnist.training.step import (
-    BatchSums,
     UpdateStats,
     apply_update,
     score_last_batch,
-    train_steps,
+    train_chunk,
 )
-from rnnmnist.training.vectors import flatten_state, unflatten_state
 
 BATCH_SIZE = 16
 CONFIG = run_config(
@@ -69,7 +69,7 @@ EXAMPLES = random_examples(24)  # epochs end within batches
 
 @pytest.fixture(autouse=True)
 def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most calls of `Trainer.train` take several chunks, or begin within one."""
+    """Most calls of `Trainer.train_to` take several chunks, or begin within one."""
     monkeypatch.setattr(placement, "CHUNK_UPDATES", 4)
 
 
@@ -86,8 +86,8 @@ class Training:
         schedule = Schedule.create(self.config.train)
         trainer = Trainer(self.config, self.program, self.source, schedule, None)
         first = int(self.state.step)
-        self.state, sums = trainer.train(self.state, first, first + steps)
-        return sums
+        self.state, stats = trainer.train_to(self.state, first, first + steps)
+        return stats
 
     def sha256(self) -> str:
         state = self.state
@@ -132,7 +132,7 @@ def test_runs_that_differ_in_learning_rates_and_class_weights_share_a_program() 
 def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
     config: RunConfig,
 ) -> None:
-    """Metrics are sums over the finished updates."""
+    """There is a row of statistics for each update."""
     hashes, correct, losses, mesh = set(), set(), [], mesh_of(8)
     for place, cuts in (
         ("device", [12]),
@@ -144,11 +144,11 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
         placed = config.replace({"execution.placement": place})
         with open_batches(EXAMPLES, placed, mesh) as training.source:
             parts = [training.advance(steps) for steps in cuts]
-        assert [int(part.updates) for part in parts] == cuts
+        assert [len(part.is_applied) for part in parts] == cuts
         assert int(training.state.step) == 12
         hashes.add(training.sha256())
-        correct.add(sum(int(part.scores.correct[0]) for part in parts))
-        losses.append(sum(float(part.scores.loss[0]) for part in parts))
+        correct.add(sum(int(part.scores.correct.sum()) for part in parts))
+        losses.append(sum(float(part.scores.loss.sum()) for part in parts))
     assert len(hashes) == len(correct) == 1
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
@@ -156,7 +156,7 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
 def test_devices_agree_to_rounding() -> None:
     alone, together = (Training(CONFIG, mesh_of(count)) for count in (1, 8))
     losses = [
-        float(training.advance(10).scores.loss[0]) for training in (alone, together)
+        float(training.advance(10).scores.loss.sum()) for training in (alone, together)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     close = functools.partial(np.testing.assert_allclose, atol=2e-4)
@@ -165,16 +165,15 @@ def test_devices_agree_to_rounding() -> None:
 
 def test_a_nonfinite_update_is_rejected() -> None:
     training = Training(CONFIG, mesh_of(8))
-    sums = training.advance(8)
-    assert int(sums.updates) == 8
+    stats = training.advance(8)
+    assert stats.is_applied.all()
     training.state = training.state._replace(params=poison(training.state.params, 0))
     before = training.sha256()
-    sums = training.advance(10)
+    stats = training.advance(10)
     assert int(training.state.step) == 8
-    assert int(sums.updates) == 0
-    assert float(sums.scores.loss[0]) == int(sums.scores.correct[0]) == 0
-    assert not bool(sums.last_finite[0])
-    assert not np.isfinite(float(sums.last_loss[0]))
+    assert not stats.is_applied.any()
+    assert not np.isfinite(stats.scores.loss[0, 0])
+    np.testing.assert_array_equal(stats.scores.loss[1:], 0)  # no update was computed
     assert training.sha256() == before
 
 
@@ -230,7 +229,7 @@ def lowered_for(
     state = abstract_state(config, program)
     rates = jax.ShapeDtypeStruct(chunk.examples.labels.shape[:1], jnp.float32)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
-    traced = train_steps.trace(state, chunk, rates, steps, program=program)
+    traced = train_chunk.trace(state, chunk, rates, steps, program=program)
     return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
 
@@ -252,9 +251,9 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own() -> No
         return objective(network, read_batch(source, transform, step))[1]
 
     expected, correct = score(0)  # no average differs yet
-    sums = training.advance(1)
-    assert float(sums.scores.loss[0]) == pytest.approx(float(expected), rel=1e-5)
-    assert int(sums.scores.correct[0]) == int(correct)
+    scores = training.advance(1).scores
+    assert float(scores.loss[0, 0]) == pytest.approx(float(expected), rel=1e-5)
+    assert int(scores.correct[0, 0]) == int(correct)
     training.advance(2)
     ((chunk, _),) = training.source.chunks(2, 3)
     found = score_last_batch(training.state, chunk, program=training.program)
@@ -264,18 +263,10 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own() -> No
 
 
 update = jax.jit(apply_update, static_argnames="program")
-flatten, unflatten = jax.jit(flatten_state), jax.jit(unflatten_state)
+NO_SCORES: Any = ScoreSums(*np.zeros((2, 1), np.float32))
 
 
-def sums_of(grads: np.ndarray) -> BatchSums:
-    """What an update reads of a batch: the gradient of its loss, in one vector."""
-    loss: Any = np.zeros(1, np.float32)
-    correct: Any = np.zeros(1, np.int32)
-    own: Any = grads.astype(np.float32)
-    return BatchSums(ScoreSums(loss, correct), own)
-
-
-def zero_state(config: RunConfig, program: Program) -> TrainState[Params]:
+def zero_state(config: RunConfig, program: Program) -> TrainState:
     """A state of zeros, in NumPy."""
     abstract = abstract_state(config, program)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
@@ -285,19 +276,26 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     plain, averaging = (
         Program.create(config, TASK, mesh_of(1)) for config in (CONFIG, AVERAGED)
     )
-    state = flatten(zero_state(CONFIG, plain))
-    averaged = flatten(zero_state(AVERAGED, averaging))
-    expected = np.asarray(state.params)
+    state, averaged = zero_state(CONFIG, plain), zero_state(AVERAGED, averaging)
+    expected = state.params
     generator = np.random.default_rng(0)
     for count in range(8):
-        sums = sums_of(generator.normal(size=(1, expected.shape[1])))
-        rest = UpdateStats.zeros(1), sums, np.float32(0.03)
+        grads = jax.tree.map(
+            lambda leaf: generator.normal(size=leaf.shape).astype(np.float32),
+            state.params,
+        )
+        rest = NO_SCORES, grads, np.float32(0.03)
         state, _, _ = update(state, *rest, program=plain)
         averaged, _, _ = update(averaged, *rest, program=averaging)
-        np.testing.assert_array_equal(averaged.params, state.params)
+        jax.tree.map(np.testing.assert_array_equal, averaged.params, state.params)
         rate = 1 - min(0.9, (1 + count) / (10 + count))
-        expected = rate * np.asarray(state.params) + (1 - rate) * expected
-        np.testing.assert_allclose(averaged.evaluated_params, expected, atol=1e-6)
+        expected = jax.tree.map(
+            lambda old, new, rate=rate: rate * np.asarray(new) + (1 - rate) * old,
+            expected,
+            state.params,
+        )
+        close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+        jax.tree.map(close, averaged.evaluated_params, expected)
     assert state.evaluated_params is state.params
 
 
@@ -318,12 +316,53 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     config = CONFIG.replace(settings)
     program = Program.create(config, TASK, mesh_of(1))
     zeros = zero_state(config, program)
-    state = flatten(zeros._replace(params=jax.tree.map(np.ones_like, zeros.params)))
+    state = zeros._replace(params=jax.tree.map(np.ones_like, zeros.params))
     rate = np.float32(0.1)
-    sums = sums_of(np.zeros(state.params.shape))
-    state, _, _ = update(state, UpdateStats.zeros(1), sums, rate, program=program)
+    state, _, _ = update(state, NO_SCORES, zeros.params, rate, program=program)
     decayed = 1 - 0.5 * rate
-    params = unflatten(state, zeros).params
-    for path, leaf in jax.tree.leaves_with_path(params):
+    for path, leaf in jax.tree.leaves_with_path(state.params):
         kept = path[0].key != "head" and path[-1].key in spared
         np.testing.assert_allclose(leaf, 1 if kept else decayed, rtol=1e-6)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "lion": optax.lion,
+    "lamb": functools.partial(optax.lamb, weight_decay=0.1, mask=decay_mask),
+    "sgd": functools.partial(optax.sgd, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_make_optimizer_can_return_another_optimizer(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two updates are those of a plain loop, which has the layers of LAMB."""
+    optimizer = OPTIMIZERS[name]
+    monkeypatch.setattr(
+        state_module, "make_optimizer", lambda rate, *_: optimizer(rate)
+    )
+    # A program of its own, since equal ones are compiled once.
+    clip_norm = 100.0 + list(OPTIMIZERS).index(name)
+    config = CONFIG.replace({"data.max_shift": 0, "train.clip_norm": clip_norm})
+    training = Training(config, mesh_of(2))
+    (params,) = split_ensemble(jax.device_get(training.state.params))
+    assert training.advance(2).is_applied.all()
+
+    schedule = Schedule.create(config.train)
+    differentiate = jax.grad(
+        Objective(training.program.model, False, 0.0), has_aux=True
+    )
+    source = batches_of(EXAMPLES, config, mesh_of(1))
+    opt_state = optimizer(0.0).init(params)
+    for step in range(2):
+        batch = read_batch(source, training.program.transform, step)
+        sums, _ = differentiate(params, batch)
+        grads = jax.tree.map(lambda leaf: leaf / BATCH_SIZE, sums)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer(schedule(step)).update(
+                grads, opt_state, params
+            )
+        params = optax.apply_updates(params, updates)
+    (found,) = split_ensemble(training.state.params)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, params)
