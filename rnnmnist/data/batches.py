@@ -1,16 +1,21 @@
 """The batches of a run, as pure functions of its seed and the step.
 
 There is no iterator and no position to save. A step is the number of finished updates,
-so the first update is the one after step 0. Example number *p* of a run is at position
-`p % examples` of epoch `p // examples`; `shuffling.epoch_order` says which example that
-is. Batches continue across epochs, and every epoch has every example exactly once.
+and so the index of the next one: update `step` leads from `step` to `step + 1`, and the
+first is update 0. Example number *p* of a run is at position `p % examples` of epoch
+`p // examples`; `shuffling.epoch_order` says which example that is. Batches continue
+across epochs, and every epoch has every example exactly once.
 
-Examples take two forms on their way:
+Examples take three forms on their way to the loss:
 
-1. `StoredExamples`: one row of values for each example, as it is stored.
-   `gather_examples` selects those of a chunk: of some consecutive updates.
-2. `Batch`: the inputs of a network. In each update, `BatchTransform` makes them of the
-   stored examples.
+1. `Examples` (`data/examples.py`): those of a split, as arrays of NumPy.
+2. `StoredExamples`: one row of values for each example, on the devices.
+   `gather_examples`, or `data/placement.py` from arrays on the host, selects those of a
+   chunk: of some consecutive updates.
+3. `Batch`: what the network and its loss read. In each update, `BatchTransform` makes
+   it of the stored examples.
+
+Another label of an example is a field of all three, beside `labels`.
 """
 
 import functools

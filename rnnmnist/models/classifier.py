@@ -57,24 +57,28 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        While `setup` runs, Flax makes every module that is created a child of this one,
-        also those that `make_recurrence` creates. So the parameters of the cell, whose
-        name is `cell`, are in `params["cell"]`, not in `params["recurrence"]["cell"]`.
-        The names are part of the checkpoint format.
+        In Flax, a module has its parameters below the module whose `setup` creates it,
+        not below the one that it is given to. This `setup` creates the cell, within
+        `make_recurrence`, so the cell's parameters are in `params["cell"]`, and none
+        are in `params["recurrence"]`. The names are part of the checkpoint format.
         """
-        features = self.input_shape[1]
+        time_steps, num_features = self.input_shape
+        self.recurrence_features = num_features
         if self.config.differences:
-            # The standard deviation of each feature's differences in the training data,
-            # which replaces the initial values of 1 before the first update. It is not
-            # trained. It is a parameter and not a constant, because a constant would be
-            # part of the compiled program, so that each data set needed another one.
+            # The standard deviation of each feature's differences in the training data.
+            # `init_state` (`training/state.py`) puts it in the place of these ones, and
+            # it is not trained. It is a parameter and not a constant, because a
+            # constant would be part of the compiled program, so that each data set
+            # needed another one.
             ones = nn.initializers.ones
-            self.difference_std = self.param(DIFFERENCE_STD, ones, (features,))
-            features *= 2
-        self.features = features  # of a time step, with the differences
+            self.difference_std = self.param(DIFFERENCE_STD, ones, (num_features,))
+            self.recurrence_features = 2 * num_features
         # `Any`, since the type of the carry depends on the configuration.
         self.recurrence: Recurrence[Any] = make_recurrence(
-            self.config, self.cell, (self.input_shape[0], features), self.execution
+            self.config,
+            self.cell,
+            (time_steps, self.recurrence_features),
+            self.execution,
         )
         kernel_init = nn.initializers.lecun_normal()  # Flax's defaults
         bias_init = nn.initializers.zeros_init()
@@ -114,7 +118,9 @@ class SequenceClassifier(nn.Module):
             )
         hidden = self.hidden(inputs, lengths, every_step=every_step)
         logits = self.head(hidden)
-        return logits.swapaxes(0, 1) if every_step else logits
+        if every_step:  # hidden states are [time, batch, hidden]
+            logits = logits.swapaxes(0, 1)
+        return logits
 
     def hidden(
         self,
@@ -136,7 +142,7 @@ class SequenceClassifier(nn.Module):
     def start(self, batch: int) -> StreamCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         return StreamCarry(
-            recurrence=self.recurrence.start(batch, self.features),
+            recurrence=self.recurrence.start(batch, self.recurrence_features),
             last=jnp.zeros((batch, self.input_shape[1])),
             is_first=jnp.array(True),
         )
@@ -221,6 +227,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
+    # Flax draws the parameters with keys that it folds out of `key` by their names, so
+    # that these keys are others.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)
@@ -257,8 +265,7 @@ def abstract_params(model: SequenceClassifier) -> Params:
     # The key is abstract, too: a caller may be tracing a program, and the operations
     # that make a key would become part of that.
     key = jax.eval_shape(make_key, 0)
-    inputs = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
-    return jax.eval_shape(model.init, key, inputs)["params"]
+    return jax.eval_shape(functools.partial(init_params, model), key)
 
 
 def count_params(params: Params) -> int:

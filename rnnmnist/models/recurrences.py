@@ -107,29 +107,31 @@ class ScannedCell(nn.Module):
     ) -> tuple[CellCarry, jax.Array]:
         """Runs the cell over a block of time steps."""
 
-        def run_cell(
+        def call_cell(
             cell: nn.RNNCellBase, carry: CellCarry, inputs: jax.Array
         ) -> tuple[CellCarry, jax.Array]:
             return cell(carry, inputs)
 
         with jax.default_matmul_precision(self.precision):
-            return self.scan(run_cell, carry, inputs)
+            return self.scan(call_cell, carry, inputs)
 
     def scan(
         self,
-        step: Callable[[nn.RNNCellBase, Carry, jax.Array], tuple[Carry, Output]],
+        body: Callable[[nn.RNNCellBase, Carry, jax.Array], tuple[Carry, Output]],
         carry: Carry,
         inputs: jax.Array,
     ) -> tuple[Carry, Output]:
-        """Calls `step` on the inputs of one time step after the other.
+        """Calls `body` on the inputs of one time step after the other.
 
-        `step` maps the cell, the carry and the inputs of a time step to the new carry
+        `body` maps the cell, the carry and the inputs of a time step to the new carry
         and an output. Returns the last carry, and the outputs of all time steps along a
         first axis `time`, which the inputs have, too.
         """
         time_steps = inputs.shape[0]
+        # As `jax.lax.scan`, but the first argument is a module, whose parameters the
+        # body uses: Flax hands them into the loop.
         scan_over_time = nn.scan(
-            step,
+            body,
             variable_broadcast="params",  # every time step has the same parameters
             split_rngs={"params": False},
             unroll=min(self.unroll, time_steps),
