@@ -1,21 +1,20 @@
 """The batches of a run, as pure functions of its seed and the step.
 
-There is no iterator and no position to save. A step is the number of finished updates,
-and so the index of the next one: update `step` leads from `step` to `step + 1`, and the
-first is update 0. Example number *p* of a run is at position `p % examples` of epoch
-`p // examples`; `shuffling.epoch_order` says which example that is. Batches continue
-across epochs, and every epoch has every example exactly once.
+There is no iterator and no position to save. The step of a run is the number of updates
+that are finished. Updates are counted from 0, so `step` is also the index of the next
+update, which leads to step `step + 1`. Example number *p* of a run is at position
+`p % examples` of epoch `p // examples`; `shuffling.epoch_order` says which example that
+is. Batches continue across epochs, and every epoch has every example exactly once.
 
 Examples take three forms on their way to the loss:
 
-1. `Examples` (`data/examples.py`): those of a split, as arrays of NumPy.
-2. `StoredExamples`: one row of values for each example, on the devices.
-   `gather_examples`, or `data/placement.py` from arrays on the host, selects those of a
-   chunk: of some consecutive updates.
-3. `Batch`: what the network and its loss read. In each update, `BatchTransform` makes
-   it of the stored examples.
+1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
+2. `StoredExamples`: the examples of a chunk, which is some consecutive updates, on the
+   devices. `gather_examples` selects them there, or `data/placement.py` on the host.
+3. `Batch`: what the network and its loss read. In each update, `BatchTransform`
+   computes it from the stored examples.
 
-Another label of an example is a field of all three, beside `labels`.
+To give examples a second label, add a field beside `labels` to all three.
 """
 
 import functools
@@ -69,14 +68,14 @@ CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, start=REPLICATED)
 
 
 class BatchTransform(NamedTuple):
-    """Makes batches of stored examples.
+    """Computes batches from stored examples.
 
     It is a static argument of compiled programs, which compare its fields.
     """
 
     batch_size: int  # of all devices together
     shape: tuple[int, ...]  # of an example: rows and columns, or time and features
-    distortions: Distortions
+    distortions: Distortions  # those of `Distortions()` change nothing
     view: View
 
     @classmethod
@@ -106,8 +105,8 @@ class BatchTransform(NamedTuple):
         values = examples.values.reshape(size, *self.shape)
         if self.distortions != Distortions():
             key = jax.random.fold_in(stream_key(seed, Stream.DISTORTION), step)
-            # On an accelerator, a product is less precise by default, and would move
-            # pixels.
+            # On an accelerator, a matrix product is less precise by default, and would
+            # move pixels.
             with jax.default_matmul_precision("float32"):
                 # Sampled for the whole batch, so that the distortions do not depend on
                 # the number of devices.

@@ -24,9 +24,9 @@ from rnnmnist.runtime.random_streams import make_key
 # Nested dictionaries of arrays, with Flax's names. `Any`, since some values are arrays
 # and others are dictionaries.
 Params = Mapping[str, Any]
-# The parameter that is computed from the training data.
+# The name of the parameter that is computed from the training data.
 DIFFERENCE_STD = "difference_std"
-# Parameters, and layers with parameters, that are computed or drawn, but not trained.
+# The names at the top of `Params` below which nothing is trained.
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
@@ -39,7 +39,9 @@ class StreamCarry(NamedTuple):
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies a sequence by the output of a recurrence after its last time step.
+    """Classifies a sequence by what a recurrence returns at its last time step.
+
+    That is the last hidden state or, with `model.pooling`, the mean of all.
 
     With `model.window`, the recurrence groups its inputs into windows of several time
     steps. Outside of it, nothing changes: inputs, lengths and hidden states are those
@@ -57,19 +59,19 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        In Flax, a module has its parameters below the module whose `setup` creates it,
-        not below the one that it is given to. This `setup` creates the cell, within
-        `make_recurrence`, so the cell's parameters are in `params["cell"]`, and none
-        are in `params["recurrence"]`. The names are part of the checkpoint format.
+        The parameters of the cell are in `params["cell"]`, and `params["recurrence"]`
+        does not exist. The reason is that `make_recurrence` creates the cell while this
+        `setup` runs, and Flax makes every module that is created in a `setup` a child
+        of the module that is set up. The names are part of the checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features
         if self.config.differences:
             # The standard deviation of each feature's differences in the training data.
-            # `init_state` (`training/state.py`) puts it in the place of these ones, and
-            # it is not trained. It is a parameter and not a constant, because a
-            # constant would be part of the compiled program, so that each data set
-            # needed another one.
+            # It is 1 here. `init_state` (`training/state.py`) replaces that by the
+            # value of the data set, and it is not trained. It is a parameter and not a
+            # constant, because a constant would be part of the compiled program, and
+            # each data set would need a program of its own.
             ones = nn.initializers.ones
             self.difference_std = self.param(DIFFERENCE_STD, ones, (num_features,))
             self.recurrence_features = 2 * num_features
@@ -129,7 +131,7 @@ class SequenceClassifier(nn.Module):
         *,
         every_step: bool = False,
     ) -> jax.Array:
-        """Computes what the head reads, for inputs and lengths as those of a call.
+        """Computes what the head reads. The arguments are those of `__call__`.
 
         Returns the hidden states after the last time step of each sequence, [batch,
         hidden], or with `every_step` those after all, [time, batch, hidden].
@@ -194,15 +196,16 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters.
 
-    A cell of the user's is code, which is imported here. For safety, callers pass only
+    If the cell is the user's own, this imports its code. For safety, callers pass only
     a cell that the user has named, in a command or in Python, never one that only a
     checkpoint names.
     """
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
     if config.fitting == "closed_form":
-        # The weights of the head are large, and its products nearly cancel. Rounded
-        # coarsely, as accelerators do by default, little would be left of the logits.
+        # The weights of the head are large, and its products nearly cancel. If an
+        # accelerator rounded them as coarsely as it does by default, little would be
+        # left of the logits.
         execution = execution._replace(precision="float32")
     return SequenceClassifier(config, cell, shape, len(task.classes), execution)
 
@@ -227,8 +230,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # Flax draws the parameters with keys that it folds out of `key` by their names, so
-    # that these keys are others.
+    # Flax derives the key of each parameter from `key` and the parameter's name. The
+    # keys below are derived from a number, and so differ from all of those.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)

@@ -31,7 +31,7 @@ class Recurrence(Protocol[Carry]):
         Args:
             inputs: [time, batch, features].
             lengths: int32 [batch], the number of time steps of each sequence before
-                its padding. None means that there is no padding.
+                its padding, at least 1. None means that there is no padding.
             every_step: whether the result has a hidden state for each time step, not
                 only for the last one.
 
@@ -46,9 +46,10 @@ class Recurrence(Protocol[Carry]):
         ...
 
     def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        """Reads one time step of each sequence, which are inputs [batch, features].
+        """Reads one time step of each sequence.
 
-        Returns the carry after it, and the hidden state, [batch, hidden].
+        Inputs are [batch, features]. Returns the carry after the time step, and the
+        hidden states, [batch, hidden].
         """
         ...
 
@@ -57,9 +58,10 @@ class BlockRecurrence(Recurrence[Carry], Protocol[Carry]):
     """A recurrence that can also read a block of consecutive time steps."""
 
     def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        """Reads a block of time steps, which are inputs [time, batch, features].
+        """Reads a block of time steps.
 
-        Returns the carry after it, and the hidden states, [time, batch, hidden].
+        Inputs are [time, batch, features]. Returns the carry after the block, and the
+        hidden states after each of its time steps, [time, batch, hidden].
         """
         ...
 
@@ -124,12 +126,12 @@ class ScannedCell(nn.Module):
         """Calls `body` on the inputs of one time step after the other.
 
         `body` maps the cell, the carry and the inputs of a time step to the new carry
-        and an output. Returns the last carry, and the outputs of all time steps along a
-        first axis `time`, which the inputs have, too.
+        and an output. The first axis of the inputs is time. Returns the last carry, and
+        the outputs of all time steps, whose first axis is time.
         """
         time_steps = inputs.shape[0]
-        # As `jax.lax.scan`, but the first argument is a module, whose parameters the
-        # body uses: Flax hands them into the loop.
+        # This is `jax.lax.scan` for a body that calls a module. Flax passes the
+        # module's parameters into the loop.
         scan_over_time = nn.scan(
             body,
             variable_broadcast="params",  # every time step has the same parameters

@@ -17,9 +17,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.metrics import (
-    make_scores,
-)
+from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import abstract_params, count_params
@@ -68,25 +66,25 @@ def train_and_evaluate(
     A complete run is only evaluated.
 
     Args:
-        config: is resolved for the task of the data set.
-        dataset: is the same on all processes.
+        config: the configuration, resolved for the task of the data set.
+        dataset: the data, which are the same on all processes.
         workdir: the folder of the run.
         open_stop: returns a context manager that handles signals during the updates,
             and yields the flag which they set.
-        timer: was started before the data were read.
+        timer: a timer that was started before the data were read.
         verbose: whether progress and the summary are printed.
-        callback: is called with the metrics of each validation. If it returns True, the
-            run ends there.
+        callback: a function of the metrics of a validation, called after each. If it
+            returns True, the run ends there.
     """
     task = dataset.task
     resume.check_processes(config, task)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
-    resolve_cell(config.model)  # refuses a wrong one before anything is written
+    resolve_cell(config.model)  # refuses a wrong cell before anything is written
     with resume.hold_workdir(workdir):
-        # The step is 0 if there is no checkpoint. The other value is a text that says
-        # why the run is complete, or None.
+        # The step is 0 if there is no checkpoint. `why_complete` is a message if the
+        # run is complete, and None otherwise.
         step, why_complete = broadcast(lambda: resume.find_start(config, task, workdir))
         if verbose:
             console.print_header(config, task, workdir, mesh, step, why_complete)
@@ -130,8 +128,8 @@ def loop_over_events(
 ) -> int:
     """Trains from a step to the end of the run, or until it is stopped.
 
-    In turn, it trains to the next event, and logs, validates and saves what is due.
-    Returns the last step, whose checkpoint is saved.
+    Each iteration trains to the next event and logs the training. If it is due, it also
+    validates and saves. Returns the last step, whose checkpoint is saved.
 
     Raises:
         StoppedError: after a signal.
@@ -146,8 +144,8 @@ def loop_over_events(
     ):
         program = trainer.program
         validation = splits["validation"]
-        # Users' sequences are standardized: here and once, if the data fit on the
-        # devices, and otherwise in each validation, in parts.
+        # `Normalization` standardizes users' sequences. If the data fit on the devices,
+        # that is done once, here. Otherwise each validation does it, in parts.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
@@ -161,11 +159,11 @@ def loop_over_events(
         )
         is_stopped = all_max(stop.number) > 0
         is_complete = False
-        # From here, an implicit copy to or from the host is an error.
+        # In the loop, an implicit copy to or from the host is an error.
         with jax.transfer_guard("disallow"):
             while step < num_steps and not (is_stopped or is_complete):
-                # Train to the next event. The state stays on the devices; the
-                # statistics are arrays of NumPy.
+                # Train to the next event. The state stays on the devices. The
+                # statistics are NumPy arrays.
                 target = next_event(step, config.train)
                 started = running_seconds()  # of a clock that stops for compilation
                 state, stats = trainer.train_to(state, step, target)
@@ -184,8 +182,11 @@ def loop_over_events(
                     checkpoints.wait()
                     raise rejection_error(config, stats, step, workdir)
 
-                # Validate. A signal to one process stops all at the same step.
+                # Stop after this event if any process got a signal, so that all stop at
+                # the same step.
                 is_stopped = all_max(stop.number) > 0
+
+                # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
                 logit_multiplier = 1.0  # calibrates predictions; not used in training
@@ -227,24 +228,24 @@ class Trainer(NamedTuple):
     ) -> tuple[TrainState, UpdateStats]:
         """Trains from a step to a later one, or until an update is rejected.
 
-        There is one call of `train_chunk` for each chunk. The memory of the state is
-        used for the new one. Returns that, and the statistics of the updates,
-        [updates, ensemble], as arrays of NumPy.
+        There is one call of `train_chunk` for each chunk. Returns the new state, whose
+        memory is that of the old one, and the statistics of the updates, [updates,
+        ensemble], as NumPy arrays.
         """
-        whole = replicated_sharding(self.program.mesh)
+        replicated = replicated_sharding(self.program.mesh)
         parts: list[UpdateStats] = []
         for chunk, num_updates in self.batches.chunks(step, target):
             rates = learning_rates(  # of all updates of the chunk, used or not
                 chunk.start,
                 schedule=self.schedule,
                 updates_per_chunk=self.batches.updates_per_chunk,
-                sharding=whole,
+                sharding=replicated,
             )
             state, all_stats = train_chunk(
                 state,
                 chunk,
                 rates,
-                device_put(np.int32(num_updates), whole),
+                device_put(np.int32(num_updates), replicated),
                 self.class_weights,
                 program=self.program,
             )
@@ -256,7 +257,7 @@ class Trainer(NamedTuple):
 
 
 def take_rows(stats: UpdateStats, rows: slice | np.ndarray) -> UpdateStats:
-    """Returns the statistics of some of the updates, as arrays of NumPy."""
+    """Returns the statistics of some of the updates, as NumPy arrays."""
     taken: UpdateStats = jax.tree.map(lambda leaf: leaf[rows], stats)
     return taken
 
@@ -289,27 +290,36 @@ def measure_training(
 ) -> Metrics:
     """Returns the metrics of the updates since the last event, which took `seconds`.
 
-    Every field of `ScoreSums` and of `UpdateStats` has its mean in them.
+    They have the mean of every field of `ScoreSums`, and of every field of
+    `UpdateStats` but `is_finite`.
     """
     config = trainer.config
     batch_size = config.train.batch_size
+    num_updates = int(stats.is_applied.sum())
+    trained_examples = num_updates * batch_size
     applied = take_rows(stats, stats.is_applied)
-    trained_examples = len(applied.grad_norm) * batch_size
-    if config.train.log_metrics == "last_batch":
+    if config.train.log_metrics == "last_batch":  # scores of that batch alone
         examples = batch_size
         sums = measure_last_batch(trainer, state, step)
     else:
         examples = trained_examples
         sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
-    means = {name: total / examples for name, total in sums._asdict().items()}
-    of_updates = applied._asdict()
-    del of_updates["scores"], of_updates["is_finite"]
-    means |= {name: values.mean(axis=0) for name, values in of_updates.items()}
-    losses = means.pop("loss").tolist()
-    del means["correct"]
     scores = make_scores(
-        examples, sums.correct.astype(int).tolist(), losses, first_seed=config.seed
+        examples,
+        sums.correct.astype(int).tolist(),
+        (sums.loss / examples).tolist(),
+        first_seed=config.seed,
     )
+    means = {
+        name: total / examples
+        for name, total in sums._asdict().items()
+        if name not in ("loss", "correct")
+    }
+    means |= {
+        name: values.mean(axis=0)
+        for name, values in applied._asdict().items()
+        if name not in ("scores", "is_finite")
+    }
     speed = config.num_seeds * trained_examples / seconds
     return Metrics(
         **asdict(scores),
@@ -321,8 +331,9 @@ def measure_training(
 
 
 def measure_last_batch(trainer: Trainer, state: TrainState, step: int) -> ScoreSums:
-    """Scores the last batch after its update; the arrays are NumPy's."""
-    chunk = trainer.batches.chunk_at(step - 1)  # the last update was `step - 1`
+    """Scores the last batch after its update. The sums are NumPy arrays."""
+    last_update = step - 1
+    chunk = trainer.batches.chunk_at(last_update)
     sums = jax.device_get(score_last_batch(state, chunk, program=trainer.program))
     for network, loss in enumerate(sums.loss.tolist()):
         if not math.isfinite(loss):
@@ -334,10 +345,12 @@ def measure_last_batch(trainer: Trainer, state: TrainState, step: int) -> ScoreS
 def rejection_error(
     config: RunConfig, stats: UpdateStats, step: int, workdir: Path
 ) -> RunError:
-    """Returns the error that ends a run whose update `step` was rejected."""
+    """Returns the error that ends a run whose update `step` was rejected.
+
+    As in the log, the message names the update by the step to which it leads.
+    """
     rejected = console.describe_rejection(config, stats, step)
     last = describe_last_checkpoint(workdir)
-    # It would have finished step `step + 1`.
     return RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
 
 
@@ -346,8 +359,8 @@ def evaluate_best_checkpoint(
 ) -> Result:
     """Evaluates the best checkpoint on `evaluated_split` if no valid result exists.
 
-    `cell` is the setting `model.cell`. A cell of the user's is imported only because
-    the configuration of this run names it, not because the checkpoint does.
+    `cell` is the setting `model.cell`. A user's own cell is imported because the
+    configuration of this run names it, never because the checkpoint does.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
     network = TrainedNetwork(workdir, str(best), mesh, cell=cell)

@@ -17,15 +17,13 @@ from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
 class ScoreSums(NamedTuple):
-    """Sums of scores over examples, which are logged as means. All are float32 [].
+    """Sums of scores over examples, which are logged as means.
 
-    The log has every field, so a score that is added here, and computed by `Objective`,
-    is logged.
+    The log has every field: one that is added here, and computed by `Objective`, is
+    logged. The fields of one network are float32 [].
     """
 
-    # The cross-entropy in nats: as the loss that is minimized, but without the weights
-    # of classes.
-    loss: jax.Array
+    loss: jax.Array  # cross-entropy in nats, without the weights of classes
     correct: jax.Array  # predictions after the last time step; exact in float32
 
 
@@ -47,10 +45,10 @@ class Objective:
 
         In training, each device calls this with its shard of the batch. The training
         step adds up the gradients of all shards, and divides them by the size of the
-        batch. So a term of the loss is a sum over the examples of the shard, too. One
-        that is not of single examples, such as a penalty of the parameters, is
-        multiplied by `len(batch.labels)`, the number of examples in the shard: these
-        add up to the size of the batch.
+        batch. So every term of the loss must be a sum over the examples of the shard. A
+        term that has no examples, such as a penalty of the parameters, is multiplied by
+        `len(batch.labels)`, the number of examples in the shard. The numbers of all
+        shards add up to the size of the batch.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -74,8 +72,9 @@ class Objective:
         scores = ScoreSums(
             loss=losses.sum(), correct=jnp.sum(is_correct, dtype=jnp.float32)
         )
-        minimized = scores.loss
-        if class_weights is not None:
+        if class_weights is None:
+            minimized = scores.loss
+        else:
             minimized = jnp.sum(losses * class_weights[labels])
         return minimized, scores
 
@@ -88,10 +87,11 @@ def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array
     time_steps = losses.shape[1]
     if lengths is None:  # all sequences have the same weights
         weights = time_weights(time_steps)
-        # On an accelerator, a product would be less precise by default.
+        # On an accelerator, a matrix product would be less precise by default.
         return jnp.matmul(losses, weights, precision="float32")
     weights = jax.vmap(lambda length: time_weights(time_steps, length))(lengths)
-    weighted = jnp.where(weights > 0, losses * weights, 0)  # 0 times NaN is NaN
+    # A loss in the padding can be infinite, and infinity times 0 is NaN.
+    weighted = jnp.where(weights > 0, losses * weights, 0)
     return weighted.sum(axis=1)
 
 
@@ -121,7 +121,7 @@ def weigh_classes(
 
     "balanced" ones are inversely proportional to the number of training examples of a
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
-    of the training split, int [examples]. Returns None if the weights are all 1.
+    of the training split, int [examples]. Returns None for "none": all weights are 1.
     """
     if config.class_weight == "none":
         return None

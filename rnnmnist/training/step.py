@@ -5,7 +5,8 @@ In each update of a network:
 1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
-4. `apply_update` applies the optimizer (`make_optimizer` in `training/optimizer.py`).
+4. `apply_update` applies the optimizer, which `make_optimizer` returns for a learning
+   rate (`training/optimizer.py`).
    If a number is not finite in any network, no network is changed. This update is the
    last one, and the run ends with an error (`training/loop.py`).
 """
@@ -40,20 +41,21 @@ class UpdateStats(NamedTuple):
     `train_chunk` returns those of several updates, [updates, ensemble].
 
     The log has the scores, and the means over updates of all other fields but
-    `is_finite`. So a field that is added here, and computed in `apply_update`, is
-    logged, as is one that is added to `ScoreSums`.
+    `is_finite`. So a field that is added here, and computed in `update_network` below,
+    is logged, as is one that is added to `ScoreSums`.
     """
 
     scores: ScoreSums  # sums over the examples of the batch
     grad_norm: jax.Array  # float32, the global norm of the gradient of the mean loss
-    is_finite: jax.Array  # bool, whether loss, gradient and updated parameters are
+    is_finite: jax.Array  # bool, of the loss, the gradient and the new parameters
 
     @property
     def is_applied(self) -> np.ndarray:
-        """Whether each of several updates, on the host, was applied, bool [updates].
+        """Whether each of several updates was applied, bool [updates].
 
-        An update is applied to all networks, or rejected in all. The first one that is
-        not applied was rejected, and the later ones were not computed.
+        An update is applied if its numbers are finite in all networks. Otherwise it is
+        rejected, and the updates after it are not computed: their rows are 0, so that
+        they count as not applied, too. The arrays are on the host, [updates, ensemble].
         """
         return np.asarray(self.is_finite).all(axis=1)
 
@@ -63,7 +65,7 @@ class LoopCarry(NamedTuple):
 
     state: TrainState
     stats: UpdateStats  # [updates, ensemble], 0 for updates that are not computed yet
-    was_applied: jax.Array  # bool [], whether the last update was
+    was_applied: jax.Array  # bool [], whether the update before was applied
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
@@ -82,10 +84,11 @@ def train_chunk(
 
     Args:
         state: the state before the first update. Its memory is used for the new one.
-        chunk: the examples of these updates, and maybe of earlier and later ones.
+        chunk: has the examples of these updates. It also has those of other updates if
+            an event, such as a log line, is within it.
         rates: the learning rate of each update of the chunk, float32 [updates].
-        num_updates: int32 []. As the rates and the class weights, this is an array, so
-            that one compiled program serves all numbers.
+        num_updates: int32 []. Like the rates and the class weights, it is an array and
+            not a static argument, so that one compiled program serves all values.
         class_weights: float32 [classes]; None: all are 1.
         program: the model, the loss and all other settings that are compiled.
 
@@ -171,7 +174,7 @@ def differentiate_batch(
         with jax.named_scope("batch"):
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
-        # The loss that is minimized is not used otherwise: the scores have the one that
+        # The value of the minimized loss is not needed. The scores have the loss that
         # is logged.
         (_, scores), grads = differentiate(params, batch, class_weights)
         return scores, grads
@@ -180,11 +183,13 @@ def differentiate_batch(
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
     # The devices exchange one vector, which is faster than an exchange of each array.
+    # For the same reason, the gradients become means by a division of that vector. The
+    # scores stay sums.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
     scores, _ = unravel(total)
-    _, grads = unravel(total / program.transform.batch_size)
-    return scores, grads
+    _, mean_grads = unravel(total / program.transform.batch_size)
+    return scores, mean_grads
 
 
 def apply_update(
@@ -198,10 +203,10 @@ def apply_update(
     """Updates all networks, or none of them if a number is not finite.
 
     Scores and gradients are those of `differentiate_batch`, and the rate is the
-    learning rate, float32 []. Returns the new state, which is the old
-    one if the update is rejected, the statistics of the update, and whether it was
-    applied, bool [].
+    learning rate, float32 []. Returns the new state, which is the old one if the update
+    is rejected, the statistics of the update, and whether it was applied, bool [].
     """
+    # The optimizer is made while this is traced, since its rate is a traced array.
     optimizer = program.optimizer(rate)
 
     def update_network(
@@ -253,8 +258,8 @@ def apply_update(
 def score_last_batch(state: TrainState, chunk: Chunk, *, program: Program) -> ScoreSums:
     """Scores a state on the batch of its last update, of which the chunk has examples.
 
-    The weights are those that validation uses: the average, if there is one. Returns
-    sums over the batch, [ensemble].
+    The parameters are those that validation uses: their average, if there is one.
+    Returns sums over the batch, [ensemble].
     """
 
     @functools.partial(
