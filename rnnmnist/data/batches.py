@@ -1,10 +1,10 @@
 """The batches of a run, as pure functions of its seed and the step.
 
-There is no iterator and no position to save. The step of a run is the number of updates
-that are finished. Updates are counted from 0, so `step` is also the index of the next
-update, which leads to step `step + 1`. Example number *p* of a run is at position
-`p % examples` of epoch `p // examples`; `shuffling.epoch_order` says which example that
-is. Batches continue across epochs, and every epoch has every example exactly once.
+There is no iterator and no position to save. `step` is the number of finished updates.
+Since updates are counted from 0, it is also the index of the next update. Of N training
+examples, the example number *p* of a run is at position `p % N` of epoch `p // N`;
+`shuffling.epoch_order` says which example that is. Batches continue across epochs, and
+every epoch has every example exactly once.
 
 Examples take three forms on their way to the loss:
 
@@ -75,7 +75,7 @@ class BatchTransform(NamedTuple):
 
     batch_size: int  # of all devices together
     shape: tuple[int, ...]  # of an example: rows and columns, or time and features
-    distortions: Distortions  # those of `Distortions()` change nothing
+    distortions: Distortions  # limits of random distortions; by default, none
     view: View
 
     @classmethod

@@ -34,14 +34,14 @@ class StreamCarry(NamedTuple):
     """What the classifier remembers of sequences between two time steps."""
 
     recurrence: Any  # its carry, whose type depends on the configuration
-    last: jax.Array  # [batch, features], the inputs of the time step before
-    is_first: jax.Array  # bool, whether there is no time step before
+    last: jax.Array  # [batch, features], the inputs of the previous time step
+    is_first: jax.Array  # bool, whether there is no previous time step
 
 
 class SequenceClassifier(nn.Module):
     """Classifies a sequence by what a recurrence returns at its last time step.
 
-    That is the last hidden state or, with `model.pooling`, the mean of all.
+    That is the last hidden state or, with `model.pooling=mean`, the mean of all.
 
     With `model.window`, the recurrence groups its inputs into windows of several time
     steps. Outside of it, nothing changes: inputs, lengths and hidden states are those
@@ -50,7 +50,7 @@ class SequenceClassifier(nn.Module):
 
     config: RunModelConfig
     cell: CellClass  # the class of `config.cell`
-    # The number of time steps and of features, with which the parameters are
+    # The number of time steps and of features for which the parameters are
     # initialized. Other numbers of time steps are accepted.
     input_shape: tuple[int, int]
     classes: int

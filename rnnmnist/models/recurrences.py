@@ -69,8 +69,8 @@ class BlockRecurrence(Recurrence[Carry], Protocol[Carry]):
 def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Returns the hidden state after the last time step of each sequence.
 
-    The result is [batch, hidden]. The hidden states are [time, batch, hidden], and the
-    lengths are as those of a `Recurrence`.
+    The hidden states are [time, batch, hidden], and the lengths are int32 [batch], at
+    least 1, or None without padding. The result is [batch, hidden].
     """
     if lengths is None:
         return hidden[-1]
@@ -95,8 +95,8 @@ class ScannedCell(nn.Module):
 
     def start(self, batch: int, features: int) -> CellCarry:
         """Returns the carry before the first time step of `batch` sequences."""
-        # A cell may draw its first carry. Here it always has the same key, and so the
-        # same carry; most cells start at zeros in any case.
+        # Flax passes a key, since a cell may start from a random carry. The key is
+        # always the same here, and so is the carry. Most cells start from zeros.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
     def step(self, carry: CellCarry, inputs: jax.Array) -> tuple[CellCarry, jax.Array]:
@@ -123,7 +123,7 @@ class ScannedCell(nn.Module):
         carry: Carry,
         inputs: jax.Array,
     ) -> tuple[Carry, Output]:
-        """Calls `body` on the inputs of one time step after the other.
+        """Calls `body` on the inputs of one time step after another.
 
         `body` maps the cell, the carry and the inputs of a time step to the new carry
         and an output. The first axis of the inputs is time. Returns the last carry, and

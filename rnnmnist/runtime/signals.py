@@ -30,7 +30,7 @@ Handler = Callable[[int, FrameType | None], object]  # what it returns is not us
 class StopFlag:
     """Holds the number of the signal that stops the run; 0 before any signal."""
 
-    number: int = 0
+    signal_number: int = 0
 
 
 _flag: StopFlag | None = None  # of this command, while it trains
@@ -63,9 +63,9 @@ def _wait_for_signals(read_end: int) -> None:
             if number not in STOP_SIGNALS:  # it is of a library
                 continue
             with _flag_lock:
-                if _flag is None or _flag.number:
+                if _flag is None or _flag.signal_number:
                     exit_immediately("stopped", 128 + number)
-                _flag.number = number
+                _flag.signal_number = number
 
 
 @contextlib.contextmanager
@@ -83,8 +83,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
     finally:
         with _flag_lock:
             _flag = None
-    if flag.number:
-        exit_immediately("stopped", 128 + flag.number)
+    if flag.signal_number:
+        exit_immediately("stopped", 128 + flag.signal_number)
 
 
 @contextlib.contextmanager
@@ -98,18 +98,18 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     flag = StopFlag()
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if flag.number:
+        if flag.signal_number:
             raise KeyboardInterrupt
-        flag.number = number
+        flag.signal_number = number
 
     try:
         with signal_handler(signal.SIGINT, on_interrupt):
             yield flag
     except Failure as error:
-        if flag.number:
+        if flag.signal_number:
             raise KeyboardInterrupt(str(error)) from None
         raise
-    if flag.number:
+    if flag.signal_number:
         raise KeyboardInterrupt
 
 

@@ -60,7 +60,7 @@ def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> Ru
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:
     """Raises a `StoppedError` on all processes if one of them has got a signal."""
-    if number := all_max(stop.number):
+    if number := all_max(stop.signal_number):
         saved = f"saved step {step}" if step else "before the first step"
         raise StoppedError(
             f"{saved} of {num_steps} in {workdir}; start the run again to resume",

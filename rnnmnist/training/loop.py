@@ -128,8 +128,9 @@ def loop_over_events(
 ) -> int:
     """Trains from a step to the end of the run, or until it is stopped.
 
-    Each iteration trains to the next event and logs the training. If it is due, it also
-    validates and saves. Returns the last step, whose checkpoint is saved.
+    Each iteration trains to the next event and logs the training. Every
+    `eval_every_steps` updates, it also validates and saves. Returns the last step,
+    whose checkpoint is saved.
 
     Raises:
         StoppedError: after a signal.
@@ -157,7 +158,7 @@ def loop_over_events(
             parameters=count_params(abstract_params(program.model)),
             on_host=trainer.batches.on_host,
         )
-        is_stopped = all_max(stop.number) > 0
+        is_stopped = all_max(stop.signal_number) > 0
         is_complete = False
         # In the loop, an implicit copy to or from the host is an error.
         with jax.transfer_guard("disallow"):
@@ -184,7 +185,7 @@ def loop_over_events(
 
                 # Stop after this event if any process got a signal, so that all stop at
                 # the same step.
-                is_stopped = all_max(stop.number) > 0
+                is_stopped = all_max(stop.signal_number) > 0
 
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
@@ -202,7 +203,7 @@ def loop_over_events(
                     items = replicate(to_items(state), mesh)  # for every process
                     checkpoints.save(step, items, validated, logit_multiplier)
 
-                # Call the callback, and end early, by it or by patience.
+                # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
                     if callback is not None:  # which may read the checkpoint
                         checkpoints.wait()
@@ -368,7 +369,7 @@ def evaluate_best_checkpoint(
     task = dataset.task
     split = task.evaluated_split
     path = result_path(workdir, split, best)
-    # A broadcast value is JSON.
+    # Processes exchange JSON, so that the result is converted to it and back.
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)

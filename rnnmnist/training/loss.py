@@ -13,6 +13,7 @@ from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.recurrences import select_last
 from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
@@ -23,7 +24,7 @@ class ScoreSums(NamedTuple):
     logged. The fields of one network are float32 [].
     """
 
-    loss: jax.Array  # cross-entropy in nats, without the weights of classes
+    loss: jax.Array  # in nats: the minimized loss, but without class weights
     correct: jax.Array  # predictions after the last time step; exact in float32
 
 
@@ -46,9 +47,8 @@ class Objective:
         In training, each device calls this with its shard of the batch. The training
         step adds up the gradients of all shards, and divides them by the size of the
         batch. So every term of the loss must be a sum over the examples of the shard. A
-        term that has no examples, such as a penalty of the parameters, is multiplied by
-        `len(batch.labels)`, the number of examples in the shard. The numbers of all
-        shards add up to the size of the batch.
+        penalty of the parameters, which is the same for all examples, must be
+        multiplied by their number, `len(batch.labels)`.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -64,7 +64,7 @@ class Objective:
         if self.every_step:  # logits are [batch, time, classes]
             over_time = optax.softmax_cross_entropy(logits, targets[:, None])
             losses = average_over_time(over_time, lengths)
-            last_logits = select_last_logits(logits, lengths)
+            last_logits = select_last(logits.swapaxes(0, 1), lengths)
         else:  # logits are [batch, classes]
             losses = optax.softmax_cross_entropy(logits, targets)
             last_logits = logits
@@ -95,13 +95,6 @@ def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array
     return weighted.sum(axis=1)
 
 
-def select_last_logits(logits: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Returns [batch, classes] of logits [batch, time, classes] at each last step."""
-    if lengths is None:
-        return logits[:, -1]
-    return logits[jnp.arange(len(lengths)), lengths - 1]
-
-
 def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
     """Returns the weights of the losses after each time step, float32 [time], of sum 1.
 
@@ -119,7 +112,7 @@ def weigh_classes(
 ) -> jax.Array | None:
     """Returns the weights of the classes in the minimized loss, float32 [classes].
 
-    "balanced" ones are inversely proportional to the number of training examples of a
+    Balanced weights are inversely proportional to the number of training examples of a
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
     of the training split, int [examples]. Returns None for "none": all weights are 1.
     """

@@ -6,9 +6,9 @@ In each update of a network:
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
 4. `apply_update` applies the optimizer, which `make_optimizer` returns for a learning
-   rate (`training/optimizer.py`).
-   If a number is not finite in any network, no network is changed. This update is the
-   last one, and the run ends with an error (`training/loop.py`).
+   rate (`training/optimizer.py`). If a number of any network is not finite, no network
+   is changed. This update is the last one, and the run ends with an error
+   (`training/loop.py`).
 """
 
 import functools
@@ -84,8 +84,9 @@ def train_chunk(
 
     Args:
         state: the state before the first update. Its memory is used for the new one.
-        chunk: has the examples of these updates. It also has those of other updates if
-            an event, such as a log line, is within it.
+        chunk: the examples of a fixed number of updates, of which these are a part. If
+            an event, such as a log line, divides the chunk, there is another call for
+            the updates after the event.
         rates: the learning rate of each update of the chunk, float32 [updates].
         num_updates: int32 []. Like the rates and the class weights, it is an array and
             not a static argument, so that one compiled program serves all values.
@@ -104,10 +105,10 @@ def train_chunk(
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
         out_specs=(STATE_SPECS, jax.P(None, SEEDS)),
-        # jax can track which arrays differ between devices. This is off, since jax
-        # would then add up the gradients by itself, array by array, and would refuse
-        # the scan of a recurrence: its carry is the same zeros on all devices at first,
-        # and differs after the first time step.
+        # jax can track which arrays differ between devices. With that, it would add up
+        # the gradients by itself, array by array. It would also refuse the scan of a
+        # recurrence, whose carry is the same zeros on all devices at first, and differs
+        # after the first time step.
         check_vma=False,
     )
     def train_shard(
@@ -249,7 +250,7 @@ def apply_update(
     new = TrainState(
         step=old.step + 1, params=params, ema_params=average, opt_state=opt_state
     )
-    # A rejected update does not count: `step` stays, too.
+    # A rejected update does not count, so `step` keeps its value, too.
     state: TrainState = jax.tree.map(functools.partial(jnp.where, is_applied), new, old)
     return state, stats, is_applied
 

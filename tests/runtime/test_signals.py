@@ -23,9 +23,9 @@ def interrupt() -> None:
 
 def test_the_first_interrupt_is_raised_at_the_end(interrupts: list[int]) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as flag:
-        assert flag.number == 0
+        assert flag.signal_number == 0
         interrupt()
-        assert flag.number == signal.SIGINT
+        assert flag.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):  # the second, at once
             interrupt()
     assert interrupts == []
@@ -105,7 +105,7 @@ def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
         "        with signals.defer_interrupts():\n"
         "            os.kill(os.getpid(), number)\n"
         "        time.sleep(0.1)\n"
-        "        print(flag.number, flush=True)\n"
+        "        print(flag.signal_number, flush=True)\n"
         "    time.sleep(60)\n"
     )
     ended = run_python("-c", program)
@@ -208,4 +208,4 @@ def test_a_command_that_a_program_calls_leaves_its_signals_alone(
     with stop_on_signal() as flag:
         assert signal.getsignal(signal.SIGTERM) == before
         interrupt()
-    assert (flag.number, interrupts) == (0, [signal.SIGINT])
+    assert (flag.signal_number, interrupts) == (0, [signal.SIGINT])
