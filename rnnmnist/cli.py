@@ -50,6 +50,9 @@ class _Discarded(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text)
 
+    def reconfigure(self, **_: object) -> None:
+        """Accepts what a command sets of Python's own stream."""
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` with exact flag names and one-line errors."""
@@ -169,7 +172,8 @@ def training_parser(command: str, description: str | None) -> Parser:
         "--config",
         metavar="FILE",
         default="embedded",
-        help="path, or name of a shipped configuration (default: %(default)s)",
+        help="name of a shipped configuration, or a path, with a / or with .py "
+        "(default: %(default)s)",
     )
     parser.add_new_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
     group = parser.add_argument_group(

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    # The declared type is that of any stream that replaces it; Python's has the method.
+    # The declared type is that of any stream; Python's and ours have the method.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     paths = cli.parse_settings(args)
     predictor = Predictor(args.workdir, args.step, paths, args.cell)

@@ -65,18 +65,22 @@ def open_folder(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def find_config(file_or_name: str) -> Path:
-    """Returns a configuration file: a path or a shipped configuration."""
-    path = expand(file_or_name)
-    if path.is_file():
-        return path
+def find_config(path_or_name: str) -> Path:
+    """Returns a configuration file, by its path or by the name of a shipped one.
+
+    A path contains a separator or ends with `.py`. Otherwise, a file in the working
+    directory that has the name of a shipped configuration would be run instead of it.
+    """
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
-    name = file_or_name.removeprefix("configs/").removesuffix(".py")
-    if name in shipped:
-        return shipped[name]
-    listed = f"shipped configurations: {', '.join(sorted(shipped))}"
-    remedy = suggest_name(path.stem, shipped, listed)
-    raise UserError(f"config: there is no file {file_or_name}; {remedy}")
+    if path_or_name in shipped:
+        return shipped[path_or_name]
+    path = expand(path_or_name)
+    is_path = "/" in path_or_name or path.suffix == ".py"
+    if is_path and path.is_file():
+        return path
+    listed = f"{', '.join(sorted(shipped))}, or a path with a / or with .py"
+    remedy = suggest_name(path.stem, shipped, f"name one of {listed}")
+    raise UserError(f"config: there is no {path_or_name}; {remedy}")
 
 
 def load_config(path: Path) -> Config:

@@ -111,6 +111,21 @@ def test_an_invalid_configuration_file_is_named_in_the_error(
     assert part in str(error.value)
 
 
+def test_only_a_path_names_a_file_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with the name of a shipped configuration is not run instead of it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("files", "mine", "mine.py"):
+        Path(name).write_text("")
+    assert find_config("files") == REPOSITORY / "configs/files.py"
+    assert find_config("mine.py") == tmp_path / "mine.py"
+    assert find_config("./files") == tmp_path / "files"
+    for absent in ("mine", "files.py", "configs/files.py"):
+        with pytest.raises(UserError, match=f"^config: there is no {absent}; "):
+            find_config(absent)
+
+
 def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
     config = resolve(load_config(REPOSITORY / "configs/default.py"), TASK)
     found = config.replace({"train.log_every_steps": 43})

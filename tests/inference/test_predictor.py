@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import robustness
 from PIL import Image, ImageDraw
-from support import REPOSITORY, damaged, refused, save_network, task_of
+from support import REPOSITORY, called, damaged, refused, save_network, task_of
 
 from rnnmnist import Predictor, predict
 from rnnmnist.config.schema import Config, DataConfig
@@ -220,6 +220,11 @@ def test_text_output(folder: Path, environment: dict[str, str]) -> None:
     assert "\n-: 0, " in output
     assert output.count("time steps read; decided after ") == 3
     assert finished.stderr == b""
+
+
+def test_a_quiet_prediction_prints_nothing() -> None:
+    finished = called("predict", "--quiet", REPOSITORY / "docs/five.jpg")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
 
 
 def test_unreadable_files_are_reported_and_skipped(
