@@ -187,6 +187,9 @@ def check_workdir(config: Config, workdir: Path) -> None:
 def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     """Checks that a run may resume in a workdir with these settings.
 
+    Defaults are those for the data of the checkpoint, since those of this run may not
+    have been read yet. A complete run has no other settings that change its result.
+
     Returns the step and the header of the newest checkpoint; 0 and None without one.
     """
     check_folders(workdir)
@@ -198,7 +201,13 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    if refused := _changes(config, header, "refused"):
+    new_config = fill_defaults(config, header.task)
+    refused = _changes(new_config, header, "refused")
+    if completion(workdir, step, new_config.train) is not None:
+        # No update would have them. The number of steps says whether it is complete.
+        warned = _changes(new_config, header, "warned")
+        refused += [change for change in warned if change[0] != "train.num_steps"]
+    if refused:
         values = [f"{name}={new} (checkpoint: {old})" for name, old, new in refused]
         listed = ", ".join(values)
         raise UserError(
@@ -224,27 +233,27 @@ def step_to_resume(
             f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
             "another workdir, or the same data"
         )
-    for name, old, new in _changes(config, header, "warned"):
-        if name == "train.num_steps" and step >= new:
-            continue  # the run is complete, and says so
-        _logger.warning(
-            f"{name} was {old} and is now {new}: the result will differ from that of "
-            "an uninterrupted run"
-        )
-    return step, completion(workdir, step, config.train)
+    complete = completion(workdir, step, config.train)
+    if complete is None:
+        for name, old, new in _changes(config, header, "warned"):
+            _logger.warning(
+                f"{name} was {old} and is now {new}: the result will differ from that "
+                "of an uninterrupted run"
+            )
+    return step, complete
 
 
-def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any, Any]]:
+def _changes(
+    config: RunConfig, header: Header, resume: str
+) -> list[tuple[str, Any, Any]]:
     """Returns the changed settings of a kind, each with its old and its new value.
 
-    The kind is `Setting.resume`. Defaults are those for the data of the checkpoint,
-    since those of this run may not have been read yet.
+    The kind is `Setting.resume`.
     """
-    new_config = fill_defaults(config, header.task)
-    old, new = header.config.flat(), new_config.flat()
+    old, new = header.config.flat(), config.flat()
     # The file of a user's cell may have moved. Its SHA-256 is another setting.
     old["model.cell"] = header.config.model.cell_name
-    new["model.cell"] = new_config.model.cell_name
+    new["model.cell"] = config.model.cell_name
     return [
         (name, old[name], new[name])
         for name in new

@@ -63,6 +63,11 @@ WRONG_COMMANDS = [
         "--config.seed=5 --config.model.cell=gru",
         "seed=5 (checkpoint: 0), model.cell=gru (checkpoint: lstm)",
     ),
+    (
+        f"{IMAGES} --config=embedded --workdir=images --config.data.data_dir=empty "
+        "--config.train.learning_rate=1",
+        "train.learning_rate=1.0 (checkpoint: 0.007)",
+    ),
     ("main --config=files --workdir=new", "data.path: "),
     ("evaluate", "--workdir"),
     ("evaluate --workdir=new", "new does not exist"),

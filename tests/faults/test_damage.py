@@ -255,6 +255,19 @@ def test_a_changed_model_or_order_of_the_data_is_refused(reference_run: Path) ->
         assert shown in str(error.value)
 
 
+def test_only_the_length_of_a_complete_run_may_change(reference_run: Path) -> None:
+    """With other settings that change the result, it would be a run of these."""
+    config = read_header(reference_run, NEWEST).config
+    changes = {"train.learning_rate": 0.5, "execution.num_devices": 3}
+    for name, value in changes.items():
+        with pytest.raises(UserError) as error:
+            check_settings(config.replace({name: value}), reference_run)
+        shown = f"{name}={value} (checkpoint: {config.flat()[name]})"
+        assert shown in str(error.value)
+        longer = {name: value, "train.num_steps": 1000}
+        assert check_settings(config.replace(longer), reference_run)[0] == NEWEST
+
+
 def edit_randomly(seed: int, workdir: Path) -> Path:
     """Edits a random file, or removes it; returns its path."""
     generator = np.random.default_rng(seed)

@@ -258,15 +258,15 @@ def test_fit_prints_nothing_unless_verbose(
     assert "15" in {path.name for path in (tmp_path / "run").iterdir()}
     fit(tmp_path / "run")
     assert caplog.records == []
-    fit(tmp_path / "run", learning_rate=0.01)
+    fit(tmp_path / "run", num_steps=40)
     assert capfd.readouterr() == ("", "")
     (warning,) = caplog.messages
-    assert warning.startswith("train.learning_rate was ")
+    assert warning.startswith("train.num_steps was ")
     monkeypatch.setattr(logging.root, "handlers", [])
-    fit(tmp_path / "run", learning_rate=0.02)
+    fit(tmp_path / "run", num_steps=50)
     assert capfd.readouterr() == ("", "")
-    fit(tmp_path / "run", learning_rate=0.01, verbose=True)
-    assert "\ncomplete at step 30\n" in capfd.readouterr().out
+    fit(tmp_path / "run", num_steps=50, verbose=True)
+    assert "\ncomplete at step 50\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
