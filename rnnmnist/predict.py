@@ -8,10 +8,10 @@
 Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
 each; - is standard input. A network that was trained on files of sequences classifies
 each sequence of such files, with or without labels. With --stream, each line of
-standard input has the features of one time step, separated by commas; an empty cell is
-a missing value, and an empty line starts the next sequence. If a file cannot be read,
-the others are still classified, and the exit code is 2, or 1 if all files were read but
-logits are not finite.
+standard input has the features of one time step, separated by commas; nan, or an empty
+cell beside others, is a missing value, and an empty line starts the next sequence. If a
+file cannot be read, the others are still classified, and the exit code is 2, or 1 if
+all files were read but logits are not finite.
 """
 
 import argparse

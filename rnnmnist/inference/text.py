@@ -7,7 +7,12 @@ import numpy as np
 
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import expand
-from rnnmnist.errors import UserError, escape_unprintable, prefix_errors
+from rnnmnist.errors import (
+    UserError,
+    escape_unprintable,
+    format_value,
+    prefix_errors,
+)
 from rnnmnist.evaluation.metrics import format_probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
@@ -99,6 +104,10 @@ def predict_lines(
             state, time = predictor.start(), 0
             continue
         with prefix_errors(f"standard input, line {number}"):
+            if "_" in line:  # which float() would ignore
+                raise UserError(
+                    f"{format_value(line.strip())} contains an underscore; remove it"
+                )
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:

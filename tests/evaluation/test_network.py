@@ -16,6 +16,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
+from rnnmnist.inference.text import predict_lines
 
 IMAGES = random_examples(7).stored
 
@@ -67,6 +68,8 @@ def test_a_stream_predicts_as_for_whole_sequences(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n1,2,3"))
     with pytest.raises(UserError, match=r"^standard input, line 21: features: must be"):
         predict.main([f"--workdir={workdir}", "--stream"])
+    with pytest.raises(UserError, match=r"^standard input, line 1: '1,1_0' contains"):
+        next(predict_lines(predictor, ["1,1_0\n"]))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
     printed = [list(line["probabilities"].values()) for line in lines]
