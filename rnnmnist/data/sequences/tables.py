@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from rnnmnist.data.sequences.validation import check_memory, pad
+from rnnmnist.data.sequences.validation import NO_REGRESSION, check_memory, pad
 from rnnmnist.errors import (
     UserError,
     escape_unprintable,
@@ -209,8 +209,15 @@ class _Column:
                 )
             place = self.place(row)
             raise UserError(f"{place}: the column {self.name} is empty; {remedy}")
-        if pa.types.is_boolean(values.type) or pa.types.is_floating(values.type):
+        if pa.types.is_boolean(values.type):
             values = pa.chunked_array([values.to_numpy().astype(str)])  # as pandas does
+        if pa.types.is_floating(values.type):  # as pandas makes of integers in a merge
+            numbers = values.to_numpy()
+            is_fraction = np.rint(numbers) != numbers
+            if is_fraction.any():
+                allowed = f"texts and whole numbers; as labels, {NO_REGRESSION}"
+                raise self._refusal(int(is_fraction.argmax()), allowed)
+            values = values.cast(pa.int64())
         encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
