@@ -4,7 +4,7 @@
 
 The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
 docs/formats.md describes them. Fewer than 1,000 training sequences are classified by
-random filters, unless a setting of the network below is given on the command line.
+random filters, unless a setting of training is given on the command line.
 """
 
 from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
@@ -17,7 +17,6 @@ def get_config() -> Config:
         model=ModelConfig(
             filters_below=1000,
             cell="lru",
-            hidden_size=64,
             pooling="mean",
             differences=True,
         ),

@@ -80,10 +80,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
             "module:Class" or "FILE.py:Class". None is "lru" if a parameter from
-            `hidden_size` to `label_smoothing` is not None, or with `early_stopping`;
-            otherwise the number of sequences chooses between "filters", which are
-            random and need no such parameter, and "lru".
-        hidden_size: units of the hidden state. None is 64; of filters, 1,000.
+            `num_layers` to `label_smoothing`, without `differences`, is not None, or
+            with `early_stopping`; otherwise the number of sequences chooses between
+            "filters", which are random and do not have these parameters, and "lru".
+        hidden_size: units of the hidden state, or filters. None is 64; of filters,
+            1,000.
         num_layers: residual layers of lru.
             None is 2 for lru, and 1 for other cells, which have no other number.
         pooling: what the head reads: the hidden state after the "last" time step, or

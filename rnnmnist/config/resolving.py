@@ -18,6 +18,7 @@ from rnnmnist.config.schema import (
     DEFAULT_LAYERS,
     DEFAULT_STEPS,
     DEFAULT_UNITS,
+    DEFAULT_UNITS_OF_SEQUENCES,
     INITIALIZED_CELLS,
     LINEAR_CELLS,
     LONG,
@@ -156,8 +157,11 @@ def settings_of_data(config: Config) -> DataConfig:
 def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
     is_closed_form = model.fitting == "closed_form"
     hidden_size = model.hidden_size
-    if hidden_size is None:
-        hidden_size = DEFAULT_FILTERS if is_closed_form else DEFAULT_UNITS
+    if hidden_size is None and is_closed_form:
+        hidden_size = DEFAULT_FILTERS
+    elif hidden_size is None:
+        is_image = task.image_shape is not None
+        hidden_size = DEFAULT_UNITS if is_image else DEFAULT_UNITS_OF_SEQUENCES
     differences = model.differences
     if differences is None:
         differences = is_closed_form

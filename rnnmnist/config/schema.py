@@ -196,6 +196,7 @@ class DataConfig(ConfigSection, prefix="data."):
 
 
 DEFAULT_UNITS = 128
+DEFAULT_UNITS_OF_SEQUENCES = 64
 DEFAULT_FILTERS = 1000
 DEFAULT_LAYERS = 2  # in a linear recurrence
 IDENTIFIER = r"[^\W\d]\w*"  # matches a name in Python
@@ -232,7 +233,8 @@ class ModelConfig(ConfigSection, prefix="model."):
     hidden_size: int | None = setting(
         None,
         "units of the hidden state, or filters",
-        by_default=f"{DEFAULT_UNITS}; of filters, {DEFAULT_FILTERS:,}",
+        by_default=f"{DEFAULT_UNITS}; for sequences, {DEFAULT_UNITS_OF_SEQUENCES}; of "
+        f"filters, {DEFAULT_FILTERS:,}",
         ge=1,
         le=8192,
     )
@@ -607,14 +609,15 @@ class Config(ConfigSection):
     def override(self, values: Mapping[str, object]) -> Self:
         """Returns a copy of the configuration of a file with the settings of a user.
 
-        A setting of the network, such as its size or the learning rate, asks for a
+        A setting that filters do not have, such as the learning rate, asks for a
         network that is trained by gradients, whatever the number of sequences is, also
         beside a value of `model.filters_below`. The cell asks for itself.
         """
         given = {name for name, value in values.items() if value is not None}
         config = self
         if values.get("model.cell") in CLOSED_FORM_CELLS:
-            config = config.with_filters()
+            # A size in the file is that of its network.
+            config = config.with_filters().replace({"model.hidden_size": None})
         config = config.replace(values)
         if given & {"model.cell", *settings_of_network()}:
             config = config.replace({"model.filters_below": 0})
@@ -629,19 +632,12 @@ class Config(ConfigSection):
 
 
 def settings_of_network() -> list[str]:
-    """Returns the settings whose values are for a network trained by gradients.
-
-    Filters do not have them, but for those of `SHARED_WITH_FILTERS`.
-    """
+    """Returns the settings of networks trained by gradients, which filters lack."""
     return [
-        name
-        for name, declared in SETTINGS.items()
-        if declared.fitting == "gradient" or name in SHARED_WITH_FILTERS
+        name for name, declared in SETTINGS.items() if declared.fitting == "gradient"
     ]
 
 
-# Settings of networks and of filters, which have other good values for each.
-SHARED_WITH_FILTERS = ("model.hidden_size", "model.differences")
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
     declared.name: declared

@@ -124,8 +124,8 @@ def fit(
         **settings: of the configuration `files`, by their names without the section,
             such as `num_steps=1000` for `train.num_steps`. `class_weight` can also be
             a mapping from classes to weights, which are 1 for all others. If none is of
-            the network or its training by gradients, and there are fewer training
-            sequences than `filters_below`, random filters are fitted.
+            training by gradients, and there are fewer training sequences than
+            `filters_below`, random filters are fitted.
 
     Returns:
         The workdir, as `Predictor` and the commands take it.

@@ -9,7 +9,8 @@ from support import called, output_of
 
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.resolving import choose_network
+from rnnmnist.config.resolving import choose_network, resolve
+from rnnmnist.config.tasks import Task
 from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.training.fit import configure
 
@@ -33,19 +34,39 @@ def chosen(sequences: int, **settings: object) -> str:
 
 
 def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
-    """Unless a setting of the network or of its training is given."""
+    """Unless a setting that filters do not have is given."""
     assert chosen(LIMIT - 1) == "filters"
     assert chosen(LIMIT) == "lru"
     assert chosen(99, filters_below=99) == "lru"
     assert chosen(10**6, cell="filters") == "filters"
     assert chosen(10, cell="gru") == "gru"
-    assert chosen(10, hidden_size=8, filters_below=100) == "lru"
+    assert chosen(10, num_steps=8, filters_below=100) == "lru"
     recipe = load_config(find_config("files"))
     for name in ("train.num_steps", "train.learning_rate"):
         given = recipe.override({name: recipe.flat()[name] or 1})
         assert choose_network(given, 10).model.cell == "lru"
     for of_both in ({"class_weight": "balanced"}, {"num_seeds": 3}, {"seed": 1}):
         assert chosen(10, **of_both) == "filters"
+
+
+@pytest.mark.parametrize(
+    ("count", "cell", "default"), [(10, "filters", 1000), (LIMIT, "lru", 64)]
+)
+def test_a_size_is_that_of_filters_or_of_a_network(
+    count: int, cell: str, default: int
+) -> None:
+    sizes = {"train": count, "validation": 0, "test": 0}
+    task = Task("mine", 30, 2, ("a", "b"), sizes)
+    for given in ({}, {"hidden_size": 200, "differences": False}):
+        found = resolve(choose_network(configure(given), count), task).model
+        assert found.cell == cell
+        assert found.hidden_size == given.get("hidden_size", default)
+        assert found.differences == given.get("differences", True)
+
+
+def test_a_size_in_a_file_is_that_of_its_network() -> None:
+    given = load_config(find_config("best")).override({"model.cell": "filters"})
+    assert given.model.hidden_size is None
 
 
 @pytest.mark.slow
