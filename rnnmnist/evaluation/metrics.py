@@ -50,10 +50,12 @@ def score_logits(
     labels: np.ndarray,
     first_seed: int = 0,
     multiplier: float = 1.0,
+    groups: int | None = None,
 ) -> Scores:
     """Scores finite logits [ensemble, examples, classes] of a whole split.
 
-    The seeds of the members follow one another. The multiplier is that of the logits of
+    The seeds of the members follow one another. `groups` is the number of groups that
+    the examples have. The multiplier is that of the logits of
     a single network, or of those that the members of an ensemble have together.
     """
     networks, examples, classes = logits.shape
@@ -66,7 +68,7 @@ def score_logits(
     confusions = np.zeros((networks, classes, classes), int)
     cells = (np.arange(networks)[:, None], labels, logits.argmax(-1))
     np.add.at(confusions, cells, 1)
-    scores = score_confusions(confusions, mean_losses, first_seed)
+    scores = score_confusions(confusions, mean_losses, first_seed, groups)
     if not scores.members:
         return scores
     correct = int((combined.argmax(-1) == labels).sum())
@@ -88,7 +90,10 @@ def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def score_confusions(
-    confusions: np.ndarray, losses: Sequence[float], first_seed: int = 0
+    confusions: np.ndarray,
+    losses: Sequence[float],
+    first_seed: int = 0,
+    groups: int | None = None,
 ) -> Scores:
     """Scores networks with confusion matrices of a whole split and mean losses.
 
@@ -96,7 +101,7 @@ def score_confusions(
     """
     examples = int(confusions[0].sum())
     correct = np.trace(confusions, axis1=1, axis2=2).tolist()
-    return make_scores(examples, correct, losses, first_seed, confusions)
+    return make_scores(examples, correct, losses, first_seed, groups, confusions)
 
 
 def make_scores(
@@ -104,6 +109,7 @@ def make_scores(
     correct: Sequence[int],
     losses: Sequence[float],
     first_seed: int = 0,
+    groups: int | None = None,
     confusions: np.ndarray | None = None,
 ) -> Scores:
     """Returns the scores of networks, each with its correct predictions and mean loss.
@@ -116,6 +122,7 @@ def make_scores(
     scores = Scores(
         seed=first_seed,
         examples=examples,
+        groups=groups,
         correct=total,
         # One division of integers, so that equal counts tie.
         accuracy=total / (networks * examples),
@@ -135,7 +142,7 @@ def make_scores(
         one = slice(index, index + 1)
         confusion = None if confusions is None else confusions[one]
         member = make_scores(
-            examples, correct[one], losses[one], first_seed + index, confusion
+            examples, correct[one], losses[one], first_seed + index, groups, confusion
         )
         members.append(member)
     scores = replace(scores, predictions=networks * examples, members=tuple(members))
@@ -185,6 +192,7 @@ def select_logged_scores(scores: Scores, *, has_class_weights: bool) -> Scores:
         [network.correct for network in networks],
         [network.loss for network in networks],
         networks[0].seed or 0,
+        scores.groups,
     )
     class_sizes = np.sum(scores.confusion, axis=1)
     is_unbalanced = class_sizes.max() >= 2 * class_sizes.min()
@@ -226,20 +234,22 @@ def format_interval(interval: Sequence[float]) -> str:
 def format_accuracy(scores: Scores) -> str:
     """Formats an accuracy with its counts and its 95 % interval.
 
-    The interval is over examples, or of the mean over several seeds.
+    The interval is over examples, or of the mean over several seeds. With groups, it
+    says what the interval does not cover.
     """
     counts = format_counts(scores)
+    groups = format_groups(scores)
     if not scores.members:
         accuracy = format_percent(scores.accuracy)
         interval = format_interval(wilson_interval(scores.correct, scores.examples))
-        return f"{accuracy} ({counts}; 95 % interval {interval})"
+        return f"{accuracy} ({counts}; 95 % interval {interval}{groups})"
     std, mean_interval = spread_over_seeds(scores)
     accuracy = format_mean_and_std(scores.accuracy, std)
     interval = format_interval(mean_interval)
     seeds = len(scores.members)
     return (
         f"{accuracy} over {seeds} seeds ({counts}; 95 % interval of the mean "
-        f"{interval})"
+        f"{interval}{groups})"
     )
 
 
@@ -252,11 +262,8 @@ def format_accuracies(scores: Scores) -> str:
 
 
 def format_validation(metrics: Metrics) -> str:
-    """Formats the accuracies of a validation, after `leave one out` if it is that.
-
-    The number of groups follows if there are groups.
-    """
-    text = f"{format_accuracies(metrics)}{format_groups(metrics)}"
+    """Formats the accuracies of a validation, after `leave one out` if it is that."""
+    text = format_accuracies(metrics)
     if metrics.split != "validation":
         text = f"{format_split(metrics.split)} {text}"
     return text
@@ -267,19 +274,19 @@ def format_split(split: str) -> str:
     return split.replace("_", " ")
 
 
-def format_groups(metrics: Metrics) -> str:
-    """Warns that an interval does not know the groups; empty without groups.
+def format_groups(scores: Scores) -> str:
+    """Says after an interval that it does not know the groups; empty without groups.
 
     The sequences of a group are not independent. The interval of several seeds is not
     over sequences.
     """
-    if metrics.groups is None:
+    if scores.groups is None:
         return ""
-    groups = f"{metrics.groups:,} group{'s' if metrics.groups > 1 else ''}"
-    limit = "takes them for independent"
-    if metrics.members:
-        limit = "covers the seeds only"
-    return f"; {metrics.examples:,} sequences of {groups}; the interval {limit}"
+    plural = "s" if scores.groups > 1 else ""
+    sequences = f"{scores.examples:,} sequences of {scores.groups:,} group{plural}"
+    if scores.members:
+        return f", which covers the seeds only, not the {sequences}"
+    return f", which takes {sequences} for independent"
 
 
 def format_fitted(validation: Metrics | None) -> str:

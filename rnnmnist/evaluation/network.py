@@ -318,7 +318,8 @@ class TrainedNetwork:
         """Evaluates the network on a whole split of a task."""
         seed = self.config.seed
         logits = self.logits(examples)
-        scores = score_logits(logits, examples.labels, seed, self.multiplier)
+        groups = examples.num_groups
+        scores = score_logits(logits, examples.labels, seed, self.multiplier, groups)
         create_result = functools.partial(
             Result,
             dataset=task.name,

@@ -173,7 +173,11 @@ def load_run_data(
         combined=combined,
         left_out_file=left_out_file,
         scores=score_logits(
-            last_logits, examples.labels, network.config.seed, network.multiplier
+            last_logits,
+            examples.labels,
+            network.config.seed,
+            network.multiplier,
+            examples.num_groups,
         ),
         metrics=logs.read(workdir, logs.Metrics),
         sessions=logs.read(workdir, logs.Session),

@@ -23,7 +23,6 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
         split: `train` or `validation`; of random filters also `leave_one_out`, or with
             groups `leave_one_group_out`.
         examples_per_second: in training, by all members together.
-        groups: the number of groups in a validation; None without groups.
         means: in training, the means of all else that updates report, by their names,
             each with a number for each member.
     """
@@ -32,7 +31,6 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     split: str
     examples_per_second: float | None = None
-    groups: int | None = None
     means: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 - msgspec copies it
 
 

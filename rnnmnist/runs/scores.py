@@ -12,6 +12,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         seed: the seed of the first member.
         examples: the number of examples, for each network.
+        groups: the number of their groups; None without groups.
         correct: the number of correct predictions, of all networks together.
         predictions: the number of predictions of all networks together, of which
             `correct` counts a part. A single network has one for each example.
@@ -36,6 +37,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     seed: int | None = None
     examples: int
+    groups: int | None = None
     correct: int
     predictions: int | None = None
     accuracy: float

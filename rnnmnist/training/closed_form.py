@@ -108,11 +108,13 @@ def fit_in_closed_form(
     if len(networks) > 1:
         multiplier = calibrate(left_out_logits, train.labels)
     scores = select_logged_scores(
-        score_logits(left_out_logits, train.labels, first_seed=config.seed),
+        score_logits(
+            left_out_logits, train.labels, config.seed, groups=train.num_groups
+        ),
         has_class_weights=config.train.has_class_weights,
     )
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = Metrics(**asdict(scores), step=STEP, split=split, groups=train.num_groups)
+    metrics = Metrics(**asdict(scores), step=STEP, split=split)
     record(workdir, metrics, progress)
     if task.evaluated_split == "train":
         # The report reads it. It is written before the checkpoint, with which the run

@@ -23,7 +23,6 @@ from rnnmnist.errors import erase_line, is_terminal
 from rnnmnist.evaluation.metrics import (
     format_accuracies,
     format_counts,
-    format_groups,
     format_percent,
     format_result,
     format_split,
@@ -310,13 +309,12 @@ def describe_validation(header: Header) -> str:
     if header.config.model.fitting == "closed_form":
         return format_validation(scores)
     accuracies = format_accuracies(scores)
-    note = format_groups(scores)
     if scores.examples < MIN_VALIDATION_EXAMPLES:
         return (
             f"{accuracies}, at the last step, {step}: fewer than "
-            f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one{note}"
+            f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
         )
     criterion = ""
     if header.config.train.has_class_weights:
         criterion = " by balanced accuracy"
-    return f"{accuracies}, best at step {step}{criterion}{note}"
+    return f"{accuracies}, best at step {step}{criterion}"

@@ -40,15 +40,13 @@ def validate(
         reason = "prediction for a validation example is not finite"
         raise unsaved_error(config, step, error.network, reason) from error
     scores = select_logged_scores(
-        score_logits(logits, examples.labels, first_seed=config.seed),
+        score_logits(logits, examples.labels, config.seed, groups=examples.num_groups),
         has_class_weights=config.train.has_class_weights,
     )
     multiplier = 1.0
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
         multiplier = calibrate(logits, examples.labels)
-    metrics = Metrics(
-        **asdict(scores), step=step, split="validation", groups=examples.num_groups
-    )
+    metrics = Metrics(**asdict(scores), step=step, split="validation")
     return metrics, multiplier
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -266,14 +267,33 @@ def test_groups_are_left_out_as_a_whole(
     assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
     assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
-    assert printed.count("; 60 sequences of 12 groups; ") == 1
-    assert "independent" in printed
+    assert printed.count("takes 60 sequences of 12 groups for independent") == 1
     fit(tmp_path / "two", groups=groups, num_seeds=2, **data)
     printed = capsys.readouterr().out
-    assert "; 60 sequences of 12 groups; " in printed
+    assert "the seeds only, not the 60 sequences of 12 groups" in printed
     assert "independent" not in printed  # an interval over seeds takes nothing for it
     with pytest.raises(UserError, match=r"^groups: "):
         fit(tmp_path / "one", groups=np.zeros(COUNT, int), **data)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_an_accuracy_over_groups_is_never_stated_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the test split, too, and of each seed."""
+    groups = np.arange(COUNT) // 6
+    split = np.where(groups % 5, "train", "test")
+    run = fit(tmp_path / "run", groups=groups, split=split, num_seeds=2)
+    (line,) = re.findall("^test .*", capsys.readouterr().out, re.MULTILINE)
+    assert "12 sequences of 2 groups" in line
+    first, *seeds, _ = output_of(called("evaluate", f"--workdir={run}")).splitlines()
+    assert "12 sequences of 2 groups" in first
+    assert len(seeds) == 2
+    assert all("takes 12 sequences of 2 groups for" in line for line in seeds)
+    reported = output_of(called("report", f"--workdir={run}"))
+    assert "12 sequences of 2 groups" in reported.splitlines()[0]
+    page = (run / "report" / "index.html").read_text()
+    assert page.count("12 sequences of 2 groups") == 2  # the lead, and the facts
 
 
 @pytest.mark.usefixtures("unrendered")
