@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from rnnmnist.config.tasks import Task
     from rnnmnist.data.sequences.reading import read_sequences
-    from rnnmnist.errors import RunError, UserError
+    from rnnmnist.errors import DataWarning, RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
     from rnnmnist.evaluation.network import StreamState
     from rnnmnist.exporting.comparison import Certificate, Export
@@ -38,6 +38,7 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "Certificate",
     "Config",
     "DataConfig",
+    "DataWarning",
     "ExecutionConfig",
     "Export",
     "FitSettings",
@@ -91,6 +92,7 @@ _MODULES = {
     "Certificate": "exporting.comparison",
     "Config": "config.schema",
     "DataConfig": "config.schema",
+    "DataWarning": "errors",
     "ExecutionConfig": "config.schema",
     "Export": "exporting.comparison",
     "FitSettings": "config.fit_settings",

@@ -4,7 +4,8 @@ Every deliberate failure is a `UserError` or a `RunError` with a message of one 
 Docstrings list errors in the public API, and where a caller handles them. An `OSError`
 on a path of the user is not caught where it arises: `as_failure` gives it its line.
 Any other exception that leaves an entry point is an internal fault: it keeps its
-traceback, and the exit code is 1.
+traceback, and the exit code is 1. What a user should know about the data is a
+`DataWarning`; what concerns a run or the machine is logged as a warning.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import errno
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -71,6 +73,10 @@ class UserError(Failure, ValueError):
     exit_code = 2
 
 
+class DataWarning(UserWarning):
+    """Something that a user should know about the data, which are used as they are."""
+
+
 class StoppedError(RunError):
     """A signal stopped the run after it had saved. Exit code 128 + signal number."""
 
@@ -87,6 +93,11 @@ def _restore_failure(
     error.args = args
     vars(error).update(attributes)
     return error
+
+
+def warn_of_data(message: str) -> None:
+    """Warns of something in the data. Python shows equal warnings once."""
+    warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def as_failure(error: BaseException) -> Failure | None:

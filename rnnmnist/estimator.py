@@ -4,7 +4,6 @@ import math
 import numbers
 import shutil
 import tempfile
-import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from rnnmnist.config.settings import TYPES, check_name, to_python
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
     count_in_groups,
-    describe_swapped_axes,
     refuse_label_shape,
     refuse_masked,
     takes_last,
@@ -210,9 +208,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         """
         # A clone, since scikit-learn keeps facts about X, and the training can fail.
         inputs, y = clone(self)._check(X, y=y)
-        swapped = describe_swapped_axes(inputs)
-        if swapped and not self.verbose:  # otherwise, `rnnmnist.fit` warns
-            warnings.warn(swapped, stacklevel=2)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:

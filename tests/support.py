@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,19 @@ def fit_small(workdir: Path, **settings: Any) -> Path:
     return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **small)
 
 
+@contextlib.contextmanager
+def data_warnings() -> Iterator[list[str]]:
+    """Collects the messages of all warnings about data, at the end of the block."""
+    messages: list[str] = []
+    with warnings.catch_warnings(
+        record=True, action="always", category=rnnmnist.DataWarning
+    ) as warned:
+        try:
+            yield messages
+        finally:
+            messages += [str(warning.message) for warning in warned]
+
+
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Calls `rnnmnist.NAME` in this process, and returns what `command` would.
 
@@ -249,7 +263,11 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logging.getLogger("rnnmnist").addHandler(handler)
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        with (
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            data_warnings() as messages,
+        ):
             module.main(argv)
     except SystemExit as ended:  # of `predict`, after lines about files
         assert isinstance(ended.code, int)
@@ -262,6 +280,8 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)
+    for message in messages:
+        print(f"warning: {message}", file=errors)
     output.seek(0)
     texts = output.read(), errors.getvalue()
     return subprocess.CompletedProcess([name, *argv], code, *texts)

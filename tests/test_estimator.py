@@ -234,9 +234,8 @@ def test_missing_values_name_their_parameter() -> None:
 
 
 @pytest.mark.slow
-def test_swapped_axes_are_warned_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("verbose", [False, True])
+def test_swapped_axes_are_warned_of_once(tmp_path: Path, verbose: bool) -> None:
     """The collections of aeon are [n, features, time]. Lists and names are clear."""
     swapped = X.swapaxes(1, 2)
     short = SETTINGS | {"num_steps": 1} | SETTINGS["settings"]
@@ -245,9 +244,16 @@ def test_swapped_axes_are_warned_of_once(
     names = [f"sensor {number}" for number in range(12)]
     fit(list(swapped), workdir=tmp_path / "list")
     fit(swapped, workdir=tmp_path / "names", feature_names=names)
-    assert not any("swapaxes" in text for text in caplog.messages)
-    fit(swapped, workdir=tmp_path / "array")
-    assert sum("pass inputs.swapaxes(1, 2)" in text for text in caplog.messages) == 1
-    with pytest.warns(UserWarning, match="pass inputs.swapaxes") as warned:
-        new(num_steps=1).fit(swapped, Y)
+    message = r"pass inputs\.swapaxes\(1, 2\)"
+    with pytest.warns(rnnmnist.DataWarning, match=message) as warned:
+        fit(swapped, workdir=tmp_path / "array", verbose=verbose)
+        new(num_steps=1, verbose=verbose).fit(swapped, Y)
+    assert len(warned) == 2
+
+
+def test_a_far_value_is_warned_of() -> None:
+    far = X.copy()
+    far[0, 0, 0] = 1e9
+    with pytest.warns(rnnmnist.DataWarning, match=r"0 \(1e\+09\)") as warned:
+        rnnmnist.RNNClassifier(hidden_size=10).fit(far, Y)
     assert len(warned) == 1

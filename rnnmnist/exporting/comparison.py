@@ -1,7 +1,6 @@
 """Compares an export with the network of its run, on all examples of a split."""
 
 import hashlib
-import logging
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, warn_of_data
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -31,7 +30,6 @@ ROUNDING = 1e-4
 # rounded differently are on the other side of some thresholds. On PLAID, one recording
 # of 215 has logits that differ by 0.14 of the largest one, 99 % by less than 0.02.
 ROUNDING_OF_FILTERS = 0.2
-_logger = logging.getLogger(__name__)
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,7 +251,7 @@ def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:
     rounded = network.normalization(values.astype(np.float32), examples.lengths)
     errors = np.abs(exact - rounded).max((0, 1))
     for index in np.flatnonzero(errors > ROUNDING):
-        _logger.warning(
+        warn_of_data(
             f"the feature {network.task.feature_names[index]} loses digits in float32, "
             "which exports take; subtract a constant from it for the training"
         )

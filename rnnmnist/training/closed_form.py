@@ -6,7 +6,6 @@ ridge regression. Its leave-one-out predictions validate the run.
 """
 
 import functools
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
 from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
 from rnnmnist.evaluation.predictions import compute_hidden
@@ -57,8 +56,6 @@ STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
 SAMPLED_TIMES = 1024  # of each of these, at most
 OUTPUT_BYTES = 1 << 26  # of outputs that are computed at a time
-
-_logger = logging.getLogger(__name__)
 
 
 def fit_in_closed_form(
@@ -152,7 +149,7 @@ def _check_groups(train: Examples, task: Task) -> None:
     ]
     if single:
         noun = task.noun[:-1] if train.groups is None else "group"
-        _logger.warning(
+        warn_of_data(
             f"each of these classes is in one training {noun} only, so that leaving it "
             f"out leaves nothing of the class: {', '.join(single)[:200]}"
         )

@@ -1,8 +1,7 @@
 """Training on arrays, from Python."""
 
 import contextlib
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack
 
@@ -26,20 +25,18 @@ from rnnmnist.data.sequences.validation import (
     Sequences,
     describe_swapped_axes,
 )
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, warn_of_data
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
 from rnnmnist.runtime.jax_defaults import refuse_fork
-from rnnmnist.runtime.library_logs import SharedContext, without_library_logs
+from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train_and_evaluate
 from rnnmnist.training.resume import Callback, check_workdir, decide_network
-
-_logger = logging.getLogger(__name__)
 
 # The settings of a run on arrays, by their names without the section.
 FIT_SETTINGS = {
@@ -111,9 +108,9 @@ def fit(
             sequences that are held out for validation, or left out, are whole groups.
         feature_names: strings [features]. Without them, an array with more features
             than time steps causes a warning that axes may be swapped.
-        verbose: whether progress, warnings and a summary are printed. The handlers of
-            the logger `rnnmnist`, or of the root, get the warnings in any case. `False`
-            holds for all threads.
+        verbose: whether progress and a summary are printed. Warnings are given in any
+            case: of the data as `rnnmnist.DataWarning`, others by the logger
+            `rnnmnist`.
             Where standard output is no terminal and that logger has the level INFO,
             its own or that of the root, and a handler, progress and the summary are
             records of it instead, one for each line. No other logger gets records.
@@ -159,13 +156,10 @@ def fit(
     with (
         without_library_logs(),
         stop_on_interrupt() as stop,
-        contextlib.ExitStack() as stack,
     ):
-        if not verbose:
-            stack.enter_context(_silence)
         check_workdir(given, folder)
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
-            _logger.warning(swapped)
+            warn_of_data(swapped)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
             given = choose_network(given, sequences.count_training())
@@ -207,21 +201,6 @@ def configure(settings: Mapping[str, object]) -> Config:
         for name, value in settings.items()
     }
     return load_config(find_config("files")).override(values)
-
-
-@contextlib.contextmanager
-def _without_output() -> Iterator[None]:
-    """Keeps warnings that no handler of the user's gets from being printed."""
-    logger = logging.getLogger("rnnmnist")
-    handler = logging.NullHandler()  # Python would print warnings that nobody handles
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-_silence = SharedContext(_without_output)
 
 
 def _save(path: Path, sequences: Sequences, task: Task) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
-from support import refused, save_network
+from support import data_warnings, refused, save_network
 
 from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
@@ -300,7 +300,7 @@ def test_an_export_is_replaced_with_force_only(
 
 @pytest.mark.parametrize(("std", "is_exact"), [(6.0, False), (6e6, True)])
 def test_digits_that_float32_does_not_hold_are_named_and_counted(
-    std: float, is_exact: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    std: float, is_exact: bool, tmp_path: Path
 ) -> None:
     """The certificate compares with what `evaluate` computes."""
     path = tmp_path / "data.npz"
@@ -311,12 +311,15 @@ def test_digits_that_float32_does_not_hold_are_named_and_counted(
     config = NETWORKS["rnn on windows"].replace({"data.normalize": "standardize"})
     task, _ = datasets.load(config.replace(paths).data)
     workdir = save_network(tmp_path / "run", config, task)
-    with contextlib.suppress(RunError):
+    with (
+        contextlib.suppress(RunError),
+        data_warnings() as messages,
+    ):
         export.main([*flags_of(workdir, paths, tmp_path), "--format=stablehlo"])
     found = certificate_of(tmp_path, "stablehlo")
     assert (found["differing"] == 0) == is_exact
     assert (found["max_abs_difference"] < 1e-3) == is_exact
-    named = [message.split()[2] for message in caplog.messages]
+    named = [message.split()[2] for message in messages]
     assert named == ([] if is_exact else ["seconds"])
 
 

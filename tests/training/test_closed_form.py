@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import trainer
-from support import called, output_of
+from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
@@ -375,15 +375,14 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_data_have_a_result(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = fit(tmp_path / "run", **BAD[name])
+def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
+    with data_warnings() as messages:
+        run = fit(tmp_path / "run", **BAD[name])
     predictor = rnnmnist.Predictor(run)
     inputs = BAD[name].get("inputs", INPUTS)
     probabilities = predictor.classify(inputs)
     assert np.isfinite(probabilities).all()
-    is_single = any(text.endswith("class: rare") for text in caplog.messages)
+    is_single = any(text.endswith("class: rare") for text in messages)
     assert is_single == (name == "a class with one sequence")
     state = predictor.start()
     for values in inputs[1]:

@@ -249,7 +249,10 @@ def test_fit_prints_nothing_unless_verbose(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither does a stop between validations, of which orbax warns."""
+    """Neither does a stop between validations, of which orbax warns.
+
+    Warnings go to the handlers of the user, or to standard error, as Python's do.
+    """
     # As `logging.basicConfig` adds one.
     monkeypatch.setattr(logging.root, "handlers", [caplog.handler])
     stopped = pytest.raises(KeyboardInterrupt, match="saved step 15 of 30 in ")
@@ -264,7 +267,9 @@ def test_fit_prints_nothing_unless_verbose(
     assert warning.startswith("train.num_steps was ")
     monkeypatch.setattr(logging.root, "handlers", [])
     fit(tmp_path / "run", num_steps=50)
-    assert capfd.readouterr() == ("", "")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("train.num_steps was 40 and is now 50: ")
     fit(tmp_path / "run", num_steps=50, verbose=True)
     assert "\ncomplete at step 50\n" in capfd.readouterr().out
 

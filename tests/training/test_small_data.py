@@ -147,15 +147,15 @@ def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
 
 @pytest.mark.slow
 def test_constant_features_and_groups_are_pointed_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: Any
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a report, too, since an interval does not know groups."""
     subjects = np.arange(60) // 6
     inputs = np.stack([INPUTS, np.repeat(subjects[:, None], 5, axis=1)], axis=2)
     data: dict[str, Any] = {"groups": subjects, "feature_names": ["voltage", "age"]}
-    run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **data | SETTINGS)
-    (warning,) = caplog.messages
-    assert warning.startswith("age is constant within every sequence")
+    with pytest.warns(rnnmnist.DataWarning, match="^age is constant within") as warned:
+        run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **data | SETTINGS)
+    assert len(warned) == 1
     note = "6 sequences of 1 group"
     assert note in capsys.readouterr().out
     assert called("report", f"--workdir={run}").returncode == 0

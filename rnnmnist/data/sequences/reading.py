@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,15 +30,19 @@ from rnnmnist.data.sequences.validation import (
     check_memory,
     validate,
 )
-from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
+from rnnmnist.errors import (
+    UserError,
+    format_value,
+    prefix_errors,
+    suggest_name,
+    warn_of_data,
+)
 
 SEQUENCE_FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHECKED_BYTES = 1 << 24  # of values at a time
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
 OTHER_SIZE = "its header claims another size"
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
-
-_logger = logging.getLogger(__name__)
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -316,34 +319,50 @@ def _prepare_evaluation(
 def _warn(
     sequences: Sequences, splits: Mapping[str, np.ndarray], moments: Moments
 ) -> None:
-    """Warns of classes that are not in a split, and of features that teach nothing."""
+    """Warns of classes that are not in a split, and of features that teach nothing.
+
+    Also of groups that are in training and in another split.
+    """
     labels = np.asarray(sequences.labels)
     trained, validated = (
         set(labels[splits[name]].tolist()) for name in ("train", "validation")
     )
     unseen = [name for i, name in enumerate(sequences.classes) if i not in trained]
     if unseen:
-        _logger.warning(
+        warn_of_data(
             "no training sequence is of these classes, which the network cannot learn: "
             f"{', '.join(unseen)[:200]}"
         )
     unvalidated = [sequences.classes[i] for i in sorted(trained - validated)]
     if unvalidated and validated:
-        _logger.warning(
+        warn_of_data(
             "no validation sequence is of these classes, about which the validation "
             f"accuracy says nothing: {', '.join(unvalidated)[:200]}"
         )
+    if sequences.groups is not None:
+        groups = {
+            name: set(sequences.groups[indices].tolist())
+            for name, indices in splits.items()
+        }
+        for name in ("validation", "test"):
+            shared = groups[name] & groups["train"]
+            if shared:
+                warn_of_data(
+                    f"{len(shared)} of {len(groups[name])} groups of the {name} split "
+                    "are also in training, so that its accuracy says little about new "
+                    "groups; keep each group in one split"
+                )
     static = moments.is_static & (moments.high > moments.low)
     if static.any() and not static.all():
         names = ", ".join(np.array(sequences.feature_names)[static])
-        _logger.warning(
+        warn_of_data(
             f"{names[:200]} is constant within every sequence; leave it out, or name "
             "it groups"
         )
     far = find_far_values(sequences, splits["train"], moments)
     if far:
         values = ", ".join(f"{name} ({value:.3g})" for name, value in far.items())
-        _logger.warning(
+        warn_of_data(
             "some training values are so far away that all others of their feature are "
             "nearly equal beside them; correct them, or mark them as missing: "
             f"{values[:200]}"

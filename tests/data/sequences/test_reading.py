@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from support import damaged, output_of, run_python
+from support import damaged, data_warnings, output_of, run_python
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
@@ -373,7 +373,7 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     ],
 )
 def test_classes_that_are_not_in_a_split_are_named(
-    split: list[str] | None, untrained: list[str], unvalidated: list[str], caplog: Any
+    split: list[str] | None, untrained: list[str], unvalidated: list[str]
 ) -> None:
     """Those of the halves of walk and run, of the only sit, and of the only lie."""
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
@@ -382,9 +382,23 @@ def test_classes_that_are_not_in_a_split_are_named(
         first, second, sit, lie = split
         given = [first] * 30 + [second] * 30 + [sit, lie]
     sequences = validate(np.ones((62, 2, 1)), labels, split=given)
-    to_dataset("mine", sequences, DataConfig(validation=split is None))
-    named = [message.partition(": ")[2].split(", ") for message in caplog.messages]
+    with data_warnings() as messages:
+        to_dataset("mine", sequences, DataConfig(validation=split is None))
+    named = [message.partition(": ")[2].split(", ") for message in messages]
     assert named == [names for names in (untrained, unvalidated) if names]
+
+
+@pytest.mark.parametrize("shared", [0, 2, 5])
+def test_groups_of_a_split_that_are_also_in_training_are_counted(shared: int) -> None:
+    """Of 5 groups of the test split, and of none for validation."""
+    split = np.repeat(["train", "test"], [20, 10])
+    groups = np.append(np.arange(20) % 10, np.arange(10) // 2 + 10 - shared)
+    labels = np.arange(30) % 2
+    sequences = validate(np.ones((30, 2, 1)), labels, split=split, groups=groups)
+    with data_warnings() as messages:
+        to_dataset("mine", sequences, DataConfig(validation=False))
+    assert len(messages) == (shared > 0)
+    assert all(f"{shared} of 5 groups of the test " in text for text in messages)
 
 
 @pytest.mark.parametrize(("ids", "name"), [(None, "3"), (tuple("abcd"), "'d'")])
@@ -525,7 +539,8 @@ def test_a_damaged_file_is_valid_or_refused_in_one_line(
         targets[index].write_bytes(damaged(contents[index], generator))
         try:
             check(read(path))
-            load(path)
+            with data_warnings():
+                load(path)
         except UserError as error:
             assert str(error).startswith(str(path))
             assert str(error).isprintable(), str(error)
