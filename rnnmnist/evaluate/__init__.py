@@ -30,7 +30,8 @@ def evaluate(
     Args:
         workdir: the folder of the run.
         split: `train`, `validation` or `test`. None is `test`, or, in a run without
-            one, `validation` or else `train`.
+            one, `validation`. If nothing was held out, it is the leave-one-out
+            predictions of random filters, and `train` of a trained network.
         selector: `best`, `latest` or the number of a step.
         paths: the values of settings with paths of data, by the names of the settings:
             of data that have moved since the training, or, as `data.path`, of other
@@ -49,6 +50,7 @@ def evaluate(
         OSError: if data cannot be read, or the result cannot be written.
     """
     from rnnmnist.config.files import resolve_workdir
+    from rnnmnist.evaluation.left_out import load_evaluated
     from rnnmnist.evaluation.network import TrainedNetwork
     from rnnmnist.runs.checkpoint_files import read_header
     from rnnmnist.runs.results import write_result
@@ -68,6 +70,6 @@ def evaluate(
         enable_default_cache()
         mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
         network = TrainedNetwork(folder, str(selector), mesh, paths, cell)
-        result = network.score(*network.load_split(split))
+        result = network.score(*load_evaluated(network, split))
     write_result(folder, result)
     return result

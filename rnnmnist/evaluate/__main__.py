@@ -16,14 +16,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],
-        help="the split to evaluate (default: test; without one, validation or train)",
+        help="the split to evaluate (default: test; without one, validation; without "
+        "both, the leave-one-out predictions of filters, or train)",
     )
     parser.add_step_and_paths()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import (
         format_accuracy,
-        format_fitted,
         format_result,
+        format_split,
     )
     from rnnmnist.runs.results import loss_note, path_of
     from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -43,8 +44,8 @@ def main(argv: list[str]) -> None:
     if result.ensemble_loss is not None:
         loss = f"mean loss {result.loss:.4f}"  # of networks without the multiplier
     print(
-        f"{result.dataset} {result.split} at step {result.step}: "
-        f"{format_result(result, note)}, {loss}{format_fitted(result.validation)}"
+        f"{result.dataset} {format_split(result.split)} at step {result.step}: "
+        f"{format_result(result, note)}, {loss}"
     )
     for member in result.members:
         print(f"seed {member.seed}: {format_accuracy(member)}")

@@ -289,18 +289,6 @@ def format_groups(scores: Scores) -> str:
     return f", which takes {sequences} for independent"
 
 
-def format_fitted(validation: Metrics | None) -> str:
-    """Says that the head was fitted to the evaluated data, and what to read instead.
-
-    It is empty without these scores, which are `Result.validation`.
-    """
-    if validation is None:
-        return ""
-    split = format_split(validation.split)
-    accuracies = format_accuracies(validation)
-    return f"; the head was fitted to these data: read {split} {accuracies} instead"
-
-
 def format_counts(scores: Scores) -> str:
     """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
     counts = ", ".join(f"{network.correct:,}" for network in scores.networks)

@@ -314,10 +314,21 @@ class TrainedNetwork:
             and task.sha256 == self.task.sha256
         )
 
-    def score(self, task: Task, split: str, examples: Examples) -> Result:
-        """Evaluates the network on a whole split of a task."""
+    def score(
+        self,
+        task: Task,
+        split: str,
+        examples: Examples,
+        logits: np.ndarray | None = None,
+    ) -> Result:
+        """Evaluates the network on a whole split of a task.
+
+        Logits [ensemble, examples, classes] that are given are taken for those of the
+        network.
+        """
         seed = self.config.seed
-        logits = self.logits(examples)
+        if logits is None:
+            logits = self.logits(examples)
         groups = examples.num_groups
         scores = score_logits(logits, examples.labels, seed, self.multiplier, groups)
         create_result = functools.partial(
@@ -354,7 +365,6 @@ class TrainedNetwork:
             permutation_sha256=permutation_hash,
             trained_on_sha256=self.task.sha256,
             tutorial_128=scores_of_128,
-            validation=self.validation if self.is_fitted_to(task, split) else None,
         )
 
     def check_streams(self) -> None:

@@ -61,7 +61,6 @@ def report(
         split=run.split,
         step=run.network.checkpoint_step,
         scores=run.scores,
-        validation=run.scores_to_read,
         pictures=tuple(pictures),
         page=page,
     )

@@ -17,7 +17,6 @@ def main(argv: list[str]) -> None:
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import (
         format_accuracies,
-        format_fitted,
         format_split,
     )
     from rnnmnist.runtime.compilation import use_cpu
@@ -32,7 +31,6 @@ def main(argv: list[str]) -> None:
     print(
         f"{written.dataset} {format_split(written.split)} at step {written.step}: "
         f"{format_accuracies(written.scores)}, loss {written.scores.loss:.4f}"
-        f"{format_fitted(written.validation)}"
     )
     print(*written.pictures, written.page, sep="\n")
 

@@ -11,7 +11,7 @@ from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation.left_out import left_out_path, read_left_out
+from rnnmnist.evaluation.left_out import load_evaluated
 from rnnmnist.evaluation.metrics import (
     format_accuracy,
     format_interval,
@@ -52,24 +52,10 @@ class RunData:
     examples: Examples  # the whole split
     predictions: list[SplitPredictions]  # by network, not calibrated
     combined: SplitPredictions  # of the network, or the ensemble, calibrated
-    # In the workdir: predictions for the examples by heads that were fitted without
-    # them. The file can be missing. None if no head was fitted to them in closed form.
-    left_out_file: Path | None
+    is_left_out: bool  # each example is predicted by a head fitted without it
     scores: Scores
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
-
-    @property
-    def is_left_out(self) -> bool:
-        """Whether each example is predicted by a head that was fitted without it."""
-        return self.left_out_file is not None and self.split != "train"
-
-    @property
-    def scores_to_read(self) -> logs.Metrics | None:
-        """Those of the validation, if a head was fitted to the predicted examples."""
-        if self.left_out_file is None or self.is_left_out:
-            return None
-        return self.network.validation
 
     @property
     def training(self) -> str:
@@ -105,11 +91,9 @@ class Report(NamedTuple):
     Attributes:
         dataset: the name of the evaluated data.
         split: `test`, or, in a run without one, `validation` or else `train`. Of random
-            filters, it is `leave_one_out` or `leave_one_group_out` in place of `train`
-            if the workdir has these predictions.
+            filters, it is `leave_one_out` or `leave_one_group_out` in place of `train`.
         step: the step of the checkpoint.
         scores: the scores on all examples of the split.
-        validation: the scores to read instead, as `Result.validation`.
         pictures: the PNG files.
         page: the HTML file, which contains the pictures.
     """
@@ -118,7 +102,6 @@ class Report(NamedTuple):
     split: str
     step: int
     scores: Scores
-    validation: logs.Metrics | None
     pictures: tuple[Path, ...]
     page: Path
 
@@ -134,16 +117,7 @@ def load_run_data(
     `paths` and `cell` are those of `TrainedNetwork`.
     """
     network = TrainedNetwork(workdir, selector, make_cpu_mesh(), paths, cell)
-    task, split, examples = network.load_split()
-    metrics = network.validation
-    left_out_file = None
-    left_out = None
-    if metrics is not None and network.is_fitted_to(task, split):
-        left_out_file = left_out_path(workdir, metrics)
-        sorted_examples = examples.sort_by_group()
-        left_out = read_left_out(workdir, metrics, task, sorted_examples)
-        if left_out is not None:
-            split, examples = metrics.split, sorted_examples
+    task, split, examples, left_out = load_evaluated(network)
     logits, lengths = _predict_over_time(network, examples, left_out)
     predictions = [
         SplitPredictions.from_logits(member, examples.labels, lengths)
@@ -171,7 +145,7 @@ def load_run_data(
         examples=examples,
         predictions=predictions,
         combined=combined,
-        left_out_file=left_out_file,
+        is_left_out=left_out is not None,
         scores=score_logits(
             last_logits,
             examples.labels,

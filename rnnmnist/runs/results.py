@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runs.writing import write_json
 
@@ -22,7 +21,8 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         dataset: the name of the evaluated data.
-        split: `train`, `validation` or `test`.
+        split: `train`, `validation` or `test`, or `leave_one_out` or
+            `leave_one_group_out`, as of `Metrics`.
         step: the step of the checkpoint.
         num_parameters: the number of trained parameters of one member.
         params_sha256: the SHA-256 of all parameter arrays of all members.
@@ -33,8 +33,6 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         permutation_sha256: the SHA-256 of that order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the scores on the first 128 test examples.
-        validation: the scores to read instead, if a head was fitted to these examples
-            in closed form: those of the validation of the checkpoint.
     """
 
     dataset: str
@@ -51,7 +49,6 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
     tutorial_128: Scores | None = None
-    validation: Metrics | None = None
     members: tuple["Result", ...] = ()
 
 

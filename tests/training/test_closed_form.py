@@ -94,8 +94,14 @@ def test_a_report_and_the_commands_read_it(
     assert f"{line.loss:.4f} nats (slightly too low" in page
     assert "occlusion" not in page
     assert not (run / "report" / "steps.png").exists()  # known at the end only
-    evaluated = output_of(called("evaluate", f"--workdir={run}", "--split=train"))
-    assert f" read leave one out {accuracy}" in evaluated
+    evaluated = output_of(called("evaluate", f"--workdir={run}"))
+    assert f"leave one out at step 1: {accuracy}" in evaluated
+    assert f"loss {line.loss:.4f} (slightly too low" in evaluated
+    assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
+    result = rnnmnist.evaluate(run)
+    assert (result.split, result.correct) == ("leave_one_out", line.correct)
+    assert np.trace(result.confusion) == line.correct
+    assert rnnmnist.evaluate(run, "train").split == "train"
     data = f"--config.data.path={run / 'run.data'}"
     arguments = ("--config=files", data, "--config.model.cell=filters")
     size = ("--config.model.hidden_size=40", "--config.execution.num_devices=1")
@@ -329,13 +335,16 @@ def test_left_out_predictions_are_kept_for_the_report(
         rows = table[table["label"] != table["predicted"]]
         assert names == rows["sequence"].astype(str).tolist()
 
-    path.unlink()  # as of a checkpoint that was copied without its run
-    data = load_run_data(run, "best", {})
-    assert (data.split, data.left_out_file) == ("train", path)
-    assert data.scores_to_read == line
+    result = rnnmnist.evaluate(run)
+    assert result.split == "leave_one_group_out"
+    assert (result.groups, len(result.members)) == (7, seeds if seeds > 1 else 0)
     page = report_run(data, "rnnmnist report")[-1].read_text()
-    assert path.name in page
-    assert "another workdir" in page  # to get the file
+    assert f"{path.parent.name}/{path.name}" in page
+
+    path.unlink()  # as of a checkpoint that was copied without its run
+    for call in (rnnmnist.evaluate, rnnmnist.report):
+        with pytest.raises(UserError, match=f"^workdir: {path}, .*another workdir"):
+            call(run)
 
 
 def stop(*args: Any) -> None:

@@ -100,6 +100,7 @@ def test_a_report_and_an_export_say_that_they_are_of_training(
     runs: Path, tmp_path: Path
 ) -> None:
     workdir = fit(runs / "train", validation=False)
+    assert rnnmnist.evaluate(workdir).split == "train"
     assert called("report", f"--workdir={workdir}").returncode == 0
     page = (workdir / "report" / "index.html").read_text()
     assert "has no test or validation split" in page
