@@ -314,7 +314,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             )
         parameters = self.get_params(deep=False)
         known = [*FIT_SETTINGS, *parameters]
-        known.remove("columns")  # a setting for tables
+        for name in ("columns", "features"):  # X has no names
+            known.remove(name)
         for name in map(str, self.settings):
             check_name(name, known, f"settings: {name}", LISTED_WITH_SECTIONS)
             parameter = PARAMETER_OF.get(name, name)

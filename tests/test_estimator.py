@@ -78,6 +78,7 @@ def test_it_classifies_arrays_and_lists(fitted: Any) -> None:
         ({"batch_size": 0, "early_stopping": True}, "train.batch_size: "),
         ({"settings": {"hidden_size": 4}}, "settings: hidden_size: "),
         ({"settings": {"schedul": "none"}}, "settings: schedul.*'schedule'"),
+        ({"settings": {"features": "u"}}, "settings: features: no such setting"),
         ({"settings": ["num_devices"]}, "settings: "),
         ({"random_state": -1}, "random_state: "),
         ({"early_stopping": True, "cell": "filters"}, "early_stopping: "),

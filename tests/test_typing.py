@@ -5,7 +5,7 @@ that it refuses.
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ def test_the_settings_of_fit_have_the_types_of_the_schema() -> None:
             if setting in FIT_SETTINGS.values():
                 expected[key] = hints[key]
     expected["columns"] = str | Mapping[str, str] | None
+    expected["features"] = str | Sequence[str] | None
     expected["class_weight"] = Literal["none", "balanced"] | Mapping[Any, float]
     assert typing.get_type_hints(rnnmnist.FitSettings) == expected
 

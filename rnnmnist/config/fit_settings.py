@@ -3,7 +3,7 @@
 `config.schema` declares, checks and describes them. A test compares the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 
@@ -15,6 +15,7 @@ class FitSettings(TypedDict, total=False):
     num_seeds: int
     # data
     columns: str | Mapping[str, str] | None
+    features: str | Sequence[str] | None
     normalize: Literal["standardize", "none"]
     validation: bool
     missing: Literal["error", "forward_fill", "zero"]

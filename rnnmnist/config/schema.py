@@ -75,6 +75,16 @@ class DataConfig(ConfigSection, prefix="data."):
         form="ROLE=NAME,… of the roles sequence, time, label, split and groups",
         only="sequences",
     )
+    # From Python, it can also be a list of names.
+    features: str | None = setting(
+        None,
+        "features that are read, by their names, which are those of columns of a table "
+        "or of feature_names",
+        by_default="all",
+        pattern=r"^[^,]+(,[^,]+)*\Z",
+        form="NAME,NAME,…",
+        only="sequences",
+    )
     data_dir: str | None = setting(
         None,
         "folder in which TFDS prepares data sets",
@@ -171,6 +181,8 @@ class DataConfig(ConfigSection, prefix="data."):
         if isinstance(self.columns, Mapping):
             pairs = [f"{role}={name}" for role, name in self.columns.items()]
             object.__setattr__(self, "columns", ",".join(pairs))
+        if isinstance(self.features, list | tuple):
+            object.__setattr__(self, "features", ",".join(map(str, self.features)))
         super().__post_init__()
         # Two roles of a column, or two columns of a role, would leave fewer.
         num_roles = len(set(self.roles.values()))
@@ -193,6 +205,11 @@ class DataConfig(ConfigSection, prefix="data."):
             role, name = pair.split("=")
             roles[name] = role
         return roles
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features that are read; empty if these are all."""
+        return tuple(dict.fromkeys(self.features.split(","))) if self.features else ()
 
 
 DEFAULT_UNITS = 128

@@ -20,7 +20,7 @@ def load_for_training(config: Config) -> tuple[Config, Dataset]:
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     path = reading.find_path(config.data)
-    sequences = reading.read(path, config.data.roles)
+    sequences = reading.read(path, config.data.roles, config.data.feature_names)
     with prefix_errors(path):
         config = choose_network(config, sequences.count_training())
         name = reading.name_of(path)

@@ -106,8 +106,9 @@ def fit(
             `validation=False`.
         groups: integers or strings [examples], such as the subject of each. The
             sequences that are held out for validation, or left out, are whole groups.
-        feature_names: strings [features]. Without them, an array with more features
-            than time steps causes a warning that axes may be swapped.
+        feature_names: strings [features], by which the setting `features` can choose
+            some. Without them, an array with more features than time steps causes a
+            warning that axes may be swapped.
         verbose: whether progress and a summary are printed. Warnings are given in any
             case: of the data as `rnnmnist.DataWarning`, others by the logger
             `rnnmnist`.
@@ -147,6 +148,7 @@ def fit(
     sequences = read_memory(
         inputs,
         given.data.roles,
+        given.data.feature_names,
         labels=labels,
         lengths=lengths,
         split=split,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import trainer
-from support import SHORT, called, output_of
+from support import SHORT, called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
@@ -154,14 +154,14 @@ def test_constant_features_and_groups_are_pointed_out(
     subjects = np.arange(60) // 6
     inputs = np.stack([INPUTS, np.repeat(subjects[:, None], 5, axis=1)], axis=2)
     data: dict[str, Any] = {"groups": subjects, "feature_names": ["voltage", "age"]}
-    with pytest.warns(rnnmnist.DataWarning, match="^age is constant within") as warned:
+    with pytest.warns(rnnmnist.DataWarning, match="^age changes by the same") as warned:
         run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **data | SETTINGS)
     assert len(warned) == 1
     note = "6 sequences of 1 group"
     assert note in capsys.readouterr().out
     assert called("report", f"--workdir={run}").returncode == 0
     assert note in (run / "report" / "index.html").read_text()
-    with pytest.raises(UserError, match="other arrays"):
+    with pytest.raises(UserError, match="other arrays"), data_warnings():
         data["groups"] = subjects[::-1]
         rnnmnist.fit(inputs, LABELS, workdir=run, **data | SETTINGS)
 

@@ -23,7 +23,6 @@ class Moments:
         self.is_included = np.isin(np.arange(examples), included)
         self.number, self.mean, self.squares = np.zeros((3, 2 * features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
-        self.is_static = np.ones(features, bool)  # constant within every sequence
         self.low, self.high = np.full((2, features), [[np.inf], [-np.inf]])
 
     def add(self, values: np.ndarray) -> None:
@@ -34,7 +33,6 @@ class Moments:
             American Statistician 37(3), 1983.
         """
         low, high = (ufunc.reduce(values, axis=1) for ufunc in (np.fmin, np.fmax))
-        self.is_static &= ~(high > low).any(axis=0)
         self.low = np.fmin.reduce([self.low, *low])
         self.high = np.fmax.reduce([self.high, *high])
         differences = np.diff(values, axis=1, prepend=np.float64(np.nan))
@@ -55,6 +53,17 @@ class Moments:
         self.squares += np.square(delta) * self.number * weight
         self.mean += delta * weight
         self.number += number
+
+    @property
+    def is_steady(self) -> np.ndarray:
+        """Whether a feature changes by the same amount in every time step, to 1 %.
+
+        The amount is 0 if the feature is constant within every sequence. The result is
+        bool [features].
+        """
+        features = len(self.low)
+        limit = 1e-4 * self.number[features:] * np.square(self.mean[features:])
+        return (self.squares[features:] <= limit) & (self.number[features:] > 0)
 
     @property
     def normalization(self) -> Iterator[tuple[float, ...]]:

@@ -27,7 +27,9 @@ from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import (
     SequenceInputs,
     Sequences,
+    are_names,
     check_memory,
+    refuse_absent_features,
     validate,
 )
 from rnnmnist.errors import (
@@ -111,9 +113,9 @@ def read(
 ) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    `roles` are those of `DataConfig`, for a table, whose other columns are left out if
-    it has all `wanted` features. With `pair`, each of NAME_TRAIN.ts and NAME_TEST.ts
-    stands for both files.
+    `roles` are those of `DataConfig`, for a table, of which only the `wanted` features
+    are read, if there are any that have names. With `pair`, each of NAME_TRAIN.ts and
+    NAME_TEST.ts stands for both files.
     """
     remedy = "save it in UTF-8" if path.suffix.lower() == ".csv" else "save it again"
     with prefix_errors(path, remedy):
@@ -197,7 +199,7 @@ def read_sequences(
 def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
     """Loads the sequences in `data.path`, and checks all values."""
     path = find_path(config)
-    wanted = () if trained is None else trained.feature_names
+    wanted = config.feature_names if trained is None else trained.feature_names
     sequences = read(path, config.roles, wanted)
     with prefix_errors(path):
         return to_dataset(name_of(path), sequences, config, trained)
@@ -226,6 +228,8 @@ def to_dataset(
     """
     if trained is None:
         _check_roles(sequences, config.roles)
+        if config.features is not None:
+            sequences = select_features(sequences, config.feature_names)
     labels = sequences.labels
     if labels is None:
         add = (
@@ -352,12 +356,19 @@ def _warn(
                     "are also in training, so that its accuracy says little about new "
                     "groups; keep each group in one split"
                 )
-    static = moments.is_static & (moments.high > moments.low)
-    if static.any() and not static.all():
-        names = ", ".join(np.array(sequences.feature_names)[static])
+    steady = moments.is_steady & (moments.high > moments.low)
+    if steady.any() and not steady.all():
+        names = ", ".join(np.array(sequences.feature_names)[steady])
         warn_of_data(
-            f"{names[:200]} is constant within every sequence; leave it out, or name "
-            "it groups"
+            f"{names[:200]} changes by the same amount in every time step, or not at "
+            "all, as a clock, a counter or the number of a subject does; leave it out, "
+            "as by data.features, or name it groups"
+        )
+    empty = moments.high < moments.low
+    if empty.any():
+        names = ", ".join(np.array(sequences.feature_names)[empty])
+        warn_of_data(
+            f"{names[:200]} has no value in training; leave it out, as by data.features"
         )
     far = find_far_values(sequences, splits["train"], moments)
     if far:
@@ -448,21 +459,22 @@ def take_features(sequences: Sequences, trained: Task) -> Sequences:
     names, here or in training, must have the same number and order.
     """
     names, wanted = sequences.feature_names, trained.feature_names
-    has_names = not any(
-        given == tuple(map(str, range(len(given)))) for given in (names, wanted)
-    )
-    absent = [name for name in wanted if name not in names] if has_names else []
-    if absent or not (has_names or len(names) == trained.features):
-        remedy = "use these"
-        if absent:
-            others = [name for name in names if name not in wanted]
-            remedy = suggest_name(absent[0], others, f"add {format_value(absent)}")
+    if are_names(names) and are_names(wanted):
+        return select_features(sequences, wanted)
+    if len(names) != trained.features:
         raise UserError(
             f"has {len(names)} features, {format_value(names)}, and the network was "
-            f"trained on {trained.features}, {format_value(wanted)}; {remedy}"
+            f"trained on {trained.features}, {format_value(wanted)}; use these"
         )
-    if not has_names or names == wanted:
+    return sequences
+
+
+def select_features(sequences: Sequences, wanted: tuple[str, ...]) -> Sequences:
+    """Returns sequences with some of their features, which have names."""
+    names = sequences.feature_names
+    if names == wanted:
         return sequences
+    refuse_absent_features(names if are_names(names) else (), wanted)
     columns = [names.index(name) for name in wanted]
     return replace(
         sequences, inputs=sequences.inputs[..., columns], feature_names=wanted

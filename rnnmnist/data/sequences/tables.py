@@ -14,7 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from rnnmnist.data.sequences.validation import NO_REGRESSION, check_memory, pad
+from rnnmnist.data.sequences.validation import (
+    NO_REGRESSION,
+    are_names,
+    check_memory,
+    pad,
+    refuse_absent_features,
+)
 from rnnmnist.errors import (
     UserError,
     escape_unprintable,
@@ -50,7 +56,7 @@ Roles = Mapping[str, str]  # the roles of columns with other names, by their nam
 def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a table in UTF-8, whose first line names the columns.
 
-    If it has all wanted features, these alone are read, as by the other functions.
+    If the wanted features have names, these alone are read, as by the other functions.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
@@ -165,7 +171,8 @@ def _to_arrays(
         raise UserError("has no rows; write one for each time step")
     name_of = {roles.get(name, name): name for name in names}
     features = [name for role, name in name_of.items() if role not in COLUMNS]
-    if wanted and set(wanted) <= set(features):
+    if are_names(wanted):
+        refuse_absent_features(features, wanted)
         features = list(wanted)
 
     def column(name: str) -> _Column:

@@ -258,6 +258,24 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     return pad(values.reshape(len(values), -1), lengths), lengths
 
 
+def are_names(features: Sequence[str]) -> bool:
+    """Whether features have names, not the numbers that stand for absent names."""
+    return list(features) != [str(index) for index in range(len(features))]
+
+
+def refuse_absent_features(names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuses wanted features that are not among the names."""
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        others = [name for name in names if name not in wanted]
+        listed = f"the named features are {format_value(names)}"
+        remedy = suggest_name(absent[0], others, listed)
+        raise UserError(
+            f"has no feature {format_value(absent[0])}, which the setting "
+            f"data.features or the network names; {remedy}"
+        )
+
+
 def _optional_array(
     name: str, values: ArrayLike | None, count: int
 ) -> np.ndarray | None:

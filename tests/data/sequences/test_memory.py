@@ -16,6 +16,7 @@ import rnnmnist
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.sequences.reading import read, read_memory
 from rnnmnist.errors import UserError
+from rnnmnist.training.fit import FIT_SETTINGS
 
 # Three sequences of two features, the second one shorter, in rows of any order.
 COLUMNS = {
@@ -200,8 +201,77 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
     predicted = output_of(called("predict", f"--workdir={run}", path))
     assert f"({(expected.argmax(1) == [1, 0, 1]).sum()} of 3;" in evaluated
     assert len(predicted.splitlines()) == 3
-    with pytest.raises(UserError, match=r"trained on 2, \('x', 'y'\); did you mean"):
-        predictor.classify(more.rename(columns={"y": "yy"}).drop(columns="remark"))
+    with pytest.raises(UserError, match=r"^inputs: has no feature 'y', .* mean 'yy'"):
+        predictor.classify(more.rename(columns={"y": "yy"}))
+
+
+# Recordings of two features, beside a text and a number of each row.
+COUNT, TIME = 20, 6
+NOISE = np.random.default_rng(0).normal(size=(COUNT, TIME, 2))
+ROWS = np.arange(COUNT * TIME)
+BESIDE = pd.DataFrame({"sequence": ROWS // TIME, "time": ROWS % TIME, "row": ROWS})
+BESIDE = BESIDE.assign(u=NOISE[..., 0].ravel(), remark="none", v=NOISE[..., 1].ravel())
+BESIDE["label"] = np.where(ROWS // TIME % 2, "odd", "even")
+FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 1}
+
+
+def test_only_chosen_features_are_read(tmp_path: Path) -> None:
+    """Of tables, of arrays with names, and by all that a trained network does."""
+    run = rnnmnist.fit(BESIDE, workdir=tmp_path / "run", features="v,u", **FILTERS)
+    predictor = rnnmnist.Predictor(run)
+    assert predictor.task.feature_names == ("v", "u")
+    inputs = NOISE[..., ::-1]
+    expected = predictor.classify(inputs)
+    for table in (BESIDE, BESIDE[["sequence", "time", "u", "v"]]):
+        np.testing.assert_array_equal(predictor.classify(table), expected)
+    state = predictor.start()
+    for values in inputs[0]:
+        state, probabilities = predictor.step(state, values)
+    np.testing.assert_allclose(probabilities, expected[0], atol=1e-5)
+    assert rnnmnist.evaluate(run).examples == COUNT
+    exported = rnnmnist.export(run, format="onnx", output=tmp_path)["onnx"]
+    assert exported.certificate.differing == 0
+
+    path = tmp_path / "table.csv"
+    BESIDE.to_csv(path, index=False)
+    flags = [f"--config.{FIT_SETTINGS[name].name}={FILTERS[name]}" for name in FILTERS]
+    flags += [f"--config.data.path={path}", "--config.data.features=v,u"]
+    of_file = tmp_path / "of_file"
+    output_of(called("main", "--config=files", f"--workdir={of_file}", *flags))
+    lines = output_of(called("predict", f"--workdir={of_file}", path)).splitlines()
+    assert len(lines) == COUNT
+    arrays = np.concatenate([ROWS.reshape(COUNT, TIME, 1), NOISE], axis=2)
+    of_arrays = rnnmnist.fit(
+        arrays,
+        BESIDE["label"][::TIME].to_numpy(),
+        workdir=tmp_path / "of_arrays",
+        feature_names=["row", "u", "v"],
+        features=["v", "u"],
+        **FILTERS,
+    )
+    assert rnnmnist.evaluate(of_arrays).correct == rnnmnist.evaluate(run).correct
+    for other in (of_file, of_arrays):
+        assert rnnmnist.Predictor(other).params_sha256 == predictor.params_sha256
+    with pytest.raises(UserError, match=r"data\.features=u \(checkpoint: v,u\)"):
+        rnnmnist.fit(BESIDE, workdir=run, features="u", **FILTERS)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "features", "message"),
+    [
+        (BESIDE, "u,vv", "has no feature 'vv', .*data.features.* did you mean 'v'"),
+        (BESIDE, "label", "has no feature 'label', "),
+        (NOISE, "0", r"has no feature '0', .* named features are \(\)"),
+        (BESIDE, "u,", "^data.features: must be NAME,NAME"),
+    ],
+)
+def test_features_that_are_not_there_are_refused(
+    inputs: Any, features: str, message: str, tmp_path: Path
+) -> None:
+    labels = None if inputs is BESIDE else BESIDE["label"][::TIME].to_numpy()
+    with pytest.raises(UserError, match=message):
+        rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", features=features)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_list_with_swapped_axes_is_told_so() -> None:

@@ -60,6 +60,33 @@ def test_a_feature_with_far_values_is_named(name: str, count: int) -> None:
     assert (f"{name} (" in "".join(warned)) == (name in named)
 
 
+def test_clocks_counters_and_numbers_of_sequences_are_named() -> None:
+    """Also with rounding errors and gaps, but not what has a value now and then."""
+    generator = np.random.default_rng(0)
+    count, time_steps = SHAPE
+    start = generator.normal(1.7e9, 1e7, (count, 1))
+    noise = generator.normal(size=SHAPE)
+    features = {
+        "walk": noise.cumsum(axis=1),
+        "rise": generator.exponential(size=SHAPE).cumsum(axis=1),
+        "rare": np.where(np.arange(time_steps) % 2, np.nan, noise),
+        "clock": start + 0.1 * np.arange(time_steps),
+        "row": np.arange(SIZE).reshape(SHAPE),
+        "age": np.broadcast_to(start, SHAPE),
+        "gaps": np.where(generator.random(SHAPE) < 0.3, np.nan, np.arange(time_steps)),
+    }
+    values = np.stack(list(features.values()), axis=2)
+    (message,) = load(values, feature_names=list(features))
+    assert message.startswith("clock, row, age, gaps changes by the same amount")
+
+
+def test_a_feature_without_a_value_is_named() -> None:
+    values = np.random.default_rng(0).normal(size=(*SHAPE, 2))
+    values[..., 1] = np.nan
+    (message,) = load(values, feature_names=["u", "v"])
+    assert message.startswith("v has no value in training")
+
+
 def test_a_sample_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """The far value itself is not in it; padding and time steps after it are not."""
     monkeypatch.setattr(moments, "SAMPLED_SEQUENCES", 50)
