@@ -108,7 +108,7 @@ class Predictor(TrainedNetwork):
         if task.image_shape is None or task.classes != DIGITS:
             raise UserError(
                 f"workdir: {self.workdir} was trained on {task.noun} of {task.name}, "
-                "not on images of digits; name a run on mnist"
+                "not on images of digits; name a run on mnist, or call classify"
             )
 
     def predict(self, image: str | Path | bytes | np.ndarray) -> Prediction:

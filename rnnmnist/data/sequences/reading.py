@@ -117,7 +117,9 @@ def read(
     are read, if there are any that have names. With `pair`, each of NAME_TRAIN.ts and
     NAME_TEST.ts stands for both files.
     """
-    remedy = "save it in UTF-8" if path.suffix.lower() == ".csv" else "save it again"
+    remedy = "save it again"
+    if path.suffix.lower() == ".csv":
+        remedy = "save it in UTF-8, uncompressed"
     with prefix_errors(path, remedy):
         match "folder" if path.is_dir() else path.suffix.lower():
             case "folder":
@@ -143,7 +145,8 @@ def read_memory(
     **arrays: Any,
 ) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
-    with prefix_errors("inputs", "pass another table"):
+    remedy = "pass a table with one type in a column; as .astype(str), it shows the row"
+    with prefix_errors("inputs", remedy):
         # An array is classified, or has its labels beside it.
         can_be_array = "labels" not in arrays or arrays["labels"] is not None
         columns = read_stream(inputs, roles, wanted, can_be_array=can_be_array)
@@ -234,7 +237,7 @@ def to_dataset(
     if labels is None:
         add = (
             "add the array 'labels', @classLabel and labels, or the column 'label', "
-            "which data.columns=label=NAME can name"
+            "which data.columns=label=NAME can name; in Python, pass labels"
         )
         remedy = suggest_name("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
@@ -464,7 +467,8 @@ def take_features(sequences: Sequences, trained: Task) -> Sequences:
     if len(names) != trained.features:
         raise UserError(
             f"has {len(names)} features, {format_value(names)}, and the network was "
-            f"trained on {trained.features}, {format_value(wanted)}; use these"
+            f"trained on {trained.features}, {format_value(wanted)}; use these, and in "
+            "Python inputs[None] for a single sequence"
         )
     return sequences
 

@@ -144,7 +144,8 @@ def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]
         raise UserError(
             f"{where}has the columns {format_value(names)}; needed are sequence, time, "
             "one or more features, and optionally label, split and groups, each once; "
-            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles"
+            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles; "
+            "a table with a row for each sequence is passed by .to_numpy(), with labels"
         )
     return names
 

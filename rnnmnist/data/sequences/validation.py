@@ -23,7 +23,9 @@ NO_REGRESSION = (
 )
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
-    "biuf": "real numbers of at most 64 bits; convert them with .astype(float)",
+    "biuf": "real numbers of at most 64 bits; convert texts by .astype(float), sparse "
+    "matrices by .toarray() and an array of sequences by list(), and read a file by "
+    "rnnmnist.read_sequences",
     "biuU": "integers or strings; convert them with .astype(int) or .astype(str)",
     "iu": "integers; convert them with .astype(int)",
     "U": "strings; convert them with .astype(str)",

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import scipy.sparse
 from support import called, output_of, save_network, task_of
 
 import rnnmnist
@@ -279,6 +280,40 @@ def test_a_list_with_swapped_axes_is_told_so() -> None:
     inputs = [np.zeros((2, 5 + example % 3)) for example in range(60)]
     with pytest.raises(UserError, match=r"^inputs: .* 5 to 7 features.*transpose"):
         read_memory(inputs, labels=np.arange(60) % 2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "remedy"),
+    [
+        (scipy.sparse.csr_array(np.eye(3)), [0, 1, 0], r"\.toarray\(\)"),
+        (np.array([np.ones((n, 2)) for n in (3, 4)], object), [0, 1], r"list\(\)"),
+        ("sensors.csv", None, r"rnnmnist\.read_sequences"),
+        (np.ones((3, 4)), None, "pass labels"),
+        (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\), with labels"),
+        (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
+    ],
+)
+def test_other_objects_are_refused_with_a_remedy(
+    inputs: Any, labels: Any, remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=remedy):
+        rnnmnist.fit(inputs, labels, workdir=tmp_path / "run")
+
+
+def test_as_texts_a_wrong_value_has_a_row() -> None:
+    texts = BESIDE["u"].astype(str)
+    texts[7] = "err"
+    with pytest.raises(UserError, match="row 8: the column u has 'err'"):
+        read_memory(BESIDE.assign(u=texts).drop(columns="remark"))
+
+
+def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
+    task = dataclasses.replace(task_of(5, 2, 2), feature_names=("u", "v"))
+    predictor = rnnmnist.Predictor(save_network(tmp_path / "run", LSTM, task))
+    with pytest.raises(UserError, match=r"has 1 features, .* inputs\[None\]"):
+        predictor.classify(np.ones((5, 2)))
+    with pytest.raises(UserError, match="call classify"):
+        predictor.predict(np.ones((5, 2)))
 
 
 FLOATS = np.random.default_rng(0).normal(size=60)

@@ -1,5 +1,6 @@
 """Users' sequence files: every format, and every refusal in one line."""
 
+import gzip
 import io
 import struct
 import zipfile
@@ -484,6 +485,12 @@ def test_wrong_texts_are_refused(
     assert old in content
     path = write_text(tmp_path, name, content.replace(old, new, 1))
     assert message in refusal(path)
+
+
+def test_a_compressed_table_is_to_be_saved_uncompressed(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(gzip.compress(CSV.encode()))
+    assert refusal(path).endswith("; save it in UTF-8, uncompressed")
 
 
 def test_a_feature_that_is_there_is_not_suggested_for_another() -> None:
