@@ -28,3 +28,9 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
     assert capsys.readouterr().err == ""
     Failing()
     assert "ValueError: a fault in __del__" in capsys.readouterr().err
+
+
+@pytest.mark.xfail(strict=True, reason="FLAGS does not list all flags")
+@pytest.mark.parametrize("name", ["num_processes", "process_id"])
+def test_a_flag_has_its_dashes_in_an_error(name: str) -> None:
+    assert cli.format_error(f"{name}: is wrong") == f"--{name}: is wrong"

@@ -258,3 +258,30 @@ def test_a_far_value_is_warned_of() -> None:
     with pytest.warns(rnnmnist.DataWarning, match=r"0 \(1e\+09\)") as warned:
         rnnmnist.RNNClassifier(hidden_size=10).fit(far, Y)
     assert len(warned) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="some are a ValueError", raises=ValueError)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"early_stopping": True, "n_iter_no_change": 0},
+        {"early_stopping": True, "validation_fraction": 1.5},
+        {"labels": ["one"] * 60},
+        {"inputs": np.full(X.shape, np.nan)},
+        {"early_stopping": True, "groups": Y},
+    ],
+    ids=lambda changes: list(changes)[-1],
+)
+def test_every_error_of_ours_is_a_user_error(changes: dict[str, Any]) -> None:
+    arrays: dict[str, Any] = {"inputs": X, "labels": Y, "groups": None}
+    arrays |= {name: changes[name] for name in arrays.keys() & changes}
+    parameters = {name: changes[name] for name in changes.keys() - arrays.keys()}
+    with pytest.raises(UserError):
+        new(**parameters).fit(arrays["inputs"], arrays["labels"], arrays["groups"])
+
+
+@pytest.mark.xfail(strict=True, reason="scikit-learn takes no lists", raises=ValueError)
+def test_it_classifies_lists_of_one_feature() -> None:
+    """As `rnnmnist.fit` does."""
+    lists = [one[: 6 + index % 7, 0].tolist() for index, one in enumerate(X)]
+    assert new().fit(lists, Y).predict(lists[:2]).shape == (2,)

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
-from support import data_warnings, refused, save_network
+from support import data_warnings, refused, save_network, task_of
 
+import rnnmnist
 from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.probabilities import softmax
 from rnnmnist.export import __main__ as export
@@ -393,3 +394,13 @@ def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
     assert refused("export", *flags, "--format=all").endswith("--format=stablehlo")
     export.main([*flags, "--format=stablehlo"])
     assert "80 of 80" in capsys.readouterr().out
+
+
+@pytest.mark.xfail(strict=True, reason="compares on the data", raises=UserError)
+def test_a_run_without_its_data_is_exported(tmp_path: Path) -> None:
+    data = DataConfig(name="files", path=str(tmp_path / "absent.npz"))
+    config = Config(data=data, model=ModelConfig(hidden_size=4))
+    workdir = save_network(tmp_path / "run", config, task_of(6, 2, 3))
+    exported = rnnmnist.export(workdir, format="stablehlo", output=tmp_path / "exports")
+    certificate: Any = exported["stablehlo"].certificate
+    assert (certificate.correct, certificate.differing) == (None, 0)

@@ -264,3 +264,20 @@ def test_a_damaged_image_of_every_kind_is_an_image_or_a_user_error() -> None:
             except UserError:
                 continue
             assert preprocess(grey).image.shape == (28, 28)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the path is checked before it is shipped", raises=UserError
+)
+@pytest.mark.parametrize("name", ["a[b]", "checkpoints"])
+def test_the_reference_model_is_found_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beside a file with the name of its folder."""
+    monkeypatch.chdir(tmp_path)
+    if name == "checkpoints":
+        Path(name).touch()
+    else:
+        Path(name).mkdir()
+        monkeypatch.chdir(name)
+    assert Predictor().task.name == "mnist"

@@ -209,3 +209,14 @@ def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> N
     with pytest.raises(UserError, match=f"{index} is not a report; move it away"):
         report_run(run, COMMAND)
     assert index.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("unrendered")
+@pytest.mark.xfail(strict=True, reason="only pictures of the page are written")
+def test_a_picture_that_a_page_no_longer_has_is_removed(
+    run_data: RunData, tmp_path: Path
+) -> None:
+    run = with_network(run_data, workdir=tmp_path)
+    report_run(run, COMMAND)
+    files = report_run(dataclasses.replace(run, metrics=[]), COMMAND)
+    assert set((tmp_path / "report").iterdir()) == set(files)

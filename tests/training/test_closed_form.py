@@ -409,3 +409,22 @@ def test_more_sequences_than_features_are_fitted_in_parts(tmp_path: Path) -> Non
     found = rnnmnist.Predictor(run).classify(inputs).argmax(1)
     classes = np.array(read_header(run, STEP).task.classes)
     assert line.accuracy - 0.02 < (classes[found] == labels).mean()
+
+
+@pytest.mark.xfail(strict=True, reason="is checked after the data are saved")
+def test_one_group_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^groups: "):
+        fit(tmp_path / "run", groups=np.zeros(COUNT, int))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="an update has at most 65,536 examples")
+def test_all_sequences_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = 65_540
+    inputs = np.random.default_rng(0).normal(size=(count, 2))
+    labels = np.arange(count) % 2
+    fit(tmp_path / "run", inputs=inputs, labels=labels, hidden_size=2)
+    assert "steps       1 (65,540 sequences)" in capsys.readouterr().out

@@ -483,3 +483,10 @@ print(predictor.classify(inputs).shape)
     assert all("load networks after the fork" in line for line in refused)
     assert last == "(40, 2)"
     assert not unused.exists()
+
+
+@pytest.mark.xfail(strict=True, reason="the folder has the name of the workdir")
+def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
+    moved = fit(tmp_path / "run").rename(tmp_path / "moved")
+    fit(moved)
+    assert len(list(moved.glob("*.data"))) == 1

@@ -10,8 +10,10 @@ from support import called, output_of
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.resolving import choose_network, resolve
+from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs.checkpoint_files import newest_readable
+from rnnmnist.training.console import describe_choice
 from rnnmnist.training.fit import configure
 
 LABELS = np.arange(30) % 2
@@ -122,3 +124,28 @@ def test_groups_of_a_classifier_are_left_out_as_a_whole() -> None:
     scores = classifier.predictor_.validation
     assert scores is not None
     assert scores.split == "leave_one_group_out"
+
+
+@pytest.mark.xfail(strict=True, reason="takes it for a given setting")
+def test_a_configuration_without_a_limit_gives_no_setting() -> None:
+    task = Task("mine", 30, 2, ("a", "b"), {"train": 9, "validation": 0, "test": 0})
+    config = resolve(Config().replace({"data.name": "files"}), task)
+    assert "setting is given" not in (describe_choice(config.model) or "")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="takes it for a given setting")
+def test_a_callback_is_no_given_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = np.where(np.arange(30) < 8, "validation", "train")
+    rnnmnist.fit(
+        INPUTS,
+        LABELS,
+        workdir=tmp_path / "run",
+        split=split,
+        callback=lambda metrics: True,
+    )
+    printed = capsys.readouterr().out
+    assert "a trained network, " in printed
+    assert "setting is given" not in printed
