@@ -152,6 +152,7 @@ def test_streams_and_batches_of_any_size_equal_the_whole(
         np.testing.assert_allclose(found, together[index], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:some training values are so far away")
 @pytest.mark.parametrize("kind", ["heavy tails", "spikes", "peaks and dead time"])
 def test_small_differences_are_read_beside_large_values(
     kind: str, tmp_path: Path
