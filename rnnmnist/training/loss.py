@@ -18,10 +18,10 @@ from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
 class ScoreSums(NamedTuple):
-    """Sums of scores over examples, which are logged as means.
+    """Sums of scores over examples. Those of one network are float32 [].
 
-    The log has every field: one that is added here, and computed by `Objective`, is
-    logged. The fields of one network are float32 [].
+    The log has the mean of every field. To log another score, add a field here, and
+    compute it in `Objective`.
     """
 
     loss: jax.Array  # in nats: the minimized loss, but without class weights

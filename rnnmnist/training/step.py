@@ -40,9 +40,9 @@ class UpdateStats(NamedTuple):
 
     `train_chunk` returns those of several updates, [updates, ensemble].
 
-    The log has the scores, and the means over updates of all other fields but
-    `is_finite`. So a field that is added here, and computed in `update_network` below,
-    is logged, as is one that is added to `ScoreSums`.
+    The log has every field but `is_finite`: the means of the scores over examples, and
+    of the others over updates. To log another sum over examples, add a field to
+    `ScoreSums`. For anything else, add one here, and compute it in `update_network`.
     """
 
     scores: ScoreSums  # sums over the examples of the batch
@@ -138,6 +138,7 @@ def train_chunk(
             )
             return LoopCarry(state, all_stats, was_applied)
 
+        # Rows of zeros, with the shapes and types of what an update reports.
         _, shapes, _ = jax.eval_shape(update, state)
         no_stats = jax.tree.map(
             lambda leaf: jnp.zeros((len(rates), *leaf.shape), leaf.dtype), shapes
