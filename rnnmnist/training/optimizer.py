@@ -23,18 +23,18 @@ def make_optimizer(
     """Returns the optimizer of a network: AdamW of clipped gradients.
 
     A `clip_norm` of 0 does not clip. To train with another optimizer of optax, return
-    that instead: `optax.lion(learning_rate)`, or `optax.lamb(learning_rate,
-    weight_decay=weight_decay, mask=decay_mask)`. It is given the gradients and the
-    parameters of one network, as trees, in each update. Note that
+    that instead, such as `optax.lamb(learning_rate, weight_decay=weight_decay,
+    mask=decay_mask)`. In each update, it takes the gradients and the parameters of one
+    network, as trees. It must not
 
-    - the learning rate is a traced array, so that one compiled program serves all
-      rates: it can be multiplied, but not compared with a number or kept in the state;
-    - within `optax.flatten`, all parameters are one vector, which is faster. What looks
-      at layers or at the shapes of arrays, as LAMB and Muon do, must be outside of it;
-    - parameters that are not trained (`NOT_TRAINED`) have gradients of 0, and their
-      updates must be 0, too: weight decay needs the mask;
-    - the structure of the state must not depend on the settings, of which a resumed run
-      may change some.
+    - compare the learning rate with a number, or keep it in its state: it is a traced
+      array, so that one compiled program serves all rates;
+    - look at layers or at shapes of arrays, as LAMB and Muon do, within
+      `optax.flatten`, where all parameters are one vector, which is faster;
+    - change parameters that are not trained (`NOT_TRAINED`), whose gradients are 0:
+      weight decay needs the mask;
+    - have a state whose structure depends on `clip_norm`, which a resumed run may
+      change.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(

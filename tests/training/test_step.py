@@ -326,7 +326,7 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "lion": optax.lion,
+    "lion": functools.partial(optax.lion, weight_decay=0.1, mask=decay_mask),
     "lamb": functools.partial(optax.lamb, weight_decay=0.1, mask=decay_mask),
     "sgd": functools.partial(optax.sgd, momentum=0.9),
 }
