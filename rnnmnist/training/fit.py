@@ -111,10 +111,10 @@ def fit(
             warning that axes may be swapped.
         verbose: whether progress and a summary are printed. Warnings are given in any
             case: of the data as `rnnmnist.DataWarning`, others by the logger
-            `rnnmnist`.
-            Where standard output is no terminal and that logger has the level INFO,
-            its own or that of the root, and a handler, progress and the summary are
-            records of it instead, one for each line. No other logger gets records.
+            `rnnmnist`. Where standard output is no terminal and that logger has the
+            level INFO, its own or that of the root, and a handler, progress and the
+            summary are records of it instead, one for each line. No other logger gets
+            records.
         callback: is called on process 0 after each validation, which is saved by then,
             with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
             it returns True, the run ends there and is evaluated; the same call trains
@@ -155,10 +155,7 @@ def fit(
         groups=groups,
         feature_names=feature_names,
     )
-    with (
-        without_library_logs(),
-        stop_on_interrupt() as stop,
-    ):
+    with without_library_logs(), stop_on_interrupt() as stop:
         check_workdir(given, folder)
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
             warn_of_data(swapped)
