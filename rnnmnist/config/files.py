@@ -80,7 +80,7 @@ def find_config(path_or_name: str) -> Path:
         return path
     listed = f"{', '.join(sorted(shipped))}, or a path with a / or with .py"
     remedy = suggest_name(path.stem, shipped, f"name one of {listed}")
-    raise UserError(f"config: there is no {path_or_name}; {remedy}")
+    raise UserError(f"config: there is no configuration {path_or_name}; {remedy}")
 
 
 def load_config(path: Path) -> Config:

@@ -122,7 +122,9 @@ def test_only_a_path_names_a_file_of_the_users(
     assert find_config("mine.py") == tmp_path / "mine.py"
     assert find_config("./files") == tmp_path / "files"
     for absent in ("mine", "files.py", "configs/files.py"):
-        with pytest.raises(UserError, match=f"^config: there is no {absent}; "):
+        with pytest.raises(
+            UserError, match=f"^config: there is no configuration {absent}; "
+        ):
             find_config(absent)
 
 

@@ -245,7 +245,8 @@ class _Column:
         """Returns floats [rows], with NaN for missing values."""
         allowed = (
             "numbers with a decimal point, and an empty cell or nan where missing; "
-            "leave out texts, or name labels and groups by data.columns"
+            "leave out texts by data.features, or name labels and groups by "
+            "data.columns"
         )
         values = self._parse((pa.float64(),), allowed)
         if not pa.types.is_floating(values.type):
