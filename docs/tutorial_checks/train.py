@@ -13,11 +13,11 @@ assert check_cell(basic_cell, nn.SimpleCell).startswith("the same")
 assert check_cell(lstm_cell, nn.LSTMCell).startswith("the same")
 assert check_cell(lambda *_: jnp.zeros(3), nn.GRUCell).startswith("another")
 for found in (of_our_cell, of_coupled, *of_others.values()):
-    assert abs(found - baseline) < 0.03
+    assert abs(found - baseline) < 0.06
 
 above_the_digit = jnp.cumsum(val_images.max(axis=2) > 0, axis=1) == 0
 for digit, row, unit in chosen:
     assert jnp.abs(states[..., unit])[above_the_digit].mean() < 0.3
-    assert distances(digit, row)[unit] > 0.6
-_, _, halfway = chosen[0]
-assert distances(7, 28)[halfway] < 0.7 * distances(7, 14)[halfway]
+    assert distances(digit, row)[unit] > 0.9
+_, _, first = chosen[0]
+assert distances(7, 28)[first] < 0.8 * distances(7, 16)[first]

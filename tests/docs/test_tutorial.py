@@ -4,9 +4,11 @@ import ast
 import re
 from pathlib import Path
 
+import jax
 import nbformat
 import pytest
 import tutorial
+import tutorial_seeds
 from support import REPOSITORY
 
 each_page = pytest.mark.parametrize("page", tutorial.PAGES, ids=lambda page: page.stem)
@@ -39,6 +41,19 @@ def test_an_exercise_has_an_empty_cell_and_an_answer_that_is_not_run(
     blocks = re.findall(r"```{code-cell}\n(.*?)\n```", folded, re.DOTALL)
     assert len(blocks) > 1
     assert not set(blocks) & set(cells)
+
+
+def test_a_page_runs_with_another_seed_and_its_checks_are_run(tmp_path: Path) -> None:
+    code = "import jax\nnumber = jax.random.uniform(jax.random.key(1))"
+    cells = (f"{tutorial.CODE}\n{text}\n```\n" for text in (code, ":load: check.py"))
+    (tmp_path / "page.md").write_text("\n".join(cells))
+    (tmp_path / "check.py").write_text("assert number < 0.5\n")
+    numbers = [jax.random.uniform(jax.random.key(1 + added)) for added in range(9)]
+    low, high = numbers.index(min(numbers)), numbers.index(max(numbers))
+    names = tutorial_seeds.run_page(tmp_path / "page.md", low)
+    assert names["number"] == numbers[low]
+    with pytest.raises(AssertionError):
+        tutorial_seeds.run_page(tmp_path / "page.md", high)
 
 
 def definitions(code: str) -> dict[str, str]:
