@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -118,6 +119,7 @@ def compare(
     )
     found = train(*arrays, program=program)
     with op_by_op(dtype):
+        same = jax.tree.map(jnp.asarray, same)
         expected = train(*same, program=program._replace(mesh=mesh_of(1)))
     assert expected[0]["loss"].dtype == dtype
     jax.tree.map_with_path(assert_close, found, expected)
