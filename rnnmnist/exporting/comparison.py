@@ -28,7 +28,7 @@ STREAMED = 256
 ROUNDING = 1e-4
 # As above, of the logits of random filters. Where outputs are dense, those that are
 # rounded differently are on the other side of some thresholds. On PLAID, one recording
-# of 215 has logits that differ by 0.14 of the largest one, 99 % by less than 0.02.
+# of 215 has logits that differ by 0.14 of the largest one, 99 % by at most 0.02.
 ROUNDING_OF_FILTERS = 0.2
 
 
