@@ -165,6 +165,8 @@ def random_params(model: SequenceClassifier) -> Params:
     if model.config.differences:
         std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
         params |= {"difference_std": std}
+    if "filters" in params:  # logits are of the size of those of other networks
+        params["head"]["kernel"] *= 0.1
     return params
 
 
