@@ -22,7 +22,7 @@ The variants of the filters (all names of `VARIANTS`, and MiniRocket):
 
     python tools/folds.py --data=FOLDER --seeds 0 1 --sets BasicMotions JapaneseVowels \
         ItalyPowerDemand GunPoint ArrowHead OSULeaf PickupGestureWiimoteZ \
-        --aeon=PYTHON -- filters "500 filters" …
+        --aeon=PYTHON -- filters "1 recurrence" …
 
 The folds that chose nothing:
 
@@ -98,7 +98,15 @@ def shares_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
 HIDDEN_STATE = filters.hidden_state
 VARIANTS = {
     "filters": Variant(is_early=True),
+    "1 recurrence": Variant(constants={"ORDER": 1}),
+    "2 recurrences": Variant(constants={"ORDER": 2}),
+    "4 recurrences": Variant(constants={"ORDER": 4}),
+    "2 thresholds": Variant(constants={"THRESHOLDS": 2}),
+    "8 thresholds": Variant(constants={"THRESHOLDS": 8}),
+    "250 filters": Variant({"hidden_size": 250}),
     "500 filters": Variant({"hidden_size": 500}),
+    "2,000 filters": Variant({"hidden_size": 2000}),
+    "no differences": Variant({"differences": False}),
     "shares only": Variant(constants={"hidden_state": shares_only}),
 }
 MINIROCKET = "MiniRocket"
