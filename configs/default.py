@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the default settings. Those that make up the recipe are written out."""
+    """Returns the default settings, and writes out those of the recipe."""
     return Config(
         seed=0,
         data=DataConfig(

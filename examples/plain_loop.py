@@ -21,7 +21,7 @@ from flax.training.train_state import TrainState
 
 from rnnmnist.data import image_sets
 
-Params = Any  # a tree of arrays, for which Python has no type
+Params = Any  # a tree of arrays
 EPOCHS = 10
 BATCH_SIZE = 128
 LEARNING_RATE = 5e-3
@@ -32,10 +32,11 @@ class RowClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
+        """Returns logits [batch, 10] for uint8 images [batch, rows, columns]."""
         rows = images / 255  # [batch, time, features]: a row is a time step
         rnn = nn.RNN(nn.OptimizedLSTMCell(128))
-        hidden: Any = rnn(rows)  # [batch, time, 128]; Flax could also return a carry
+        # `Any`, since `nn.RNN` returns a pair if it is asked for the carry, too.
+        hidden: Any = rnn(rows)  # [batch, time, 128]
         return nn.Dense(10)(hidden[:, -1])
 
 

@@ -9,12 +9,15 @@ every epoch has every example exactly once.
 Examples take three forms on their way to the loss:
 
 1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
-2. `StoredExamples`: the examples of a chunk, which is some consecutive updates, on the
-   devices. `gather_examples` selects them there, or `data/placement.py` on the host.
+2. `StoredExamples`: the examples of a chunk, on the devices. A chunk is a number of
+   consecutive updates. `gather_examples` selects its examples on the devices, or
+   `data/placement.py` selects them on the host.
 3. `Batch`: what the network and its loss read. In each update, `BatchTransform`
    computes it from the stored examples.
 
-To give examples a second label, add a field beside `labels` to all three.
+To give examples a second label, add a field beside `labels` to all three, and set it
+where they are made: where the data are read, in `data/placement.py`, and at the end of
+`BatchTransform.__call__`.
 """
 
 import functools
@@ -61,8 +64,9 @@ class Chunk(NamedTuple):
         return jax.tree.map(lambda array: array[step - self.start], self.examples)
 
 
-# How the arrays of a chunk are partitioned over a mesh: those of examples, [updates,
-# ensemble, batch, ...], over the seeds and the batch.
+# How the arrays of a chunk are partitioned over a mesh. Arrays of examples are
+# [updates, ensemble, batch, ...]: their second axis is divided over the mesh axis
+# `seeds`, and their third one over the mesh axis `batch`.
 EXAMPLES_SPEC: Specs = jax.P(None, SEEDS, BATCH)
 CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, start=REPLICATED)
 
@@ -81,6 +85,7 @@ class BatchTransform(NamedTuple):
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
         """Returns the transform of a run's batches."""
+        # The fields of `Distortions` have the names of the settings that limit them.
         limits = {name: getattr(config.data, name) for name in Distortions._fields}
         return cls(
             batch_size=config.train.batch_size,
@@ -96,10 +101,11 @@ class BatchTransform(NamedTuple):
         step: jax.Array | int,
         shard: jax.Array | int,
     ) -> Batch:
-        """Returns a shard of the batch of a network's update `step`.
+        """Returns one shard of a network's batch in update `step`.
 
         A batch is divided into consecutive shards of equal size, one for each device
-        along the axis `batch` of the mesh.
+        along the axis `batch` of the mesh. `shard` is the index of this shard, and
+        `examples` are its examples.
         """
         size = len(examples.labels)  # of the shard
         values = examples.values.reshape(size, *self.shape)
@@ -117,7 +123,7 @@ class BatchTransform(NamedTuple):
                 )
                 values = apply_warp(values, warp)
         inputs = self.view(values)  # also scales pixels to [0, 1]
-        return Batch(inputs, examples.labels, examples.lengths)
+        return Batch(inputs=inputs, labels=examples.labels, lengths=examples.lengths)
 
 
 def batch_indices(

@@ -26,7 +26,7 @@ from rnnmnist.runtime.random_streams import make_key
 Params = Mapping[str, Any]
 # The name of the parameter that is computed from the training data.
 DIFFERENCE_STD = "difference_std"
-# The names at the top of `Params` below which nothing is trained.
+# The entries of `Params` that are not trained, with all that they contain.
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
@@ -59,10 +59,10 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        The parameters of the cell are in `params["cell"]`, and `params["recurrence"]`
-        does not exist. The reason is that `make_recurrence` creates the cell while this
-        `setup` runs, and Flax makes every module that is created in a `setup` a child
-        of the module that is set up. The names are part of the checkpoint format.
+        The parameters of the cell are `params["cell"]`, not
+        `params["recurrence"]["cell"]`. Flax stores parameters under the module that
+        creates their owner, and this `setup` creates the cell: `make_recurrence`, which
+        it calls, is a function. The names are part of the checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features
@@ -154,13 +154,13 @@ class SequenceClassifier(nn.Module):
     ) -> tuple[StreamCarry, jax.Array]:
         """Returns the carry and the logits after one time step.
 
-        Inputs are [batch, features], and the logits are those of sequences that end
-        with them.
+        Inputs are [batch, features]. The logits, [batch, classes], are those of the
+        sequences up to this time step.
         """
         recurrence_inputs = inputs
         if self.config.differences:
-            # Nothing comes before the first time step. A copy of it stands there, so
-            # that the difference is 0.
+            # The first time step has no earlier one. Its difference is that from
+            # itself, 0.
             last = jnp.where(carry.is_first, inputs, carry.last)
             two_time_steps = jnp.stack([last, inputs])
             both = add_differences(two_time_steps, None, self.difference_std)
@@ -182,10 +182,11 @@ def add_differences(
     # which the number of time steps is symbolic.
     earlier = inputs[jnp.maximum(times - 1, 0)]
     differences = inputs - earlier
-    differences /= jax.lax.stop_gradient(std)[None, None]  # is not trained
+    differences /= jax.lax.stop_gradient(std)[None, None]  # std is constant
     if lengths is not None:
-        # In the first time step of the padding, a difference would not be 0, and a
-        # window can read it.
+        # In the first time step of the padding, the difference would be that from the
+        # last inputs. A window of time steps that begins before the padding would read
+        # it.
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
     return jnp.concatenate([inputs, differences], axis=-1)
@@ -214,9 +215,10 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     """Initializes the parameters of one network, float32.
 
     The bias of an LSTM's forget gate is the setting `forget_bias`. With the initializer
-    `chrono`, it is log(u) instead, and that of the input gate is -log(u). Here u, which
-    is about the number of steps that the cell remembers, is uniform between 1 and T - 1
-    for T windows, or time steps, in a sequence.
+    `chrono`, it is log(u) instead, and that of the input gate is -log(u). Here u is
+    uniform between 1 and T - 1, where T is how often the cell is called for the longest
+    sequence: once for each time step or, with the setting `window`, for each window.
+    The cell remembers about u calls.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
@@ -230,8 +232,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # Flax derives the key of each parameter from `key` and the parameter's name. The
-    # keys below are derived from a number, and so differ from all of those.
+    # These keys are derived from `key` and a number. Flax derives the keys of its
+    # parameters from `key` and their names.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)

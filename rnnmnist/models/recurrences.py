@@ -1,8 +1,8 @@
 """Recurrences: layers that map sequences of inputs to hidden states.
 
-`Recurrence` is the interface through which the classifier and its layers use one.
-`ScannedCell` implements it for a Flax cell. The carry of a recurrence is all that it
-remembers of a sequence between two time steps.
+`Recurrence` is the interface of such a layer, and `ScannedCell` implements it for a
+Flax cell. The carry of a recurrence is all that it remembers of a sequence between two
+time steps.
 """
 
 from collections.abc import Callable
@@ -95,8 +95,8 @@ class ScannedCell(nn.Module):
 
     def start(self, batch: int, features: int) -> CellCarry:
         """Returns the carry before the first time step of `batch` sequences."""
-        # Flax passes a key, since a cell may start from a random carry. The key is
-        # always the same here, and so is the carry. Most cells start from zeros.
+        # A cell may draw its first carry at random, so this method of Flax takes a key.
+        # The key is constant here, and so is the carry. Most cells start from zeros.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
     def step(self, carry: CellCarry, inputs: jax.Array) -> tuple[CellCarry, jax.Array]:

@@ -73,8 +73,8 @@ def train_and_evaluate(
             and yields the flag which they set.
         timer: a timer that was started before the data were read.
         verbose: whether progress and the summary are printed.
-        callback: a function of the metrics of a validation, called after each. If it
-            returns True, the run ends there.
+        callback: a function that is called with the metrics of each validation. If it
+            returns True, the run ends there. A fit in closed form does not call it.
     """
     task = dataset.task
     resume.check_processes(config, task)
@@ -129,8 +129,8 @@ def loop_over_events(
     """Trains from a step to the end of the run, or until it is stopped.
 
     Each iteration trains to the next event and logs the training. Every
-    `eval_every_steps` updates, it also validates and saves. Returns the last step,
-    whose checkpoint is saved.
+    `eval_every_steps` updates and at the end, it also validates and saves. After a
+    signal, it saves. Returns the last step, whose checkpoint is saved.
 
     Raises:
         StoppedError: after a signal.
@@ -145,8 +145,9 @@ def loop_over_events(
     ):
         program = trainer.program
         validation = splits["validation"]
-        # `Normalization` standardizes users' sequences. If the data fit on the devices,
-        # that is done once, here. Otherwise each validation does it, in parts.
+        # Sequences are standardized before a network reads them. If the data fit on the
+        # devices, those of validation are standardized once, here. Otherwise each
+        # validation does it, in parts.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
@@ -159,14 +160,14 @@ def loop_over_events(
             on_host=trainer.batches.on_host,
         )
         is_stopped = all_max(stop.signal_number) > 0
-        is_complete = False
+        ends_early = False
         # In the loop, an implicit copy to or from the host is an error.
         with jax.transfer_guard("disallow"):
-            while step < num_steps and not (is_stopped or is_complete):
+            while step < num_steps and not (is_stopped or ends_early):
                 # Train to the next event. The state stays on the devices. The
                 # statistics are NumPy arrays.
                 target = next_event(step, config.train)
-                started = running_seconds()  # of a clock that stops for compilation
+                started = running_seconds()  # without the time of compilation
                 state, stats = trainer.train_to(state, step, target)
                 seconds = running_seconds() - started
                 num_updates = int(stats.is_applied.sum())
@@ -180,7 +181,7 @@ def loop_over_events(
                 # Fail at an update that was rejected: one whose loss, gradient or
                 # updated parameters were not finite.
                 if step < target:
-                    checkpoints.wait()
+                    checkpoints.wait()  # for the last one, which the error names
                     raise rejection_error(config, stats, step, workdir)
 
                 # Stop after this event if any process got a signal, so that all stop at
@@ -207,10 +208,10 @@ def loop_over_events(
                 if validated is not None:
                     if callback is not None:  # which may read the checkpoint
                         checkpoints.wait()
-                    is_complete = resume.decide_end(
+                    ends_early = resume.decide_end(
                         validated, config.train, workdir, callback
                     )
-    # A signal has ended the loop, or has come since.
+    # After a signal, this raises the error with its exit code.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
 
@@ -229,9 +230,9 @@ class Trainer(NamedTuple):
     ) -> tuple[TrainState, UpdateStats]:
         """Trains from a step to a later one, or until an update is rejected.
 
-        There is one call of `train_chunk` for each chunk. Returns the new state, whose
-        memory is that of the old one, and the statistics of the updates, [updates,
-        ensemble], as NumPy arrays.
+        There is one call of `train_chunk` for each chunk. The arrays of the old state
+        are donated to it, and cannot be used afterwards. Returns the new state, and the
+        statistics of the updates, [updates, ensemble], as NumPy arrays.
         """
         replicated = replicated_sharding(self.program.mesh)
         parts: list[UpdateStats] = []
@@ -291,7 +292,7 @@ def measure_training(
 ) -> Metrics:
     """Returns the metrics of the updates since the last event, which took `seconds`.
 
-    They have the mean of every field of `ScoreSums`, and of every field of
+    They have the mean of every field of `ScoreSums`, and of every other field of
     `UpdateStats` but `is_finite`.
     """
     config = trainer.config
@@ -346,9 +347,10 @@ def measure_last_batch(trainer: Trainer, state: TrainState, step: int) -> ScoreS
 def rejection_error(
     config: RunConfig, stats: UpdateStats, step: int, workdir: Path
 ) -> RunError:
-    """Returns the error that ends a run whose update `step` was rejected.
+    """Returns the error that ends a run after a rejected update.
 
-    As in the log, the message names the update by the step to which it leads.
+    `step` is the number of updates before it. The message names the update as the log
+    would have done, by the number of updates with it.
     """
     rejected = console.describe_rejection(config, stats, step)
     last = describe_last_checkpoint(workdir)
@@ -369,7 +371,8 @@ def evaluate_best_checkpoint(
     task = dataset.task
     split = task.evaluated_split
     path = result_path(workdir, split, best)
-    # Processes exchange JSON, so that the result is converted to it and back.
+    # Processes exchange dictionaries of JSON, so the result is converted to one, and
+    # back.
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)

@@ -24,8 +24,8 @@ class ScoreSums(NamedTuple):
     compute it in `Objective`.
     """
 
-    loss: jax.Array  # in nats: the minimized loss, but without class weights
-    correct: jax.Array  # predictions after the last time step; exact in float32
+    loss: jax.Array  # cross-entropy in nats, without class weights
+    correct: jax.Array  # the number of correct predictions; exact in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Objective:
     """The loss that is minimized, as a function of parameters and a batch."""
 
     model: SequenceClassifier
-    every_step: bool  # takes the loss after each time step, not only the last
+    every_step: bool  # averages the losses after all time steps
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
@@ -46,9 +46,10 @@ class Objective:
 
         In training, each device calls this with its shard of the batch. The training
         step adds up the gradients of all shards, and divides them by the size of the
-        batch. So every term of the loss must be a sum over the examples of the shard. A
-        penalty of the parameters, which is the same for all examples, must be
-        multiplied by their number, `len(batch.labels)`.
+        batch. So every term of the loss must be a sum over the examples of the shard.
+        To add a term of each example, add it to `losses`; the log then has it, too. To
+        add a penalty of the parameters, which all examples share, add it to `minimized`
+        before the return, multiplied by the number of examples, `len(batch.labels)`.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception

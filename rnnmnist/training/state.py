@@ -81,12 +81,6 @@ class Program(NamedTuple):
         """The classifier that is trained."""
         return self.objective.model
 
-    def optimizer(
-        self, learning_rate: jax.typing.ArrayLike
-    ) -> optax.GradientTransformation:
-        """Returns the optimizer of a network, for an update at a learning rate."""
-        return make_optimizer(learning_rate, self.clip_norm, self.weight_decay)
-
 
 class TrainState(NamedTuple):
     """All that a resume needs, since batches follow from the seed and the step.
@@ -148,7 +142,8 @@ def init_state(
         # Joined to one vector first, they have the bits of earlier versions.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
-        optimizer = program.optimizer(learning_rate=0.0)  # any: none is in the state
+        # No learning rate is part of the optimizer's state, so this one can be any.
+        optimizer = make_optimizer(0.0, program.clip_norm, program.weight_decay)
         return params, optimizer.init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.

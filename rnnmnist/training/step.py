@@ -5,10 +5,10 @@ In each update of a network:
 1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
-4. `apply_update` applies the optimizer, which `make_optimizer` returns for a learning
-   rate (`training/optimizer.py`). If a number of any network is not finite, no network
-   is changed. This update is the last one, and the run ends with an error
-   (`training/loop.py`).
+4. `apply_update` calls the optimizer. To use another one, change the function
+   `make_optimizer` in `training/optimizer.py`. If a loss, gradient or new parameter of
+   any network is not finite, the update is rejected: no network is changed, no other
+   update follows, and the run ends with an error (`training/loop.py`).
 """
 
 import functools
@@ -31,7 +31,7 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 from rnnmnist.training.loss import ScoreSums
-from rnnmnist.training.optimizer import update_average
+from rnnmnist.training.optimizer import make_optimizer, update_average
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
 
@@ -40,8 +40,8 @@ class UpdateStats(NamedTuple):
 
     `train_chunk` returns those of several updates, [updates, ensemble].
 
-    The log has every field but `is_finite`: the means of the scores over examples, and
-    of the others over updates. To log another sum over examples, add a field to
+    A line of the log has the means of the scores over examples, and of all other fields
+    but `is_finite` over updates. To log another sum over examples, add a field to
     `ScoreSums`. For anything else, add one here, and compute it in `update_network`.
     """
 
@@ -51,11 +51,12 @@ class UpdateStats(NamedTuple):
 
     @property
     def is_applied(self) -> np.ndarray:
-        """Whether each of several updates was applied, bool [updates].
+        """Whether each update was applied, bool [updates].
 
+        It is for the statistics of several updates, [updates, ensemble], on the host.
         An update is applied if its numbers are finite in all networks. Otherwise it is
         rejected, and the updates after it are not computed: their rows are 0, so that
-        they count as not applied, too. The arrays are on the host, [updates, ensemble].
+        they count as not applied, too.
         """
         return np.asarray(self.is_finite).all(axis=1)
 
@@ -84,18 +85,20 @@ def train_chunk(
 
     Args:
         state: the state before the first update. Its memory is used for the new one.
-        chunk: the examples of a fixed number of updates, of which these are a part. If
-            an event, such as a log line, divides the chunk, there is another call for
-            the updates after the event.
+        chunk: the examples of a fixed number of consecutive updates. A call need not
+            run all of them: if an event, such as a log line, is due within the chunk,
+            one call runs the updates before the event, and another one the rest.
         rates: the learning rate of each update of the chunk, float32 [updates].
-        num_updates: int32 []. Like the rates and the class weights, it is an array and
-            not a static argument, so that one compiled program serves all values.
+        num_updates: how many updates this call runs, int32 []. The first one has the
+            index `state.step`. Like the rates and the class weights, the number is an
+            array and not a static argument, so that one compiled program serves all.
         class_weights: float32 [classes]; None: all are 1.
         program: the model, the loss and all other settings that are compiled.
 
     Returns:
-        The new state, and the statistics of the updates, from the first one on. There
-        are as many rows as updates in a chunk.
+        The new state, and the statistics, [updates, ensemble]. Row 0 is that of the
+        first update of this call. There are as many rows as updates in the chunk; those
+        after `num_updates` are 0.
     """
 
     # Every device computes the gradients of its own shard of the batch. With automatic
@@ -164,10 +167,10 @@ def differentiate_batch(
     """Returns the scores and the gradients of the batch of update `step`.
 
     The scores are sums over the batch, [ensemble], and the gradients those of the mean
-    loss, [ensemble, ...]. This is called inside of `shard_map`: the chunk has the
+    loss, [ensemble, ...]. This is called within `shard_map`, so that the chunk has the
     shards of one device.
     """
-    differentiate = jax.value_and_grad(program.objective, has_aux=True)
+    differentiate = jax.grad(program.objective, has_aux=True)
 
     def sum_shard(
         params: Params, seed: jax.Array, examples: StoredExamples
@@ -176,9 +179,7 @@ def differentiate_batch(
         with jax.named_scope("batch"):
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
-        # The value of the minimized loss is not needed. The scores have the loss that
-        # is logged.
-        (_, scores), grads = differentiate(params, batch, class_weights)
+        grads, scores = differentiate(params, batch, class_weights)
         return scores, grads
 
     # Maps the function over the ensemble axis of its arguments.
@@ -209,7 +210,7 @@ def apply_update(
     is rejected, the statistics of the update, and whether it was applied, bool [].
     """
     # The optimizer is made while this is traced, since its rate is a traced array.
-    optimizer = program.optimizer(rate)
+    optimizer = make_optimizer(rate, program.clip_norm, program.weight_decay)
 
     def update_network(
         params: Params,
@@ -218,7 +219,8 @@ def apply_update(
         scores: ScoreSums,
         grads: Params,
     ) -> tuple[Params, Params | None, optax.OptState, UpdateStats]:
-        # optax mixes integers and floats, and a process can forbid that promotion.
+        # optax adds integers to floats, which jax refuses in a process that has set
+        # `jax_numpy_dtype_promotion` to "strict".
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
@@ -244,8 +246,9 @@ def apply_update(
             old.params, old.ema_params, old.opt_state, scores, grads
         )
     is_applied = stats.is_finite.all()
-    # The sums are the same on all devices that share the batches of a network. Devices
-    # along the axis `seeds` have other networks, and all reject an update if one does.
+    # `is_applied` is true if all networks of this device have finite numbers. Devices
+    # along the mesh axis `batch` have the same networks and the same sums. Those along
+    # the axis `seeds` have other networks: `pmin` is true if it is on all of them.
     if program.mesh.shape[SEEDS] > 1:
         is_applied = jax.lax.pmin(is_applied.astype(jnp.int32), SEEDS) == 1
     new = TrainState(
@@ -258,10 +261,11 @@ def apply_update(
 
 @functools.partial(jax.jit, static_argnames="program")
 def score_last_batch(state: TrainState, chunk: Chunk, *, program: Program) -> ScoreSums:
-    """Scores a state on the batch of its last update, of which the chunk has examples.
+    """Scores a state on the batch of its last update.
 
-    The parameters are those that validation uses: their average, if there is one.
-    Returns sums over the batch, [ensemble].
+    The chunk must have the examples of this update. The parameters are those that
+    validation uses: their average, if there is one. Returns sums over the batch,
+    [ensemble].
     """
 
     @functools.partial(

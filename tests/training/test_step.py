@@ -35,6 +35,7 @@ from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training import state as state_module
+from rnnmnist.training import step as step_module
 from rnnmnist.training.loop import Trainer
 from rnnmnist.training.loss import Objective, ScoreSums
 from rnnmnist.training.optimizer import Schedule, decay_mask
@@ -338,9 +339,8 @@ def test_make_optimizer_can_return_another_optimizer(
 ) -> None:
     """Two updates are those of a plain loop, which has the layers of LAMB."""
     optimizer = OPTIMIZERS[name]
-    monkeypatch.setattr(
-        state_module, "make_optimizer", lambda rate, *_: optimizer(rate)
-    )
+    for module in (state_module, step_module):
+        monkeypatch.setattr(module, "make_optimizer", lambda rate, *_: optimizer(rate))
     # A program of its own, since equal ones are compiled once.
     clip_norm = 100.0 + list(OPTIMIZERS).index(name)
     config = CONFIG.replace({"data.max_shift": 0, "train.clip_norm": clip_norm})
