@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the default settings, and writes out those of the recipe."""
+    """Returns a configuration with the default values, some of which are listed."""
     return Config(
         seed=0,
         data=DataConfig(

@@ -1,17 +1,18 @@
 """The batches of a run, as pure functions of its seed and the step.
 
 There is no iterator and no position to save. `step` is the number of finished updates.
-Since updates are counted from 0, it is also the index of the next update. Of N training
-examples, the example number *p* of a run is at position `p % N` of epoch `p // N`;
-`shuffling.epoch_order` says which example that is. Batches continue across epochs, and
-every epoch has every example exactly once.
+Since updates are counted from 0, it is also the index of the next update. With batches
+of B examples, update `step` reads the positions `step * B` to `step * B + B - 1` of a
+stream of examples. The stream is one epoch after another: each has all N training
+examples once, in an order of its own. `shuffling.epoch_order` maps positions of the
+stream to examples.
 
 Examples take three forms on their way to the loss:
 
 1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
-2. `StoredExamples`: the examples of a chunk, on the devices. A chunk is a number of
-   consecutive updates. `gather_examples` selects its examples on the devices, or
-   `data/placement.py` selects them on the host.
+2. `StoredExamples`: the examples on the devices, all of the split or those of a chunk.
+   A chunk is a number of consecutive updates. `gather_examples` selects its examples on
+   the devices, or `data/placement.py` selects them on the host.
 3. `Batch`: what the network and its loss read. In each update, `BatchTransform`
    computes it from the stored examples.
 
@@ -85,7 +86,7 @@ class BatchTransform(NamedTuple):
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
         """Returns the transform of a run's batches."""
-        # The fields of `Distortions` have the names of the settings that limit them.
+        # The fields of `Distortions` are settings of the same names in `config.data`.
         limits = {name: getattr(config.data, name) for name in Distortions._fields}
         return cls(
             batch_size=config.train.batch_size,

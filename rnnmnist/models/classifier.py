@@ -26,7 +26,7 @@ from rnnmnist.runtime.random_streams import make_key
 Params = Mapping[str, Any]
 # The name of the parameter that is computed from the training data.
 DIFFERENCE_STD = "difference_std"
-# The entries of `Params` that are not trained, with all that they contain.
+# The keys of `Params` whose parameters are not trained.
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
@@ -43,9 +43,9 @@ class SequenceClassifier(nn.Module):
 
     That is the last hidden state or, with `model.pooling=mean`, the mean of all.
 
-    With `model.window`, the recurrence groups its inputs into windows of several time
-    steps. Outside of it, nothing changes: inputs, lengths and hidden states are those
-    of single time steps.
+    With the setting `window`, the recurrence reads windows of several time steps. This
+    class does not see them: what it passes to the recurrence, and what it gets back,
+    still has an entry for each time step.
     """
 
     config: RunModelConfig
@@ -60,9 +60,9 @@ class SequenceClassifier(nn.Module):
         """Creates the parameters and the two layers.
 
         The parameters of the cell are `params["cell"]`, not
-        `params["recurrence"]["cell"]`. Flax stores parameters under the module that
-        creates their owner, and this `setup` creates the cell: `make_recurrence`, which
-        it calls, is a function. The names are part of the checkpoint format.
+        `params["recurrence"]["cell"]`, because the cell is created here, by the
+        function `make_recurrence`, and not in a method of the recurrence. The names are
+        part of the checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features
@@ -159,8 +159,7 @@ class SequenceClassifier(nn.Module):
         """
         recurrence_inputs = inputs
         if self.config.differences:
-            # The first time step has no earlier one. Its difference is that from
-            # itself, 0.
+            # There are no inputs before the first time step, whose difference is 0.
             last = jnp.where(carry.is_first, inputs, carry.last)
             two_time_steps = jnp.stack([last, inputs])
             both = add_differences(two_time_steps, None, self.difference_std)
@@ -178,15 +177,14 @@ def add_differences(
     features], lengths [batch] and std [features]. Returns [time, batch, 2 x features].
     """
     times = jnp.arange(inputs.shape[0])
-    # The inputs one time step earlier. A slice, as `inputs[:-1]`, fails in exports, in
-    # which the number of time steps is symbolic.
+    # The inputs one time step earlier. A slice, such as `inputs[:-1]`, fails in
+    # exports, in which the number of time steps is symbolic.
     earlier = inputs[jnp.maximum(times - 1, 0)]
     differences = inputs - earlier
     differences /= jax.lax.stop_gradient(std)[None, None]  # std is constant
     if lengths is not None:
-        # In the first time step of the padding, the difference would be that from the
-        # last inputs. A window of time steps that begins before the padding would read
-        # it.
+        # Without this, the first difference in the padding would not be 0, since the
+        # inputs fall to 0 there.
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
     return jnp.concatenate([inputs, differences], axis=-1)

@@ -109,7 +109,7 @@ def train_and_evaluate(
                         callback=callback,
                     )
         result = None
-        if task.evaluated_split != "train":  # there are held-out examples
+        if task.evaluated_split != "train":  # there is a test or validation split
             result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
     if is_process_0() and verbose:
         console.print_summary(workdir, step, config, result, timer.seconds())
@@ -178,10 +178,11 @@ def loop_over_events(
                     trained = measure_training(trainer, state, step, stats, seconds)
                     record(workdir, trained, progress)
 
-                # Fail at an update that was rejected: one whose loss, gradient or
-                # updated parameters were not finite.
+                # Fail if an update was rejected: if its loss, its gradient or an
+                # updated parameter was not finite.
                 if step < target:
-                    checkpoints.wait()  # for the last one, which the error names
+                    # The error names the last checkpoint, whose save must have ended.
+                    checkpoints.wait()
                     raise rejection_error(config, stats, step, workdir)
 
                 # Stop after this event if any process got a signal, so that all stop at
@@ -292,8 +293,9 @@ def measure_training(
 ) -> Metrics:
     """Returns the metrics of the updates since the last event, which took `seconds`.
 
-    They have the mean of every field of `ScoreSums`, and of every other field of
-    `UpdateStats` but `is_finite`.
+    They have the loss, the accuracy, and the `means` of all other fields of `ScoreSums`
+    and `UpdateStats` but `is_finite`. With `log_metrics=last_batch`, scores are those
+    of the last batch alone.
     """
     config = trainer.config
     batch_size = config.train.batch_size
@@ -349,8 +351,8 @@ def rejection_error(
 ) -> RunError:
     """Returns the error that ends a run after a rejected update.
 
-    `step` is the number of updates before it. The message names the update as the log
-    would have done, by the number of updates with it.
+    `step` is the number of applied updates. The message calls the rejected one
+    `step + 1`.
     """
     rejected = console.describe_rejection(config, stats, step)
     last = describe_last_checkpoint(workdir)
@@ -371,8 +373,7 @@ def evaluate_best_checkpoint(
     task = dataset.task
     split = task.evaluated_split
     path = result_path(workdir, split, best)
-    # Processes exchange dictionaries of JSON, so the result is converted to one, and
-    # back.
+    # Processes exchange JSON, so the result is converted to a dictionary, and back.
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)

@@ -24,7 +24,7 @@ class ScoreSums(NamedTuple):
     compute it in `Objective`.
     """
 
-    loss: jax.Array  # cross-entropy in nats, without class weights
+    loss: jax.Array  # in nats, without class weights and penalties
     correct: jax.Array  # the number of correct predictions; exact in float32
 
 
@@ -33,7 +33,7 @@ class Objective:
     """The loss that is minimized, as a function of parameters and a batch."""
 
     model: SequenceClassifier
-    every_step: bool  # averages the losses after all time steps
+    every_step: bool  # average the losses after all time steps; else only the last
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
@@ -47,9 +47,10 @@ class Objective:
         In training, each device calls this with its shard of the batch. The training
         step adds up the gradients of all shards, and divides them by the size of the
         batch. So every term of the loss must be a sum over the examples of the shard.
-        To add a term of each example, add it to `losses`; the log then has it, too. To
-        add a penalty of the parameters, which all examples share, add it to `minimized`
-        before the return, multiplied by the number of examples, `len(batch.labels)`.
+        To add a term of each example, add it to `losses`; it is weighted by the class
+        and logged, too. To add a penalty of the parameters, which all examples share,
+        add it to `minimized` before the return, multiplied by the number of examples,
+        `len(batch.labels)`; it is not logged.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -97,10 +98,10 @@ def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array
 
 
 def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
-    """Returns the weights of the losses after each time step, float32 [time], of sum 1.
+    """Returns the weights of the losses after each time step, float32 [time].
 
-    They grow with the square of the time, since the first time steps carry little
-    information. After `length` time steps, they are 0.
+    Their sum is 1. They grow with the square of the time, since the first time steps
+    carry little information. After `length` time steps, they are 0.
     """
     squares = jnp.arange(1, time_steps + 1, dtype=jnp.float32) ** 2
     if length is not None:

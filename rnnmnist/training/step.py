@@ -8,7 +8,8 @@ In each update of a network:
 4. `apply_update` calls the optimizer. To use another one, change the function
    `make_optimizer` in `training/optimizer.py`. If a loss, gradient or new parameter of
    any network is not finite, the update is rejected: no network is changed, no other
-   update follows, and the run ends with an error (`training/loop.py`).
+   update follows, and the run ends with an error (`training/loop.py`). A run that went
+   on would repeat the update, since `step` does not change either.
 """
 
 import functools
@@ -40,9 +41,10 @@ class UpdateStats(NamedTuple):
 
     `train_chunk` returns those of several updates, [updates, ensemble].
 
-    A line of the log has the means of the scores over examples, and of all other fields
-    but `is_finite` over updates. To log another sum over examples, add a field to
-    `ScoreSums`. For anything else, add one here, and compute it in `update_network`.
+    A line of the log has two kinds of means: of the scores over examples, and of the
+    other fields, without `is_finite`, over updates. To log another sum over examples,
+    add a field to `ScoreSums`. For anything else, add one here, and compute it in
+    `update_network`.
     """
 
     scores: ScoreSums  # sums over the examples of the batch
@@ -51,12 +53,11 @@ class UpdateStats(NamedTuple):
 
     @property
     def is_applied(self) -> np.ndarray:
-        """Whether each update was applied, bool [updates].
+        """Whether each of several updates was applied, bool [updates].
 
-        It is for the statistics of several updates, [updates, ensemble], on the host.
-        An update is applied if its numbers are finite in all networks. Otherwise it is
-        rejected, and the updates after it are not computed: their rows are 0, so that
-        they count as not applied, too.
+        The statistics are [updates, ensemble], on the host. An update is applied if its
+        numbers are finite in all networks. Otherwise it is rejected, and the updates
+        after it are not computed: their rows are 0, so they count as not applied, too.
         """
         return np.asarray(self.is_finite).all(axis=1)
 
@@ -108,10 +109,10 @@ def train_chunk(
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
         out_specs=(STATE_SPECS, jax.P(None, SEEDS)),
-        # jax can track which arrays differ between devices. With that, it would add up
-        # the gradients by itself, array by array. It would also refuse the scan of a
-        # recurrence, whose carry is the same zeros on all devices at first, and differs
-        # after the first time step.
+        # With `check_vma=True`, jax tracks which arrays differ between devices. Then it
+        # adds up gradients by itself, one array at a time, which is slower. It also
+        # refuses a recurrence, because the first carry, zeros, is the same on all
+        # devices, and the carries after it are not.
         check_vma=False,
     )
     def train_shard(
@@ -167,7 +168,7 @@ def differentiate_batch(
     """Returns the scores and the gradients of the batch of update `step`.
 
     The scores are sums over the batch, [ensemble], and the gradients those of the mean
-    loss, [ensemble, ...]. This is called within `shard_map`, so that the chunk has the
+    loss, [ensemble, ...]. This is called within `shard_map`, so the chunk has the
     shards of one device.
     """
     differentiate = jax.grad(program.objective, has_aux=True)
@@ -185,14 +186,14 @@ def differentiate_batch(
     # Maps the function over the ensemble axis of its arguments.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    # The devices exchange one vector, which is faster than an exchange of each array.
-    # For the same reason, the gradients become means by a division of that vector. The
-    # scores stay sums.
+    # Scores and gradients are joined to one vector, since one exchange between devices
+    # is faster than one for each array. So is one division: it is of the whole vector,
+    # of which only the gradients are used.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
-    scores, _ = unravel(total)
+    score_sums, _ = unravel(total)
     _, mean_grads = unravel(total / program.transform.batch_size)
-    return scores, mean_grads
+    return score_sums, mean_grads
 
 
 def apply_update(
@@ -245,18 +246,18 @@ def apply_update(
         params, average, opt_state, stats = update_networks(
             old.params, old.ema_params, old.opt_state, scores, grads
         )
-    is_applied = stats.is_finite.all()
-    # `is_applied` is true if all networks of this device have finite numbers. Devices
-    # along the mesh axis `batch` have the same networks and the same sums. Those along
-    # the axis `seeds` have other networks: `pmin` is true if it is on all of them.
-    if program.mesh.shape[SEEDS] > 1:
-        is_applied = jax.lax.pmin(is_applied.astype(jnp.int32), SEEDS) == 1
+    all_finite = stats.is_finite.all()  # of the networks of this device
+    # Devices along the mesh axis `batch` have the same networks and the same sums, so
+    # they agree. Devices along the axis `seeds` have other networks. An update is
+    # applied only if the minimum over them is 1, "finite on all devices".
+    if program.mesh.shape[SEEDS] > 1:  # without others, an exchange costs time
+        all_finite = jax.lax.pmin(all_finite.astype(jnp.int32), SEEDS) == 1
     new = TrainState(
         step=old.step + 1, params=params, ema_params=average, opt_state=opt_state
     )
     # A rejected update does not count, so `step` keeps its value, too.
-    state: TrainState = jax.tree.map(functools.partial(jnp.where, is_applied), new, old)
-    return state, stats, is_applied
+    state: TrainState = jax.tree.map(functools.partial(jnp.where, all_finite), new, old)
+    return state, stats, all_finite
 
 
 @functools.partial(jax.jit, static_argnames="program")
