@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns a configuration with the default values, some of which are listed."""
+    """Returns the recipe, whose settings have their default values."""
     return Config(
         seed=0,
         data=DataConfig(

@@ -17,8 +17,9 @@ Examples take three forms on their way to the loss:
    computes it from the stored examples.
 
 To give examples a second label, add a field beside `labels` to all three, and set it
-where they are made: where the data are read, in `data/placement.py`, and at the end of
-`BatchTransform.__call__`.
+where they are made: `Examples` in `data/images.py` or `data/sequences/reading.py`,
+`StoredExamples` in `data/placement.py`, `Batch` in `BatchTransform.__call__`. The loss
+reads it in `Objective` (`training/loss.py`).
 """
 
 import functools

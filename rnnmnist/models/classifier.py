@@ -181,7 +181,7 @@ def add_differences(
     # exports, in which the number of time steps is symbolic.
     earlier = inputs[jnp.maximum(times - 1, 0)]
     differences = inputs - earlier
-    differences /= jax.lax.stop_gradient(std)[None, None]  # std is constant
+    differences /= jax.lax.stop_gradient(std)[None, None]  # not trained
     if lengths is not None:
         # Without this, the first difference in the padding would not be 0, since the
         # inputs fall to 0 there.
@@ -214,9 +214,9 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
 
     The bias of an LSTM's forget gate is the setting `forget_bias`. With the initializer
     `chrono`, it is log(u) instead, and that of the input gate is -log(u). Here u is
-    uniform between 1 and T - 1, where T is how often the cell is called for the longest
-    sequence: once for each time step or, with the setting `window`, for each window.
-    The cell remembers about u calls.
+    uniform between 1 and T - 1, where T is the number of calls of the cell for the
+    longest sequence: one for each time step or, with the setting `window`, for each
+    window. The cell remembers about u calls.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent

@@ -37,7 +37,8 @@ class Recurrence(Protocol[Carry]):
 
         Returns:
             The hidden state after the last time step of each sequence, [batch, hidden],
-            or with `every_step` those after all time steps, [time, batch, hidden].
+            or with `every_step` those after all time steps, [time, batch, hidden]. With
+            mean pooling, a wrapper returns means of these up to each time step.
         """
         ...
 
@@ -95,8 +96,9 @@ class ScannedCell(nn.Module):
 
     def start(self, batch: int, features: int) -> CellCarry:
         """Returns the carry before the first time step of `batch` sequences."""
-        # A cell may draw its first carry at random, so this method of Flax takes a key.
-        # The key is constant here, and so is the carry. Most cells start from zeros.
+        # `initialize_carry` takes a key, since the first carry of a cell can be random.
+        # With this constant key, it is the same in every call. Most cells begin with
+        # zeros.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
     def step(self, carry: CellCarry, inputs: jax.Array) -> tuple[CellCarry, jax.Array]:

@@ -145,9 +145,9 @@ def loop_over_events(
     ):
         program = trainer.program
         validation = splits["validation"]
-        # Sequences are standardized before a network reads them. If the data fit on the
-        # devices, those of validation are standardized once, here. Otherwise each
-        # validation does it, in parts.
+        # Sequences are standardized whenever `Examples.take` reads them. If the data
+        # are small enough to stay on the devices, those of validation are standardized
+        # only once, here.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
@@ -192,7 +192,7 @@ def loop_over_events(
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
-                logit_multiplier = 1.0  # calibrates predictions; not used in training
+                logit_multiplier = 1.0  # saved for predictions; training ignores it
                 if is_due and len(validation):
                     params = state.evaluated_params
                     validated, logit_multiplier = validate(
@@ -212,7 +212,7 @@ def loop_over_events(
                     ends_early = resume.decide_end(
                         validated, config.train, workdir, callback
                     )
-    # After a signal, this raises the error with its exit code.
+    # If a signal has stopped the run, end the process with an error.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
 
@@ -293,9 +293,9 @@ def measure_training(
 ) -> Metrics:
     """Returns the metrics of the updates since the last event, which took `seconds`.
 
-    They have the loss, the accuracy, and the `means` of all other fields of `ScoreSums`
-    and `UpdateStats` but `is_finite`. With `log_metrics=last_batch`, scores are those
-    of the last batch alone.
+    Besides the loss and the accuracy, the metrics contain the dictionary `means`, with
+    every other field of `ScoreSums` and of `UpdateStats`. `is_finite` is left out. With
+    `log_metrics=last_batch`, the scores are those of `measure_last_batch`.
     """
     config = trainer.config
     batch_size = config.train.batch_size
@@ -335,7 +335,11 @@ def measure_training(
 
 
 def measure_last_batch(trainer: Trainer, state: TrainState, step: int) -> ScoreSums:
-    """Scores the last batch after its update. The sums are NumPy arrays."""
+    """Scores the last batch after its update. The sums are NumPy arrays.
+
+    Raises:
+        RunError: if a loss is not finite.
+    """
     last_update = step - 1
     chunk = trainer.batches.chunk_at(last_update)
     sums = jax.device_get(score_last_batch(state, chunk, program=trainer.program))

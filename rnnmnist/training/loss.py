@@ -24,7 +24,7 @@ class ScoreSums(NamedTuple):
     compute it in `Objective`.
     """
 
-    loss: jax.Array  # in nats, without class weights and penalties
+    loss: jax.Array  # of `Objective`, in nats, without class weights and penalties
     correct: jax.Array  # the number of correct predictions; exact in float32
 
 
@@ -33,7 +33,7 @@ class Objective:
     """The loss that is minimized, as a function of parameters and a batch."""
 
     model: SequenceClassifier
-    every_step: bool  # average the losses after all time steps; else only the last
+    every_step: bool  # takes the mean of the losses after all time steps
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
@@ -47,10 +47,10 @@ class Objective:
         In training, each device calls this with its shard of the batch. The training
         step adds up the gradients of all shards, and divides them by the size of the
         batch. So every term of the loss must be a sum over the examples of the shard.
-        To add a term of each example, add it to `losses`; it is weighted by the class
-        and logged, too. To add a penalty of the parameters, which all examples share,
+        To add a term for each example, add it to `losses`: class weights apply to it,
+        and it is logged. To add a penalty on the parameters, which all examples share,
         add it to `minimized` before the return, multiplied by the number of examples,
-        `len(batch.labels)`; it is not logged.
+        `len(batch.labels)`: it is not logged.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception

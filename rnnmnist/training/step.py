@@ -5,11 +5,12 @@ In each update of a network:
 1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
-4. `apply_update` calls the optimizer. To use another one, change the function
-   `make_optimizer` in `training/optimizer.py`. If a loss, gradient or new parameter of
-   any network is not finite, the update is rejected: no network is changed, no other
-   update follows, and the run ends with an error (`training/loop.py`). A run that went
-   on would repeat the update, since `step` does not change either.
+4. `apply_update` calls the optimizer. To use another one, change only the function
+   `make_optimizer` in `training/optimizer.py`.
+
+If a loss, gradient or new parameter of any network is not finite, the update is
+rejected: no network is changed, no other update follows, and the run ends with an error
+(`training/loop.py`).
 """
 
 import functools
@@ -186,9 +187,9 @@ def differentiate_batch(
     # Maps the function over the ensemble axis of its arguments.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    # Scores and gradients are joined to one vector, since one exchange between devices
-    # is faster than one for each array. So is one division: it is of the whole vector,
-    # of which only the gradients are used.
+    # Scores and gradients are concatenated into one vector: one exchange between the
+    # devices, and one division, are faster than one for each array. The division is
+    # for the gradients; the scores are taken from the sums before it.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
     score_sums, _ = unravel(total)
@@ -250,7 +251,7 @@ def apply_update(
     # Devices along the mesh axis `batch` have the same networks and the same sums, so
     # they agree. Devices along the axis `seeds` have other networks. An update is
     # applied only if the minimum over them is 1, "finite on all devices".
-    if program.mesh.shape[SEEDS] > 1:  # without others, an exchange costs time
+    if program.mesh.shape[SEEDS] > 1:
         all_finite = jax.lax.pmin(all_finite.astype(jnp.int32), SEEDS) == 1
     new = TrainState(
         step=old.step + 1, params=params, ema_params=average, opt_state=opt_state
