@@ -43,9 +43,9 @@ class SequenceClassifier(nn.Module):
 
     That is the last hidden state or, with `model.pooling=mean`, the mean of all.
 
-    With the setting `window`, the recurrence reads windows of several time steps. This
-    class does not see them: what it passes to the recurrence, and what it gets back,
-    still has an entry for each time step.
+    The setting `window` is implemented within the recurrence, which then divides its
+    inputs into windows of several time steps. It still takes inputs for each time step,
+    and returns hidden states for each.
     """
 
     config: RunModelConfig

@@ -37,8 +37,8 @@ class Recurrence(Protocol[Carry]):
 
         Returns:
             The hidden state after the last time step of each sequence, [batch, hidden],
-            or with `every_step` those after all time steps, [time, batch, hidden]. With
-            mean pooling, a wrapper returns means of these up to each time step.
+            or with `every_step` those after all time steps, [time, batch, hidden].
+            `MeanPooling` (`models/wrappers.py`) returns means of hidden states instead.
         """
         ...
 

@@ -145,9 +145,9 @@ def loop_over_events(
     ):
         program = trainer.program
         validation = splits["validation"]
-        # Sequences are standardized whenever `Examples.take` reads them. If the data
-        # are small enough to stay on the devices, those of validation are standardized
-        # only once, here.
+        # If the training data fit on the devices, the validation sequences are small,
+        # too. Then they are standardized once, here. Otherwise `validate` standardizes
+        # them, a part at a time, each time that it is called.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
@@ -192,7 +192,9 @@ def loop_over_events(
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
-                logit_multiplier = 1.0  # saved for predictions; training ignores it
+                # Predictions multiply the logits by it, so that probabilities are
+                # calibrated. `validate` chooses it, and the checkpoint contains it.
+                logit_multiplier = 1.0
                 if is_due and len(validation):
                     params = state.evaluated_params
                     validated, logit_multiplier = validate(

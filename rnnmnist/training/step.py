@@ -42,10 +42,9 @@ class UpdateStats(NamedTuple):
 
     `train_chunk` returns those of several updates, [updates, ensemble].
 
-    A line of the log has two kinds of means: of the scores over examples, and of the
-    other fields, without `is_finite`, over updates. To log another sum over examples,
-    add a field to `ScoreSums`. For anything else, add one here, and compute it in
-    `update_network`.
+    The log has the mean of every field except `is_finite`. The scores are averaged over
+    examples, the others over updates. To log another sum over examples, add a field to
+    `ScoreSums`. For anything else, add one here, and compute it in `update_network`.
     """
 
     scores: ScoreSums  # sums over the examples of the batch
