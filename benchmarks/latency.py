@@ -1,4 +1,4 @@
-"""Measures the latency of `Predictor.step`, for the recipe of `configs/files.py`.
+"""Measures the latency of `Model.step`, for the recipe of `configs/trained.py`.
 
     python benchmarks/latency.py
 
@@ -24,13 +24,12 @@ def measure(cell: str) -> None:
     inputs = generator.standard_normal((40, 10, FEATURES))
     with tempfile.TemporaryDirectory() as folder:
         labels = np.arange(40) % 2
-        rnnmnist.fit(inputs, labels, workdir=folder, cell=cell, num_steps=1)
-        predictor = rnnmnist.Predictor(folder)
-    state, seconds = predictor.start(), []
+        model = rnnmnist.fit(inputs, labels, workdir=folder, cell=cell, num_steps=1)
+    state, seconds = model.start(), []
     for _ in range(TIME_STEPS):
         features = generator.standard_normal(FEATURES)
         begin = time.perf_counter()
-        state, _ = predictor.step(state, features)
+        state, _ = model.step(state, features)
         seconds.append(time.perf_counter() - begin)
     quantiles = statistics.quantiles(seconds[10:], n=100)  # the first one compiles
     print(

@@ -18,7 +18,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
 import jax  # noqa: E402
 import run_ours  # noqa: E402
 
-from rnnmnist.main import parse  # noqa: E402
+from rnnmnist.commands.train import parse  # noqa: E402
 from rnnmnist.runtime.machine import describe_processor  # noqa: E402
 
 

@@ -22,7 +22,7 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
-from rnnmnist import page
+from rnnmnist.commands import page
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import ConfigSection
 

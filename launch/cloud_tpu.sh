@@ -19,6 +19,6 @@ on_all_hosts() {
 
 on_all_hosts "$PYTHON -m venv .venv &&
   .venv/bin/pip install --quiet 'rnnmnist @ $SOURCE' 'jax[tpu]' &&
-  .venv/bin/python -m rnnmnist.doctor --require=tpu $ARGS"
+  .venv/bin/python -m rnnmnist doctor --require=tpu $ARGS"
 # If it is run again after a preemption, it resumes from the last checkpoint.
 on_all_hosts ".venv/bin/python -m rnnmnist.main $ARGS"

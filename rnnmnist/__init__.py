@@ -1,13 +1,11 @@
 """rnnmnist: an LSTM that classifies sequences, such as MNIST images row by row.
 
 >>> import rnnmnist
->>> rnnmnist.Predictor().predict("docs/five.jpg").digit
+>>> rnnmnist.load().predict("docs/five.jpg").digit
 5
 """
 
 import importlib
-import signal
-import sys
 
 TYPE_CHECKING = False  # type checkers take it for that of `typing`, a slow import
 if TYPE_CHECKING:
@@ -24,13 +22,15 @@ if TYPE_CHECKING:
     from rnnmnist.errors import DataWarning, RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
     from rnnmnist.evaluation.network import StreamState
-    from rnnmnist.exporting.comparison import Certificate, Export
-    from rnnmnist.inference.predictor import Prediction, Predictor
+    from rnnmnist.exporting.comparison import Certificate
+    from rnnmnist.exporting.exports import Export
+    from rnnmnist.fitting import fit, train
+    from rnnmnist.inference.images_of_digits import Prediction
+    from rnnmnist.model import Model, load
     from rnnmnist.reporting.pages import Report
     from rnnmnist.runs.logs import Metrics
     from rnnmnist.runs.results import Result
     from rnnmnist.runs.scores import Scores
-    from rnnmnist.training.fit import fit
 
     __version__: str
 
@@ -43,9 +43,9 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "Export",
     "FitSettings",
     "Metrics",
+    "Model",
     "ModelConfig",
     "Prediction",
-    "Predictor",
     "Report",
     "Result",
     "RunError",
@@ -55,51 +55,25 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "TrainConfig",
     "UserError",
     "__version__",
-    "evaluate",
-    "export",
     "fit",
+    "load",
     "read_sequences",
-    "report",
+    "train",
 ]
 
-
-def _end_on_interrupt() -> None:
-    """Lets SIGINT end this process, as it ends any program, unless it is ignored.
-
-    It is for a command that does not handle its signals yet. The error that Python
-    raises otherwise can damage the import of a compiled module.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-# Python documents that `sys.argv` begins with "-m" while it looks for the module of
-# `python -m MODULE ARGUMENTS`, for which it imports the packages of this module. The
-# original arguments then end with MODULE, or -mMODULE, and ARGUMENTS.
-if sys.argv[:1] == ["-m"] and len(sys.argv) < len(sys.orig_argv):
-    _module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
-    if _module.partition(".")[0] == "rnnmnist":
-        _end_on_interrupt()
-
-# These are functions, with the names of their modules. They are imported here, since
-# the first import of a module sets the attribute of its package to the module.
-from rnnmnist.evaluate import evaluate  # noqa: E402
-from rnnmnist.export import export  # noqa: E402
-from rnnmnist.report import report  # noqa: E402
-
-# The modules of the other public names.
+# The modules of the public names.
 _MODULES = {
     "Certificate": "exporting.comparison",
     "Config": "config.schema",
     "DataConfig": "config.schema",
     "DataWarning": "errors",
     "ExecutionConfig": "config.schema",
-    "Export": "exporting.comparison",
+    "Export": "exporting.exports",
     "FitSettings": "config.fit_settings",
     "Metrics": "runs.logs",
+    "Model": "model",
     "ModelConfig": "config.schema",
-    "Prediction": "inference.predictor",
-    "Predictor": "inference.predictor",
+    "Prediction": "inference.images_of_digits",
     "RNNClassifier": "estimator",
     "Report": "reporting.pages",
     "Result": "runs.results",
@@ -109,8 +83,10 @@ _MODULES = {
     "Task": "config.tasks",
     "TrainConfig": "config.schema",
     "UserError": "errors",
-    "fit": "training.fit",
+    "fit": "fitting",
+    "load": "model",
     "read_sequences": "data.sequences.reading",
+    "train": "fitting",
 }
 
 if not TYPE_CHECKING:  # for which every name would be an attribute

@@ -33,6 +33,8 @@ MACHINE_ERRORS = (
     errno.ENFILE,
     errno.ENOMEM,
 )
+# A note of errors that the callback of a user has raised.
+BY_CALLBACK = "raised by the callback"
 # The message of the RuntimeError of `Thread.start`, which has no type of its own.
 NO_THREAD = "can't start new thread"
 # Parts of the messages of an OSError of Python, and of one of matplotlib, if neither
@@ -73,6 +75,10 @@ class UserError(Failure, ValueError):
     exit_code = 2
 
 
+class MissingDataError(UserError):
+    """The data of a run are not on this machine."""
+
+
 class DataWarning(UserWarning):
     """Something that a user should know about the data, which are used as they are."""
 
@@ -106,10 +112,13 @@ def as_failure(error: BaseException) -> Failure | None:
     The message is then the path and the reason. It is a `RunError` if the machine is
     the cause, otherwise a `UserError`. A thread that cannot be started is a `RunError`,
     too. That no folder for temporary files can be written is a `UserError`. For any
-    other exception, such as an `OSError` on a file of this package, the result is None.
+    other exception, such as an `OSError` on a file of this package or of a callback,
+    the result is None.
     """
     if isinstance(error, Failure):
         return error
+    if BY_CALLBACK in getattr(error, "__notes__", ()):
+        return None
     if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
         return RunError(f"{error}; raise the limit of processes (ulimit -u)")
     if not isinstance(error, OSError):
@@ -128,6 +137,18 @@ def as_failure(error: BaseException) -> Failure | None:
     if path.is_relative_to(PACKAGE) and not path.is_relative_to(SHIPPED):
         return None
     return UserError(f"{path}: {reason}")
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Raises what `as_failure` returns for an error, in functions that users call."""
+    try:
+        yield
+    except Exception as error:
+        failure = as_failure(error)
+        if failure is None or failure is error:
+            raise
+        raise failure from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A classifier of sequences with the interface of scikit-learn."""
 
+import dataclasses
 import math
-import numbers
 import shutil
 import tempfile
 import weakref
@@ -12,44 +12,26 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import parse_folder
-from rnnmnist.config.resolving import choose_network, default_batch_size
+from rnnmnist.config.recipes import Given, choose_config
+from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
-from rnnmnist.config.settings import TYPES, check_name, to_python
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.validation import (
-    count_in_groups,
-    refuse_label_shape,
-    refuse_masked,
-    takes_last,
-)
-from rnnmnist.errors import UserError, as_failure, format_value
-from rnnmnist.inference.predictor import Predictor
+from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
+from rnnmnist.errors import UserError, failures, format_value
+from rnnmnist.fitting import FIT_SETTINGS, fit
+from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.fit import (
-    FIT_SETTINGS,
-    LISTED_WITH_SECTIONS,
-    configure,
-    fit,
-)
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
-    from sklearn.model_selection import StratifiedShuffleSplit
-    from sklearn.utils import check_consistent_length, check_random_state
+    from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
-# The parameters of the classifier that stand for settings with other names.
-PARAMETER_OF = {
-    "seed": "random_state",
-    "validation": "early_stopping",
-    "patience": "n_iter_no_change",
-}
 # A number of updates that no run reaches. With it, a run saves its last step only.
 NEVER = 2**31 - 1
 
@@ -58,18 +40,19 @@ class _Folder:
     """A temporary folder that is removed with this object."""
 
     def __init__(self) -> None:
-        try:
+        with failures():  # such as that no temporary folder can be written
             self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
-        except OSError as error:  # no temporary folder can be written
-            raise as_failure(error) or error from None
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
+# The fields are the parameters. scikit-learn copies them as they are, so they are
+# checked in `fit`.
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class RNNClassifier(ClassifierMixin, BaseEstimator):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
     `fit` trains on all of X unless `early_stopping`, as `rnnmnist.fit` does with
-    `validation=False`. The defaults are those of the configuration `files`.
+    `validation=False`. The defaults are those of `rnnmnist.fit`.
 
     Args:
         workdir: the folder of the run, which serves one `fit`. None is a temporary
@@ -110,24 +93,23 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             last value of the feature, and "zero" takes 0 after the normalization.
         normalize: "standardize" subtracts each feature's mean in training and divides
             by its standard deviation; "none" leaves the values.
-        early_stopping: whether a part of X is held out, stratified or in whole groups,
-            and training ends if its loss has not fallen for some epochs. The network is
+        early_stopping: whether a tenth of X is held out, as `rnnmnist.fit` does it, and
+            training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
-        n_iter_no_change: the number of these epochs, or of validations if
+        n_iter_no_change: the number of these epochs of X, or of validations if
             `eval_every_steps` is among the settings. At least one checkpoint more than
             that is kept, whatever `keep_checkpoints` is.
-        validation_fraction: the share of X, or of the groups, that is held out.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
             `placement` is "host", so that a second `fit` compiles nothing if the time
             steps, features, classes, batch size and settings are the same; and
-            `eval_every_steps` is an epoch with `early_stopping`, and without it so
+            `eval_every_steps` is an epoch of X with `early_stopping`, and without it so
             large that only the last step is saved.
 
-    X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
-    features] of different lengths; y is [n], integers, strings or booleans. After
-    `fit`, the run is in `workdir_`, its network is `predictor_`, and `n_iter_` is the
-    number of epochs. A pickle carries the network, not the sequences.
+    X is real [n, time, features], [n, time] of one feature, or a list of sequences,
+    [time, features] or [time], of different lengths; y is [n], integers, strings or
+    booleans. After `fit`, the run is in `workdir_`, its network is `model_`, and
+    `n_iter_` is the number of epochs. A pickle carries the network, not the sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -138,62 +120,29 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     ['low', 'high', 'low']
     """
 
-    classes_: np.ndarray  # [classes], sorted
-    n_features_in_: int  # of X [n, time, features]; of X [n, time], its time steps
-
-    def __init__(
-        self,
-        *,
-        workdir: str | Path | None = None,
-        random_state: int | None = None,
-        verbose: bool = False,
-        cell: str | None = None,
-        hidden_size: int | None = None,
-        num_layers: int | None = None,
-        pooling: Literal["last", "mean"] | None = None,
-        bidirectional: bool | None = None,
-        differences: bool | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        num_epochs: float | None = None,
-        num_steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        weight_decay: float | None = None,
-        label_smoothing: float | None = None,
-        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
-        missing: Literal["error", "forward_fill", "zero"] = "error",
-        normalize: Literal["standardize", "none"] = "standardize",
-        early_stopping: bool = False,
-        n_iter_no_change: int = 10,
-        validation_fraction: float = 0.1,
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
-        # scikit-learn copies these as they are. They are checked in `fit`.
-        self.workdir = workdir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.cell = cell
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.pooling = pooling
-        self.bidirectional = bidirectional
-        self.differences = differences
-        self.window = window
-        self.stride = stride
-        self.num_epochs = num_epochs
-        self.num_steps = num_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.class_weight = class_weight
-        self.missing = missing
-        self.normalize = normalize
-        self.early_stopping = early_stopping
-        self.n_iter_no_change = n_iter_no_change
-        self.validation_fraction = validation_fraction
-        self.settings = settings
+    workdir: str | Path | None = None
+    random_state: int | None = None
+    verbose: bool = False
+    cell: str | None = None
+    hidden_size: int | None = None
+    num_layers: int | None = None
+    pooling: Literal["last", "mean"] | None = None
+    bidirectional: bool | None = None
+    differences: bool | None = None
+    window: int | None = None
+    stride: int | None = None
+    num_epochs: float | None = None
+    num_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    class_weight: Literal["balanced"] | Mapping[Any, float] | None = None
+    missing: Literal["error", "forward_fill", "zero"] = "error"
+    normalize: Literal["standardize", "none"] = "standardize"
+    early_stopping: bool = False
+    n_iter_no_change: int = 10
+    settings: Mapping[str, Any] | None = None
 
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Trains on all sequences, or all but those that early stopping holds out.
@@ -211,34 +160,31 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError("y: has 1 class; at least 2 are needed")
-        names = classes.astype(str)
-        arguments = self._fit_arguments(classes)
-        is_held_out = np.zeros(len(labels), bool)
-        if self._check_bool("early_stopping"):
-            is_held_out = self._hold_out(labels, groups)
-            self._add_early_stopping(arguments, is_held_out)
-        settings = {name: arguments[name] for name in arguments if name in FIT_SETTINGS}
-        network = choose_network(configure(settings), len(labels)).model
-        if network.fitting == "gradient":
-            arguments.setdefault("eval_every_steps", NEVER)
-        folder = _Folder() if self.workdir is None else None
-        workdir = parse_folder(str(folder.path / "run" if folder else self.workdir))
-        if list_steps(workdir):
+            raise UserError("y: has 1 class; at least 2 are needed")
+        arguments = self._fit_arguments(classes, len(labels))
+        folder = None
+        workdir = self.workdir
+        if workdir is None:
+            folder = _Folder()
+            workdir = folder.path / "run"
+        if list_steps(Path(workdir)):
             raise UserError(
                 f"workdir: {workdir} has a run, and serves one fit; name another folder"
             )
-        fit(inputs, names[labels], groups=groups, workdir=workdir, **arguments)
-        trained = list_steps(workdir)[-1]
-        step = "best"
-        if 0 < is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
-            step = str(lowest_loss(workdir, trained)[0])
-        self._restore(workdir, folder, step, self.cell)
-        config, task = self.predictor_.config, self.predictor_.task
-        self.n_iter_ = math.ceil(
-            trained * config.train.batch_size / task.examples["train"]
+        names = classes.astype(str)
+        self.model_ = fit(
+            inputs, names[labels], groups=groups, workdir=workdir, **arguments
         )
         self.classes_ = classes
+        last_step = list_steps(self.model_.workdir)[-1]
+        config, task = self.model_.config, self.model_.task
+        if 0 < task.examples["validation"] < MIN_VALIDATION_EXAMPLES:
+            step, _ = lowest_loss(self.model_.workdir, last_step)
+            self.model_ = load(workdir, step, cell=self.cell)
+        self._keep(folder)
+        self.n_iter_ = math.ceil(
+            last_step * config.train.batch_size / task.examples["train"]
+        )
         self._check(X, y=y)  # scikit-learn keeps facts about X in the classifier
         if getattr(inputs, "ndim", 3) == 3:
             self.n_features_in_ = task.features
@@ -247,15 +193,16 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probability of each class, float32 [n, classes]."""
         check_is_fitted(self)
-        probabilities = self.predictor_.classify(self._check(X))
-        names = self.predictor_.task.classes
+        probabilities = self.model_.classify(self._check(X))
+        names = self.model_.task.classes
         order = [names.index(name) for name in self.classes_.astype(str)]
         return probabilities[:, order]
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each sequence, [n]."""
         probabilities = self.predict_proba(X)  # refuses an estimator without a fit
-        return self.classes_[probabilities.argmax(axis=1)]
+        predicted: np.ndarray = self.classes_[probabilities.argmax(axis=1)]
+        return predicted
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -263,18 +210,13 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing in ("forward_fill", "zero")
         return tags
 
-    def _fit_arguments(self, classes: np.ndarray) -> dict[str, Any]:
-        """Returns keyword arguments of `rnnmnist.fit`, without early stopping."""
-        parameters = self.get_params(deep=False)
+    def _fit_arguments(self, classes: np.ndarray, sequences: int) -> dict[str, Any]:
+        """Returns keyword arguments of `rnnmnist.fit` for a number of sequences."""
         arguments: dict[str, Any] = {
-            "verbose": self._check_bool("verbose"),
-            "validation": False,
-            "seed": self._check_seed(),
-            "placement": "host",
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name in FIT_SETTINGS and value is not None
         }
-        for name, value in parameters.items():
-            if name in FIT_SETTINGS and value is not None:
-                arguments[name] = value
         if self.num_steps is not None:
             arguments.pop("num_epochs", None)
         if self.class_weight is None:
@@ -286,83 +228,57 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 text_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
             }
-        return arguments | self._other_settings()
-
-    def _check_bool(self, name: str) -> bool:
-        """Returns a parameter that must be a boolean, or 1 or 0, as in scikit-learn."""
-        value = to_python(getattr(self, name))
-        if not isinstance(value, int) or value not in (0, 1):
-            raise UserError(f"{name}: must be {TYPES[bool]}, not {format_value(value)}")
-        return bool(value)
-
-    def _check_seed(self) -> int:
-        """Returns the seed that `random_state` stands for."""
-        if self.random_state is None:
-            return 0
-        setting = FIT_SETTINGS["seed"]._replace(name="random_state")
-        seed: int = setting.check(self.random_state)
-        return seed
-
-    def _other_settings(self) -> dict[str, Any]:
-        """Returns the parameter `settings`, whose names are checked."""
-        if self.settings is None:
-            return {}
-        if not isinstance(self.settings, Mapping):
-            raise UserError(
-                "settings: must be a mapping from names to values, not "
-                f"{format_value(self.settings)}"
-            )
-        parameters = self.get_params(deep=False)
-        known = [*FIT_SETTINGS, *parameters]
-        for name in ("columns", "features"):  # X has no names
-            known.remove(name)
-        for name in map(str, self.settings):
-            check_name(name, known, f"settings: {name}", LISTED_WITH_SECTIONS)
-            parameter = PARAMETER_OF.get(name, name)
-            if parameter in parameters:
+        arguments |= {"validation": False, "placement": "host"}
+        arguments["verbose"] = self._checked("verbose", "validation")
+        if self.random_state is not None:
+            arguments["seed"] = self._checked("random_state", "seed")
+        if self.settings is not None:
+            if not isinstance(self.settings, Mapping):
                 raise UserError(
-                    f"settings: {name}: has a parameter of the classifier; pass "
-                    f"{parameter}=VALUE"
+                    "settings: must be a mapping from names to values, not "
+                    f"{format_value(self.settings)}"
                 )
-        return dict(self.settings)
+            arguments |= self.settings
+        if self._checked("early_stopping", "validation"):
+            self._add_early_stopping(arguments, sequences)
+        settings = {
+            FIT_SETTINGS[name].name: value
+            for name, value in arguments.items()
+            if name in FIT_SETTINGS
+        }
+        network = choose_config(Given(None, settings), sequences, None)[0].model
+        if network.fitting == "gradient":
+            arguments.setdefault("cell", network.cell)
+            arguments.setdefault("eval_every_steps", NEVER)
+        return arguments
 
-    def _hold_out(self, labels: np.ndarray, groups: ArrayLike | None) -> np.ndarray:
-        """Returns which sequences validate, bool [n]."""
-        fraction = self.validation_fraction
-        if not isinstance(fraction, numbers.Real) or not 0 < float(fraction) < 1:
-            raise ValueError(f"validation_fraction: {fraction!r} is not in (0, 1)")
-        seed = self._check_seed()
-        if groups is None:
-            return hold_out_sequences(labels, float(fraction), seed)
-        return hold_out_groups(labels, groups, float(fraction), seed)
+    def _checked(self, parameter: str, setting: str) -> Any:
+        """Returns the value of a parameter, which is checked as a setting is."""
+        declared = FIT_SETTINGS[setting]._replace(name=parameter)
+        return declared.check(getattr(self, parameter), strict=False)
 
-    def _add_early_stopping(
-        self,
-        arguments: dict[str, Any],
-        is_held_out: np.ndarray,
-    ) -> None:
-        """Adds a split and a patience to the arguments of `rnnmnist.fit`."""
+    def _add_early_stopping(self, arguments: dict[str, Any], sequences: int) -> None:
+        """Adds a validation and a patience to the arguments of `rnnmnist.fit`."""
         if str(self.cell) in CLOSED_FORM_CELLS:
             raise UserError(
                 f"early_stopping: is for training by gradients only, and cell="
                 f"{self.cell} is fitted in closed form; set early_stopping=False"
             )
-        patience = self.n_iter_no_change
-        if not isinstance(patience, numbers.Integral) or int(patience) < 1:
-            raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")
-        arguments["split"] = np.where(is_held_out, "validation", "train")
-        arguments["patience"] = int(patience)
-        # That of the lowest loss, and those of the validations after it.
-        needed = int(patience) + 1
-        given = arguments.get("keep_checkpoints", needed)
-        given = FIT_SETTINGS["keep_checkpoints"].check(given)
-        arguments["keep_checkpoints"] = max(given, needed)
-        if "eval_every_steps" not in (self.settings or {}):
-            count = int((~is_held_out).sum())
-            batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
-            if batch_size is None:
-                batch_size = default_batch_size(count)
-            arguments["eval_every_steps"] = max(1, round(count / batch_size))
+        patience = self._checked("n_iter_no_change", "patience")
+        # The checkpoint of the lowest loss, and those of the validations after it.
+        keep = FIT_SETTINGS["keep_checkpoints"].check(
+            arguments.get("keep_checkpoints", 1)
+        )
+        arguments |= {
+            "validation": True,
+            "patience": patience,
+            "keep_checkpoints": max(keep, patience + 1),
+        }
+        batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
+        if batch_size is None:
+            batch_size = default_batch_size(sequences)
+        epoch = max(1, round(sequences / batch_size))
+        arguments.setdefault("eval_every_steps", epoch)
 
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
@@ -372,9 +288,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if y:
             shape: tuple[int, ...] = getattr(X, "shape", ())
             refuse_label_shape(y["y"], shape[1] if len(shape) > 1 else 0)
-        if isinstance(X, list | tuple) and any(
-            hasattr(item, "ndim") or np.ndim(item) > 1 for item in X
-        ):
+        if _is_list_of_sequences(X):
             if not y:
                 return X
             check_consistent_length(X, y["y"])
@@ -391,30 +305,24 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         )
         allows_nan = self.__sklearn_tags__().input_tags.allow_nan
         if not allows_nan and np.isnan(checked[0] if y else checked).any():
-            raise ValueError(
+            raise UserError(
                 'X: contains NaN; set missing="forward_fill", which repeats the last '
                 'value of the feature, or missing="zero"'
             )
         return checked
 
-    def _restore(
-        self, workdir: Path, folder: _Folder | None, step: str, cell: str | None
-    ) -> None:
-        """Restores the network of a run, and keeps its checkpoint for a pickle.
-
-        The cell is the one that `fit` has named.
-        """
-        self.workdir_ = workdir
-        self.predictor_ = Predictor(workdir, step, cell=cell)
-        self._cell = self.predictor_.config.model.cell
+    def _keep(self, folder: _Folder | None) -> None:
+        """Keeps the temporary folder of the model, and its checkpoint for a pickle."""
+        self.workdir_ = self.model_.workdir
         self._folder = folder
-        step_folder = str(self.predictor_.checkpoint_step)
-        files = network_files(workdir / step_folder)
+        self._cell = self.model_.config.model.cell  # with the absolute path of a file
+        step_folder = str(self.model_.checkpoint_step)
+        files = network_files(self.workdir_ / step_folder)
         self._files = {f"{step_folder}/{name}": files[name] for name in files}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the attributes but the network and the folder."""
-        left_out = ("predictor_", "_folder")
+        """Returns the attributes but the model and the folder."""
+        left_out = ("model_", "_folder")
         state = super().__getstate__().items()
         return {name: value for name, value in state if name not in left_out}
 
@@ -427,42 +335,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 path = folder.path / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self._restore(folder.path, folder, "best", self._cell)
+            self.model_ = load(folder.path, cell=self._cell)
+            self._keep(folder)
 
 
-def hold_out_sequences(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Returns which sequences validate, bool [n]: a stratified part of them."""
-    # At least one of each class.
-    size = max(math.ceil(fraction * len(y)), y.max() + 1)
-    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
-    train = next(splitter.split(y, y))[0]
-    is_held_out = np.ones(len(y), bool)
-    is_held_out[train] = False
-    for label in np.setdiff1d(y, y[train]):  # if the part is large and the class small
-        is_held_out[np.argmax(y == label)] = False
-    return is_held_out
-
-
-def hold_out_groups(
-    y: np.ndarray, groups: ArrayLike, fraction: float, seed: int
-) -> np.ndarray:
-    """Returns which sequences validate, bool [n]: those of a random part of the groups.
-
-    It is that of scikit-learn's `GroupShuffleSplit`, without groups that have the last
-    training sequences of a class, which others replace.
-    """
-    check_consistent_length(y, groups)
-    counts, codes = count_in_groups(y, column_or_1d(groups))
-    size = math.ceil(fraction * len(counts))
-    kept = counts.sum(axis=0)
-    held_out = list[int]()
-    for group in check_random_state(seed).permutation(len(counts)):
-        if len(held_out) < size and not takes_last(counts[group], kept):
-            held_out.append(group)
-            kept = kept - counts[group]
-    if not held_out:
-        raise ValueError(
-            f"groups: none of the {len(counts)} groups can be held out, or a class "
-            "would have no training sequences; set early_stopping=False"
-        )
-    return np.isin(codes, held_out)
+def _is_list_of_sequences(X: Any) -> bool:
+    """Whether X is a list that is no array of scikit-learn's: of sequences."""
+    if not isinstance(X, list | tuple) or not all(hasattr(x, "__len__") for x in X):
+        return False
+    if any(hasattr(x, "ndim") or np.ndim(x[:1]) > 1 for x in X):
+        return True
+    return len({len(x) for x in X}) > 1  # of one feature, and of different lengths

@@ -132,12 +132,14 @@ def unoptimized_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def command(environment: dict[str, str]) -> Command:
-    """Runs `python -m rnnmnist.NAME ARGUMENTS` to its end."""
+    """Runs `python -m rnnmnist.NAME`, or `python -m rnnmnist NAME`, to its end."""
 
     def run(
         name: str, *arguments: object, cwd: Path = REPOSITORY, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        argv = "-m", f"rnnmnist.{name}", *arguments
+        is_module = name in ("main", "evaluate", "__main__")
+        program = [f"rnnmnist.{name}"] if is_module else ["rnnmnist", name]
+        argv = "-m", *program, *arguments
         return run_python(*argv, environment=environment | variables, cwd=cwd)
 
     return run

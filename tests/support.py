@@ -21,8 +21,7 @@ from jax.sharding import AxisType, Mesh
 from msgspec.structs import asdict
 
 import rnnmnist
-from rnnmnist import cli
-from rnnmnist.__main__ import COMMANDS
+from rnnmnist.commands import command_line
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
@@ -234,7 +233,7 @@ def fit_small(workdir: Path, **settings: Any) -> Path:
     """Trains a small run quietly, perhaps with other settings."""
     small: dict[str, Any] = {k.rpartition(".")[2]: v for k, v in SMALL.items()}
     small |= {"verbose": False} | settings
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **small)
+    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **small).workdir
 
 
 @contextlib.contextmanager
@@ -251,11 +250,13 @@ def data_warnings() -> Iterator[list[str]]:
 
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Calls `rnnmnist.NAME` in this process, and returns what `command` would.
+    """Calls a command in this process, and returns what `command` would.
 
     The programs of one call serve the next. An internal fault is raised.
     """
-    module = importlib.import_module(f"rnnmnist.{COMMANDS.get(name, name)}")
+    is_listed = name == "__main__"
+    path = name if is_listed else f"commands.{'train' if name == 'main' else name}"
+    module = importlib.import_module(f"rnnmnist.{path}")
     argv = [str(argument) for argument in arguments]
     # A process that has used jax can join no others.
     argv += ["--num_processes=1"] if name == "main" else []
@@ -278,7 +279,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         found = as_failure(error)
         if found is None:
             raise
-        print(f"error: {cli.format_error(found)}", file=errors)
+        print(f"error: {command_line.format_error(found)}", file=errors)
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)

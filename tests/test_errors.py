@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnnmnist import cli
+from rnnmnist.commands import command_line
 from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import (
     SHIPPED,
@@ -49,7 +49,7 @@ def test_a_failure_has_one_line(
         ValueError("x"),
         BrokenPipeError(errno.EPIPE, "broken pipe"),
         ConnectionError("no network"),
-        FileNotFoundError(errno.ENOENT, "no file", Path(cli.__file__)),
+        FileNotFoundError(errno.ENOENT, "no file", Path(command_line.__file__)),
     ],
 )
 def test_an_internal_fault_keeps_its_traceback(error: Exception) -> None:

@@ -16,7 +16,7 @@ from support import code_blocks, run_python
 import rnnmnist
 from rnnmnist.config import schema
 from rnnmnist.config.settings import settings_of
-from rnnmnist.training.fit import FIT_SETTINGS
+from rnnmnist.fitting import FIT_SETTINGS
 
 SECTIONS = (
     schema.Config,
@@ -49,9 +49,9 @@ def test_a_misspelt_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="fti"):
         rnnmnist.fti  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(rnnmnist.UserError, match="validation"):
-        rnnmnist.evaluate("checkpoints/reference", "valid")  # type: ignore[arg-type]
+        rnnmnist.load().evaluate("valid")  # type: ignore[arg-type]
     with pytest.raises(rnnmnist.UserError, match="stablehlo"):
-        rnnmnist.export("checkpoints/reference", format="onxx", output="x")  # type: ignore[arg-type]
+        rnnmnist.load().export("onxx", "x")  # type: ignore[arg-type]
 
 
 def test_public_names_are_listed_before_they_are_imported(

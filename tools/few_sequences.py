@@ -147,11 +147,11 @@ def measure(
             verbose=False,
             **RECIPES[recipe],
         )
-        predictor = rnnmnist.Predictor(Path(folder) / "run", "latest")
-        found = predictor.classify(data.inputs[test], take(data.lengths, test))
+        model = rnnmnist.load(Path(folder) / "run", "latest")
+        found = model.classify(data.inputs[test], take(data.lengths, test))
     # A class that is not in the training part has no probability.
     probabilities = np.zeros((len(test), data.labels.max() + 1))
-    probabilities[:, np.array(predictor.task.classes, int)] = found
+    probabilities[:, np.array(model.task.classes, int)] = found
     logits = np.log(probabilities.clip(np.finfo(np.float32).tiny))
     labels = data.labels[test]
     return {

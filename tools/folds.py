@@ -66,7 +66,7 @@ FIRST = PLAIN | {"batch_size": 32, "min_steps": 600}
 THREE = FIRST | {"num_layers": 3}
 CHANGES = PLAIN | {"differences": True}
 FASTER = CHANGES | {"learning_rate": 4e-3}
-RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `files.py`
+RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.py`
     "1 layer": FIRST | {"num_layers": 1},
     "2 layers": FIRST | {"num_layers": 2},
     "3 layers": THREE,
@@ -188,14 +188,14 @@ def _count_early(folds: Folds, fold: int, workdir: Path) -> dict[int, int]:
     lengths = np.full(len(held_out), inputs.shape[1])
     if sequences.lengths is not None:
         lengths = np.asarray(sequences.lengths)[held_out]
-    predictor = rnnmnist.Predictor(workdir)
+    model = rnnmnist.load(workdir)
     names = np.array(sequences.classes)[labels[held_out]]
     correct = {}
     for percentage in EARLY:
         ends = [math.ceil(percentage * length / 100) for length in lengths.tolist()]
         parts = [one[:end] for one, end in zip(inputs, ends, strict=True)]
-        predicted = predictor.classify(parts).argmax(axis=-1)
-        is_correct = np.array(predictor.task.classes)[predicted] == names
+        predicted = model.classify(parts).argmax(axis=-1)
+        is_correct = np.array(model.task.classes)[predicted] == names
         correct[percentage] = int(is_correct.sum())
     return correct
 

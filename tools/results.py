@@ -28,11 +28,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from rnnmnist.commands.train import parse
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.evaluation.predictions import decision_times
-from rnnmnist.main import parse
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting.pages import load_run_data
 from rnnmnist.runs.checkpoint_files import newest_readable, read_header
 from rnnmnist.runtime.machine import describe_processor, installed_versions
@@ -332,7 +333,7 @@ def is_run_of(workdir: Path, config: Config) -> bool:
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each row."""
-    run = load_run_data(workdir, "best", {})
+    run = load_run_data(TrainedRun(workdir, "best"))
     (network,) = run.predictions
     return {
         "correct_after_steps": network.correct_by_time.tolist(),

@@ -255,17 +255,17 @@ def measure(digits: str, split: str) -> dict[str, Any]:
     """Measures everything that `results/robustness.json` contains."""
     from rnnmnist.config.schema import DataConfig
     from rnnmnist.data.datasets import load
-    from rnnmnist.inference.predictor import Predictor
+    from rnnmnist.model import load as load_model
     from rnnmnist.runtime.machine import describe_processor, installed_versions
 
     splits = load(DataConfig(name="mnist", manual_dir=digits)).splits
     images = splits[split].stored[::EVERY]
     labels = splits[split].labels[::EVERY]
     all_images = np.concatenate([split.stored for split in splits.values()])
-    predictor = Predictor()
+    model = load_model()
 
     def count(images: np.ndarray, labels: np.ndarray) -> dict[str, int]:
-        correct = predictor.classify(images).argmax(-1) == labels
+        correct = model.classify(images).argmax(-1) == labels
         return {"images": len(images), "correct": int(correct.sum())}
 
     variants = {"unmodified": count(images, labels)}

@@ -29,11 +29,11 @@ import results
 from rnnmnist.config.resolving import resolve
 from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
-from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
 from rnnmnist.training.state import Program, create_state
 
 TIME_STEPS = (28, 56, 112, 196, 392, 784)
@@ -106,15 +106,16 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
 
 def measure_gradients(workdir: Path) -> dict[str, Any]:
     """Measures the gradients of a run, before and after training."""
-    network = TrainedNetwork(workdir, "best")
-    config, model = network.config, network.model
+    run = TrainedRun(workdir, "best")
+    network = run.make_network(make_device_mesh())
+    config, model = run.config, network.model
     examples = datasets.load(config.data).splits["validation"]
     view = network.view
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
-    windows = config.model.count_windows(network.task.time_steps)
+    windows = config.model.count_windows(run.task.time_steps)
     inputs = inputs.reshape(len(inputs), windows, -1)
     (trained,) = split_ensemble(network.params)
-    program = Program.create(config, network.task, network.mesh, model.execution)
+    program = Program.create(config, run.task, network.mesh, model.execution)
     state = create_state(config, program)
     (untrained,) = split_ensemble(state.evaluated_params)
     return {

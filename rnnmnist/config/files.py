@@ -13,6 +13,8 @@ from rnnmnist.errors import PACKAGE, SHIPPED, UserError, format_value, suggest_n
 # The folders of the shipped models. The first one was trained with a loss after the
 # last row, the second one with a loss after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
+# The name of the rule that chooses between shipped configurations; see `recipes.py`.
+RULE = "files"
 
 
 def shipped_folder(name: str) -> Path:
@@ -44,11 +46,10 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
 
 def resolve_workdir(text: str) -> Path:
     """Returns the workdir of an existing run, or of a shipped model."""
-    workdir = parse_folder(text)
     name = text.rstrip("/")
-    if name in REFERENCES and not workdir.exists():
+    if name in REFERENCES and not Path(name).is_dir():
         return shipped_folder(name)
-    return workdir
+    return parse_folder(text)
 
 
 @contextlib.contextmanager
@@ -78,8 +79,9 @@ def find_config(path_or_name: str) -> Path:
     is_path = "/" in path_or_name or path.suffix == ".py"
     if is_path and path.is_file():
         return path
-    listed = f"{', '.join(sorted(shipped))}, or a path with a / or with .py"
-    remedy = suggest_name(path.stem, shipped, f"name one of {listed}")
+    names = sorted([*shipped, RULE])
+    listed = f"{', '.join(names)}, or a path with a / or with .py"
+    remedy = suggest_name(path.stem, names, f"name one of {listed}")
     raise UserError(f"config: there is no configuration {path_or_name}; {remedy}")
 
 

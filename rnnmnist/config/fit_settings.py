@@ -21,7 +21,6 @@ class FitSettings(TypedDict, total=False):
     missing: Literal["error", "forward_fill", "zero"]
     # model
     cell: str
-    filters_below: int
     hidden_size: int | None
     num_layers: int | None
     pooling: Literal["last", "mean"]

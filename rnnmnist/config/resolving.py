@@ -126,32 +126,10 @@ def fill_defaults(config: Config, task: Task) -> RunConfig:
     an earlier version has accepted.
     """
     sections = {
-        "data": settings_of_data(config),
         "model": _fill_model(config.model, task),
         "train": _fill_train(config.train, task, config.model.fitting),
     }
     return RunConfig(**vars(config) | sections)
-
-
-def choose_network(config: Config, sequences: int) -> Config:
-    """Returns a configuration with the network for a number of training sequences.
-
-    These are the sequences before some of them are held out.
-    """
-    if sequences < config.model.filters_below:
-        return config.with_filters()
-    return config
-
-
-def settings_of_data(config: Config) -> DataConfig:
-    """Returns the settings with which the data of a run are read.
-
-    A network that is fitted in closed form is validated by leaving each training
-    example out, so that none is held out.
-    """
-    if config.model.fitting == "closed_form" and config.data.name == "files":
-        return dataclasses.replace(config.data, validation=False)
-    return config.data
 
 
 def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
@@ -297,7 +275,7 @@ def _refuse_settings_of_gradients(config: Config, task: Task) -> None:
             raise UserError(
                 f"{name}: is for training by gradients only, and model.cell="
                 f"{config.model.cell} is fitted in closed form; remove {name}="
-                f"{values[name]}"
+                f"{values[name]} (the configuration filters has none of these)"
             )
 
 

@@ -121,8 +121,7 @@ class DataConfig(ConfigSection, prefix="data."):
         True,
         "whether a tenth of the training sequences validates where the data have no "
         "validation split; never fewer than 50 of them, unless there is no test split; "
-        "none with filters, which are validated by leaving one out",
-        only="sequences",
+        "without it, filters are validated by leaving one out",
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
@@ -235,17 +234,6 @@ class ModelConfig(ConfigSection, prefix="model."):
         "features and name",
         pattern=rf"^({'|'.join(CELLS)}|({MODULE}|.+\.py):{IDENTIFIER})\Z",
         form=f"one of {', '.join(CELLS)}, module:Class or FILE.py:Class",
-    )
-    cell_sha256: str | None = setting(
-        None, "SHA-256 of the source of your own cell; set by the run"
-    )
-    filters_below: int = setting(
-        0,
-        "with fewer training sequences, random filters instead of this network; 0 if "
-        "the cell or another setting of training by gradients is given",
-        ge=0,
-        resume="allowed",  # a run keeps its cell
-        only="sequences",
     )
     hidden_size: int | None = setting(
         None,
@@ -622,37 +610,6 @@ class Config(ConfigSection):
         for section, changed in changes.items():
             top[section] = dataclasses.replace(getattr(self, section), **changed)
         return dataclasses.replace(self, **top)
-
-    def override(self, values: Mapping[str, object]) -> Self:
-        """Returns a copy of the configuration of a file with the settings of a user.
-
-        A setting that filters do not have, such as the learning rate, asks for a
-        network that is trained by gradients, whatever the number of sequences is, also
-        beside a value of `model.filters_below`. The cell asks for itself.
-        """
-        given = {name for name, value in values.items() if value is not None}
-        config = self
-        if values.get("model.cell") in CLOSED_FORM_CELLS:
-            # A size in the file is that of its network.
-            config = config.with_filters().replace({"model.hidden_size": None})
-        config = config.replace(values)
-        if given & {"model.cell", *settings_of_network()}:
-            config = config.replace({"model.filters_below": 0})
-        return config
-
-    def with_filters(self) -> Self:
-        """Returns a copy with random filters instead of its network, if it has one."""
-        if self.model.fitting == "closed_form":
-            return self
-        defaults = {name: SETTINGS[name].default for name in settings_of_network()}
-        return self.replace({**defaults, "model.cell": "filters"})
-
-
-def settings_of_network() -> list[str]:
-    """Returns the settings of networks trained by gradients, which filters lack."""
-    return [
-        name for name, declared in SETTINGS.items() if declared.fitting == "gradient"
-    ]
 
 
 # Every setting by its full name, such as `train.num_steps`.

@@ -1,6 +1,6 @@
 """Data sets by their names, with the examples of each split."""
 
-from rnnmnist.config.resolving import choose_network, settings_of_data
+from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset
@@ -8,24 +8,29 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import prefix_errors
 
 
-def load_for_training(config: Config) -> tuple[Config, Dataset]:
+def load_for_training(
+    given: Given, saved: Config | None
+) -> tuple[Config, str | None, Dataset]:
     """Loads the data set of a run, with the splits that its training uses.
 
-    Returns the configuration with the network for the number of training sequences,
-    and the data set.
+    `saved` is the configuration of the run that is in the workdir, if there is one.
+    Returns what `choose_config` returns for the number of training examples, and the
+    data set.
     """
+    config, _ = choose_config(given, 0, saved)  # only the network is yet to be chosen
     if config.data.name != "files":
-        return config, load(config.data)
+        dataset = load(config.data)
+        config, reason = choose_config(given, dataset.task.examples["train"], saved)
+        return config, reason, dataset
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     path = reading.find_path(config.data)
     sequences = reading.read(path, config.data.roles, config.data.feature_names)
     with prefix_errors(path):
-        config = choose_network(config, sequences.count_training())
-        name = reading.name_of(path)
-        dataset = reading.to_dataset(name, sequences, settings_of_data(config))
-    return config, dataset
+        config, reason = choose_config(given, sequences.count_training(), saved)
+        dataset = reading.to_dataset(reading.name_of(path), sequences, config.data)
+    return config, reason, dataset
 
 
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:

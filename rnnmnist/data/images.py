@@ -26,7 +26,7 @@ from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
-from rnnmnist.errors import RunError, UserError, prefix_errors
+from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
 
 URLS = {  # folders of the original files; those of mnist5k are shipped
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -216,11 +216,13 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         raise UserError(f"data.name: {reason}; fetch the file again") from error
 
 
-def _make_error(builder: MnistRows, missing: list[str], reason: str) -> UserError:
+def _make_error(
+    builder: MnistRows, missing: list[str], reason: str
+) -> MissingDataError:
     """Returns the error that original files cannot be downloaded, with the remedy."""
     base, _, _ = missing[0].rpartition("/")
     names = ", ".join(url.rpartition("/")[2] for url in missing)
-    return UserError(
+    return MissingDataError(
         f"data.name: {builder.builder_config.name} is not prepared in "
         f"{builder.data_dir} and cannot be downloaded ({reason}): download {names} "
         f"from {base} into the folder that data.manual_dir names; configs/embedded.py "

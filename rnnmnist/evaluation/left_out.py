@@ -21,7 +21,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import result_path
 from rnnmnist.runs.writing import write_atomically
@@ -30,23 +30,23 @@ COLUMNS = ("sequence", "seed", "label", "predicted")  # before those of the clas
 
 
 def load_evaluated(
-    network: TrainedNetwork, split: str | None = None
+    run: TrainedRun, split: str | None = None
 ) -> tuple[Task, str, Examples, np.ndarray | None]:
-    """Loads what `TrainedNetwork.score` takes: a task, a split, and its examples.
+    """Loads what `TrainedRun.score` takes: a task, a split, its examples, their logits.
 
     Without a name, and if the head was fitted in closed form to all labelled examples,
-    these are the training examples in the order of their groups, with their
-    leave-one-out predictions.
+    these are the training examples in the order of their groups, with the logits of
+    their leave-one-out predictions. Otherwise, the logits are None: not yet computed.
     """
-    task, name, examples = network.load_split(split)
-    metrics = network.validation
-    if split is not None or metrics is None or not network.is_fitted_to(task, name):
+    task, name, examples = run.load_split(split)
+    metrics = run.validation
+    if split is not None or metrics is None or not run.is_fitted_to(task, name):
         return task, name, examples, None
     examples = examples.sort_by_group()
-    logits = read_left_out(network.workdir, metrics, task, examples)
+    logits = read_left_out(run.workdir, metrics, task, examples)
     if logits is None:
         raise UserError(
-            f"workdir: {left_out_path(network.workdir, metrics)}, which has the "
+            f"workdir: {left_out_path(run.workdir, metrics)}, which has the "
             "leave-one-out predictions, is missing or of another run; train in another "
             "workdir"
         )

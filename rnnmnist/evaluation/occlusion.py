@@ -4,7 +4,7 @@ import numpy as np
 
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.data.examples import Inputs, View, find_padding
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, log_softmax
 
@@ -12,13 +12,13 @@ WINDOWS = 28  # of a sequence at most; the rows of an image
 
 
 def occlude(
-    network: TrainedNetwork,
+    network: Network,
     inputs: Inputs,
     positions: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
     """Returns how much each time step contributes to a prediction, float32 [n, time].
 
-    It is what `Predictor.occlusion` returns, here for the inputs at `positions`. A time
+    It is what `Model.occlusion` returns, here for the inputs at `positions`. A time
     step is occluded by 0, which is the mean of the training split after the
     normalization, and the background of an image.
     """

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.export
@@ -12,9 +11,9 @@ import msgspec
 import numpy as np
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.errors import RunError, warn_of_data
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
@@ -23,6 +22,7 @@ BATCH = 128  # examples that an export gets at a time
 # The first examples of a split, with which the model of a time step is compared: it is
 # called for each of their time steps.
 STREAMED = 256
+DRAWN = 256  # examples of a comparison without the data of the run
 # The largest difference that counts as rounding: of logits, relative to the largest one
 # of an example, and of standardized inputs. Sums in another order differ less.
 ROUNDING = 1e-4
@@ -37,12 +37,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         dataset: the name of the data.
-        split: `test`, or, in a run without one, `validation` or else `train`.
+        split: `test`, or, in a run without one, `validation` or else `train`; `drawn`
+            if the data of the run were missing, and the examples were drawn.
         step: the step of the checkpoint.
         params_sha256: as in result files.
         artefact_sha256: the SHA-256 of the file.
         examples: the number of examples.
-        correct: the number of predictions of the export that are the label.
+        correct: the number of predictions of the export that are the label; None if the
+            examples were drawn.
         differing: the number of predictions that are not the network's.
         ties: the number of differing predictions of classes whose logits differ by
             rounding only.
@@ -56,49 +58,23 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     params_sha256: str
     artefact_sha256: str
     examples: int
-    correct: int
+    correct: int | None
     differing: int
     ties: int
     max_abs_difference: float
     versions: dict[str, str]
 
 
-class Export(NamedTuple):
-    """A network in a format of another runtime.
-
-    Attributes:
-        folder: contains the network, `model.onnx` or `model.stablehlo`, and
-            `certificate.json`; with `model.onnx` also `step.onnx`, which computes a
-            time step, and `step_certificate.json`, unless the network is bidirectional.
-        certificate: the content of `certificate.json`.
-        step_certificate: the content of `step_certificate.json`, None without it.
-    """
-
-    folder: Path
-    certificate: Certificate
-    step_certificate: Certificate | None
-
-
-def is_wrong(exported: Export) -> bool:
-    """Whether a prediction differs, and its two classes are not tied."""
-    certificates = [exported.certificate, exported.step_certificate]
-    return any(
-        certificate.differing > certificate.ties
-        for certificate in certificates
-        if certificate is not None
-    )
-
-
 @jax_defaults()
 def compare(
     artefact: Path,
-    network: TrainedNetwork,
+    run: TrainedRun,
     task: Task,
     split: str,
-    examples: Examples,
+    examples: Inputs,
     expected: np.ndarray,
 ) -> Certificate:
-    """Compares an export with its network, for examples that `load_split` returns.
+    """Compares an export with its network, for the examples of a split, or drawn ones.
 
     The network has read the examples in their own type, as `evaluate` does. The export
     reads what its users pass: the result of `exported_inputs`. The model of a time step
@@ -109,50 +85,69 @@ def compare(
         RunError: if a logit of the export is infinite or NaN.
     """
     name = artefact.suffix.removeprefix(".")
-    labels = examples.labels
     inputs: tuple[np.ndarray, ...]
     if artefact.stem == "step":
-        labels, expected = labels[:STREAMED], expected[:STREAMED]
+        expected = expected[:STREAMED]
         predict = load_onnx_step(artefact)
-        inputs = streamed_inputs(network, examples)
+        inputs = streamed_inputs(run, examples)
     else:
         loaders = {"onnx": load_onnx, "stablehlo": load_stablehlo}
         predict = loaders[name](artefact)
-        inputs = exported_inputs(network, examples)
+        inputs = exported_inputs(run, examples)
+    count = len(expected)
     logits = np.concatenate(
         [
             predict(*(array[start : start + BATCH] for array in inputs))
-            for start in range(0, len(labels), BATCH)
+            for start in range(0, count, BATCH)
         ]
     )
     is_finite = np.isfinite(logits).all(axis=-1)
     if not is_finite.all():
         raise RunError(
             f"the {name} export computes logits that are not finite, for "
-            f"{(~is_finite).sum():,} of {len(labels):,} examples"
+            f"{(~is_finite).sum():,} of {count:,} examples"
         )
     versions = installed_versions()
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)
     differs = predicted != expected.argmax(axis=-1)
     # A margin says by how much the network prefers its prediction to the export's.
-    margins = expected.max(axis=-1) - expected[np.arange(len(labels)), predicted]
-    uses_filters = network.config.model.fitting == "closed_form"
+    margins = expected.max(axis=-1) - expected[np.arange(count), predicted]
+    uses_filters = run.config.model.fitting == "closed_form"
     rounding = ROUNDING_OF_FILTERS if uses_filters else ROUNDING
     is_close = margins <= rounding * np.maximum(1, np.abs(expected).max(axis=-1))
+    correct = None
+    if isinstance(examples, Examples):
+        correct = int((predicted == examples.labels[:count]).sum())
     return Certificate(
         dataset=task.name,
         split=split,
-        step=network.checkpoint_step,
-        params_sha256=network.params_sha256,
+        step=run.checkpoint_step,
+        params_sha256=run.params_sha256,
         artefact_sha256=hashlib.sha256(artefact.read_bytes()).hexdigest(),
-        examples=len(labels),
-        correct=int((predicted == labels).sum()),
+        examples=count,
+        correct=correct,
         differing=int(differs.sum()),
         ties=int((differs & is_close).sum()),
         max_abs_difference=float(np.abs(logits - expected).max()),
         versions=versions,
     )
+
+
+def draw_inputs(run: TrainedRun) -> Inputs:
+    """Draws inputs for a comparison without the data of a run.
+
+    The values of sequences are normal, with the mean and deviation of each feature in
+    the training. Grey levels of images are uniform.
+    """
+    generator = np.random.default_rng(0)
+    task, normalization = run.task, run.normalization
+    if task.image_shape is not None:
+        shape = (DRAWN, *task.image_shape)
+        return Inputs(generator.integers(0, 256, shape, np.uint8))
+    noise = generator.standard_normal((DRAWN, task.time_steps, task.features))
+    values = normalization.mean + normalization.std * noise
+    return Inputs(values, normalization=normalization)
 
 
 def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
@@ -203,16 +198,14 @@ def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
     return lambda *inputs: np.asarray(predict(*inputs))
 
 
-def exported_inputs(
-    network: TrainedNetwork, examples: Examples
-) -> tuple[np.ndarray, ...]:
+def exported_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]:
     """Returns examples as an exported network takes them.
 
     They are images, uint8 [n, rows, columns]; or sequences before normalization,
     float32 [n, time, features], and their lengths, int32 [n].
     """
     values = examples.raw(slice(None))
-    if network.task.image_shape:
+    if run.task.image_shape:
         return (values,)
     lengths = examples.lengths
     if lengths is None:
@@ -220,9 +213,7 @@ def exported_inputs(
     return values.astype(np.float32), lengths.astype(np.int32)
 
 
-def streamed_inputs(
-    network: TrainedNetwork, examples: Examples
-) -> tuple[np.ndarray, np.ndarray]:
+def streamed_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, np.ndarray]:
     """Returns the first examples as the model of a time step takes them, and lengths.
 
     A time step has grey levels from 0 to 1 in the order of the view, or the features of
@@ -230,28 +221,28 @@ def streamed_inputs(
     [n].
     """
     values = examples.raw(slice(STREAMED))
-    if network.task.image_shape:
-        values = network.view(values)
+    if run.task.image_shape:
+        values = run.view(values)
     lengths = examples.lengths
     if lengths is None:
         lengths = np.full(len(values), values.shape[1])
     return values.astype(np.float32), lengths[:STREAMED].astype(np.int32)
 
 
-def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:
+def warn_of_lost_digits(run: TrainedRun, examples: Inputs) -> None:
     """Warns of features that exports, which take float32, do not read as the run does.
 
     If the mean of a feature is large beside its deviation, the subtraction of the mean
     leaves few digits of a value in float32.
     """
-    if network.task.image_shape:
+    if run.task.image_shape:
         return
     values = examples.raw(slice(None))
-    exact = network.normalization(values, examples.lengths)
-    rounded = network.normalization(values.astype(np.float32), examples.lengths)
+    exact = run.normalization(values, examples.lengths)
+    rounded = run.normalization(values.astype(np.float32), examples.lengths)
     errors = np.abs(exact - rounded).max((0, 1))
     for index in np.flatnonzero(errors > ROUNDING):
         warn_of_data(
-            f"the feature {network.task.feature_names[index]} loses digits in float32, "
+            f"the feature {run.task.feature_names[index]} loses digits in float32, "
             "which exports take; subtract a constant from it for the training"
         )

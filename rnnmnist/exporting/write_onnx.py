@@ -1,4 +1,4 @@
-"""Writes ONNX models: a `DeployedNetwork` with its probabilities, and its time step.
+"""Writes ONNX models: the network of a run, and its time step.
 
 Both are the same nodes. The model of a time step reads a sequence of one time step,
 from the state before it to the state after it.
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.exporting.onnx_recurrences import (
     GATES,
@@ -35,7 +35,7 @@ IR_VERSION = 8
 CELLS = (*GATES, "lru", "filters")
 
 
-def write(network: TrainedNetwork, path: Path) -> None:
+def write(run: TrainedRun, path: Path) -> None:
     """Writes the model of a network for whole sequences.
 
     The inputs are `images`, or `sequences` and `lengths`, as `exported_inputs` returns
@@ -45,25 +45,25 @@ def write(network: TrainedNetwork, path: Path) -> None:
     Raises:
         UserError: if the cell is none of `CELLS`.
     """
-    _check_cell(network)
+    _check_cell(run)
     graph = Graph(streams=False)
-    task = network.task
+    task = run.task
     if task.image_shape:
         inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
-        values = _add_images(graph, network)
+        values = _add_images(graph, run)
         lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
     else:
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
         ]
-        values = _add_sequences(graph, network, "sequences")
+        values = _add_sequences(graph, run, "sequences")
         lengths = graph.Cast("lengths", to=TensorProto.INT64)
-    _save(graph, network, inputs, values, lengths, path)
+    _save(graph, run, inputs, values, lengths, path)
 
 
-def write_step(network: TrainedNetwork, path: Path) -> None:
-    """Writes the model of one time step, as `TrainedNetwork.step` computes it.
+def write_step(run: TrainedRun, path: Path) -> None:
+    """Writes the model of one time step, as `Network.step` computes it.
 
     The inputs are `state`, float32 [examples, size], which is 0 before the first time
     step, and `features`, float32 [examples, features], as `streamed_inputs` returns
@@ -73,21 +73,21 @@ def write_step(network: TrainedNetwork, path: Path) -> None:
     Raises:
         UserError: if the cell is none of `CELLS`, or the network is bidirectional.
     """
-    _check_cell(network)
-    network.check_streams()
+    _check_cell(run)
+    run.check_streams()
     graph = Graph(streams=True)
-    inputs = [_value("features", TensorProto.FLOAT, network.task.features)]
+    inputs = [_value("features", TensorProto.FLOAT, run.task.features)]
     sequences = graph.Unsqueeze("features", [1])
-    if network.task.image_shape:
+    if run.task.image_shape:
         values = graph.Transpose(sequences, perm=[1, 0, 2])
     else:
-        values = _add_sequences(graph, network, sequences)
+        values = _add_sequences(graph, run, sequences)
     lengths = graph.Expand([1], graph.Shape("features", end=1))
-    _save(graph, network, inputs, values, lengths, path)
+    _save(graph, run, inputs, values, lengths, path)
 
 
-def _check_cell(network: TrainedNetwork) -> None:
-    cell = network.config.model.cell
+def _check_cell(run: TrainedRun) -> None:
+    cell = run.config.model.cell
     if cell not in CELLS:
         raise UserError(
             f"format: only stablehlo supports model.cell={cell}; use --format=stablehlo"
@@ -96,7 +96,7 @@ def _check_cell(network: TrainedNetwork) -> None:
 
 def _save(
     graph: Graph,
-    network: TrainedNetwork,
+    run: TrainedRun,
     inputs: list[onnx.ValueInfoProto],
     values: str,
     lengths: str,
@@ -106,11 +106,11 @@ def _save(
 
     Values, [time, examples, features], and lengths are those that `_add_logits` takes.
     """
-    logits = _add_logits(graph, network, values, lengths)
-    graph.Mul(logits, network.multiplier, name="logits")
+    logits = _add_logits(graph, run, values, lengths)
+    graph.Mul(logits, run.multiplier, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
     outputs = [
-        _value(name, TensorProto.FLOAT, len(network.task.classes))
+        _value(name, TensorProto.FLOAT, len(run.task.classes))
         for name in ("logits", "probabilities")
     ]
     if graph.streams:
@@ -124,20 +124,20 @@ def _save(
         producer_name="rnnmnist",
     )
     onnx.checker.check_model(model, full_check=True)
-    helper.set_model_props(model, _metadata(network))
+    helper.set_model_props(model, _metadata(run))
     onnx.save(model, path)
 
 
-def _metadata(network: TrainedNetwork) -> dict[str, str]:
+def _metadata(run: TrainedRun) -> dict[str, str]:
     """Returns what the network is and where it comes from; the values are JSON."""
     # The names of folders can be private.
-    config = network.config.replace(dict.fromkeys(DATA_PATHS))
+    config = run.config.replace(dict.fromkeys(DATA_PATHS))
     content = {
-        "classes": network.task.classes,
-        "features": network.task.feature_names,
-        "trained_on": network.task.name,
-        "step": network.checkpoint_step,
-        "params_sha256": network.params_sha256,
+        "classes": run.task.classes,
+        "features": run.task.feature_names,
+        "trained_on": run.task.name,
+        "step": run.checkpoint_step,
+        "params_sha256": run.params_sha256,
         "config": msgspec.to_builtins(config),
     }
     return {key: json.dumps(value) for key, value in content.items()}
@@ -148,15 +148,13 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
-def _add_logits(
-    graph: Graph, network: TrainedNetwork, values: str, lengths: str
-) -> str:
+def _add_logits(graph: Graph, run: TrainedRun, values: str, lengths: str) -> str:
     """Adds all members of the network; returns the logits that they have together.
 
     Values are [time, examples, features], and lengths int64 [examples].
     """
-    config = network.config.model
-    members = split_ensemble(jax.device_get(network.params))
+    config = run.config.model
+    members = split_ensemble(jax.device_get(run.params))
     if config.differences:  # whose deviations are the same for all members
         values = _add_differences(graph, values, members[0][DIFFERENCE_STD])
     is_used = graph.Less(_add_times(graph, values, 1), lengths)
@@ -168,7 +166,7 @@ def _add_logits(
     zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
     graph.write_state(zero_or_nan_before, zero_or_nan)
     if config.window > 1 and graph.streams:
-        features = network.task.features * (2 if config.differences else 1)
+        features = run.task.features * (2 if config.differences else 1)
         values = _add_next_window(graph, values, features, config.window, config.stride)
     elif config.window > 1:
         values = _add_windows(graph, values, config.window, config.stride)
@@ -235,19 +233,19 @@ def _add_head(graph: Graph, params: Params, read: str) -> str:
     return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
 
 
-def _add_images(graph: Graph, network: TrainedNetwork) -> str:
+def _add_images(graph: Graph, run: TrainedRun) -> str:
     """Converts `images` to inputs of the network, [time, examples, features]."""
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
-    pixels = graph.Gather(graph.Flatten(levels), network.pixel_order, axis=1)
+    pixels = graph.Gather(graph.Flatten(levels), run.pixel_order, axis=1)
     return graph.Transpose(pixels, perm=[1, 0, 2])
 
 
-def _add_sequences(graph: Graph, network: TrainedNetwork, sequences: str) -> str:
+def _add_sequences(graph: Graph, run: TrainedRun, sequences: str) -> str:
     """Converts sequences to [time, examples, features], as `Normalization` does.
 
     The padding keeps its values.
     """
-    mean, std, missing, _ = network.normalization
+    mean, std, missing, _ = run.normalization
     values = graph.Cast(sequences, to=TensorProto.DOUBLE)
     values = graph.Sub(values, graph.constant(mean, np.float64))
     values = graph.Div(values, graph.constant(std, np.float64))

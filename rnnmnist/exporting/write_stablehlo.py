@@ -1,35 +1,41 @@
-"""Writes the StableHLO program: a `DeployedNetwork` with its parameters."""
+"""Writes the StableHLO program: a network as one function, with its parameters."""
 
+import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 
-from rnnmnist.evaluation.deployed import DeployedNetwork
-from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.models.classifier import Params
+from rnnmnist.runtime.jax_defaults import double_precision, jax_defaults
+from rnnmnist.runtime.mesh import make_cpu_mesh, map_ensemble
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @jax_defaults()
-def write(network: TrainedNetwork, path: Path) -> None:
-    """Writes a `DeployedNetwork`.
+def write(run: TrainedRun, path: Path) -> None:
+    """Writes `compute_logits` of the network of a run.
 
     It takes any number of examples and, of sequences, of time steps. On every platform,
     matrix products have the precision of `execution.precision`, by default float32.
     """
-    task = network.task
+    task = run.task
+    network = run.make_network(make_cpu_mesh())
     # A symbolic time can be divided into blocks of one time step only. Without blocks,
     # the arrays of linear recurrences would not stay in cache.
     usual = network.model.execution
     model = network.model.clone(
         execution=usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
     )
-    params = jax.device_get(network.params)
-    deployed = DeployedNetwork(
-        model, params, network.multiplier, network.view, network.normalization
-    )
+    network = dataclasses.replace(network, model=model, params=run.params)
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
         specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]
@@ -38,5 +44,41 @@ def write(network: TrainedNetwork, path: Path) -> None:
             jax.ShapeDtypeStruct((count, time, task.features), np.float32),
             jax.ShapeDtypeStruct((count,), np.int32),
         ]
-    exported = jax.export.export(jax.jit(deployed), platforms=PLATFORMS)(*specs)
+    program = jax.jit(functools.partial(compute_logits, network))
+    exported = jax.export.export(program, platforms=PLATFORMS)(*specs)
     path.write_bytes(exported.serialize())
+
+
+def compute_logits(
+    network: Network, examples: jax.Array, lengths: jax.Array | None = None
+) -> jax.Array:
+    """Returns the calibrated logits of a network or ensemble, float32 [n, classes].
+
+    An ONNX model has the same steps. `Network.logits` takes them with the same
+    functions, but not in one program: it reads sequences in float64 and memory maps in
+    parts, so the host normalizes them. If the inputs of an example are not finite after
+    missing values are filled, all its logits are NaN here.
+
+    Args:
+        network: the network.
+        examples: images, uint8 [n, rows, columns]; or sequences, float32 [n, time,
+            features], whose missing values are NaN.
+        lengths: int32 [n], the time steps of each sequence before its padding; None for
+            images.
+    """
+    if lengths is None:
+        inputs = network.view(examples)
+    else:
+        with double_precision():
+            standardized = network.normalization.standardize(examples)
+        inputs = network.normalization.fill(standardized, lengths)
+
+    def predict_member(params: Params) -> Any:  # Flax's type of `apply` is wider
+        return network.model.apply({"params": params}, inputs, lengths)
+
+    predict_members = map_ensemble(predict_member, vectorize=False)
+    members: jax.Array = predict_members(network.params)
+    logits = network.multiplier * combine_members(members)
+    # Gates would hide an input that is NaN or infinite.
+    is_finite = jnp.isfinite(inputs).all((1, 2))
+    return jnp.where(is_finite[:, None], logits, jnp.nan)

@@ -43,7 +43,7 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
     if not config.is_user_cell:
         known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
         return known
-    cell = import_cell(config)
+    cell = import_cell(config.cell)
     hidden_size = config.hidden_size
     try:
         _try_cell(cell(features=hidden_size, name="cell"), hidden_size)

@@ -1,7 +1,7 @@
 """The report of a run: its data and pictures."""
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ from rnnmnist.evaluation.metrics import (
     score_logits,
     wilson_interval,
 )
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import SplitPredictions
 from rnnmnist.reporting.html import Section, write_report
@@ -43,10 +44,10 @@ MAX_CONFUSIONS = 20  # rows of the table of confused classes
 class RunData:
     """A run at one of its steps, with its predictions for every example of a split."""
 
-    network: TrainedNetwork
+    trained: TrainedRun
+    network: Network
     config: RunConfig  # of the newest checkpoint, since a resume can change settings
     last_step: int  # the newest checkpoint
-    selector: str  # `best`, `latest` or a number
     task: Task  # that of the evaluated data
     split: str  # as `Report.split`
     examples: Examples  # the whole split
@@ -60,8 +61,8 @@ class RunData:
     @property
     def training(self) -> str:
         """How far the run is trained, in steps, examples and epochs."""
-        train, task = self.config.train, self.network.task
-        completion = logs.completion(self.network.workdir, self.last_step, train)
+        train, task = self.config.train, self.trained.task
+        completion = logs.completion(self.trained.workdir, self.last_step, train)
         progress = f"up to step {self.last_step:,} of {train.num_steps:,}"
         examples = self.last_step * train.batch_size
         epochs = examples / task.examples["train"]
@@ -106,40 +107,37 @@ class Report(NamedTuple):
     page: Path
 
 
-def load_run_data(
-    workdir: Path,
-    selector: str,
-    paths: Mapping[str, str | Path | None],
-    cell: str | None = None,
-) -> RunData:
-    """Reads a run's files and predicts every example of the evaluated split.
-
-    `paths` and `cell` are those of `TrainedNetwork`.
-    """
-    network = TrainedNetwork(workdir, selector, make_cpu_mesh(), paths, cell)
-    task, split, examples, left_out = load_evaluated(network)
-    logits, lengths = _predict_over_time(network, examples, left_out)
+def load_run_data(run: TrainedRun) -> RunData:
+    """Reads a run's files and predicts every example of the evaluated split."""
+    task, split, examples, left_out = load_evaluated(run)
+    network = run.make_network(make_cpu_mesh())
+    if left_out is not None:  # known at the end of an example only
+        logits, lengths = left_out[:, :, None], None
+    elif run.config.model.bidirectional:
+        logits, lengths = network.logits(examples)[:, :, None], None
+    else:
+        logits, lengths = network.logits(examples, every_step=True), examples.lengths
     predictions = [
         SplitPredictions.from_logits(member, examples.labels, lengths)
         for member in logits
     ]
     combined = SplitPredictions.from_logits(
-        combine_members(logits), examples.labels, lengths, network.multiplier
+        combine_members(logits), examples.labels, lengths, run.multiplier
     )
     last_logits = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
-    config = network.config
-    last_step = network.checkpoint_step
-    newest, header = newest_readable(workdir)
+    config = run.config
+    last_step = run.checkpoint_step
+    newest, header = newest_readable(run.workdir)
     if header is not None and newest > last_step:
         last_step = newest
         config = dataclasses.replace(
             config, train=header.config.train, execution=header.config.execution
         )
     return RunData(
+        trained=run,
         network=network,
         config=config,
         last_step=last_step,
-        selector=selector,
         task=task,
         split=split,
         examples=examples,
@@ -149,60 +147,72 @@ def load_run_data(
         scores=score_logits(
             last_logits,
             examples.labels,
-            network.config.seed,
-            network.multiplier,
+            run.config.seed,
+            run.multiplier,
             examples.num_groups,
         ),
-        metrics=logs.read(workdir, logs.Metrics),
-        sessions=logs.read(workdir, logs.Session),
+        metrics=logs.read(run.workdir, logs.Metrics),
+        sessions=logs.read(run.workdir, logs.Session),
     )
 
 
-def _predict_over_time(
-    network: TrainedNetwork, examples: Examples, left_out: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns logits, [ensemble, examples, time, classes], and lengths of examples.
+def report_run(trained: TrainedRun) -> Report:
+    """Writes the report of a run into its workdir."""
+    run = load_run_data(trained)
+    *pictures, page = write_pages(run)
+    return Report(
+        dataset=run.task.name,
+        split=run.split,
+        step=trained.checkpoint_step,
+        scores=run.scores,
+        pictures=tuple(pictures),
+        page=page,
+    )
 
-    Logits that are known at the end only are as of a single time step, without lengths.
-    """
-    if left_out is not None:
-        return left_out[:, :, None], None
-    if network.config.model.bidirectional:
-        return network.logits(examples)[:, :, None], None
-    return network.logits(examples, every_step=True), examples.lengths
 
-
-def report_run(run: RunData, command: str) -> list[Path]:
-    """Writes the report of a run into its workdir; returns its files, the page last."""
+def write_pages(run: RunData) -> list[Path]:
+    """Writes the pictures and the page; returns their paths, the page last."""
     sections = {
         "confusion": _confusion_matrix(run),
         "gallery": _gallery(run),
         "reliability": _calibration(run),
         "classes": _accuracy_by_class(run),
     }
-    if run.network.config.model.fitting == "gradient":
+    if run.trained.config.model.fitting == "gradient":
         curves = plots.learning_curves(run.metrics) if run.metrics else None
         sections["curves"] = Section(curves)
     # Left-out predictions are known at the end of a sequence only.
-    if not (run.network.config.model.bidirectional or run.is_left_out):
+    if not (run.trained.config.model.bidirectional or run.is_left_out):
         sections["steps"] = _accuracy_over_time(run)
     validation_selects = False
-    if run.network.config.model.fitting == "gradient":
-        validation_examples = run.network.task.examples["validation"]
+    if run.trained.config.model.fitting == "gradient":
+        validation_examples = run.trained.task.examples["validation"]
         validation_selects = validation_examples >= MIN_VALIDATION_EXAMPLES
     chosen, default = _list_settings(run)
     return write_report(
-        run.network.workdir / "report",
+        run.trained.workdir / "report",
         "report.html",
         sections,
-        command,
+        _format_command(run.trained),
         run=run,
-        network=run.network,
+        trained=run.trained,
         facts=_facts(run),
         validation_selects=validation_selects,
         chosen_settings=chosen,
         default_settings=default,
     )
+
+
+def _format_command(run: TrainedRun) -> str:
+    """Returns the command line that writes the same report."""
+    folder = run.workdir
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    flags = [f"--workdir={folder}"]
+    if run.selector != "best":
+        flags.append(f"--step={run.selector}")
+    flags += [f"--config.{name}={value}" for name, value in run.settings.items()]
+    return shlex.join(["rnnmnist", "report", *flags])
 
 
 def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> np.ndarray:
@@ -259,7 +269,7 @@ def _accuracy_over_time(run: RunData) -> Section:
 def _gallery(run: RunData) -> Section:
     names = run.task.classes
     examples = run.examples
-    order = run.network.pixel_order
+    order = run.trained.pixel_order
     predictions = run.combined
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
     falls = np.zeros((len(errors), run.task.time_steps))
@@ -333,16 +343,16 @@ def _accuracy_by_class(run: RunData) -> Section:
 
 def _facts(run: RunData) -> list[tuple[str, str]]:
     """Returns the names and values of the card `Run`."""
-    network, scores = run.network, run.scores
+    trained, scores = run.trained, run.scores
     train = run.config.train
     validation = "none"
-    if network.validation is not None:
-        validation = format_validation(network.validation)
+    if trained.validation is not None:
+        validation = format_validation(trained.validation)
     facts = [
-        ("workdir", str(network.workdir)),
+        ("workdir", str(trained.workdir)),
         ("data set", run.task.name),
-        ("parameters", f"{network.num_parameters:,}"),
-        ("checkpoint", f"step {network.checkpoint_step:,} of {train.num_steps:,}"),
+        ("parameters", f"{trained.num_parameters:,}"),
+        ("checkpoint", f"step {trained.checkpoint_step:,} of {train.num_steps:,}"),
         ("training", run.training),
         ("validation", validation),
     ]
@@ -350,15 +360,15 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     if len(run.sessions) > 1:
         seconds += f", in {len(run.sessions)} sessions"
     split = format_split(run.split)
-    is_repeated = network.validation is not None and (
-        run.split == network.validation.split
+    is_repeated = trained.validation is not None and (
+        run.split == trained.validation.split
     )
     if not is_repeated:
         facts.append((split, format_accuracy(scores)))
     if scores.balanced_accuracy is not None:
         facts.append(("balanced accuracy", format_percent(scores.balanced_accuracy)))
-    is_of_run = run.task.sha256 == network.task.sha256
-    note = loss_note(run.split, network.multiplier, is_of_run=is_of_run)
+    is_of_run = run.task.sha256 == trained.task.sha256
+    note = loss_note(run.split, trained.multiplier, is_of_run=is_of_run)
     if scores.ensemble_loss is None:
         facts.append((f"{split} loss", f"{scores.loss:.4f} nats{note}"))
     else:
@@ -369,7 +379,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     facts += [
         ("seconds", seconds),
         ("hardware", run.hardware),
-        ("SHA-256 of parameters", network.params_sha256),
+        ("SHA-256 of parameters", trained.params_sha256),
     ]
     return facts
 
@@ -384,7 +394,7 @@ def _list_settings(
     given = ("data.name", "model.cell")
     config = run.config.flat()
     with_defaults = Config().replace({name: config[name] for name in given})
-    by_default = fill_defaults(with_defaults, run.network.task).flat()
+    by_default = fill_defaults(with_defaults, run.trained.task).flat()
     for name in given:
         by_default[name] = SETTINGS[name].default
     chosen: list[tuple[str, str]] = []

@@ -33,7 +33,7 @@ class Tile(NamedTuple):
 
     name: str  # of the sequence in its data
     values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
-    falls: np.ndarray  # as `Predictor.occlusion`, [rows, columns] or [time]
+    falls: np.ndarray  # as `Model.occlusion`, [rows, columns] or [time]
     predicted: str
     probability: str
     label: str

@@ -8,10 +8,8 @@ and drops what a handler raises in a callback of the garbage collector, as jax h
 A function of this package starts no such thread. `fit`, and what reads or writes
 checkpoints, handles SIGINT by a handler while it runs in the main thread.
 
-Other modules set handlers, too. Until a command waits for signals, SIGINT ends it as
-any program: `rnnmnist/__init__.py` sees to that for `python -m rnnmnist.COMMAND`, and
-`__main__.py` for `rnnmnist COMMAND`. `distributed.py` restores the handler of SIGTERM,
-which `jax.distributed` replaces. `notebook.py` passes SIGINT on to its command.
+Until a command waits for signals, they do what Python does with them. `distributed.py`
+restores the handler of SIGTERM, which `jax.distributed` replaces.
 """
 
 import contextlib

@@ -99,7 +99,7 @@ def fit_in_closed_form(
         left_out.append(head.left_out_logits)
 
     left_out_logits = np.stack(left_out)
-    # The multiplier of each head is part of its parameters, so that a single network is
+    # The factor of each head is part of its parameters, so that a single network is
     # calibrated. The mean of several is not.
     multiplier = 1.0
     if len(networks) > 1:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.resolving import RunConfig, RunModelConfig, RunTrainConfig
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import erase_line, is_terminal
 from rnnmnist.evaluation.metrics import (
@@ -166,8 +166,12 @@ def print_header(
     mesh: Mesh,
     step: int,
     complete: str | None,
+    reason: str | None,
 ) -> None:
-    """Prints network, data set, devices, and where the run resumes or is complete."""
+    """Prints network, data set, devices, and where the run resumes or is complete.
+
+    `reason` says why the rule of `choose_config` has chosen the network, if it has.
+    """
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
@@ -181,9 +185,11 @@ def print_header(
     )
     for line in describe_task(config, task):
         write(line)
-    choice = describe_choice(config.model)
-    if task.image_shape is None and step == 0 and choice is not None:
-        write(choice)
+    if reason is not None and step == 0:
+        chosen, other = "a trained network", "filters"
+        if config.model.fitting == "closed_form":
+            chosen, other = "random filters", "lru"
+        write(f"{chosen}, {reason}; model.cell={other} chooses the other")
     if complete is not None:
         if step < config.train.num_steps:
             complete += "; train.patience=none or a larger one trains on"
@@ -209,24 +215,6 @@ def describe_task(config: RunConfig, task: Task) -> Iterator[str]:
     if isinstance(class_weights, tuple):
         weights = [f"{name}: {weight:g}" for name, weight in class_weights]
         yield f"class weights {', '.join(weights)}"
-
-
-def describe_choice(model: RunModelConfig) -> str | None:
-    """Says why sequences have this network, and how to have another one.
-
-    It returns None for filters that were asked for.
-    """
-    number = f"{model.filters_below:,} training sequences"
-    if model.fitting == "closed_form":
-        if not model.filters_below:
-            return None
-        return f"random filters, for fewer than {number}; model.cell=lru trains an LRU"
-    reason = f"for {number} or more"
-    if not model.filters_below:
-        reason = "whose cell or another setting is given"
-        if process_count() > 1:
-            reason = "for several processes"
-    return f"a trained network, {reason}; model.cell=filters trains none"
 
 
 def format_first_ten(names: Sequence[str]) -> str:
@@ -298,7 +286,7 @@ def _format_command(name: str) -> str:
     interpreter = Path(sys.executable)
     if interpreter.is_relative_to(Path.cwd()):
         python = interpreter.relative_to(Path.cwd())
-    return f"{python} -m rnnmnist.{name}"
+    return f"{python} -m rnnmnist {name}"
 
 
 def describe_validation(header: Header) -> str:

@@ -18,7 +18,7 @@ from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.metrics import make_scores
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import abstract_params, count_params
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -58,6 +58,7 @@ def train_and_evaluate(
     open_stop: Callable[[], contextlib.AbstractContextManager[StopFlag]],
     *,
     timer: PhaseTimer,
+    reason: str | None = None,
     verbose: bool = True,
     callback: resume.Callback | None = None,
 ) -> None:
@@ -72,6 +73,7 @@ def train_and_evaluate(
         open_stop: returns a context manager that handles signals during the updates,
             and yields the flag which they set.
         timer: a timer that was started before the data were read.
+        reason: why the rule of `choose_config` has chosen the network, if it has.
         verbose: whether progress and the summary are printed.
         callback: a function that is called with the metrics of each validation. If it
             returns True, the run ends there. A fit in closed form does not call it.
@@ -87,7 +89,9 @@ def train_and_evaluate(
         # run is complete, and None otherwise.
         step, why_complete = broadcast(lambda: resume.find_start(config, task, workdir))
         if verbose:
-            console.print_header(config, task, workdir, mesh, step, why_complete)
+            console.print_header(
+                config, task, workdir, mesh, step, why_complete, reason
+            )
         if why_complete is None:
             with (
                 session(workdir, config, step, mesh, timer),
@@ -366,7 +370,7 @@ def rejection_error(
 
 
 def evaluate_best_checkpoint(
-    workdir: Path, mesh: Mesh, dataset: Dataset, cell: str | None = None
+    workdir: Path, mesh: Mesh, dataset: Dataset, cell: str
 ) -> Result:
     """Evaluates the best checkpoint on `evaluated_split` if no valid result exists.
 
@@ -374,8 +378,8 @@ def evaluate_best_checkpoint(
     configuration of this run names it, never because the checkpoint does.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
-    network = TrainedNetwork(workdir, str(best), mesh, cell=cell)
-    sha256 = network.params_sha256
+    run = TrainedRun(workdir, str(best), {"model.cell": cell})
+    sha256 = run.params_sha256
     task = dataset.task
     split = task.evaluated_split
     path = result_path(workdir, split, best)
@@ -383,7 +387,9 @@ def evaluate_best_checkpoint(
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)
-    result = network.score(task, split, dataset.splits[split])
+    examples = dataset.splits[split]
+    logits = run.make_network(mesh).logits(examples)
+    result = run.score(task, split, examples, logits)
     if is_process_0():
         write_result(workdir, result)
     return result

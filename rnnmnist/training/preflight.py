@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.resolving import RunConfig, resolve
-from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets, image_sets
 from rnnmnist.data.examples import Dataset, Examples
@@ -24,24 +25,26 @@ from rnnmnist.runtime.mesh import make_batch_mesh, make_mesh, platform_of
 from rnnmnist.training import console
 from rnnmnist.training.closed_form import compute_states, draw_network
 from rnnmnist.training.loop import open_trainer
-from rnnmnist.training.resume import step_to_resume
+from rnnmnist.training.resume import saved_config, step_to_resume
 from rnnmnist.training.state import Program, create_state
 
 TIMED_STEPS = 5
 
 
 def check_run(
-    given: Config, workdir: Path, platform: str | None
+    given: Given, workdir: Path, platform: str | None
 ) -> Iterator[tuple[str, str]]:
     """Yields the label and the result of each check; raises the error of the run.
 
     `platform` is the required one, `tpu` or `gpu`.
     """
+    saved = saved_config(workdir)
+    chosen, _ = choose_config(given, 0, saved)
     dataset = None  # images are not read
-    if given.data.name == "files":
-        given, dataset = datasets.load_for_training(given)
-    task = dataset.task if dataset else image_sets.image_task(given.data)
-    config = resolve(given, task)
+    if chosen.data.name == "files":
+        chosen, _, dataset = datasets.load_for_training(given, saved)
+    task = dataset.task if dataset else image_sets.image_task(chosen.data)
+    config = resolve(chosen, task)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )

@@ -1,6 +1,5 @@
 """Where a run begins and ends: who may write its folder, which steps and settings."""
 
-import argparse
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
@@ -10,10 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig, fill_defaults
+from rnnmnist.config.recipes import Given, choose_config
+from rnnmnist.config.resolving import (
+    RunConfig,
+    RunTrainConfig,
+    fill_defaults,
+    resolve,
+)
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import RunError, UserError, as_failure
+from rnnmnist.data.image_sets import image_task
+from rnnmnist.errors import BY_CALLBACK, RunError, UserError, as_failure
+from rnnmnist.models.user_cells import import_cell
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     Header,
@@ -45,7 +52,6 @@ from rnnmnist.training.state import (
     to_items,
 )
 
-BY_CALLBACK = "raised by the callback"
 # Takes the metrics of a validation. True ends the run, which can be resumed.
 Callback = Callable[[Metrics], bool | None]
 
@@ -64,8 +70,7 @@ def hold_workdir(workdir: Path) -> Iterator[None]:
             yield
         except OSError as error:
             failure = as_failure(error)
-            is_of_callback = BY_CALLBACK in getattr(error, "__notes__", ())
-            if failure is None or is_of_callback:
+            if failure is None:
                 raise
             raise RunError(f"{failure}; {describe_last_checkpoint(workdir)}") from error
 
@@ -79,7 +84,8 @@ def check_processes(config: RunConfig, task: Task) -> None:
     if config.model.fitting == "closed_form" and process_count() > 1:
         raise UserError(
             f"num_processes: one process fits model.cell={config.model.cell} in closed "
-            f"form, not {process_count()}; start one"
+            f"form, not {process_count()}; start one, or train a network by "
+            "config=trained"
         )
     settings = config.flat()
     for path in DATA_PATHS:
@@ -141,47 +147,24 @@ def decide_end(
         return broadcast(decide)
 
 
-def take_class_weights(args: argparse.Namespace) -> Config:
-    """Returns the configuration of a command line, with the class weights of its run.
-
-    A run of `fit` can have a weight for each class, which a command line cannot give.
-    A resume takes these from the checkpoint, unless the command line or its
-    configuration file gives others.
-    """
-    config: Config = args.config
-    is_given = getattr(args, "train.class_weight") is not None
-    if is_given or config.train.class_weight != "none":
-        return config
-    header = None
-    with contextlib.suppress(UserError):  # which `check_settings` raises later
-        _, header = newest_readable(args.workdir)
-    if header is None or isinstance(header.config.train.class_weight, str):
-        return config
-    return config.replace({"train.class_weight": header.config.train.class_weight})
-
-
-def decide_network(config: Config, workdir: Path) -> Config:
-    """Returns a configuration whose network is decided, if it is before data are read.
-
-    A resume keeps the cell of its checkpoint, and several processes train a network by
-    gradients. Otherwise, the number of training sequences can decide.
-    """
-    if not config.model.filters_below:
-        return config
-    header = None
-    with contextlib.suppress(UserError):  # which `check_settings` raises later
-        _, header = newest_readable(workdir)
-    if header is None and process_count() == 1:
-        return config
-    if header is not None and header.config.model.fitting == "closed_form":
-        config = config.with_filters()
-    return config.replace({"model.filters_below": 0})
-
-
-def check_workdir(config: Config, workdir: Path) -> None:
+def check_start(given: Given, workdir: Path) -> None:
     """Checks before the data are read that a run may train in a workdir."""
     check_free(workdir)
-    check_settings(config, workdir)
+    check_folders(workdir)
+    saved = saved_config(workdir)
+    config, _ = choose_config(given, 0, saved)
+    if config.data.name != "files":  # images need not be read for their task
+        resolve(config, image_task(config.data))
+    if config.model.is_user_cell:
+        import_cell(config.model.cell)
+    if saved is not None:  # and decides on the network, as the number of sequences else
+        check_settings(config, workdir)
+
+
+def saved_config(workdir: Path) -> RunConfig | None:
+    """Returns the configuration of the run in a workdir, None if there is none."""
+    _, header = newest_readable(workdir)
+    return None if header is None else header.config
 
 
 def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
@@ -251,7 +234,7 @@ def _changes(
     The kind is `Setting.resume`.
     """
     old, new = header.config.flat(), config.flat()
-    # The file of a user's cell may have moved. Its SHA-256 is another setting.
+    # The file of a user's cell may have moved.
     old["model.cell"] = header.config.model.cell_name
     new["model.cell"] = config.model.cell_name
     return [

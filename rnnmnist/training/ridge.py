@@ -42,10 +42,10 @@ class RidgeHead(NamedTuple):
     kernel: np.ndarray  # float64 [features, classes]
     bias: np.ndarray  # float64 [classes]
     # For each example, float64 [examples, classes], by a head that was fitted without
-    # it, but with the same strength, multiplier and standardization.
+    # it, but with the same strength, factor and standardization.
     left_out_logits: np.ndarray
     strength: float
-    multiplier: float  # by which the scores, about -1 to 1, are multiplied
+    factor: float  # by which the scores, about -1 to 1, become logits
 
 
 class _Problem(NamedTuple):
@@ -144,15 +144,15 @@ def fit_ridge(
     best = int(errors.argmin())
 
     scores = left_out[:, best].astype(float)
-    multiplier = choose_multiplier(scores, labels, weights)
+    factor = choose_multiplier(scores, labels, weights)
     kernel = spectrum.coefficients(coefficients[:, best]) * problem.scale[:, None]
     bias = problem.offset - problem.mean @ kernel
     return RidgeHead(
-        kernel=multiplier * kernel,
-        bias=multiplier * bias,
-        left_out_logits=multiplier * scores,
+        kernel=factor * kernel,
+        bias=factor * bias,
+        left_out_logits=factor * scores,
         strength=float(strengths[best]),
-        multiplier=multiplier,
+        factor=factor,
     )
 
 

@@ -12,13 +12,15 @@ from typing import TypedDict
 import numpy as np
 
 from rnnmnist.data import image_sets
+from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference import preprocessing
-from rnnmnist.inference.predictor import Predictor
+from rnnmnist.inference.images_of_digits import check_digits
 from rnnmnist.models.classifier import count_params
 from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import html
-from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
 
 FOLDER = Path(__file__).parent
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
@@ -54,32 +56,32 @@ class Weights(TypedDict):
     params: dict[str, str]  # float16 arrays in Base64, by their names in JavaScript
 
 
-def render(networks: Sequence[Predictor]) -> str:
+def render(runs: Sequence[TrainedRun]) -> str:
     """Renders the page as HTML.
 
     The networks are described side by side. The first one selects the samples.
     """
-    for network in networks:
-        network.check_digits()
-        settings = network.config.flat()
+    for run in runs:
+        check_digits(run)
+        settings = run.config.flat()
         for name, needed in SUPPORTED.items():
             if settings[name] != needed:
                 raise UserError(
-                    f"workdir: {network.workdir} has {name}={settings[name]}, but the "
+                    f"workdir: {run.workdir} has {name}={settings[name]}, but the "
                     f"page shows networks with {name}={needed} only; name another run"
                 )
-    losses = [network.config.train.loss for network in networks]
-    params = [split_ensemble(network.params)[0] for network in networks]
+    losses = [run.config.train.loss for run in runs]
+    params = [split_ensemble(run.params)[0] for run in runs]
     described = []
-    for network, loss, tree in zip(networks, losses, params, strict=True):
+    for run, loss, tree in zip(runs, losses, params, strict=True):
         title = TITLES[loss]
         if losses.count(loss) > 1:
-            title += f": {network.workdir.name}"
-        weights = _encode_weights(FusedParams.create(tree), network.multiplier)
+            title += f": {run.workdir.name}"
+        weights = _encode_weights(FusedParams.create(tree), run.multiplier)
         described.append({"title": title, "loss": loss, **weights})
     data = {
         "networks": described,
-        "samples": select_samples(networks[0]),
+        "samples": select_samples(runs[0]),
         "format": {
             "side": preprocessing.SIDE,
             "box": preprocessing.BOX,
@@ -96,14 +98,15 @@ def render(networks: Sequence[Predictor]) -> str:
     )
 
 
-def select_samples(network: Predictor) -> list[Sample]:
+def select_samples(run: TrainedRun) -> list[Sample]:
     """Selects easy and hard digits of the embedded test split.
 
     The easy samples are the first ones of each digit to whose label the network assigns
     a high probability. The hard samples are those for whose label it is lowest.
     """
     images, labels = image_sets.embedded_images()["test"]
-    probabilities = network.classify(images)
+    network = run.make_network(make_device_mesh())
+    probabilities = network.probabilities(Inputs(images))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     is_easy = label_probabilities >= MIN_EASY_PROBABILITY
     easy_by_digit = [

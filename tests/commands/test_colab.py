@@ -15,19 +15,30 @@ import pytest
 from support import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "notebooks" / "colab.ipynb"
-OVERRIDES = (
-    "--config.data.name=mnist5k",
-    "--config.model.hidden_size=16",
-    "--config.train.num_steps=40",
-    "--config.train.log_every_steps=10",
-    "--config.train.eval_every_steps=20",
-)
-# Appended to the notebook, and run in the same kernel.
+OVERRIDES = {
+    "name": "mnist5k",
+    "hidden_size": 16,
+    "num_steps": 40,
+    "log_every_steps": 10,
+    "eval_every_steps": 20,
+}
+# Appended to the notebook, and run in the same kernel. An interrupt after 20 steps ends
+# the training of the first cell at its next line, after 30.
+INTERRUPTED = """
+import signal
+
+def interrupt(_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+try:
+    rnnmnist.train(CONFIG, workdir="runs/stopped", callback=interrupt, **OVERRIDES)
+except KeyboardInterrupt as error:
+    print(error)
+"""
 INSPECTION = """
-import importlib.metadata, json, rnnmnist
+import importlib.metadata, json
 lines = [line.split("==") for line in VERSIONS.read_text().split()]
 print(json.dumps({
-    "heavy": sorted({"jax", "jaxlib", "flax"} & set(sys.modules)),
     "package": rnnmnist.__file__,
     "before": dict(lines),
     "after": {name: importlib.metadata.version(name) for name, _ in lines},
@@ -131,10 +142,9 @@ def executed(
 ) -> tuple[Path, dict[str, Any]]:
     """A folder in which the notebook was executed, and the executed cells, by name."""
     folder = tmp_path_factory.mktemp("content")
-    flags = (f"--config.data.data_dir={data_dir}", *OVERRIDES)
     injected = {
         "SOURCE": f"git+file://localhost{committed}",
-        "OVERRIDES": " ".join(flags),
+        "OVERRIDES": OVERRIDES | {"data_dir": str(data_dir)},
         "KEEP_ON_DRIVE": True,
     }
     assert set(injected) <= set(settings())
@@ -142,7 +152,8 @@ def executed(
     content = read(NOTEBOOK)
     index = [cell.id for cell in content.cells].index("settings") + 1
     content.cells.insert(index, nbformat.v4.new_code_cell(source))
-    content.cells.append(nbformat.v4.new_code_cell(INSPECTION, id="inspection"))
+    for name, text in (("interrupted", INTERRUPTED), ("inspection", INSPECTION)):
+        content.cells.append(nbformat.v4.new_code_cell(text, id=name))
     path = folder / "executed.ipynb"
     nbformat.write(content, path)
     execute = Path(sys.executable).with_name("jupyter-execute")
@@ -173,18 +184,27 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     workdir = folder / "runs" / "colab"
     assert "loss" in printed(cells["train"])
     (result,) = (workdir / "evaluation").glob("test-*.json")
-    assert str(result) in printed(cells["evaluate"])
+    accuracy = json.loads(result.read_text())["accuracy"]
+    assert f"{100 * accuracy:.2f} %" in printed(cells["evaluate"])
     plots = list((workdir / "report").glob("*.png"))
     assert num_images(cells["report"]) == len(plots) > 1
 
 
 @pytest.mark.slow
-def test_the_installation_replaces_nothing_and_the_kernel_imports_no_jax(
+def test_an_interrupt_of_the_training_saves(
+    executed: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, cells = executed
+    assert "saved step 30" in printed(cells["interrupted"])
+    assert (folder / "runs/stopped/30/params").is_dir()
+
+
+@pytest.mark.slow
+def test_the_installation_replaces_nothing(
     executed: tuple[Path, dict[str, Any]], runtime: dict[str, str]
 ) -> None:
     _, cells = executed
     found = json.loads(printed(cells["inspection"]))
-    assert found["heavy"] == []
     assert Path(runtime["JUPYTER_PATH"]).parent in Path(found["package"]).parents
     assert "jax" in found["before"]
     assert found["after"] == found["before"]

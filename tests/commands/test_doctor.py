@@ -10,7 +10,7 @@ import pytest
 import trainer
 from support import REPOSITORY, Command, run_python
 
-from rnnmnist import doctor
+from rnnmnist.commands import doctor
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import images
 from rnnmnist.errors import RunError, UserError
@@ -96,11 +96,11 @@ def test_a_missing_platform_is_one_line(
     """As in a notebook whose variables name a TPU that it no longer has."""
     program = (
         "import sys\n"
-        "from rnnmnist import cli, doctor, main\n"
+        "from rnnmnist.commands import command_line, doctor, train\n"
         "from rnnmnist.errors import UserError\n"
-        "try: main.main(sys.argv[1:])\n"
-        "except UserError as error: print(cli.format_error(error))\n"
-        "cli.run(doctor.main)"
+        "try: train.main(sys.argv[1:])\n"
+        "except UserError as error: print(command_line.format_error(error))\n"
+        "command_line.run(doctor.main)"
     )
     variables = environment | {"JAX_PLATFORMS": "cuda"}
     argv = "-c", program, f"--config.data.data_dir={data_dir}"

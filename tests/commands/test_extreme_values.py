@@ -18,7 +18,8 @@ from support import (
     task_of,
 )
 
-from rnnmnist import Predictor, predict
+from rnnmnist import load
+from rnnmnist.commands import predict
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.errors import RunError, UserError
@@ -85,7 +86,7 @@ def test_no_command_has_a_result_without_finite_logits(
 def test_a_predictor_has_no_probabilities_without_finite_logits(
     overflowing: Path,
 ) -> None:
-    predictor = Predictor(overflowing)
+    predictor = load(overflowing)
     for method in (predictor.classify, predictor.occlusion):
         ask: Any = method
         with pytest.raises(RunError, match="example 2,"):
@@ -120,7 +121,7 @@ def test_no_command_classifies_a_value_far_from_training(
 ) -> None:
     """The padding of sequences holds any value."""
     workdir = run_on(tmp_path, normalize)
-    predictor = Predictor(workdir)
+    predictor = load(workdir)
     inputs = np.tile([1e9, 0.5], (4, 6, 1))
     inputs[2, 3, 1] = inputs[0, 5, 0] = value
     lengths = [5, 6, 6, 6]
@@ -158,7 +159,7 @@ def test_a_value_can_be_a_million_deviations_from_the_mean(tmp_path: Path) -> No
     """Without a normalization, anything that float32 can square."""
     means, stds = np.array([1e9, 0.5]), np.array([1e-3, 2.0])
     for normalize, near in (("standardize", 0.9e6), ("none", 1.8e19)):
-        predictor = Predictor(run_on(tmp_path / normalize, normalize))
+        predictor = load(run_on(tmp_path / normalize, normalize))
         if normalize == "none":
             means, stds = np.zeros(2), np.ones(2)
         for feature in range(2):

@@ -9,15 +9,14 @@ from support import output_of, run_python
 
 PROGRAM = """
 import sys
-from rnnmnist import main, predict
-from rnnmnist.evaluate import __main__ as evaluate
+from rnnmnist.commands import evaluate, predict, train
 
 workdir, data_dir = sys.argv[1:]
 run = [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}"]
 run += ["--config.train.learning_rate=0.02", "--config.train.eval_every_steps=20"]
 run += ["--config.train.schedule=constant", "--num_processes=1"]
-main.main([*run, "--config.train.num_steps=20"])
-main.main([*run, "--config.train.num_steps=40"])
+train.main([*run, "--config.train.num_steps=20"])
+train.main([*run, "--config.train.num_steps=40"])
 evaluate.main([f"--workdir={workdir}", "--step=latest"])
 predict.main(["docs/five.jpg", "--json"])
 """

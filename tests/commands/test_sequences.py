@@ -21,11 +21,10 @@ import trainer
 from support import Once, file_times, refused
 
 import rnnmnist
-from rnnmnist import main, predict
+from rnnmnist.commands import evaluate, predict, report
+from rnnmnist.commands import train as train_command
 from rnnmnist.data import placement
 from rnnmnist.errors import UserError
-from rnnmnist.evaluate import __main__ as evaluate
-from rnnmnist.report import __main__ as report
 from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime.machine import Memory
@@ -108,7 +107,7 @@ def train(path: Path, workdir: Path, *settings: str) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         paths = f"--config.data.path={path}", f"--workdir={workdir}"
-        main.main([*TINY, *paths, *settings])
+        train_command.main([*TINY, *paths, *settings])
     return output.getvalue()
 
 
@@ -233,14 +232,14 @@ def test_arrays_that_a_predictor_refuses(
     examples: np.ndarray, lengths: Any, text: str, run: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"^(inputs|lengths).*{text}"):
-        rnnmnist.Predictor(run).classify(examples, lengths)
+        rnnmnist.load(run).classify(examples, lengths)
 
 
 def test_the_content_of_padding_changes_no_bit(run: Path, tmp_path: Path) -> None:
     """Of training and of predictions."""
     content = arrays()
     values, lengths = content["inputs"], content["lengths"]
-    predictor = rnnmnist.Predictor(run)
+    predictor = rnnmnist.load(run)
     expected = predictor.classify(values, lengths)
     sequences = [one[:length] for one, length in zip(values, lengths, strict=True)]
     np.testing.assert_array_equal(predictor.classify(sequences), expected)
@@ -288,7 +287,7 @@ def test_a_file_without_a_split(
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == 16
     assert "test        none" in output
-    assert f" -m rnnmnist.evaluate --workdir={workdir}\n" in output
+    assert f" -m rnnmnist evaluate --workdir={workdir}\n" in output
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
     again = train(path, workdir, "--config.train.batch_size=100")
     assert f"evaluate    rnnmnist evaluate --workdir={workdir}\n" in again
@@ -320,7 +319,7 @@ def test_fit_trains_on_a_list_of_arrays_and_resumes(
     pairs = zip(content["inputs"], content["lengths"], strict=True)
     inputs, labels = [one[:length] for one, length in pairs], content["labels"]
     of_numpy = settings | {"learning_rate": np.float64(0.03), "seed": np.int64(0)}
-    workdir = rnnmnist.fit(inputs, labels, **of_numpy)
+    workdir = rnnmnist.fit(inputs, labels, **of_numpy).workdir
     assert workdir == tmp_path / "run"
     settings["num_steps"] = 40
     rnnmnist.fit(inputs, labels, **settings)
@@ -328,7 +327,7 @@ def test_fit_trains_on_a_list_of_arrays_and_resumes(
     sessions = logs.read(workdir, logs.Session)  # without the arguments of the script
     assert [session.command for session in sessions] == ["rnnmnist.fit"] * 2
     evaluate.main([f"--workdir={workdir}"])
-    found = rnnmnist.Predictor(workdir).classify(inputs)
+    found = rnnmnist.load(workdir).classify(inputs)
     assert found.shape == (60, 3)
     with pytest.raises(UserError, match="other arrays"):
         rnnmnist.fit([one + 1 for one in inputs], labels, **settings)

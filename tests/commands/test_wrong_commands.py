@@ -32,7 +32,7 @@ WRONG_SETTINGS = [
     ("data.name=mnits", "data.name: "),
     ("data.view=permuted --config.data.permutation=random:x", "data.permutation: "),
     ("model.cell=absent.py:Cell", "absent.py: No such file or directory"),
-    ("model.cell=absent_module.a:Cell", "absent_module.a cannot be imported"),
+    ("model.cell=absent_module.a:Cell", "absent_module.a does not run"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
 ]
 # A path, perhaps other flags, and a part of the error.

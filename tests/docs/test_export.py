@@ -29,7 +29,7 @@ def test_the_page_runs(
     for block in PYTHON:
         assert run("python", block)
     (stream,) = (block for block in PYTHON if "step.onnx" in block)
-    network = rnnmnist.Predictor(tmp_path / "checkpoints/embedded")
+    network = rnnmnist.load(tmp_path / "checkpoints/embedded")
     levels = np.eye(28, dtype=np.uint8) * 255
     (whole,) = network.classify(levels[None], every_step=True)
     streamed = [line.split() for line in run("python", stream).splitlines()]

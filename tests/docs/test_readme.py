@@ -58,7 +58,7 @@ def test_every_training_command_parses(
     cell, *_ = code_blocks("docs/reference.md", "python")
     (tmp_path / "leaky.py").write_text(cell)
     program = (
-        "import shlex\nfrom rnnmnist.main import parse\n"
+        "import shlex\nfrom rnnmnist.commands.train import parse\n"
         f"for line in {lines}: parse(shlex.split(line, comments=True))"
     )
     run_block("python", program, tmp_path, environment)

@@ -11,7 +11,7 @@ import render_pages
 from support import REPOSITORY
 
 import results
-from rnnmnist import Predictor
+import rnnmnist
 from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.mesh import split_ensemble
 
@@ -35,9 +35,8 @@ def test_the_reference_models_are_those_of_the_rows() -> None:
         assert folder in wheel["force-include"]
         files = [path for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in files) <= 700_000
-        (params,) = split_ensemble(
-            Predictor(REPOSITORY / f"checkpoints/{row.name}").params
-        )
+        model = rnnmnist.load(REPOSITORY / f"checkpoints/{row.name}")
+        (params,) = split_ensemble(model.params)
         assert params_sha256(params) == member["params_sha256"]
 
 

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from support import REPOSITORY, random_examples, save_network, task_of
 
-from rnnmnist import Predictor, predict
+from rnnmnist import load
+from rnnmnist.commands import predict
+from rnnmnist.commands.predict import predict_lines
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.inference.text import predict_lines
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.runtime.mesh import make_device_mesh
 
 IMAGES = random_examples(7).stored
-DID_NOT_RAISE = pytest.fail.Exception
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(3, 6, 2))
     inputs[generator.random(inputs.shape) < 0.3] = np.nan
-    predictor = Predictor(workdir)
+    predictor = load(workdir)
     lengths = np.tile(np.arange(1, 7), 3)
     whole = predictor.classify(inputs.repeat(6, axis=0), lengths).reshape(3, 6, 3)
     assert whole.std(axis=(0, 1)).min() > 0.01
@@ -69,8 +71,9 @@ def test_a_stream_predicts_as_for_whole_sequences(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n1,2,3"))
     with pytest.raises(UserError, match=r"^standard input, line 21: features: must be"):
         predict.main([f"--workdir={workdir}", "--stream"])
+    run = TrainedRun(workdir, "best")
     with pytest.raises(UserError, match=r"^standard input, line 1: '1,1_0' contains"):
-        next(predict_lines(predictor, ["1,1_0\n"]))
+        next(predict_lines(run, run.make_network(make_device_mesh()), ["1,1_0\n"]))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
     printed = [list(line["probabilities"].values()) for line in lines]
@@ -78,12 +81,14 @@ def test_a_stream_predicts_as_for_whole_sequences(
 
 
 def test_time_steps_that_a_stream_refuses() -> None:
-    network = Predictor()
-    for features, message in (
+    network = load()
+    wrong: list[tuple[Any, str]] = [
         (np.zeros(27), "features: must be 28 numbers"),
         (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
-    ):
+        ({"u": 1}, "features: must be 28 numbers, not {'u': 1}"),
+    ]
+    for features, message in wrong:
         with pytest.raises(UserError, match=message):
             network.step(network.start(), features)
 
@@ -93,7 +98,7 @@ def test_both_directions_have_no_outputs_over_time(
 ) -> None:
     config = Config(model=ModelConfig(hidden_size=4, bidirectional=True))
     workdir = save_network(tmp_path / "run", config, image_task(config.data))
-    network = Predictor(workdir)
+    network = load(workdir)
     for ask in (network.start, lambda: network.classify(IMAGES, every_step=True)):
         with pytest.raises(UserError, match=r"bidirectional=True and classifies whole"):
             ask()
@@ -107,7 +112,7 @@ def test_both_directions_have_no_outputs_over_time(
 
 
 def test_images_of_another_shape_or_type_are_refused() -> None:
-    predictor = Predictor()
+    predictor = load()
     for images in (IMAGES[0], np.zeros((2, 28, 28)), IMAGES[:0], 7):
         with pytest.raises(UserError, match=r"^inputs: must be uint8 images of shape"):
             predictor.classify(images)
@@ -120,40 +125,19 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     changes = {"data.view": "permuted"}
     config = Config(model=ModelConfig(hidden_size=4)).replace(changes)
     task = image_task(config.data)
-    network = Predictor(save_network(tmp_path / "run", config, task))
-    result = network.score(task, "validation", random_examples(3))
+    run = TrainedRun(save_network(tmp_path / "run", config, task), "best")
+    examples = random_examples(3)
+    logits = run.make_network(make_device_mesh()).logits(examples)
+    result = run.score(task, "validation", examples, logits)
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 
 
-@pytest.mark.xfail(strict=True, reason="any setting is taken", raises=DID_NOT_RAISE)
-def test_only_settings_of_paths_can_be_given_for_a_trained_run(tmp_path: Path) -> None:
+def test_a_model_is_pickled_with_what_it_was_loaded_with(tmp_path: Path) -> None:
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
     workdir = save_network(tmp_path / "run", config, task_of(6, 2, 3))
-    with pytest.raises(UserError, match=r"data\.missing"):
-        Predictor(workdir, paths={"data.missing": "zero"})
-
-
-@pytest.mark.xfail(strict=True, reason="jax cannot pickle a device", raises=TypeError)
-def test_a_predictor_is_pickled_or_refused_in_one_line() -> None:
-    predictor = Predictor()
-    try:
-        loaded = pickle.loads(pickle.dumps(predictor))
-    except UserError:
-        return
-    np.testing.assert_array_equal(loaded.classify(IMAGES), predictor.classify(IMAGES))
-
-
-@pytest.mark.xfail(strict=True, reason="NumPy takes no mapping", raises=TypeError)
-def test_a_mapping_of_features_is_a_time_step_or_refused_in_one_line(
-    tmp_path: Path,
-) -> None:
-    config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
-    task = dataclasses.replace(task_of(6, 2, 3), feature_names=("u", "v"))
-    predictor = Predictor(save_network(tmp_path / "run", config, task))
-    _, expected = predictor.step(predictor.start(), [1, 2])
-    features: Any = {"v": 2, "u": 1}
-    try:
-        _, found = predictor.step(predictor.start(), features)
-    except UserError:
-        return
-    np.testing.assert_array_equal(found, expected)
+    model = load(workdir, path=tmp_path / "moved.npz")
+    loaded = pickle.loads(pickle.dumps(model))
+    inputs = np.ones((1, 6, 2))
+    np.testing.assert_array_equal(loaded.classify(inputs), model.classify(inputs))
+    assert loaded.config == model.config
+    assert loaded.config.data.path == str(tmp_path / "moved.npz")

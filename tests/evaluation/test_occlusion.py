@@ -10,9 +10,10 @@ import pytest
 from support import random_examples, save_network, task_of
 
 import rnnmnist
-from rnnmnist import Predictor
+from rnnmnist import Model, load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.selection import find_step
 
@@ -25,7 +26,7 @@ RECIPE: dict[str, Any] = {"cell": "lstm", "pooling": "last", "differences": Fals
 RECIPE |= {"hidden_size": 8, "num_steps": 400, "learning_rate": 0.01}
 
 
-def share(predictor: Predictor) -> float:
+def share(predictor: Model) -> float:
     """Returns the share of the positive falls that is in the deciding interval."""
     falls = np.maximum(predictor.occlusion(INPUTS[:100]), 0)
     assert falls.shape == (100, TIME)
@@ -38,10 +39,10 @@ def test_most_falls_are_where_a_known_interval_decides(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):
         rnnmnist.fit(INPUTS, LABELS, workdir=workdir, verbose=False, **RECIPE)
-    assert share(Predictor(workdir)) > 0.9
+    assert share(load(workdir)) > 0.9
     header = read_header(workdir, find_step(workdir, "best"))
     drawn = save_network(tmp_path / "drawn", header.config, header.task)
-    assert share(Predictor(drawn)) < 0.5
+    assert share(load(drawn)) < 0.5
 
 
 @pytest.mark.parametrize("view", ["columns", "permuted"])
@@ -50,10 +51,11 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
     data = DataConfig(view=view)
     config = Config(data=data, model=ModelConfig("gru", hidden_size=4))
     task = image_task(data)
-    predictor = Predictor(save_network(tmp_path / "run", config, task))
+    workdir = save_network(tmp_path / "run", config, task)
+    predictor = load(workdir)
     images = random_examples(2).stored
     whole = predictor.classify(images)
-    order = predictor.pixel_order
+    order = TrainedRun(workdir, "best").pixel_order
     assert order is not None
     times = np.empty((28, 28), int)
     for time, pixels in enumerate(order):
@@ -70,7 +72,7 @@ def test_falls_are_those_of_sequences_with_the_mean(tmp_path: Path) -> None:
     """Windows are within the length; the padding has no fall."""
     task = dataclasses.replace(task_of(60, 2, 3), mean=(3.0, -1.0), std=(2.0, 0.25))
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
-    predictor = Predictor(save_network(tmp_path / "run", config, task))
+    predictor = load(save_network(tmp_path / "run", config, task))
     inputs = np.random.default_rng(0).normal(3, 2, size=(3, 60, 2))
     lengths = np.array([60, 30, 7])
     whole = predictor.classify(inputs, lengths)

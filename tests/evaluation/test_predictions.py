@@ -20,7 +20,7 @@ from support import (
     task_of,
 )
 
-from rnnmnist import Predictor
+from rnnmnist import Model, load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples, Inputs, Normalization
 from rnnmnist.data.image_sets import image_task
@@ -175,7 +175,7 @@ def test_the_evaluation_of_sequences_reads_their_steps_only() -> None:
 
 
 def classify_random(
-    predictor: Predictor, draw: Callable[[int, int], Any], calls: int
+    predictor: Model, draw: Callable[[int, int], Any], calls: int
 ) -> int:
     """Classifies in calls of random sizes; returns the number of compiled programs."""
     generator = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def test_three_programs_serve_calls_with_any_sequences(tmp_path: Path) -> None:
         lengths = generator.integers(5, longest + 1, count)
         return [generator.normal(size=(length, 6)) for length in lengths]
 
-    predictor = Predictor(workdir)
+    predictor = load(workdir)
     programs = classify_random(predictor, of_one_length, 20)
     programs += classify_random(predictor, of_unequal_lengths, 20)
     assert programs <= 3
@@ -208,7 +208,7 @@ def test_three_programs_serve_calls_with_any_images(tmp_path: Path) -> None:
     config = Config(model=ModelConfig(hidden_size=8))
     workdir = save_network(tmp_path / "run", config, image_task(config.data))
     images = random_examples(300).stored
-    assert classify_random(Predictor(workdir), lambda n, _: images[:n], 20) <= 3
+    assert classify_random(load(workdir), lambda n, _: images[:n], 20) <= 3
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ import pytest
 from support import data_warnings, refused, save_network, task_of
 
 import rnnmnist
+from rnnmnist.commands import export
 from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
-from rnnmnist.export import __main__ as export
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
     exported_inputs,
@@ -30,8 +31,8 @@ from rnnmnist.exporting.comparison import (
     streamed_inputs,
 )
 from rnnmnist.exporting.formats import FORMATS
-from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoints import leaves_by_path
+from rnnmnist.runtime.mesh import make_cpu_mesh
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
@@ -128,18 +129,16 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
     return {"inputs": inputs, "labels": labels, "lengths": lengths, "split": split}
 
 
-def flags_of(
-    workdir: Path, paths: Mapping[str, str | Path | None], output: Path
-) -> list[str]:
-    """Returns the flags of `rnnmnist.export` but the format."""
+def flags_of(workdir: Path, paths: Mapping[str, object], output: Path) -> list[str]:
+    """Returns the flags of `rnnmnist export` but the format."""
     data = [f"--config.{name}={value}" for name, value in paths.items()]
     return [f"--workdir={workdir}", *data, f"--output={output}"]
 
 
-def write(name: str, network: TrainedNetwork, folder: Path) -> Path:
+def write(name: str, run: TrainedRun, folder: Path) -> Path:
     """Writes an export without its certificate."""
     path = folder / f"model.{name}"
-    importlib.import_module(f"rnnmnist.exporting.write_{name}").write(network, path)
+    importlib.import_module(f"rnnmnist.exporting.write_{name}").write(run, path)
     return path
 
 
@@ -148,10 +147,10 @@ def certificate_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedNetwork:
+def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedRun:
     folder = tmp_path_factory.mktemp("lstm")
     workdir, paths = save(folder, LSTM, data_dir)
-    return TrainedNetwork(workdir, "best", paths=paths)
+    return TrainedRun(workdir, "best", paths)
 
 
 @pytest.mark.usefixtures("fast_programs")
@@ -161,9 +160,10 @@ def test_an_export_predicts_as_its_network(
 ) -> None:
     features = 1 if "one feature" in name else 3
     workdir, paths = save(tmp_path, NETWORKS[name], data_dir, features)
-    network = TrainedNetwork(workdir, "best", paths=paths)
-    _, _, examples = network.load_split()
-    inputs = exported_inputs(network, examples)
+    run = TrainedRun(workdir, "best", paths)
+    network = run.make_network(make_cpu_mesh())
+    _, _, examples = run.load_split()
+    inputs = exported_inputs(run, examples)
     logits = network.calibrated_logits(examples)
     np.testing.assert_allclose(
         softmax(logits), network.probabilities(examples), rtol=1e-5
@@ -178,7 +178,7 @@ def test_an_export_predicts_as_its_network(
         complete = values[lengths == 9]
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
-        expected = network.calibrated_logits(network.inputs(longer, times))
+        expected = network.calibrated_logits(run.read_inputs(longer, times))
         cases.append(([longer, times], expected))
         refused = values.copy()  # by training; padding is NaN, too
         expected = logits.copy()
@@ -188,7 +188,7 @@ def test_an_export_predicts_as_its_network(
             expected[index::3] = np.nan
         cases.append(([refused, lengths], expected))
     for format_name, load in LOAD.items():
-        predict = load(write(format_name, network, tmp_path))
+        predict = load(write(format_name, run, tmp_path))
         for arrays, expected in cases:
             found = predict(*arrays)
             assert found.dtype == np.float32, name
@@ -203,11 +203,12 @@ def test_an_exported_time_step_gives_what_step_gives(
     """After each time step of several sequences, and after each sequence's last one."""
     features = 1 if "one feature" in name else 3
     workdir, paths = save(tmp_path, STREAMS[name], data_dir, features)
-    network = TrainedNetwork(workdir, "best", paths=paths)
-    _, _, examples = network.load_split()
+    run = TrainedRun(workdir, "best", paths)
+    network = run.make_network(make_cpu_mesh())
+    _, _, examples = run.load_split()
     path = tmp_path / "step.onnx"
-    write_onnx.write_step(network, path)
-    values, lengths = streamed_inputs(network, examples)
+    write_onnx.write_step(run, path)
+    values, lengths = streamed_inputs(run, examples)
     found = load_onnx_step(path)(values[:80], lengths[:80])
     expected = network.calibrated_logits(examples)[:80]
     np.testing.assert_allclose(found, expected, atol=4e-5)
@@ -218,7 +219,7 @@ def test_an_exported_time_step_gives_what_step_gives(
     state = network.start()
     carried = np.zeros((1, size), np.float32)
     for row in values[longest, : min(30, lengths[longest])]:
-        state, expected = network.step(state, row)
+        state, expected = network.step(state, run.read_features(row))
         inputs = {"state": carried, "features": row[None]}
         names = ["next_state", "probabilities"]
         carried, (probabilities,) = session.run(names, inputs)
@@ -230,8 +231,8 @@ def test_an_exported_stream_stays_nan_after_a_value_that_is_refused(
 ) -> None:
     """Of one stream, not of the others in the batch."""
     workdir, paths = save(tmp_path, config_of({}, "lstm"), data_dir)
-    network = TrainedNetwork(workdir, "best", paths=paths)
-    write_onnx.write_step(network, tmp_path / "step.onnx")
+    run = TrainedRun(workdir, "best", paths)
+    write_onnx.write_step(run, tmp_path / "step.onnx")
     predict = load_onnx_step(tmp_path / "step.onnx")
     values = np.zeros((3, 4, 3), np.float32)
     values[:2, 1, 2] = np.inf, np.nan
@@ -247,15 +248,17 @@ def test_every_format_is_compared(
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
     export.main([*flags_of(workdir, paths, output), "--format=all"])
     printed = capsys.readouterr().out
-    network = TrainedNetwork(workdir, "best", paths=paths)
-    correct = network.score(*network.load_split()).ensemble_correct
+    run = TrainedRun(workdir, "best", paths)
+    task, split, examples = run.load_split()
+    logits = run.make_network(make_cpu_mesh()).logits(examples)
+    correct = run.score(task, split, examples, logits).ensemble_correct
     assert {path.name for path in output.iterdir()} == set(FORMATS)
     largest = []
     for name in FORMATS:
         found = certificate_of(output, name)
         assert (found["split"], found["examples"]) == ("test", 80)
         assert (found["differing"], found["correct"]) == (0, correct)
-        assert found["params_sha256"] == network.params_sha256
+        assert found["params_sha256"] == run.params_sha256
         content = (output / name / f"model.{name}").read_bytes()
         assert found["artefact_sha256"] == hashlib.sha256(content).hexdigest()
         assert set(FORMATS[name]) <= set(found["versions"])
@@ -267,7 +270,7 @@ def test_every_format_is_compared(
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
-    lstm: TrainedNetwork, tmp_path: Path
+    lstm: TrainedRun, tmp_path: Path
 ) -> None:
     content = write("onnx", lstm, tmp_path).read_bytes()
     parameters = sum(leaf.size for _, leaf in leaves_by_path(lstm.params))
@@ -283,9 +286,9 @@ def test_onnx_has_native_operators_probabilities_and_metadata(
 
 
 def test_an_export_is_replaced_with_force_only(
-    lstm: TrainedNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lstm: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx"]
+    flags = [*flags_of(lstm.workdir, lstm.settings, tmp_path), "--format=onnx"]
     old = tmp_path / "onnx" / "old"
     old.parent.mkdir()
     old.touch()
@@ -325,14 +328,18 @@ def test_digits_that_float32_does_not_hold_are_named_and_counted(
 
 
 def test_another_prediction_is_an_error_unless_it_is_a_tie(
-    lstm: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lstm: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network computes other logits than the export for one example."""
-    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx", "--force"]
+    flags = [
+        *flags_of(lstm.workdir, lstm.settings, tmp_path),
+        "--format=onnx",
+        "--force",
+    ]
     _, _, examples = lstm.load_split()
-    logits = lstm.logits(examples)
+    logits = lstm.make_network(make_cpu_mesh()).logits(examples)
     second, first = logits[0, 5].argsort()[-2:]
-    monkeypatch.setattr(TrainedNetwork, "logits", lambda *_: logits)
+    monkeypatch.setattr(Network, "logits", lambda *_: logits)
     logits[0, 5, second] = logits[0, 5, first] + 1e-5
     export.main(flags)
     found = certificate_of(tmp_path, "onnx")
@@ -351,16 +358,16 @@ def test_another_prediction_is_an_error_unless_it_is_a_tie(
 def test_another_network_fails_the_comparison(
     name: str,
     function: str,
-    lstm: TrainedNetwork,
+    lstm: TrainedRun,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A file holds parameters other than those of the run, or such that are NaN."""
     module = importlib.import_module(f"rnnmnist.exporting.write_{name}")
     original: Callable[..., None] = getattr(module, function)
-    other = TrainedNetwork(lstm.workdir, "best", paths=lstm.paths)
+    other = TrainedRun(lstm.workdir, "best", lstm.settings)
     monkeypatch.setattr(module, function, lambda _, path: original(other, path))
-    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), f"--format={name}"]
+    flags = [*flags_of(lstm.workdir, lstm.settings, tmp_path), f"--format={name}"]
     other.params = jax.tree.map(lambda leaf: leaf * np.nan, other.params)
     with pytest.raises(RunError, match="not finite, for "):
         export.main(flags)
@@ -374,10 +381,10 @@ def test_another_network_fails_the_comparison(
 
 
 def test_a_missing_package_is_named(
-    lstm: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lstm: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
-    flags = flags_of(lstm.workdir, lstm.paths, tmp_path / "out")
+    flags = flags_of(lstm.workdir, lstm.settings, tmp_path / "out")
     assert refused("export", *flags, "--format=onnx").endswith(": pip install absent")
     assert not (tmp_path / "out").exists()
 
@@ -387,7 +394,7 @@ def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
 ) -> None:
     cell = tmp_path / "own.py"
     cell.write_text("from flax.linen import GRUCell as Own\n")
-    own = pin_cell(config_of({}, "gru").replace({"model.cell": f"{cell}:Own"}))
+    own = config_of({}, "gru").replace({"model.cell": f"{cell}:Own"})
     saved = save(tmp_path, own, data_dir)
     flags = flags_of(*saved, tmp_path / "out")
     flags.append(f"--config.model.cell={cell}:Own")
@@ -396,11 +403,18 @@ def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
     assert "80 of 80" in capsys.readouterr().out
 
 
-@pytest.mark.xfail(strict=True, reason="compares on the data", raises=UserError)
-def test_a_run_without_its_data_is_exported(tmp_path: Path) -> None:
+def test_a_run_without_its_data_is_exported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless the caller names data that are missing."""
     data = DataConfig(name="files", path=str(tmp_path / "absent.npz"))
     config = Config(data=data, model=ModelConfig(hidden_size=4))
     workdir = save_network(tmp_path / "run", config, task_of(6, 2, 3))
-    exported = rnnmnist.export(workdir, format="stablehlo", output=tmp_path / "exports")
+    exported = rnnmnist.load(workdir).export("stablehlo", tmp_path / "exports")
     certificate: Any = exported["stablehlo"].certificate
     assert (certificate.correct, certificate.differing) == (None, 0)
+    assert (certificate.split, certificate.examples) == ("drawn", 256)
+    assert "drawn sequences" in caplog.text
+    with pytest.raises(UserError, match="named"):
+        named = rnnmnist.load(workdir, path=tmp_path / "named.npz")
+        named.export("stablehlo", tmp_path / "others")

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from rnnmnist import cli, main
+from rnnmnist.commands import command_line, train
 
 SECONDS = 0.1
 original_rename = os.rename
@@ -21,4 +21,4 @@ def rename(*args: Any, **kwargs: Any) -> None:
 
 if __name__ == "__main__":
     os.rename = rename
-    cli.run(main.main)
+    command_line.run(train.main)

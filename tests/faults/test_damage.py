@@ -14,7 +14,7 @@ import trainer
 from support import Command, array_checksums, damaged
 
 from rnnmnist.errors import Failure, UserError
-from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import checkpoints, logs, results
 from rnnmnist.runs.checkpoint_files import (
     ITEMS,
@@ -134,19 +134,19 @@ def test_a_selector_takes_an_undamaged_step(
     workdir = trainer.copy_of(reference_run, tmp_path / "run")
     steps = list_steps(workdir)
     for left in range(len(steps), 1, -1):
-        step = TrainedNetwork(workdir, selector).checkpoint_step
+        step = TrainedRun(workdir, selector).checkpoint_step
         cut(workdir / str(step))
-        found = TrainedNetwork(workdir, selector).checkpoint_step
+        found = TrainedRun(workdir, selector).checkpoint_step
         assert found != step
         assert list_steps(workdir) == steps
         message = f"{workdir / str(step)} is damaged and not used: params/"
         assert sum(line.startswith(message) for line in caplog.messages) == 1
         with pytest.raises(DamagedError, match=f"/{step} is damaged"):
-            TrainedNetwork(workdir, str(step))
+            TrainedRun(workdir, str(step))
         assert len(caplog.messages) == len(steps) - left + 1
     cut(workdir / str(found))
     with pytest.raises(DamagedError, match=f"/{found} is damaged"):
-        TrainedNetwork(workdir, selector)
+        TrainedRun(workdir, selector)
 
 
 def contents(workdir: Path, step: int) -> dict[str, str]:

@@ -233,7 +233,7 @@ def test_a_machine_without_a_temporary_folder_is_told_so(run: Path) -> None:
     program = (
         "import sys, tempfile, rnnmnist\n"
         "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
-        "try: rnnmnist.report(sys.argv[1])\n"
+        "try: rnnmnist.load(sys.argv[1]).report()\n"
         "except rnnmnist.UserError as error: print(error)\n"
     )
     variables = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}

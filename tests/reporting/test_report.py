@@ -23,8 +23,9 @@ from support import (
 
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits, wilson_interval
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting import pages
-from rnnmnist.reporting.pages import RunData, load_run_data, report_run
+from rnnmnist.reporting.pages import RunData, load_run_data, write_pages
 from rnnmnist.runs.checkpoint_files import read_header
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
@@ -46,7 +47,8 @@ def reported(once: Once, reference_run: Path, data_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run_data(reported: Path, data_dir: Path) -> RunData:
-    return load_run_data(reported, "best", {"data.data_dir": str(data_dir)})
+    settings = {"data.data_dir": str(data_dir)}
+    return load_run_data(TrainedRun(reported, "best", settings))
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +79,11 @@ def ensemble(run_data: RunData) -> RunData:
     )
 
 
-def with_network(run: RunData, **attributes: Any) -> RunData:
-    """A run whose network has other attributes."""
-    network = copy.copy(run.network)
-    vars(network).update(attributes)
-    return dataclasses.replace(run, network=network)
+def with_attributes(run: RunData, **attributes: Any) -> RunData:
+    """A run that was trained otherwise."""
+    trained = copy.copy(run.trained)
+    vars(trained).update(attributes)
+    return dataclasses.replace(run, trained=trained)
 
 
 def text_of(page: Path) -> str:
@@ -93,8 +95,8 @@ def text_of(page: Path) -> str:
 def report_text(run: RunData) -> str:
     """Returns the text of a run's report."""
     with tempfile.TemporaryDirectory() as folder:
-        moved = with_network(run, workdir=Path(folder, run.network.workdir.name))
-        return text_of(report_run(moved, COMMAND)[-1])
+        moved = with_attributes(run, workdir=Path(folder, run.trained.workdir.name))
+        return text_of(write_pages(moved)[-1])
 
 
 def test_a_report_has_plots_and_a_page_that_needs_no_network(
@@ -202,12 +204,12 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> None:
-    run = with_network(run_data, workdir=tmp_path)
-    index = report_run(run, COMMAND)[-1]
-    assert report_run(run, COMMAND)[-1] == index  # replaces a report
+    run = with_attributes(run_data, workdir=tmp_path)
+    index = write_pages(run)[-1]
+    assert write_pages(run)[-1] == index  # replaces a report
     index.write_text("mine")
     with pytest.raises(UserError, match=f"{index} is not a report; move it away"):
-        report_run(run, COMMAND)
+        write_pages(run)
     assert index.read_text() == "mine"
 
 
@@ -216,7 +218,7 @@ def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> N
 def test_a_picture_that_a_page_no_longer_has_is_removed(
     run_data: RunData, tmp_path: Path
 ) -> None:
-    run = with_network(run_data, workdir=tmp_path)
-    report_run(run, COMMAND)
-    files = report_run(dataclasses.replace(run, metrics=[]), COMMAND)
+    run = with_attributes(run_data, workdir=tmp_path)
+    write_pages(run)
+    files = write_pages(dataclasses.replace(run, metrics=[]))
     assert set((tmp_path / "report").iterdir()) == set(files)

@@ -30,10 +30,10 @@ def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     program = (
         "import warnings, jax, pathlib\n"
-        "from rnnmnist import cli\n"
+        "from rnnmnist.commands import command_line\n"
         "from rnnmnist.runtime.compilation import use_cpu\n"
         "use_cpu()\n"
-        "cli._configure_logging()\n"
+        "command_line._configure_logging()\n"
         "for _ in range(2):\n"
         "    print(jax.jit(lambda x: x + 1)(1))\n"
         f"    for path in pathlib.Path({str(tmp_path)!r}).glob('*-cache'):\n"

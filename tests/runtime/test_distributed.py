@@ -114,12 +114,12 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
 def test_a_fault_in_one_process_ends_the_others(new_run: Run) -> None:
     program = (
         "import sys\n"
-        "from rnnmnist import cli, main\n"
+        "from rnnmnist.commands import command_line, train\n"
         "from rnnmnist.training import events\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
         "if '--process_id=0' in sys.argv:\n"
         "    events.predict_logits = broken\n"
-        "cli.run(main.main)\n"
+        "command_line.run(train.main)\n"
     )
     running = new_run.start_together(program=["-c", program])
     first, second = trainer.outcomes(running)  # within its time limit
@@ -213,10 +213,10 @@ def test_missing_processes_are_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (
-        "from rnnmnist import cli, main\n"
+        "from rnnmnist.commands import command_line, train\n"
         "from rnnmnist.runtime import distributed\n"
         "distributed.JOIN_TIMEOUT_SECONDS = 1\n"
-        "cli.run(main.main)\n"
+        "command_line.run(train.main)\n"
     )
     address = f"127.0.0.1:{trainer.free_port()}"
     finished = run_python(
@@ -237,7 +237,7 @@ def test_missing_processes_are_one_line(
 
 @pytest.mark.slow
 def test_the_doctor_checks_all_processes(new_run: Run) -> None:
-    running = new_run.start_together(program=["-m", "rnnmnist.doctor"])
+    running = new_run.start_together(program=["-m", "rnnmnist", "doctor"])
     first, second = trainer.outcomes(running)
     assert (first[0], second[0], second[2]) == (0, 0, ""), first[2]
     assert "2 of 2 x cpu" in first[1]

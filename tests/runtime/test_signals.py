@@ -79,12 +79,12 @@ def test_a_signal_in_a_callback_ends_a_command() -> None:
     """Python drops an exception that a handler raises there."""
     program = (
         "import gc, os, signal, time\n"
-        "from rnnmnist import cli\n"
+        "from rnnmnist.commands import command_line\n"
         "def main(argv):\n"
         "    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
         "    gc.collect()\n"
         "    time.sleep(10)\n"
-        "cli.run(main)\n"
+        "command_line.run(main)\n"
     )
     ended = run_python("-c", program)
     assert (ended.returncode, ended.stderr) == (130, "stopped\n")
@@ -130,16 +130,16 @@ def test_a_signal_that_training_no_longer_sees_ends_a_command() -> None:
 
 INTERRUPTED_EXPORT = """
 import os, signal, time
-from rnnmnist import cli
-from rnnmnist.export import __main__ as export
-from rnnmnist.exporting import comparison
+from rnnmnist.commands import command_line
+from rnnmnist.commands import export
+from rnnmnist.exporting import exports
 
 def compare(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
-comparison.compare = compare
-cli.run(export.main)
+exports.compare = compare
+command_line.run(export.main)
 """
 
 
@@ -162,28 +162,10 @@ def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None
     program = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from rnnmnist import cli\n"
-        "cli.run(lambda _: signal.raise_signal(signal.SIGINT))\n"
+        "from rnnmnist.commands import command_line\n"
+        "command_line.run(lambda _: signal.raise_signal(signal.SIGINT))\n"
     )
     assert run_python("-c", program, environment=environment).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-mrnnmnist.evaluate", "--workdir=runs/one"],
-        ["-c", "from rnnmnist.__main__ import run; run()"],  # the console script
-    ],
-)
-def test_an_interrupt_ends_the_imports_of_a_command(
-    environment: dict[str, str], tmp_path: Path, arguments: list[str]
-) -> None:
-    """Without a traceback."""
-    program = "import signal; signal.raise_signal(signal.SIGINT)"
-    (tmp_path / "absl.py").write_text(program)  # in place of what `cli` imports
-    environment |= {"PYTHONPATH": str(tmp_path)}
-    ended = run_python(*arguments, environment=environment)
-    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
 def test_a_program_that_imports_the_package_keeps_its_interrupts(

@@ -20,6 +20,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from rnnmnist.arithmetic import ceil_div
+from rnnmnist.commands.train import parse
 from rnnmnist.config.resolving import resolve
 from rnnmnist.data.batches import (
     EXAMPLES_SPEC,
@@ -30,7 +31,6 @@ from rnnmnist.data.batches import (
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import chunk_updates
 from rnnmnist.evaluation.predictions import predict_batches
-from rnnmnist.main import parse
 from rnnmnist.runtime.mesh import BATCH, SEEDS, replicate
 from rnnmnist.training.state import (
     STATE_SPECS,

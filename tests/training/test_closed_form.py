@@ -17,7 +17,8 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
-from rnnmnist.reporting.pages import load_run_data, report_run
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.reporting.pages import load_run_data, write_pages
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
@@ -39,7 +40,7 @@ SETTINGS: dict[str, Any] = {"cell": "filters", "hidden_size": 40, "num_devices":
 
 def fit(workdir: Path, **changes: Any) -> Path:
     arguments: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS}
-    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes)
+    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes).workdir
 
 
 def filters_of(workdir: Path) -> dict[str, np.ndarray]:
@@ -98,10 +99,10 @@ def test_a_report_and_the_commands_read_it(
     assert f"leave one out at step 1: {accuracy}" in evaluated
     assert f"loss {line.loss:.4f} (slightly too low" in evaluated
     assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
-    result = rnnmnist.evaluate(run)
+    result = rnnmnist.load(run).evaluate()
     assert (result.split, result.correct) == ("leave_one_out", line.correct)
     assert np.trace(result.confusion) == line.correct
-    assert rnnmnist.evaluate(run, "train").split == "train"
+    assert rnnmnist.load(run).evaluate("train").split == "train"
     data = f"--config.data.path={run / 'run.data'}"
     arguments = ("--config=files", data, "--config.model.cell=filters")
     size = ("--config.model.hidden_size=40", "--config.execution.num_devices=1")
@@ -112,7 +113,7 @@ def test_a_report_and_the_commands_read_it(
     export = (f"--workdir={run}", f"--output={tmp_path}", "--format=all")
     exported = output_of(called("export", *export))
     assert exported.count("60 of 60 predictions are equal") == 3
-    falls = rnnmnist.Predictor(run).occlusion(INPUTS[:3], LENGTHS[:3])
+    falls = rnnmnist.load(run).occlusion(INPUTS[:3], LENGTHS[:3])
     assert np.abs(falls).max() > 0.1
 
 
@@ -136,11 +137,11 @@ def test_streams_and_batches_of_any_size_equal_the_whole(
     """Also for sequences that are longer than those of the training."""
     if lengths is None:
         run = fit(tmp_path / "run")
-    predictor = rnnmnist.Predictor(run)
+    predictor = rnnmnist.load(run)
     inputs = np.concatenate([INPUTS, INPUTS[::-1]], axis=1)
     ends = np.array([50, 60, 3, 1, *[TIME] * 56])
     together = predictor.classify(inputs, ends)
-    over_time = predictor.probabilities(predictor.inputs(inputs, ends), every_step=True)
+    over_time = predictor.classify(inputs, ends, every_step=True)
     for index in range(4):
         end = ends[index]
         alone = predictor.classify(inputs[index : index + 1, :end])
@@ -173,7 +174,7 @@ def test_small_differences_are_read_beside_large_values(
     run = fit(tmp_path / "run", inputs=inputs, labels=labels)
     (line,) = logs.read(run, logs.Metrics)
     assert line.accuracy > 0.8  # 0.67, 0.53 and 0.53 by thresholds in large gaps only
-    predictor = rnnmnist.Predictor(run)
+    predictor = rnnmnist.load(run)
     alone = [predictor.classify(inputs[index : index + 1])[0] for index in range(4)]
     np.testing.assert_allclose(predictor.classify(inputs)[:4], alone, atol=1e-3)
     called("export", f"--workdir={run}", f"--output={tmp_path}", "--format=onnx")
@@ -326,7 +327,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     assert (table["label"] == labels[table["sequence"]]).all()
     assert (table["label"] == table["predicted"]).sum() == line.correct < len(table)
 
-    data = load_run_data(run, "best", {})
+    data = load_run_data(TrainedRun(run, "best"))
     assert data.split == "leave_one_group_out"
     for found, logged in zip(data.scores.networks, line.networks, strict=True):
         assert (found.correct, found.loss) == (logged.correct, logged.loss)
@@ -336,16 +337,17 @@ def test_left_out_predictions_are_kept_for_the_report(
         rows = table[table["label"] != table["predicted"]]
         assert names == rows["sequence"].astype(str).tolist()
 
-    result = rnnmnist.evaluate(run)
+    result = rnnmnist.load(run).evaluate()
     assert result.split == "leave_one_group_out"
     assert (result.groups, len(result.members)) == (7, seeds if seeds > 1 else 0)
-    page = report_run(data, "rnnmnist report")[-1].read_text()
+    page = write_pages(data)[-1].read_text()
     assert f"{path.parent.name}/{path.name}" in page
 
     path.unlink()  # as of a checkpoint that was copied without its run
-    for call in (rnnmnist.evaluate, rnnmnist.report):
+    model = rnnmnist.load(run)
+    for call in (model.evaluate, model.report):
         with pytest.raises(UserError, match=f"^workdir: {path}, .*another workdir"):
-            call(run)
+            call()
 
 
 def stop(*args: Any) -> None:
@@ -388,7 +390,7 @@ BAD: dict[str, dict[str, Any]] = {
 def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
     with data_warnings() as messages:
         run = fit(tmp_path / "run", **BAD[name])
-    predictor = rnnmnist.Predictor(run)
+    predictor = rnnmnist.load(run)
     inputs = BAD[name].get("inputs", INPUTS)
     probabilities = predictor.classify(inputs)
     assert np.isfinite(probabilities).all()
@@ -407,7 +409,7 @@ def test_more_sequences_than_features_are_fitted_in_parts(tmp_path: Path) -> Non
     run = fit(tmp_path / "run", inputs=inputs, labels=labels, hidden_size=20)
     (line,) = logs.read(run, logs.Metrics)
     assert line.examples == 600
-    found = rnnmnist.Predictor(run).classify(inputs).argmax(1)
+    found = rnnmnist.load(run).classify(inputs).argmax(1)
     classes = np.array(read_header(run, STEP).task.classes)
     assert line.accuracy - 0.02 < (classes[found] == labels).mean()
 

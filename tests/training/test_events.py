@@ -10,9 +10,11 @@ from support import called, output_of
 
 import rnnmnist
 from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import Header, read_header
 from rnnmnist.runs.selection import find_step
+from rnnmnist.runtime.mesh import make_device_mesh
 
 # Noisy sequences, of which few are for training, so that networks learn them by heart.
 LABELS = np.arange(390) % 3
@@ -31,7 +33,7 @@ SETTINGS: dict[str, Any] = {
 
 def fit(workdir: Path, **changes: Any) -> Path:
     arguments: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS, "split": SPLIT}
-    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes)
+    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes).workdir
 
 
 def header_of(workdir: Path) -> Header:
@@ -53,17 +55,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     runs: Path, name: str
 ) -> None:
-    predictor = rnnmnist.Predictor(runs / name)
+    predictor = rnnmnist.load(runs / name)
+    run = TrainedRun(runs / name, "best")
+    network = run.make_network(make_device_mesh())
     header = header_of(runs / name)
     assert predictor.multiplier == header.multiplier < 0.9
 
     def loss(split: str, multiplier: float) -> float:
-        examples = predictor.inputs(INPUTS[split == SPLIT])
+        examples = run.read_inputs(INPUTS[split == SPLIT])
         labels = LABELS[split == SPLIT]
-        logits = predictor.logits(examples)
+        logits = network.logits(examples)
         scores = score_logits(logits, labels, multiplier=multiplier)
         found = scores.loss if scores.ensemble_loss is None else scores.ensemble_loss
-        combined = np.exp(predictor.calibrated_logits(examples))
+        combined = np.exp(network.calibrated_logits(examples))
         combined /= combined.sum(axis=1, keepdims=True)
         probabilities = predictor.classify(INPUTS[split == SPLIT])
         np.testing.assert_allclose(probabilities, combined, rtol=1e-5)

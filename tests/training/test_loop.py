@@ -20,7 +20,7 @@ from support import (
     run_config,
 )
 
-from rnnmnist import Predictor
+from rnnmnist import load
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
@@ -108,8 +108,8 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected_once(
             checkpoints.save(step, {"params": params}, metrics)
             params = jax.tree.map(np.negative, params)
     dataset = Dataset(TASK, {"test": random_examples(16)})
-    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset)
+    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "lstm")
     assert (result.step, result.split, result.examples) == (1, "test", 16)
-    assert result.params_sha256 == Predictor(tmp_path, 1).params_sha256
+    assert result.params_sha256 == load(tmp_path, 1).params_sha256
     other = Dataset(TASK, {"test": random_examples(8)})  # which are not read
-    assert evaluate_best_checkpoint(tmp_path, mesh_of(1), other) == result
+    assert evaluate_best_checkpoint(tmp_path, mesh_of(1), other, "lstm") == result

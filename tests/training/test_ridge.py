@@ -70,7 +70,7 @@ def test_the_head_solves_the_normal_equations(size: str) -> None:
     mean, scale = scale_of(features, weights)
     inputs = (features - mean) * scale
     kernel, offset = solve(inputs, labels, weights)
-    expected = head.multiplier * (inputs @ kernel + offset)
+    expected = head.factor * (inputs @ kernel + offset)
     np.testing.assert_allclose(features @ head.kernel + head.bias, expected, atol=1e-9)
 
 
@@ -91,7 +91,7 @@ def test_left_out_logits_are_those_of_fits_without_an_example_or_its_group(
     for group in np.unique(groups):
         out, kept = groups == group, groups != group
         kernel, offset = solve(inputs[kept], labels[kept], weights[kept])
-        expected[out] = head.multiplier * (inputs[out] @ kernel + offset)
+        expected[out] = head.factor * (inputs[out] @ kernel + offset)
     np.testing.assert_allclose(head.left_out_logits, expected, atol=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_the_strength_has_the_least_error_of_those_left_out() -> None:
 
     def error(strength: float) -> float:
         head = fit(features, labels, weights, strength)
-        residuals = head.left_out_logits / head.multiplier - targets
+        residuals = head.left_out_logits / head.factor - targets
         return float(weights @ (residuals**2).sum(axis=1))
 
     errors = [error(strength) for strength in strengths]

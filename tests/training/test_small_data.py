@@ -14,6 +14,7 @@ from support import SHORT, called, data_warnings, output_of
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.fitting import FIT_SETTINGS
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -21,7 +22,6 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import loop
-from rnnmnist.training.fit import FIT_SETTINGS
 
 # A third of the sequences is of the rare class.
 LABELS = np.where(np.arange(60) % 3, "no", "yes")
@@ -30,7 +30,8 @@ SETTINGS = SHORT | {"num_steps": 20}
 
 
 def fit(workdir: Path, **changes: Any) -> Path:
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **SETTINGS | changes)
+    arguments = SETTINGS | changes
+    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **arguments).workdir
 
 
 @pytest.mark.slow
@@ -40,11 +41,11 @@ def test_a_run_on_long_sequences_reads_windows_and_resumes(
     inputs = np.repeat(INPUTS, 101, axis=1)  # [60, 505]
     for line in ("compiling", "complete at step 2\n"):
         settings = SETTINGS | {"num_steps": 2, "workdir": tmp_path / "run"}
-        run = rnnmnist.fit(inputs, LABELS, **settings)
+        model = rnnmnist.fit(inputs, LABELS, **settings)
         output = capsys.readouterr().out
         assert f"\n{line}" in output
         assert "windows of 8 time steps, 2 apart" in output
-    assert rnnmnist.Predictor(run).classify(inputs[:2]).shape == (2, 2)
+    assert model.classify(inputs[:2]).shape == (2, 2)
 
 
 def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
@@ -100,7 +101,7 @@ def test_a_report_and_an_export_say_that_they_are_of_training(
     runs: Path, tmp_path: Path
 ) -> None:
     workdir = fit(runs / "train", validation=False)
-    assert rnnmnist.evaluate(workdir).split == "train"
+    assert rnnmnist.load(workdir).evaluate().split == "train"
     assert called("report", f"--workdir={workdir}").returncode == 0
     page = (workdir / "report" / "index.html").read_text()
     assert "has no test or validation split" in page
@@ -155,7 +156,8 @@ def test_constant_features_and_groups_are_pointed_out(
     inputs = np.stack([INPUTS, np.repeat(subjects[:, None], 5, axis=1)], axis=2)
     data: dict[str, Any] = {"groups": subjects, "feature_names": ["voltage", "age"]}
     with pytest.warns(rnnmnist.DataWarning, match="^age changes by the same") as warned:
-        run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **data | SETTINGS)
+        run = tmp_path / "run"
+        rnnmnist.fit(inputs, LABELS, workdir=run, **data | SETTINGS)
     assert len(warned) == 1
     note = "6 sequences of 1 group"
     assert note in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The drawing page: its content, and its behaviour in a browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -19,11 +20,13 @@ from support import REPOSITORY, Once, called, inputs_of
 
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.data import image_sets
+from rnnmnist.data.examples import Inputs
 from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
-from rnnmnist.inference.predictor import Predictor
+from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference.preprocessing import preprocess
-from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.model import load
+from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
 from rnnmnist.web import drawing_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -85,15 +88,18 @@ def test_the_page_is_self_contained(page: Path) -> None:
 def test_half_precision_changes_no_prediction(originals: Path) -> None:
     images = read_idx(originals / "mnist" / FILES["test"][0])
     for workdir in REFERENCES:
-        predictor = Predictor(REPOSITORY / workdir)
-        expected = predictor.classify(images).argmax(-1)
-        predictor.params = as_float16(predictor.params)
-        np.testing.assert_array_equal(predictor.classify(images).argmax(-1), expected)
+        run = TrainedRun(REPOSITORY / workdir, "best")
+        network = run.make_network(make_device_mesh())
+        rounded = dataclasses.replace(network, params=as_float16(network.params))
+        expected, found = (
+            one.logits(Inputs(images)).argmax(-1) for one in (network, rounded)
+        )
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
     images, labels = image_sets.embedded_images()["test"]
-    probabilities = Predictor(REPOSITORY / REFERENCES[0]).classify(images)
+    probabilities = load(REPOSITORY / REFERENCES[0]).classify(images)
     indices = {image.tobytes(): index for index, image in enumerate(images)}
     samples = data_of(page.read_text())["samples"]
     found = np.array([indices[base64.b64decode(one["pixels"])] for one in samples])
@@ -107,19 +113,19 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
 
 
 def test_the_page_shows_one_lstm() -> None:
-    predictor = Predictor(REPOSITORY / REFERENCES[0])
-    config = predictor.config
+    run = TrainedRun(REPOSITORY / REFERENCES[0], "best")
+    config = run.config
     for name, value in (("model.cell", "gru"), ("num_seeds", 3), ("model.window", 4)):
-        predictor.config = config.replace({name: value})
+        run.config = config.replace({name: value})
         with pytest.raises(UserError, match=f"{name}={value}"):
-            drawing_page.render([predictor])
+            drawing_page.render([run])
 
 
 def test_titles_of_equal_losses_contain_the_run() -> None:
-    networks = [Predictor(REPOSITORY / REFERENCES[0]) for _ in range(2)]
-    for network, name in zip(networks, ("a", "<script>"), strict=True):
-        network.workdir = Path("/runs", name)
-    page = drawing_page.render(networks)
+    runs = [TrainedRun(REPOSITORY / REFERENCES[0], "best") for _ in range(2)]
+    for run, name in zip(runs, ("a", "<script>"), strict=True):
+        run.workdir = Path("/runs", name)
+    page = drawing_page.render(runs)
     titles = [network["title"] for network in data_of(page)["networks"]]
     assert titles == ["Last-row loss: a", "Last-row loss: <script>"]
     assert page.count("<script>") == 3
@@ -194,10 +200,10 @@ class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = image_sets.embedded_images()["test"][0]
-        predictor = Predictor(REPOSITORY / REFERENCES[network])
-        (params,) = split_ensemble(predictor.params)
+        run = TrainedRun(REPOSITORY / REFERENCES[network], "best")
+        (params,) = split_ensemble(run.params)
         expected = np.asarray(
-            predictor.model.apply(
+            run.make_network(make_device_mesh()).model.apply(
                 {"params": as_float16(params)}, inputs_of(images), every_step=True
             )
         )
@@ -233,7 +239,7 @@ class TestInABrowser:
             picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
             levels = np.asarray(picture.getchannel("A")) / 255
             expected[index] = preprocess(levels).image
-        classify = Predictor(REPOSITORY / REFERENCES[0]).classify
+        classify = load(REPOSITORY / REFERENCES[0]).classify
         found = classify(images).argmax(-1)
         assert (found == labels).mean() >= 0.98
         assert (found == classify(expected).argmax(-1)).mean() >= 0.985

@@ -34,6 +34,7 @@ from rnnmnist.data.sequences.validation import (
 )
 from rnnmnist.errors import (
     UserError,
+    failures,
     format_value,
     prefix_errors,
     suggest_name,
@@ -159,6 +160,7 @@ def read_memory(
         return validate(**columns)
 
 
+@failures()
 def read_sequences(
     source: str | Path | SequenceInputs,
     columns: str | Mapping[str, str] | None = None,
@@ -184,7 +186,7 @@ def read_sequences(
         integers or strings [n]; and ids, strings. Each is None if the source has none.
 
     Raises:
-        UserError, OSError: if the source is invalid, or a file cannot be read.
+        UserError: if the source is invalid, or a file cannot be read.
     """
     roles = Config().replace({"data.columns": columns}).data.roles
     if isinstance(source, str | Path):

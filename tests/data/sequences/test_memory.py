@@ -17,7 +17,8 @@ import rnnmnist
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.sequences.reading import read, read_memory
 from rnnmnist.errors import UserError
-from rnnmnist.training.fit import FIT_SETTINGS
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.fitting import FIT_SETTINGS
 
 # Three sequences of two features, the second one shorter, in rows of any order.
 COLUMNS = {
@@ -107,7 +108,7 @@ def test_a_missing_label_is_no_class(create: Any) -> None:
 
 def test_a_network_of_one_feature_takes_wide_frames(tmp_path: Path) -> None:
     task = dataclasses.replace(task_of(5, 1, 2), feature_names=("level",))
-    predictor = rnnmnist.Predictor(save_network(tmp_path / "run", LSTM, task))
+    predictor = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
     levels = np.random.default_rng(0).normal(size=(4, 5))
     rows = np.arange(4 * 5)
     columns = {"sequence": rows // 5, "time": rows % 5, "level": levels.ravel()}
@@ -168,9 +169,9 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
         with pytest.raises(UserError, match="sequence 'new 0' has the t '0', and '0' "):
             rnnmnist.read_sequences(frame.assign(t=0), columns)
         settings: dict[str, Any] = {"cell": "lstm", "num_steps": 5, "verbose": False}
-        run = rnnmnist.fit(frame, workdir=tmp_path / "run", columns=roles, **settings)
-        predictor = rnnmnist.Predictor(run)
-        _, _, trained = predictor.load_split("train")
+        run = tmp_path / "run"
+        predictor = rnnmnist.fit(frame, workdir=run, columns=roles, **settings)
+        _, _, trained = TrainedRun(run, "best").load_split("train")
         assert (trained.name(0), trained.name(3)) == ("new 4", "new 7")
         assert predictor.classify(frame.drop(columns="activity")).shape == (40, 2)
         frame.rename(columns={"recording": "id"}).to_csv(tmp_path / "other.csv")
@@ -189,7 +190,7 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
         task_of(3, 2, 2), feature_names=("x", "y"), classes=("down", "up")
     )
     run = save_network(tmp_path / "run", LSTM, task)
-    predictor = rnnmnist.Predictor(run)
+    predictor = rnnmnist.load(run)
     expected = predictor.classify(frame)
     more = frame.assign(remark="none", z=np.nan)[
         ["remark", "y", "sequence", "z", "time", "x", "label"]
@@ -218,8 +219,8 @@ FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 
 
 def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     """Of tables, of arrays with names, and by all that a trained network does."""
-    run = rnnmnist.fit(BESIDE, workdir=tmp_path / "run", features="v,u", **FILTERS)
-    predictor = rnnmnist.Predictor(run)
+    run = tmp_path / "run"
+    predictor = rnnmnist.fit(BESIDE, workdir=run, features="v,u", **FILTERS)
     assert predictor.task.feature_names == ("v", "u")
     inputs = NOISE[..., ::-1]
     expected = predictor.classify(inputs)
@@ -229,8 +230,9 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     for values in inputs[0]:
         state, probabilities = predictor.step(state, values)
     np.testing.assert_allclose(probabilities, expected[0], atol=1e-5)
-    assert rnnmnist.evaluate(run).examples == COUNT
-    exported = rnnmnist.export(run, format="onnx", output=tmp_path)["onnx"]
+    evaluated = predictor.evaluate()
+    assert evaluated.examples == COUNT
+    exported = predictor.export("onnx", tmp_path)["onnx"]
     assert exported.certificate.differing == 0
 
     path = tmp_path / "table.csv"
@@ -250,9 +252,9 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
         features=["v", "u"],
         **FILTERS,
     )
-    assert rnnmnist.evaluate(of_arrays).correct == rnnmnist.evaluate(run).correct
-    for other in (of_file, of_arrays):
-        assert rnnmnist.Predictor(other).params_sha256 == predictor.params_sha256
+    assert of_arrays.evaluate().correct == evaluated.correct
+    for other in (rnnmnist.load(of_file), of_arrays):
+        assert other.params_sha256 == predictor.params_sha256
     with pytest.raises(UserError, match=r"data\.features=u \(checkpoint: v,u\)"):
         rnnmnist.fit(BESIDE, workdir=run, features="u", **FILTERS)
 
@@ -309,7 +311,7 @@ def test_as_texts_a_wrong_value_has_a_row() -> None:
 
 def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
     task = dataclasses.replace(task_of(5, 2, 2), feature_names=("u", "v"))
-    predictor = rnnmnist.Predictor(save_network(tmp_path / "run", LSTM, task))
+    predictor = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
     with pytest.raises(UserError, match=r"has 1 features, .* inputs\[None\]"):
         predictor.classify(np.ones((5, 2)))
     with pytest.raises(UserError, match="call classify"):

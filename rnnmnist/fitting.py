@@ -1,32 +1,31 @@
-"""Training on arrays, from Python."""
+"""Training from Python: of a configuration, or on arrays."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import find_config, load_config, parse_folder
+from rnnmnist.config.files import RULE, parse_folder
 from rnnmnist.config.fit_settings import FitSettings
-from rnnmnist.config.resolving import (
-    RunConfig,
-    choose_network,
-    resolve,
-    settings_of_data,
-)
+from rnnmnist.config.recipes import Given, choose_config, load_named
+from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.config.settings import LISTED, find
+from rnnmnist.config.settings import LISTED, Setting, find
 from rnnmnist.config.tasks import Task
+from rnnmnist.data import datasets
+from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.data.sequences.validation import (
     SequenceInputs,
     Sequences,
     describe_swapped_axes,
 )
-from rnnmnist.errors import UserError, warn_of_data
-from rnnmnist.models.user_cells import pin_cell
+from rnnmnist.errors import UserError, failures, warn_of_data
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.model import Model
 from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
@@ -36,20 +35,70 @@ from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train_and_evaluate
-from rnnmnist.training.resume import Callback, check_workdir, decide_network
+from rnnmnist.training.resume import Callback, check_start, saved_config
 
-# The settings of a run on arrays, by their names without the section.
+# The settings by their names without the section, which `train` takes.
+TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
+# Those of a run on arrays, which `fit` takes.
 FIT_SETTINGS = {
-    name.rpartition(".")[2]: setting
-    for name, setting in SETTINGS.items()
-    if not setting.is_path
-    and setting.only != "images"
-    and name not in ("data.name", "model.cell_sha256")  # which `fit` sets
+    name: setting
+    for name, setting in TRAIN_SETTINGS.items()
+    if not setting.is_path and setting.only != "images" and name != "name"
 }
 # The remedy of a message that there is no setting of a name.
 LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
 
 
+@failures()
+def train(
+    config: str | Path | Config = "embedded",
+    *,
+    workdir: str | Path,
+    verbose: bool = True,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> Model:
+    """Trains the network of a configuration, or resumes the run in `workdir`.
+
+    It does what `rnnmnist train` does, in this process alone, and treats interrupts,
+    jax and logging as `rnnmnist.fit` does.
+
+    >>> import rnnmnist, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> model = rnnmnist.train(workdir=folder, num_steps=20, verbose=False)
+    >>> model.evaluate().examples
+    500
+
+    Args:
+        config: the name of a shipped configuration, such as `default`; a path of one,
+            with a separator or with `.py`; or a `Config`.
+        workdir: the folder of the run.
+        verbose: as for `rnnmnist.fit`.
+        callback: as for `rnnmnist.fit`.
+        **settings: other values of settings, by their names without the section, such
+            as `num_steps=1000` for `train.num_steps`.
+
+    Returns:
+        The network of the best step.
+
+    Raises:
+        UserError, RunError, KeyboardInterrupt: as for `rnnmnist.fit`.
+    """
+    given = Given(
+        config if isinstance(config, Config) else load_named(str(config)),
+        _full_names("train", settings, TRAIN_SETTINGS),
+        argument=None if callback is None else "callback",
+    )
+
+    def load(saved: Config | None) -> tuple[Config, str | None, Dataset]:
+        config, reason, dataset = datasets.load_for_training(given, saved)
+        _check_callback(callback, config, dataset.task)
+        return config, reason, dataset
+
+    return _train(given, load, "train", workdir, verbose=verbose, callback=callback)
+
+
+@failures()
 def fit(
     inputs: SequenceInputs,
     labels: ArrayLike | None = None,
@@ -62,10 +111,10 @@ def fit(
     verbose: bool = True,
     callback: Callback | None = None,
     **settings: Unpack[FitSettings],
-) -> Path:
+) -> Model:
     """Trains a classifier of sequences, or resumes the run in `workdir`.
 
-    The arrays are saved in the workdir, from which the commands evaluate the run.
+    The arrays are saved in the workdir, from which the run is evaluated.
 
     After an interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook), training
     continues to its next line (`log_every_steps` updates) and saves; then
@@ -86,8 +135,8 @@ def fit(
     >>> labels = np.arange(40) % 2
     >>> inputs = np.ones((40, 5, 1)) * labels[:, None, None]
     >>> folder = tempfile.mkdtemp()
-    >>> run = rnnmnist.fit(inputs, labels, workdir=folder, verbose=False)
-    >>> rnnmnist.Predictor(run).classify(inputs[:3]).argmax(-1)
+    >>> model = rnnmnist.fit(inputs, labels, workdir=folder, verbose=False)
+    >>> model.classify(inputs[:3]).argmax(-1)
     array([0, 1, 0])
 
     Args:
@@ -119,54 +168,81 @@ def fit(
             with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
             it returns True, the run ends there and is evaluated; the same call trains
             on. What it raises leaves `fit` unchanged, and the same call resumes.
-        **settings: of the configuration `files`, by their names without the section,
-            such as `num_steps=1000` for `train.num_steps`. `class_weight` can also be
-            a mapping from classes to weights, which are 1 for all others. If none is of
-            training by gradients, and there are fewer training sequences than
-            `filters_below`, random filters are fitted.
+        **settings: values of settings, by their names without the section, such as
+            `num_steps=1000` for `train.num_steps`. `class_weight` can also be a mapping
+            from classes to weights, which are 1 for all others. The others are those of
+            the shipped configuration `filters` or, for 2,000 training sequences or
+            more, `trained`. A cell, or a setting of training by gradients, also
+            chooses.
 
     Returns:
-        The workdir, as `Predictor` and the commands take it.
+        The network of the best step.
 
     Raises:
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
             other arrays or settings, or a callback has no validation to be called for,
             or this process was forked from one that has trained or loaded a network.
         RunError: if a loss or gradient is not finite, or a file of the run cannot be
-            written.
-        OSError: if a file cannot be read, or the arrays cannot be saved.
+            read or written.
         KeyboardInterrupt: after an interrupt.
     """
-    check_limits()
-    refuse_fork()
     folder = parse_folder(str(workdir))
-    path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
-    given = configure(settings).replace({"data.path": str(path)})
-    if callback is not None:  # which is called while a network is trained
-        given = given.replace({"model.filters_below": 0})
-    given = decide_network(pin_cell(given), folder)
+    # A run that was moved has a folder of another name.
+    path = next(folder.glob("*.data"), folder / f"{folder.name}.data")
+    given = Given(
+        load_named(RULE),
+        _full_names("fit", settings, FIT_SETTINGS) | {"data.path": path},
+        argument=None if callback is None else "callback",
+    )
+    data = choose_config(given, 0, None)[0].data
     sequences = read_memory(
         inputs,
-        given.data.roles,
-        given.data.feature_names,
+        data.roles,
+        data.feature_names,
         labels=labels,
         lengths=lengths,
         split=split,
         groups=groups,
         feature_names=feature_names,
     )
-    with without_library_logs(), stop_on_interrupt() as stop:
-        check_workdir(given, folder)
+
+    def load(saved: Config | None) -> tuple[Config, str | None, Dataset]:
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
             warn_of_data(swapped)
-        timer = PhaseTimer("rnnmnist.fit")
+        config, reason = choose_config(given, sequences.count_training(), saved)
+        dataset = to_dataset(path.stem, sequences, config.data)
+        _check_callback(callback, config, dataset.task)
+        resolve(config, dataset.task)  # refuses settings before the arrays are saved
+        _save(path, sequences, dataset.task)
+        return config, reason, dataset
+
+    return _train(given, load, "fit", folder, verbose=verbose, callback=callback)
+
+
+def _train(
+    given: Given,
+    load: Callable[[Config | None], tuple[Config, str | None, Dataset]],
+    name: str,
+    workdir: str | Path,
+    *,
+    verbose: bool,
+    callback: Callback | None,
+) -> Model:
+    """Trains, or resumes, a run in this process, and opens it.
+
+    `load` takes the configuration of the run that is in the workdir, None if there is
+    none, and returns what `datasets.load_for_training` does. `name` is that of the
+    function that was called.
+    """
+    check_limits()
+    refuse_fork()
+    folder = parse_folder(str(workdir))
+    with without_library_logs(), stop_on_interrupt() as stop:
+        check_start(given, folder)
+        timer = PhaseTimer(f"rnnmnist.{name}")
         with timer.phase("data"):
-            given = choose_network(given, sequences.count_training())
-            dataset = to_dataset(folder.name, sequences, settings_of_data(given))
-            config = resolve(given, dataset.task)
-            if callback is not None:
-                _check_callback(config, dataset.task)
-            _save(path, sequences, dataset.task)
+            chosen, reason, dataset = load(saved_config(folder))
+        config = resolve(chosen, dataset.task)
         enable_default_cache()
         train_and_evaluate(
             config,
@@ -174,14 +250,28 @@ def fit(
             folder,
             lambda: contextlib.nullcontext(stop),
             timer=timer,
+            reason=reason,
             verbose=verbose,
             callback=callback,
         )
-    return folder
+    own_cell = {"model.cell": config.model.cell} if config.model.is_user_cell else {}
+    return Model(TrainedRun(folder, "best", own_cell))
 
 
-def _check_callback(config: RunConfig, task: Task) -> None:
+def _full_names(
+    function: str, settings: Mapping[str, object], known: Mapping[str, Setting]
+) -> dict[str, object]:
+    """Returns settings by their full names."""
+    return {
+        find(name, known, f"{function}: {name}", LISTED_WITH_SECTIONS).name: value
+        for name, value in settings.items()
+    }
+
+
+def _check_callback(callback: Callback | None, config: Config, task: Task) -> None:
     """Refuses a callback for a run that would not call it."""
+    if callback is None:
+        return
     if config.model.fitting == "closed_form":
         raise UserError(
             "callback: is for training by gradients only, and model.cell="
@@ -191,15 +281,6 @@ def _check_callback(config: RunConfig, task: Task) -> None:
         raise UserError(
             "callback: needs a validation split; mark sequences with validation"
         )
-
-
-def configure(settings: Mapping[str, object]) -> Config:
-    """Returns the configuration `files` with the settings of a call of `fit`."""
-    values = {
-        find(name, FIT_SETTINGS, f"fit: {name}", LISTED_WITH_SECTIONS).name: value
-        for name, value in settings.items()
-    }
-    return load_config(find_config("files")).override(values)
 
 
 def _save(path: Path, sequences: Sequences, task: Task) -> None:

@@ -15,22 +15,25 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import absl.logging
 
 from rnnmnist import errors
 from rnnmnist.config import files
-from rnnmnist.config.resolving import resolve
+from rnnmnist.config.recipes import Given, choose_config, load_named
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
-from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_signals
 
+if TYPE_CHECKING:
+    from rnnmnist.evaluation.trained_run import TrainedRun
+
 # The settings that a command on a trained network takes: the data can have moved since
-# the training, and another table can have other column names.
-PATHS = (*DATA_PATHS, "data.columns")
+# the training, another table can have other column names, and a cell of the user's has
+# to be named.
+RUN_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell")
 # Flags other than settings with which the message of an error can begin.
 FLAGS = (
     "config",
@@ -41,17 +44,9 @@ FLAGS = (
     "output",
     "require",
     "coordinator_address",
+    "num_processes",
+    "process_id",
 )
-
-
-class _Discarded(io.TextIOBase):
-    """The standard output of a quiet command, which drops what is written."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def reconfigure(self, **_: object) -> None:
-        """Accepts what a command sets of Python's own stream."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,9 +59,6 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        # The functions that turn the values of flags into paths. Their `UserError` is a
-        # `ValueError`, which argparse would replace if they were types of its own.
-        self._paths: dict[str, Callable[[str], Path]] = {}
         self.add_argument(
             "--version",
             action="version",
@@ -94,27 +86,19 @@ class Parser(argparse.ArgumentParser):
             default=default,
             action=action,
         )
-        self._paths["workdir"] = files.resolve_workdir
 
-    def add_new_workdir(self, help: str) -> None:
-        """Adds `--workdir`, a folder that need not exist."""
-        self.add_argument("--workdir", metavar="DIR", help=help)
-        self._paths["workdir"] = files.parse_folder
-
-    def add_step_and_paths(self) -> None:
-        """Adds `--step`, the settings of `PATHS`, and the cell, as `cell`."""
+    def add_step_and_settings(self) -> None:
+        """Adds `--step` and `RUN_SETTINGS`."""
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
-        for name in PATHS:
+        for name in RUN_SETTINGS:
             help = f"{SETTINGS[name].help}; if it differs from training"
+            if name == "model.cell":
+                help = (
+                    "module:Class or FILE.py:Class of a run with a cell of your own, "
+                    "whose code runs only if it is named here"
+                )
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
-        help = (
-            "module:Class or FILE.py:Class of a run with a cell of your own, whose "
-            "code runs only if it is named here"
-        )
-        self.add_argument(
-            "--config.model.cell", dest="cell", metavar="VALUE", help=help
-        )
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
@@ -131,14 +115,8 @@ class Parser(argparse.ArgumentParser):
             from rnnmnist.runtime.limits import check_limits  # imports psutil
 
             check_limits()
-            for name, convert in self._paths.items():
-                given = getattr(args, name)
-                if isinstance(given, list):  # of a flag that can be repeated
-                    setattr(args, name, [convert(text) for text in given])
-                elif given is not None:
-                    setattr(args, name, convert(given))
             if args.quiet:
-                sys.stdout = _Discarded()
+                sys.stdout = io.TextIOWrapper(io.BytesIO())
             return args
         if not unknown[0].startswith("-"):
             raise errors.UserError(
@@ -152,9 +130,15 @@ class Parser(argparse.ArgumentParser):
         raise errors.UserError(f"{flag}: no such flag; {remedy}")
 
 
-def parse_settings(
-    args: argparse.Namespace, names: Iterable[str] = PATHS
-) -> dict[str, Any]:
+def open_run(args: argparse.Namespace) -> "TrainedRun":
+    """Opens the run of `add_workdir` and `add_step_and_settings`."""
+    from rnnmnist.evaluation.trained_run import TrainedRun
+
+    workdir = files.resolve_workdir(args.workdir)
+    return TrainedRun(workdir, args.step, parse_settings(args, RUN_SETTINGS))
+
+
+def parse_settings(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """Returns the values of the given settings, which have the types of these."""
     given = {name: getattr(args, name) for name in names}
     return {
@@ -175,7 +159,9 @@ def training_parser(command: str, description: str | None) -> Parser:
         help="name of a shipped configuration, or a path, with a / or with .py "
         "(default: %(default)s)",
     )
-    parser.add_new_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
+    parser.add_workdir(
+        "folder of the run (default: checkpoints/NAME for NAME.py)", required=False
+    )
     group = parser.add_argument_group(
         "several processes", "all three are required where jax does not detect them"
     )
@@ -199,20 +185,17 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parses the command line of a training command.
 
     Besides the values of the flags, the result has `name`, of the configuration file
-    without its suffix, the given `Config` as `config`, and the arguments of
-    `distributed.initialize` as `processes`. Settings that contradict each other are
-    refused here if the data are images, otherwise when the data have been read.
+    without its suffix, what is `given` to `choose_config`, the `config` that it chooses
+    as far as no data are known, and the arguments of `distributed.initialize` as
+    `processes`.
     """
     args = parser.parse(argv)
-    overrides = parse_settings(args, SETTINGS)
-    path = files.find_config(args.config)
-    args.name = path.stem
-    args.config = pin_cell(files.load_config(path).override(overrides))
-    if args.config.data.name != "files":  # images need not be read for their task
-        from rnnmnist.data.image_sets import image_task
-
-        resolve(args.config, image_task(args.config.data))
-    args.workdir = args.workdir or files.parse_folder(f"checkpoints/{path.stem}")
+    args.name = Path(args.config).stem
+    args.given = Given(load_named(args.config), parse_settings(args, SETTINGS))
+    args.config, _ = choose_config(args.given, 0, None)
+    if args.workdir is None:
+        args.workdir = f"checkpoints/{args.name}"
+    args.workdir = files.parse_folder(args.workdir)
     args.processes = args.coordinator_address, args.num_processes, args.process_id
     return args
 

@@ -11,8 +11,7 @@ equal but for rounding.
 
 from pathlib import Path
 
-from rnnmnist import cli
-from rnnmnist.export import export_each
+from rnnmnist.commands.command_line import Parser, open_run
 from rnnmnist.exporting.formats import FORMATS
 
 TYPE_CHECKING = False  # as in the package `rnnmnist`
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
-    parser = cli.Parser("export", __doc__)
+    parser = Parser("export", __doc__)
     parser.add_workdir()
     parser.add_argument(
         "--format", choices=[*FORMATS, "all"], required=True, help="what to write"
@@ -31,20 +30,14 @@ def main(argv: list[str]) -> None:
         "--output", metavar="FOLDER", required=True, help="where to write it"
     )
     parser.add_argument("--force", action="store_true", help="replace those in FOLDER")
-    parser.add_step_and_paths()
+    parser.add_step_and_settings()
     args = parser.parse(argv)
+    from rnnmnist.exporting.exports import write_exports
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    exports = export_each(
-        args.workdir,
-        format=args.format,
-        output=args.output,
-        force=args.force,
-        selector=args.step,
-        paths=cli.parse_settings(args),
-        cell=args.cell,
-    )
+    run = open_run(args)
+    exports = write_exports(run, args.format, args.output, force=args.force)
     for name, (folder, certificate, step_certificate) in exports:
         print(format_certificate(folder / f"model.{name}", certificate), flush=True)
         if step_certificate is not None:
@@ -64,7 +57,3 @@ def format_certificate(artefact: Path, certificate: "Certificate") -> str:
         f"equal; logits differ by at most {certificate.max_abs_difference:.1e}, in "
         f"{artefact.parent}"
     )
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rnnmnist import cli
+from rnnmnist.commands import command_line
 
 
 def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
@@ -21,7 +21,7 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
         except GeneratorExit as error:
             raise ValueError("cannot read") from error
 
-    monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
+    monkeypatch.setattr(sys, "unraisablehook", command_line._show_unraisable)
     reading = read()
     reading.send(None)
     del reading
@@ -30,7 +30,7 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
     assert "ValueError: a fault in __del__" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=True, reason="FLAGS does not list all flags")
-@pytest.mark.parametrize("name", ["num_processes", "process_id"])
+@pytest.mark.parametrize("name", ["num_processes", "output", "train.num_steps"])
 def test_a_flag_has_its_dashes_in_an_error(name: str) -> None:
-    assert cli.format_error(f"{name}: is wrong") == f"--{name}: is wrong"
+    flag = f"--config.{name}" if "." in name else f"--{name}"
+    assert command_line.format_error(f"{name}: is wrong") == f"{flag}: is wrong"

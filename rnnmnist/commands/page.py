@@ -6,14 +6,15 @@
 The page is one HTML file that contains the networks and needs no server or network.
 """
 
-from rnnmnist import cli, errors
-from rnnmnist.config.files import REFERENCES
+from rnnmnist import errors
+from rnnmnist.commands.command_line import Parser
+from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.config.settings import expand
 
 
 def main(argv: list[str]) -> None:
     """Writes the page and prints its name and size."""
-    parser = cli.Parser("page", __doc__)
+    parser = Parser("page", __doc__)
     parser.add_argument(
         "--output", metavar="FILE.html", required=True, help="HTML file to write"
     )
@@ -27,29 +28,17 @@ def main(argv: list[str]) -> None:
     path = expand(args.output)
     if path.suffix != ".html" or not path.parent.is_dir() or path.is_dir():
         raise errors.UserError(
-            "--output: must name a .html file in an existing folder, not "
+            "output: must name a .html file in an existing folder, not "
             f"{errors.format_value(args.output)}"
         )
-    from rnnmnist.inference.predictor import Predictor
-    from rnnmnist.runs.checkpoint_files import read_header
-    from rnnmnist.runs.selection import find_step
+    from rnnmnist.evaluation.trained_run import TrainedRun
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
-    for workdir in args.workdir or ():
-        header = read_header(workdir, find_step(workdir, "best"))
-        if header.config.model.is_user_cell:  # this command cannot import it
-            raise errors.UserError(
-                f"workdir: {workdir} has a cell of its own, but the page shows LSTMs "
-                "only; name another run"
-            )
-    networks = [Predictor(workdir) for workdir in args.workdir or REFERENCES]
-    content = drawing_page.render(networks).encode()
+    workdirs = [resolve_workdir(name) for name in args.workdir or REFERENCES]
+    runs = [TrainedRun(workdir, "best") for workdir in workdirs]
+    content = drawing_page.render(runs).encode()
     with errors.set_missing_filename(path):
         path.write_bytes(content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")
-
-
-if __name__ == "__main__":
-    cli.run(main)

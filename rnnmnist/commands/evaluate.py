@@ -5,13 +5,12 @@
 The checkpoint contains its configuration; no other flag describes the model or data.
 """
 
-from rnnmnist import cli
-from rnnmnist.evaluate import evaluate
+from rnnmnist.commands.command_line import Parser, open_run
 
 
 def main(argv: list[str]) -> None:
     """Evaluates a checkpoint, and prints the result and the name of its file."""
-    parser = cli.Parser("evaluate", __doc__)
+    parser = Parser("evaluate", __doc__)
     parser.add_workdir()
     parser.add_argument(
         "--split",
@@ -19,24 +18,20 @@ def main(argv: list[str]) -> None:
         help="the split to evaluate (default: test; without one, validation; without "
         "both, the leave-one-out predictions of filters, or train)",
     )
-    parser.add_step_and_paths()
+    parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import (
         format_accuracy,
         format_result,
         format_split,
     )
+    from rnnmnist.model import Model
     from rnnmnist.runs.results import loss_note, path_of
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
-    result = evaluate(
-        args.workdir,
-        args.split,
-        selector=args.step,
-        paths=cli.parse_settings(args),
-        cell=args.cell,
-    )
+    model = Model(open_run(args))
+    result = model.evaluate(args.split)
     sha256 = None if result.task is None else result.task.sha256
     is_of_run = sha256 == result.trained_on_sha256
     note = loss_note(result.split, result.multiplier, is_of_run=is_of_run)
@@ -49,8 +44,4 @@ def main(argv: list[str]) -> None:
     )
     for member in result.members:
         print(f"seed {member.seed}: {format_accuracy(member)}")
-    print(path_of(result, args.workdir))
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(path_of(result, model.workdir))

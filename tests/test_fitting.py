@@ -23,7 +23,7 @@ from orbax.checkpoint import CheckpointManager
 from support import REPOSITORY, SHORT, run_python
 
 import rnnmnist
-from rnnmnist import Predictor
+from rnnmnist import load
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError
 from rnnmnist.runs.checkpoint_files import find_fault
@@ -40,7 +40,7 @@ STEPS = 30
 
 def fit(workdir: Path, **settings: Any) -> Path:
     given = SHORT | {"num_steps": STEPS, "verbose": False} | settings
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given)
+    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given).workdir
 
 
 def left_behind() -> dict[str, Any]:
@@ -102,7 +102,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outputs(workdir: Path) -> list[np.ndarray]:
     """What a run predicts, in each of the ways that compute."""
-    predictor = Predictor(workdir)
+    predictor = load(workdir)
     _, probabilities = predictor.step(predictor.start(), INPUTS[0, 0])
     return [
         probabilities,
@@ -347,11 +347,11 @@ def test_fits_in_threads_end_as_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["rnnmnist.Predictor()", "jax.devices()"])
+@pytest.mark.parametrize("before", ["rnnmnist.load()", "jax.devices()"])
 def test_what_fit_sets(
     tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
-    """The same after a Predictor, and nothing if jax has its devices already.
+    """The same after a `load`, and nothing if jax has its devices already.
 
     A warning is printed as in any program that has configured no logging.
     """
@@ -388,7 +388,7 @@ SERVICE = """
 import logging, os, signal, sys
 import numpy as np
 import rnnmnist, rnnmnist.errors
-from rnnmnist import Predictor  # its libraries log while they are imported
+from rnnmnist import Model  # its libraries log while they are imported
 
 logging.basicConfig(level=logging.INFO, format="%(name)s|%(message)s")
 labels = np.arange(40) % 2
@@ -416,7 +416,7 @@ def test_a_service_gets_records_of_our_logger_and_can_be_terminated(
     page = (REPOSITORY / "docs" / "reliability.md").read_text()
     (line,) = re.findall("^signal.signal.*$", page, re.MULTILINE)
     program = f"""{SERVICE}
-rnnmnist.Predictor(fit(20, verbose=False))
+rnnmnist.load(fit(20, verbose=False).workdir)
 print("verbose", file=sys.stderr)
 fit(30)
 print("terminated", file=sys.stderr)
@@ -454,11 +454,11 @@ def test_a_forked_child_is_told_to_load_after_the_fork(
 ) -> None:
     """Whether it uses the parent's network, loads one itself, or trains."""
     program = f"""{SERVICE}
-predictor = rnnmnist.Predictor(sys.argv[2])
+predictor = rnnmnist.load(sys.argv[2])
 calls = {{
     "classify": lambda: predictor.classify(inputs),
     "start": predictor.start,
-    "load": lambda: rnnmnist.Predictor(sys.argv[2]),
+    "load": lambda: rnnmnist.load(sys.argv[2]),
     "fit": lambda: fit(20),
 }}
 for name, call in calls.items():
@@ -485,7 +485,6 @@ print(predictor.classify(inputs).shape)
     assert not unused.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the folder has the name of the workdir")
 def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
     moved = fit(tmp_path / "run").rename(tmp_path / "moved")
     fit(moved)

@@ -1,0 +1,1 @@
+"""The commands: the flags of each, and what it prints."""

@@ -1,0 +1,225 @@
+"""Classifies images of digits, or sequences of files or of standard input.
+
+    rnnmnist predict digit.png
+    rnnmnist predict photos/ --json
+    rnnmnist predict --workdir=checkpoints/files sequences.npz
+    rnnmnist predict --workdir=checkpoints/files --stream < sequence.csv
+
+Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
+each; - is standard input. A network that was trained on files of sequences classifies
+each sequence of such files, with or without labels. With --stream, each line of
+standard input has the features of one time step, separated by commas; nan, or an empty
+cell beside others, is a missing value, and an empty line starts the next sequence. If a
+file cannot be read, the others are still classified, and the exit code is 2, or 1 if
+all files were read but logits are not finite.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from rnnmnist.arithmetic import ceil_div
+from rnnmnist.commands.command_line import Parser, open_run
+from rnnmnist.config.files import REFERENCES
+from rnnmnist.config.settings import expand
+from rnnmnist.errors import (
+    Failure,
+    UserError,
+    as_failure,
+    escape_unprintable,
+    format_value,
+    prefix_errors,
+)
+
+TYPE_CHECKING = False  # as in the package `rnnmnist`
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rnnmnist.evaluation.network import Network
+    from rnnmnist.evaluation.trained_run import TrainedRun
+    from rnnmnist.inference.images_of_digits import Prediction
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+MAX_DIGITS = 4
+MAX_COLUMNS = 56  # the width of a sparkline
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = Parser("predict", __doc__)
+    parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
+    parser.add_workdir(
+        required=False,
+        default=REFERENCES[0],
+        help="folder of the run (default: %(default)s, the reference model)",
+    )
+    parser.add_step_and_settings()
+    parser.add_argument("--json", action="store_true", help="print lines of JSON")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="read time steps from standard input, and print a JSON object after each",
+    )
+    args = parser.parse(argv)
+    if args.stream == bool(args.files) or "" in args.files:
+        raise UserError(
+            "FILE: name images of digits or files of sequences, or set --stream alone; "
+            f"{parser.prog} --help"
+        )
+    return args
+
+
+def main(argv: list[str]) -> None:
+    """Prints the prediction for each file, sequence or time step."""
+    args = parse(argv)
+    from rnnmnist.inference.image_io import find_images
+    from rnnmnist.inference.images_of_digits import check_digits
+    from rnnmnist.runtime.compilation import use_cpu
+    from rnnmnist.runtime.mesh import make_device_mesh
+
+    use_cpu()
+    # The declared type is that of any stream; Python's own has the method.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    run = open_run(args)
+    network = run.make_network(make_device_mesh())
+    if args.stream:
+        for result in predict_lines(run, network, sys.stdin):
+            print(json.dumps(result), flush=True)
+        return
+    names = args.files
+    predict = predict_sequences
+    if run.task.image_shape is not None:
+        check_digits(run)
+        names = [image for name in names for image in find_images(name)]
+        predict = predict_image
+    exit_code = 0
+    for name in names:
+        try:
+            predictions = list(predict(run, network, name))
+        except (Failure, OSError) as error:
+            failure = as_failure(error)
+            if failure is None:
+                raise
+            message = escape_unprintable(str(failure))
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            exit_code = max(exit_code, failure.exit_code)
+        else:
+            for prediction in predictions:
+                content = json.dumps(prediction.content)
+                print(content if args.json else prediction.description, flush=True)
+    if exit_code:
+        sys.exit(exit_code)
+
+
+class PrintedPrediction(NamedTuple):
+    """A prediction in the two forms that the command prints."""
+
+    content: dict[str, Any]  # a JSON object, for `--json`
+    description: str
+
+
+def predict_image(
+    run: "TrainedRun", network: "Network", name: str
+) -> Iterator[PrintedPrediction]:
+    """Classifies an image file."""
+    from rnnmnist.inference import images_of_digits  # imports Pillow
+
+    prediction = images_of_digits.predict(run, network, name)
+    result = {
+        "file": name,
+        "digit": prediction.digit,
+        "probability": prediction.probability,
+        "probabilities": prediction.probabilities.tolist(),
+    }
+    description = f"{escape_unprintable(name)}: {_describe(prediction)}"
+    yield PrintedPrediction(result, description)
+
+
+def _describe(prediction: "Prediction") -> str:
+    """Describes a prediction in several lines.
+
+    Sparklines show the probabilities of the digit, of the second most probable one, and
+    of those that were the most probable ones before.
+    """
+    from rnnmnist.evaluation.metrics import format_probability
+
+    if not prediction.stages.image.any():
+        return "the image is blank"
+    last = prediction.probabilities[-1].tolist()
+    first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
+    summary = (
+        f"{first}, {format_probability(last[first])} (then {second}, "
+        f"{format_probability(last[second])})"
+    )
+    if len(prediction.probabilities) == 1:
+        return summary
+    lines = [summary]
+    before = prediction.probabilities.argmax(-1).tolist()
+    every = ceil_div(len(before), MAX_COLUMNS)
+    # The time steps are counted from the last one, which is always a column.
+    columns = prediction.probabilities[::-every][::-1]
+    digits = list(dict.fromkeys([first, second, *reversed(before)]))
+    for digit in digits[:MAX_DIGITS]:
+        heights = [(len(BLOCKS) - 1) * value for value in columns[:, digit].tolist()]
+        sparkline = "".join(BLOCKS[round(height)] for height in heights)
+        lines.append(f"  {digit}  {sparkline}".rstrip())
+    axis = f"     1{len(before):>{len(columns) - 1}}"
+    lines.append(f"{axis}  time steps read; decided after {prediction.decision_time}")
+    return "\n".join(lines)
+
+
+def predict_sequences(
+    run: "TrainedRun", network: "Network", name: str
+) -> Iterator[PrintedPrediction]:
+    """Classifies each sequence of a file."""
+    from rnnmnist.data.sequences import reading
+    from rnnmnist.evaluation.metrics import format_probability
+
+    path = expand(name)
+    roles, wanted = run.config.data.roles, run.task.feature_names
+    sequences = reading.read(path, roles, wanted, pair=False)
+    with prefix_errors(path):
+        predictions = network.probabilities(run.check_sequences(sequences))
+    for index, probabilities in enumerate(predictions):
+        result = _to_json(run, probabilities)
+        place: dict[str, str | int] = {"file": name, "sequence": index}
+        if sequences.ids is not None:
+            place["id"] = sequences.ids[index]
+        sequence = escape_unprintable(str(place.get("id", index)))
+        description = (
+            f"{escape_unprintable(name)}, sequence {sequence}: {result['label']}, "
+            f"{format_probability(result['probability'])}"
+        )
+        yield PrintedPrediction(place | result, description)
+
+
+def predict_lines(
+    run: "TrainedRun", network: "Network", lines: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields the predictions for the lines of `predict --stream`, as JSON objects."""
+    run.check_streams()
+    state, time = network.start(), 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            state, time = network.start(), 0
+            continue
+        with prefix_errors(f"standard input, line {number}"):
+            if "_" in line:  # which float() would ignore
+                raise UserError(
+                    f"{format_value(line.strip())} contains an underscore; remove it"
+                )
+            try:
+                values = [float(cell.strip() or "nan") for cell in line.split(",")]
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            state, probabilities = network.step(state, run.read_features(values))
+        time += 1
+        yield {"step": time} | _to_json(run, probabilities)
+
+
+def _to_json(run: "TrainedRun", probabilities: "np.ndarray") -> dict[str, Any]:
+    classes = dict(zip(run.task.classes, probabilities.tolist(), strict=True))
+    best = max(classes, key=lambda name: classes[name])
+    return {"label": best, "probability": classes[best], "probabilities": classes}

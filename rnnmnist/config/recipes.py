@@ -1,0 +1,89 @@
+"""Which configuration a run has, and why: the one that a user names, or a rule.
+
+With the name `files`, and in `rnnmnist.fit`, the number of training sequences chooses
+between two shipped configurations: `filters` for few, and `trained` for more.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rnnmnist.config.files import RULE, find_config, load_config
+from rnnmnist.config.schema import CLOSED_FORM_CELLS, SETTINGS, Config
+
+# Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
+FEW_SEQUENCES = 2000
+
+
+class Given(NamedTuple):
+    """What a user has asked for.
+
+    Attributes:
+        config: the configuration that is named; None is the rule.
+        settings: the values of settings that replace those of the configuration, by
+            their full names. A value of None stands for the default.
+        argument: the name of an argument that, like a setting of training, needs a
+            network that is trained by gradients; None if there is none.
+    """
+
+    config: Config | None
+    settings: Mapping[str, object] = {}
+    argument: str | None = None
+
+
+def load_named(name: str) -> Config | None:
+    """Loads a configuration by its path or its name; for the rule, returns None."""
+    return None if name == RULE else load_config(find_config(name))
+
+
+def choose_config(
+    given: Given, sequences: int, saved: Config | None
+) -> tuple[Config, str | None]:
+    """Returns the configuration of a run, and why the rule has chosen it.
+
+    The reason is None if the user has named the configuration or the cell.
+
+    Args:
+        given: what the user has asked for.
+        sequences: the number of training sequences, before some are held out.
+        saved: the configuration of the run that is in the workdir, if there is one. A
+            run keeps its kind of network, and its weights of classes, which a command
+            line cannot give.
+    """
+    config, reason = given.config, None
+    if config is None:
+        name, reason = _choose_recipe(given, sequences, saved)
+        config = load_config(find_config(name))
+    config = config.replace(given.settings)
+    is_weighted = (
+        given.settings.get("train.class_weight") or config.train.has_class_weights
+    )
+    if saved is not None and not is_weighted:
+        weights = saved.train.class_weight
+        if isinstance(weights, tuple):  # of classes by their names
+            config = config.replace({"train.class_weight": weights})
+    return config, reason
+
+
+def _choose_recipe(
+    given: Given, sequences: int, saved: Config | None
+) -> tuple[str, str | None]:
+    """Returns the name of a shipped configuration, and why it is chosen."""
+    cell = given.settings.get("model.cell")
+    if cell is not None:
+        return "filters" if cell in CLOSED_FORM_CELLS else "trained", None
+    of_training = [
+        name
+        for name, value in given.settings.items()
+        if value is not None and SETTINGS[name].fitting == "gradient"
+    ]
+    if given.argument is not None:
+        of_training.append(given.argument)
+    if of_training:
+        return "trained", f"since {of_training[0]} is given"
+    if saved is not None:
+        is_trained = saved.model.fitting == "gradient"
+        return "trained" if is_trained else "filters", "as in the workdir"
+    limit = f"{FEW_SEQUENCES:,} training sequences"
+    if sequences < FEW_SEQUENCES:
+        return "filters", f"for fewer than {limit}"
+    return "trained", f"for {limit} or more"

@@ -1,0 +1,6 @@
+"""`python -m rnnmnist.evaluate` is the command `rnnmnist evaluate`."""
+
+from rnnmnist.commands import command_line, evaluate
+
+if __name__ == "__main__":
+    command_line.run(evaluate.main)

@@ -1,0 +1,353 @@
+"""A run that is opened at one of its steps: what it was trained on, and its network."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from msgspec.structs import asdict
+from numpy.typing import ArrayLike
+
+from rnnmnist.config.platforms import Execution
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.schema import DATA_PATHS
+from rnnmnist.config.tasks import Task
+from rnnmnist.data import datasets
+from rnnmnist.data.examples import (
+    SPLITS,
+    Examples,
+    Inputs,
+    Normalization,
+    View,
+    find_invalid,
+    permutation_sha256,
+)
+from rnnmnist.data.sequences.validation import (
+    SequenceInputs,
+    Sequences,
+    refuse_masked,
+)
+from rnnmnist.errors import (
+    MissingDataError,
+    UserError,
+    escape_unprintable,
+    format_value,
+    prefix_errors,
+    summarize_error,
+)
+from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.evaluation.network import Network
+from rnnmnist.models.classifier import (
+    Params,
+    abstract_params,
+    count_params,
+    make_model,
+)
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.checkpoints import params_sha256, read_arrays
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.selection import read_selected_step
+from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.library_logs import without_library_logs
+from rnnmnist.runtime.mesh import (
+    abstract_ensemble,
+    device_put,
+    make_device_mesh,
+    platform_of,
+    replicated_sharding,
+    split_ensemble,
+)
+
+# The settings that can differ from those of the training: data can have moved, another
+# table can have other column names, and a cell of the user's has to be named.
+OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell")
+
+
+class TrainedRun:
+    """A run at one of its steps.
+
+    Attributes:
+        workdir: the folder of the run.
+        checkpoint_step: the step of the checkpoint that was restored.
+        selector: how the step was selected: `best`, `latest` or its number.
+        settings: the values of `OPENING_SETTINGS` that the caller has given.
+        config: the settings of the run.
+        task: what is classified, such as the `classes` in the order of probabilities.
+        validation: the scores of the checkpoint on the validation split; None if it
+            was not validated.
+        multiplier: the factor of the logits whose softmax are the probabilities.
+        params: NumPy arrays by the names of the modules, with a leading ensemble axis.
+        params_sha256: their SHA-256, as in result files.
+        num_parameters: the number of trained parameters of one member of an ensemble.
+    """
+
+    workdir: Path
+    checkpoint_step: int
+    selector: str
+    settings: Mapping[str, object]
+    config: RunConfig
+    task: Task
+    validation: Metrics | None
+    multiplier: float
+    params: Params
+    params_sha256: str
+    num_parameters: int
+
+    @jax_defaults()
+    @without_library_logs()
+    def __init__(
+        self, workdir: Path, selector: str, settings: Mapping[str, object] = {}
+    ) -> None:
+        """Restores the selected checkpoint.
+
+        Code of the user's is imported only if the settings name it as `model.cell`,
+        never if just the checkpoint does.
+        """
+        # If jax has no devices yet, this splits the CPU as for a run, which may follow.
+        # Otherwise orbax would make a single device.
+        make_device_mesh()
+        self.workdir = workdir
+        self.selector = selector
+        self.settings = settings
+        read_selected_step(workdir, selector, self._restore)
+
+    def _restore(self, step: int) -> None:
+        """Reads the checkpoint of a step and sets the attributes that follow from it.
+
+        `read_selected_step` calls it again for another step if the checkpoint has been
+        deleted in the meantime or is damaged, so it sets all of them.
+        """
+        header = read_header(self.workdir, step)
+        self.checkpoint_step = step
+        self.validation = header.metrics
+        self.multiplier = header.multiplier
+        self.task = header.task
+        self.config = self._find_files(header.config)
+        self.view = View(self.config.data.view, self.config.data.permutation)
+        self.normalization = Normalization.create(self.task, self.config.data.missing)
+        execution = Execution.create(self.config, "cpu")  # has no effect on shapes
+        abstract = abstract_params(make_model(self.config.model, self.task, execution))
+        self.num_parameters = count_params(abstract)
+        like = abstract_ensemble(abstract, self.config.num_seeds)
+        self.params = read_arrays(self.workdir, step, "params", like)
+        self.params_sha256 = params_sha256(self.params)
+
+    def _find_files(self, config: RunConfig) -> RunConfig:
+        """Returns the configuration of a checkpoint with what the caller names.
+
+        The arrays of `fit` lie in the workdir, and move with it. Of other files, the
+        caller names those that have moved, and a cell of the user's, whose class has
+        the name of the run's. A cell of the package needs no name.
+        """
+        trained = config.model
+        if trained.is_user_cell and self.settings.get("model.cell") is None:
+            raise UserError(
+                f"model.cell: {self.workdir} has a cell of its own, whose code runs "
+                "only if you name it; if you trust it, set model.cell (in Python, "
+                f"cell) to {escape_unprintable(trained.cell)}"
+            )
+        if config.data.path is not None:
+            moved_path = self.workdir / Path(config.data.path).name
+            is_of_fit = moved_path.suffix == ".data" and moved_path.exists()
+            if is_of_fit:
+                config = config.replace({"data.path": str(moved_path)})
+        config = config.replace(self.settings)
+        is_same_kind = config.model.is_user_cell == trained.is_user_cell
+        if not is_same_kind or config.model.cell_name != trained.cell_name:
+            raise UserError(
+                f"model.cell: must be the {trained.cell_name} of the run, not "
+                f"{config.model.cell}"
+            )
+        return config
+
+    @jax_defaults()
+    def make_network(self, mesh: Mesh) -> Network:
+        """Returns the network, whose parameters are copied to the devices of a mesh."""
+        execution = Execution.create(self.config, platform_of(mesh))
+        sharding = replicated_sharding(mesh)
+        return Network(
+            model=make_model(self.config.model, self.task, execution),
+            params=jax.tree.map(
+                functools.partial(device_put, sharding=sharding), self.params
+            ),
+            mesh=mesh,
+            view=self.view,
+            normalization=self.normalization,
+            multiplier=self.multiplier,
+        )
+
+    @property
+    def pixel_order(self) -> np.ndarray | None:
+        """The pixels, in row order, of each time step of an image, [time, features]."""
+        shape = self.task.image_shape
+        if shape is None:
+            return None
+        return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
+
+    def check_streams(self) -> None:
+        """Raises a `UserError` if there are no outputs before the last time step."""
+        if self.config.model.bidirectional:
+            raise UserError(
+                f"workdir: {self.workdir} has model.bidirectional=True and classifies "
+                "whole sequences only; for outputs over time, name a run without it"
+            )
+
+    def read_inputs(
+        self, values: SequenceInputs, lengths: ArrayLike | None = None
+    ) -> Inputs:
+        """Returns images, or sequences before their normalization, as inputs."""
+        if self.task.image_shape is None:
+            from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
+
+            sequences = read_memory(
+                values,
+                self.config.data.roles,
+                self.task.feature_names,
+                lengths=lengths,
+            )
+            with prefix_errors("inputs"):
+                return self.check_sequences(sequences)
+        refuse_masked("inputs", values)
+        try:
+            images = np.asarray(values)
+        except ValueError as error:  # such as images of different sizes
+            raise UserError(f"inputs: {summarize_error(error)}") from error
+        is_image = images.shape[1:] == self.task.image_shape
+        if not (images.size and is_image and images.dtype == np.uint8):
+            raise UserError(
+                f"inputs: must be uint8 images of shape {self.task.image_shape}, not "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        return Inputs(images)
+
+    def check_sequences(self, sequences: Sequences) -> Inputs:
+        """Returns sequences as inputs, whose features and values are checked."""
+        from rnnmnist.data.sequences import reading  # imports pyarrow
+
+        sequences = reading.take_features(sequences, self.task)
+        missing, normalization = self.config.data.missing, self.normalization
+        for _ in reading.check_parts(sequences, missing, normalization):
+            pass  # raises an error if a value is invalid
+        return Inputs(
+            sequences.inputs, sequences.lengths, normalization=self.normalization
+        )
+
+    def read_features(self, features: ArrayLike) -> np.ndarray:
+        """Returns the values of one time step, float64 [features], which are checked.
+
+        They are not normalized.
+        """
+        refuse_masked("features", features)
+        count = self.task.features
+        try:
+            values = np.asarray(features, np.float64)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"features: must be {count} numbers, not {format_value(features)}"
+            ) from error
+        if values.shape != (count,):
+            raise UserError(
+                f"features: must be {count} numbers, not of shape {values.shape}"
+            )
+        invalid = find_invalid(values, self.config.data.missing)
+        invalid = invalid or self.normalization.find_outlier(values)
+        if invalid is not None:
+            (feature,), reason = invalid
+            names = self.task.feature_names or range(count)
+            raise UserError(f"feature {names[feature]} {reason}")
+        return values
+
+    def load_split(self, split: str | None = None) -> tuple[Task, str, Examples]:
+        """Loads data to evaluate: those of the run, unless the caller has named others.
+
+        Without a name, the split is `Task.evaluated_split`. Returns the task of these
+        data, the split's name and its examples.
+        """
+        if split not in (None, *SPLITS):
+            raise UserError(
+                f"split: must be one of {', '.join(SPLITS)}, not {format_value(split)}"
+            )
+        config = self.config.data
+        if config.name != "files" and config.path is not None:
+            raise UserError(
+                f"data.path: the run is on {config.name}, not on files; remove it"
+            )
+        if config.path is not None and not Path(config.path).exists():
+            raise MissingDataError(
+                f"data.path: {config.path} is missing; set its new place"
+            )
+        task, splits = datasets.load(config, trained=self.task)
+        is_named = self.settings.get("data.path") is not None
+        if task.sha256 != self.task.sha256 and not is_named:
+            if config.path is None:
+                raise UserError(
+                    f"workdir: {self.workdir} was trained on other splits of "
+                    f"{task.name}, of another version of rnnmnist; use that version, "
+                    "or train in another workdir"
+                )
+            raise UserError(
+                f"data.path: the sequences in {config.path} are not those of the "
+                "training (their SHA-256 differs); to evaluate on them, set "
+                f"data.path={config.path}"
+            )
+        split = task.evaluated_split if split is None else split
+        if not len(splits[split]):
+            raise UserError(
+                f"split: {task.name} has no {split} split; choose "
+                f"{task.evaluated_split}"
+            )
+        return task, split, splits[split]
+
+    def is_fitted_to(self, task: Task, split: str) -> bool:
+        """Whether the head was fitted to the examples of a split in closed form."""
+        return (
+            self.config.model.fitting == "closed_form"
+            and split == "train"
+            and task.sha256 == self.task.sha256
+        )
+
+    def score(
+        self, task: Task, split: str, examples: Examples, logits: np.ndarray
+    ) -> Result:
+        """Scores the logits, [ensemble, examples, classes], of a whole split."""
+        seed = self.config.seed
+        groups = examples.num_groups
+        scores = score_logits(logits, examples.labels, seed, self.multiplier, groups)
+        create_result = functools.partial(
+            Result,
+            dataset=task.name,
+            split=split,
+            step=self.checkpoint_step,
+            num_parameters=self.num_parameters,
+        )
+        members = []
+        if scores.members:  # there are none if there is one network
+            networks = split_ensemble(self.params)
+            for member, network in zip(scores.members, networks, strict=True):
+                sha256 = params_sha256(network)
+                members.append(create_result(**asdict(member), params_sha256=sha256))
+        scores_of_128 = None
+        if self.config.tutorial_128 and split == "test":
+            scores_of_128 = score_logits(
+                logits[:, :128], examples.labels[:128], seed, self.multiplier
+            )
+        permutation = None
+        permutation_hash = None
+        if self.config.data.view == "permuted":
+            permutation = self.config.data.permutation
+            pixels = task.time_steps * task.features
+            permutation_hash = permutation_sha256(permutation, pixels)
+        fields = asdict(scores) | {"members": tuple(members)}
+        return create_result(
+            **fields,
+            params_sha256=self.params_sha256,
+            multiplier=self.multiplier,
+            task=task,
+            permutation=permutation,
+            permutation_sha256=permutation_hash,
+            trained_on_sha256=self.task.sha256,
+            tutorial_128=scores_of_128,
+        )

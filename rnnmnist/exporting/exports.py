@@ -1,0 +1,122 @@
+"""Writes a run's network for other runtimes, each with the result of a comparison."""
+
+import functools
+import importlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rnnmnist.config.files import parse_folder
+from rnnmnist.config.schema import DATA_PATHS
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Inputs
+from rnnmnist.errors import MissingDataError, RunError, UserError, format_value
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.exporting.comparison import (
+    DRAWN,
+    Certificate,
+    compare,
+    draw_inputs,
+    warn_of_lost_digits,
+)
+from rnnmnist.exporting.formats import FORMATS, check_packages
+from rnnmnist.runs.writing import write_folder, write_json
+from rnnmnist.runtime.mesh import make_cpu_mesh
+
+_logger = logging.getLogger(__name__)
+
+
+class Export(NamedTuple):
+    """A network in a format of another runtime.
+
+    Attributes:
+        folder: contains the network, `model.onnx` or `model.stablehlo`, and
+            `certificate.json`; with `model.onnx` also `step.onnx`, which computes a
+            time step, and `step_certificate.json`, unless the network is bidirectional.
+        certificate: the content of `certificate.json`.
+        step_certificate: the content of `step_certificate.json`, None without it.
+    """
+
+    folder: Path
+    certificate: Certificate
+    step_certificate: Certificate | None
+
+
+def write_exports(
+    run: TrainedRun, format: str, output: str | Path, *, force: bool
+) -> Iterator[tuple[str, Export]]:
+    """Yields each format and its export, when it has been written.
+
+    Arguments and errors are those of `Model.export`.
+    """
+    folder = parse_folder(str(output), "output")
+    names = _check_formats(format, folder, force=force)
+    network = run.make_network(make_cpu_mesh())
+    task, split, examples = _load_examples(run)
+    warn_of_lost_digits(run, examples)
+    certify = functools.partial(
+        compare,
+        run=run,
+        task=task,
+        split=split,
+        examples=examples,
+        expected=network.calibrated_logits(examples),
+    )
+    wrong = []
+    for name in names:
+        writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")
+        with write_folder(folder / name) as temporary:
+            artefact = temporary / f"model.{name}"
+            writer.write(run, artefact)
+            certificate = certify(artefact)
+            write_json(temporary / "certificate.json", certificate)
+            step_certificate = None
+            if name == "onnx" and not run.config.model.bidirectional:
+                artefact = temporary / "step.onnx"
+                writer.write_step(run, artefact)
+                step_certificate = certify(artefact)
+                write_json(temporary / "step_certificate.json", step_certificate)
+        yield name, Export(folder / name, certificate, step_certificate)
+        certificates = [certificate, step_certificate]
+        if any(one is not None and one.differing > one.ties for one in certificates):
+            wrong.append(name)
+    if wrong:
+        raise RunError(
+            f"{' and '.join(wrong)} in {folder} predict another class for some examples"
+        )
+
+
+def _load_examples(run: TrainedRun) -> tuple[Task, str, Inputs]:
+    """Loads the examples of the comparison, or draws them if the data are missing.
+
+    Data that the caller has named must be there.
+    """
+    try:
+        return run.load_split()
+    except MissingDataError:
+        if run.settings.keys() & set(DATA_PATHS):
+            raise
+        _logger.warning(
+            "the data of the run are not on this machine, so that exports are compared "
+            f"on {DRAWN} drawn {run.task.noun}"
+        )
+        return run.task, "drawn", draw_inputs(run)
+
+
+def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
+    """Returns the formats to write, whose folders do not exist or may be replaced."""
+    if format not in (*FORMATS, "all"):
+        allowed = ", ".join(FORMATS)
+        raise UserError(
+            f"format: must be one of {allowed}, all, not {format_value(format)}"
+        )
+    names = list(FORMATS) if format == "all" else [format]
+    for name in names:
+        if (folder / name).exists() and not force:
+            raise UserError(
+                f"output: {folder / name} exists; name another folder, or replace it "
+                "with --force (in Python, force=True)"
+            )
+    check_packages(names)
+    return names

@@ -1,0 +1,81 @@
+"""Predictions for images of digits, of any size and colours."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnmnist.data.examples import Inputs
+from rnnmnist.data.image_sets import DIGITS
+from rnnmnist.errors import UserError
+from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.predictions import decision_times
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.inference import image_io
+from rnnmnist.inference.preprocessing import Stages, preprocess
+
+
+class Prediction(NamedTuple):
+    """The prediction of a network for one image.
+
+    Attributes:
+        probabilities: float32 [time, classes], after each time step. If the network
+            reads in both directions, there is only the last one.
+        stages: the image during preprocessing.
+    """
+
+    probabilities: NDArray[np.float32]
+    stages: Stages
+
+    @property
+    def digit(self) -> int:
+        """The predicted digit, after the last time step."""
+        return int(self.probabilities[-1].argmax())
+
+    @property
+    def probability(self) -> float:
+        """The probability of the predicted digit."""
+        return float(self.probabilities[-1].max())
+
+    @property
+    def decision_time(self) -> int | None:
+        """The time step, from 1, after which the digit stays; None if bidirectional."""
+        if len(self.probabilities) == 1:
+            return None
+        return int(decision_times(self.probabilities.argmax(-1)[None])[0])
+
+
+def check_digits(run: TrainedRun) -> None:
+    """Raises a `UserError` if a network was not trained on images of digits."""
+    task = run.task
+    if task.image_shape is None or task.classes != DIGITS:
+        raise UserError(
+            f"workdir: {run.workdir} was trained on {task.noun} of {task.name}, not on "
+            "images of digits; name a run on mnist, or call classify"
+        )
+
+
+def predict(
+    run: TrainedRun, network: Network, image: str | Path | bytes | np.ndarray
+) -> Prediction:
+    """Preprocesses and classifies one image, as `Model.predict` describes."""
+    check_digits(run)
+    stages = preprocess_image(image)
+    every_step = not run.config.model.bidirectional
+    inputs = Inputs(stages.image[None])
+    probabilities = network.probabilities(inputs, every_step=every_step)
+    return Prediction(probabilities.reshape(-1, len(run.task.classes)), stages)
+
+
+def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
+    """Reads and preprocesses one image.
+
+    Args and errors are those of `Model.predict`.
+    """
+    if isinstance(image, str | Path):
+        return preprocess(image_io.read(str(image)))
+    if isinstance(image, bytes):
+        return preprocess(image_io.decode(io.BytesIO(image), "the image"))
+    return preprocess(image_io.convert_array(image))
