@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import RULE, parse_folder
+from rnnmnist.config.files import parse_folder
 from rnnmnist.config.fit_settings import FitSettings
 from rnnmnist.config.recipes import Given, choose_config, load_named
 from rnnmnist.config.resolving import resolve
@@ -190,7 +190,7 @@ def fit(
     # A run that was moved has a folder of another name.
     path = next(folder.glob("*.data"), folder / f"{folder.name}.data")
     given = Given(
-        load_named(RULE),
+        None,
         _full_names("fit", settings, FIT_SETTINGS) | {"data.path": path},
         argument=None if callback is None else "callback",
     )
