@@ -22,7 +22,7 @@ import absl.logging
 from rnnmnist import errors
 from rnnmnist.config import files
 from rnnmnist.config.recipes import Given, choose_config, load_named
-from rnnmnist.config.schema import DATA_PATHS, SETTINGS
+from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_signals
@@ -30,10 +30,6 @@ from rnnmnist.runtime.signals import exit_on_signals
 if TYPE_CHECKING:
     from rnnmnist.evaluation.trained_run import TrainedRun
 
-# The settings that a command on a trained network takes: the data can have moved since
-# the training, another table can have other column names, and a cell of the user's has
-# to be named.
-RUN_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell")
 # Flags other than settings with which the message of an error can begin.
 FLAGS = (
     "config",
@@ -69,29 +65,15 @@ class Parser(argparse.ArgumentParser):
             "--quiet", action="store_true", help="print warnings and errors only"
         )
 
-    def add_workdir(
-        self,
-        help: str = "folder of the run",
-        *,
-        required: bool = True,
-        default: str | None = None,
-        action: str = "store",
-    ) -> None:
-        """Adds `--workdir`, the folder of an existing run."""
-        self.add_argument(
-            "--workdir",
-            metavar="DIR",
-            help=help,
-            required=required,
-            default=default,
-            action=action,
-        )
+    def add_workdir(self, help: str = "folder of the run", **options: Any) -> None:
+        """Adds `--workdir` with options of `add_argument`."""
+        self.add_argument("--workdir", metavar="DIR", help=help, **options)
 
     def add_step_and_settings(self) -> None:
-        """Adds `--step` and `RUN_SETTINGS`."""
+        """Adds `--step` and `OPENING_SETTINGS`."""
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
-        for name in RUN_SETTINGS:
+        for name in OPENING_SETTINGS:
             help = f"{SETTINGS[name].help}; if it differs from training"
             if name == "model.cell":
                 help = (
@@ -135,7 +117,7 @@ def open_run(args: argparse.Namespace) -> "TrainedRun":
     from rnnmnist.evaluation.trained_run import TrainedRun
 
     workdir = files.resolve_workdir(args.workdir)
-    return TrainedRun(workdir, args.step, parse_settings(args, RUN_SETTINGS))
+    return TrainedRun(workdir, args.step, parse_settings(args, OPENING_SETTINGS))
 
 
 def parse_settings(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -159,9 +141,7 @@ def training_parser(command: str, description: str | None) -> Parser:
         help="name of a shipped configuration, or a path, with a / or with .py "
         "(default: %(default)s)",
     )
-    parser.add_workdir(
-        "folder of the run (default: checkpoints/NAME for NAME.py)", required=False
-    )
+    parser.add_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
     group = parser.add_argument_group(
         "several processes", "all three are required where jax does not detect them"
     )

@@ -11,7 +11,7 @@ from rnnmnist.commands.command_line import Parser, open_run
 def main(argv: list[str]) -> None:
     """Evaluates a checkpoint, and prints the result and the name of its file."""
     parser = Parser("evaluate", __doc__)
-    parser.add_workdir()
+    parser.add_workdir(required=True)
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],

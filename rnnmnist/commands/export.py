@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
     parser = Parser("export", __doc__)
-    parser.add_workdir()
+    parser.add_workdir(required=True)
     parser.add_argument(
         "--format", choices=[*FORMATS, "all"], required=True, help="what to write"
     )

@@ -19,7 +19,6 @@ def main(argv: list[str]) -> None:
         "--output", metavar="FILE.html", required=True, help="HTML file to write"
     )
     parser.add_workdir(
-        required=False,
         action="append",
         help="folder of a run; repeat it to show runs side by side (default: the "
         f"reference models {' and '.join(REFERENCES)})",

@@ -51,7 +51,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("predict", __doc__)
     parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
     parser.add_workdir(
-        required=False,
         default=REFERENCES[0],
         help="folder of the run (default: %(default)s, the reference model)",
     )

@@ -11,7 +11,7 @@ from rnnmnist.commands.command_line import Parser, open_run
 def main(argv: list[str]) -> None:
     """Writes the report, and prints the result and the files."""
     parser = Parser("report", __doc__)
-    parser.add_workdir()
+    parser.add_workdir(required=True)
     parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracies, format_split

@@ -620,3 +620,6 @@ SETTINGS: dict[str, Setting] = {
 }
 # Paths of the data. They depend on the machine and are not part of the run.
 DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_path)
+# Settings of an open run that can differ from those of its training: data can have
+# moved, another table can have other column names, and a cell of the user's is named.
+OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell")

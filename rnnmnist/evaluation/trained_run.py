@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import (
@@ -61,10 +60,6 @@ from rnnmnist.runtime.mesh import (
     split_ensemble,
 )
 
-# The settings that can differ from those of the training: data can have moved, another
-# table can have other column names, and a cell of the user's has to be named.
-OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell")
-
 
 class TrainedRun:
     """A run at one of its steps.
@@ -73,7 +68,7 @@ class TrainedRun:
         workdir: the folder of the run.
         checkpoint_step: the step of the checkpoint that was restored.
         selector: how the step was selected: `best`, `latest` or its number.
-        settings: the values of `OPENING_SETTINGS` that the caller has given.
+        settings: values of `OPENING_SETTINGS` that the caller has given.
         config: the settings of the run.
         task: what is classified, such as the `classes` in the order of probabilities.
         validation: the scores of the checkpoint on the validation split; None if it

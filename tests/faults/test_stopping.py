@@ -118,7 +118,7 @@ def test_a_signal_before_training_terminates_the_process(new_run: Run) -> None:
 
 @pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_an_interrupt_ends_every_start(new_run: Run, count: int) -> None:
-    """At many moments, as Python does, or, once the command waits for signals, with 130.
+    """At many moments: as Python does, or with 130 once the command waits for signals.
 
     Half of the processes would wait for another one.
     """
