@@ -12,13 +12,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.recipes import Given, choose_config
+from rnnmnist.config.files import parse_folder
+from rnnmnist.config.recipes import FEW_SEQUENCES, Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
+from rnnmnist.config.settings import check_name
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
 from rnnmnist.errors import UserError, failures, format_value
-from rnnmnist.fitting import FIT_SETTINGS, fit
+from rnnmnist.fitting import FIT_SETTINGS, LISTED_WITH_SECTIONS, fit
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
@@ -167,7 +169,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if workdir is None:
             folder = _Folder()
             workdir = folder.path / "run"
-        if list_steps(Path(workdir)):
+        workdir = parse_folder(str(workdir))
+        if list_steps(workdir):
             raise UserError(
                 f"workdir: {workdir} has a run, and serves one fit; name another folder"
             )
@@ -180,7 +183,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         config, task = self.model_.config, self.model_.task
         if 0 < task.examples["validation"] < MIN_VALIDATION_EXAMPLES:
             step, _ = lowest_loss(self.model_.workdir, last_step)
-            self.model_ = load(workdir, step, cell=self.cell)
+            self.model_ = load(workdir, step, cell=config.model.cell)
         self._keep(folder)
         self.n_iter_ = math.ceil(
             last_step * config.train.batch_size / task.examples["train"]
@@ -238,6 +241,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                     "settings: must be a mapping from names to values, not "
                     f"{format_value(self.settings)}"
                 )
+            for name in self.settings:
+                check_name(
+                    name, FIT_SETTINGS, f"settings: {name}", LISTED_WITH_SECTIONS
+                )
             arguments |= self.settings
         if self._checked("early_stopping", "validation"):
             self._add_early_stopping(arguments, sequences)
@@ -247,8 +254,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             if name in FIT_SETTINGS
         }
         network = choose_config(Given(None, settings), sequences, None)[0].model
-        if network.fitting == "gradient":
-            arguments.setdefault("cell", network.cell)
+        # A large number of sequences leaves this to `fit`, which then says why.
+        if network.fitting == "gradient" and sequences < FEW_SEQUENCES:
             arguments.setdefault("eval_every_steps", NEVER)
         return arguments
 
@@ -259,10 +266,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _add_early_stopping(self, arguments: dict[str, Any], sequences: int) -> None:
         """Adds a validation and a patience to the arguments of `rnnmnist.fit`."""
-        if str(self.cell) in CLOSED_FORM_CELLS:
+        if arguments.get("cell") in CLOSED_FORM_CELLS:
             raise UserError(
-                f"early_stopping: is for training by gradients only, and cell="
-                f"{self.cell} is fitted in closed form; set early_stopping=False"
+                "early_stopping: is for training by gradients only, and cell="
+                f"{arguments['cell']} is fitted in closed form; set it to False"
             )
         patience = self._checked("n_iter_no_change", "patience")
         # The checkpoint of the lowest loss, and those of the validations after it.

@@ -23,7 +23,7 @@ from rnnmnist.data.sequences.validation import (
     Sequences,
     describe_swapped_axes,
 )
-from rnnmnist.errors import UserError, failures, warn_of_data
+from rnnmnist.errors import UserError, failures, format_value, warn_of_data
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.model import Model
 from rnnmnist.runs.checkpoint_files import newest_readable
@@ -187,11 +187,9 @@ def fit(
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_folder(str(workdir))
-    # A run that was moved has a folder of another name.
-    path = next(folder.glob("*.data"), folder / f"{folder.name}.data")
     given = Given(
         None,
-        _full_names("fit", settings, FIT_SETTINGS) | {"data.path": path},
+        _full_names("fit", settings, FIT_SETTINGS),
         argument=None if callback is None else "callback",
     )
     data = choose_config(given, 0, None)[0].data
@@ -210,6 +208,11 @@ def fit(
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
             warn_of_data(swapped)
         config, reason = choose_config(given, sequences.count_training(), saved)
+        # The stem of the path is the name of the data, also after the run has moved.
+        path = folder / f"{folder.name}.data"
+        if saved is not None and str(saved.data.path).endswith(".data"):
+            path = folder / Path(str(saved.data.path)).name
+        config = config.replace({"data.path": path})
         dataset = to_dataset(path.stem, sequences, config.data)
         _check_callback(callback, config, dataset.task)
         resolve(config, dataset.task)  # refuses settings before the arrays are saved
@@ -237,6 +240,9 @@ def _train(
     check_limits()
     refuse_fork()
     folder = parse_folder(str(workdir))
+    TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose)
+    if callback is not None and not callable(callback):
+        raise UserError(f"callback: must be a function, not {format_value(callback)}")
     with without_library_logs(), stop_on_interrupt() as stop:
         check_start(given, folder)
         timer = PhaseTimer(f"rnnmnist.{name}")

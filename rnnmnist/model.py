@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.data.sequences.validation import SequenceInputs
-from rnnmnist.errors import failures
+from rnnmnist.errors import UserError, failures, format_value
 from rnnmnist.evaluation.network import Network, StreamState
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.results import Result
@@ -63,7 +63,9 @@ class Model:
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles what opens the run again, since a process has its own devices."""
-        return _open, (self.workdir, str(self.checkpoint_step), self._run.settings)
+        values = self.config.flat()  # whose paths are absolute
+        settings = {name: values[name] for name in self._run.settings}
+        return _open, (self.workdir, str(self.checkpoint_step), settings)
 
     @functools.cached_property
     def _network(self) -> Network:
@@ -147,6 +149,10 @@ class Model:
                 missing that the run does not fill, or far from those in training.
             RunError: if the logits are not finite.
         """
+        if not isinstance(state, StreamState):
+            raise UserError(
+                f"state: must be that of start or step, not {format_value(state)}"
+            )
         return self._network.step(state, self._run.read_features(features))
 
     def occlusion(

@@ -74,9 +74,10 @@ def test_it_classifies_arrays_and_lists(fitted: Any) -> None:
     [
         ({"num_steps": "many"}, "train.num_steps: "),
         ({"batch_size": 0, "early_stopping": True}, "train.batch_size: "),
-        ({"settings": {"schedul": "none"}}, "fit: schedul.*'schedule'"),
-        ({"settings": {"features": "u"}}, "has no feature 'u'"),
+        ({"settings": {"schedul": "none"}}, "settings: schedul.*'schedule'"),
+        ({"settings": {"features": "u"}}, "data.features: names u, "),
         ({"settings": ["num_devices"]}, "settings: "),
+        ({"settings": {"workdir": "x"}}, "settings: workdir: "),
         ({"random_state": -1}, "random_state: "),
         ({"early_stopping": True, "cell": "filters"}, "early_stopping: "),
         ({"verbose": 2}, "verbose: "),

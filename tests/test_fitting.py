@@ -489,3 +489,22 @@ def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
     moved = fit(tmp_path / "run").rename(tmp_path / "moved")
     fit(moved)
     assert len(list(moved.glob("*.data"))) == 1
+
+
+def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "run" / "raw.data" / "mine.csv"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    fit(tmp_path / "run", num_steps=5)
+    assert mine.read_text() == "mine"
+    assert (tmp_path / "run" / "run.data").is_dir()
+
+
+@pytest.mark.parametrize(("name", "value"), [("callback", 3), ("verbose", "no")])
+def test_a_wrong_argument_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(rnnmnist.UserError, match=f"^{name}: "):
+        fit(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()

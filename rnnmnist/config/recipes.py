@@ -40,7 +40,8 @@ def choose_config(
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and why the rule has chosen it.
 
-    The reason is None if the user has named the configuration or the cell.
+    The reason is None if the user has named the configuration or the cell, or if a run
+    goes on.
 
     Args:
         given: what the user has asked for.
@@ -82,7 +83,7 @@ def _choose_recipe(
         return "trained", f"since {of_training[0]} is given"
     if saved is not None:
         is_trained = saved.model.fitting == "gradient"
-        return "trained" if is_trained else "filters", "as in the workdir"
+        return "trained" if is_trained else "filters", None
     limit = f"{FEW_SEQUENCES:,} training sequences"
     if sequences < FEW_SEQUENCES:
         return "filters", f"for fewer than {limit}"

@@ -237,16 +237,15 @@ class TrainedRun:
         """
         refuse_masked("features", features)
         count = self.task.features
-        try:
-            values = np.asarray(features, np.float64)
-        except (TypeError, ValueError) as error:
+        with prefix_errors("features", f"pass {count} numbers"):
+            given = np.asarray(features)
+        # A mapping, or a series, has names, which would not be read.
+        is_named = hasattr(features, "keys")
+        if is_named or given.dtype.kind not in "biuf" or given.shape != (count,):
             raise UserError(
                 f"features: must be {count} numbers, not {format_value(features)}"
-            ) from error
-        if values.shape != (count,):
-            raise UserError(
-                f"features: must be {count} numbers, not of shape {values.shape}"
             )
+        values = given.astype(np.float64)
         invalid = find_invalid(values, self.config.data.missing)
         invalid = invalid or self.normalization.find_outlier(values)
         if invalid is not None:

@@ -61,8 +61,8 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     except UnidentifiedImageError:
         formats = ", ".join(IMAGE_FORMATS)
         raise UserError(
-            f"{name}: is not an image; use one of {formats}, or, for sequences, "
-            "--workdir=DIR of their run"
+            f"{name}: is not an image; use one of {formats}, or, for sequences, the "
+            "workdir of their run"
         ) from None
     except Exception as error:  # Pillow raises many types for a damaged file
         raise UserError(f"{name}: cannot be decoded: {error}") from error

@@ -187,9 +187,9 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
                 return
         raise UserError(
             f"coordinator_address: the processes cannot join {address or 'a cluster'} "
-            f"({type(error).__name__}: {error}); give coordinator_address, HOST:PORT "
-            "of process 0, num_processes and process_id, or num_processes=1 to run "
-            "alone"
+            f"({type(error).__name__}: {error}); give --coordinator_address, HOST:PORT "
+            "of process 0, --num_processes and --process_id, or --num_processes=1 to "
+            "run alone"
         ) from error
     finally:
         timer.cancel()
@@ -197,7 +197,7 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         raise UserError(
             f"num_processes: jax {jax.__version__} does not have the key-value store "
             "with which several processes agree; install another version, or start "
-            "one process with num_processes=1"
+            "one process with --num_processes=1"
         )
     # jax.distributed has replaced Python's handler of SIGTERM.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

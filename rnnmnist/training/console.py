@@ -110,10 +110,13 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         """Prints the metrics of training or validation."""
         if metrics.split != "train":
             name = format_split(metrics.split)
+            groups = ""
+            if metrics.groups is not None:
+                groups = f", groups: {metrics.groups:,}"
             self.line(
                 f"step {metrics.step}  {name} loss {metrics.loss:.4f}  "
                 f"accuracy {format_percent(metrics.accuracy)} "
-                f"({format_counts(metrics)})"
+                f"({format_counts(metrics)}{groups})"
             )
             return
         parts = self._training_parts(metrics)
@@ -185,7 +188,7 @@ def print_header(
     )
     for line in describe_task(config, task):
         write(line)
-    if reason is not None and step == 0:
+    if reason is not None:
         chosen, other = "a trained network", "filters"
         if config.model.fitting == "closed_form":
             chosen, other = "random filters", "lru"

@@ -85,7 +85,7 @@ def check_processes(config: RunConfig, task: Task) -> None:
         raise UserError(
             f"num_processes: one process fits model.cell={config.model.cell} in closed "
             f"form, not {process_count()}; start one, or train a network by "
-            "config=trained"
+            "--config=trained"
         )
     settings = config.flat()
     for path in DATA_PATHS:

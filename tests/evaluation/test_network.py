@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import REPOSITORY, random_examples, save_network, task_of
 
@@ -87,10 +88,16 @@ def test_time_steps_that_a_stream_refuses() -> None:
         (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
         ({"u": 1}, "features: must be 28 numbers, not {'u': 1}"),
+        (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
+        (["1"] * 28, "features: must be 28 numbers"),
+        ([1, [2]], "features: "),
     ]
     for features, message in wrong:
         with pytest.raises(UserError, match=message):
             network.step(network.start(), features)
+    nothing: Any = None
+    with pytest.raises(UserError, match=r"^state: "):
+        network.step(nothing, np.zeros(28))
 
 
 def test_both_directions_have_no_outputs_over_time(
@@ -132,11 +139,17 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 
 
-def test_a_model_is_pickled_with_what_it_was_loaded_with(tmp_path: Path) -> None:
+def test_a_model_is_pickled_with_what_it_was_loaded_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in another folder."""
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
     workdir = save_network(tmp_path / "run", config, task_of(6, 2, 3))
-    model = load(workdir, path=tmp_path / "moved.npz")
-    loaded = pickle.loads(pickle.dumps(model))
+    monkeypatch.chdir(tmp_path)
+    model = load(workdir, path="moved.npz")
+    content = pickle.dumps(model)
+    monkeypatch.chdir(workdir)
+    loaded = pickle.loads(content)
     inputs = np.ones((1, 6, 2))
     np.testing.assert_array_equal(loaded.classify(inputs), model.classify(inputs))
     assert loaded.config == model.config

@@ -480,7 +480,12 @@ def select_features(sequences: Sequences, wanted: tuple[str, ...]) -> Sequences:
     names = sequences.feature_names
     if names == wanted:
         return sequences
-    refuse_absent_features(names if are_names(names) else (), wanted)
+    if not are_names(names):
+        raise UserError(
+            f"data.features: names {', '.join(wanted)}, but the features have no "
+            "names; add feature_names"
+        )
+    refuse_absent_features(names, wanted)
     columns = [names.index(name) for name in wanted]
     return replace(
         sequences, inputs=sequences.inputs[..., columns], feature_names=wanted
