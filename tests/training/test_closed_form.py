@@ -343,8 +343,12 @@ def test_left_out_predictions_are_kept_for_the_report(
     page = write_pages(data)[-1].read_text()
     assert f"{path.parent.name}/{path.name}" in page
 
-    path.unlink()  # as of a checkpoint that was copied without its run
     model = rnnmnist.load(run)
+    path = path.with_suffix(".npz")
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"^{path}: .*another workdir"):
+        model.evaluate()
+    path.unlink()  # as of a checkpoint that was copied without its run
     for call in (model.evaluate, model.report):
         with pytest.raises(UserError, match=f"^workdir: {path}, .*another workdir"):
             call()
