@@ -217,7 +217,7 @@ def test_the_threads_and_files_that_commands_ask_for_are_enough(
         name, *arguments = command.split()
         finished = run_limited(
             "-m",
-            f"rnnmnist.{name}",
+            *(["rnnmnist.main"] if name == "main" else ["rnnmnist", name]),
             *arguments,
             f"--workdir={tmp_path}/run",
             environment=unoptimized,

@@ -42,17 +42,17 @@ CONFIGS = {
 }
 TABLE = """
 cell    config       pooling  loss        lengths  window  weights  seeds  devices
-lstm    files        mean     every_step  yes      8       no       2      2
+lstm    trained      mean     every_step  yes      8       no       2      2
 lstm    best         mean     every_step  no       8       yes      1      2
 lstm    large_batch  last     last        yes      1       no       1      1
-gru     files        last     every_step  no       1       no       1      1
+gru     trained      last     every_step  no       1       no       1      1
 gru     best         mean     last        yes      8       yes      2      2
-rnn     files        last     last        no       8       yes      2      2
+rnn     trained      last     last        no       8       yes      2      2
 rnn     best         mean     every_step  yes      1       yes      1      1
 rnn     large_batch  mean     every_step  no       8       no       2      1
 gru     large_batch  last     last        no       8       yes      1      2
 lru     large_batch  mean     every_step  yes      1       no       2      1
-lru     files        mean     last        no       8       yes      2      1
+lru     trained      mean     last        no       8       yes      2      1
 lru     best         last     every_step  yes      1       no       1      2
 """
 HEADER, *CASES = (line.split() for line in TABLE.strip().splitlines())
