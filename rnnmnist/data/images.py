@@ -11,6 +11,7 @@ import fcntl
 import gzip
 import io
 import itertools
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ BLOCK = 100  # images in a record
 UNFINISHED = "incomplete."  # begins the names of TFDS's temporary folders
 PREPARE_AGAIN = "delete this folder to prepare it again"
 NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
+
+_logger = logging.getLogger(__name__)
 
 
 class MnistRows(tfds.core.GeneratorBasedBuilder):
@@ -189,9 +192,12 @@ def _remove_unfinished(builder: MnistRows) -> None:
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     """Prepares a data set; files that `manual_dir` does not have are downloaded."""
     missing = missing_urls(builder, manual_dir)
-    name = builder.builder_config.name
-    source = f", downloading from {urlparse(missing[0]).netloc}" if missing else ""
-    print(f"preparing {name} in {builder.data_dir}{source}", flush=True)
+    if missing:
+        host = urlparse(missing[0]).netloc
+        _logger.warning(
+            f"downloading {builder.builder_config.name} from {host} into "
+            f"{builder.data_dir}"
+        )
     folder = Path(builder.data_dir).parent
     folder.mkdir(parents=True, exist_ok=True)
     download_config = tfds.download.DownloadConfig(

@@ -131,6 +131,7 @@ def test_files_are_downloaded_from_a_host_that_is_named(
     originals_config: DataConfig,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
     """From a server of this process. No download of another program is removed."""
@@ -158,9 +159,9 @@ def test_files_are_downloaded_from_a_host_that_is_named(
             with pytest.raises(UserError, match=host):
                 datasets.load(config)
         server.shutdown()
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"preparing mnist in {config.data_dir}")
-    assert line.endswith(f", downloading from {host}")
+    assert capsys.readouterr().out == ""
+    (line,) = caplog.messages
+    assert line.startswith(f"downloading mnist from {host} into {config.data_dir}")
     own = {path.name for path in (tmp_path / "prepared").iterdir()}
     assert own <= {"downloads", "mnist_rows"}
     assert files(downloads) == [str(elsewhere.relative_to(downloads))]
@@ -251,15 +252,17 @@ def test_two_first_starts_prepare_once(
 ) -> None:
     program = (
         "import sys\n"
-        "from rnnmnist.data import datasets\n"
         "from rnnmnist.config.schema import DataConfig\n"
+        "from rnnmnist.data import datasets, images\n"
+        "prepare = images._prepare\n"
+        "images._prepare = lambda *given: (print('prepares'), prepare(*given))\n"
         "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
     )
     argv = "-c", program, tmp_path / "new"
     processes = [trainer.popen(environment, *argv) for _ in range(2)]
     codes, printed, _ = zip(*trainer.outcomes(processes), strict=True)
     assert codes == (0, 0)
-    assert "".join(printed).count("preparing mnist5k") == 1
+    assert "".join(printed).count("prepares") == 1
 
 
 @pytest.mark.slow

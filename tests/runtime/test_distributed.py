@@ -254,7 +254,7 @@ def test_invalid_process_coordinates_are_refused(
     address: str | None, number: int | None, index: int | None
 ) -> None:
     with (
-        pytest.raises(UserError, match=r"^coordinator_address: .*; give coord"),
+        pytest.raises(UserError, match=r"^coordinator_address: .*; give --coord"),
         distributed.initialize(address, number, index),
     ):
         pass
