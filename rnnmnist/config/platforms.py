@@ -20,10 +20,6 @@ class Execution(NamedTuple):
     # Linear recurrences read blocks of so many time steps, and the backward pass keeps
     # the first state of each block. If it is None, they read all time steps at once.
     remat_steps: int | None
-    # A loop over time that stops at the end of the longest sequence (`UntilLongest`)
-    # tests for it after each block of so many time steps. If this is None, loops read
-    # all time steps. A loop that stops has no gradient, so only predictions have one.
-    stopping_block: int | None = None
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
@@ -40,9 +36,6 @@ class Execution(NamedTuple):
 # The time steps of a block on a CPU, and at most of an iteration of its loop. The
 # arrays of so many fit its cache.
 LINEAR_REMAT_STEPS = 6
-# `stopping_block` of predictions on a CPU. With more time steps, a loop reads more
-# padding; with fewer, recurrences that are linear in their state are slower.
-CPU_STOPPING_BLOCK = 3
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.

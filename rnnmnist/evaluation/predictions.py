@@ -13,8 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.arithmetic import ceil_div
-from rnnmnist.config.platforms import CPU_STOPPING_BLOCK
-from rnnmnist.data.examples import Examples, Inputs, View, find_padding
+from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.models.filters import THRESHOLDS
@@ -24,17 +23,14 @@ from rnnmnist.runtime.mesh import (
     SEEDS,
     device_put,
     map_ensemble,
-    platform_of,
     replicated_sharding,
 )
 
-GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a time
-# The bytes and the batches of a group of other inputs, at most, unless a single batch
-# is larger.
-SHARED_GROUP_BYTES = 1 << 20
-SHARED_BATCHES = 8
+# The bytes and the batches of a group, at most, unless a single batch is larger. Two
+# groups are on the devices at a time.
+GROUP_BYTES = 1 << 20
+GROUP_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
-HIDDEN_GROUP = 512  # examples of a group whose hidden states are computed
 # The bytes of hidden states after all time steps of a batch, at most, unless a single
 # example has more. This is for recurrences with thousands of hidden states.
 EVERY_STEP_BYTES = 1 << 28
@@ -66,7 +62,7 @@ class Layout(NamedTuple):
 
     batch_size: int  # examples, over all devices
     batches: int  # of a group
-    time_steps: int | None  # to which sequences are padded; None: as they are stored
+    time_steps: int | None  # to which sequences are padded; None: images
 
     @property
     def group_size(self) -> int:
@@ -91,23 +87,16 @@ def predict_logits(
     devices in groups of batches, each of which is sharded over the mesh's axis `batch`.
     Counts do not depend on the size of a device's batch, the loss only by rounding.
 
-    A program is compiled for each shape of a group, which takes seconds. A split has
-    one of its own, which each validation repeats. Other inputs, whose number and length
-    can differ in each call, are padded so that few programs serve all calls:
-    `choose_batch_size` and `choose_time_steps` say to which shapes.
+    A program is compiled for each shape of a group, which takes seconds. Inputs, whose
+    number and length can differ in each call, are padded so that few programs serve all
+    calls: `choose_layout` says to which shapes.
 
     Raises:
         NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
-    shards = mesh.shape[BATCH]
     if every_step:
         model = limit_batch(model, inputs)
-    if isinstance(inputs, Examples):
-        layout = choose_split_layout(inputs, model, shards)
-    else:
-        layout = choose_shared_layout(inputs, model, shards)
-    if layout.time_steps is not None:
-        model = stop_at_longest(model, platform_of(mesh))
+    layout = choose_layout(inputs, model, mesh.shape[BATCH])
     groups: list[jax.Array | np.ndarray] = []
     predict_group = functools.partial(
         predict_batches,
@@ -141,10 +130,9 @@ def compute_hidden(
     """Yields what the head reads, of some examples at a time.
 
     An item is float32 [ensemble, part, hidden]. The examples are divided into groups as
-    those of `predict_logits`. All groups have the same shape, so that a program serves
-    any number of examples.
+    those of `predict_logits`.
     """
-    layout = choose_hidden_layout(inputs, model, mesh.shape[BATCH])
+    layout = choose_layout(inputs, model, mesh.shape[BATCH])
     left = len(inputs)
     for batches, count in iterate_groups(inputs, layout, mesh):
         hidden = predict_batches(
@@ -161,46 +149,13 @@ def compute_hidden(
         left -= layout.group_size
 
 
-def choose_hidden_layout(
-    inputs: Inputs, model: SequenceClassifier, shards: int
-) -> Layout:
-    """Returns the layout of examples whose hidden states are computed."""
-    batch_size = choose_split_batch_size(inputs, model, shards)
-    batch_bytes = batch_size * inputs.take(np.arange(1)).nbytes
-    batches = min(ceil_div(HIDDEN_GROUP, batch_size), GROUP_BYTES // batch_bytes)
-    return Layout(batch_size, max(1, batches), time_steps=None)
+def choose_layout(inputs: Inputs, model: SequenceClassifier, shards: int) -> Layout:
+    """Returns one of the few layouts that inputs have.
 
-
-def choose_split_layout(
-    split: Examples, model: SequenceClassifier, shards: int
-) -> Layout:
-    """Returns the layout of a split, in which little of a batch or group is empty."""
-    batch_size = choose_split_batch_size(split, model, shards)
-    all_batches = ceil_div(len(split), batch_size)
-    example_bytes = split.take(np.arange(1)).nbytes
-    groups = ceil_div(all_batches * batch_size * example_bytes, GROUP_BYTES)
-    return Layout(batch_size, ceil_div(all_batches, groups), time_steps=None)
-
-
-def choose_split_batch_size(
-    inputs: Inputs, model: SequenceClassifier, shards: int
-) -> int:
-    """Returns the number of examples in a batch over all devices.
-
-    Those of a device are a power of two if they are fewer than `eval_batch_size`.
-    """
-    per_shard = ceil_div(len(inputs), shards)
-    next_power_of_2 = 1 << (per_shard - 1).bit_length()
-    return shards * min(model.execution.eval_batch_size, next_power_of_2)
-
-
-def choose_shared_layout(
-    inputs: Inputs, model: SequenceClassifier, shards: int
-) -> Layout:
-    """Returns one of the few layouts that inputs other than splits have.
-
-    The last batches of a group can be empty. They take no time but that of a copy, for
-    which groups of large examples have fewer batches.
+    For each device, a batch is of 1, of a quarter of `eval_batch_size` or of all of it,
+    and sequences are padded to few lengths. The last batches of a group can be empty.
+    They take no time but that of a copy, for which groups of large examples have fewer
+    batches.
     """
     per_shard = ceil_div(len(inputs), shards)
     most = model.execution.eval_batch_size
@@ -210,8 +165,8 @@ def choose_shared_layout(
     if inputs.are_sequences:
         time_steps = choose_time_steps(inputs.time_steps, model.input_shape[0])
         example_bytes = example_bytes // inputs.time_steps * time_steps
-    batches = SHARED_GROUP_BYTES // (batch_size * example_bytes)
-    return Layout(batch_size, min(max(1, batches), SHARED_BATCHES), time_steps)
+    batches = GROUP_BYTES // (batch_size * example_bytes)
+    return Layout(batch_size, min(max(1, batches), GROUP_BATCHES), time_steps)
 
 
 def iterate_groups(
@@ -300,12 +255,11 @@ def choose_batch_size(count: int, most: int) -> int:
 def choose_time_steps(longest: int, trained: int) -> int:
     """Returns to how many time steps sequences are padded, of which `longest` has most.
 
-    They are 64, 256, 1,024 and so on, so that few programs serve all lengths; or those
-    of the longest sequence of the training, `trained`, if these are fewer and suffice.
+    They are 64 or the next power of two, so that few programs serve all lengths; or
+    those of the longest sequence of the training, `trained`, if these are fewer and
+    suffice.
     """
-    padded = SHORTEST_PADDED
-    while padded < longest:
-        padded *= 4
+    padded = max(SHORTEST_PADDED, 1 << (longest - 1).bit_length())
     return min(padded, trained) if longest <= trained else padded
 
 
@@ -325,19 +279,6 @@ def limit_batch(model: SequenceClassifier, inputs: Inputs) -> SequenceClassifier
     most = max(1, EVERY_STEP_BYTES // (step_bytes * time_steps))
     size = min(model.execution.eval_batch_size, 1 << (most.bit_length() - 1))
     return model.clone(execution=model.execution._replace(eval_batch_size=size))
-
-
-@functools.cache  # a clone takes a tenth of the time of a short prediction
-def stop_at_longest(model: SequenceClassifier, platform: str) -> SequenceClassifier:
-    """Returns the model whose loops over time stop with a batch's longest sequence.
-
-    So padding takes little time. This is for a CPU: on accelerators, loops over a fixed
-    number of time steps are unrolled, and are faster.
-    """
-    if platform != "cpu":
-        return model
-    execution = model.execution._replace(stopping_block=CPU_STOPPING_BLOCK)
-    return model.clone(execution=execution)
 
 
 @functools.partial(

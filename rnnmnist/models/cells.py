@@ -18,7 +18,7 @@ from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import BlockRecurrence, Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.models.wrappers import Bidirectional, MeanPooling, UntilLongest, Windows
+from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
 from rnnmnist.runtime.random_streams import make_key
 
 # The class of a Flax cell, or of a recurrence that is linear in its state. `Any`, since
@@ -122,10 +122,6 @@ def _make_direction(
         recurrence = _make_scanned_cell(config, cell, features, execution, name=name)
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
-    if execution.stopping_block is not None:
-        recurrence = UntilLongest(
-            recurrence, config.hidden_size, execution.stopping_block
-        )
     return recurrence
 
 

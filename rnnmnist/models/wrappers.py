@@ -1,6 +1,6 @@
 """Recurrences that contain another one, and change what it reads or returns."""
 
-from typing import Any, Generic, NamedTuple, NoReturn
+from typing import Generic, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -146,85 +146,6 @@ class MeanPooling(nn.Module, Generic[Carry]):
         times = carry.time + jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
         means = totals / times[:, None, None]
         return MeanCarry(recurrence, totals[-1], times[-1]), means
-
-
-class _LoopState(NamedTuple, Generic[Carry]):
-    """The state of the loop of `UntilLongest`."""
-
-    block: jax.Array  # int32, the number of blocks that were read
-    carry: Carry
-    # Hidden states: with `every_step` all of them, [blocks, time steps of a block,
-    # batch, hidden], else the last ones of sequences that have ended, [batch, hidden].
-    kept: jax.Array
-
-
-class UntilLongest(nn.Module, Generic[Carry]):
-    """A recurrence that stops where the longest sequence of a batch ends.
-
-    It reads blocks of time steps in a loop, whose number of iterations is data and not
-    a part of the program. So one program serves sequences of all lengths, and their
-    padding takes little time. Such a loop has no gradient, so only predictions use it.
-    """
-
-    recurrence: BlockRecurrence[Carry]
-    hidden_size: int  # of the recurrence
-    block_size: int  # time steps
-
-    def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
-    ) -> jax.Array:
-        """Runs the recurrence up to the end of the longest sequence.
-
-        With `every_step`, later hidden states are 0 or of the padding.
-        """
-        time, batch, features = inputs.shape
-        if lengths is None:
-            lengths = jnp.full(batch, time)
-        longest = lengths.max()
-        size = self.block_size
-        padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
-        blocks = padded.reshape(-1, size, batch, features)
-
-        # Flax declares that it returns a bool, but it returns a traced array.
-        def is_unread(_: UntilLongest[Carry], state: _LoopState[Carry]) -> Any:
-            return size * state.block < longest
-
-        def read_block(
-            module: UntilLongest[Carry], state: _LoopState[Carry]
-        ) -> _LoopState[Carry]:
-            inputs = blocks[state.block]
-            carry, hidden = module.recurrence.advance(state.carry, inputs)
-            if every_step:
-                kept = state.kept.at[state.block].set(hidden)
-            else:
-                # The time steps of each sequence that are left at the start of the
-                # block. A sequence ends in the block if there are 1 to `size`.
-                left = lengths - size * state.block
-                ends_here = (left >= 1) & (left <= size)
-                last = select_last(hidden, jnp.clip(left, 1, size))
-                kept = jnp.where(ends_here[:, None], last, state.kept)
-            return _LoopState(state.block + 1, carry, kept)
-
-        shape: tuple[int, ...] = (batch, self.hidden_size)
-        if every_step:
-            shape = (len(blocks), size, *shape)
-        state = _LoopState(
-            block=jnp.zeros((), jnp.int32),
-            carry=self.recurrence.start(batch, features),
-            kept=jnp.zeros(shape),
-        )
-        state = nn.while_loop(is_unread, read_block, self, state)
-        if not every_step:
-            return state.kept
-        return state.kept.reshape(-1, batch, self.hidden_size)[:time]
-
-    def start(self, batch: int, features: int) -> Carry:
-        """Returns the carry before the first time step of `batch` sequences."""
-        return self.recurrence.start(batch, features)
-
-    def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        """Returns the carry and the hidden state after one time step."""
-        return self.recurrence.step(carry, inputs)
 
 
 class Bidirectional(nn.Module, Generic[Carry]):

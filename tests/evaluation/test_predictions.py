@@ -106,7 +106,7 @@ def test_a_large_split_is_copied_in_groups(
     (found,) = logits_of(split, eval_batch_size=7)
     assert_close(found, logits[:60])
     shapes = [call.args[1][0].shape[:2] for call in spy.call_args_list]
-    assert shapes == [(3, 7)] * 3  # not 4, 4 and 1 batch
+    assert shapes == [(4, 7)] * 3  # of which the last one has one batch
 
 
 @pytest.mark.parametrize(
