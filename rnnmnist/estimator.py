@@ -16,11 +16,10 @@ from rnnmnist.config.files import parse_folder
 from rnnmnist.config.recipes import FEW_SEQUENCES, Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
-from rnnmnist.config.settings import check_name
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
 from rnnmnist.errors import UserError, failures, format_value
-from rnnmnist.fitting import FIT_SETTINGS, LISTED_WITH_SECTIONS, fit
+from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
@@ -163,7 +162,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
-        arguments = self._fit_arguments(classes, len(labels))
+        verbose = self._checked("verbose", "validation")
+        settings = self._settings_of_fit(classes, len(labels))
         folder = None
         workdir = self.workdir
         if workdir is None:
@@ -176,7 +176,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             )
         names = classes.astype(str)
         self.model_ = fit(
-            inputs, names[labels], groups=groups, workdir=workdir, **arguments
+            inputs,
+            names[labels],
+            groups=groups,
+            workdir=workdir,
+            verbose=verbose,
+            **settings,
         )
         self.classes_ = classes
         last_step = list_steps(self.model_.workdir)[-1]
@@ -213,70 +218,62 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing in ("forward_fill", "zero")
         return tags
 
-    def _fit_arguments(self, classes: np.ndarray, sequences: int) -> dict[str, Any]:
-        """Returns keyword arguments of `rnnmnist.fit` for a number of sequences."""
-        arguments: dict[str, Any] = {
+    def _settings_of_fit(self, classes: np.ndarray, sequences: int) -> dict[str, Any]:
+        """Returns the settings of `rnnmnist.fit` for a number of sequences."""
+        settings: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name in FIT_SETTINGS and value is not None
         }
         if self.num_steps is not None:
-            arguments.pop("num_epochs", None)
+            settings.pop("num_epochs", None)
         if self.class_weight is None:
-            arguments["class_weight"] = "none"
+            settings["class_weight"] = "none"
         elif isinstance(self.class_weight, Mapping):
             # The classes of a run are texts.
             text_of = dict(zip(classes.tolist(), classes.astype(str), strict=True))
-            arguments["class_weight"] = {
+            settings["class_weight"] = {
                 text_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
             }
-        arguments |= {"validation": False, "placement": "host"}
-        arguments["verbose"] = self._checked("verbose", "validation")
+        settings |= {"validation": False, "placement": "host"}
         if self.random_state is not None:
-            arguments["seed"] = self._checked("random_state", "seed")
+            settings["seed"] = self._checked("random_state", "seed")
         if self.settings is not None:
             if not isinstance(self.settings, Mapping):
                 raise UserError(
                     "settings: must be a mapping from names to values, not "
                     f"{format_value(self.settings)}"
                 )
-            for name in self.settings:
-                check_name(
-                    name, FIT_SETTINGS, f"settings: {name}", LISTED_WITH_SECTIONS
-                )
-            arguments |= self.settings
+            settings |= self.settings
         if self._checked("early_stopping", "validation"):
-            self._add_early_stopping(arguments, sequences)
-        settings = {
-            FIT_SETTINGS[name].name: value
-            for name, value in arguments.items()
-            if name in FIT_SETTINGS
-        }
-        network = choose_config(Given(None, settings), sequences, None)[0].model
-        # A large number of sequences leaves this to `fit`, which then says why.
-        if network.fitting == "gradient" and sequences < FEW_SEQUENCES:
-            arguments.setdefault("eval_every_steps", NEVER)
-        return arguments
+            self._add_early_stopping(settings, sequences)
+        given = Given(None, full_names("settings", settings, FIT_SETTINGS))
+        config, _ = choose_config(given, sequences, None)
+        # If the number of sequences alone asks for a trained network, nothing is added,
+        # so that `fit` says that it does.
+        if config.model.fitting == "gradient" and sequences < FEW_SEQUENCES:
+            settings.setdefault("eval_every_steps", NEVER)
+        return settings
 
     def _checked(self, parameter: str, setting: str) -> Any:
         """Returns the value of a parameter, which is checked as a setting is."""
         declared = FIT_SETTINGS[setting]._replace(name=parameter)
         return declared.check(getattr(self, parameter), strict=False)
 
-    def _add_early_stopping(self, arguments: dict[str, Any], sequences: int) -> None:
-        """Adds a validation and a patience to the arguments of `rnnmnist.fit`."""
-        if arguments.get("cell") in CLOSED_FORM_CELLS:
+    def _add_early_stopping(self, settings: dict[str, Any], sequences: int) -> None:
+        """Adds a validation and a patience to the settings of `rnnmnist.fit`."""
+        if settings.get("cell") in CLOSED_FORM_CELLS:
             raise UserError(
                 "early_stopping: is for training by gradients only, and cell="
-                f"{arguments['cell']} is fitted in closed form; set it to False"
+                f"{settings['cell']} is fitted in closed form; set it to False"
             )
         patience = self._checked("n_iter_no_change", "patience")
         # The checkpoint of the lowest loss, and those of the validations after it.
         keep = FIT_SETTINGS["keep_checkpoints"].check(
-            arguments.get("keep_checkpoints", 1)
+            settings.get("keep_checkpoints", 1)
         )
-        arguments |= {
+        settings |= {
             "validation": True,
             "patience": patience,
             "keep_checkpoints": max(keep, patience + 1),
@@ -285,7 +282,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if batch_size is None:
             batch_size = default_batch_size(sequences)
         epoch = max(1, round(sequences / batch_size))
-        arguments.setdefault("eval_every_steps", epoch)
+        settings.setdefault("eval_every_steps", epoch)
 
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
@@ -347,9 +344,18 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _is_list_of_sequences(X: Any) -> bool:
-    """Whether X is a list that is no array of scikit-learn's: of sequences."""
-    if not isinstance(X, list | tuple) or not all(hasattr(x, "__len__") for x in X):
+    """Whether X is a list of sequences, which scikit-learn would not check rightly.
+
+    They are arrays, or lists of time steps with several features, or lists of numbers
+    of different lengths. scikit-learn reads lists of numbers of equal lengths itself.
+    """
+    if not isinstance(X, list | tuple):
         return False
-    if any(hasattr(x, "ndim") or np.ndim(x[:1]) > 1 for x in X):
-        return True
-    return len({len(x) for x in X}) > 1  # of one feature, and of different lengths
+    if not all(hasattr(sequence, "__len__") for sequence in X):
+        return False
+    for sequence in X:
+        first_time_step = sequence[:1]
+        if hasattr(sequence, "ndim") or np.ndim(first_time_step) > 1:
+            return True
+    lengths = {len(sequence) for sequence in X}
+    return len(lengths) > 1

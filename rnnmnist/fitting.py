@@ -86,7 +86,7 @@ def train(
     """
     given = Given(
         config if isinstance(config, Config) else load_named(str(config)),
-        _full_names("train", settings, TRAIN_SETTINGS),
+        full_names("train", settings, TRAIN_SETTINGS),
         argument=None if callback is None else "callback",
     )
 
@@ -169,11 +169,11 @@ def fit(
             it returns True, the run ends there and is evaluated; the same call trains
             on. What it raises leaves `fit` unchanged, and the same call resumes.
         **settings: values of settings, by their names without the section, such as
-            `num_steps=1000` for `train.num_steps`. `class_weight` can also be a mapping
-            from classes to weights, which are 1 for all others. The others are those of
-            the shipped configuration `filters` or, for 2,000 training sequences or
-            more, `trained`. A cell, or a setting of training by gradients, also
-            chooses.
+            `num_steps=1000` for `train.num_steps`. They replace those of a shipped
+            configuration: `filters` for fewer than 2,000 training sequences, otherwise
+            `trained`. `trained` is also used if a setting of training by gradients is
+            given, and `cell` decides in any case. `class_weight` can also be a mapping
+            from classes to weights. A class that it does not name has the weight 1.
 
     Returns:
         The network of the best step.
@@ -189,7 +189,7 @@ def fit(
     folder = parse_folder(str(workdir))
     given = Given(
         None,
-        _full_names("fit", settings, FIT_SETTINGS),
+        full_names("fit", settings, FIT_SETTINGS),
         argument=None if callback is None else "callback",
     )
     data = choose_config(given, 0, None)[0].data
@@ -240,7 +240,8 @@ def _train(
     check_limits()
     refuse_fork()
     folder = parse_folder(str(workdir))
-    TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose)
+    # `verbose` is checked as a setting that is true or false; 1 and 0 are accepted.
+    TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose, strict=False)
     if callback is not None and not callable(callback):
         raise UserError(f"callback: must be a function, not {format_value(callback)}")
     with without_library_logs(), stop_on_interrupt() as stop:
@@ -264,7 +265,7 @@ def _train(
     return Model(TrainedRun(folder, "best", own_cell))
 
 
-def _full_names(
+def full_names(
     function: str, settings: Mapping[str, object], known: Mapping[str, Setting]
 ) -> dict[str, object]:
     """Returns settings by their full names."""

@@ -310,4 +310,5 @@ def load(
 
 
 def _open(workdir: Path, step: str, settings: Mapping[str, object]) -> Model:
+    """Opens a run with settings by their full names, as a pickle contains them."""
     return Model(TrainedRun(workdir, step, settings))

@@ -62,34 +62,21 @@ from rnnmnist.runtime.mesh import (
 
 
 class TrainedRun:
-    """A run at one of its steps.
-
-    Attributes:
-        workdir: the folder of the run.
-        checkpoint_step: the step of the checkpoint that was restored.
-        selector: how the step was selected: `best`, `latest` or its number.
-        settings: values of `OPENING_SETTINGS` that the caller has given.
-        config: the settings of the run.
-        task: what is classified, such as the `classes` in the order of probabilities.
-        validation: the scores of the checkpoint on the validation split; None if it
-            was not validated.
-        multiplier: the factor of the logits whose softmax are the probabilities.
-        params: NumPy arrays by the names of the modules, with a leading ensemble axis.
-        params_sha256: their SHA-256, as in result files.
-        num_parameters: the number of trained parameters of one member of an ensemble.
-    """
+    """A run at one of its steps. `rnnmnist.Model` describes the public attributes."""
 
     workdir: Path
     checkpoint_step: int
-    selector: str
-    settings: Mapping[str, object]
+    selector: str  # how the step was selected: `best`, `latest` or its number
+    settings: Mapping[str, object]  # of `OPENING_SETTINGS`, those that are given
     config: RunConfig
     task: Task
     validation: Metrics | None
     multiplier: float
-    params: Params
+    params: Params  # NumPy arrays, with a leading ensemble axis
     params_sha256: str
     num_parameters: int
+    view: View  # reads images
+    normalization: Normalization  # converts sequences
 
     @jax_defaults()
     @without_library_logs()

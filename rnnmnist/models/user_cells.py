@@ -33,7 +33,8 @@ def import_cell(name: str) -> type[Any]:
             module = importlib.import_module(source)
     except (Exception, SystemExit) as error:  # a user's code can raise anything
         raise UserError(
-            f"model.cell: {source} does not run: {summarize_error(error)}"
+            f"model.cell: {source} does not run: {summarize_error(error)}; correct it, "
+            "or install what it needs"
         ) from error
     cell = getattr(module, class_name, None)
     if not isinstance(cell, type):
