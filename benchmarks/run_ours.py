@@ -14,8 +14,8 @@ from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import CELLS, Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits
+from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training.loop import open_trainer
 from rnnmnist.training.state import Program, create_state

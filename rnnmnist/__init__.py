@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rnnmnist.reporting.pages import Report
     from rnnmnist.runs.logs import Metrics
     from rnnmnist.runs.results import Result
-    from rnnmnist.runs.scores import Scores
+    from rnnmnist.runs.scores import NetworkScores, Scores
 
     __version__: str
 
@@ -45,6 +45,7 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "Metrics",
     "Model",
     "ModelConfig",
+    "NetworkScores",
     "Prediction",
     "Report",
     "Result",
@@ -73,6 +74,7 @@ _MODULES = {
     "Metrics": "runs.logs",
     "Model": "model",
     "ModelConfig": "config.schema",
+    "NetworkScores": "runs.scores",
     "Prediction": "inference.images_of_digits",
     "RNNClassifier": "estimator",
     "Report": "reporting.pages",

@@ -35,8 +35,8 @@ class Model:
         checkpoint_step: the step of the checkpoint that was restored.
         config: the settings of the run.
         task: what is classified, such as the `classes` in the order of probabilities.
-        validation: the scores of the checkpoint on the validation split; None if it
-            was not validated.
+        validation_metrics: the scores of the checkpoint on the validation split, or of
+            its leave-one-out predictions; None if it was not validated.
         multiplier: the factor of the logits whose softmax are the probabilities.
         params: NumPy arrays by the names of the modules, with a leading ensemble axis.
         params_sha256: their SHA-256, as in result files.
@@ -55,7 +55,7 @@ class Model:
         self.checkpoint_step = run.checkpoint_step
         self.config = run.config
         self.task = run.task
-        self.validation = run.validation
+        self.validation_metrics = run.validation_metrics
         self.multiplier = run.multiplier
         self.params = run.params
         self.params_sha256 = run.params_sha256
@@ -198,6 +198,7 @@ class Model:
             RunError: if logits are not finite, or the disk is full.
         """
         from rnnmnist.evaluation.left_out import load_evaluated
+        from rnnmnist.evaluation.scoring import score_split
         from rnnmnist.runs.results import write_result
 
         run, config = self._run, self.config
@@ -206,7 +207,7 @@ class Model:
             if logits is None:  # else these are left-out predictions
                 mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
                 logits = run.make_network(mesh).logits(examples)
-            result = run.score(task, name, examples, logits)
+            result = score_split(run, task, name, examples, logits)
         write_result(self.workdir, result)
         return result
 

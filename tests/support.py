@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from msgspec.structs import asdict
 
 import rnnmnist
 from rnnmnist.commands import command_line
@@ -31,7 +30,6 @@ from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import Failure, as_failure
-from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -40,6 +38,7 @@ from rnnmnist.models.classifier import (
 )
 from rnnmnist.runs.checkpoints import Checkpoints, leaves_by_path
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training.optimizer import Schedule, learning_rates
 
@@ -194,9 +193,18 @@ def make_metrics(
     first_seed: int = 0,
 ) -> Metrics:
     """A line of `metrics.jsonl`."""
-    scores = asdict(make_scores(examples, correct, losses, first_seed))
-    speed = {"examples_per_second": examples_per_second}
-    return Metrics(**scores | speed, step=step, split=split)
+    networks = [
+        NetworkScores(seed=seed, examples=examples, correct=count, loss=loss)
+        for seed, (count, loss) in enumerate(
+            zip(correct, losses, strict=True), first_seed
+        )
+    ]
+    return Metrics(
+        networks=tuple(networks),
+        step=step,
+        split=split,
+        examples_per_second=examples_per_second,
+    )
 
 
 def save_network(workdir: Path, config: Config, task: Task) -> Path:

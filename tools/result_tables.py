@@ -21,7 +21,7 @@ from results import (
     RESULTS,
     Row,
 )
-from rnnmnist.evaluation.metrics import (
+from rnnmnist.evaluation.formatting import (
     format_interval,
     format_mean_and_std,
     format_percent,

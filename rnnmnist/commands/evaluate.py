@@ -20,28 +20,26 @@ def main(argv: list[str]) -> None:
     )
     parser.add_step_and_settings()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.metrics import (
+    from rnnmnist.evaluation.formatting import (
         format_accuracy,
+        format_loss,
         format_result,
         format_split,
     )
     from rnnmnist.model import Model
-    from rnnmnist.runs.results import loss_note, path_of
+    from rnnmnist.runs.results import path_of
+    from rnnmnist.runs.scores import Scores
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
     model = Model(open_run(args))
     result = model.evaluate(args.split)
-    sha256 = None if result.task is None else result.task.sha256
-    is_of_run = sha256 == result.trained_on_sha256
-    note = loss_note(result.split, result.multiplier, is_of_run=is_of_run)
-    loss = f"loss {result.loss:.4f}{note}"
-    if result.ensemble_loss is not None:
-        loss = f"mean loss {result.loss:.4f}"  # of networks without the multiplier
     print(
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
-        f"{format_result(result, note)}, {loss}"
+        f"{format_result(result)}, {format_loss(result)}"
     )
-    for member in result.members:
-        print(f"seed {member.seed}: {format_accuracy(member)}")
+    if len(result.networks) > 1:
+        for network in result.networks:
+            scores = Scores(networks=(network,), groups=result.groups)
+            print(f"seed {network.seed}: {format_accuracy(scores)}")
     print(path_of(result, model.workdir))

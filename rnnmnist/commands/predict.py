@@ -142,7 +142,7 @@ def _describe(prediction: "Prediction") -> str:
     Sparklines show the probabilities of the digit, of the second most probable one, and
     of those that were the most probable ones before.
     """
-    from rnnmnist.evaluation.metrics import format_probability
+    from rnnmnist.evaluation.formatting import format_probability
 
     if not prediction.stages.image.any():
         return "the image is blank"
@@ -174,7 +174,7 @@ def predict_sequences(
 ) -> Iterator[PrintedPrediction]:
     """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading
-    from rnnmnist.evaluation.metrics import format_probability
+    from rnnmnist.evaluation.formatting import format_probability
 
     path = expand(name)
     roles, wanted = run.config.data.roles, run.task.feature_names

@@ -14,7 +14,11 @@ def main(argv: list[str]) -> None:
     parser.add_workdir(required=True)
     parser.add_step_and_settings()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.metrics import format_accuracies, format_split
+    from rnnmnist.evaluation.formatting import (
+        format_accuracy,
+        format_loss,
+        format_split,
+    )
     from rnnmnist.model import Model
     from rnnmnist.runtime.compilation import use_cpu
 
@@ -22,6 +26,6 @@ def main(argv: list[str]) -> None:
     written = Model(open_run(args)).report()
     print(
         f"{written.dataset} {format_split(written.split)} at step {written.step}: "
-        f"{format_accuracies(written.scores)}, loss {written.scores.loss:.4f}"
+        f"{format_accuracy(written.scores)}, {format_loss(written.scores)}"
     )
     print(*written.pictures, written.page, sep="\n")

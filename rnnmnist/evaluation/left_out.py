@@ -31,14 +31,14 @@ COLUMNS = ("sequence", "seed", "label", "predicted")  # before those of the clas
 def load_evaluated(
     run: TrainedRun, split: str | None = None
 ) -> tuple[Task, str, Examples, np.ndarray | None]:
-    """Loads what `TrainedRun.score` takes: a task, a split, its examples, their logits.
+    """Loads what `score_split` takes: a task, a split, its examples, their logits.
 
     Without a name, and if the head was fitted in closed form to all labelled examples,
     these are the training examples in the order of their groups, with the logits of
     their leave-one-out predictions. Otherwise, the logits are None: not yet computed.
     """
     task, name, examples = run.load_split(split)
-    metrics = run.validation
+    metrics = run.validation_metrics
     if split is not None or metrics is None or not run.is_fitted_to(task, name):
         return task, name, examples, None
     path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from msgspec.structs import asdict
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
@@ -21,7 +20,6 @@ from rnnmnist.data.examples import (
     Normalization,
     View,
     find_invalid,
-    permutation_sha256,
 )
 from rnnmnist.data.sequences.validation import (
     SequenceInputs,
@@ -36,7 +34,6 @@ from rnnmnist.errors import (
     prefix_errors,
     summarize_error,
 )
-from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.models.classifier import (
     Params,
@@ -47,7 +44,6 @@ from rnnmnist.models.classifier import (
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Result
 from rnnmnist.runs.selection import read_selected_step
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.library_logs import without_library_logs
@@ -57,7 +53,6 @@ from rnnmnist.runtime.mesh import (
     make_device_mesh,
     platform_of,
     replicated_sharding,
-    split_ensemble,
 )
 
 
@@ -70,7 +65,7 @@ class TrainedRun:
     settings: Mapping[str, object]  # of `OPENING_SETTINGS`, those that are given
     config: RunConfig
     task: Task
-    validation: Metrics | None
+    validation_metrics: Metrics | None
     multiplier: float
     params: Params  # NumPy arrays, with a leading ensemble axis
     params_sha256: str
@@ -104,7 +99,7 @@ class TrainedRun:
         """
         header = read_header(self.workdir, step)
         self.checkpoint_step = step
-        self.validation = header.metrics
+        self.validation_metrics = header.metrics
         self.multiplier = header.multiplier
         self.task = header.task
         self.config = self._find_files(header.config)
@@ -288,47 +283,4 @@ class TrainedRun:
             self.config.model.fitting == "closed_form"
             and split == "train"
             and task.sha256 == self.task.sha256
-        )
-
-    def score(
-        self, task: Task, split: str, examples: Examples, logits: np.ndarray
-    ) -> Result:
-        """Scores the logits, [ensemble, examples, classes], of a whole split."""
-        seed = self.config.seed
-        groups = examples.num_groups
-        scores = score_logits(logits, examples.labels, seed, self.multiplier, groups)
-        create_result = functools.partial(
-            Result,
-            dataset=task.name,
-            split=split,
-            step=self.checkpoint_step,
-            num_parameters=self.num_parameters,
-        )
-        members = []
-        if scores.members:  # there are none if there is one network
-            networks = split_ensemble(self.params)
-            for member, network in zip(scores.members, networks, strict=True):
-                sha256 = params_sha256(network)
-                members.append(create_result(**asdict(member), params_sha256=sha256))
-        scores_of_128 = None
-        if self.config.tutorial_128 and split == "test":
-            scores_of_128 = score_logits(
-                logits[:, :128], examples.labels[:128], seed, self.multiplier
-            )
-        permutation = None
-        permutation_hash = None
-        if self.config.data.view == "permuted":
-            permutation = self.config.data.permutation
-            pixels = task.time_steps * task.features
-            permutation_hash = permutation_sha256(permutation, pixels)
-        fields = asdict(scores) | {"members": tuple(members)}
-        return create_result(
-            **fields,
-            params_sha256=self.params_sha256,
-            multiplier=self.multiplier,
-            task=task,
-            permutation=permutation,
-            permutation_sha256=permutation_hash,
-            trained_on_sha256=self.task.sha256,
-            tutorial_128=scores_of_128,
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jinja2
 
 from rnnmnist.errors import UserError, set_missing_filename
-from rnnmnist.evaluation import metrics
+from rnnmnist.evaluation import formatting
 from rnnmnist.runtime import machine
 
 FOLDER = Path(__file__).parent
@@ -74,16 +74,16 @@ def render(template: Path, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        accuracies=metrics.format_accuracies,
-        groups=metrics.format_groups,
+        accuracy=formatting.format_accuracy,
+        groups=formatting.format_groups,
         base64=_to_base64,
-        interval=metrics.format_interval,
-        percent=metrics.format_percent,
+        interval=formatting.format_interval,
+        percent=formatting.format_percent,
         png_size=_png_size,
-        points=metrics.format_points,
-        split_name=metrics.format_split,
+        points=formatting.format_points,
+        split_name=formatting.format_split,
         thousands="{:,}".format,
-        validation=metrics.format_validation,
+        validation=formatting.format_validation,
     )
     base = (FOLDER / "base.css").read_text("utf-8")
     style = template.with_name("style.css").read_text("utf-8")

@@ -11,28 +11,28 @@ from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation.left_out import load_evaluated
-from rnnmnist.evaluation.metrics import (
+from rnnmnist.evaluation.formatting import (
     format_accuracy,
     format_interval,
+    format_loss,
     format_percent,
     format_probability,
     format_split,
     format_validation,
-    score_logits,
-    wilson_interval,
 )
+from rnnmnist.evaluation.left_out import load_evaluated
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import SplitPredictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import newest_readable
-from rnnmnist.runs.results import loss_note
-from rnnmnist.runs.scores import Scores
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.scores import wilson_interval
 from rnnmnist.runtime.mesh import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -54,7 +54,7 @@ class RunData:
     predictions: list[SplitPredictions]  # by network, not calibrated
     combined: SplitPredictions  # of the network, or the ensemble, calibrated
     is_left_out: bool  # each example is predicted by a head fitted without it
-    scores: Scores
+    scores: Result
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
 
@@ -102,7 +102,7 @@ class Report(NamedTuple):
     dataset: str
     split: str
     step: int
-    scores: Scores
+    scores: Result
     pictures: tuple[Path, ...]
     page: Path
 
@@ -144,13 +144,7 @@ def load_run_data(run: TrainedRun) -> RunData:
         predictions=predictions,
         combined=combined,
         is_left_out=left_out is not None,
-        scores=score_logits(
-            last_logits,
-            examples.labels,
-            run.config.seed,
-            run.multiplier,
-            examples.num_groups,
-        ),
+        scores=score_split(run, task, split, examples, last_logits),
         metrics=logs.read(run.workdir, logs.Metrics),
         sessions=logs.read(run.workdir, logs.Session),
     )
@@ -346,8 +340,8 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     trained, scores = run.trained, run.scores
     train = run.config.train
     validation = "none"
-    if trained.validation is not None:
-        validation = format_validation(trained.validation)
+    if trained.validation_metrics is not None:
+        validation = format_validation(trained.validation_metrics)
     facts = [
         ("workdir", str(trained.workdir)),
         ("data set", run.task.name),
@@ -360,23 +354,13 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     if len(run.sessions) > 1:
         seconds += f", in {len(run.sessions)} sessions"
     split = format_split(run.split)
-    is_repeated = trained.validation is not None and (
-        run.split == trained.validation.split
+    is_repeated = trained.validation_metrics is not None and (
+        run.split == trained.validation_metrics.split
     )
     if not is_repeated:
         facts.append((split, format_accuracy(scores)))
-    if scores.balanced_accuracy is not None:
-        facts.append(("balanced accuracy", format_percent(scores.balanced_accuracy)))
-    is_of_run = run.task.sha256 == trained.task.sha256
-    note = loss_note(run.split, trained.multiplier, is_of_run=is_of_run)
-    if scores.ensemble_loss is None:
-        facts.append((f"{split} loss", f"{scores.loss:.4f} nats{note}"))
-    else:
-        facts += [
-            (f"{split} loss, mean", f"{scores.loss:.4f} nats"),
-            ("ensemble loss", f"{scores.ensemble_loss:.4f} nats{note}"),
-        ]
     facts += [
+        ("loss", format_loss(scores).removeprefix("loss ")),
         ("seconds", seconds),
         ("hardware", run.hardware),
         ("SHA-256 of parameters", trained.params_sha256),

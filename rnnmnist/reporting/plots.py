@@ -18,7 +18,7 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.arithmetic import ceil_div
-from rnnmnist.evaluation.metrics import format_percent, format_points
+from rnnmnist.evaluation.formatting import format_percent, format_points
 from rnnmnist.reporting.calibration import Bins
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics

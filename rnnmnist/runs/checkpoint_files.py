@@ -32,7 +32,7 @@ from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE, list_steps
 # The format is raised if a setting or a field of the header is renamed or removed, and
 # its older values would be misread; then the shipped models must be rewritten and
 # sealed, too. A setting that is added has the default with which earlier runs trained.
-FORMAT = 5
+FORMAT = 6
 # The header comes last in `SHA256SUMS`, so that it is missing in a truncated one.
 ITEMS = ("params", "state", "header")
 

@@ -5,18 +5,20 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import set_missing_filename
-from rnnmnist.runs.scores import Scores
+from rnnmnist.runs.scores import LOGGED, Scores, select_fields
 from rnnmnist.runs.writing import sync, write_atomically
 
 
 class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
     """The scores at a step: a line of `metrics.jsonl`, and what a callback gets.
+
+    A line has no confusion matrices, which are large if there are many classes.
 
     Attributes:
         step: the number of updates that are finished.
@@ -31,7 +33,23 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     split: str
     examples_per_second: float | None = None
-    means: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 - msgspec copies it
+    means: dict[str, tuple[float, ...]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of a line; several networks are its `members`."""
+        of_step = ("step", "split", "groups", "examples_per_second", "means")
+        content = select_fields(self, (*of_step, *LOGGED))
+        if len(self.networks) > 1:
+            content["members"] = [
+                select_fields(network, LOGGED) for network in self.networks
+            ]
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Metrics":
+        """Reads the content of a line."""
+        networks = content.get("members", [content])
+        return msgspec.convert({**content, "networks": networks}, cls)
 
 
 def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
@@ -87,6 +105,16 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     completion: str | None = None  # why the run is complete, if it is
     seconds: dict[str, float]  # by phase, and `total`
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of a line."""
+        content: dict[str, Any] = msgspec.to_builtins(self)
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Session":
+        """Reads the content of a line."""
+        return msgspec.convert(content, cls)
+
 
 Record = TypeVar("Record", Metrics, Session)
 
@@ -94,7 +122,7 @@ Record = TypeVar("Record", Metrics, Session)
 def append(workdir: Path, record: Metrics | Session) -> None:
     """Appends a record to its log, in which an incomplete last line is ended first."""
     path = workdir / record.FILE_NAME
-    text = json.dumps(msgspec.to_builtins(record)) + "\n"
+    text = json.dumps(record.to_json()) + "\n"
     with set_missing_filename(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -137,7 +165,8 @@ def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
         return
     for line in path.read_text(errors="replace").splitlines():
         try:
-            record = msgspec.convert(json.loads(line), kind)
+            content = msgspec.convert(json.loads(line), dict[str, Any])
+            record = kind.from_json(content)
         except (ValueError, RecursionError):  # a killed run left it, or a user
             continue
         yield line, record

@@ -3,31 +3,40 @@
 import errno
 import logging
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs.scores import Scores
+from rnnmnist.runs.scores import RECORDED, Scores, select_fields
 from rnnmnist.runs.writing import write_json
 
 _logger = logging.getLogger(__name__)
 
+# The fields of a result file that a list of its networks does not repeat.
+OF_ENSEMBLE = (
+    "params_sha256",
+    "multiplier",
+    "task",
+    "permutation",
+    "permutation_sha256",
+    "trained_on_sha256",
+)
+
 
 class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of a checkpoint on a split: the content of a result file.
+    """The scores of a checkpoint on a split, and of what they are.
 
-    Every result has `accuracy_interval`, `balanced_accuracy` and `confusion`. The
-    results of an ensemble's members have none of the attributes from `task` on.
+    Every network of a result has a confusion matrix.
 
     Attributes:
         dataset: the name of the evaluated data.
         split: `train`, `validation` or `test`, or `leave_one_out` or
             `leave_one_group_out`, as of `Metrics`.
         step: the step of the checkpoint.
-        num_parameters: the number of trained parameters of one member.
-        params_sha256: the SHA-256 of all parameter arrays of all members.
+        num_parameters: the number of trained parameters of one network.
+        params_sha256: the SHA-256 of all parameter arrays of all networks.
+        network_sha256: the SHA-256 of the arrays of each network.
         multiplier: the factor of the logits with which the losses are computed, but
-            for the losses of an ensemble's members.
+            for the losses of an ensemble's networks.
         task: the evaluated data.
         permutation: the order of the pixels in the view `permuted`.
         permutation_sha256: the SHA-256 of that order.
@@ -40,34 +49,30 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     num_parameters: int
     params_sha256: str
-    accuracy_interval: tuple[float, float]
-    balanced_accuracy: float
-    confusion: tuple[tuple[int, ...], ...]
-    multiplier: float = 1.0
-    task: Task | None = None
+    network_sha256: tuple[str, ...]
+    multiplier: float
+    task: Task
     permutation: str | None = None
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
     tutorial_128: Scores | None = None
-    members: tuple["Result", ...] = ()
+
+    @property
+    def chose_multiplier(self) -> bool:
+        """Whether the multiplier was chosen on these examples.
+
+        The loss is then slightly too low. Predictions of examples that are left out
+        also chose the multiplier that each fitted head contains.
+        """
+        is_left_out = self.split in ("leave_one_out", "leave_one_group_out")
+        is_calibrated = self.split == "validation" and self.multiplier != 1
+        is_of_run = self.task.sha256 == self.trained_on_sha256
+        return is_of_run and (is_left_out or is_calibrated)
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
     """Returns the path of a result on the data of the run."""
     return workdir / "evaluation" / f"{split}-{step}.json"
-
-
-def loss_note(split: str, multiplier: float, *, is_of_run: bool) -> str:
-    """Says that a loss is too low, since its examples chose the multiplier; else empty.
-
-    `is_of_run` says whether the data are those of the training. Predictions of examples
-    that are left out also chose the multiplier that each fitted head contains.
-    """
-    is_left_out = split in ("leave_one_out", "leave_one_group_out")
-    is_calibrated = split == "validation" and multiplier != 1
-    if not (is_of_run and (is_left_out or is_calibrated)):
-        return ""
-    return " (slightly too low, since this split chose the multiplier of the logits)"
 
 
 def path_of(result: Result, workdir: Path) -> Path:
@@ -76,7 +81,7 @@ def path_of(result: Result, workdir: Path) -> Path:
     If the data are others than those of the training, the name has their SHA-256.
     """
     path = result_path(workdir, result.split, result.step)
-    sha256 = None if result.task is None else result.task.sha256
+    sha256 = result.task.sha256
     if sha256 != result.trained_on_sha256:
         path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
     return path
@@ -89,7 +94,7 @@ def write_result(workdir: Path, result: Result) -> Path:
     """
     path = path_of(result, workdir)
     try:
-        write_json(path, result)
+        write_json(path, to_json(result))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -97,15 +102,30 @@ def write_result(workdir: Path, result: Result) -> Path:
     return path
 
 
-def read_result(path: Path, params_sha256: str) -> Result | None:
-    """Reads a result file.
+def to_json(result: Result) -> dict[str, Any]:
+    """Returns the content of a result file, which has derived scores, too.
 
-    Returns None if the file is missing or damaged, or has a result of other parameters.
+    The file of an ensemble also has the spread over networks, the scores of the mean of
+    their probabilities, and the scores of each network.
     """
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=Result)
-    except (OSError, ValueError, RecursionError):
-        return None
-    if result.task is None or result.params_sha256 != params_sha256:
-        return None
-    return result
+    run = ("dataset", "split", "step", "num_parameters")
+    content = select_fields(result, (*run, "groups", *RECORDED, *OF_ENSEMBLE))
+    if result.tutorial_128 is not None:
+        content["tutorial_128"] = select_fields(result.tutorial_128, RECORDED)
+    if result.ensemble is None:
+        return content
+    members = [
+        select_fields(result, run)
+        | select_fields(network, RECORDED)
+        | {"params_sha256": sha256}
+        for network, sha256 in zip(result.networks, result.network_sha256, strict=True)
+    ]
+    return content | {
+        "accuracy_mean": result.accuracy,
+        "accuracy_std": result.accuracy_std,
+        "accuracy_mean_interval": result.accuracy_mean_interval,
+        "ensemble_correct": result.ensemble.correct,
+        "ensemble_accuracy": result.ensemble.accuracy,
+        "ensemble_loss": result.ensemble.loss,
+        "members": members,
+    }

@@ -1,59 +1,173 @@
-"""The scores of networks, in log lines, headers of checkpoints and result files."""
+"""The scores of networks: counts and losses, and what follows from them."""
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
+import numpy as np
+
+Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+# What a log line and a result file have of a network, and of an ensemble.
+LOGGED = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy")
+RECORDED = (*LOGGED, "accuracy_interval", "confusion")
 
 
-class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The predictions of a network, or of an ensemble, for labelled examples, counted.
-
-    Counts of an ensemble are sums over its members; accuracies and losses are means.
-    Accuracies are fractions. What is None, or empty, is what these scores do not have.
+class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The predictions of a network for labelled examples, counted.
 
     Attributes:
-        seed: the seed of the first member.
-        examples: the number of examples, for each network.
-        groups: the number of their groups; None without groups.
-        correct: the number of correct predictions, of all networks together.
-        predictions: the number of predictions of all networks together, of which
-            `correct` counts a part. A single network has one for each example.
-        accuracy: the fraction of correct predictions.
-        loss: the mean cross-entropy, in nats. For a single network, it is calibrated,
-            but for a validation of the training.
-        accuracy_interval: 95 % Wilson interval over examples. Only the evaluation of a
-            whole split has it and the next two. Of these, a line of `metrics.jsonl` has
-            at most the balanced accuracy.
-        balanced_accuracy: the mean accuracy over the classes.
-        confusion: counts by [true class][predicted class].
-        accuracy_mean: as `accuracy`. Only the evaluation of an ensemble on a whole
-            split has it and the next five.
-        accuracy_std: the standard deviation over the members, with `ddof=1`.
-        accuracy_mean_interval: 95 % t interval over the members.
-        ensemble_correct: the number of correct predictions by the mean of the members'
-            probabilities.
-        ensemble_accuracy: their fraction.
-        ensemble_loss: the loss of the calibrated mean of the members' probabilities.
-        members: the scores of each network of an ensemble; empty for a single network.
+        seed: the seed of the network; None for the mean of several networks.
+        examples: the number of examples.
+        correct: the number of correct predictions.
+        loss: the mean cross-entropy, in nats. It is calibrated, but for a validation of
+            the training and for the members of an ensemble.
+        confusion: counts by [true class][predicted class]; empty in training.
     """
 
     seed: int | None = None
     examples: int
-    groups: int | None = None
     correct: int
-    predictions: int | None = None
-    accuracy: float
     loss: float
-    accuracy_interval: tuple[float, float] | None = None
-    balanced_accuracy: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
-    accuracy_mean: float | None = None
-    accuracy_std: float | None = None
-    accuracy_mean_interval: tuple[float, float] | None = None
-    ensemble_correct: int | None = None
-    ensemble_accuracy: float | None = None
-    ensemble_loss: float | None = None
-    members: tuple["Scores", ...] = ()
 
     @property
-    def networks(self) -> "tuple[Scores, ...]":
-        """The scores of each network."""
-        return self.members or (self,)
+    def accuracy(self) -> float:
+        """The fraction of correct predictions."""
+        return self.correct / self.examples
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy, over examples."""
+        return wilson_interval(self.correct, self.examples)
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """The mean accuracy over the classes that have examples; None in training."""
+        if not self.confusion:
+            return None
+        confusion = np.array(self.confusion)
+        totals = confusion.sum(axis=1)
+        present = totals > 0
+        return statistics.fmean(np.diagonal(confusion)[present] / totals[present])
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores of an ensemble on labelled examples. A network is an ensemble of one.
+
+    Attributes:
+        networks: the scores of each network.
+        ensemble: those of the mean of the networks' probabilities, whose loss is
+            calibrated; None for a single network, and in training.
+        groups: the number of groups that the examples are of; None without groups.
+    """
+
+    networks: tuple[NetworkScores, ...]
+    ensemble: NetworkScores | None = None
+    groups: int | None = None
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the first network."""
+        return self.networks[0].seed
+
+    @property
+    def examples(self) -> int:
+        """The number of examples, which all networks share."""
+        return self.networks[0].examples
+
+    @property
+    def correct(self) -> int:
+        """The number of correct predictions of all networks together."""
+        return sum(network.correct for network in self.networks)
+
+    @property
+    def accuracy(self) -> float:
+        """The mean accuracy of the networks."""
+        # One division of integers, so that equal counts tie.
+        return self.correct / (len(self.networks) * self.examples)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the networks."""
+        return statistics.fmean(network.loss for network in self.networks)
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval over examples, of a network with the mean count."""
+        return wilson_interval(self.correct / len(self.networks), self.examples)
+
+    @property
+    def accuracy_std(self) -> float | None:
+        """The standard deviation over networks, with `ddof=1`; None for one."""
+        if len(self.networks) == 1:
+            return None
+        return statistics.stdev(network.accuracy for network in self.networks)
+
+    @property
+    def accuracy_mean_interval(self) -> tuple[float, float] | None:
+        """The 95 % t interval of the mean over networks; None for one."""
+        if self.accuracy_std is None:
+            return None
+        return t_interval(self.accuracy, self.accuracy_std, len(self.networks))
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """The mean balanced accuracy of the networks; None in training."""
+        balanced = [network.balanced_accuracy for network in self.networks]
+        known = [accuracy for accuracy in balanced if accuracy is not None]
+        return statistics.fmean(known) if known else None
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """The sum of the networks' counts; empty in training."""
+        counts = np.sum([network.confusion for network in self.networks], axis=0)
+        return tuple(map(tuple, counts.tolist()))
+
+    @property
+    def is_unbalanced(self) -> bool:
+        """Whether a class has at least twice as many examples as another one."""
+        if not self.confusion:
+            return False
+        sizes = np.sum(self.confusion, axis=1)
+        return bool(sizes.max() >= 2 * sizes.min())
+
+
+def select_fields(
+    scores: NetworkScores | Scores, names: Iterable[str]
+) -> dict[str, Any]:
+    """Returns named fields and properties for a file, without those that are None."""
+    fields = {name: getattr(scores, name) for name in names}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
+    """Returns the 95 % Wilson score interval of a proportion.
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical
+        inference", JASA 22, 1927.
+    """
+    p = correct / examples
+    z2 = Z_95**2
+    centre = p + z2 / (2 * examples)
+    half = Z_95 * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
+    scale = 1 + z2 / examples
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a mean accuracy over at least two seeds.
+
+    The standard deviation is that of a sample (`ddof=1`).
+
+    References:
+        Student, "The probable error of a mean", Biometrika 6, 1908.
+    """
+    from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
+
+    quantile = float(stdtrit(count - 1, 0.975))
+    half = quantile * std / math.sqrt(count)
+    return max(0.0, mean - half), min(1.0, mean + half)

@@ -23,9 +23,9 @@ from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import RunError, UserError, warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
-from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
 from rnnmnist.evaluation.predictions import compute_hidden
 from rnnmnist.evaluation.probabilities import calibrate
+from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import (
     DIFFERENCE_STD,
@@ -46,8 +46,8 @@ from rnnmnist.runtime.mesh import (
 )
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training.console import Progress
-from rnnmnist.training.events import raise_if_stopped, record, validate
+from rnnmnist.training.console import Progress, format_parameters
+from rnnmnist.training.events import raise_if_stopped, record, score_validation
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.ridge import RidgeHead, fit_ridge
 from rnnmnist.training.state import Program, TrainState, to_items
@@ -90,7 +90,10 @@ def fit_in_closed_form(
 
         if not networks:
             count = count_params(params)
-            progress.announce_closed_form(config.num_seeds, count)
+            progress.line(
+                f"{format_parameters(config.num_seeds, count)}, of the head, which is "
+                "fitted in closed form"
+            )
         number, classes = params["head"]["kernel"].shape
         head = fit_ridge(
             parts, number, train.labels, classes, weights, groups=train.groups
@@ -104,11 +107,8 @@ def fit_in_closed_form(
     multiplier = 1.0
     if len(networks) > 1:
         multiplier = calibrate(left_out_logits, train.labels)
-    scores = select_logged_scores(
-        score_logits(
-            left_out_logits, train.labels, config.seed, groups=train.num_groups
-        ),
-        has_class_weights=config.train.has_class_weights,
+    scores = score_logits(
+        left_out_logits, train.labels, config.seed, groups=train.num_groups
     )
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
     metrics = Metrics(**asdict(scores), step=STEP, split=split)
@@ -121,7 +121,9 @@ def fit_in_closed_form(
     if len(splits["validation"]):
         put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
         params = jax.tree.map(put, stacked)
-        metrics, _ = validate(config, program, params, splits["validation"], STEP)
+        metrics, _ = score_validation(
+            config, program, params, splits["validation"], STEP
+        )
         record(workdir, metrics, progress)
     state = TrainState(
         step=jnp.asarray(STEP, jnp.int32), params=stacked, ema_params=None, opt_state=()

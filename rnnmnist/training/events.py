@@ -8,9 +8,9 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
 from rnnmnist.errors import RunError, StoppedError
-from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
+from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
@@ -19,15 +19,17 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
 from rnnmnist.training.state import Program
 
+REMEDY = "lower train.learning_rate or set train.clip_norm"  # if a loss is not finite
 
-def validate(
+
+def score_validation(
     config: RunConfig,
     program: Program,
     params: Params,
     examples: Examples,
     step: int,
 ) -> tuple[Metrics, float]:
-    """Evaluates parameters [ensemble, ...] on the validation split.
+    """Scores parameters [ensemble, ...] on the validation split.
 
     Returns their metrics, and the multiplier of their logits, which is 1 if the split
     is too small to select a checkpoint.
@@ -39,9 +41,8 @@ def validate(
     except NonFiniteLogitsError as error:
         reason = "prediction for a validation example is not finite"
         raise unsaved_error(config, step, error.network, reason) from error
-    scores = select_logged_scores(
-        score_logits(logits, examples.labels, config.seed, groups=examples.num_groups),
-        has_class_weights=config.train.has_class_weights,
+    scores = score_logits(
+        logits, examples.labels, config.seed, groups=examples.num_groups
     )
     multiplier = 1.0
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
@@ -53,7 +54,7 @@ def validate(
 def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
     """Returns the error of a run whose loss or predictions are not finite."""
     suffix = config.seed_suffix(network)
-    return RunError(f"step {step}{suffix} is not saved: its {reason}; {console.REMEDY}")
+    return RunError(f"step {step}{suffix} is not saved: its {reason}; {REMEDY}")
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:

@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import msgspec
 import numpy as np
 from jax.sharding import Mesh
-from msgspec.structs import asdict
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.metrics import make_scores
+from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import abstract_params, count_params
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Result, read_result, result_path, write_result
+from rnnmnist.runs.results import Result, write_result
+from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
@@ -39,10 +38,11 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.closed_form import fit_in_closed_form
 from rnnmnist.training.events import (
+    REMEDY,
     raise_if_stopped,
     record,
+    score_validation,
     unsaved_error,
-    validate,
 )
 from rnnmnist.training.loss import ScoreSums, weigh_classes
 from rnnmnist.training.optimizer import Schedule, learning_rates
@@ -150,8 +150,8 @@ def loop_over_events(
         program = trainer.program
         validation = splits["validation"]
         # If the training data fit on the devices, the validation sequences are small,
-        # too. Then they are standardized once, here. Otherwise `validate` standardizes
-        # them, a part at a time, each time that it is called.
+        # too. Then they are standardized once, here. Otherwise, each validation
+        # standardizes them, a part at a time.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
@@ -197,11 +197,11 @@ def loop_over_events(
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
                 # Predictions multiply the logits by it, so that probabilities are
-                # calibrated. `validate` chooses it, and the checkpoint contains it.
+                # calibrated. Each validation chooses it, and the checkpoint has it.
                 logit_multiplier = 1.0
                 if is_due and len(validation):
                     params = state.evaluated_params
-                    validated, logit_multiplier = validate(
+                    validated, logit_multiplier = score_validation(
                         config, program, params, validation, step
                     )
                     record(workdir, validated, progress)
@@ -314,12 +314,12 @@ def measure_training(
     else:
         examples = trained_examples
         sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
-    scores = make_scores(
-        examples,
-        sums.correct.astype(int).tolist(),
-        (sums.loss / examples).tolist(),
-        first_seed=config.seed,
-    )
+    networks = [
+        NetworkScores(seed=seed, examples=examples, correct=int(correct), loss=loss)
+        for seed, correct, loss in zip(
+            config.seeds, sums.correct, (sums.loss / examples).tolist(), strict=True
+        )
+    ]
     means = {
         name: total / examples
         for name, total in sums._asdict().items()
@@ -332,7 +332,7 @@ def measure_training(
     }
     speed = config.num_seeds * trained_examples / seconds
     return Metrics(
-        **asdict(scores),
+        networks=tuple(networks),
         step=step,
         split="train",
         examples_per_second=round(speed, 1),
@@ -362,34 +362,35 @@ def rejection_error(
     """Returns the error that ends a run after a rejected update.
 
     `step` is the number of applied updates. The message calls the rejected one
-    `step + 1`.
+    `step + 1`. The statistics are NumPy arrays, of this and of earlier updates.
     """
-    rejected = console.describe_rejection(config, stats, step)
-    last = describe_last_checkpoint(workdir)
-    return RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
+    row = int(np.argmin(stats.is_applied))
+    network = int(np.argmin(stats.is_finite[row]))
+    loss = stats.scores.loss[row, network] / config.train.batch_size
+    with jax.transfer_guard("allow"):
+        rate = float(Schedule.create(config.train)(step))
+    return RunError(
+        f"step {step + 1}{config.seed_suffix(network)} was not applied: its loss is "
+        f"{loss} and its gradient norm {stats.grad_norm[row, network]}; one of them or "
+        f"an updated parameter is not finite at learning rate {rate:.3g}; "
+        f"{describe_last_checkpoint(workdir)}; {REMEDY}"
+    )
 
 
 def evaluate_best_checkpoint(
     workdir: Path, mesh: Mesh, dataset: Dataset, cell: str
 ) -> Result:
-    """Evaluates the best checkpoint on `evaluated_split` if no valid result exists.
+    """Evaluates the best checkpoint on `evaluated_split`, and writes the result.
 
     `cell` is the setting `model.cell`. A user's own cell is imported because the
     configuration of this run names it, never because the checkpoint does.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
     run = TrainedRun(workdir, str(best), {"model.cell": cell})
-    sha256 = run.params_sha256
-    task = dataset.task
-    split = task.evaluated_split
-    path = result_path(workdir, split, best)
-    # Processes exchange JSON, so the result is converted to a dictionary, and back.
-    existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
-    if existing is not None:
-        return msgspec.convert(existing, Result)
-    examples = dataset.splits[split]
+    task, splits = dataset
+    examples = splits[task.evaluated_split]
     logits = run.make_network(mesh).logits(examples)
-    result = run.score(task, split, examples, logits)
+    result = score_split(run, task, task.evaluated_split, examples, logits)
     if is_process_0():
         write_result(workdir, result)
     return result

@@ -22,9 +22,8 @@ from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_batch_mesh, make_mesh, platform_of
-from rnnmnist.training import console
 from rnnmnist.training.closed_form import compute_states, draw_network
-from rnnmnist.training.loop import open_trainer
+from rnnmnist.training.loop import open_trainer, rejection_error
 from rnnmnist.training.resume import saved_config, step_to_resume
 from rnnmnist.training.state import Program, create_state
 
@@ -130,8 +129,7 @@ def describe_step(
             seconds = running_seconds() - start
             finished = step + int(stats.is_applied.sum())
             if finished < target:
-                reason = console.describe_rejection(config, stats, finished)
-                raise RunError(f"a training step{reason}; {console.REMEDY}")
+                raise rejection_error(config, stats, finished, Path())
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "
         f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {config.train.batch_size} "

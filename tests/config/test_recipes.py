@@ -175,6 +175,6 @@ def test_a_resume_keeps_the_cell_of_its_checkpoint(
 def test_groups_of_a_classifier_are_left_out_as_a_whole() -> None:
     groups = np.arange(30) // 4
     classifier = rnnmnist.RNNClassifier().fit(INPUTS, LABELS, groups=groups)
-    scores = classifier.model_.validation
+    scores = classifier.model_.validation_metrics
     assert scores is not None
     assert scores.split == "leave_one_group_out"

@@ -11,7 +11,7 @@ from support import TASK
 
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.left_out import write_left_out
-from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.runs.logs import Metrics
 
 CLASSES = ("seed", "label", "a, b")

@@ -19,6 +19,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runtime.mesh import make_device_mesh
 
@@ -135,7 +136,7 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     run = TrainedRun(save_network(tmp_path / "run", config, task), "best")
     examples = random_examples(3)
     logits = run.make_network(make_device_mesh()).logits(examples)
-    result = run.score(task, "validation", examples, logits)
+    result = score_split(run, task, "validation", examples, logits)
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 
 

@@ -21,6 +21,7 @@ from rnnmnist.data import datasets
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
+from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
@@ -251,13 +252,14 @@ def test_every_format_is_compared(
     run = TrainedRun(workdir, "best", paths)
     task, split, examples = run.load_split()
     logits = run.make_network(make_cpu_mesh()).logits(examples)
-    correct = run.score(task, split, examples, logits).ensemble_correct
+    ensemble = score_split(run, task, split, examples, logits).ensemble
+    assert ensemble is not None
     assert {path.name for path in output.iterdir()} == set(FORMATS)
     largest = []
     for name in FORMATS:
         found = certificate_of(output, name)
         assert (found["split"], found["examples"]) == ("test", 80)
-        assert (found["differing"], found["correct"]) == (0, correct)
+        assert (found["differing"], found["correct"]) == (0, ensemble.correct)
         assert found["params_sha256"] == run.params_sha256
         content = (output / name / f"model.{name}").read_bytes()
         assert found["artefact_sha256"] == hashlib.sha256(content).hexdigest()

@@ -15,7 +15,7 @@ from support import Command, array_checksums, damaged
 
 from rnnmnist.errors import Failure, UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs import checkpoints, logs, results
+from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.checkpoint_files import (
     ITEMS,
     DamagedError,
@@ -298,7 +298,6 @@ def test_random_edits_cause_errors_or_have_no_effect(
 ) -> None:
     steps = list_steps(reference_run)
     expected = {step: contents(reference_run, step) for step in steps}
-    params_sha256 = trainer.result(reference_run)["params_sha256"]
     config = read_header(reference_run, NEWEST).config
     found = 0
     for number in range(first, first + 50):
@@ -316,8 +315,6 @@ def test_random_edits_cause_errors_or_have_no_effect(
                 find_step(workdir, selector)
         try:
             check_settings(config, workdir)
-            for path in (workdir / "evaluation").glob("*"):
-                results.read_result(path, params_sha256)
         except Failure as error:
             assert "\n" not in str(error).strip(), edited
         logs.remove_metrics_after(workdir, NEWEST)

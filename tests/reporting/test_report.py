@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import trainer
 from markupsafe import Markup
+from msgspec.structs import replace
 from support import (
     Once,
     called,
@@ -22,11 +23,13 @@ from support import (
 )
 
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.metrics import score_logits, wilson_interval
+from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import RunData, load_run_data, write_pages
 from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.scores import wilson_interval
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 COMMAND = "rnnmnist report"
@@ -73,10 +76,16 @@ def ensemble(run_data: RunData) -> RunData:
         )
         for line in run_data.metrics
     ]
-    scores = score_logits(logits, labels)
+    scores = scores_of(run_data, logits)
     return dataclasses.replace(
         run_data, scores=scores, predictions=networks, metrics=metrics
     )
+
+
+def scores_of(run: RunData, logits: np.ndarray) -> Result:
+    """The scores of other logits, of as many networks as there are."""
+    scores = score_logits(logits, run.examples.labels)
+    return replace(run.scores, networks=scores.networks, ensemble=scores.ensemble)
 
 
 def with_attributes(run: RunData, **attributes: Any) -> RunData:
@@ -160,11 +169,12 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
 @pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     words = report_text(ensemble)
-    counts = [f"{network.correct:,}" for network in ensemble.scores.members]
+    counts = [f"{network.correct:,}" for network in ensemble.scores.networks]
     assert f"{', '.join(counts)} of 500" in words
     assert "3 seeds, on 500 images" in words
     assert "0.60 points" in words  # the standard deviation
-    assert f"{ensemble.scores.ensemble_correct} images" in words
+    assert ensemble.scores.ensemble is not None
+    assert f"{ensemble.scores.ensemble.correct} images" in words
     assert "errors of the ensemble" in words
     assert f"{ensemble.scores.correct:,} of 500" not in words  # a sum over seeds
 
@@ -195,7 +205,7 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
         predicted=np.repeat(labels[:, None], 28, axis=1),
         probabilities=np.eye(10)[labels],
     )
-    scores = score_logits(np.eye(10)[labels][None], labels)
+    scores = scores_of(run_data, np.eye(10)[labels][None])
     run = dataclasses.replace(
         run_data, scores=scores, predictions=[perfect], combined=perfect
     )

@@ -1,75 +1,92 @@
-"""Result files: their content, and which are refused."""
+"""Result files: the fields that others read."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
-from msgspec.structs import asdict
 from support import TASK
 
-from rnnmnist.data.examples import permutation_sha256
-from rnnmnist.evaluation.metrics import score_confusions
-from rnnmnist.runs.results import Result, read_result, result_path, write_result
+from rnnmnist.runs.results import Result, write_result
+from rnnmnist.runs.scores import NetworkScores, wilson_interval
 
-TABLES = ([[3, 1], [0, 2]], [[2, 2], [1, 1]])
-SHA256 = "of all networks"
-FULL_TASK = dataclasses.replace(  # with a value in every field
-    TASK, feature_names=("level",), sha256="of the data", mean=(0.5,), std=(2.0,)
+FIRST = NetworkScores(
+    seed=5, examples=6, correct=5, loss=0.25, confusion=((3, 1), (0, 2))
 )
-PLAIN: dict[str, Any] = {"task": TASK}
-FULL: dict[str, Any] = {
-    "task": FULL_TASK,
-    "permutation": "bit_reversal",
-    "permutation_sha256": permutation_sha256("bit_reversal", 784),
-    "trained_on_sha256": "of other data",
-}
+SECOND = NetworkScores(
+    seed=6, examples=6, correct=3, loss=0.75, confusion=((2, 2), (1, 1))
+)
+MEAN = NetworkScores(examples=6, correct=4, loss=0.2, confusion=((2, 2), (0, 2)))
 
 
-def make_result(networks: int, **changes: Any) -> Result:
-    losses = [0.25, 0.75][:networks]
-    scores = score_confusions(np.array(TABLES[:networks]), losses, 5)
-    common = {"dataset": "mine", "split": "test", "step": 7, "num_parameters": 9}
-    members = [
-        Result(**asdict(one) | common, params_sha256=f"of {one.seed}")
-        for one in scores.members
-    ]
-    return Result(
-        **asdict(scores) | common | PLAIN | changes | {"members": tuple(members)},
-        params_sha256=SHA256,
-        tutorial_128=scores,
-    )
+def make_result(**fields: Any) -> Result:
+    common: dict[str, Any] = {
+        "dataset": "mine",
+        "split": "test",
+        "step": 7,
+        "num_parameters": 9,
+        "params_sha256": "of all",
+        "multiplier": 1.0,
+        "task": TASK,
+    }
+    return Result(**common | fields)
 
 
-@pytest.mark.parametrize("changes", [PLAIN, FULL], ids=["plain", "full"])
-def test_a_result_is_of_one_network_and_one_data_set(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    result = make_result(2, **changes)
-    assert read_result(result_path(tmp_path, "test", 7), SHA256) is None
+def test_a_file_has_the_scores_of_one_network(tmp_path: Path) -> None:
+    result = make_result(networks=(FIRST,), network_sha256=("of all",))
     path = write_result(tmp_path, result)
-    assert path.name == ("test-7.json" if changes == PLAIN else "test-7-of the d.json")
-    assert read_result(path, SHA256) == result
-    assert read_result(path, "of others") is None
+    assert path == tmp_path / "evaluation" / "test-7.json"
+    content = json.loads(path.read_text())
+    assert content.pop("task")["name"] == TASK.name
+    assert content.pop("accuracy_interval") == list(wilson_interval(5, 6))
+    assert content == {
+        "dataset": "mine",
+        "split": "test",
+        "step": 7,
+        "num_parameters": 9,
+        "params_sha256": "of all",
+        "multiplier": 1.0,
+        "seed": 5,
+        "examples": 6,
+        "correct": 5,
+        "accuracy": 5 / 6,
+        "balanced_accuracy": 7 / 8,
+        "loss": 0.25,
+        "confusion": [[3, 1], [0, 2]],
+    }
 
 
-VALID = msgspec.json.encode(make_result(2, **FULL))
+def test_a_file_of_an_ensemble_has_the_scores_of_its_members(tmp_path: Path) -> None:
+    result = make_result(
+        networks=(FIRST, SECOND),
+        ensemble=MEAN,
+        network_sha256=("of 5", "of 6"),
+        groups=2,
+    )
+    content = json.loads(write_result(tmp_path, result).read_text())
+    expected = {
+        "examples": 6,
+        "groups": 2,
+        "correct": 8,
+        "accuracy": 8 / 12,
+        "accuracy_mean": 8 / 12,
+        "loss": 0.5,
+        "confusion": [[5, 3], [1, 3]],
+        "ensemble_correct": 4,
+        "ensemble_accuracy": 4 / 6,
+        "ensemble_loss": 0.2,
+    }
+    assert content.items() >= expected.items()
+    assert content["accuracy_std"] == pytest.approx(2 / 6 / 2**0.5)
+    members = content["members"]
+    assert [member["params_sha256"] for member in members] == ["of 5", "of 6"]
+    assert [member["seed"] for member in members] == [5, 6]
+    assert [member["correct"] for member in members] == [5, 3]
+    assert all((m["split"], m["step"]) == ("test", 7) for m in members)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"{",
-        VALID.replace(b"mine", b"m\xe9ne"),
-        VALID.replace(b'"examples":6', b'"examples":true'),
-    ],
-)
-def test_a_damaged_file_is_no_result(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "test-7.json"
-    path.write_bytes(content)
-    assert read_result(path, SHA256) is None
-    assert read_result(tmp_path, SHA256) is None  # a folder
-    path.write_bytes(VALID)
-    assert read_result(path, SHA256) is not None
+def test_a_result_on_other_data_has_their_hash_in_its_name(tmp_path: Path) -> None:
+    task = dataclasses.replace(TASK, sha256="of the data")
+    result = make_result(networks=(FIRST,), network_sha256=("of all",), task=task)
+    assert write_result(tmp_path, result).name == "test-7-of the d.json"

@@ -20,7 +20,7 @@ import rnnmnist
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import events, loop
-from rnnmnist.training.console import Progress, describe_task
+from rnnmnist.training.console import Progress, describe_sequences
 
 
 def test_the_time_left_is_that_of_the_steps_so_far(
@@ -34,15 +34,14 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     progress.show(make_metrics(200, "train", 128, [96], [0.51234], 12345.6))
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
-        "epoch 0.5  step 200/400  50 %  loss 0.5123  accuracy 75.00 %  "
-        "12,346 images/s  60 s left"
+        "step 200/400  50 %  60 s left  loss 0.5123  accuracy 75.00 %  epoch 0.5  "
+        "12,346 images/s"
     )
 
 
 def test_a_single_feature_is_singular() -> None:
     task = dataclasses.replace(TASK, image_shape=None, features=1, feature_names=("x",))
-    (line,) = describe_task(run_config({}), task)
-    assert " with 1 feature (x), in " in line
+    assert " with features: x; classes" in describe_sequences(task)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_a_terminal_shows_one_line_of_training(
     count: int,
 ) -> None:
     """It fits, and an error ends it. Validations stay."""
-    original = events.validate
+    original = events.score_validation
 
     def fail_at_20(*args: Any) -> Any:
         step = args[-1]
@@ -96,7 +95,7 @@ def test_a_terminal_shows_one_line_of_training(
             raise RunError("a failure")
         return original(*args)
 
-    monkeypatch.setattr(loop, "validate", fail_at_20)
+    monkeypatch.setattr(loop, "score_validation", fail_at_20)
     monkeypatch.setattr(sys, "stdout", terminal[0])
     for name, value in variables.items() | {("COLUMNS", str(width))}:
         monkeypatch.setenv(name, value)
@@ -106,7 +105,7 @@ def test_a_terminal_shows_one_line_of_training(
     shown = lines_of(terminal[1])
     trained = [line.rstrip() for line in shown if "s left" in line]
     assert len(trained) == count
-    assert re.search(r"step 20/400  5 %  (loss .*)?\d+ s left$", trained[-1])
+    assert re.match(r"step 20/400  5 %  \d+ s left ", trained[-1])
     assert ("sequences/s" in trained[-1]) == (width == 100)
     assert all(len(line) < width for line in trained)
     (validated,) = (line.rstrip() for line in shown if "validation loss" in line)

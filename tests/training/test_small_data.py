@@ -257,7 +257,7 @@ def test_a_callback_gets_each_validation_and_ends_the_run(
     fit(run, callback=seen.append, **ENDING)
     step = list_steps(stopped)[-1]
     assert [metrics.step for metrics in seen] == [10, 20, *range(40, step + 1, 10)]
-    assert seen[-1] == logs.read(run, Metrics)[-1]
+    assert seen[-1].to_json().items() >= logs.read(run, Metrics)[-1].to_json().items()
     assert trainer.checksums(run, step) == trainer.checksums(stopped, step)
     for name, value in (("train.patience", 3), ("callback", print)):
         changes = {"validation": False, name.removeprefix("train."): value}

@@ -2,17 +2,12 @@
 
 import math
 
-import msgspec
 import numpy as np
 import pytest
 
-from rnnmnist.evaluation.metrics import (
-    format_probability,
-    score_confusions,
-    score_logits,
-    wilson_interval,
-)
-from rnnmnist.runs.scores import Scores
+from rnnmnist.evaluation.formatting import format_probability
+from rnnmnist.evaluation.scoring import score_logits
+from rnnmnist.runs.scores import Scores, t_interval, wilson_interval
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -69,15 +64,12 @@ def test_the_variation_over_networks_by_hand() -> None:
     With four networks, it is 3.182 standard errors.
     """
     scores = score_predicted()
-    assert scores.accuracy_mean == scores.accuracy
     assert scores.accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
     assert scores.accuracy_mean_interval == (0.0, 1.0)
-    tables = [[[count, 100 - count], [0, 0]] for count in (90, 91, 92, 91)]
-    four = score_confusions(np.array(tables), 4 * [0.5])
-    assert four.accuracy_mean_interval is not None
-    low, high = four.accuracy_mean_interval
-    half = 3.182 * math.sqrt(2 / 3) / 100 / 2
-    assert (low, high) == pytest.approx((0.91 - half, 0.91 + half), abs=1e-5)
+    std = math.sqrt(2 / 3) / 100  # of 90, 91, 92 and 91 %
+    half = 3.182 * std / 2
+    expected = (0.91 - half, 0.91 + half)
+    assert t_interval(0.91, std, 4) == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
@@ -85,13 +77,12 @@ def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
     ones = np.array([[0.9999, 0.7, 0.9], [0.2, 0.4, 0.9], [0.2, 0.45, 0.9]])
     logits = np.log(np.stack([1 - ones, ones], axis=-1))
     scores = score_logits(logits, np.array([0, 1, 0]))
-    assert (scores.ensemble_correct, scores.ensemble_accuracy) == (2, 2 / 3)
+    assert scores.ensemble is not None
+    assert (scores.ensemble.correct, scores.ensemble.accuracy) == (2, 2 / 3)
 
 
-def test_one_network_has_no_members() -> None:
-    one = score_predicted().members[1]
-    assert one.networks == (one,)
-    absent = {"members", "accuracy_std", "ensemble_correct"}
-    assert not absent & msgspec.to_builtins(one).keys()
-    equal = score_confusions(np.array(CONFUSIONS[:1] * 2), [1.0, 1.0])
-    assert msgspec.to_builtins(equal)["accuracy_std"] == 0.0
+def test_one_network_has_no_spread_and_equal_networks_have_none() -> None:
+    one = Scores(networks=score_predicted().networks[1:])
+    assert (one.ensemble, one.accuracy_std, one.accuracy_mean_interval) == 3 * (None,)
+    assert (one.seed, one.correct, one.loss) == (4, 2, one.networks[0].loss)
+    assert Scores(networks=2 * one.networks).accuracy_std == 0

@@ -1,0 +1,127 @@
+"""Formats scores as text, in percent and with their intervals."""
+
+from collections.abc import Sequence
+
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.scores import Scores
+
+
+def format_percent(fraction: float) -> str:
+    """Formats a fraction in percent: `99.02 %`."""
+    return f"{100 * fraction:.2f} %"
+
+
+def format_mean_and_std(mean: float, std: float) -> str:
+    """Formats a mean fraction and its standard deviation: `99.19 ± 0.04 %`."""
+    return f"{100 * mean:.2f} ± {format_percent(std)}"
+
+
+def format_points(fraction: float) -> str:
+    """Formats a difference of fractions in percentage points: `0.31 points`."""
+    return f"{100 * fraction:.2f} points"
+
+
+def format_probability(probability: float) -> str:
+    """Formats a probability in percent, which is never `100.00 %`."""
+    if probability > 0.9999:
+        return "> 99.99 %"
+    if 0 < probability < 0.0001:
+        return "< 0.01 %"
+    return format_percent(probability)
+
+
+def format_interval(interval: Sequence[float]) -> str:
+    """Formats an interval of fractions in percent: `98.81 to 99.19 %`."""
+    low, high = interval
+    return f"{100 * low:.2f} to {format_percent(high)}"
+
+
+def format_split(split: str) -> str:
+    """Formats the name of a split, such as `leave one out`."""
+    return split.replace("_", " ")
+
+
+def format_counts(scores: Scores) -> str:
+    """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
+    counts = ", ".join(f"{network.correct:,}" for network in scores.networks)
+    return f"{counts} of {scores.examples:,}"
+
+
+def format_accuracy(scores: Scores) -> str:
+    """Formats an accuracy with its counts and its 95 % interval.
+
+    The interval is over examples, or of the mean over several seeds. With groups, it
+    says what the interval does not cover. The balanced accuracy follows where classes
+    differ much in size.
+    """
+    counts = format_counts(scores)
+    groups = format_groups(scores)
+    std, mean_interval = scores.accuracy_std, scores.accuracy_mean_interval
+    if std is None or mean_interval is None:  # a single network
+        accuracy = format_percent(scores.accuracy)
+        interval = format_interval(scores.accuracy_interval)
+        text = f"{accuracy} ({counts}; 95 % interval {interval}{groups})"
+    else:
+        accuracy = format_mean_and_std(scores.accuracy, std)
+        interval = format_interval(mean_interval)
+        text = (
+            f"{accuracy} over {len(scores.networks)} seeds ({counts}; 95 % interval of "
+            f"the mean {interval}{groups})"
+        )
+    if scores.is_unbalanced and scores.balanced_accuracy is not None:
+        text += f", balanced accuracy {format_percent(scores.balanced_accuracy)}"
+    return text
+
+
+def format_groups(scores: Scores) -> str:
+    """Says after an interval that it does not know the groups; empty without groups.
+
+    The sequences of a group are not independent. The interval of several seeds is not
+    over sequences.
+    """
+    if scores.groups is None:
+        return ""
+    plural = "s" if scores.groups > 1 else ""
+    sequences = f"{scores.examples:,} sequences of {scores.groups:,} group{plural}"
+    if len(scores.networks) > 1:
+        return f", which covers the seeds only, not the {sequences}"
+    return f", which takes {sequences} for independent"
+
+
+def format_validation(metrics: Metrics) -> str:
+    """Formats the accuracy of a validation, after `leave one out` if it is that."""
+    text = format_accuracy(metrics)
+    if metrics.split != "validation":
+        text = f"{format_split(metrics.split)} {text}"
+    return text
+
+
+def format_result(result: Result) -> str:
+    """Formats the accuracy of a result, and that of the ensemble of several seeds.
+
+    The accuracy on the first 128 examples follows if the result has it.
+    """
+    text = format_accuracy(result)
+    if result.ensemble is not None:
+        text += (
+            f"; ensemble {format_percent(result.ensemble.accuracy)} "
+            f"({result.ensemble.correct:,} of {result.examples:,})"
+        )
+    if result.tutorial_128 is not None:
+        text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
+    return text
+
+
+def format_loss(result: Result) -> str:
+    """Formats the loss of a result; of several seeds, the mean and the ensemble's.
+
+    It says so if the loss is too low, since the examples chose the multiplier.
+    """
+    note = ""
+    if result.chose_multiplier:
+        note = " (slightly too low, since this split chose the multiplier)"
+    if result.ensemble is None:
+        return f"loss {result.loss:.4f}{note}"
+    # The mean is of networks without the multiplier.
+    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"

@@ -1,0 +1,100 @@
+"""Scores the logits of networks for labelled examples."""
+
+import numpy as np
+
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Examples, permutation_sha256
+from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.scores import NetworkScores, Scores
+from rnnmnist.runtime.mesh import split_ensemble
+
+
+def score_logits(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    first_seed: int = 0,
+    multiplier: float = 1.0,
+    groups: int | None = None,
+) -> Scores:
+    """Scores finite logits [ensemble, examples, classes].
+
+    The seeds of the networks follow one another. `groups` is the number of groups that
+    the examples have. The multiplier is that of the logits of a single network, or of
+    the logits that the members of an ensemble have together.
+    """
+    logits = logits.astype(np.float64)
+    calibrated = multiplier * combine_members(logits)
+    if len(logits) == 1:
+        network = score_network(calibrated, labels, first_seed)
+        return Scores(networks=(network,), groups=groups)
+    networks = [
+        score_network(network, labels, first_seed + index)
+        for index, network in enumerate(logits)
+    ]
+    ensemble = score_network(calibrated, labels)
+    return Scores(networks=tuple(networks), ensemble=ensemble, groups=groups)
+
+
+def score_network(
+    logits: np.ndarray, labels: np.ndarray, seed: int | None = None
+) -> NetworkScores:
+    """Scores finite logits [examples, classes] of a network, or of an ensemble."""
+    examples, classes = logits.shape
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (labels, logits.argmax(axis=-1)), 1)
+    return NetworkScores(
+        seed=seed,
+        examples=examples,
+        correct=int(np.trace(confusion)),
+        loss=mean_loss(logits, labels),
+        confusion=tuple(map(tuple, confusion.tolist())),
+    )
+
+
+def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean cross-entropy of finite logits [examples, classes] in nats."""
+    # The largest logit is subtracted, so that no exponential is infinite.
+    largest = logits.max(axis=-1)
+    sums = np.exp(logits - largest[:, None]).sum(axis=-1)
+    losses = np.log(sums) + largest - logits[np.arange(len(labels)), labels]
+    return float(losses.mean())
+
+
+def score_split(
+    run: TrainedRun, task: Task, split: str, examples: Examples, logits: np.ndarray
+) -> Result:
+    """Scores the logits of a run, [ensemble, examples, classes], for a whole split."""
+    scores = score_logits(
+        logits, examples.labels, run.config.seed, run.multiplier, examples.num_groups
+    )
+    scores_of_128 = None
+    if run.config.tutorial_128 and split == "test":
+        scores_of_128 = score_logits(
+            logits[:, :128], examples.labels[:128], run.config.seed, run.multiplier
+        )
+    permutation = None
+    permutation_hash = None
+    if run.config.data.view == "permuted":
+        permutation = run.config.data.permutation
+        pixels = task.time_steps * task.features
+        permutation_hash = permutation_sha256(permutation, pixels)
+    return Result(
+        networks=scores.networks,
+        ensemble=scores.ensemble,
+        groups=scores.groups,
+        dataset=task.name,
+        split=split,
+        step=run.checkpoint_step,
+        num_parameters=run.num_parameters,
+        params_sha256=run.params_sha256,
+        network_sha256=tuple(map(params_sha256, split_ensemble(run.params))),
+        multiplier=run.multiplier,
+        task=task,
+        permutation=permutation,
+        permutation_sha256=permutation_hash,
+        trained_on_sha256=run.task.sha256,
+        tutorial_128=scores_of_128,
+    )
