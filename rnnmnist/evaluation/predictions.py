@@ -26,15 +26,15 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 
-# The bytes and the batches of a group, at most, unless a single batch is larger. Two
-# groups are on the devices at a time.
-GROUP_BYTES = 1 << 20
-GROUP_BATCHES = 8
+# The bytes and the batches of a chunk, at most, unless a single batch is larger. Two
+# chunks are on the devices at a time.
+CHUNK_BYTES = 1 << 20
+CHUNK_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
 # The bytes of hidden states after all time steps of a batch, at most, unless a single
 # example has more. This is for recurrences with thousands of hidden states.
 EVERY_STEP_BYTES = 1 << 28
-# A group of batches: values as `Inputs.take` returns them, [batches, batch, ...], and
+# A chunk of batches: values as `Inputs.take` returns them, [batches, batch, ...], and
 # lengths, int32 [batches, batch]; None: no padding.
 Batches = tuple[jax.Array, jax.Array | None]
 
@@ -55,18 +55,18 @@ class NonFiniteLogitsError(RunError):
 
 
 class Layout(NamedTuple):
-    """How examples are divided into batches, and these into groups.
+    """How examples are divided into batches, and these into chunks.
 
-    A group is what is copied to the devices and computed in one call of a program.
+    A chunk is what is copied to the devices and computed in one call of a program.
     """
 
     batch_size: int  # examples, over all devices
-    batches: int  # of a group
+    batches: int  # of a chunk
     time_steps: int | None  # to which sequences are padded; None: images
 
     @property
-    def group_size(self) -> int:
-        """The number of examples in a group."""
+    def chunk_size(self) -> int:
+        """The number of examples in a chunk."""
         return self.batches * self.batch_size
 
 
@@ -83,105 +83,111 @@ def predict_logits(
     """Returns the logits of each network for every example, on every process.
 
     They are float32 [ensemble, examples, classes] after the last time step, or with
-    `every_step` [ensemble, examples, time, classes]. The examples are copied to the
-    devices in groups of batches, each of which is sharded over the mesh's axis `batch`.
-    Counts do not depend on the size of a device's batch, the loss only by rounding.
-
-    A program is compiled for each shape of a group, which takes seconds. Inputs, whose
-    number and length can differ in each call, are padded so that few programs serve all
-    calls: `choose_layout` says to which shapes.
+    `every_step` [ensemble, examples, time, classes]. Counts do not depend on the size
+    of a device's batch, the loss only by rounding.
 
     Raises:
         NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
-    if every_step:
-        model = limit_batch(model, inputs)
-    layout = choose_layout(inputs, model, mesh.shape[BATCH])
-    groups: list[jax.Array | np.ndarray] = []
-    predict_group = functools.partial(
-        predict_batches,
-        params,
-        model=model,
-        view=view,
-        mesh=mesh,
-        every_step=every_step,
-    )
-    for batches, count in iterate_groups(inputs, layout, mesh):
-        group = predict_group(batches, count)
-        if groups:
-            # The devices compute this group while the host waits for the one before,
-            # so that at most two groups are on the devices.
-            groups[-1] = jax.device_get(groups[-1])
-        groups.append(group)
-    logits = join_groups(jax.device_get(groups), len(inputs))
+    chunks = compute_chunks(model, params, inputs, view, mesh, every_step=every_step)
+    logits = np.concatenate(list(chunks), axis=1)
     if every_step and inputs.are_sequences:
         logits = logits[:, :, : inputs.time_steps]  # not those of further padding
     check_finite(logits, inputs, every_step=every_step)
     return logits
 
 
-def compute_hidden(
+def compute_chunks(
     model: SequenceClassifier,
     params: Params,
     inputs: Inputs,
     view: View,
     mesh: Mesh,
+    *,
+    every_step: bool = False,
+    method: Literal["hidden"] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields what the head reads, of some examples at a time.
+    """Yields logits, or with the method `hidden` what the head reads, chunk by chunk.
 
-    An item is float32 [ensemble, part, hidden]. The examples are divided into groups as
-    those of `predict_logits`.
+    An item is float32 [ensemble, part of the examples, ...]. The examples are copied to
+    the devices in chunks of batches, each of which is sharded over the mesh's axis
+    `batch`.
+
+    A program is compiled for each shape of a chunk, which takes seconds. Inputs, whose
+    number and length can differ in each call, are padded so that few programs serve all
+    calls: `choose_layout` says to which shapes.
     """
-    layout = choose_layout(inputs, model, mesh.shape[BATCH])
-    left = len(inputs)
-    for batches, count in iterate_groups(inputs, layout, mesh):
-        hidden = predict_batches(
+    layout = choose_layout(inputs, model, mesh.shape[BATCH], every_step=every_step)
+    starts = range(0, len(inputs), layout.chunk_size)
+    computed: list[jax.Array] = []  # chunks that the devices compute, two at most
+    for start in starts:
+        part = slice(start, start + layout.chunk_size)
+        batches, used = make_chunk(inputs, part, layout, mesh)
+        chunk = predict_batches(
             params,
             batches,
-            count,
+            used,
             model=model,
             view=view,
             mesh=mesh,
-            every_step=False,
-            method="hidden",
+            every_step=every_step,
+            method=method,
         )
-        yield join_groups([jax.device_get(hidden)], left)
-        left -= layout.group_size
+        computed.append(chunk)
+        # The devices compute this chunk while the host waits for the one before.
+        if len(computed) == 2:
+            yield join_batches(computed.pop(0), layout.chunk_size)
+    yield join_batches(computed.pop(), len(inputs) - starts[-1])
 
 
-def choose_layout(inputs: Inputs, model: SequenceClassifier, shards: int) -> Layout:
+def choose_layout(
+    inputs: Inputs, model: SequenceClassifier, shards: int, *, every_step: bool
+) -> Layout:
     """Returns one of the few layouts that inputs have.
 
     For each device, a batch is of 1, of a quarter of `eval_batch_size` or of all of it,
-    and sequences are padded to few lengths. The last batches of a group can be empty.
-    They take no time but that of a copy, for which groups of large examples have fewer
+    and sequences are padded to few lengths. The last batches of a chunk can be empty.
+    They take no time but that of a copy, for which chunks of large examples have fewer
     batches.
     """
-    per_shard = ceil_div(len(inputs), shards)
-    most = model.execution.eval_batch_size
-    batch_size = shards * choose_batch_size(per_shard, most)
     example_bytes = inputs.take(np.arange(1)).nbytes
     time_steps = None
     if inputs.are_sequences:
         time_steps = choose_time_steps(inputs.time_steps, model.input_shape[0])
         example_bytes = example_bytes // inputs.time_steps * time_steps
-    batches = GROUP_BYTES // (batch_size * example_bytes)
-    return Layout(batch_size, min(max(1, batches), GROUP_BATCHES), time_steps)
+    largest = model.execution.eval_batch_size
+    if every_step and model.config.fitting == "closed_form":
+        # Filters have thousands of hidden states for each example and time step.
+        state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
+        sequence_bytes = state_bytes * (time_steps or model.input_shape[0])
+        largest = max(1, min(largest, EVERY_STEP_BYTES // sequence_bytes))
+    count = ceil_div(len(inputs), shards)
+    quarter = max(1, largest // 4)
+    if count == 1:
+        batch_size = shards
+    elif count <= 2 * quarter:  # for which one batch of the largest would take longer
+        batch_size = shards * quarter
+    else:
+        batch_size = shards * largest
+    batches = CHUNK_BYTES // (batch_size * example_bytes)
+    return Layout(batch_size, min(max(1, batches), CHUNK_BATCHES), time_steps)
 
 
-def iterate_groups(
-    inputs: Inputs, layout: Layout, mesh: Mesh
-) -> Iterator[tuple[Batches, jax.Array]]:
-    """Yields one group after the other, as `make_group` returns it."""
-    for start in range(0, len(inputs), layout.group_size):
-        part = slice(start, start + layout.group_size)
-        yield make_group(inputs, part, layout, mesh)
+def choose_time_steps(longest: int, trained: int) -> int:
+    """Returns to how many time steps sequences are padded, of which `longest` has most.
+
+    They are 64 or the next power of two, so that few programs serve all lengths; or
+    those of the longest sequence of the training, `trained`, if these are fewer and
+    suffice.
+    """
+    padded = max(SHORTEST_PADDED, 1 << (longest - 1).bit_length())
+    return min(padded, trained) if longest <= trained else padded
 
 
-def make_group(
+def make_chunk(
     inputs: Inputs, part: slice, layout: Layout, mesh: Mesh
 ) -> tuple[Batches, jax.Array]:
-    """Returns a group of inputs on the devices, and how many of its batches are used.
+    """Returns a chunk of inputs on the devices, and how many of its batches are used.
 
     The last one of these is filled with examples of zeros.
     """
@@ -193,11 +199,11 @@ def make_group(
         shape = (layout.time_steps, *values.shape[2:])
         if lengths is None:
             lengths = np.full(count, inputs.time_steps, np.int32)
-    filled = np.zeros((layout.group_size, *shape), values.dtype)
+    filled = np.zeros((layout.chunk_size, *shape), values.dtype)
     filled[:count, : values.shape[1]] = values
     filled_lengths = None
     if lengths is not None:
-        filled_lengths = np.ones(layout.group_size, np.int32)
+        filled_lengths = np.ones(layout.chunk_size, np.int32)
         filled_lengths[:count] = lengths
 
     def put_batches(array: np.ndarray) -> jax.Array:
@@ -209,14 +215,14 @@ def make_group(
     return batches, device_put(used, replicated_sharding(mesh))
 
 
-def join_groups(groups: list[np.ndarray], examples: int) -> np.ndarray:
-    """Joins the logits of groups, [ensemble, batches, batch, ...], example by example.
+def join_batches(outputs: jax.Array, examples: int) -> np.ndarray:
+    """Returns the outputs of a chunk, [ensemble, batches, batch, ...], by example.
 
     Those of the examples of zeros at the end are left out.
     """
-    logits = np.concatenate(groups, axis=1)
-    ensemble, batches, batch_size, *rest = logits.shape
-    return logits.reshape(ensemble, batches * batch_size, *rest)[:, :examples]
+    ensemble, batches, batch_size, *rest = outputs.shape
+    flat = jax.device_get(outputs).reshape(ensemble, batches * batch_size, *rest)
+    return flat[:, :examples]
 
 
 def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
@@ -238,47 +244,6 @@ def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None
     if not is_finite.all():
         position, network = np.argwhere(~is_finite.T)[0].tolist()
         raise NonFiniteLogitsError(name(position), network)
-
-
-def choose_batch_size(count: int, most: int) -> int:
-    """Returns the number of examples in a batch of a device that classifies `count`.
-
-    It is 1, a quarter of `most` or `most`, so that three programs serve all counts. Up
-    to two batches of a quarter take less time than a batch of `most`.
-    """
-    if count == 1:
-        return 1
-    quarter = max(1, most // 4)
-    return quarter if count <= 2 * quarter else most
-
-
-def choose_time_steps(longest: int, trained: int) -> int:
-    """Returns to how many time steps sequences are padded, of which `longest` has most.
-
-    They are 64 or the next power of two, so that few programs serve all lengths; or
-    those of the longest sequence of the training, `trained`, if these are fewer and
-    suffice.
-    """
-    padded = max(SHORTEST_PADDED, 1 << (longest - 1).bit_length())
-    return min(padded, trained) if longest <= trained else padded
-
-
-def limit_batch(model: SequenceClassifier, inputs: Inputs) -> SequenceClassifier:
-    """Returns the model with such batches that random filters' states fit in memory.
-
-    They are thousands of hidden states for each example and time step.
-    """
-    if model.config.fitting == "gradient":
-        return model
-    time_steps = model.input_shape[0]
-    if inputs.are_sequences:
-        time_steps = max(
-            inputs.time_steps, choose_time_steps(inputs.time_steps, time_steps)
-        )
-    step_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
-    most = max(1, EVERY_STEP_BYTES // (step_bytes * time_steps))
-    size = min(model.execution.eval_batch_size, 1 << (most.bit_length() - 1))
-    return model.clone(execution=model.execution._replace(eval_batch_size=size))
 
 
 @functools.partial(

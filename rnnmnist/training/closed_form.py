@@ -23,7 +23,7 @@ from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import RunError, UserError, warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
-from rnnmnist.evaluation.predictions import compute_hidden
+from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.cells import FILTERS
@@ -261,8 +261,9 @@ def compute_states(
     put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
     ensemble = jax.tree.map(lambda leaf: put(np.asarray(leaf)[None]), params)
     start = 0
-    for (states,) in compute_hidden(
-        program.model, ensemble, train, program.transform.view, program.mesh
+    view = program.transform.view
+    for (states,) in compute_chunks(
+        program.model, ensemble, train, view, program.mesh, method="hidden"
     ):
         is_finite = np.isfinite(states).all(axis=1)
         if not is_finite.all():

@@ -96,12 +96,12 @@ def test_batch_padding_and_devices_change_no_result(
     assert_close(found, logits[:count])
 
 
-def test_a_large_split_is_copied_in_groups(
+def test_a_large_split_is_copied_in_chunks(
     logits: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = mock.Mock(wraps=predictions.predict_batches)
     monkeypatch.setattr(predictions, "predict_batches", spy)
-    monkeypatch.setattr(predictions, "GROUP_BYTES", 4 * 7 * 28 * 28)
+    monkeypatch.setattr(predictions, "CHUNK_BYTES", 4 * 7 * 28 * 28)
     split = Examples(IMAGES[:60], labels=SPLIT.labels[:60])
     (found,) = logits_of(split, eval_batch_size=7)
     assert_close(found, logits[:60])
