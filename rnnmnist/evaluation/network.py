@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from rnnmnist.data.examples import Inputs, Normalization, View
 from rnnmnist.evaluation.predictions import predict_logits, refuse_non_finite
-from rnnmnist.evaluation.probabilities import (
-    combine_members,
-    predict_probabilities,
-)
+from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.models.classifier import Params, SequenceClassifier, StreamCarry
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import replicated_sharding
@@ -59,7 +56,7 @@ class Network:
         With `every_step`, they are [examples, time, classes]. They are calibrated.
         """
         logits = self.logits(inputs, every_step=every_step)
-        return predict_probabilities(logits, self.multiplier)
+        return softmax(self.multiplier * combine_members(logits))
 
     def calibrated_logits(self, inputs: Inputs) -> np.ndarray:
         """Returns the logits whose softmax are the probabilities.
@@ -98,7 +95,7 @@ class Network:
         logits = jax.device_get(logits)
         is_finite = np.isfinite(logits).all(axis=-1)
         refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
-        (probabilities,) = predict_probabilities(logits, self.multiplier)
+        (probabilities,) = softmax(self.multiplier * combine_members(logits))
         return StreamState(carry, inputs), probabilities
 
 

@@ -60,25 +60,6 @@ def combine_members(logits: Logits) -> Logits:
     return log_sums - math.log(len(logits))
 
 
-def predict_probabilities(logits: np.ndarray, multiplier: float) -> np.ndarray:
-    """Returns calibrated probabilities, float32 [..., classes].
-
-    The logits are those of each network, [members, ..., classes]. The most probable
-    class is always that of the largest logit.
-    """
-    combined = combine_members(logits)
-    probabilities = softmax(multiplier * combined)
-    # Classes whose logits differ can be equally probable, but for rounding.
-    predicted = combined.argmax(axis=-1, keepdims=True)
-    is_predicted = probabilities.argmax(axis=-1, keepdims=True) == predicted
-    largest = probabilities.max(axis=-1, keepdims=True)
-    above = np.nextafter(largest, np.float32(1))
-    np.put_along_axis(
-        probabilities, predicted, np.where(is_predicted, largest, above), axis=-1
-    )
-    return probabilities
-
-
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the multiplier of the logits of a network, or an ensemble, to 4 digits.
 

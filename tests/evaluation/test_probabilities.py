@@ -12,7 +12,6 @@ from rnnmnist.evaluation.probabilities import (
     choose_multiplier,
     combine_members,
     log_softmax,
-    predict_probabilities,
     softmax,
 )
 
@@ -79,34 +78,6 @@ def test_calibration_undoes_a_scale_and_corrects_the_mean_of_members(
     combined = combine_members(logits)
 
     def loss(multiplier: float) -> float:
-        probabilities = predict_probabilities(logits, multiplier)
-        np.testing.assert_allclose(probabilities, softmax(multiplier * combined))
         return cross_entropy(multiplier * combined, labels)
 
     assert loss(found) < min(loss(0.9 * found), loss(1.1 * found))
-
-
-@pytest.mark.parametrize(
-    ("multiplier", "members"), [(1.0, 2), (0.7001, 1), (1e-3, 2), (1e4, 1)]
-)
-def test_no_multiplier_changes_a_prediction(multiplier: float, members: int) -> None:
-    """Also where logits differ by their last bit, or not at all."""
-    generator = np.random.default_rng(0)
-    scales = 10.0 ** generator.uniform(-9, 3, (5000, 1))
-    logits = (scales * generator.normal(size=(5000, CLASSES))).astype(np.float32)
-    kinds = np.arange(5000) % 4
-    largest = logits.max(axis=1)
-    for kind, other in enumerate([largest, np.nextafter(largest, np.float32(np.inf))]):
-        rows = np.flatnonzero(kinds == kind)
-        column = generator.integers(0, CLASSES, len(rows))
-        logits[rows, column] = other[rows]
-    several = np.repeat(logits[None], members, axis=0)
-    found = predict_probabilities(several, multiplier)
-    assert found.dtype == np.float32
-    expected = combine_members(several).argmax(axis=-1)
-    np.testing.assert_array_equal(found.argmax(axis=-1), expected)
-    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-6)
-    rounded = softmax(multiplier * combine_members(several))
-    np.testing.assert_allclose(found, rounded, rtol=1e-6)
-    if multiplier < 1:
-        assert (rounded.argmax(axis=-1) != expected).any()
