@@ -21,9 +21,9 @@ from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
 from rnnmnist.errors import UserError, failures, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
-from rnnmnist.runs.checkpoint_files import network_files
+from rnnmnist.runs.checkpoint_files import format_sums, read_files
 from rnnmnist.runs.logs import lowest_loss
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import SUMS_FILE, list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -321,8 +321,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         self._folder = folder
         self._cell = self.model_.config.model.cell  # with the absolute path of a file
         step_folder = str(self.model_.checkpoint_step)
-        files = network_files(self.workdir_ / step_folder)
-        self._files = {f"{step_folder}/{name}": files[name] for name in files}
+        files = read_files(self.workdir_ / step_folder)
+        # Only a resume needs the state.
+        kept = {n: files[n] for n in files if not n.startswith("state/")}
+        kept[SUMS_FILE] = format_sums(kept).encode()
+        self._files = {f"{step_folder}/{name}": kept[name] for name in kept}
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes but the model and the folder."""

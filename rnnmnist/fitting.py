@@ -26,7 +26,6 @@ from rnnmnist.data.sequences.validation import (
 from rnnmnist.errors import UserError, failures, format_value, warn_of_data
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.model import Model
-from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
@@ -34,8 +33,9 @@ from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
+from rnnmnist.training.events import Callback
 from rnnmnist.training.loop import train_and_evaluate
-from rnnmnist.training.resume import Callback, check_start, saved_config
+from rnnmnist.training.resume import Start, open_workdir
 
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
@@ -90,8 +90,8 @@ def train(
         argument=None if callback is None else "callback",
     )
 
-    def load(saved: Config | None) -> tuple[Config, str | None, Dataset]:
-        config, reason, dataset = datasets.load_for_training(given, saved)
+    def load(start: Start) -> tuple[Config, str | None, Dataset]:
+        config, reason, dataset = datasets.load_for_training(given, start.config)
         _check_callback(callback, config, dataset.task)
         return config, reason, dataset
 
@@ -204,7 +204,8 @@ def fit(
         feature_names=feature_names,
     )
 
-    def load(saved: Config | None) -> tuple[Config, str | None, Dataset]:
+    def load(start: Start) -> tuple[Config, str | None, Dataset]:
+        saved = start.config
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
             warn_of_data(swapped)
         config, reason = choose_config(given, sequences.count_training(), saved)
@@ -216,7 +217,9 @@ def fit(
         dataset = to_dataset(path.stem, sequences, config.data)
         _check_callback(callback, config, dataset.task)
         resolve(config, dataset.task)  # refuses settings before the arrays are saved
-        _save(path, sequences, dataset.task)
+        start.check_data(dataset.task)
+        if saved is None or not path.exists():
+            _save(path, sequences)
         return config, reason, dataset
 
     return _train(given, load, "fit", folder, verbose=verbose, callback=callback)
@@ -224,7 +227,7 @@ def fit(
 
 def _train(
     given: Given,
-    load: Callable[[Config | None], tuple[Config, str | None, Dataset]],
+    load: Callable[[Start], tuple[Config, str | None, Dataset]],
     name: str,
     workdir: str | Path,
     *,
@@ -233,8 +236,7 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
-    `load` takes the configuration of the run that is in the workdir, None if there is
-    none, and returns what `datasets.load_for_training` does. `name` is that of the
+    `load` returns what `datasets.load_for_training` does. `name` is the name of the
     function that was called.
     """
     check_limits()
@@ -244,17 +246,20 @@ def _train(
     TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose, strict=False)
     if callback is not None and not callable(callback):
         raise UserError(f"callback: must be a function, not {format_value(callback)}")
-    with without_library_logs(), stop_on_interrupt() as stop:
-        check_start(given, folder)
+    with (
+        without_library_logs(),
+        stop_on_interrupt() as stop,
+        open_workdir(given, folder) as start,
+    ):
         timer = PhaseTimer(f"rnnmnist.{name}")
         with timer.phase("data"):
-            chosen, reason, dataset = load(saved_config(folder))
+            chosen, reason, dataset = load(start)
         config = resolve(chosen, dataset.task)
         enable_default_cache()
         train_and_evaluate(
             config,
             dataset,
-            folder,
+            start,
             lambda: contextlib.nullcontext(stop),
             timer=timer,
             reason=reason,
@@ -290,17 +295,8 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
         )
 
 
-def _save(path: Path, sequences: Sequences, task: Task) -> None:
-    """Saves sequences as a folder of .npy files, unless a run has them already."""
-    workdir = path.parent
-    _, header = newest_readable(workdir)
-    if header is not None:
-        if header.task.sha256 != task.sha256:
-            raise UserError(
-                f"workdir: {workdir} has the run of other arrays; name another workdir"
-            )
-        if path.exists():
-            return
+def _save(path: Path, sequences: Sequences) -> None:
+    """Saves sequences as a folder of .npy files."""
     labels = np.array(sequences.classes)[sequences.labels]
     arrays = vars(sequences) | {"labels": labels, "classes": None}
     with write_folder(path) as folder:

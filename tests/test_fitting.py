@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import trainer
 from jax.sharding import AxisType
-from orbax.checkpoint import CheckpointManager
 from support import REPOSITORY, SHORT, run_python
 
 import rnnmnist
 from rnnmnist import load
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError
-from rnnmnist.runs.checkpoint_files import find_fault
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import is_whole
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
@@ -275,23 +275,23 @@ def test_fit_prints_nothing_unless_verbose(
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "count", "saved"),
+    ("place", "name", "saved"),
     [
-        (resume, "hold_workdir", 1, 0),
-        (loop, "train_chunk", 1, 5),  # trains to its next line
-        (CheckpointManager, "save", 2, 15),  # of step 10, and of the next line
-        (loop, "evaluate_best_checkpoint", 1, 30),
+        (resume, "lock", 0),
+        (loop, "train_chunk", 5),  # trains to its next line
+        (checkpoints, "save", 15),  # of step 10; then it trains to its next line
+        (loop, "evaluate_best_checkpoint", 30),
     ],
 )
 def test_an_interrupt_saves_what_is_trained_and_leaves_nothing_behind(
-    tmp_path: Path, reference: Path, place: Any, name: str, count: int, saved: int
+    tmp_path: Path, reference: Path, place: Any, name: str, saved: int
 ) -> None:
     before = left_behind()
     original = getattr(place, name)
 
     def interrupted(*args: Any, **settings: Any) -> Any:
-        for _ in range(count):
-            os.kill(os.getpid(), signal.SIGINT)
+        patch.undo()
+        os.kill(os.getpid(), signal.SIGINT)
         return original(*args, **settings)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -338,10 +338,10 @@ def test_fits_in_threads_end_as_alone(
         thread.start()
     deadline = time.monotonic() + 60
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-        assert find_fault(reference, STEPS) is None
+        assert is_whole(reference / str(STEPS))
+    assert_nothing_is_left(before)
     for workdir in workdirs:
         assert_same_end(workdir, reference)
-    assert_nothing_is_left(before)
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("rnnmnist").handlers == []
 

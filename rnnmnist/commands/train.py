@@ -27,19 +27,22 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train_and_evaluate
-    from rnnmnist.training.resume import check_start, saved_config
+    from rnnmnist.training.resume import open_workdir
 
     enable_compilation_cache()
-    with distributed.initialize(*args.processes):
+    with (
+        distributed.initialize(*args.processes),
+        open_workdir(args.given, args.workdir) as start,
+    ):
         timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        distributed.broadcast(lambda: check_start(args.given, args.workdir))
-        saved = saved_config(args.workdir)
         with timer.phase("data"), distributed.process_0_first():
-            chosen, reason, dataset = datasets.load_for_training(args.given, saved)
+            chosen, reason, dataset = datasets.load_for_training(
+                args.given, start.config
+            )
         train_and_evaluate(
             resolve(chosen, dataset.task),
             dataset,
-            args.workdir,
+            start,
             stop_on_signal,
             timer=timer,
             reason=reason,

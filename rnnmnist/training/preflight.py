@@ -18,13 +18,13 @@ from rnnmnist.data import datasets, image_sets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
 from rnnmnist.errors import RunError
-from rnnmnist.runs.workdir import check_free
+from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_batch_mesh, make_mesh, platform_of
 from rnnmnist.training.closed_form import compute_states, draw_network
 from rnnmnist.training.loop import open_trainer, rejection_error
-from rnnmnist.training.resume import saved_config, step_to_resume
+from rnnmnist.training.resume import find_start
 from rnnmnist.training.state import Program, create_state
 
 TIMED_STEPS = 5
@@ -37,11 +37,12 @@ def check_run(
 
     `platform` is the required one, `tpu` or `gpu`.
     """
-    saved = saved_config(workdir)
-    chosen, _ = choose_config(given, 0, saved)
+    with lock(workdir):
+        start = find_start(given, workdir)
+    chosen, _ = choose_config(given, 0, start.config)
     dataset = None  # images are not read
     if chosen.data.name == "files":
-        chosen, _, dataset = datasets.load_for_training(given, saved)
+        chosen, _, dataset = datasets.load_for_training(given, start.config)
     task = dataset.task if dataset else image_sets.image_task(chosen.data)
     config = resolve(chosen, task)
     mesh = make_mesh(
@@ -52,11 +53,11 @@ def check_run(
         raise _missing_platform_error(platform, present)
     yield "devices", f"{mesh.size} of {present}"
     yield "data", describe_data(config.data, dataset)
-    check_free(workdir)
-    step, complete = step_to_resume(config, workdir, task)
+    start.check_data(task)
     free = shutil.disk_usage(check_writable(workdir)).free / 2**30
-    progress = complete
+    progress = start.completion
     if progress is None:
+        step = start.step
         progress = f"a run resumes from step {step}" if step else "no run in it yet"
     yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {progress}"
     yield "step", describe_step(config, task, dataset, mesh)
