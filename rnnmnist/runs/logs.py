@@ -132,7 +132,8 @@ def read(workdir: Path, kind: type[Record]) -> list[Record]:
     for line in path.read_text(errors="replace").splitlines():
         # A killed run leaves an incomplete line, and a user can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
-            records.append(msgspec.convert(json.loads(line), kind))
+            content = msgspec.convert(json.loads(line), dict[str, Any])
+            records.append(kind.from_json(content))
     return records
 
 

@@ -93,10 +93,9 @@ def decide_end(
         except OSError as error:
             error.add_note(BY_CALLBACK)  # others are those of a file of the run
             raise
-        return (
-            bool(ends_by_callback)
-            or logs.completion(workdir, metrics.step, config) is not None
-        )
+        if ends_by_callback:
+            return True
+        return logs.completion(workdir, metrics.step, config) is not None
 
     with jax.transfer_guard("allow"):  # the callback may copy arrays to the host
         return broadcast(decide)
