@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -120,21 +121,12 @@ def append(workdir: Path, record: Metrics | Session) -> None:
     """Appends a record to its log."""
     path = workdir / record.FILE_NAME
     with set_missing_filename(path), path.open("a") as file:
-        file.write(_format(record))
+        file.write(json.dumps(record.to_json()) + "\n")
 
 
 def read(workdir: Path, kind: type[Record]) -> list[Record]:
     """Returns the complete records of a log, which need not exist."""
-    path = workdir / kind.FILE_NAME
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(errors="replace").splitlines():
-        # A killed run leaves an incomplete line, and a user can edit the file.
-        with contextlib.suppress(ValueError, RecursionError):
-            content = msgspec.convert(json.loads(line), dict[str, Any])
-            records.append(kind.from_json(content))
-    return records
+    return [record for _, record in _lines(workdir, kind)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
@@ -142,9 +134,19 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
 
     A killed run wrote them after its last checkpoint, and writes them again.
     """
-    kept = [_format(line) for line in read(workdir, Metrics) if line.step <= step]
+    kept = [
+        f"{line}\n" for line, record in _lines(workdir, Metrics) if record.step <= step
+    ]
     write_atomically(workdir / Metrics.FILE_NAME, "".join(kept).encode())
 
 
-def _format(record: Metrics | Session) -> str:
-    return json.dumps(record.to_json()) + "\n"
+def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
+    """Yields the complete lines of a log, each with its record."""
+    path = workdir / kind.FILE_NAME
+    if not path.exists():
+        return
+    for line in path.read_text(errors="replace").splitlines():
+        # A killed run leaves an incomplete line, and a user can edit the file.
+        with contextlib.suppress(ValueError, RecursionError):
+            content = msgspec.convert(json.loads(line), dict[str, Any])
+            yield line, kind.from_json(content)
