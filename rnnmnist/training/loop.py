@@ -1,6 +1,7 @@
 """The training loop: a run from its start, or its newest checkpoint, to its summary."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,8 @@ from rnnmnist.training.optimizer import Schedule, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_chunk
 
+_logger = logging.getLogger(__name__)
+
 
 @jax_defaults()
 def train_and_evaluate(
@@ -88,6 +91,8 @@ def train_and_evaluate(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
     resolve_cell(config.model)  # refuses a wrong cell before anything is written
+    for warning in start.warnings:
+        _logger.warning(warning)
     step, why_complete = start.step, start.completion
     if verbose:
         console.print_header(config, task, workdir, mesh, step, why_complete, reason)

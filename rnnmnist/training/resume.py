@@ -1,7 +1,6 @@
 """Where a run begins and ends: its workdir, its first step, and its settings."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,8 +33,6 @@ from rnnmnist.training.state import (
     to_items,
 )
 
-_logger = logging.getLogger(__name__)
-
 
 class Start(NamedTuple):
     """What a run starts from: the newest checkpoint in its workdir, if there is one.
@@ -46,6 +43,7 @@ class Start(NamedTuple):
         config: the configuration of the run so far; None without a checkpoint.
         task: the task of the run so far; None without a checkpoint.
         completion: why the run is complete, and None if it is not.
+        warnings: a line for each changed setting that changes the result.
     """
 
     workdir: Path
@@ -53,6 +51,7 @@ class Start(NamedTuple):
     config: RunConfig | None = None
     task: Task | None = None
     completion: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def check_data(self, task: Task) -> None:
         """Checks that the run so far had the data of a task."""
@@ -80,11 +79,6 @@ def find_start(given: Given, workdir: Path) -> Start:
     check_folders(workdir)
     steps = list_steps(workdir)
     header = read_header(workdir, steps[-1]) if steps else None
-    if steps and not (workdir / str(steps[-1]) / "state").exists():
-        raise UserError(
-            f"workdir: {workdir} holds parameters only, which cannot be trained on; "
-            "name another workdir"
-        )
     saved = None if header is None else header.config
     config, _ = choose_config(given, 0, saved)
     if config.data.name != "files":  # images need not be read for their task
@@ -93,15 +87,18 @@ def find_start(given: Given, workdir: Path) -> Start:
         import_cell(config.model.cell)
     if header is None:
         return Start(workdir)
-    complete = check_settings(fill_defaults(config, header.task), header, workdir)
-    return Start(workdir, header.step, header.config, header.task, complete)
+    if not (workdir / str(header.step) / "state").exists():
+        raise UserError(
+            f"workdir: {workdir} holds parameters only, which cannot be trained on; "
+            "name another workdir"
+        )
+    return check_settings(fill_defaults(config, header.task), header, workdir)
 
 
-def check_settings(config: RunConfig, header: Header, workdir: Path) -> str | None:
-    """Checks that a run may resume with these settings; returns why it is complete.
+def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
+    """Checks that a run may resume from a checkpoint with these settings.
 
-    A complete run has no other settings that change its result. Otherwise, changes that
-    affect the result are warned of.
+    A complete run has no other settings that change its result.
     """
     old, new = _settings(header.config), _settings(config)
     changed = [name for name in new if new[name] != old[name]]
@@ -119,12 +116,14 @@ def check_settings(config: RunConfig, header: Header, workdir: Path) -> str | No
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    for name in warned:
-        _logger.warning(
-            f"{name} was {old[name]} and is now {new[name]}: the result will differ "
-            "from that of an uninterrupted run"
-        )
-    return complete
+    warnings = [
+        f"{name} was {old[name]} and is now {new[name]}: the result will differ from "
+        "that of an uninterrupted run"
+        for name in warned
+    ]
+    return Start(
+        workdir, header.step, header.config, header.task, complete, tuple(warnings)
+    )
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -297,7 +297,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     assert header.task == TASK
     with (
         pytest.raises(UserError, match="parameters only"),
-        open_workdir(Given(GIVEN), target),
+        open_workdir(Given(GIVEN.replace({"data.path": None})), target),
     ):
         pass
     found = checkpoints.read_arrays(target, 2, "params", LIKE)

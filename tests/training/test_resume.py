@@ -15,12 +15,13 @@ COMPLETE = Header(step=30, config=CONFIG, task=TASK, metrics=None)
 
 
 def test_some_settings_can_change_with_a_warning_where_the_result_differs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
 ) -> None:
     changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
     changes |= {"train.log_every_steps": 3, "train.patience": 5}
-    assert check_settings(CONFIG.replace(changes), HALF, tmp_path) is None
-    (message,) = caplog.messages
+    start = check_settings(CONFIG.replace(changes), HALF, tmp_path)
+    assert (start.step, start.completion) == (15, None)
+    (message,) = start.warnings
     assert message.startswith("train.num_steps was 30 and is now 1000: ")
 
 
@@ -47,5 +48,6 @@ def test_a_setting_of_another_run_is_refused_with_both_values(
 
 def test_a_complete_run_may_go_on_with_other_settings(tmp_path: Path) -> None:
     changes = {"train.learning_rate": 0.5, "train.num_steps": 1000}
-    assert check_settings(CONFIG, COMPLETE, tmp_path) is not None
-    assert check_settings(CONFIG.replace(changes), COMPLETE, tmp_path) is None
+    assert check_settings(CONFIG, COMPLETE, tmp_path).completion is not None
+    longer = check_settings(CONFIG.replace(changes), COMPLETE, tmp_path)
+    assert longer.completion is None
