@@ -35,14 +35,6 @@ MACHINE_ERRORS = (
 )
 # A note of errors that the callback of a user has raised.
 BY_CALLBACK = "raised by the callback"
-# The message of the RuntimeError of `Thread.start`, which has no type of its own.
-NO_THREAD = "can't start new thread"
-# Parts of the messages of an OSError of Python, and of one of matplotlib, if neither
-# finds a folder for temporary files. They have no path.
-NO_TEMPORARY_FOLDER = (
-    "No usable temporary directory found",
-    "a temporary directory could not be created",
-)
 
 
 class Failure(Exception):  # noqa: N818
@@ -110,27 +102,18 @@ def as_failure(error: BaseException) -> Failure | None:
     """Returns a deliberate failure, or an `OSError` on a path of the user as one.
 
     The message is then the path and the reason. It is a `RunError` if the machine is
-    the cause, otherwise a `UserError`. A thread that cannot be started is a `RunError`,
-    too. That no folder for temporary files can be written is a `UserError`. For any
-    other exception, such as an `OSError` on a file of this package or of a callback,
-    the result is None.
+    the cause, otherwise a `UserError`. For any other exception, such as an `OSError` on
+    a file of this package or of a callback, the result is None.
     """
     if isinstance(error, Failure):
         return error
     if BY_CALLBACK in getattr(error, "__notes__", ()):
         return None
-    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
-        return RunError(f"{error}; raise the limit of processes (ulimit -u)")
     if not isinstance(error, OSError):
         return None
     reason = error.strerror or str(error)
     if error.errno in MACHINE_ERRORS:
         return RunError(f"{error.filename}: {reason}" if error.filename else reason)
-    if any(part in str(error) for part in NO_TEMPORARY_FOLDER):
-        return UserError(
-            "there is no writable folder for temporary files; set the environment "
-            "variable TMPDIR to one"
-        )
     if error.filename is None:
         return None
     path = Path(str(error.filename))
@@ -227,11 +210,12 @@ def erase_line(stream: TextIO | None) -> str:
 def exit_immediately(text: str, exit_code: int) -> NoReturn:
     """Prints a text to standard error, and ends this process.
 
-    A normal exit would wait for a running compiled call and for the run's other
-    processes, and background threads could still print after the error.
+    A normal exit would wait for the run's other processes, and background threads could
+    still print after the error.
     """
     try:
-        with contextlib.suppress(BrokenPipeError):  # its reader has exited
+        # The reader has exited, or a signal has interrupted another write.
+        with contextlib.suppress(BrokenPipeError, RuntimeError):
             sys.stdout.flush()
         print(erase_line(sys.stderr) + text, file=sys.stderr, flush=True)
     finally:  # a closed stream must not prevent the exit

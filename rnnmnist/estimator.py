@@ -18,7 +18,7 @@ from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
-from rnnmnist.errors import UserError, failures, format_value
+from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import format_sums, read_files
@@ -41,8 +41,7 @@ class _Folder:
     """A temporary folder that is removed with this object."""
 
     def __init__(self) -> None:
-        with failures():  # such as that no temporary folder can be written
-            self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
+        self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

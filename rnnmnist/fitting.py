@@ -31,7 +31,6 @@ from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
 from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import without_library_logs
-from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.events import Callback
 from rnnmnist.training.loop import train_and_evaluate
@@ -239,7 +238,6 @@ def _train(
     `load` returns what `datasets.load_for_training` does. `name` is the name of the
     function that was called.
     """
-    check_limits()
     refuse_fork()
     folder = parse_folder(str(workdir))
     # `verbose` is checked as a setting that is true or false; 1 and 0 are accepted.
@@ -260,7 +258,7 @@ def _train(
             config,
             dataset,
             start,
-            lambda: contextlib.nullcontext(stop),
+            contextlib.nullcontext(stop),
             timer=timer,
             reason=reason,
             verbose=verbose,

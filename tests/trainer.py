@@ -160,10 +160,16 @@ def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str
     try:
         ended = [process.communicate(timeout=120) for process in processes]
     finally:
-        for process in processes:
-            process.kill()
+        kill(*processes)
     codes = [process.returncode for process in processes]
     return [(code, *texts) for code, texts in zip(codes, ended, strict=True)]
+
+
+def kill(*processes: subprocess.Popen[str]) -> None:
+    """Ends processes, also those that are stopped."""
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def copy_of(workdir: Path, target: Path) -> Path:

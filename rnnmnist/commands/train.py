@@ -30,20 +30,21 @@ def main(argv: list[str]) -> None:
     from rnnmnist.training.resume import open_workdir
 
     enable_compilation_cache()
-    with (
-        distributed.initialize(*args.processes),
-        open_workdir(args.given, args.workdir) as start,
-    ):
-        timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        with timer.phase("data"), distributed.process_0_first():
-            chosen, reason, dataset = datasets.load_for_training(
-                args.given, start.config
-            )
+    distributed.initialize(*args.processes)
+    timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
+    with open_workdir(args.given, args.workdir) as start:
+        with timer.phase("data"):
+            if distributed.is_process_0():
+                loaded = datasets.load_for_training(args.given, start.config)
+            distributed.broadcast(lambda: None)  # waits until data are prepared
+            if not distributed.is_process_0():
+                loaded = datasets.load_for_training(args.given, start.config)
+        chosen, reason, dataset = loaded
         train_and_evaluate(
             resolve(chosen, dataset.task),
             dataset,
             start,
-            stop_on_signal,
+            stop_on_signal(),
             timer=timer,
             reason=reason,
         )

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import msgspec
 import numpy as np
+import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.errors import RunError, summarize_error
 from rnnmnist.models.classifier import Params
@@ -30,10 +31,6 @@ from rnnmnist.runs.workdir import (
 )
 from rnnmnist.runs.writing import sync
 from rnnmnist.runtime.distributed import is_process_0
-from rnnmnist.runtime.library_logs import without_library_logs
-
-with without_library_logs():  # the import logs
-    import orbax.checkpoint as ocp  # noqa: TID251
 
 # orbax numbers the saves of a process, and mixes up two that run at the same time.
 SAVE_LOCK = threading.Lock()

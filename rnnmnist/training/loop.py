@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ def train_and_evaluate(
     config: RunConfig,
     dataset: Dataset,
     start: resume.Start,
-    open_stop: Callable[[], contextlib.AbstractContextManager[StopFlag]],
+    stop_context: contextlib.AbstractContextManager[StopFlag],
     *,
     timer: PhaseTimer,
     reason: str | None = None,
@@ -76,8 +76,8 @@ def train_and_evaluate(
         config: the configuration, resolved for the task of the data set.
         dataset: the data, which are the same on all processes.
         start: the open run, from which the training starts.
-        open_stop: returns a context manager that handles signals during the updates,
-            and yields the flag which they set.
+        stop_context: a context that handles signals during the updates, and yields the
+            flag that they set.
         timer: a timer that was started before the data were read.
         reason: why the rule of `choose_config` has chosen the network, if it has.
         verbose: whether progress and the summary are printed.
@@ -99,7 +99,7 @@ def train_and_evaluate(
     if why_complete is None:
         with (
             session(workdir, config, step, mesh, timer),
-            open_stop() as stop,
+            stop_context as stop,
             console.Progress(config.train, task, step, verbose=verbose) as progress,
         ):
             if config.model.fitting == "closed_form":

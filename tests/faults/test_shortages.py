@@ -91,7 +91,7 @@ def test_a_resume_without_threads_renames_nothing(
     before = file_times(run)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(RunError, match="can't start new thread") as error:
+        with pytest.raises(RuntimeError, match="can't start new thread") as error:
             fit_small(run, num_steps=30)
     assert not isinstance(error.value, UserError)
     del error  # whose frames have the coroutines

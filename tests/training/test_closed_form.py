@@ -108,7 +108,8 @@ def test_a_report_and_the_commands_read_it(
     arguments = ("--config=files", data, "--config.model.cell=filters")
     size = ("--config.model.hidden_size=40", "--config.execution.num_devices=1")
     checked = output_of(called("doctor", *arguments, f"--workdir={run}2", *size))
-    assert "for the filters of 60 sequences" in checked
+    assert "60 / 0 / 0 sequences" in checked
+    assert "verdict" in checked
     printed = output_of(called("main", *arguments, *size, f"--workdir={run}"))
     assert "complete at step 1" in printed
     export = (f"--workdir={run}", f"--output={tmp_path}", "--format=all")

@@ -38,7 +38,7 @@ from rnnmnist.training.step import UpdateStats
 def train(config: RunConfig, workdir: Path) -> None:
     dataset, timer = datasets.load(config.data), PhaseTimer("test")
     start = Start(workdir)
-    loop.train_and_evaluate(config, dataset, start, stop_on_signal, timer=timer)
+    loop.train_and_evaluate(config, dataset, start, stop_on_signal(), timer=timer)
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(
