@@ -118,7 +118,7 @@ def fit(
     After an interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook), training
     continues to its next line (`log_every_steps` updates) and saves; then
     `KeyboardInterrupt` is raised. The same call resumes. A second interrupt raises it
-    as soon as the running call of a compiled program or the save under way has ended.
+    as soon as the running call of a compiled program has ended.
     Outside of the main thread, `fit` leaves signals alone. SIGTERM is always the
     caller's; `docs/reliability.md` has the line that makes it such an interrupt.
 

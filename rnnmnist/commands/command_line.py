@@ -200,23 +200,13 @@ def format_error(error: Exception | str) -> str:
     return line
 
 
-def _flush_output() -> None:
-    """Flushes standard output, whose reader can have exited while a run trained."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would flush it again at its exit, and print the error.
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), sys.stdout.fileno())
-
-
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
     exit_on_signals()
     _configure_logging()
     try:
         main(sys.argv[1:])
-        _flush_output()
+        sys.stdout.flush()
     except errors.StoppedError as error:
         # A normal exit, in which the processes of the run wait for each other.
         print(f"stopped: {error}", file=sys.stderr)

@@ -14,14 +14,13 @@ import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, discard_output
 from rnnmnist.runtime.jax_internals import (
     NO_CLUSTER,
     distributed_client,
@@ -73,9 +72,7 @@ def initialize(
     # jax.distributed has replaced Python's handler of SIGTERM.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     if not is_process_0():
-        # The file descriptor is redirected, since gloo does not print through Python.
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 1)
+        discard_output()
         logging.getLogger("rnnmnist").setLevel(logging.ERROR)
 
 

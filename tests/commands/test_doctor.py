@@ -64,7 +64,8 @@ def test_a_problem_is_one_line(
     for name in environment:
         if "proxy" in name.lower():
             monkeypatch.setenv(name, environment[name])
-    arguments = trainer.arguments(tmp_path, tmp_path, *flags, "--num_processes=1")
+    run = tmp_path / "run"
+    arguments = trainer.arguments(run, tmp_path, *flags, "--num_processes=1")
     with pytest.raises(RunError, match=r"a run of \w+ would not work here: ") as error:
         doctor.main(arguments)
     assert part in str(error.value)
