@@ -35,8 +35,7 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert "mnist5k: a run downloads 0 files and " in data
     assert devices == "2 of 2 x cpu"
     assert verdict == "a run of embedded would work here"
-    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoints"]
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
