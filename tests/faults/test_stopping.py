@@ -71,12 +71,12 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> No
         "import os, signal, sys\n"
         "from rnnmnist.commands import command_line, train\n"
         "from rnnmnist.training import loop\n"
-        "original = loop.validate\n"
+        "original = loop.score_validation\n"
         "def validate(*args):\n"
         f"    if args[-1] == {trainer.STEPS}:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(*args)\n"
-        "loop.validate = validate\n"
+        "loop.score_validation = validate\n"
         "command_line.run(train.main)\n"
     )
     argv = "-c", program, *new_run.arguments()
