@@ -14,7 +14,7 @@ from support import REPOSITORY, array_checksums, called, output_of
 
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import read_arrays
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import UNFINISHED, list_steps
 
 STEPS = 120
 SETTINGS = (
@@ -228,4 +228,4 @@ def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> No
         for folder in (workdir, reference_run)
     )
     assert found == expected
-    assert [path for path in workdir.iterdir() if "tmp" in path.name] == []
+    assert not (workdir / UNFINISHED).exists()

@@ -103,9 +103,10 @@ def is_whole(folder: Path) -> bool:
     try:
         saved = (folder / SUMS_FILE).read_bytes()
     except FileNotFoundError:
-        return False
+        saved = b""
     current = format_sums(files).encode()
     has_saved_files = sorted(saved.splitlines()) == sorted(current.splitlines())
+    folder.stat()  # raises an error if a training process has deleted the step
     return has_saved_files and HEADER_FILE in files
 
 
