@@ -42,7 +42,7 @@ from rnnmnist.runs.checkpoints import leaves_by_path
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.mesh import BATCH, SEEDS
-from rnnmnist.training.optimizer import Schedule, learning_rates
+from rnnmnist.training.optimizer import learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
@@ -84,8 +84,8 @@ def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     """The learning rates of a chunk's updates."""
     return learning_rates(
         chunk.start,
-        schedule=Schedule.create(config.train),
-        updates_per_chunk=len(chunk.examples.labels),
+        config=config.train,
+        updates=len(chunk.examples.labels),
         sharding=chunk.start.sharding,
     )
 

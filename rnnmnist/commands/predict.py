@@ -16,11 +16,11 @@ all files were read but logits are not finite.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.commands.command_line import Parser, open_run
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.settings import expand
@@ -156,7 +156,7 @@ def _describe(prediction: "Prediction") -> str:
         return summary
     lines = [summary]
     before = prediction.probabilities.argmax(-1).tolist()
-    every = ceil_div(len(before), MAX_COLUMNS)
+    every = math.ceil(len(before) / MAX_COLUMNS)
     # The time steps are counted from the last one, which is always a column.
     columns = prediction.probabilities[::-every][::-1]
     digits = list(dict.fromkeys([first, second, *reversed(before)]))

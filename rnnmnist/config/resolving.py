@@ -11,7 +11,6 @@ import dataclasses
 import math
 from typing import Literal
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.schema import (
     DEFAULT_BATCH,
     DEFAULT_FILTERS,
@@ -48,7 +47,7 @@ class RunModelConfig(ModelConfig, prefix="model."):
 
     def count_windows(self, time_steps: int) -> int:
         """Returns how many windows are read of a sequence."""
-        return ceil_div(time_steps, self.stride)
+        return math.ceil(time_steps / self.stride)
 
     @property
     def description(self) -> str:

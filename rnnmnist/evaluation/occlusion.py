@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import predict_logits
@@ -26,7 +25,7 @@ def occlude(
     lengths = None if inputs.lengths is None else inputs.lengths[positions]
     count, time_steps, _ = values.shape
     ends = np.full(count, time_steps) if lengths is None else lengths
-    window_sizes = ceil_div(ends, WINDOWS)
+    window_sizes = -(-ends // WINDOWS)  # rounded up
     # The number of the window in which each time step is, -1 in the padding.
     windows = np.arange(time_steps) // window_sizes[:, None]
     windows[find_padding(time_steps, ends)] = -1

@@ -4,6 +4,7 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -161,7 +161,7 @@ def choose_layout(
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
         sequence_bytes = state_bytes * (time_steps or model.input_shape[0])
         largest = max(1, min(largest, EVERY_STEP_BYTES // sequence_bytes))
-    count = ceil_div(len(inputs), shards)
+    count = math.ceil(len(inputs) / shards)
     quarter = max(1, largest // 4)
     if count == 1:
         batch_size = shards
@@ -211,7 +211,7 @@ def make_chunk(
         return device_put(array.reshape(shape), NamedSharding(mesh, jax.P(None, BATCH)))
 
     batches = jax.tree.map(put_batches, (filled, filled_lengths))
-    used = np.int32(ceil_div(count, layout.batch_size))
+    used = np.int32(math.ceil(count / layout.batch_size))
     return batches, device_put(used, replicated_sharding(mesh))
 
 

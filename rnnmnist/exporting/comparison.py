@@ -87,19 +87,16 @@ def compare(
     name = artefact.suffix.removeprefix(".")
     inputs: tuple[np.ndarray, ...]
     if artefact.stem == "step":
-        expected = expected[:STREAMED]
         predict = load_onnx_step(artefact)
         inputs = streamed_inputs(run, examples)
+        expected = expected[:STREAMED]
     else:
-        loaders = {"onnx": load_onnx, "stablehlo": load_stablehlo}
-        predict = loaders[name](artefact)
+        predict = load_onnx(artefact) if name == "onnx" else load_stablehlo(artefact)
         inputs = exported_inputs(run, examples)
     count = len(expected)
+    batches = [slice(start, start + BATCH) for start in range(0, count, BATCH)]
     logits = np.concatenate(
-        [
-            predict(*(array[start : start + BATCH] for array in inputs))
-            for start in range(0, count, BATCH)
-        ]
+        [predict(*[array[batch] for array in inputs]) for batch in batches]
     )
     is_finite = np.isfinite(logits).all(axis=-1)
     if not is_finite.all():
@@ -177,13 +174,12 @@ def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
 
     def predict(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         state = np.zeros((len(values), state_size), np.float32)
-        last: dict[int, np.ndarray] = {}
+        over_time = []
         for time in range(lengths.max()):
             inputs = {"state": state, "features": values[:, time]}
             state, logits = session.run(["next_state", "logits"], inputs)
-            ends_here = np.flatnonzero(lengths == time + 1)
-            last |= dict(zip(ends_here.tolist(), logits[ends_here], strict=True))
-        return np.array([last[index] for index in range(len(values))])
+            over_time.append(logits)
+        return np.stack(over_time)[lengths - 1, np.arange(len(lengths))]
 
     return predict
 
@@ -207,13 +203,10 @@ def exported_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]
     values = examples.raw(slice(None))
     if run.task.image_shape:
         return (values,)
-    lengths = examples.lengths
-    if lengths is None:
-        lengths = np.full(len(values), values.shape[1])
-    return values.astype(np.float32), lengths.astype(np.int32)
+    return _add_lengths(values, examples)
 
 
-def streamed_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, np.ndarray]:
+def streamed_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]:
     """Returns the first examples as the model of a time step takes them, and lengths.
 
     A time step has grey levels from 0 to 1 in the order of the view, or the features of
@@ -223,10 +216,16 @@ def streamed_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, np.n
     values = examples.raw(slice(STREAMED))
     if run.task.image_shape:
         values = run.view(values)
-    lengths = examples.lengths
-    if lengths is None:
-        lengths = np.full(len(values), values.shape[1])
-    return values.astype(np.float32), lengths[:STREAMED].astype(np.int32)
+    return _add_lengths(values, examples)
+
+
+def _add_lengths(sequences: np.ndarray, examples: Inputs) -> tuple[np.ndarray, ...]:
+    """Returns the first sequences of examples in float32, and their lengths."""
+    count, time, _ = sequences.shape
+    lengths = np.full(count, time)
+    if examples.lengths is not None:
+        lengths = examples.lengths[:count]
+    return sequences.astype(np.float32), lengths.astype(np.int32)
 
 
 def warn_of_lost_digits(run: TrainedRun, examples: Inputs) -> None:

@@ -23,13 +23,15 @@ class Graph:
     0.
     """
 
-    def __init__(self, *, streams: bool) -> None:
+    def __init__(self, examples: str, *, streams: bool) -> None:
+        """Creates a graph with an input whose first axis is that of examples."""
         self.streams = streams
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.state_size = 0
         self._state: dict[str, str] = {}  # the parts before and after the block
         self._is_advanced: str | None = None
+        self.count = self.Shape(examples, end=1)  # of examples, [1]
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
         return functools.partial(self.add, operator)
@@ -44,11 +46,7 @@ class Graph:
         return name
 
     def add(
-        self,
-        operator: str,
-        *inputs: ArrayLike,
-        name: str = "",
-        **attributes: Any,  # `make_node` has parameters of other types among them
+        self, operator: str, *inputs: ArrayLike, name: str = "", **attributes: Any
     ) -> str:
         """Adds a node with one output and returns its name.
 
@@ -67,14 +65,10 @@ class Graph:
         self._add_node(operator, inputs, names, attributes)
         return names
 
-    def read_state(self, inputs: str, size: int) -> str:
-        """Returns a part of the state before the block, [examples, size].
-
-        The inputs are of as many examples, [time, examples, ...].
-        """
+    def read_state(self, size: int) -> str:
+        """Returns a part of the state before the block, [examples, size]."""
         if not self.streams:
-            examples = self.Shape(inputs, start=1, end=2)
-            return self.ConstantOfShape(self.Concat(examples, [size], axis=0))
+            return self.ConstantOfShape(self.Concat(self.count, [size], axis=0))
         start = self.state_size
         self.state_size += size
         before = self.Slice("state", [start], [self.state_size], [1])
@@ -83,8 +77,6 @@ class Graph:
 
     def write_state(self, before: str, after: str) -> None:
         """Sets a part of the state after the block, for that which was `before`."""
-        if not self.streams:
-            return
         if self._is_advanced is not None:
             after = self.Where(self._is_advanced, after, before)
         self._state[before] = after

@@ -4,8 +4,6 @@ References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
 """
 
-import functools
-
 import numpy as np
 import onnx.parser
 
@@ -29,24 +27,22 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     # The hidden state, and of an LSTM the cell state.
     count = 2 if config.cell == "lstm" else 1
-    before = [graph.read_state(inputs, units) for _ in range(count)]
+    before = [graph.read_state(units) for _ in range(count)]
+    attributes = {"hidden_size": units}
+    if config.cell == "gru":
+        # Flax's GRU multiplies by the reset gate after the matrix product.
+        attributes["linear_before_reset"] = 1
     # The first axis of parameters and states is that of directions.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
-    add = functools.partial(
-        graph.add_outputs,
+    states, *after = graph.add_outputs(
         config.cell.upper(),
         inputs,
         *arrays,
         "",  # all sequences of a batch have the same number of time steps
         *[graph.Unsqueeze(state, [0]) for state in before],
         outputs=1 + count,
-        hidden_size=units,
+        **attributes,
     )
-    if config.cell == "gru":
-        # Flax's GRU multiplies by the reset gate after the matrix product.
-        states, *after = add(linear_before_reset=1)
-    else:
-        states, *after = add()
     for state, last in zip(before, after, strict=True):
         graph.write_state(state, graph.Squeeze(last, [0]))
     return graph.Squeeze(states, [1])
@@ -68,109 +64,10 @@ def add_layers(
     return hidden
 
 
-def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
-    """Adds a `FilterBank` for [time, examples, features]; returns its hidden state.
-
-    It is [examples, hidden].
-    """
-    thresholds, filters = params["thresholds"].shape
-    times = graph.Range(0, graph.Squeeze(graph.Shape(inputs, end=1)), 1)
-    is_read = graph.Less(graph.Unsqueeze(times, [1]), lengths)
-    before = [graph.read_state(inputs, filters) for _ in _filter_states()]
-    before.append(graph.read_state(inputs, filters))  # the largest outputs
-    counts_before = graph.read_state(inputs, thresholds * filters)
-    *after, counts = graph.add_outputs(
-        "Scan",
-        *before,
-        graph.Reshape(counts_before, [0, thresholds, filters]),
-        inputs,
-        graph.Unsqueeze(is_read, [2]),
-        outputs=len(before) + 1,
-        body=_make_filter_step(graph, params),
-        num_scan_inputs=2,
-    )
-    counts = graph.Flatten(counts)
-    for state, last in zip([*before, counts_before], [*after, counts], strict=True):
-        graph.write_state(state, last)
-    shares = graph.Div(counts, count_time_steps(graph, inputs, lengths))
-    return graph.Concat(shares, after[-1], axis=1)
-
-
-def count_time_steps(graph: Graph, inputs: str, lengths: str) -> str:
-    """Adds the number of time steps that are read up to the end of the block.
-
-    It is float32 [examples, 1]. Inputs and lengths are those of the block.
-    """
-    before = graph.read_state(inputs, 1)
-    read = graph.Unsqueeze(graph.Cast(lengths, to=onnx.TensorProto.FLOAT), [1])
-    after = graph.Add(before, read)
-    graph.write_state(before, after)
-    return after
-
-
-def _filter_states() -> list[str]:
-    """Returns the names of the states of filters: both parts of each recurrence."""
-    parts = ("real", "imaginary")
-    return [f"{part}_{stage}" for stage in range(1, ORDER + 1) for part in parts]
-
-
-def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
-    """Returns a time step of a `FilterBank`, the body of a loop.
-
-    It maps the states, the largest outputs and the counts before the time step, its
-    value [n, features], and whether it is before the padding [n, 1], to the states, the
-    largest outputs and the counts after it.
-    """
-    thresholds, filters = params["thresholds"].shape
-    constants = {
-        name: graph.constant(value)
-        for name, value in {
-            "weights": params["weights"],
-            "pole_real": params["pole"][0],
-            "pole_imaginary": params["pole"][1],
-            "phase_real": params["phase"][0],
-            "phase_imaginary": params["phase"][1],
-            "thresholds": params["thresholds"],
-        }.items()
-    }
-    step = ["real_0 = MatMul(value, {weights})", "imaginary_0 = Sub(real_0, real_0)"]
-    for stage in range(1, ORDER + 1):
-        step += [
-            f"rr_{stage} = Mul({{pole_real}}, before_real_{stage})",
-            f"ii_{stage} = Mul({{pole_imaginary}}, before_imaginary_{stage})",
-            f"ri_{stage} = Mul({{pole_real}}, before_imaginary_{stage})",
-            f"ir_{stage} = Mul({{pole_imaginary}}, before_real_{stage})",
-            f"real_part_{stage} = Sub(rr_{stage}, ii_{stage})",
-            f"imaginary_part_{stage} = Add(ri_{stage}, ir_{stage})",
-            f"real_{stage} = Add(real_{stage - 1}, real_part_{stage})",
-            f"imaginary_{stage} = Add(imaginary_{stage - 1}, imaginary_part_{stage})",
-        ]
-    step += [
-        f"output_real = Mul({{phase_real}}, real_{ORDER})",
-        f"output_imaginary = Mul({{phase_imaginary}}, imaginary_{ORDER})",
-        "output = Sub(output_real, output_imaginary)",
-        "larger = Max(before_largest, output)",
-        "largest = Where(is_read, larger, before_largest)",
-        "axis = Constant<value_ints = [1]>()",
-        "column = Unsqueeze(output, axis)",
-        "is_above = Greater(column, {thresholds})",
-        "read_column = Unsqueeze(is_read, axis)",
-        "is_counted = And(is_above, read_column)",
-        "counted = Cast<to = 1>(is_counted)",
-        "counts = Add(before_counts, counted)",
-    ]
-    state = f"float[n, {filters}]"
-    names = [*_filter_states(), "largest"]
-    before = [f"{state} before_{name}" for name in names]
-    after = [f"{state} {name}" for name in names]
-    counts = f"float[n, {thresholds}, {filters}]"
-    features = len(params["weights"])
-    return onnx.parser.parse_graph(
-        f"step ({', '.join(before)}, {counts} before_counts, "
-        f"float[n, {features}] value, bool[n, 1] is_read) "
-        f"=> ({', '.join(after)}, {counts} counts) "
-        f"{{ {' '.join(step).format(**constants)} }}"
-    )
+def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
+    """Adds a `TransposedDense` of `rnnmnist.models.linear` over the last axis."""
+    outputs = graph.MatMul(inputs, params["kernel"].T)
+    return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
 
 
 def _add_gelu(graph: Graph, x: str) -> str:
@@ -198,12 +95,103 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
         f"turned = Mul({imaginary}, swapped) sum = Add(kept, turned) "
         "after = Add(sum, value)"
     )
-    states = graph.scan(step, driven, graph.read_state(driven, 2 * size))
+    states = graph.scan(step, driven, graph.read_state(2 * size))
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
 
 
-def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds a `Dense` of `rnnmnist.models.linear` over the last axis."""
-    outputs = graph.MatMul(inputs, params["kernel"].T)
-    return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
+def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
+    """Adds a `FilterBank` for [time, examples, features]; returns its hidden state.
+
+    It is [examples, hidden].
+    """
+    thresholds, filters = params["thresholds"].shape
+    is_read = graph.Less(add_times(graph, inputs), lengths)
+    # The real and the imaginary part of each recurrence, and the largest outputs.
+    before = [graph.read_state(filters) for _ in range(2 * ORDER + 1)]
+    counts_before = graph.read_state(thresholds * filters)
+    *after, counts = graph.add_outputs(
+        "Scan",
+        *before,
+        graph.Reshape(counts_before, [0, thresholds, filters]),
+        inputs,
+        graph.Unsqueeze(is_read, [2]),
+        outputs=len(before) + 1,
+        body=_make_filter_step(graph, params),
+        num_scan_inputs=2,
+    )
+    counts = graph.Flatten(counts)
+    for state, last in zip([*before, counts_before], [*after, counts], strict=True):
+        graph.write_state(state, last)
+    shares = graph.Div(counts, count_time_steps(graph, lengths))
+    largest = after[-1]
+    return graph.Concat(shares, largest, axis=1)
+
+
+def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
+    """Returns a time step of a `FilterBank`, the body of a loop.
+
+    It maps the states, the largest outputs and the counts before the time step, its
+    value, and whether it is before the padding, to those after it.
+    """
+    weights, thresholds = params["weights"], params["thresholds"]
+    pole_real, pole_imaginary = map(graph.constant, params["pole"])
+    phase_real, phase_imaginary = map(graph.constant, params["phase"])
+    step = (
+        f"real_0 = MatMul(value, {graph.constant(weights)}) "
+        "imaginary_0 = Sub(real_0, real_0) "
+    )
+    names = []
+    for k in range(1, ORDER + 1):
+        names += [f"real_{k}", f"imaginary_{k}"]
+        step += (
+            f"rr_{k} = Mul({pole_real}, before_real_{k}) "
+            f"ii_{k} = Mul({pole_imaginary}, before_imaginary_{k}) "
+            f"ri_{k} = Mul({pole_real}, before_imaginary_{k}) "
+            f"ir_{k} = Mul({pole_imaginary}, before_real_{k}) "
+            f"kept_real_{k} = Sub(rr_{k}, ii_{k}) "
+            f"kept_imaginary_{k} = Add(ri_{k}, ir_{k}) "
+            f"real_{k} = Add(real_{k - 1}, kept_real_{k}) "
+            f"imaginary_{k} = Add(imaginary_{k - 1}, kept_imaginary_{k}) "
+        )
+    step += (
+        f"output_real = Mul({phase_real}, real_{ORDER}) "
+        f"output_imaginary = Mul({phase_imaginary}, imaginary_{ORDER}) "
+        "output = Sub(output_real, output_imaginary) "
+        "larger = Max(before_largest, output) "
+        "largest = Where(is_read, larger, before_largest) "
+        "axis = Constant<value_ints = [1]>() "
+        "column = Unsqueeze(output, axis) "
+        f"is_above = Greater(column, {graph.constant(thresholds)}) "
+        "read_column = Unsqueeze(is_read, axis) "
+        "is_counted = And(is_above, read_column) "
+        "counted = Cast<to = 1>(is_counted) "
+        "counts = Add(before_counts, counted)"
+    )
+    number, filters = thresholds.shape
+    shapes = dict.fromkeys([*names, "largest"], f"float[n, {filters}]")
+    shapes["counts"] = f"float[n, {number}, {filters}]"
+    before = ", ".join(f"{shape} before_{name}" for name, shape in shapes.items())
+    after = ", ".join(f"{shape} {name}" for name, shape in shapes.items())
+    return onnx.parser.parse_graph(
+        f"step ({before}, float[n, {len(weights)}] value, bool[n, 1] is_read) "
+        f"=> ({after}) {{ {step} }}"
+    )
+
+
+def add_times(graph: Graph, values: str, step: int = 1) -> str:
+    """Adds the index of every `step`th time step of [time, ...], as [times, 1]."""
+    time = graph.Squeeze(graph.Shape(values, end=1))
+    return graph.Unsqueeze(graph.Range(0, time, step), [1])
+
+
+def count_time_steps(graph: Graph, lengths: str) -> str:
+    """Adds the number of time steps that are read up to the end of the block.
+
+    It is float32 [examples, 1]. The lengths are those of the block.
+    """
+    before = graph.read_state(1)
+    read = graph.Unsqueeze(graph.Cast(lengths, to=onnx.TensorProto.FLOAT), [1])
+    after = graph.Add(before, read)
+    graph.write_state(before, after)
+    return after

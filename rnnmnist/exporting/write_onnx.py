@@ -8,13 +8,11 @@ import json
 from pathlib import Path
 
 import jax
-import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from rnnmnist.config.resolving import RunModelConfig
-from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.onnx_graph import Graph
@@ -23,6 +21,7 @@ from rnnmnist.exporting.onnx_recurrences import (
     add_cell,
     add_filters,
     add_layers,
+    add_times,
     count_time_steps,
 )
 from rnnmnist.models.cells import BACKWARD, FILTERS
@@ -45,14 +44,19 @@ def write(run: TrainedRun, path: Path) -> None:
     Raises:
         UserError: if the cell is none of `CELLS`.
     """
-    _check_cell(run)
-    graph = Graph(streams=False)
+    cell = run.config.model.cell
+    if cell not in CELLS:
+        raise UserError(
+            f"format: only stablehlo supports model.cell={cell}; use --format=stablehlo"
+        )
     task = run.task
     if task.image_shape:
+        graph = Graph("images", streams=False)
         inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
         values = _add_images(graph, run)
-        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
+        lengths = graph.Expand([task.time_steps], graph.count)
     else:
+        graph = Graph("sequences", streams=False)
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
@@ -65,33 +69,22 @@ def write(run: TrainedRun, path: Path) -> None:
 def write_step(run: TrainedRun, path: Path) -> None:
     """Writes the model of one time step, as `Network.step` computes it.
 
+    The run is one of which `write` writes a model, and is not bidirectional.
+
     The inputs are `state`, float32 [examples, size], which is 0 before the first time
     step, and `features`, float32 [examples, features], as `streamed_inputs` returns
     them. The outputs are `next_state`, and `logits` and `probabilities` for sequences
     that end with the time step. The metadata are those of `write`.
-
-    Raises:
-        UserError: if the cell is none of `CELLS`, or the network is bidirectional.
     """
-    _check_cell(run)
-    run.check_streams()
-    graph = Graph(streams=True)
+    graph = Graph("features", streams=True)
     inputs = [_value("features", TensorProto.FLOAT, run.task.features)]
     sequences = graph.Unsqueeze("features", [1])
     if run.task.image_shape:
         values = graph.Transpose(sequences, perm=[1, 0, 2])
     else:
         values = _add_sequences(graph, run, sequences)
-    lengths = graph.Expand([1], graph.Shape("features", end=1))
+    lengths = graph.Expand([1], graph.count)
     _save(graph, run, inputs, values, lengths, path)
-
-
-def _check_cell(run: TrainedRun) -> None:
-    cell = run.config.model.cell
-    if cell not in CELLS:
-        raise UserError(
-            f"format: only stablehlo supports model.cell={cell}; use --format=stablehlo"
-        )
 
 
 def _save(
@@ -130,15 +123,12 @@ def _save(
 
 def _metadata(run: TrainedRun) -> dict[str, str]:
     """Returns what the network is and where it comes from; the values are JSON."""
-    # The names of folders can be private.
-    config = run.config.replace(dict.fromkeys(DATA_PATHS))
     content = {
         "classes": run.task.classes,
         "features": run.task.feature_names,
         "trained_on": run.task.name,
         "step": run.checkpoint_step,
         "params_sha256": run.params_sha256,
-        "config": msgspec.to_builtins(config),
     }
     return {key: json.dumps(value) for key, value in content.items()}
 
@@ -157,11 +147,11 @@ def _add_logits(graph: Graph, run: TrainedRun, values: str, lengths: str) -> str
     members = split_ensemble(jax.device_get(run.params))
     if config.differences:  # whose deviations are the same for all members
         values = _add_differences(graph, values, members[0][DIFFERENCE_STD])
-    is_used = graph.Less(_add_times(graph, values, 1), lengths)
+    is_used = graph.Less(add_times(graph, values), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
     # An input that is NaN or infinite is NaN times 0, the others are 0. The recurrent
     # operators would hide it, so the sum is added to the logits.
-    zero_or_nan_before = graph.read_state(values, 1)
+    zero_or_nan_before = graph.read_state(1)
     zeros_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
     graph.write_state(zero_or_nan_before, zero_or_nan)
@@ -194,25 +184,29 @@ def _add_network(
     """Adds a network for [time, examples, features]; returns its logits."""
     if config.fitting == "closed_form":
         hidden = add_filters(graph, params[FILTERS], values, lengths)
-        return _add_head(graph, params, hidden)
-    if config.is_linear:
-        name = "layers"
-        add_recurrence = add_layers
     else:
-        name = "cell"
-        add_recurrence = add_cell
-    directions = [(name, values)]
+        hidden = _add_recurrence(graph, config, params, values, lengths)
+    return graph.Gemm(hidden, params["head"]["kernel"], params["head"]["bias"])
+
+
+def _add_recurrence(
+    graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
+) -> str:
+    """Adds what the head reads of one direction or both, [examples, hidden]."""
+    directions = {"": values}
     if config.bidirectional:
-        directions.append((BACKWARD + name, _reverse(graph, values, lengths)))
-    read = []
-    for key, inputs in directions:
-        # [time, examples, hidden]
-        hidden = add_recurrence(graph, config, params[key], inputs)
-        if config.pooling == "mean":
-            read.append(_add_mean(graph, config, hidden, lengths))
+        directions[BACKWARD] = _reverse(graph, values, lengths)
+    results = []
+    for prefix, inputs in directions.items():
+        if config.is_linear:
+            hidden = add_layers(graph, config, params[f"{prefix}layers"], inputs)
         else:
-            read.append(_add_last(graph, hidden, lengths))
-    return _add_head(graph, params, graph.Concat(*read, axis=1))
+            hidden = add_cell(graph, config, params[f"{prefix}cell"], inputs)
+        if config.pooling == "mean":
+            results.append(_add_mean(graph, config, hidden, lengths))
+        else:
+            results.append(_add_last(graph, hidden, lengths))
+    return graph.Concat(*results, axis=1)
 
 
 def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
@@ -222,15 +216,10 @@ def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
 
 def _add_mean(graph: Graph, config: RunModelConfig, hidden: str, lengths: str) -> str:
     """Adds the mean over time before the padding, as `MeanPooling`."""
-    before = graph.read_state(hidden, config.hidden_size)
+    before = graph.read_state(config.hidden_size)
     total = graph.Add(before, _add_last(graph, graph.CumSum(hidden, 0), lengths))
     graph.write_state(before, total)
-    return graph.Div(total, count_time_steps(graph, hidden, lengths))
-
-
-def _add_head(graph: Graph, params: Params, read: str) -> str:
-    """Adds the head, which reads states [examples, hidden]; returns its logits."""
-    return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
+    return graph.Div(total, count_time_steps(graph, lengths))
 
 
 def _add_images(graph: Graph, run: TrainedRun) -> str:
@@ -253,7 +242,7 @@ def _add_sequences(graph: Graph, run: TrainedRun, sequences: str) -> str:
     values = graph.Transpose(values, perm=[1, 0, 2])
     if missing == "forward_fill":
         step = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
-        values = graph.scan(step, values, graph.read_state(values, len(mean)))
+        values = graph.scan(step, values, graph.read_state(len(mean)))
     if missing == "zero":
         values = graph.Where(graph.IsNaN(values), 0.0, values)
     return values
@@ -261,8 +250,8 @@ def _add_sequences(graph: Graph, run: TrainedRun, sequences: str) -> str:
 
 def _add_differences(graph: Graph, values: str, std: np.ndarray) -> str:
     """Appends differences to [time, examples, features], as `add_differences` does."""
-    started = graph.read_state(values, 1)  # 0 before the first time step, then 1
-    last = graph.read_state(values, len(std))
+    started = graph.read_state(1)  # 0 before the first time step, then 1
+    last = graph.read_state(len(std))
     # Nothing comes before the first time step. A copy of it stands there, so that the
     # difference is 0.
     is_first = graph.Equal(started, 0.0)
@@ -274,19 +263,13 @@ def _add_differences(graph: Graph, values: str, std: np.ndarray) -> str:
     return graph.Concat(values, differences, axis=2)
 
 
-def _add_times(graph: Graph, values: str, step: int) -> str:
-    """Adds the index of every `step`th time step of [time, ...], as [times, 1]."""
-    time = graph.Squeeze(graph.Shape(values, end=1))
-    return graph.Unsqueeze(graph.Range(0, time, step), [1])
-
-
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
     """Adds the windows of [time, examples, features], as `Windows` reads them.
 
     The result is [windows, examples, size * features].
     """
     padded = graph.Pad(inputs, [size - stride, 0, 0, stride - 1, 0, 0])
-    indices = graph.Add(_add_times(graph, inputs, stride), np.arange(size))
+    indices = graph.Add(add_times(graph, inputs, stride), np.arange(size))
     windows = graph.Transpose(graph.Gather(padded, indices), perm=[0, 2, 1, 3])
     return graph.Reshape(windows, [0, 0, -1])
 
@@ -299,8 +282,8 @@ def _add_next_window(
     Inputs are [1, examples, features], and the window is [1, examples, size *
     features]. What reads it advances its state only if the window is full.
     """
-    since_full = graph.read_state(inputs, 1)  # time steps
-    before = graph.read_state(inputs, size * features)
+    since_full = graph.read_state(1)  # time steps
+    before = graph.read_state(size * features)
     time_of_value = np.arange(size).repeat(features).astype(np.float32)
     is_here = graph.Equal(graph.Add(since_full, size - float(stride)), time_of_value)
     copies = graph.Concat(*[graph.Squeeze(inputs, [0])] * size, axis=1)

@@ -16,7 +16,7 @@ from rnnmnist.config.schema import CELLS
 from rnnmnist.errors import UserError, summarize_error
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import BlockRecurrence, Recurrence, ScannedCell
+from rnnmnist.models.recurrences import Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
 from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
 from rnnmnist.runtime.random_streams import make_key
@@ -112,31 +112,25 @@ def _make_direction(
     execution: Execution,
     *,
     prefix: str,
-) -> BlockRecurrence[Any]:
+) -> Recurrence[Any]:
     """Creates the recurrence of one direction, with a prefix of its name."""
-    recurrence: BlockRecurrence[Any]
+    recurrence: Recurrence[Any]
     if config.is_linear:
-        recurrence = _make_layers(config, cell, execution, name=f"{prefix}layers")
+        unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
+        recurrence = ResidualLayers(
+            functools.partial(cell, config.hidden_size, unroll=unroll),
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            remat_steps=execution.remat_steps,
+            precision=execution.precision,
+            name=f"{prefix}layers",
+        )
     else:
         name = f"{prefix}cell"
         recurrence = _make_scanned_cell(config, cell, features, execution, name=name)
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
     return recurrence
-
-
-def _make_layers(
-    config: RunModelConfig, cell: CellClass, execution: Execution, *, name: str
-) -> ResidualLayers:
-    unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
-    return ResidualLayers(
-        functools.partial(cell, config.hidden_size, unroll=unroll),
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        remat_steps=execution.remat_steps,
-        precision=execution.precision,
-        name=name,
-    )
 
 
 def _make_scanned_cell(

@@ -114,10 +114,6 @@ class SequenceClassifier(nn.Module):
             classes], or with `every_step` [batch, time, classes]. Those in the padding
             have no meaning.
         """
-        if inputs.ndim != 3:
-            raise ValueError(
-                f"inputs must be [batch, time, features], not of shape {inputs.shape}"
-            )
         hidden = self.hidden(inputs, lengths, every_step=every_step)
         logits = self.head(hidden)
         if every_step:  # hidden states are [time, batch, hidden]

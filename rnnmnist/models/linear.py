@@ -21,7 +21,7 @@ Pair = tuple[jax.Array, jax.Array]
 class ResidualLayers(nn.Module):
     """A stack of residual layers around linear recurrences.
 
-    It is a `BlockRecurrence[States]`.
+    It is a `Recurrence[States]`.
 
     References:
         Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
@@ -42,7 +42,9 @@ class ResidualLayers(nn.Module):
         """Creates the encoder and the layers."""
         # At 0, a LayerNorm has the slope 1 / sqrt(epsilon) = 1000. Black pixels are
         # inputs of 0; a random bias keeps the hidden state that they give away from 0.
-        self.encoder = Dense(self.hidden_size, bias_init=nn.initializers.normal(1.0))
+        self.encoder = TransposedDense(
+            self.hidden_size, bias_init=nn.initializers.normal(1.0)
+        )
         self.layers = [
             ResidualLayer(self.make_recurrence, self.hidden_size, name=f"layer_{index}")
             for index in range(self.num_layers)
@@ -100,7 +102,7 @@ class ResidualLayer(nn.Module):
         """Creates the three layers, whose names are part of the checkpoint format."""
         self.norm = nn.LayerNorm()
         self.recurrence = self.make_recurrence()
-        self.glu = Dense(2 * self.features)
+        self.glu = TransposedDense(2 * self.features)
 
     def __call__(
         self, state: jax.Array, inputs: jax.Array
@@ -145,11 +147,16 @@ class LRU(nn.Module):
         gamma_log = self.param("gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * nu)) / 2)
         decay = jnp.exp(lax.complex(-nu, theta))
         gains = jnp.tile(jnp.exp(gamma_log), 2)
-        project = Dense(2 * self.features, use_bias=False, scale=0.5, name="input")
-        driven = jnp.split(project(inputs, gains), 2, axis=-1)
+        read = TransposedDense(
+            2 * self.features, use_bias=False, scale=0.5, name="input"
+        )
+        driven = jnp.split(read(inputs, gains), 2, axis=-1)
         states = linear_scan(decay, lax.complex(*driven), state, self.unroll)
         parts = jnp.concatenate([states.real, states.imag], axis=-1)
-        outputs = Dense(self.features, use_bias=False, scale=2.0, name="output")(parts)
+        write = TransposedDense(
+            self.features, use_bias=False, scale=2.0, name="output"
+        )
+        outputs = write(parts)
         skip = self.param("skip", nn.initializers.normal(1.0), size)
         return states[-1], outputs + skip[None, None] * inputs
 
@@ -165,7 +172,7 @@ def _init_theta_log(key: jax.Array, size: tuple[int]) -> jax.Array:
     return jnp.log(math.pi / 10 * jax.random.uniform(key, size, minval=1e-6))
 
 
-class Dense(nn.Module):
+class TransposedDense(nn.Module):
     """A dense layer whose kernel is [outputs, inputs]."""
 
     features: int

@@ -1,13 +1,12 @@
 """The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
 from rnnmnist.models.recurrences import Output, ScannedCell
@@ -133,32 +132,6 @@ class LSTMCell(nn.OptimizedLSTMCell):
         scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
         copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))
         return Kernels(kernel, *copies)
-
-
-class FusedParams(NamedTuple):
-    """The arrays of an LSTM classifier, with the gates side by side as in `GATES`."""
-
-    row: np.ndarray  # [features, 4 * units], the kernel of the inputs
-    hidden: np.ndarray  # [units, 4 * units], the kernel of the hidden state
-    bias: np.ndarray  # [4 * units]
-    head: np.ndarray  # [units, classes]
-    head_bias: np.ndarray  # [classes]
-
-    @classmethod
-    def create(cls, params: Mapping[str, Any]) -> "FusedParams":
-        """Returns the parameters of one network, with Flax's names, as arrays."""
-        cell = params["cell"]
-
-        def fuse(side: str, name: str) -> np.ndarray:
-            return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
-
-        return cls(
-            row=fuse("i", "kernel"),
-            hidden=fuse("h", "kernel"),
-            bias=fuse("h", "bias"),
-            head=np.asarray(params["head"]["kernel"]),
-            head_bias=np.asarray(params["head"]["bias"]),
-        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -55,18 +55,6 @@ class Recurrence(Protocol[Carry]):
         ...
 
 
-class BlockRecurrence(Recurrence[Carry], Protocol[Carry]):
-    """A recurrence that can also read a block of consecutive time steps."""
-
-    def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        """Reads a block of time steps.
-
-        Inputs are [time, batch, features]. Returns the carry after the block, and the
-        hidden states after each of its time steps, [time, batch, hidden].
-        """
-        ...
-
-
 def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Returns the hidden state after the last time step of each sequence.
 
@@ -79,7 +67,7 @@ def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 class ScannedCell(nn.Module):
-    """A Flax cell under `nn.scan`. It is a `BlockRecurrence[CellCarry]`."""
+    """A Flax cell under `nn.scan`. It is a `Recurrence[CellCarry]`."""
 
     cell: nn.RNNCellBase  # whose output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop

@@ -7,13 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
-from rnnmnist.arithmetic import ceil_div
-from rnnmnist.models.recurrences import (
-    BlockRecurrence,
-    Carry,
-    Recurrence,
-    select_last,
-)
+from rnnmnist.models.recurrences import Carry, Recurrence, select_last
 
 
 class WindowsCarry(NamedTuple, Generic[Carry]):
@@ -46,12 +40,15 @@ class Windows(nn.Module, Generic[Carry]):
         zeros_before = self.size - self.stride
         zeros_after = self.stride - 1
         padded = jnp.pad(inputs, ((zeros_before, zeros_after), (0, 0), (0, 0)))
-        count = ceil_div(time, self.stride)
+        # The number of windows is the time divided by the stride, rounded up.
+        count = (time + zeros_after) // self.stride
         starts = self.stride * jnp.arange(count)
         positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
         windows = padded[positions].swapaxes(1, 2)
         windows = windows.reshape(count, batch, self.size * features)
-        counts = None if lengths is None else ceil_div(lengths, self.stride)
+        counts = None
+        if lengths is not None:
+            counts = (lengths + zeros_after) // self.stride
         hidden = self.recurrence(windows, counts, every_step=every_step)
         if not every_step:
             return hidden
@@ -59,9 +56,8 @@ class Windows(nn.Module, Generic[Carry]):
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
         times = jnp.arange(1, time + 1)[:, None]
         is_last = times == (time if lengths is None else lengths[None])
-        ended = times // self.stride  # windows
         # With the last time step of a sequence, a window ends that is not full, too.
-        ended = jnp.where(is_last, ceil_div(times, self.stride), ended)
+        ended = (times + jnp.where(is_last, zeros_after, 0)) // self.stride  # windows
         return hidden[ended, jnp.arange(batch)]
 
     def start(self, batch: int, features: int) -> WindowsCarry[Carry]:
@@ -103,12 +99,9 @@ class MeanCarry(NamedTuple, Generic[Carry]):
 
 
 class MeanPooling(nn.Module, Generic[Carry]):
-    """A recurrence whose hidden states are the means of another one's so far.
+    """A recurrence whose hidden states are the means of another one's so far."""
 
-    It is a `BlockRecurrence[MeanCarry[Carry]]`.
-    """
-
-    recurrence: BlockRecurrence[Carry]
+    recurrence: Recurrence[Carry]
     hidden_size: int  # of the recurrence
 
     def __call__(
@@ -134,18 +127,10 @@ class MeanPooling(nn.Module, Generic[Carry]):
         self, carry: MeanCarry[Carry], inputs: jax.Array
     ) -> tuple[MeanCarry[Carry], jax.Array]:
         """Returns the carry and the mean after one time step."""
-        carry, means = self.advance(carry, inputs[None])
-        return carry, means[0]
-
-    def advance(
-        self, carry: MeanCarry[Carry], inputs: jax.Array
-    ) -> tuple[MeanCarry[Carry], jax.Array]:
-        """Returns the carry and the means after each time step of a block."""
-        recurrence, hidden = self.recurrence.advance(carry.recurrence, inputs)
-        totals = carry.total[None] + hidden.cumsum(axis=0)
-        times = carry.time + jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
-        means = totals / times[:, None, None]
-        return MeanCarry(recurrence, totals[-1], times[-1]), means
+        recurrence, hidden = self.recurrence.step(carry.recurrence, inputs)
+        total = carry.total + hidden
+        time = carry.time + 1
+        return MeanCarry(recurrence, total, time), total / time
 
 
 class Bidirectional(nn.Module, Generic[Carry]):
@@ -153,8 +138,8 @@ class Bidirectional(nn.Module, Generic[Carry]):
 
     Their hidden states after the last time step they read, [batch, hidden] each, are
     concatenated. Before the end of a sequence, the second one has not read anything. So
-    there is no carry and no hidden state after each time step: `start`, `step` and
-    `every_step` raise a ValueError.
+    there is no carry and no hidden state after each time step, and `every_step` is
+    False.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
@@ -167,21 +152,16 @@ class Bidirectional(nn.Module, Generic[Carry]):
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs both over whole sequences. Raises a ValueError with `every_step`."""
-        if every_step:
-            self._refuse()
+        """Runs both over whole sequences."""
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
-        after = self.forward(inputs, lengths, every_step=False)
-        before = self.backward(flipped, lengths, every_step=False)
+        after = self.forward(inputs, lengths, every_step=every_step)
+        before = self.backward(flipped, lengths, every_step=every_step)
         return jnp.concatenate([after, before], axis=-1)
 
     def start(self, batch: int, features: int) -> NoReturn:
-        """Raises a ValueError, since there is no state of a part of a sequence."""
-        self._refuse()
+        """Raises an error, since there is no state of a part of a sequence."""
+        raise NotImplementedError
 
     def step(self, carry: NoReturn, inputs: jax.Array) -> NoReturn:
-        """Raises a ValueError, as `start`."""
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise ValueError("both directions are read at the end of a sequence only")
+        """Raises an error, as `start`."""
+        raise NotImplementedError

@@ -17,7 +17,6 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.evaluation.formatting import format_percent, format_points
 from rnnmnist.reporting.calibration import Bins
 from rnnmnist.reporting.html import LIGHT
@@ -258,7 +257,7 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
 
 def quarters(last: int) -> list[int]:
     """Returns the time steps at a quarter, half, three quarters and the end."""
-    return sorted({ceil_div(last * quarter, 4) for quarter in (1, 2, 3, 4)})
+    return sorted({math.ceil(last * quarter / 4) for quarter in (1, 2, 3, 4)})
 
 
 @contextlib.contextmanager

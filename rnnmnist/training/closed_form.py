@@ -6,6 +6,7 @@ ridge regression. Its leave-one-out predictions validate the run.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh
 from msgspec.structs import asdict
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, View
@@ -237,7 +237,7 @@ def sample_outputs(
             _outputs(jax.tree.map(put, params), put(padded), model=model, view=view)
         )
         for position, end in enumerate(ends[start : start + size].tolist()):
-            distance = ceil_div(end, SAMPLED_TIMES)
+            distance = math.ceil(end / SAMPLED_TIMES)
             found.append(outputs[:end:distance, position])
     return np.concatenate(found)
 

@@ -49,7 +49,7 @@ from rnnmnist.training.events import (
     unsaved_error,
 )
 from rnnmnist.training.loss import ScoreSums, weigh_classes
-from rnnmnist.training.optimizer import Schedule, learning_rates
+from rnnmnist.training.optimizer import learning_rate, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_chunk
 
@@ -231,7 +231,6 @@ class Trainer(NamedTuple):
     config: RunConfig
     program: Program
     batches: BatchSource
-    schedule: Schedule
     class_weights: jax.Array | None  # float32 [classes]; None: all are 1
 
     def train_to(
@@ -248,8 +247,8 @@ class Trainer(NamedTuple):
         for chunk, num_updates in self.batches.chunks(step, target):
             rates = learning_rates(  # of all updates of the chunk, used or not
                 chunk.start,
-                schedule=self.schedule,
-                updates_per_chunk=self.batches.updates_per_chunk,
+                config=self.config.train,
+                updates=self.batches.updates_per_chunk,
                 sharding=replicated,
             )
             state, all_stats = train_chunk(
@@ -279,10 +278,9 @@ def open_trainer(
 ) -> Iterator[Trainer]:
     """Prepares the training of a run on the training examples of its task."""
     program = Program.create(config, task, mesh)
-    schedule = Schedule.create(config.train)
     class_weights = weigh_classes(config.train, task, examples.labels, mesh)
     with open_batches(examples, config, mesh) as batches:
-        yield Trainer(config, program, batches, schedule, class_weights)
+        yield Trainer(config, program, batches, class_weights)
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:
@@ -370,7 +368,7 @@ def rejection_error(
     network = int(np.argmin(stats.is_finite[row]))
     loss = stats.scores.loss[row, network] / config.train.batch_size
     with jax.transfer_guard("allow"):
-        rate = float(Schedule.create(config.train)(step))
+        rate = float(learning_rate(config.train, step))
     return RunError(
         f"step {step + 1}{config.seed_suffix(network)} was not applied: its loss is "
         f"{loss} and its gradient norm {stats.grad_norm[row, network]}; one of them or "

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,51 +60,31 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
     return mask
 
 
-class Schedule(NamedTuple):
-    """The learning rate of each update, by the settings of the same names.
+def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
+    """Returns the learning rate of update `step`, float32.
 
     It rises linearly in the warm-up, and then is constant or a cosine to 0.
     """
-
-    learning_rate: float  # at the end of the warm-up
-    schedule: Literal["constant", "cosine"]
-    warmup_fraction: float  # of the run
-    num_steps: int  # in the run
-
-    @classmethod
-    def create(cls, config: RunTrainConfig) -> "Schedule":
-        """Returns the schedule of a run."""
-        return cls(
-            learning_rate=config.learning_rate,
-            schedule=config.schedule,
-            warmup_fraction=config.warmup_fraction,
-            num_steps=config.num_steps,
-        )
-
-    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
-        """Returns the learning rate of update `step`, float32."""
-        peak = self.learning_rate
-        warmup_steps = int(self.warmup_fraction * self.num_steps)
-        # Starts above 0, so that the first update changes the parameters.
-        rise = optax.linear_schedule(peak / (warmup_steps + 1), peak, warmup_steps)
-        after = optax.constant_schedule(peak)
-        if self.schedule == "cosine":
-            remaining_steps = max(1, self.num_steps - warmup_steps)
-            after = optax.cosine_decay_schedule(peak, remaining_steps)
-        joined = optax.join_schedules([rise, after], [warmup_steps])
-        # optax mixes integers and floats, and a process can forbid that promotion.
-        with jax.numpy_dtype_promotion("standard"):
-            return jnp.asarray(joined(step), jnp.float32)
+    peak = config.learning_rate
+    warmup_steps = int(config.warmup_fraction * config.num_steps)
+    # Starts above 0, so that the first update changes the parameters.
+    rise = optax.linear_schedule(peak / (warmup_steps + 1), peak, warmup_steps)
+    after = optax.constant_schedule(peak)
+    if config.schedule == "cosine":
+        remaining_steps = max(1, config.num_steps - warmup_steps)
+        after = optax.cosine_decay_schedule(peak, remaining_steps)
+    joined = optax.join_schedules([rise, after], [warmup_steps])
+    # optax mixes integers and floats, and a process can forbid that promotion.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.asarray(joined(step), jnp.float32)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("schedule", "updates_per_chunk", "sharding")
-)
+@functools.partial(jax.jit, static_argnames=("config", "updates", "sharding"))
 def learning_rates(
-    start: jax.Array, *, schedule: Schedule, updates_per_chunk: int, sharding: Sharding
+    start: jax.Array, *, config: RunTrainConfig, updates: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of a chunk, whose first update is `start`, float32."""
-    rates = schedule(start + jnp.arange(updates_per_chunk))
+    rates = learning_rate(config, start + jnp.arange(updates))
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 

@@ -7,7 +7,7 @@ LSTM. A test compares its logits with Python's.
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference import preprocessing
 from rnnmnist.inference.images_of_digits import check_digits
-from rnnmnist.models.classifier import count_params
-from rnnmnist.models.lstm import FusedParams
+from rnnmnist.models.classifier import Params
+from rnnmnist.models.lstm import GATES
 from rnnmnist.reporting import html
 from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
 
@@ -40,22 +40,6 @@ SUPPORTED = {
 }
 
 
-class Sample(TypedDict):
-    """A digit that the page offers, as its JavaScript reads it."""
-
-    pixels: str  # uint8 [28, 28] in Base64
-    label: int
-    hard: bool
-
-
-class Weights(TypedDict):
-    """The parameters of a network, as the page's JavaScript reads them."""
-
-    units: int
-    multiplier: float  # of the logits
-    params: dict[str, str]  # float16 arrays in Base64, by their names in JavaScript
-
-
 def render(runs: Sequence[TrainedRun]) -> str:
     """Renders the page as HTML.
 
@@ -71,16 +55,23 @@ def render(runs: Sequence[TrainedRun]) -> str:
                     f"page shows networks with {name}={needed} only; name another run"
                 )
     losses = [run.config.train.loss for run in runs]
-    params = [split_ensemble(run.params)[0] for run in runs]
-    described = []
-    for run, loss, tree in zip(runs, losses, params, strict=True):
+    networks = []
+    for run, loss in zip(runs, losses, strict=True):
+        (params,) = split_ensemble(run.params)
         title = TITLES[loss]
         if losses.count(loss) > 1:
             title += f": {run.workdir.name}"
-        weights = _encode_weights(FusedParams.create(tree), run.multiplier)
-        described.append({"title": title, "loss": loss, **weights})
+        networks.append(
+            {
+                "title": title,
+                "loss": loss,
+                "units": run.config.model.hidden_size,
+                "multiplier": run.multiplier,
+                "params": encode_params(params),
+            }
+        )
     data = {
-        "networks": described,
+        "networks": networks,
         "samples": select_samples(runs[0]),
         "format": {
             "side": preprocessing.SIDE,
@@ -92,14 +83,14 @@ def render(runs: Sequence[TrainedRun]) -> str:
     return html.render(
         FOLDER / "page.html",
         content=data,
-        unit_counts=[len(tree["head"]["kernel"]) for tree in params],
-        weight_counts=[count_params(tree) for tree in params],
+        unit_counts=[run.config.model.hidden_size for run in runs],
+        weight_counts=[run.num_parameters for run in runs],
         **{path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.js")},
     )
 
 
-def select_samples(run: TrainedRun) -> list[Sample]:
-    """Selects easy and hard digits of the embedded test split.
+def select_samples(run: TrainedRun) -> list[dict[str, Any]]:
+    """Selects easy and hard digits of the embedded test split, for JavaScript.
 
     The easy samples are the first ones of each digit to whose label the network assigns
     a high probability. The hard samples are those for whose label it is lowest.
@@ -118,26 +109,34 @@ def select_samples(run: TrainedRun) -> list[Sample]:
         for indices in easy_by_digit:
             easy.extend(indices[rank : rank + 1].tolist())
     hardest = label_probabilities.argsort(kind="stable")[:HARD].tolist()
-    samples: list[Sample] = []
-    for index in dict.fromkeys([*easy, *hardest]):
-        samples.append(
-            {
-                "pixels": _encode_base64(images[index]),
-                "label": int(labels[index]),
-                "hard": index not in easy,
-            }
-        )
-    return samples
+    return [
+        {
+            "pixels": _encode_base64(images[index]),
+            "label": int(labels[index]),
+            "hard": index not in easy,
+        }
+        for index in dict.fromkeys([*easy, *hardest])
+    ]
 
 
-def _encode_weights(arrays: FusedParams, multiplier: float) -> Weights:
-    """Encodes weights as float16; no prediction of the reference models changes."""
-    names = ("row", "hidden", "bias", "head", "headBias")  # in JavaScript
-    params = {
-        name: _encode_base64(np.asarray(array, "<f2"))
-        for name, array in zip(names, arrays, strict=True)
+def encode_params(params: Params) -> dict[str, str]:
+    """Returns float16 arrays in Base64, by their names in JavaScript.
+
+    The gates are side by side. No prediction of the reference models changes.
+    """
+    cell, head = params["cell"], params["head"]
+
+    def fuse(side: str, name: str) -> np.ndarray:
+        return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
+
+    arrays = {
+        "row": fuse("i", "kernel"),
+        "hidden": fuse("h", "kernel"),
+        "bias": fuse("h", "bias"),
+        "head": head["kernel"],
+        "headBias": head["bias"],
     }
-    return {"units": len(arrays.head), "multiplier": multiplier, "params": params}
+    return {name: _encode_base64(array.astype("<f2")) for name, array in arrays.items()}
 
 
 def _encode_base64(array: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """Batches are functions of (seed, step) with every image once per epoch."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 from support import TASK, batches_of, mesh_of, random_examples, read_batch, task_of
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
@@ -64,7 +64,7 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
 def test_every_epoch_has_every_image_once() -> None:
     """Also if epochs end within batches."""
     read = batches(ONE_HUNDRED, 24)
-    steps = ceil_div(300, 24)
+    steps = math.ceil(300 / 24)
     seen = np.concatenate([read(step).labels for step in range(steps)])
     epochs = seen[:300].reshape(3, 100)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (3, 1)))

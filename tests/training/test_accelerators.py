@@ -19,7 +19,6 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.commands.train import parse
 from rnnmnist.config.resolving import resolve
 from rnnmnist.data.batches import (
@@ -153,7 +152,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     updates = chunk_updates(math.prod(IMAGE) * config.num_seeds * batch_size)
     batches = examples((updates, config.num_seeds, batch_size), EXAMPLES_SPEC)
     size = program.model.execution.eval_batch_size * mesh.shape[BATCH]
-    count = ceil_div(task.examples["test"], size)
+    count = math.ceil(task.examples["test"] / size)
     images = array((count, size, *IMAGE), jnp.uint8, jax.P(None, BATCH))
     lowered = {
         "init_state": init_state.lower(seeds, program=program),

@@ -38,7 +38,7 @@ from rnnmnist.training import state as state_module
 from rnnmnist.training import step as step_module
 from rnnmnist.training.loop import Trainer
 from rnnmnist.training.loss import Objective, ScoreSums
-from rnnmnist.training.optimizer import Schedule, decay_mask
+from rnnmnist.training.optimizer import decay_mask, learning_rate
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -84,8 +84,7 @@ class Training:
         self.source = batches_of(EXAMPLES, config, mesh)
 
     def advance(self, steps: int) -> UpdateStats:
-        schedule = Schedule.create(self.config.train)
-        trainer = Trainer(self.config, self.program, self.source, schedule, None)
+        trainer = Trainer(self.config, self.program, self.source, None)
         first = int(self.state.step)
         self.state, stats = trainer.train_to(self.state, first, first + steps)
         return stats
@@ -348,7 +347,6 @@ def test_make_optimizer_can_return_another_optimizer(
     (params,) = split_ensemble(jax.device_get(training.state.params))
     assert training.advance(2).is_applied.all()
 
-    schedule = Schedule.create(config.train)
     differentiate = jax.grad(
         Objective(training.program.model, False, 0.0), has_aux=True
     )
@@ -359,7 +357,7 @@ def test_make_optimizer_can_return_another_optimizer(
         sums, _ = differentiate(params, batch)
         grads = jax.tree.map(lambda leaf: leaf / BATCH_SIZE, sums)
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer(schedule(step)).update(
+            updates, opt_state = optimizer(learning_rate(config.train, step)).update(
                 grads, opt_state, params
             )
         params = optax.apply_updates(params, updates)
