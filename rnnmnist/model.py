@@ -99,7 +99,7 @@ class Model:
 
         Args:
             inputs: images, uint8 [n, 28, 28], in the form of MNIST's, which
-                `Stages.image` has; or sequences, real [n, time, features], with the
+                `Prediction.image` has; or sequences, real [n, time, features], with the
                 features of the training, or [n, time] of one feature, or a list of
                 arrays of different lengths; or a table, as for `rnnmnist.fit`.
             lengths: int [n], the time steps before the padding of each sequence; None

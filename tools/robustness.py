@@ -229,7 +229,7 @@ def preprocess_variant(
     grey = image_io.decode(file, variant)
     resized = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
     baseline = np.rint(255 * (1 - resized)).astype(np.uint8)
-    return preprocess(grey).image, baseline
+    return preprocess(grey), baseline
 
 
 def printed(text: str, generator: np.random.Generator) -> bytes:
@@ -243,12 +243,12 @@ def printed(text: str, generator: np.random.Generator) -> bytes:
 
 def preprocess_file(file: bytes) -> np.ndarray:
     """Preprocesses the content of an image file to 28 x 28 pixels."""
-    return preprocess(image_io.decode(io.BytesIO(file), "the image")).image
+    return preprocess(image_io.decode(io.BytesIO(file), "the image"))
 
 
 def is_unchanged(image: np.ndarray) -> bool:
     """Whether preprocessing leaves an image of MNIST unchanged."""
-    return bool((preprocess(image_io.convert_array(image)).image == image).all())
+    return bool((preprocess(image_io.convert_array(image)) == image).all())
 
 
 def measure(digits: str, split: str) -> dict[str, Any]:

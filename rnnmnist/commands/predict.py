@@ -144,7 +144,7 @@ def _describe(prediction: "Prediction") -> str:
     """
     from rnnmnist.evaluation.formatting import format_probability
 
-    if not prediction.stages.image.any():
+    if not prediction.image.any():
         return "the image is blank"
     last = prediction.probabilities[-1].tolist()
     first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])

@@ -1,11 +1,12 @@
 """Occlusion: on which time steps a prediction depends."""
 
+import dataclasses
+
 import numpy as np
 
 from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.probabilities import combine_members, log_softmax
+from rnnmnist.evaluation.probabilities import log_softmax
 
 WINDOWS = 28  # of a sequence at most; the rows of an image
 
@@ -30,12 +31,11 @@ def occlude(
     windows = np.arange(time_steps) // window_sizes[:, None]
     windows[find_padding(time_steps, ends)] = -1
 
+    of_sequences = dataclasses.replace(network, view=View())  # images are viewed here
+
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        logits = predict_logits(
-            network.model, network.params, occluded, View(), network.mesh
-        )
-        return log_softmax(network.multiplier * combine_members(logits))
+        return log_softmax(of_sequences.calibrated_logits(occluded))
 
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]

@@ -14,7 +14,7 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference import image_io
-from rnnmnist.inference.preprocessing import Stages, preprocess
+from rnnmnist.inference.preprocessing import preprocess
 
 
 class Prediction(NamedTuple):
@@ -23,11 +23,11 @@ class Prediction(NamedTuple):
     Attributes:
         probabilities: float32 [time, classes], after each time step. If the network
             reads in both directions, there is only the last one.
-        stages: the image during preprocessing.
+        image: uint8 [28, 28], the image after preprocessing; 0 without any foreground.
     """
 
     probabilities: NDArray[np.float32]
-    stages: Stages
+    image: NDArray[np.uint8]
 
     @property
     def digit(self) -> int:
@@ -62,15 +62,15 @@ def predict(
 ) -> Prediction:
     """Preprocesses and classifies one image, as `Model.predict` describes."""
     check_digits(run)
-    stages = preprocess_image(image)
+    preprocessed = preprocess_image(image)
     every_step = not run.config.model.bidirectional
-    inputs = Inputs(stages.image[None])
+    inputs = Inputs(preprocessed[None])
     probabilities = network.probabilities(inputs, every_step=every_step)
-    return Prediction(probabilities.reshape(-1, len(run.task.classes)), stages)
+    return Prediction(probabilities.reshape(-1, len(run.task.classes)), preprocessed)
 
 
-def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
-    """Reads and preprocesses one image.
+def preprocess_image(image: str | Path | bytes | np.ndarray) -> NDArray[np.uint8]:
+    """Reads and preprocesses one image, to uint8 [28, 28] as MNIST's images are.
 
     Args and errors are those of `Model.predict`.
     """

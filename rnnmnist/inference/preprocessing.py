@@ -9,8 +9,6 @@ References:
     Recognition", Proceedings of the IEEE 86(11), 1998.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import ndimage
 
@@ -27,29 +25,19 @@ DARKEST = 0.3  # lowest level of the background, relative to the highest of the 
 CLOSING = 0.36  # size of the window of the closing, relative to the longer side
 
 
-class Stages(NamedTuple):
-    """An image after each preprocessing stage; all but the last are float32, 0 to 1."""
-
-    grey: np.ndarray  # [height, width], the input
-    foreground: np.ndarray  # [height, width], the background removed
-    strokes: np.ndarray  # the cropped foreground with normalized stroke width
-    image: np.ndarray  # uint8 [28, 28], as MNIST's are; 0 without any foreground
-
-
-def preprocess(grey: np.ndarray) -> Stages:
+def preprocess(grey: np.ndarray) -> np.ndarray:
     """Preprocesses an image of one digit; one that has MNIST's form is unchanged.
 
-    Grey levels are from 0 to 1, dark on light or light on dark.
+    Grey levels [height, width] are from 0 to 1, dark on light or light on dark. Returns
+    uint8 [28, 28], as MNIST's images are, which is 0 without any foreground.
     """
     grey = np.asarray(grey, np.float32)
     if _is_preprocessed(grey):
-        return Stages(grey, grey, grey, np.rint(255 * grey).astype(np.uint8))
-    foreground = extract_foreground(grey)
-    strokes = np.zeros((BOX, BOX), np.float32)
-    box = _crop(foreground, MIN_FOREGROUND)
-    if box is not None:
-        strokes = normalize_strokes(box)
-    return Stages(grey, foreground, strokes, centre(strokes))
+        return np.rint(255 * grey).astype(np.uint8)
+    box = _crop(extract_foreground(grey), MIN_FOREGROUND)
+    if box is None:
+        return np.zeros((SIDE, SIDE), np.uint8)
+    return centre(normalize_strokes(box))
 
 
 def _is_preprocessed(grey: np.ndarray) -> bool:

@@ -153,9 +153,7 @@ class LRU(nn.Module):
         driven = jnp.split(read(inputs, gains), 2, axis=-1)
         states = linear_scan(decay, lax.complex(*driven), state, self.unroll)
         parts = jnp.concatenate([states.real, states.imag], axis=-1)
-        write = TransposedDense(
-            self.features, use_bias=False, scale=2.0, name="output"
-        )
+        write = TransposedDense(self.features, use_bias=False, scale=2.0, name="output")
         outputs = write(parts)
         skip = self.param("skip", nn.initializers.normal(1.0), size)
         return states[-1], outputs + skip[None, None] * inputs

@@ -113,7 +113,7 @@ def test_both_directions_have_no_outputs_over_time(
     prediction = network.predict(IMAGES[0])
     assert prediction.probabilities.shape == (1, 10)
     assert prediction.decision_time is None
-    (expected,) = network.classify(prediction.stages.image[None])
+    (expected,) = network.classify(prediction.image[None])
     np.testing.assert_allclose(prediction.probabilities[0], expected, rtol=1e-6)
     predict.main([f"--workdir={workdir}", str(REPOSITORY / "docs/five.jpg")])
     assert len(capsys.readouterr().out.splitlines()) == 1

@@ -238,7 +238,7 @@ class TestInABrowser:
             images[index] = np.reshape(pixels, (28, 28))
             picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
             levels = np.asarray(picture.getchannel("A")) / 255
-            expected[index] = preprocess(levels).image
+            expected[index] = preprocess(levels)
         classify = load(REPOSITORY / REFERENCES[0]).classify
         found = classify(images).argmax(-1)
         assert (found == labels).mean() >= 0.98
