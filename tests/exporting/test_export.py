@@ -18,6 +18,7 @@ import rnnmnist
 from rnnmnist.commands import export
 from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
+from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
@@ -71,11 +72,6 @@ NETWORKS = {
     "2 x filters on sequences": config_of(FILL, "filters", **DIFFERENCES).replace(
         {"num_seeds": 2}
     ),
-}
-STREAMS = {
-    name: config for name, config in NETWORKS.items() if not config.model.bidirectional
-}
-STREAMS |= {
     "mean of gru": config_of(FILL, "gru", pooling="mean", **DIFFERENCES),
     "mean of lru on windows": config_of(
         ZERO, "lru", pooling="mean", window=4, stride=3, **DIFFERENCES
@@ -93,14 +89,6 @@ FAST = {
     "mean of gru",
     "mean of lru on windows",
 }
-
-
-def each_of(networks: Mapping[str, Config]) -> list[Any]:
-    """Returns the names of networks as parameters of a test."""
-    return [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name in networks
-    ]
 
 
 def save(
@@ -155,7 +143,13 @@ def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedRun
 
 
 @pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize("name", each_of(NETWORKS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in NETWORKS
+    ],
+)
 def test_an_export_predicts_as_its_network(
     name: str, tmp_path: Path, data_dir: Path
 ) -> None:
@@ -194,25 +188,18 @@ def test_an_export_predicts_as_its_network(
             found = predict(*arrays)
             assert found.dtype == np.float32, name
             np.testing.assert_allclose(found, expected, atol=4e-5, err_msg=name)
+    if not run.config.model.bidirectional:
+        check_time_step(run, network, examples, logits, tmp_path / "step.onnx")
 
 
-@pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize("name", each_of(STREAMS))
-def test_an_exported_time_step_gives_what_step_gives(
-    name: str, tmp_path: Path, data_dir: Path
+def check_time_step(
+    run: TrainedRun, network: Network, examples: Inputs, logits: np.ndarray, path: Path
 ) -> None:
-    """After each time step of several sequences, and after each sequence's last one."""
-    features = 1 if "one feature" in name else 3
-    workdir, paths = save(tmp_path, STREAMS[name], data_dir, features)
-    run = TrainedRun(workdir, "best", paths)
-    network = run.make_network(make_cpu_mesh())
-    _, _, examples = run.load_split()
-    path = tmp_path / "step.onnx"
+    """Checks `step.onnx` at the ends of sequences, and after each step of one."""
     write_onnx.write_step(run, path)
     values, lengths = streamed_inputs(run, examples)
     found = load_onnx_step(path)(values[:80], lengths[:80])
-    expected = network.calibrated_logits(examples)[:80]
-    np.testing.assert_allclose(found, expected, atol=4e-5)
+    np.testing.assert_allclose(found, logits[:80], atol=4e-5)
 
     session = onnxruntime.InferenceSession(path)
     size = session.get_inputs()[0].shape[1]

@@ -1,7 +1,7 @@
 """The LSTM with a hand-written derivative equals Flax's cell under `nn.scan`."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -27,17 +27,8 @@ def float64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", False)
 
 
-def make_pair(
-    hidden: int = HIDDEN, dtype: Any = FLOAT32, **options: Any
-) -> tuple[LSTM, ScannedCell]:
-    """The recurrence under test, and the one that it has to equal."""
-    ours = LSTMCell(hidden, param_dtype=dtype)
-    flax = nn.OptimizedLSTMCell(hidden, param_dtype=dtype)
-    return LSTM(ours, **options), ScannedCell(flax)
-
-
 def random_arrays(
-    recurrence: ScannedCell, shape: tuple[int, ...] = SHAPE
+    recurrence: ScannedCell, shape: tuple[int, ...]
 ) -> tuple[Any, np.ndarray]:
     """Returns parameters and inputs of normal noise, in the type of the parameters.
 
@@ -86,14 +77,19 @@ def assert_close(one: Any, other: Any) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("dtype", "every_step"), [(FLOAT32, True), (FLOAT64, False)])
+@pytest.mark.parametrize(
+    ("dtype", "every_step", "unroll"),
+    [(FLOAT32, True, 100), (FLOAT64, False, 4), (FLOAT64, True, 1)],
+)
 @pytest.mark.parametrize(
     "shape", [SHAPE, pytest.param((28, 3, 28, 128), marks=pytest.mark.slow)]
 )
 def test_values_and_gradients_equal_those_of_flax(
-    shape: tuple[int, ...], dtype: Any, every_step: bool
+    shape: tuple[int, ...], dtype: Any, every_step: bool, unroll: int
 ) -> None:
-    ours, flax = make_pair(shape[-1], dtype)
+    """Also if several time steps, or all of them, are unrolled."""
+    ours = LSTM(LSTMCell(shape[-1], param_dtype=dtype), unroll=unroll)
+    flax = ScannedCell(nn.OptimizedLSTMCell(shape[-1], param_dtype=dtype))
     arrays = random_arrays(flax, shape)
     found = run(ours, every_step, *arrays)
     (_, hidden), _ = found
@@ -101,21 +97,6 @@ def test_values_and_gradients_equal_those_of_flax(
     assert hidden.shape == (*lead, shape[-1])
     assert hidden.dtype == dtype
     assert_close(found, run(flax, every_step, *arrays))
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("cell", "every_step", "unroll"),
-    [(LSTMCell, False, 4), (nn.GRUCell, True, 100)],
-)
-def test_unrolling_keeps_values_and_gradients(
-    cell: Callable[..., Any], every_step: bool, unroll: int
-) -> None:
-    recurrence = LSTM if cell is LSTMCell else ScannedCell
-    plain = recurrence(cell(HIDDEN, param_dtype=FLOAT64))
-    other = plain.clone(unroll=unroll)
-    arrays = random_arrays(plain)
-    assert_close(run(other, every_step, *arrays), run(plain, every_step, *arrays))
 
 
 def test_the_cell_has_the_parameters_of_flax() -> None:
