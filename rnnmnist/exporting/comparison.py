@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.export
@@ -17,6 +18,9 @@ from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 BATCH = 128  # examples that an export gets at a time
 # The first examples of a split, with which the model of a time step is compared: it is
@@ -149,9 +153,7 @@ def draw_inputs(run: TrainedRun) -> Inputs:
 
 def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
     """Returns the function from inputs to logits that an ONNX model computes."""
-    import onnxruntime  # only this format needs it
-
-    session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+    session = _open_session(artefact)
     names = [argument.name for argument in session.get_inputs()]
 
     def predict(*inputs: np.ndarray) -> np.ndarray:
@@ -167,9 +169,7 @@ def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
     The function takes whole sequences as `streamed_inputs` returns them, and gives the
     model one time step after another.
     """
-    import onnxruntime  # only this format needs it
-
-    session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+    session = _open_session(artefact)
     state_size = session.get_inputs()[0].shape[1]
 
     def predict(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -182,6 +182,12 @@ def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
         return np.stack(over_time)[lengths - 1, np.arange(len(lengths))]
 
     return predict
+
+
+def _open_session(artefact: Path) -> "InferenceSession":
+    import onnxruntime  # only this format needs it
+
+    return onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
 
 
 def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
