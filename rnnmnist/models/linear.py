@@ -147,14 +147,16 @@ class LRU(nn.Module):
         gamma_log = self.param("gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * nu)) / 2)
         decay = jnp.exp(lax.complex(-nu, theta))
         gains = jnp.tile(jnp.exp(gamma_log), 2)
-        read = TransposedDense(
+        project_in = TransposedDense(
             2 * self.features, use_bias=False, scale=0.5, name="input"
         )
-        driven = jnp.split(read(inputs, gains), 2, axis=-1)
+        driven = jnp.split(project_in(inputs, gains), 2, axis=-1)
         states = linear_scan(decay, lax.complex(*driven), state, self.unroll)
         parts = jnp.concatenate([states.real, states.imag], axis=-1)
-        write = TransposedDense(self.features, use_bias=False, scale=2.0, name="output")
-        outputs = write(parts)
+        project_out = TransposedDense(
+            self.features, use_bias=False, scale=2.0, name="output"
+        )
+        outputs = project_out(parts)
         skip = self.param("skip", nn.initializers.normal(1.0), size)
         return states[-1], outputs + skip[None, None] * inputs
 
