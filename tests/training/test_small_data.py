@@ -212,7 +212,7 @@ def test_a_run_that_failed_three_times_stops_at_the_same_step(
     """Before its last validation, between that and its checkpoint, and after it."""
     step, run = list_steps(stopped)[-1], tmp_path / "run"
     places: list[tuple[Any, str]] = [
-        (loop, "validate"),
+        (loop, "score_validation"),
         (checkpoints, "save"),
         (loop, "evaluate_best_checkpoint"),
     ]
