@@ -12,7 +12,7 @@ from rnnmnist.config.files import parse_folder
 from rnnmnist.config.fit_settings import FitSettings
 from rnnmnist.config.recipes import Given, choose_config, load_named
 from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
 from rnnmnist.config.settings import LISTED, Setting, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
@@ -43,7 +43,7 @@ TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
-    if not setting.is_path and setting.only != "images" and name != "name"
+    if setting.only not in KINDS_OF_IMAGES and not setting.is_path and name != "name"
 }
 # The remedy of a message that there is no setting of a name.
 LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"

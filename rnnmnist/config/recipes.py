@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rnnmnist.config.files import RULE, find_config, load_config
-from rnnmnist.config.schema import CLOSED_FORM_CELLS, SETTINGS, Config
+from rnnmnist.config.schema import (
+    CLOSED_FORM_CELLS,
+    KINDS_OF_TRAINING,
+    SETTINGS,
+    Config,
+)
 
 # Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
 FEW_SEQUENCES = 2000
@@ -75,7 +80,7 @@ def _choose_recipe(
     of_training = [
         name
         for name, value in given.settings.items()
-        if value is not None and SETTINGS[name].fitting == "gradient"
+        if value is not None and SETTINGS[name].only in KINDS_OF_TRAINING
     ]
     if given.argument is not None:
         of_training.append(given.argument)
