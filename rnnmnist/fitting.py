@@ -186,7 +186,7 @@ def fit(
             read or written.
         KeyboardInterrupt: after an interrupt.
     """
-    folder = parse_folder(str(workdir))
+    folder = parse_folder(workdir)
     given = Given(
         None,
         full_names("fit", settings, FIT_SETTINGS),
@@ -239,7 +239,7 @@ def _train(
     """
     check_limits()
     refuse_fork()
-    folder = parse_folder(str(workdir))
+    folder = parse_folder(workdir)
     # `verbose` is checked as a setting that is true or false; 1 and 0 are accepted.
     TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose, strict=False)
     if callback is not None and not callable(callback):

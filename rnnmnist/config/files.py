@@ -23,19 +23,21 @@ def shipped_folder(name: str) -> Path:
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
 
-def parse_folder(text: str, subject: str = "workdir") -> Path:
+def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
     """Returns the absolute path of a folder, which need not exist.
 
     The messages of errors begin with the subject: the flag or argument that names the
     folder.
     """
-    if not text.strip():
-        raise UserError(f"{subject}: must name a directory, not ''")
-    path = expand(text)
+    if not isinstance(given, str | Path) or not str(given).strip():
+        raise UserError(f"{subject}: must name a directory, not {format_value(given)}")
+    path = expand(str(given))
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{subject}: {format_value(text)} is not valid UTF-8") from None
+        raise UserError(
+            f"{subject}: {format_value(given)} is not valid UTF-8"
+        ) from None
     if "[" in str(path):
         raise UserError(f"{subject}: {path} has a [, with which orbax fails; rename it")
     for folder in (path, *path.parents):
@@ -44,12 +46,12 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
     return path
 
 
-def resolve_workdir(text: str) -> Path:
+def resolve_workdir(given: str | Path) -> Path:
     """Returns the workdir of an existing run, or of a shipped model."""
-    name = text.rstrip("/")
+    name = str(given).rstrip("/")
     if name in REFERENCES and not Path(name).is_dir():
         return shipped_folder(name)
-    return parse_folder(text)
+    return parse_folder(given)
 
 
 @contextlib.contextmanager

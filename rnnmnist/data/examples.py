@@ -266,7 +266,7 @@ def find_invalid(
     if not invalid.any() and missing == "error":
         invalid = np.isnan(values)
         reason = (
-            "is missing; set data.missing to forward_fill or zero for the training (in "
+            "is missing (NaN); set data.missing to forward_fill or zero for training (in "
             'Python, missing="forward_fill")'
         )
     if not invalid.any():
