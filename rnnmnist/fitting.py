@@ -1,6 +1,7 @@
 """Training from Python: of a configuration, or on arrays."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -85,16 +86,11 @@ def train(
         UserError, RunError, KeyboardInterrupt: as for `rnnmnist.fit`.
     """
     given = Given(
-        config if isinstance(config, Config) else load_named(str(config)),
+        config if isinstance(config, Config) else load_named(config),
         full_names("train", settings, TRAIN_SETTINGS),
         argument=None if callback is None else "callback",
     )
-
-    def load(saved: Config | None) -> tuple[Config, str | None, Dataset]:
-        config, reason, dataset = datasets.load_for_training(given, saved)
-        _check_callback(callback, config, dataset.task)
-        return config, reason, dataset
-
+    load = functools.partial(datasets.load_for_training, given)
     return _train(given, load, "train", workdir, verbose=verbose, callback=callback)
 
 
@@ -213,13 +209,17 @@ def fit(
         if saved is not None and str(saved.data.path).endswith(".data"):
             path = folder / Path(str(saved.data.path)).name
         config = config.replace({"data.path": path})
-        dataset = to_dataset(path.stem, sequences, config.data)
-        _check_callback(callback, config, dataset.task)
-        resolve(config, dataset.task)  # refuses settings before the arrays are saved
-        _save(path, sequences, dataset.task)
-        return config, reason, dataset
+        return config, reason, to_dataset(path.stem, sequences, config.data)
 
-    return _train(given, load, "fit", folder, verbose=verbose, callback=callback)
+    return _train(
+        given,
+        load,
+        "fit",
+        folder,
+        verbose=verbose,
+        callback=callback,
+        sequences=sequences,
+    )
 
 
 def _train(
@@ -230,26 +230,26 @@ def _train(
     *,
     verbose: bool,
     callback: Callback | None,
+    sequences: Sequences | None = None,
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
     `load` takes the configuration of the run that is in the workdir, None if there is
     none, and returns what `datasets.load_for_training` does. `name` is that of the
-    function that was called.
+    function that was called. Sequences that are in memory are saved as `data.path`.
     """
     check_limits()
     refuse_fork()
     folder = parse_folder(workdir)
-    # `verbose` is checked as a setting that is true or false; 1 and 0 are accepted.
-    TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose, strict=False)
-    if callback is not None and not callable(callback):
-        raise UserError(f"callback: must be a function, not {format_value(callback)}")
     with without_library_logs(), stop_on_interrupt() as stop:
         check_start(given, folder)
         timer = PhaseTimer(f"rnnmnist.{name}")
         with timer.phase("data"):
             chosen, reason, dataset = load(saved_config(folder))
         config = resolve(chosen, dataset.task)
+        _check_callback(callback, config, dataset.task)
+        if sequences is not None:
+            _save(Path(str(config.data.path)), sequences, dataset.task)
         enable_default_cache()
         train_and_evaluate(
             config,
@@ -279,6 +279,8 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
     """Refuses a callback for a run that would not call it."""
     if callback is None:
         return
+    if not callable(callback):
+        raise UserError(f"callback: must be a function, not {format_value(callback)}")
     if config.model.fitting == "closed_form":
         raise UserError(
             "callback: is for training by gradients only, and model.cell="

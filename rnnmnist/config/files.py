@@ -68,23 +68,29 @@ def open_folder(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def find_config(path_or_name: str) -> Path:
+def find_config(given: str | Path) -> Path:
     """Returns a configuration file, by its path or by the name of a shipped one.
 
     A path contains a separator or ends with `.py`. Otherwise, a file in the working
     directory that has the name of a shipped configuration would be run instead of it.
     """
+    if not isinstance(given, str | Path):
+        raise UserError(
+            "config: must be a name, a path or a rnnmnist.Config, not "
+            f"{format_value(given)}"
+        )
+    text = str(given)
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
-    if path_or_name in shipped:
-        return shipped[path_or_name]
-    path = expand(path_or_name)
-    is_path = "/" in path_or_name or path.suffix == ".py"
+    if text in shipped:
+        return shipped[text]
+    path = expand(text)
+    is_path = "/" in text or path.suffix == ".py"
     if is_path and path.is_file():
         return path
     names = sorted([*shipped, RULE])
     listed = f"{', '.join(names)}, or a path with a / or with .py"
     remedy = suggest_name(path.stem, names, f"name one of {listed}")
-    raise UserError(f"config: there is no configuration {path_or_name}; {remedy}")
+    raise UserError(f"config: there is no configuration {text}; {remedy}")
 
 
 def load_config(path: Path) -> Config:

@@ -5,6 +5,7 @@ between two shipped configurations: `filters` for few, and `trained` for more.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from rnnmnist.config.files import RULE, find_config, load_config
@@ -35,7 +36,7 @@ class Given(NamedTuple):
     argument: str | None = None
 
 
-def load_named(name: str) -> Config | None:
+def load_named(name: str | Path) -> Config | None:
     """Loads a configuration by its path or its name; for the rule, returns None."""
     return None if name == RULE else load_config(find_config(name))
 
