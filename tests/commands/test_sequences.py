@@ -343,7 +343,7 @@ def test_fit_trains_on_a_list_of_arrays_and_resumes(
     ("change", "text"),
     [
         ({"name": "mnist"}, "fit: name: no such setting"),
-        ({"remat_steps": 5, "cell": "lstm"}, "^execution.remat_steps: .*model.cell=lru"),
+        ({"remat_steps": 5, "cell": "lstm"}, "^execution.remat_steps: .*cell=lru"),
         (
             {"labels": np.arange(60), "cell": "lru"},
             "none of the 60 training sequences can validate",
