@@ -615,20 +615,20 @@ class Config(ConfigSection):
 
         Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.
         """
-        changes: dict[str, dict[str, Any]] = {"": {}}
+        values = dict(values)
+        if values.get("train.num_epochs") is not None:
+            values.setdefault("train.num_steps", None)
+        elif values.get("train.num_steps") is not None:
+            values["train.num_epochs"] = None
+        changes: dict[str, Any] = {}
+        sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():
             find(name, SETTINGS, name)
             section, _, key = name.rpartition(".")
-            changes.setdefault(section, {})[key] = value
-        top = changes.pop("")
-        train = changes.get("train", {})
-        if train.get("num_epochs") is not None:
-            train.setdefault("num_steps", None)
-        elif train.get("num_steps") is not None:
-            train["num_epochs"] = None
-        for section, changed in changes.items():
-            top[section] = dataclasses.replace(getattr(self, section), **changed)
-        return dataclasses.replace(self, **top)
+            sections.get(section, changes)[key] = value
+        for section, changed in sections.items():
+            changes[section] = dataclasses.replace(getattr(self, section), **changed)
+        return dataclasses.replace(self, **changes)
 
 
 # Every setting by its full name, such as `train.num_steps`.

@@ -110,7 +110,7 @@ def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
     assert f"random filters, for {reason}; model.cell=lru" in printed
     assert "leave one out" in printed
     printed = output_of(called("main", *many, *quick))
-    assert "since train.num_steps is given; model.cell=filters" in printed
+    assert "since train.batch_size is given; model.cell=filters" in printed
     assert "complete at step 2" in output_of(called("main", *many, *quick))
     assert "belongs to another run" in called("main", *few, *quick).stderr
 
