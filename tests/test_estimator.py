@@ -121,7 +121,7 @@ def test_early_stopping_takes_the_lowest_loss_of_a_tenth(tmp_path: Path) -> None
         assert new_one.n_iter_ == pytest.approx(steps[-1] * 8 / trained, abs=1)
         lowest = min(lines, key=lambda line: line.loss)
         best = min(lines, key=lambda line: (-line.correct, line.step))
-        assert new_one.model_.validation == (lowest if size < 50 else best)
+        assert new_one.model_.validation_metrics == (lowest if size < 50 else best)
         if steps[-1] < 400:
             assert lines.index(lowest) == len(lines) - 4
     assert len(new_one.model_.task.validation_groups) == 5
