@@ -261,8 +261,7 @@ def _train(
             verbose=verbose,
             callback=callback,
         )
-    own_cell = {"model.cell": config.model.cell} if config.model.is_user_cell else {}
-    return Model(TrainedRun(folder, "best", own_cell))
+    return Model(TrainedRun(folder, "best", {"model.cell": config.model.cell}))
 
 
 def full_names(
@@ -281,14 +280,11 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
         return
     if not callable(callback):
         raise UserError(f"callback: must be a function, not {format_value(callback)}")
-    if config.model.fitting == "closed_form":
+    if config.model.fitting == "closed_form" or not task.examples["validation"]:
         raise UserError(
-            "callback: is for training by gradients only, and model.cell="
-            f"{config.model.cell} is fitted in closed form; remove it"
-        )
-    if not task.examples["validation"]:
-        raise UserError(
-            "callback: needs a validation split; mark sequences with validation"
+            "callback: is called after each validation of a training by gradients, "
+            f"and {task.name} with model.cell={config.model.cell} has none; mark "
+            "sequences with validation, choose another cell, or remove it"
         )
 
 

@@ -214,7 +214,7 @@ def test_fit_prints_nothing_unless_verbose(
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
         (CheckpointManager, "save", KeyboardInterrupt, 15),  # of step 10, and of a line
         (loop, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
-        (loop, "validate", RunError, 0),
+        (loop, "score_validation", RunError, 0),
     ],
 )
 def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
