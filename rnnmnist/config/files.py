@@ -8,7 +8,14 @@ from pathlib import Path
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand
-from rnnmnist.errors import PACKAGE, SHIPPED, UserError, format_value, suggest_name
+from rnnmnist.errors import (
+    PACKAGE,
+    SHIPPED,
+    UserError,
+    format_value,
+    prefix_errors,
+    suggest_name,
+)
 
 # The folders of the shipped models. The first one was trained with a loss after the
 # last row, the second one with a loss after every row.
@@ -29,9 +36,10 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
     The messages of errors begin with the subject: the flag or argument that names the
     folder.
     """
-    if not isinstance(given, str | Path) or not str(given).strip():
-        raise UserError(f"{subject}: must name a directory, not {format_value(given)}")
-    path = expand(str(given))
+    if not str(given).strip():
+        raise UserError(f"{subject}: must name a directory, not ''")
+    with prefix_errors(subject):
+        path = expand(given)
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -74,16 +82,12 @@ def find_config(given: str | Path) -> Path:
     A path contains a separator or ends with `.py`. Otherwise, a file in the working
     directory that has the name of a shipped configuration would be run instead of it.
     """
-    if not isinstance(given, str | Path):
-        raise UserError(
-            "config: must be a name, a path or a rnnmnist.Config, not "
-            f"{format_value(given)}"
-        )
+    with prefix_errors("config"):
+        path = expand(given)
     text = str(given)
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
     if text in shipped:
         return shipped[text]
-    path = expand(text)
     is_path = "/" in text or path.suffix == ".py"
     if is_path and path.is_file():
         return path

@@ -30,12 +30,14 @@ def to_python(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def expand(text: str) -> Path:
+def expand(given: str | Path) -> Path:
     """Returns an absolute path, in which `~` is the user's home directory."""
+    if not isinstance(given, str | Path):
+        raise UserError(f"must be a path, not {format_value(given)}")
     try:
-        return Path(text).expanduser().absolute()
+        return Path(given).expanduser().absolute()
     except RuntimeError as error:  # there is no such user
-        raise UserError(f"{text}: {error}") from None
+        raise UserError(f"{given}: {error}") from None
 
 
 class Setting(NamedTuple):
