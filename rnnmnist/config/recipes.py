@@ -60,15 +60,11 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(given, sequences, saved)
         config = load_config(find_config(name))
-    config = config.replace(given.settings)
-    is_weighted = (
-        given.settings.get("train.class_weight") or config.train.has_class_weights
-    )
-    if saved is not None and not is_weighted:
+    if saved is not None and not config.train.has_class_weights:
         weights = saved.train.class_weight
         if isinstance(weights, tuple):  # of classes by their names
             config = config.replace({"train.class_weight": weights})
-    return config, reason
+    return config.replace(given.settings), reason
 
 
 def _choose_recipe(
