@@ -143,8 +143,8 @@ def _describe(prediction: "Prediction") -> str:
     if not prediction.stages.image.any():
         return "the image is blank"
     probabilities = prediction.probabilities
-    last = probabilities[-1]
-    first, second = (-last).argsort(kind="stable")[:2].tolist()
+    last = probabilities[-1].tolist()
+    first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
     summary = (
         f"{first}, {format_probability(last[first])} (then {second}, "
         f"{format_probability(last[second])})"
