@@ -192,9 +192,7 @@ class DataConfig(ConfigSection):
             object.__setattr__(self, "features", ",".join(map(str, self.features)))
         super().__post_init__()
         # Two roles of a column, or two columns of a role, would leave fewer.
-        num_roles = len(set(self.roles.values()))
-        num_pairs = (self.columns or "").count("=")
-        if num_roles < num_pairs:
+        if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
                 f"data.columns: {self.columns} has a role or a column twice; once each"
             )
@@ -205,13 +203,9 @@ class DataConfig(ConfigSection):
 
         They are `{"id": "sequence"}` for `sequence=id`.
         """
-        if not self.columns:
-            return {}
-        roles = {}
-        for pair in self.columns.split(","):
-            role, name = pair.split("=")
-            roles[name] = role
-        return roles
+        pairs = self.columns.split(",") if self.columns else []
+        split = [pair.split("=") for pair in pairs]
+        return {name: role for role, name in split}
 
     @property
     def feature_names(self) -> tuple[str, ...]:
