@@ -16,13 +16,13 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
-# A minute before the time limit every task gets SIGTERM, saves, and exits with 143. If a
-# signal ends one task, srun ends the others. The job is then requeued, at most twenty
-# times; after exit code 1 or 2 it is not, since it would fail again.
-srun --kill-on-bad-exit=1 --wait=60 \
+# A minute before the time limit every task gets SIGTERM, saves, and exits with 143. The
+# job is then requeued, at most twenty times. It is not if a task fails, since it would
+# fail again: that task exits with 1 or 2, and jax ends the others by SIGABRT.
+srun --kill-on-bad-exit=0 --wait=120 \
   .venv/bin/python -m rnnmnist.main --workdir="checkpoints/$SLURM_JOB_NAME" "$@"
 code=$?
-if [ "$code" -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then
+if [ "$code" -eq 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then
   scontrol requeue "$SLURM_JOB_ID" # resumes from the last checkpoint
 fi
 exit "$code"

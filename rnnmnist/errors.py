@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -35,28 +35,12 @@ MACHINE_ERRORS = (
 )
 # A note of errors that the callback of a user has raised.
 BY_CALLBACK = "raised by the callback"
-# The message of the RuntimeError of `Thread.start`, which has no type of its own.
-NO_THREAD = "can't start new thread"
-# Parts of the messages of an OSError of Python, and of one of matplotlib, if neither
-# finds a folder for temporary files. They have no path.
-NO_TEMPORARY_FOLDER = (
-    "No usable temporary directory found",
-    "a temporary directory could not be created",
-)
 
 
 class Failure(Exception):  # noqa: N818
     """A deliberate failure: a `UserError` or a `RunError`."""
 
     exit_code: int
-
-    def __reduce__(self) -> "tuple[Callable[..., Failure], tuple[object, ...]]":
-        """Lets a process pool pass on the failure of a worker.
-
-        By default, Python would call the class with the message, but some classes
-        have other parameters.
-        """
-        return _restore_failure, (type(self), self.args, vars(self))
 
 
 class RunError(Failure, RuntimeError):
@@ -91,16 +75,6 @@ class StoppedError(RunError):
         self.exit_code = 128 + signal_number
 
 
-def _restore_failure(
-    kind: type[Failure], args: tuple[object, ...], attributes: dict[str, object]
-) -> Failure:
-    """Returns a failure as it was before it was pickled."""
-    error = kind.__new__(kind)
-    error.args = args
-    vars(error).update(attributes)
-    return error
-
-
 def warn_of_data(message: str) -> None:
     """Warns of something in the data. Python shows equal warnings once."""
     warnings.warn(message, DataWarning, stacklevel=2)
@@ -110,33 +84,18 @@ def as_failure(error: BaseException) -> Failure | None:
     """Returns a deliberate failure, or an `OSError` on a path of the user as one.
 
     The message is then the path and the reason. It is a `RunError` if the machine is
-    the cause, otherwise a `UserError`. A thread that cannot be started is a `RunError`,
-    too. That no folder for temporary files can be written is a `UserError`. For any
-    other exception, such as an `OSError` on a file of this package or of a callback,
-    the result is None.
+    the cause, otherwise a `UserError`. For any other exception, such as an `OSError`
+    without a path or of a callback, the result is None.
     """
     if isinstance(error, Failure):
         return error
-    if BY_CALLBACK in getattr(error, "__notes__", ()):
+    if not isinstance(error, OSError) or BY_CALLBACK in getattr(error, "__notes__", ()):
         return None
-    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
-        return RunError(f"{error}; raise the limit of processes (ulimit -u)")
-    if not isinstance(error, OSError):
-        return None
+    path = error.filename
     reason = error.strerror or str(error)
     if error.errno in MACHINE_ERRORS:
-        return RunError(f"{error.filename}: {reason}" if error.filename else reason)
-    if any(part in str(error) for part in NO_TEMPORARY_FOLDER):
-        return UserError(
-            "there is no writable folder for temporary files; set the environment "
-            "variable TMPDIR to one"
-        )
-    if error.filename is None:
-        return None
-    path = Path(str(error.filename))
-    if path.is_relative_to(PACKAGE) and not path.is_relative_to(SHIPPED):
-        return None
-    return UserError(f"{path}: {reason}")
+        return RunError(f"{path}: {reason}" if path else reason)
+    return UserError(f"{path}: {reason}") if path else None
 
 
 @contextlib.contextmanager
@@ -208,30 +167,32 @@ def escape_unprintable(text: str) -> str:
     )
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal."""
-    isatty = getattr(stream, "isatty", None)  # a caller's own stream may have none
-    return isatty is not None and isatty()
-
-
 def erase_line(stream: TextIO | None) -> str:
     """Returns the text that erases a line of a terminal; "" if a stream is none.
 
     It contains spaces instead of escape sequences.
     """
-    if not is_terminal(stream) or os.environ.get("TERM", "dumb") == "dumb":
+    isatty = getattr(stream, "isatty", None)  # a caller's own stream may have none
+    if isatty is None or not isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return ""
     return "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
+
+
+def discard_output() -> None:
+    """Redirects standard output to nowhere, also that of compiled code."""
+    with Path(os.devnull).open("wb") as null:
+        os.dup2(null.fileno(), 1)
 
 
 def exit_immediately(text: str, exit_code: int) -> NoReturn:
     """Prints a text to standard error, and ends this process.
 
-    A normal exit would wait for a running compiled call and for the run's other
-    processes, and background threads could still print after the error.
+    A normal exit would wait for the run's other processes, and background threads could
+    still print after the error.
     """
     try:
-        with contextlib.suppress(BrokenPipeError):  # its reader has exited
+        # The reader has exited, or a signal has interrupted another write.
+        with contextlib.suppress(BrokenPipeError, RuntimeError):
             sys.stdout.flush()
         print(erase_line(sys.stderr) + text, file=sys.stderr, flush=True)
     finally:  # a closed stream must not prevent the exit

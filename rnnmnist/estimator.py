@@ -18,12 +18,12 @@ from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_masked
-from rnnmnist.errors import UserError, failures, format_value
+from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
-from rnnmnist.runs.checkpoint_files import network_files
+from rnnmnist.runs.checkpoint_files import format_sums, read_files
 from rnnmnist.runs.logs import lowest_loss
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import SUMS_FILE, list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -41,8 +41,7 @@ class _Folder:
     """A temporary folder that is removed with this object."""
 
     def __init__(self) -> None:
-        with failures():  # such as that no temporary folder can be written
-            self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
+        self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
@@ -305,7 +304,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         model = state.pop("model_", None)
         if model is not None:
             step_folder = model.workdir / str(model.checkpoint_step)
-            state["_files"] = network_files(step_folder)
+            files = read_files(step_folder)
+            # Only a resume needs the state.
+            kept = {n: files[n] for n in files if not n.startswith("state/")}
+            kept[SUMS_FILE] = format_sums(kept).encode()
+            state["_files"] = kept
             state["_step"] = step_folder.name
             state["_cell"] = model.config.model.cell  # with the path of a file
         return state

@@ -1,7 +1,6 @@
 """Training from Python: of a configuration, or on arrays."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,16 +26,15 @@ from rnnmnist.data.sequences.validation import (
 from rnnmnist.errors import UserError, failures, format_value, warn_of_data
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.model import Model
-from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
 from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import without_library_logs
-from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
+from rnnmnist.training.events import Callback
 from rnnmnist.training.loop import train_and_evaluate
-from rnnmnist.training.resume import Callback, check_start, saved_config
+from rnnmnist.training.resume import Start, open_workdir
 
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
@@ -90,7 +88,10 @@ def train(
         full_names("train", settings, TRAIN_SETTINGS),
         argument=None if callback is None else "callback",
     )
-    load = functools.partial(datasets.load_for_training, given)
+
+    def load(start: Start) -> tuple[Config, str | None, Dataset]:
+        return datasets.load_for_training(given, start.config)
+
     return _train(given, load, "train", workdir, verbose=verbose, callback=callback)
 
 
@@ -115,7 +116,7 @@ def fit(
     After an interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook), training
     continues to its next line (`log_every_steps` updates) and saves; then
     `KeyboardInterrupt` is raised. The same call resumes. A second interrupt raises it
-    as soon as the running call of a compiled program or the save under way has ended.
+    as soon as the running call of a compiled program has ended.
     Outside of the main thread, `fit` leaves signals alone. SIGTERM is always the
     caller's; `docs/reliability.md` has the line that makes it such an interrupt.
 
@@ -200,7 +201,8 @@ def fit(
         feature_names=feature_names,
     )
 
-    def load(saved: Config | None) -> tuple[Config, str | None, Dataset]:
+    def load(start: Start) -> tuple[Config, str | None, Dataset]:
+        saved = start.config
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
             warn_of_data(swapped)
         config, reason = choose_config(given, sequences.count_training(), saved)
@@ -224,7 +226,7 @@ def fit(
 
 def _train(
     given: Given,
-    load: Callable[[Config | None], tuple[Config, str | None, Dataset]],
+    load: Callable[[Start], tuple[Config, str | None, Dataset]],
     name: str,
     workdir: str | Path,
     *,
@@ -234,28 +236,32 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
-    `load` takes the configuration of the run that is in the workdir, None if there is
-    none, and returns what `datasets.load_for_training` does. `name` is that of the
+    `load` returns what `datasets.load_for_training` does. `name` is the name of the
     function that was called. Sequences that are in memory are saved as `data.path`.
     """
-    check_limits()
     refuse_fork()
     folder = parse_folder(workdir)
-    with without_library_logs(), stop_on_interrupt() as stop:
-        check_start(given, folder)
+    with (
+        without_library_logs(),
+        stop_on_interrupt() as stop,
+        open_workdir(given, folder) as start,
+    ):
         timer = PhaseTimer(f"rnnmnist.{name}")
         with timer.phase("data"):
-            chosen, reason, dataset = load(saved_config(folder))
+            chosen, reason, dataset = load(start)
         config = resolve(chosen, dataset.task)
         _check_callback(callback, config, dataset.task)
         if sequences is not None:
-            _save(Path(str(config.data.path)), sequences, dataset.task)
+            path = Path(str(config.data.path))
+            start.check_data(dataset.task)
+            if start.config is None or not path.exists():
+                _save(path, sequences)
         enable_default_cache()
         train_and_evaluate(
             config,
             dataset,
-            folder,
-            lambda: contextlib.nullcontext(stop),
+            start,
+            contextlib.nullcontext(stop),
             timer=timer,
             reason=reason,
             verbose=verbose,
@@ -288,17 +294,8 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
         )
 
 
-def _save(path: Path, sequences: Sequences, task: Task) -> None:
-    """Saves sequences as a folder of .npy files, unless a run has them already."""
-    workdir = path.parent
-    _, header = newest_readable(workdir)
-    if header is not None:
-        if header.task.sha256 != task.sha256:
-            raise UserError(
-                f"workdir: {workdir} has the run of other arrays; name another workdir"
-            )
-        if path.exists():
-            return
+def _save(path: Path, sequences: Sequences) -> None:
+    """Saves sequences as a folder of .npy files."""
     labels = np.array(sequences.classes)[sequences.labels]
     arrays = vars(sequences) | {"labels": labels, "classes": None}
     with write_folder(path) as folder:

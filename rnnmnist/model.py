@@ -15,7 +15,6 @@ from rnnmnist.evaluation.network import Network, StreamState
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_default_cache
-from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.mesh import make_device_mesh, make_mesh
 
 if TYPE_CHECKING:
@@ -202,12 +201,11 @@ class Model:
         from rnnmnist.runs.results import write_result
 
         run, config = self._run, self.config
-        with without_library_logs():
-            task, name, examples, logits = load_evaluated(run, split)
-            if logits is None:  # else these are left-out predictions
-                mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
-                logits = run.make_network(mesh).logits(examples)
-            result = score_split(run, task, name, examples, logits)
+        task, name, examples, logits = load_evaluated(run, split)
+        if logits is None:  # else these are left-out predictions
+            mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
+            logits = run.make_network(mesh).logits(examples)
+        result = score_split(run, task, name, examples, logits)
         write_result(self.workdir, result)
         return result
 
@@ -241,8 +239,7 @@ class Model:
         """
         from rnnmnist.exporting.exports import write_exports
 
-        with without_library_logs():
-            return dict(write_exports(self._run, format, output, force=force))
+        return dict(write_exports(self._run, format, output, force=force))
 
     @failures()
     def report(self) -> "Report":
@@ -259,8 +256,7 @@ class Model:
         """
         from rnnmnist.reporting.pages import report_run
 
-        with without_library_logs():
-            return report_run(self._run)
+        return report_run(self._run)
 
 
 @failures()

@@ -36,7 +36,9 @@ from rnnmnist.models.classifier import (
     abstract_params,
     make_model,
 )
-from rnnmnist.runs.checkpoints import Checkpoints, leaves_by_path
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.checkpoints import leaves_by_path
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.mesh import BATCH, SEEDS
@@ -216,8 +218,8 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
         params |= {"difference_std": np.tile(std, (config.num_seeds, 1))}
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
     filled = fill_defaults(config, task)
-    with Checkpoints(workdir, filled, task) as checkpoints:
-        checkpoints.save(3, {"params": params}, metrics, multiplier=1.5)
+    header = Header(step=3, config=filled, task=task, metrics=metrics, multiplier=1.5)
+    checkpoints.save(workdir, header, {"params": params})
     return workdir
 
 

@@ -1,28 +1,20 @@
 """Which exceptions are failures with a line of their own."""
 
 import errno
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rnnmnist.commands import command_line
 from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import (
-    SHIPPED,
     Failure,
     RunError,
-    StoppedError,
     UserError,
     as_failure,
-    prefix_errors,
     set_missing_filename,
 )
-from rnnmnist.runs.checkpoint_files import DamagedError
-
-REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a wheel
 
 
 @pytest.mark.parametrize(
@@ -32,7 +24,6 @@ REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a whe
         (FileNotFoundError(errno.ENOENT, "no file", "/a"), UserError, "/a: no file"),
         (OSError(errno.ENOSPC, "full", Path("/a")), RunError, "/a: full"),
         (OSError(errno.ENOSPC, "full"), RunError, "full"),
-        (PermissionError(errno.EACCES, "no", REPORT), UserError, f"{REPORT}: no"),
     ],
 )
 def test_a_failure_has_one_line(
@@ -49,7 +40,6 @@ def test_a_failure_has_one_line(
         ValueError("x"),
         BrokenPipeError(errno.EPIPE, "broken pipe"),
         ConnectionError("no network"),
-        FileNotFoundError(errno.ENOENT, "no file", Path(command_line.__file__)),
     ],
 )
 def test_an_internal_fault_keeps_its_traceback(error: Exception) -> None:
@@ -61,24 +51,6 @@ def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
         with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
             raise OSError(errno.EINVAL, "invalid", given)
         assert str(as_failure(error.value)) == f"{named}: invalid"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        StoppedError("saved step 3", 15),
-        DamagedError(Path("run/3"), "a file is missing"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_error_of_a_worker_process_reaches_its_pool(error: Failure) -> None:
-    with pytest.raises(Failure) as prefixed, prefix_errors("run"):
-        raise error
-    copy = pickle.loads(pickle.dumps(prefixed.value))
-    assert type(copy) is type(error)
-    assert str(copy) == str(error)
-    assert vars(copy) == vars(error)
-    assert copy.exit_code == error.exit_code
 
 
 @pytest.mark.parametrize(

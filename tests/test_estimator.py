@@ -15,7 +15,7 @@ import rnnmnist
 from rnnmnist.data.sequences.validation import describe_swapped_axes
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import find_fault
+from rnnmnist.runs.checkpoint_files import is_whole
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
@@ -173,7 +173,7 @@ def test_a_pickle_carries_the_checkpoint() -> None:
     np.testing.assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
     assert len(content) < 1.5 * 4 * classifier.model_.num_parameters
     (step,) = list_steps(loaded.workdir_)
-    assert find_fault(loaded.workdir_, step) is None
+    assert is_whole(loaded.workdir_ / str(step))
 
 
 def test_class_weights_are_of_labels() -> None:

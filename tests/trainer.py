@@ -14,7 +14,7 @@ from support import REPOSITORY, array_checksums, called, output_of
 
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import read_arrays
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import UNFINISHED, list_steps
 
 STEPS = 120
 SETTINGS = (
@@ -160,10 +160,16 @@ def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str
     try:
         ended = [process.communicate(timeout=120) for process in processes]
     finally:
-        for process in processes:
-            process.kill()
+        kill(*processes)
     codes = [process.returncode for process in processes]
     return [(code, *texts) for code, texts in zip(codes, ended, strict=True)]
+
+
+def kill(*processes: subprocess.Popen[str]) -> None:
+    """Ends processes, also those that are stopped."""
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def copy_of(workdir: Path, target: Path) -> Path:
@@ -222,4 +228,4 @@ def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> No
         for folder in (workdir, reference_run)
     )
     assert found == expected
-    assert [path for path in workdir.iterdir() if "tmp" in path.name] == []
+    assert not (workdir / UNFINISHED).exists()

@@ -13,11 +13,13 @@ import argparse
 import shutil
 from pathlib import Path
 
+import msgspec
+
 import results
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.runs.checkpoint_files import read_header, seal
-from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import seal
+from rnnmnist.runs.selection import select
 
 
 def main() -> None:
@@ -35,12 +37,13 @@ def main() -> None:
 
 def save(workdir: Path, target: Path) -> None:
     """Replaces a reference model by the best checkpoint of a run."""
-    step = find_step(workdir, "best")
-    header, params = read_header(workdir, step), read_arrays(workdir, step, "params")
+    header = select(workdir, "best")
+    step = header.step
+    params = checkpoints.read_arrays(workdir, step, "params")
     config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine
     shutil.rmtree(target, ignore_errors=True)
-    with Checkpoints(target, config, header.task) as checkpoints:
-        checkpoints.save(step, {"params": params}, header.metrics, header.multiplier)
+    header = msgspec.structs.replace(header, config=config)
+    checkpoints.save(target, header, {"params": params})
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # its only content is the path at which it was written
     seal(target / str(step))

@@ -36,7 +36,8 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting.pages import load_run_data
-from rnnmnist.runs.checkpoint_files import newest_readable, read_header
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -326,9 +327,10 @@ def train_process(argv: list[str], workdir: Path, config: Config) -> float:
 
 def is_run_of(workdir: Path, config: Config) -> bool:
     """Whether a workdir has a checkpoint of a configuration without paths of data."""
-    _, header = newest_readable(workdir)
-    if header is None:
+    steps = list_steps(workdir)
+    if not steps:
         return False
+    header = read_header(workdir, steps[-1])
     trained = header.config.replace(dict.fromkeys(DATA_PATHS))
     return fill_defaults(config, header.task) == trained
 

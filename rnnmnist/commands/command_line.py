@@ -5,7 +5,6 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
-import inspect
 import io
 import logging
 import os
@@ -23,8 +22,7 @@ from rnnmnist import errors
 from rnnmnist.config import files
 from rnnmnist.config.recipes import Given, load_named
 from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
-from rnnmnist.config.settings import find
-from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
+from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
 
 if TYPE_CHECKING:
@@ -87,29 +85,16 @@ class Parser(argparse.ArgumentParser):
         raise errors.UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses a command line, and checks that its command may start.
-
-        The check comes after `--help` and errors in flags, and before the imports of
-        libraries that start threads.
-        """
+        """Parses a command line."""
         args, unknown = self.parse_known_args(argv)
-        if not unknown:
-            from rnnmnist.runtime.limits import check_limits  # imports psutil
-
-            check_limits()
-            if args.quiet:
-                sys.stdout = io.TextIOWrapper(io.BytesIO())
-            return args
-        if not unknown[0].startswith("-"):
-            raise errors.UserError(
-                f"stray argument {unknown[0]!r}; flags are --NAME=VALUE"
-            )
-        flag = unknown[0].partition("=")[0]
-        if flag.startswith("--config."):
-            find(flag.removeprefix("--config."), SETTINGS, flag)
-        known = [name for action in self._actions for name in action.option_strings]
-        remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
-        raise errors.UserError(f"{flag}: no such flag; {remedy}")
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
+            raise errors.UserError(f"{flag}: no such flag; {remedy}")
+        if args.quiet:
+            sys.stdout = io.TextIOWrapper(io.BytesIO())
+        return args
 
 
 def open_run(args: argparse.Namespace) -> "TrainedRun":
@@ -181,33 +166,25 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = errors.erase_line(sys.stderr) + record.levelname.lower()
-        line = f"{level}: {record.getMessage()}"
-        error = record.exc_info[1] if record.exc_info else None
-        return f"{line}: {errors.summarize_error(error)}" if error else line
-
-
-def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # After orbax has failed to read or write an array (of a step that is deleted
-    # meanwhile, or on a full disk), its other tasks and their callbacks fail, too. What
-    # they report is not printed, since a command reports the first failure.
-    is_closed = str(unraisable.exc_value) == "Event loop is closed"
-    if not (is_closed or inspect.iscoroutine(unraisable.object)):
-        sys.__unraisablehook__(unraisable)
+        return f"{level}: {record.getMessage()}"
 
 
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    for name in ("rnnmnist", DEVICES_LOGGER):  # the latter explains a missing device
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).propagate = False
+    logger = logging.getLogger("rnnmnist")
+    logger.addHandler(handler)
+    logger.propagate = False
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
+    # After orbax has failed to read or write an array, its other tasks fail, too. A
+    # command reports the first failure only.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
     # matplotlib logs that it builds its font cache, or cannot store it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", CACHE_WARNING)
-    sys.unraisablehook = _show_unraisable
 
 
 def format_error(error: Exception | str) -> str:
@@ -221,25 +198,17 @@ def format_error(error: Exception | str) -> str:
     return line
 
 
-def _flush_output() -> None:
-    """Flushes standard output, whose reader can have exited while a run trained."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would flush it again at its exit, and print the error.
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), sys.stdout.fileno())
-
-
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
+    exit_on_signals()
+    _configure_logging()
     try:
-        exit_on_signals()
-        _configure_logging()
         main(sys.argv[1:])
-        _flush_output()
+        sys.stdout.flush()
     except errors.StoppedError as error:
-        errors.exit_immediately(f"stopped: {error}", error.exit_code)
+        # A normal exit, in which the processes of the run wait for each other.
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:

@@ -2,15 +2,30 @@
 
     rnnmnist doctor --require=gpu
 
-The flags of `rnnmnist train` describe the run. The exit code is 1 if the run would not
-work, or would use other devices than required.
+The flags of `rnnmnist train` describe the run. Two of its steps are trained in a
+temporary folder, on black images if the data set is not prepared; random filters are
+fitted to a few sequences. The exit code is 1 if the run would not work, or would use
+other devices than required.
 """
 
+import argparse
 import platform
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rnnmnist.commands import command_line
-from rnnmnist.errors import RunError, as_failure, summarize_error
-from rnnmnist.runtime import machine
+from rnnmnist.errors import DataWarning, RunError, as_failure, summarize_error
+
+if TYPE_CHECKING:
+    from rnnmnist.config.recipes import Given
+    from rnnmnist.config.schema import Config
+    from rnnmnist.config.tasks import Task
+    from rnnmnist.data.examples import Dataset
+
+STEPS = 2
+FITTED = 24  # examples of each split, if filters are fitted
 
 
 def main(argv: list[str]) -> None:
@@ -21,19 +36,8 @@ def main(argv: list[str]) -> None:
     )
     args = command_line.parse_training(parser, argv)
     try:
-        show("versions", machine.join_versions(machine.installed_versions()))
-        memory = f"{machine.main_memory().total / 2**30:.1f} GiB of memory"
-        processor = machine.describe_processor()
-        show("machine", f"{platform.system()}, {processor}, {memory}")
-        from rnnmnist.runtime.compilation import enable_compilation_cache
-        from rnnmnist.runtime.distributed import initialize
-        from rnnmnist.training.preflight import check_run
-
-        enable_compilation_cache()
-        with initialize(*args.processes):
-            for label, result in check_run(args.given, args.workdir, args.require):
-                show(label, result)
-            show("verdict", f"a run of {args.name} would work here")
+        check_run(args)
+        show("verdict", f"a run of {args.name} would work here")
     except Exception as error:  # incompatible libraries and drivers raise many kinds
         failure = as_failure(error) or summarize_error(error)
         reason = command_line.format_error(failure)
@@ -43,3 +47,111 @@ def main(argv: list[str]) -> None:
 def show(label: str, text: str) -> None:
     """Prints a line of the report."""
     print(f"{label:<10}{text}", flush=True)
+
+
+def check_run(args: argparse.Namespace) -> None:
+    """Shows what a run would use, and trains its first steps in a temporary folder."""
+    import jax
+
+    from rnnmnist.config.resolving import resolve
+    from rnnmnist.runs.workdir import PhaseTimer, lock
+    from rnnmnist.runtime import machine
+    from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.distributed import broadcast, initialize
+    from rnnmnist.runtime.mesh import make_mesh, platform_of
+    from rnnmnist.runtime.signals import stop_on_signal
+    from rnnmnist.training.loop import train_and_evaluate
+    from rnnmnist.training.resume import Start, find_start
+
+    show("versions", machine.join_versions(machine.installed_versions()))
+    memory = f"{machine.main_memory().total / 2**30:.1f} GiB of memory"
+    show("machine", f"{platform.system()}, {machine.describe_processor()}, {memory}")
+    enable_compilation_cache()
+    initialize(*args.processes)
+    with lock(args.workdir):
+        start = find_start(args.given, args.workdir)
+        state = start.completion or f"a run would go on from step {start.step}"
+        show("workdir", f"{args.workdir}, {state}")
+        chosen, dataset = load(args.given, start.config)
+        config = resolve(chosen, dataset.task)
+        start.check_data(dataset.task)
+        mesh = make_mesh(
+            config.sharded_batch, config.execution.num_devices, config.num_seeds
+        )
+        devices = f"{jax.device_count()} x {platform_of(mesh)}"
+        show("devices", f"{mesh.size} of {devices}")
+        if args.require not in (None, platform_of(mesh)):
+            raise RunError(
+                f"require: jax uses {devices}, not a {args.require}; install jax[tpu] "
+                "or jax[cuda12] on a machine with one (in Colab: Runtime, Change "
+                "runtime type), and unset JAX_PLATFORMS"
+            )
+        if config.model.fitting == "closed_form":
+            dataset = take_few(dataset)
+            warnings.simplefilter("ignore", DataWarning)  # of these few examples
+        else:
+            config = config.replace({"train.num_steps": STEPS})
+        timer = PhaseTimer("rnnmnist doctor")
+        with tempfile.TemporaryDirectory(dir=args.workdir) as own:
+            folder = Path(broadcast(lambda: own))  # which processes share
+            train_and_evaluate(
+                config,
+                dataset,
+                Start(folder),
+                stop_on_signal(),
+                timer=timer,
+                verbose=False,
+            )
+    seconds = timer.seconds()
+    show("training", f"{seconds['train']} s, and {seconds['compile']} s to compile")
+
+
+def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":
+    """Loads the data of a run; black images in place of a data set to be prepared."""
+    from rnnmnist.config.recipes import choose_config
+    from rnnmnist.data import datasets
+    from rnnmnist.data.image_sets import image_task
+
+    chosen, _ = choose_config(given, 0, saved)
+    if chosen.data.name != "files":
+        from rnnmnist.data.images import make_builder, missing_urls  # imports TFDS
+
+        builder = make_builder(chosen.data)
+        if not builder.is_prepared():  # without these files, their host must respond
+            missing = missing_urls(builder, chosen.data.manual_dir)
+            show(
+                "data",
+                f"{chosen.data.name}: a run downloads {len(missing)} files and "
+                f"prepares the data set in {builder.data_dir}",
+            )
+            return chosen, black_images(image_task(chosen.data))
+    chosen, _, dataset = datasets.load_for_training(given, saved)
+    show("data", f"{dataset.task.name}: {dataset.task.sizes} {dataset.task.noun}")
+    return chosen, dataset
+
+
+def black_images(task: "Task") -> "Dataset":
+    """Returns black images in place of those of a task, as many of each class."""
+    import numpy as np
+
+    from rnnmnist.data.examples import Dataset, Examples
+    from rnnmnist.data.image_sets import IMAGE_SHAPE
+
+    splits = {}
+    for split, count in task.examples.items():
+        images = np.zeros((count, *IMAGE_SHAPE), np.uint8)
+        labels = np.arange(count, dtype=np.int32) % len(task.classes)
+        splits[split] = Examples(images, labels=labels)
+    return Dataset(task, splits)
+
+
+def take_few(dataset: "Dataset") -> "Dataset":
+    """Returns a data set with a few examples of each split, at equal distances."""
+    import numpy as np
+
+    splits = {}
+    for split, examples in dataset.splits.items():
+        count = min(FITTED, len(examples))
+        positions = np.linspace(0, len(examples) - 1, count).astype(int)
+        splits[split] = examples.select(positions)
+    return dataset._replace(splits=splits)

@@ -27,20 +27,24 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train_and_evaluate
-    from rnnmnist.training.resume import check_start, saved_config
+    from rnnmnist.training.resume import open_workdir
 
     enable_compilation_cache()
-    with distributed.initialize(*args.processes):
-        timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        distributed.broadcast(lambda: check_start(args.given, args.workdir))
-        saved = saved_config(args.workdir)
-        with timer.phase("data"), distributed.process_0_first():
-            chosen, reason, dataset = datasets.load_for_training(args.given, saved)
+    distributed.initialize(*args.processes)
+    timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
+    with open_workdir(args.given, args.workdir) as start:
+        with timer.phase("data"):
+            if distributed.is_process_0():
+                loaded = datasets.load_for_training(args.given, start.config)
+            distributed.broadcast(lambda: None)  # waits until data are prepared
+            if not distributed.is_process_0():
+                loaded = datasets.load_for_training(args.given, start.config)
+        chosen, reason, dataset = loaded
         train_and_evaluate(
             resolve(chosen, dataset.task),
             dataset,
-            args.workdir,
-            stop_on_signal,
+            start,
+            stop_on_signal(),
             timer=timer,
             reason=reason,
         )

@@ -234,14 +234,17 @@ class Examples(Inputs):
         """Returns the same examples in the order of their groups."""
         if self.groups is None:
             return self
-        order = np.argsort(self.groups, kind="stable")
+        return self.select(np.argsort(self.groups, kind="stable"))
+
+    def select(self, positions: np.ndarray) -> Self:
+        """Returns the examples at some positions."""
         indices = np.arange(len(self)) if self.indices is None else self.indices
         return dataclasses.replace(
             self,
-            lengths=None if self.lengths is None else self.lengths[order],
-            indices=indices[order],
-            labels=self.labels[order],
-            groups=self.groups[order],
+            lengths=None if self.lengths is None else self.lengths[positions],
+            indices=indices[positions],
+            labels=self.labels[positions],
+            groups=None if self.groups is None else self.groups[positions],
         )
 
 

@@ -41,10 +41,9 @@ from rnnmnist.models.classifier import (
     count_params,
     make_model,
 )
-from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import read_selected_step
+from rnnmnist.runs.selection import select
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.mesh import (
@@ -89,16 +88,8 @@ class TrainedRun:
         self.workdir = workdir
         self.selector = selector
         self.settings = settings
-        read_selected_step(workdir, selector, self._restore)
-
-    def _restore(self, step: int) -> None:
-        """Reads the checkpoint of a step and sets the attributes that follow from it.
-
-        `read_selected_step` calls it again for another step if the checkpoint has been
-        deleted in the meantime or is damaged, so it sets all of them.
-        """
-        header = read_header(self.workdir, step)
-        self.checkpoint_step = step
+        header = select(workdir, selector)
+        self.checkpoint_step = header.step
         self.validation_metrics = header.metrics
         self.multiplier = header.multiplier
         self.task = header.task
@@ -109,7 +100,7 @@ class TrainedRun:
         abstract = abstract_params(make_model(self.config.model, self.task, execution))
         self.num_parameters = count_params(abstract)
         like = abstract_ensemble(abstract, self.config.num_seeds)
-        self.params = read_arrays(self.workdir, step, "params", like)
+        self.params = read_arrays(workdir, header.step, "params", like)
         self.params_sha256 = params_sha256(self.params)
 
     def _find_files(self, config: RunConfig) -> RunConfig:

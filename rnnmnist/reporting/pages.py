@@ -30,9 +30,9 @@ from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import SplitPredictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import wilson_interval
+from rnnmnist.runs.selection import select
 from rnnmnist.runtime.mesh import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -127,9 +127,9 @@ def load_run_data(run: TrainedRun) -> RunData:
     last_logits = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
     config = run.config
     last_step = run.checkpoint_step
-    newest, header = newest_readable(run.workdir)
-    if header is not None and newest > last_step:
-        last_step = newest
+    header = select(run.workdir, "latest")
+    if header.step > last_step:
+        last_step = header.step
         config = dataclasses.replace(
             config, train=header.config.train, execution=header.config.execution
         )

@@ -6,16 +6,16 @@ A workdir holds one folder for each kept step, with these items:
 - `state`: what resuming needs besides them (the optimizer's state and the step);
 - `header`: configuration, task, validation metrics, and the multiplier of the logits.
 
-`SHA256SUMS` has the SHA-256 of each file of the items. A read compares the files of its
-item before it parses them, because orbax alone does not detect a flipped byte. Only a
+`SHA256SUMS` has the SHA-256 of each file of the items. `read_header` compares all of
+them before anything is parsed, because orbax does not detect a flipped byte. Only a
 difference is damage: a lack of memory, threads or open files is not.
 """
 
 import contextlib
 import hashlib
-import itertools
 import json
-import re
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -27,14 +27,20 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import Failure, RunError, UserError, summarize_error
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE, list_steps
+from rnnmnist.runs.workdir import (
+    HEADER_FILE,
+    SUMS_FILE,
+    list_steps,
+    remove_unfinished,
+)
 
 # The format is raised if a setting or a field of the header is renamed or removed, and
 # its older values would be misread; then the shipped models must be rewritten and
 # sealed, too. A setting that is added has the default with which earlier runs trained.
 FORMAT = 6
-# The header comes last in `SHA256SUMS`, so that it is missing in a truncated one.
 ITEMS = ("params", "state", "header")
+
+_logger = logging.getLogger(__name__)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,29 +57,24 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     multiplier: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
-class DamagedError(RunError):
-    """A checkpoint differs from what was saved."""
-
-    def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(
-            f"checkpoint {folder} is damaged: {reason}; choose another step, or, if it "
-            "is the newest, repeat the training command to write it again"
-        )
-        self.folder = folder
-        self.reason = reason
-
-
 def read_header(workdir: Path, step: int) -> Header:
-    """Returns the header of a checkpoint.
+    """Returns the header of a checkpoint, whose files are all as they were saved.
 
     Raises:
-        DamagedError: if it differs from what was saved.
         UserError: if the checkpoint is of another version of rnnmnist.
-        RunError: if it cannot be read.
+        RunError: if a file is damaged or cannot be read.
     """
     folder = workdir / str(step)
     with read_errors(folder):
-        check_files(folder, "header")
+        if not is_whole(folder):
+            steps = list_steps(workdir)
+            whole = [str(other) for other in steps if is_whole(workdir / str(other))]
+            raise RunError(
+                f"checkpoint {folder} is damaged: its files differ from {SUMS_FILE}; "
+                f"the undamaged steps are {', '.join(whole) or 'none'}; choose one of "
+                "them, or repeat the training command, which moves the damaged one "
+                "aside"
+            )
         content = json.loads((folder / HEADER_FILE).read_bytes())
     try:
         if content["format"] != FORMAT:
@@ -84,73 +85,57 @@ def read_header(workdir: Path, step: int) -> Header:
         config = fill_defaults(given, msgspec.convert(content["task"], Task))
         header = msgspec.convert(content | {"config": config}, Header)
     except Exception as error:
-        raise _error_of_another_version(folder, summarize_error(error)) from error
+        raise UserError(
+            f"workdir: the checkpoint {folder} is of another version of rnnmnist "
+            f"({summarize_error(error)}); use that version, or name another workdir"
+        ) from error
     if header.step != step:
-        raise DamagedError(folder, f"it is step {header.step}")
+        raise UserError(
+            f"workdir: the folder {folder} is the checkpoint of step {header.step}; "
+            "give it its name again"
+        )
     return header
 
 
-def newest_readable(workdir: Path) -> tuple[int, Header | None]:
-    """Returns the newest step whose header is undamaged, and the header.
-
-    They are 0 and None if there is no such step.
-    """
-    for step in reversed(list_steps(workdir)):
-        with contextlib.suppress(DamagedError):
-            return step, read_header(workdir, step)
-    return 0, None
-
-
-def has_state(workdir: Path, step: int) -> bool:
-    """Whether a checkpoint has a training state, from which a run can resume.
-
-    A checkpoint that is only evaluated, such as a shipped model, has none.
-    """
-    folder = workdir / str(step)
-    with read_errors(folder):
-        names = _read_sums(folder)
-    return any(_item_of(name) == "state" for name in names)
-
-
-def network_files(folder: Path) -> dict[str, bytes]:
-    """Returns the files of a step without its training state, by their paths in it.
-
-    Written to another folder of the same name, they are a checkpoint that can be
-    evaluated.
-    """
-    with read_errors(folder):
-        sums = _read_sums(folder)
-        kept = {name: sums[name] for name in sums if _item_of(name) != "state"}
-        files = {name: (folder / name).read_bytes() for name in kept}
-    return files | {SUMS_FILE: _format_sums(kept).encode()}
-
-
-def find_fault(workdir: Path, step: int) -> str | None:
-    """Compares a checkpoint with its checksums.
-
-    Returns what differs from what was saved, or None.
-    """
-    folder = workdir / str(step)
+def is_whole(folder: Path) -> bool:
+    """Whether the files of a step are those that `SHA256SUMS` lists."""
+    files = read_files(folder)
     try:
-        read_header(workdir, step)
-        with read_errors(folder):
-            check_files(folder, *ITEMS)
-    except DamagedError as error:
-        return error.reason
-    return None
+        saved = (folder / SUMS_FILE).read_bytes()
+    except FileNotFoundError:
+        saved = b""
+    current = format_sums(files).encode()
+    has_saved_files = sorted(saved.splitlines()) == sorted(current.splitlines())
+    folder.stat()  # raises an error if a training process has deleted the step
+    return has_saved_files and HEADER_FILE in files
 
 
-def quarantine(workdir: Path, step: int) -> Path:
-    """Renames a damaged checkpoint, so that its step can be saved again.
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Returns the files of the items of a step, by their paths in its folder.
 
-    Returns its new path, `damaged-STEP`, or `damaged-STEP-2` and so on.
+    File systems and copying programs add files whose names begin with a dot.
     """
-    target = workdir / f"damaged-{step}"
-    for number in itertools.count(2):
-        if not target.exists():
-            break
-        target = workdir / f"damaged-{step}-{number}"
-    return (workdir / str(step)).rename(target)
+
+    def fail(error: OSError) -> None:
+        raise error  # `os.walk` would leave out a folder that it cannot list
+
+    files = {}
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            path = Path(parent, name)
+            relative = path.relative_to(folder)
+            is_hidden = any(part.startswith(".") for part in relative.parts)
+            if relative.parts[0] in ITEMS and not is_hidden and path.is_file():
+                files[relative.as_posix()] = path.read_bytes()
+    return files
+
+
+def format_sums(files: Mapping[str, bytes]) -> str:
+    """Returns the content of `SHA256SUMS`, with a line for each file."""
+    lines = [
+        f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
+    ]
+    return "".join(lines)
 
 
 def seal(folder: Path) -> None:
@@ -158,31 +143,29 @@ def seal(folder: Path) -> None:
 
     `sha256sum --check SHA256SUMS` in the folder compares them, too.
     """
-    names = [name for item in ITEMS for name in _files_of(folder, item)]
-    sums = {name: _sha256(folder / name) for name in names}
-    (folder / SUMS_FILE).write_text(_format_sums(sums))
+    (folder / SUMS_FILE).write_text(format_sums(read_files(folder)))
 
 
-def check_files(folder: Path, *items: str) -> None:
-    """Compares the files of items with their SHA-256.
+def repair(workdir: Path) -> None:
+    """Removes unfinished checkpoints, and renames damaged ones to `damaged-STEP`.
 
-    Raises:
-        DamagedError: if one is missing, differs, or has no SHA-256.
+    So their steps can be saved again.
     """
-    sums = _read_sums(folder)
-    for item in items:
-        for path in _files_of(folder, item):
-            if path not in sums:
-                raise DamagedError(folder, f"{path} is not in {SUMS_FILE}")
-    for name, sha256 in sums.items():
-        if _item_of(name) not in items:
-            continue
-        try:
-            differs = _sha256(folder / name) != sha256
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise DamagedError(folder, f"{name} is missing") from error
-        if differs:
-            raise DamagedError(folder, f"{name} differs from its SHA-256")
+    remove_unfinished(workdir)
+    for step in list_steps(workdir):
+        folder = workdir / str(step)
+        with read_errors(folder):
+            if is_whole(folder):
+                continue
+        target = workdir / f"damaged-{step}"
+        number = 1
+        while target.exists():
+            number += 1
+            target = workdir / f"damaged-{step}-{number}"
+        folder.rename(target)
+        _logger.warning(
+            f"checkpoint {step} is damaged and not used; it is now {target}"
+        )
 
 
 @contextlib.contextmanager
@@ -195,68 +178,6 @@ def read_errors(folder: Path) -> Iterator[None]:
     except Exception as error:  # orbax and tensorstore raise errors of any type
         raise RunError(
             f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
-            "does not mean that it is damaged; check that its files may be read, free "
-            "memory, threads or open files if they are short, and run the command again"
+            "does not mean that it is damaged: a training process may have deleted it, "
+            "or memory, threads or open files are short; run the command again"
         ) from error
-
-
-def _files_of(folder: Path, item: str) -> list[str]:
-    """Returns the files of an item, by their paths in the folder of the step.
-
-    File systems and copying programs add files whose names begin with a dot.
-    """
-    files = [path for path in (folder / item).rglob("*") if path.is_file()]
-    names = sorted(path.relative_to(folder).as_posix() for path in files)
-    return [name for name in names if "/." not in name]
-
-
-def _item_of(name: str) -> str:
-    """Returns the item to which a file of a step belongs."""
-    return name.partition("/")[0]
-
-
-def _format_sums(sums: Mapping[str, str]) -> str:
-    """Returns the content of `SHA256SUMS` from the SHA-256 of each file."""
-    lines = [f"{sha256}  {name}\n" for name, sha256 in sums.items()]
-    return "".join(lines)
-
-
-def _read_sums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file that is restored, by its path in the folder."""
-    try:
-        text = (folder / SUMS_FILE).read_bytes().decode(errors="replace")
-    except FileNotFoundError as error:
-        _refuse_earlier_version(folder)
-        raise DamagedError(folder, f"{SUMS_FILE} is missing") from error
-    # No part of a path begins with a dot, so that none leads out of the folder.
-    path = f"(?:{'|'.join(ITEMS)})(?:/[a-zA-Z0-9_-][a-zA-Z0-9_.-]*)+"
-    line = f"([0-9a-f]{{64}})  ({path})\n"
-    has_only_lines = re.fullmatch(f"(?:{line})*", text) is not None
-    sums = {name: sha256 for sha256, name in re.findall(line, text)}
-    if not has_only_lines or HEADER_FILE not in sums:
-        raise DamagedError(folder, f"{SUMS_FILE} is damaged")
-    return sums
-
-
-def _refuse_earlier_version(folder: Path) -> None:
-    """Raises a `UserError` if a header is of a version without `SHA256SUMS`."""
-    try:
-        content = json.loads((folder / HEADER_FILE).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return  # the header is damaged, too
-    version = content.get("format") if isinstance(content, dict) else None
-    if version != FORMAT:
-        reason = f"its format is {version}, not {FORMAT}"
-        raise _error_of_another_version(folder, reason)
-
-
-def _error_of_another_version(folder: Path, reason: str) -> UserError:
-    return UserError(
-        f"workdir: the checkpoint {folder} is of another version of rnnmnist "
-        f"({reason}); use that version, or name another workdir"
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,7 @@
 """The logs of a run, of one JSON object per line: metrics and sessions."""
 
-import datetime
+import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +11,7 @@ import msgspec
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import set_missing_filename
 from rnnmnist.runs.scores import LOGGED, Scores, select_fields
-from rnnmnist.runs.writing import sync, write_atomically
+from rnnmnist.runs.writing import write_atomically
 
 
 class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,7 +101,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     from_step: int
     step: int  # the last checkpoint at the end
-    completion: str | None = None  # why the run is complete, if it is
     seconds: dict[str, float]  # by phase, and `total`
 
     def to_json(self) -> dict[str, Any]:
@@ -120,18 +118,10 @@ Record = TypeVar("Record", Metrics, Session)
 
 
 def append(workdir: Path, record: Metrics | Session) -> None:
-    """Appends a record to its log, in which an incomplete last line is ended first."""
+    """Appends a record to its log."""
     path = workdir / record.FILE_NAME
-    text = json.dumps(record.to_json()) + "\n"
-    with set_missing_filename(path), path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":
-                text = "\n" + text
-        file.write(text.encode())
-    # Metrics are not forced to the disk, since a fast run logs many a second.
-    if not isinstance(record, Metrics):
-        sync(path, workdir)
+    with set_missing_filename(path), path.open("a") as file:
+        file.write(json.dumps(record.to_json()) + "\n")
 
 
 def read(workdir: Path, kind: type[Record]) -> list[Record]:
@@ -144,18 +134,10 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
 
     A killed run wrote them after its last checkpoint, and writes them again.
     """
-    path = workdir / Metrics.FILE_NAME
     kept = [
         f"{line}\n" for line, record in _lines(workdir, Metrics) if record.step <= step
     ]
-    content = "".join(kept).encode()
-    if path.exists() and path.read_bytes() != content:
-        write_atomically(path, content)
-
-
-def now() -> str:
-    """Returns the time in ISO 8601, in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_atomically(workdir / Metrics.FILE_NAME, "".join(kept).encode())
 
 
 def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
@@ -164,9 +146,7 @@ def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
-        try:
+        # A killed run leaves an incomplete line, and a user can edit the file.
+        with contextlib.suppress(ValueError, RecursionError):
             content = msgspec.convert(json.loads(line), dict[str, Any])
-            record = kind.from_json(content)
-        except (ValueError, RecursionError):  # a killed run left it, or a user
-            continue
-        yield line, record
+            yield line, kind.from_json(content)

@@ -1,11 +1,12 @@
-"""The folder of a run: its lock, its checkpoints' steps, and its sessions."""
+"""The folder of a run: its lock, the steps in it, and its sessions."""
 
 import contextlib
+import datetime
 import fcntl
-import json
 import logging
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -15,17 +16,17 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.files import open_folder
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
-from rnnmnist.runtime.distributed import broadcast, is_process_0, process_0_first
+from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
+UNFINISHED = ".unfinished"  # the folder of steps that are being saved or deleted
 CONFIG_FILE = "config.json"
 # In the folder of a step; see `checkpoint_files.py`.
 SUMS_FILE = "SHA256SUMS"
@@ -36,59 +37,51 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Locks a workdir, which is created, so that only this run trains in it.
+    """Locks a workdir, so that only this run trains in it.
 
-    Process 0 holds the kernel's lock, which ends with it; `.trainer` only names it. A
-    file system without locks causes a warning.
+    The folder is created, and removed at the end if nothing was written in it. Of
+    several processes, the first one holds the lock.
     """
     with contextlib.ExitStack() as stack:
-
-        def acquire_and_name() -> str:
-            folder = stack.enter_context(open_folder(workdir))
-            _acquire(folder, workdir, fcntl.LOCK_EX)
-            owner = f"process {os.getpid()} on {socket.gethostname()}"
-            write_atomically(workdir / OWNER_FILE, owner.encode())
-            stack.callback((workdir / OWNER_FILE).unlink, missing_ok=True)
-            return owner
-
-        owner = broadcast(acquire_and_name)
-        with process_0_first():  # all fail if it is another folder on one of them
-            if read_owner(workdir) != owner:
-                raise UserError(
-                    f"workdir: {workdir} is not one folder for all processes; name one "
-                    "on a file system that they share"
-                )
+        owner = broadcast(lambda: stack.enter_context(_own(workdir)))
+        if read_owner(workdir) != owner:
+            raise UserError(
+                f"workdir: {workdir} is not one folder for all processes; name one on "
+                "a file system that they share"
+            )
         yield
 
 
-def _acquire(folder: int, workdir: Path, kind: int) -> None:
-    """Takes a lock of `fcntl.flock` on the open folder of a workdir, without waiting.
+@contextlib.contextmanager
+def _own(workdir: Path) -> Iterator[str]:
+    """Holds the kernel's lock on a workdir, and yields the content of `.trainer`.
 
-    It is exclusive or shared. The user is told if another process has it.
+    The lock ends with the process. The file only names it. A file system without locks
+    causes a warning.
     """
-    try:
-        fcntl.flock(folder, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        other = read_owner(workdir) or "another process"
-        raise UserError(
-            f"workdir: {workdir} is in use by {other}; stop it, or name another one"
-        ) from None
-    except OSError as error:
-        _logger.warning(
-            f"the file system of {workdir} has no locks ({error.strerror}): a second "
-            "trainer would not be detected"
-        )
-
-
-def check_free(workdir: Path) -> None:
-    """Checks that no process trains in a workdir.
-
-    A killed trainer leaves `.trainer` behind but not its lock, so a shared lock is
-    tried for a moment if that file exists.
-    """
-    if read_owner(workdir) is not None:
-        with open_folder(workdir) as folder:
-            _acquire(folder, workdir, fcntl.LOCK_SH)
+    missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
+    with open_folder(workdir) as folder:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = read_owner(workdir) or "another process"
+            raise UserError(
+                f"workdir: {workdir} is in use by {other}; stop it, or name another one"
+            ) from None
+        except OSError as error:
+            _logger.warning(
+                f"the file system of {workdir} has no locks ({error.strerror}): a "
+                "second trainer would not be detected"
+            )
+        owner = f"process {os.getpid()} on {socket.gethostname()}"
+        try:
+            write_atomically(workdir / OWNER_FILE, owner.encode())
+            yield owner
+        finally:
+            (workdir / OWNER_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a run has started in it
+                for created in missing:
+                    created.rmdir()
 
 
 def read_owner(workdir: Path) -> str | None:
@@ -101,64 +94,38 @@ def read_owner(workdir: Path) -> str | None:
 
 def list_steps(workdir: Path) -> list[int]:
     """Returns the steps of the finished checkpoints, ascending."""
-    paths = _numbered_paths(workdir)
-    return [int(path.name) for path in paths if _is_checkpoint(path)]
+    return sorted(int(path.name) for path in _numbered(workdir) if _is_ours(path))
 
 
 def check_folders(workdir: Path) -> None:
-    """Checks that every numbered folder of a workdir is a checkpoint.
+    """Checks that this package wrote everything in a workdir that is named as a step.
 
-    orbax would take another one for a step.
+    Where another file or folder has the name of a step, this step cannot be saved.
     """
-    for path in _numbered_paths(workdir):
-        if path.is_dir() and not _is_checkpoint(path):
+    for path in _numbered(workdir):
+        if not _is_ours(path):
             raise UserError(
                 f"workdir: {path} is not a checkpoint of rnnmnist; name another "
                 "workdir, or rename this folder"
             )
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    """Whether this package wrote a folder, which can be damaged.
-
-    Such a folder has a header, or the header's checksum. An empty one counts only in
-    the folder of a run, which has a configuration. An error of the disk is raised.
-    """
-    missing = (FileNotFoundError, NotADirectoryError)
-    with contextlib.suppress(*missing):
-        (folder / HEADER_FILE).stat()
-        return True
-    with contextlib.suppress(*missing):
-        sums = (folder / SUMS_FILE).read_bytes()
-        if HEADER_FILE.encode() in sums:
-            return True
-    with contextlib.suppress(*missing):
-        is_empty = not any(folder.iterdir())
-        return is_empty and _has_configuration(folder.parent)
-    return False
+def _is_ours(folder: Path) -> bool:
+    """Whether this package wrote a folder, which can be damaged."""
+    return (folder / HEADER_FILE).exists() or (folder / SUMS_FILE).exists()
 
 
-def _has_configuration(workdir: Path) -> bool:
-    """Whether `config.json` in a folder is the configuration of a run."""
-    try:
-        tree = json.loads((workdir / CONFIG_FILE).read_bytes())
-        Config.from_dict(tree)
-    # Another program can have a file of this name, with any content.
-    except (OSError, ValueError, AttributeError):
-        return False
-    return "seed" in tree
-
-
-def _numbered_paths(workdir: Path) -> list[Path]:
-    """Returns the paths in a workdir that are named like steps, in the steps' order.
-
-    Their names are ASCII digits without leading zeros.
-    """
+def _numbered(workdir: Path) -> list[Path]:
+    """Returns the paths in a workdir that are named like steps."""
     if not workdir.is_dir():
         return []
     is_step = re.compile("0|[1-9][0-9]*").fullmatch
-    numbered = [path for path in workdir.iterdir() if is_step(path.name)]
-    return sorted(numbered, key=lambda path: int(path.name))
+    return [path for path in workdir.iterdir() if is_step(path.name)]
+
+
+def remove_unfinished(workdir: Path) -> None:
+    """Removes what a process has not finished to save or to delete."""
+    shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
 
 
 def describe_last_checkpoint(workdir: Path) -> str:
@@ -210,31 +177,23 @@ def session(
     if not is_process_0():
         yield
         return
-    started = logs.now()
+    started = datetime.datetime.now(datetime.UTC)
     write_json(workdir / CONFIG_FILE, config)
     logs.remove_metrics_after(workdir, step)
-
-    def append_line() -> None:
-        last = max(list_steps(workdir), default=0)
-        record = logs.Session(
-            time=started,
-            command=timer.command,
-            hardware=machine.describe_processor(),
-            devices=f"{mesh.size} x {platform_of(mesh)}",
-            processes=process_count(),
-            versions=machine.installed_versions(),
-            from_step=step,
-            step=last,
-            completion=logs.completion(workdir, last, config.train),
-            seconds=timer.seconds(),
-        )
-        logs.append(workdir, record)
-
     try:
         with timer.phase("train"):
             yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to report
-            append_line()
-        raise
-    append_line()
+    finally:
+        with contextlib.suppress(OSError):  # the error of the run is the one to report
+            record = logs.Session(
+                time=started.isoformat(timespec="seconds"),
+                command=timer.command,
+                hardware=machine.describe_processor(),
+                devices=f"{mesh.size} x {platform_of(mesh)}",
+                processes=process_count(),
+                versions=machine.installed_versions(),
+                from_step=step,
+                step=max(list_steps(workdir), default=0),
+                seconds=timer.seconds(),
+            )
+            logs.append(workdir, record)

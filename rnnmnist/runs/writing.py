@@ -60,9 +60,6 @@ def write_folder(path: Path) -> Iterator[Path]:
         new = Path(name, path.name)
         new.mkdir()
         yield new
-        with contextlib.ExitStack() as on_error:
-            if path.exists():
-                old = path.rename(Path(name, "old"))
-                on_error.callback(old.rename, path)
-            new.rename(path)
-            on_error.pop_all()
+        if path.exists():
+            path.rename(Path(name, "old"))
+        new.rename(path)

@@ -3,19 +3,14 @@
 A later version can rename any of it. Each comment says what a run does then.
 """
 
-import operator
-from types import SimpleNamespace
 from typing import Any
 
 # Begins a warning about a program in the cache that is not complete, since another
 # process still writes it, or was killed while it did. jax then compiles the program
 # again. If the warning is reworded, commands print it.
 CACHE_WARNING = "Error reading persistent compilation cache entry"
-# The logger of plugins that fail. If it is renamed, some versions of jax print a
-# traceback.
-DEVICES_LOGGER = "jax._src.xla_bridge"
 # The error if no cluster is detected, which is the usual case. If it is reworded, a run
-# of one process warns and goes on.
+# of one process needs --num_processes=1.
 NO_CLUSTER = "coordinator_address should be defined."
 # Tracing is left out: its events are nested and would be counted more than once. If
 # these events are renamed, the seconds of compilation count as those of training.
@@ -23,8 +18,6 @@ COMPILATION_EVENTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 }
-
-ALONE = SimpleNamespace(num_processes=1, process_id=0)
 
 
 def has_devices() -> bool:
@@ -39,32 +32,29 @@ def has_devices() -> bool:
     return backends_are_initialized()
 
 
-def distributed_state() -> Any:
-    """Returns what `jax.distributed` knows of the processes, or `ALONE`.
-
-    Its type is private to jax, which exports neither the key-value store (`client`) nor
-    counts that do not initialize the devices. If they are renamed, several processes
-    are refused.
-    """
-    try:
-        from jax._src.distributed import global_state
-
-        operator.attrgetter(
-            "num_processes",
-            "process_id",
-            "client.key_value_set",  # one process has no client
-            "client.blocking_key_value_get",
-        )(global_state)
-    except (ImportError, AttributeError):
-        return ALONE
-    return global_state
-
-
 def process_count() -> int:
-    """Returns the number of processes of this run."""
-    return distributed_state().num_processes
+    """Returns the number of processes of this run.
+
+    Unlike `jax.process_count`, it does not initialize the devices. If the state is
+    renamed, nothing runs; orbax reads it, too.
+    """
+    return _distributed_state().num_processes
 
 
 def process_index() -> int:
     """Returns the index of this process, from 0."""
-    return distributed_state().process_id
+    return _distributed_state().process_id
+
+
+def distributed_client() -> Any:
+    """Returns the client of several processes, whose type is private to jax.
+
+    It has the key-value store.
+    """
+    return _distributed_state().client
+
+
+def _distributed_state() -> Any:
+    from jax._src.distributed import global_state
+
+    return global_state

@@ -46,11 +46,6 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     """
     _split_cpu(num_devices, is_ensemble=num_seeds > 1)
     process_devices = [_local_devices(index) for index in range(process_count())]
-    if batch_size is not None and num_seeds * batch_size % process_count():
-        raise UserError(
-            f"train.batch_size: num_seeds x {batch_size} must be a multiple of the "
-            f"{process_count()} processes"
-        )
     most = len(process_devices) * min(map(len, process_devices))
     grid = _grid(batch_size, num_seeds, most, num_devices)
     if grid is None:
@@ -144,16 +139,16 @@ def _grid(
     Of several, it is the one with the most devices for the seeds, and then for the
     batch. None if there is none.
     """
-    for seeds in range(most, 0, -1):
-        for batch in range(most // seeds, 0, -1):
-            size = seeds * batch
-            divides_batch = batch_size is None or batch_size % batch == 0
-            is_even = num_seeds % seeds == 0 and divides_batch
-            is_on_all_processes = size % process_count() == 0
-            is_wanted = num_devices in (None, size)
-            if is_even and is_on_all_processes and is_wanted:
-                return seeds, batch
-    return None
+    shapes = [
+        (seeds, batch)
+        for seeds in range(1, most + 1)
+        for batch in range(1, most // seeds + 1)
+        if num_seeds % seeds == 0
+        and (batch_size is None or batch_size % batch == 0)
+        and seeds * batch % process_count() == 0
+        and num_devices in (None, seeds * batch)
+    ]
+    return max(shapes, default=None)
 
 
 def seeds_sharding(mesh: Mesh) -> NamedSharding:

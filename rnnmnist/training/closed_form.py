@@ -36,7 +36,8 @@ from rnnmnist.models.classifier import (
     init_params,
 )
 from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
-from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import (
     device_put,
@@ -128,8 +129,10 @@ def fit_in_closed_form(
     state = TrainState(
         step=jnp.asarray(STEP, jnp.int32), params=stacked, ema_params=None, opt_state=()
     )
-    with Checkpoints(workdir, config, task) as checkpoints:
-        checkpoints.save(STEP, to_items(state), metrics, multiplier)
+    header = Header(
+        step=STEP, config=config, task=task, metrics=metrics, multiplier=multiplier
+    )
+    checkpoints.save(workdir, header, to_items(state))
 
 
 def _check_groups(train: Examples, task: Task) -> None:

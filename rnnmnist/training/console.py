@@ -1,7 +1,6 @@
 """What a training run prints: a header, its progress, and a summary."""
 
 import contextlib
-import functools
 import logging
 import shlex
 import shutil
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import erase_line
+from rnnmnist.errors import discard_output, erase_line
 from rnnmnist.evaluation.formatting import (
     format_accuracy,
     format_counts,
@@ -30,7 +29,7 @@ from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 
-_warn_once = functools.cache(logging.getLogger(__name__).warning)
+_logger = logging.getLogger(__name__)
 
 
 def write(text: str, end: str = "\n") -> None:
@@ -41,7 +40,8 @@ def write(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
-        _warn_once("standard output has no reader any more; training goes on")
+        _logger.warning("standard output has no reader any more; training goes on")
+        discard_output()
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):

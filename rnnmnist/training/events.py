@@ -1,23 +1,28 @@
 """What a run does besides its updates: it validates, logs, and stops."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from msgspec.structs import asdict
 
-from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.errors import BY_CALLBACK, RunError, StoppedError
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runtime.distributed import all_max, is_process_0
+from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
 from rnnmnist.training.state import Program
+
+# Takes the metrics of a validation. True ends the run, which can be resumed.
+Callback = Callable[[Metrics], bool | None]
 
 REMEDY = "lower train.learning_rate or set train.clip_norm"  # if a loss is not finite
 
@@ -75,3 +80,22 @@ def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
     if is_process_0():
         logs.append(workdir, metrics)
     progress.show(metrics)
+
+
+def decide_end(
+    metrics: Metrics, config: RunTrainConfig, workdir: Path, callback: Callback | None
+) -> bool:
+    """Returns whether a run ends at a validation, by its callback or its patience."""
+
+    def decide() -> bool:
+        try:
+            ends_by_callback = callback is not None and callback(metrics)
+        except OSError as error:
+            error.add_note(BY_CALLBACK)  # others are those of a file of the run
+            raise
+        if ends_by_callback:
+            return True
+        return logs.completion(workdir, metrics.step, config) is not None
+
+    with jax.transfer_guard("allow"):  # the callback may copy arrays to the host
+        return broadcast(decide)

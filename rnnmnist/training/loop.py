@@ -1,8 +1,9 @@
 """The training loop: a run from its start, or its newest checkpoint, to its summary."""
 
 import contextlib
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,12 @@ from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import abstract_params, count_params
-from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.scores import NetworkScores
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
@@ -38,6 +40,8 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.events import (
     REMEDY,
+    Callback,
+    decide_end,
     raise_if_stopped,
     record,
     score_validation,
@@ -48,18 +52,20 @@ from rnnmnist.training.optimizer import Schedule, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_chunk
 
+_logger = logging.getLogger(__name__)
+
 
 @jax_defaults()
 def train_and_evaluate(
     config: RunConfig,
     dataset: Dataset,
-    workdir: Path,
-    open_stop: Callable[[], contextlib.AbstractContextManager[StopFlag]],
+    start: resume.Start,
+    stop_context: contextlib.AbstractContextManager[StopFlag],
     *,
     timer: PhaseTimer,
     reason: str | None = None,
     verbose: bool = True,
-    callback: resume.Callback | None = None,
+    callback: Callback | None = None,
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
@@ -68,54 +74,52 @@ def train_and_evaluate(
     Args:
         config: the configuration, resolved for the task of the data set.
         dataset: the data, which are the same on all processes.
-        workdir: the folder of the run.
-        open_stop: returns a context manager that handles signals during the updates,
-            and yields the flag which they set.
+        start: the open run, from which the training starts.
+        stop_context: a context that handles signals during the updates, and yields the
+            flag that they set.
         timer: a timer that was started before the data were read.
         reason: why the rule of `choose_config` has chosen the network, if it has.
         verbose: whether progress and the summary are printed.
         callback: a function that is called with the metrics of each validation. If it
             returns True, the run ends there. A fit in closed form does not call it.
     """
-    task = dataset.task
+    workdir, task = start.workdir, dataset.task
+    start.check_data(task)
     resume.check_processes(config, task)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
     resolve_cell(config.model)  # refuses a wrong cell before anything is written
-    with resume.hold_workdir(workdir):
-        # The step is 0 if there is no checkpoint. `why_complete` is a message if the
-        # run is complete, and None otherwise.
-        step, why_complete = broadcast(lambda: resume.find_start(config, task, workdir))
-        if verbose:
-            console.print_header(
-                config, task, workdir, mesh, step, why_complete, reason
-            )
-        if why_complete is None:
-            with (
-                session(workdir, config, step, mesh, timer),
-                open_stop() as stop,
-                console.Progress(config.train, task, step, verbose=verbose) as progress,
-            ):
-                if config.model.fitting == "closed_form":
-                    from rnnmnist.training.closed_form import fit_in_closed_form
+    for warning in start.warnings:
+        _logger.warning(warning)
+    step, why_complete = start.step, start.completion
+    if verbose:
+        console.print_header(config, task, workdir, mesh, step, why_complete, reason)
+    if why_complete is None:
+        with (
+            session(workdir, config, step, mesh, timer),
+            stop_context as stop,
+            console.Progress(config.train, task, step, verbose=verbose) as progress,
+        ):
+            if config.model.fitting == "closed_form":
+                from rnnmnist.training.closed_form import fit_in_closed_form
 
-                    fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
-                    step = config.train.num_steps
-                else:
-                    step = loop_over_events(
-                        config,
-                        dataset,
-                        workdir,
-                        mesh=mesh,
-                        step=step,
-                        stop=stop,
-                        progress=progress,
-                        callback=callback,
-                    )
-        result = None
-        if task.evaluated_split != "train":  # there is a test or validation split
-            result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
+                fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
+                step = config.train.num_steps
+            else:
+                step = loop_over_events(
+                    config,
+                    dataset,
+                    workdir,
+                    mesh=mesh,
+                    step=step,
+                    stop=stop,
+                    progress=progress,
+                    callback=callback,
+                )
+    result = None
+    if task.evaluated_split != "train":  # there is a test or validation split
+        result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
     if is_process_0() and verbose:
         console.print_summary(workdir, step, config, result, timer.seconds())
 
@@ -129,7 +133,7 @@ def loop_over_events(
     step: int,
     stop: StopFlag,
     progress: console.Progress,
-    callback: resume.Callback | None,
+    callback: Callback | None,
 ) -> int:
     """Trains from a step to the end of the run, or until it is stopped.
 
@@ -144,10 +148,7 @@ def loop_over_events(
     task, splits = dataset
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
-    with (
-        Checkpoints(workdir, config, task) as checkpoints,
-        open_trainer(config, task, splits["train"], mesh) as trainer,
-    ):
+    with open_trainer(config, task, splits["train"], mesh) as trainer:
         program = trainer.program
         validation = splits["validation"]
         # If the training data fit on the devices, the validation sequences are small,
@@ -186,8 +187,6 @@ def loop_over_events(
                 # Fail if an update was rejected: if its loss, its gradient or an
                 # updated parameter was not finite.
                 if step < target:
-                    # The error names the last checkpoint, whose save must have ended.
-                    checkpoints.wait()
                     raise rejection_error(config, stats, step, workdir)
 
                 # Stop after this event if any process got a signal, so that all stop at
@@ -210,15 +209,18 @@ def loop_over_events(
                 # Save.
                 if is_due or is_stopped:
                     items = replicate(to_items(state), mesh)  # for every process
-                    checkpoints.save(step, items, validated, logit_multiplier)
+                    header = Header(
+                        step=step,
+                        config=config,
+                        task=task,
+                        metrics=validated,
+                        multiplier=logit_multiplier,
+                    )
+                    checkpoints.save(workdir, header, items)
 
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
-                    if callback is not None:  # which may read the checkpoint
-                        checkpoints.wait()
-                    ends_early = resume.decide_end(
-                        validated, config.train, workdir, callback
-                    )
+                    ends_early = decide_end(validated, config.train, workdir, callback)
     # If a signal has stopped the run, end the process with an error.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
@@ -386,7 +388,7 @@ def evaluate_best_checkpoint(
     `cell` is the setting `model.cell`. A user's own cell is imported because the
     configuration of this run names it, never because the checkpoint does.
     """
-    best = broadcast(lambda: find_step(workdir, "best"))
+    best = broadcast(lambda: select(workdir, "best").step)
     run = TrainedRun(workdir, str(best), {"model.cell": cell})
     task, splits = dataset
     examples = splits[task.evaluated_split]

@@ -57,7 +57,7 @@ predict_stream done            done     done     done     workdir done     done
 report         data.manual_dir done     done     done     workdir done     data.path
 page           done            workdir  workdir  workdir  workdir workdir  workdir
 export         data.manual_dir done     done     done     workdir done     done
-doctor         data.manual_dir done     workdir  done     done    done     levels.npz
+doctor         workdir         done     workdir  done     done    done     levels.npz
 train          workdir         done     workdir  done     done    done     levels.npz
 fit            workdir         done     workdir  done     done    done     done
 score          data.manual_dir done     done     done     workdir done     data.path
@@ -212,7 +212,7 @@ def doctor(run: Run) -> None:
     printed = output("doctor", f"--workdir={run.workdir}", alone, *run.training)
     assert "verdict" in printed
     if 0 < run.step < STEPS:
-        assert f"a run resumes from step {run.step}\n" in printed
+        assert f" from step {run.step}\n" in printed
 
 
 def fit(run: Run) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import jax
 import pytest
 import trainer
-from support import REPOSITORY, Command, run_python
+from support import Command, file_times, run_python
 
 from rnnmnist.commands import doctor
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import images
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import workdir
-from rnnmnist.training import preflight
 
 
 def test_the_report_of_a_machine_on_which_a_run_works(
@@ -27,15 +26,14 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     lines = finished.stdout.splitlines()
-    versions, machine, devices, data, folder, step, verdict = (
+    versions, machine, folder, data, devices, _, verdict = (
         line.split(maxsplit=1)[1] for line in lines
     )
     assert f"jax {jax.__version__}, " in versions
     assert re.search(r"\d cores? of .* GiB of memory$", machine)
+    assert folder.startswith(f"{tmp_path}/checkpoints/embedded, ")
+    assert "mnist5k: a run downloads 0 files and " in data
     assert devices == "2 of 2 x cpu"
-    assert "mnist5k: a run prepares it in " in data
-    assert folder.startswith(f"{tmp_path}/checkpoints/embedded, writable, ")
-    assert re.match(r"compiled in .* ms a step of 48 images$", step)
     assert verdict == "a run of embedded would work here"
     assert list(tmp_path.iterdir()) == []
 
@@ -65,28 +63,13 @@ def test_a_problem_is_one_line(
     for name in environment:
         if "proxy" in name.lower():
             monkeypatch.setenv(name, environment[name])
-    arguments = trainer.arguments(tmp_path, tmp_path, *flags, "--num_processes=1")
+    run = tmp_path / "run"
+    arguments = trainer.arguments(run, tmp_path, *flags, "--num_processes=1")
     with pytest.raises(RunError, match=r"a run of \w+ would not work here: ") as error:
         doctor.main(arguments)
     assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_what_jax_says_of_an_unusable_plugin_is_one_line(
-    command: Command, tmp_path: Path
-) -> None:
-    """Not the traceback that jax logs."""
-    plugin = tmp_path / "jax_plugins" / "mine" / "__init__.py"
-    plugin.parent.mkdir(parents=True)
-    plugin.write_text("def initialize(): raise OSError('the driver is old\\nby far')")
-    path = f"{REPOSITORY}{os.pathsep}{tmp_path}"
-    finished = command("doctor", "--require=gpu", PYTHONPATH=path)
-    assert finished.returncode == 1
-    reason, _ = finished.stderr.splitlines()
-    assert reason.startswith("error: Jax plugin ")
-    assert reason.endswith(": OSError: the driver is old")
 
 
 @pytest.mark.slow
@@ -122,11 +105,14 @@ def test_a_workdir_in_use_is_named_but_no_dead_trainer(tmp_path: Path) -> None:
     assert workdir.read_owner(tmp_path) is None
 
 
-def test_damaged_data_are_detected_without_writing(prepared: DataConfig) -> None:
+def test_damaged_data_are_detected_without_writing(
+    prepared: DataConfig, tmp_path: Path
+) -> None:
     folder = Path(images.make_builder(prepared).data_dir)
-    text = preflight.describe_data(prepared, None)
-    assert text == f"mnist5k: prepared in {folder}, 4,000 / 500 / 500 images"
     for path in folder.glob("*train*"):
         path.write_bytes(path.read_bytes()[:1000])
+    before = file_times(tmp_path)
+    arguments = trainer.arguments(tmp_path / "run", tmp_path, "--num_processes=1")
     with pytest.raises(RunError, match=f"{folder}: cannot be read"):
-        preflight.describe_data(prepared, None)
+        doctor.main(arguments)
+    assert file_times(tmp_path) == before

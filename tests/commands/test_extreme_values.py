@@ -23,7 +23,8 @@ from rnnmnist.commands import predict
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
 
 INPUTS = np.zeros((4, 6, 2))
 INPUTS[2, 3:] = 1  # with which the logits of `overflowing` are infinite
@@ -42,8 +43,8 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["cell"]["i"]["kernel"][:] = 1
     params["head"]["kernel"][:] = 3e38
     workdir = tmp_path_factory.mktemp("overflowing") / "run"
-    with Checkpoints(workdir, config, task) as checkpoints:
-        checkpoints.save(3, {"params": as_ensemble(params)}, None)
+    header = Header(step=3, config=config, task=task, metrics=None)
+    checkpoints.save(workdir, header, {"params": as_ensemble(params)})
     return workdir
 
 

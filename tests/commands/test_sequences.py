@@ -329,7 +329,7 @@ def test_fit_trains_on_a_list_of_arrays_and_resumes(
     evaluate.main([f"--workdir={workdir}"])
     found = rnnmnist.load(workdir).classify(inputs)
     assert found.shape == (60, 3)
-    with pytest.raises(UserError, match="other arrays"):
+    with pytest.raises(UserError, match="trained on other data"):
         rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
     moved = shutil.move(workdir, tmp_path / "moved")
     evaluate.main([f"--workdir={moved}"])

@@ -35,7 +35,8 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.compilation import compile_seconds
 
 PAGE = (REPOSITORY / "docs/reference.md").read_text()
@@ -225,8 +226,8 @@ def save_run(workdir: Path, cell: str) -> None:
     own = dataclasses.replace(model, cell=cell)
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
     config = fill_defaults(Config(data=data, model=own), task)
-    with Checkpoints(workdir, config, task) as checkpoints:
-        checkpoints.save(3, {"params": as_ensemble(params)}, metrics)
+    header = Header(step=3, config=config, task=task, metrics=metrics)
+    checkpoints.save(workdir, header, {"params": as_ensemble(params)})
 
 
 READERS = {

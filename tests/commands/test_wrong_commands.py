@@ -26,8 +26,8 @@ IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 
 # Wrong settings of a run, and a part of the error.
 WRONG_SETTINGS = [
-    ("train.learning_rte=0.1", "did you mean 'train.learning_rate'?"),
-    ("learning_rate=0.1", "did you mean 'train.learning_rate'?"),
+    ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
+    ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
     ("train.learning_rate=fast", "train.learning_rate: "),
     ("data.name=mnits", "data.name: "),
     ("data.view=permuted --config.data.permutation=random:x", "data.permutation: "),

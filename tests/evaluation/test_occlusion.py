@@ -14,8 +14,7 @@ from rnnmnist import Model, load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs.checkpoint_files import read_header
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.selection import select
 
 TIME = 40  # in windows of two time steps
 DECIDES = slice(18, 24)
@@ -40,7 +39,7 @@ def test_most_falls_are_where_a_known_interval_decides(tmp_path: Path) -> None:
     with jax.numpy_dtype_promotion("standard"):
         rnnmnist.fit(INPUTS, LABELS, workdir=workdir, verbose=False, **RECIPE)
     assert share(load(workdir)) > 0.9
-    header = read_header(workdir, find_step(workdir, "best"))
+    header = select(workdir, "best")
     drawn = save_network(tmp_path / "drawn", header.config, header.task)
     assert share(load(drawn)) < 0.5
 

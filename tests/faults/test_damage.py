@@ -11,21 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 import trainer
-from support import Command, array_checksums, damaged
+from pytest import LogCaptureFixture
+from support import array_checksums, called, damaged
 
-from rnnmnist.errors import Failure, UserError
-from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs import checkpoints, logs
-from rnnmnist.runs.checkpoint_files import (
-    ITEMS,
-    DamagedError,
-    find_fault,
-    read_header,
-)
+from rnnmnist.errors import Failure, RunError
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoint_files import ITEMS, is_whole, read_header, repair
 from rnnmnist.runs.checkpoints import read_arrays
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.resume import check_settings, step_to_resume
 
 NEWEST = trainer.STEPS
 Damage = Callable[[Path], object]
@@ -42,11 +36,6 @@ def largest_file(folder: Path) -> Path:
 def cut(step: Path) -> None:
     path = largest_file(step / "params")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(step: Path) -> None:
-    shutil.rmtree(step)
-    step.mkdir()
 
 
 def cut_sums(step: Path) -> None:
@@ -80,7 +69,6 @@ def edit_task(step: Path) -> None:
 DAMAGES: dict[str, Damage] = {
     "truncated file": cut,
     "garbage JSON": lambda step: (step / "header" / "metadata").write_text('{"seed": '),
-    "empty step folder": empty,
     "empty file": lambda step: largest_file(step / "params").write_bytes(b""),
     "removed file": lambda step: largest_file(step / "params").unlink(),
     "removed item": lambda step: shutil.rmtree(step / "params"),
@@ -94,59 +82,35 @@ DAMAGES: dict[str, Damage] = {
 
 
 def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> None:
-    assert find_fault(reference_run, NEWEST) is None
-    for name, damage in DAMAGES.items():
-        workdir = trainer.copy_of(reference_run, tmp_path / name)
+    assert is_whole(reference_run / str(NEWEST))
+    for number, (name, damage) in enumerate(DAMAGES.items()):
+        workdir = trainer.copy_of(reference_run, tmp_path / str(number))
         damage(workdir / str(NEWEST))
-        assert find_fault(workdir, NEWEST) is not None
+        assert not is_whole(workdir / str(NEWEST)), name
 
 
-@pytest.mark.slow
-def test_training_resumes_before_a_damaged_newest_step(
-    command: Command, data_dir: Path, reference_run: Path, tmp_path: Path
+def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
+    data_dir: Path, reference_run: Path, tmp_path: Path, caplog: LogCaptureFixture
 ) -> None:
-    """And the damaged one is not evaluated."""
+    """However it is selected."""
     workdir = trainer.copy_of(reference_run, tmp_path / "run")
     shutil.rmtree(workdir / "evaluation")
-    cut(workdir / str(NEWEST))
-
-    evaluated = command("evaluate", f"--workdir={workdir}", f"--step={NEWEST}")
-    assert evaluated.returncode == 1
-    (line,) = evaluated.stderr.splitlines()
-    assert f"{workdir / str(NEWEST)} is damaged" in line
-    assert evaluated.stdout == ""
+    *others, newest = list_steps(workdir)
+    cut(workdir / str(newest))
+    for selector in ("best", "latest", newest):
+        evaluated = called("evaluate", f"--workdir={workdir}", f"--step={selector}")
+        assert evaluated.returncode == 1
+        (line,) = evaluated.stderr.splitlines()
+        assert f"{workdir / str(newest)} is damaged: " in line
+        assert f" are {', '.join(map(str, others))};" in line
+        assert evaluated.stdout == ""
     assert not (workdir / "evaluation").exists()
 
-    trained = command("main", *trainer.arguments(workdir, data_dir))
-    assert trained.returncode == 0, trained.stderr
-    (line,) = trained.stderr.splitlines()
-    assert line.startswith(f"warning: checkpoint {NEWEST} is damaged and not used")
-    assert f"resuming from step {NEWEST - 20}\n" in trained.stdout
-    assert (workdir / f"damaged-{NEWEST}").is_dir()
+    assert f"resuming from step {others[-1]}\n" in trainer.run(workdir, data_dir)
+    (message,) = caplog.messages
+    assert message.startswith(f"checkpoint {newest} is damaged and not used; ")
+    assert (workdir / f"damaged-{newest}").is_dir()
     trainer.assert_same_end(workdir, reference_run)
-
-
-@pytest.mark.parametrize("selector", ["latest", "best"])
-def test_a_selector_takes_an_undamaged_step(
-    reference_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, selector: str
-) -> None:
-    """But a step that is asked for by its number is an error."""
-    workdir = trainer.copy_of(reference_run, tmp_path / "run")
-    steps = list_steps(workdir)
-    for left in range(len(steps), 1, -1):
-        step = TrainedRun(workdir, selector).checkpoint_step
-        cut(workdir / str(step))
-        found = TrainedRun(workdir, selector).checkpoint_step
-        assert found != step
-        assert list_steps(workdir) == steps
-        message = f"{workdir / str(step)} is damaged and not used: params/"
-        assert sum(line.startswith(message) for line in caplog.messages) == 1
-        with pytest.raises(DamagedError, match=f"/{step} is damaged"):
-            TrainedRun(workdir, str(step))
-        assert len(caplog.messages) == len(steps) - left + 1
-    cut(workdir / str(found))
-    with pytest.raises(DamagedError, match=f"/{found} is damaged"):
-        TrainedRun(workdir, selector)
 
 
 def contents(workdir: Path, step: int) -> dict[str, str]:
@@ -177,95 +141,33 @@ def sums(step: Path) -> list[str]:
 def test_files_of_other_programs_are_no_damage(
     reference_run: Path, tmp_path: Path
 ) -> None:
-    workdir = trainer.copy_of(reference_run, tmp_path / "run")
-    step = workdir / str(NEWEST)
-    (step / "params" / ".DS_Store").write_bytes(b"of a file system")
-    (step / "notes.txt").write_text("mine")
-    assert find_fault(workdir, NEWEST) is None
+    folder = shutil.copytree(reference_run / str(NEWEST), tmp_path / str(NEWEST))
+    (folder / "params" / ".DS_Store").write_bytes(b"of a file system")
+    (folder / "notes.txt").write_text("mine")
+    assert is_whole(folder)
 
 
-def test_a_flipped_bit_is_found_before_anything_is_parsed(
-    reference_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flipped_bit_is_found(reference_run: Path, tmp_path: Path) -> None:
     """In each file, also in the checksums, by this package and by `sha256sum`."""
     folder = shutil.copytree(reference_run / str(NEWEST), tmp_path / str(NEWEST))
-    assert contents(tmp_path, NEWEST) == contents(reference_run, NEWEST)
     intact = sums(folder)
     restored = {path for path in files_of(folder) if path.parent != folder}
     assert {folder / name for name in intact} == restored
     assert {path.relative_to(folder).parts[0] for path in restored} == {*ITEMS}
-
-    def parse(*_: object) -> None:
-        raise AssertionError("a damaged file was parsed")
-
-    monkeypatch.setattr(checkpoints, "_restore", parse)
     generator = random.Random(0)
     for name in [*intact, "SHA256SUMS"]:
         saved = (folder / name).read_bytes()
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         (folder / name).write_bytes(content)
-        fault = find_fault(tmp_path, NEWEST)
-        assert fault is not None, name
-        item = name.partition("/")[0]
+        assert not is_whole(folder), name
         # `sha256sum` takes a digit of a hash in capitals for the same one.
         is_same_hash = name == "SHA256SUMS" and content.lower() == saved.lower()
         if not is_same_hash:
             assert set(sums(folder)) < set(intact), name
-        if item == "header":
-            with pytest.raises(DamagedError, match=name):
-                read_header(tmp_path, NEWEST)
-        elif item in ("params", "state"):
-            assert fault.startswith(f"{name} differs")
-            assert read_header(tmp_path, NEWEST).step == NEWEST  # reads headers only
-            with pytest.raises(DamagedError, match=name):
-                read_arrays(tmp_path, NEWEST, item)
+        with pytest.raises(RunError, match=f"{NEWEST} is damaged"):
+            read_header(tmp_path, NEWEST)
         (folder / name).write_bytes(saved)
-
-
-def test_a_checkpoint_with_another_steps_name_is_damaged(
-    reference_run: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(reference_run / str(NEWEST), tmp_path / "7000")
-    fault = find_fault(tmp_path, 7000)
-    assert fault == f"it is step {NEWEST}"
-
-
-def test_settings_that_a_resume_may_change(
-    reference_run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With a warning where the result differs."""
-    header = read_header(reference_run, NEWEST)
-    changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
-    changes |= {"train.log_every_steps": 3, "train.patience": 5}
-    changed = header.config.replace(changes)
-    assert step_to_resume(changed, reference_run, header.task)[0] == NEWEST
-    (message,) = caplog.messages
-    assert message.startswith("train.num_steps was 120 and is now 1000: ")
-
-
-def test_a_changed_model_or_order_of_the_data_is_refused(reference_run: Path) -> None:
-    config = read_header(reference_run, NEWEST).config
-    refused = {"model.hidden_size": 49, "seed": 1}
-    refused |= {"train.batch_size": 49, "data.max_shift": 3}
-    for name, value in refused.items():
-        with pytest.raises(UserError) as error:
-            check_settings(config.replace({name: value}), reference_run)
-        shown = f"{name}={value} (checkpoint: {config.flat()[name]})"
-        assert shown in str(error.value)
-
-
-def test_only_the_length_of_a_complete_run_may_change(reference_run: Path) -> None:
-    """With other settings that change the result, it would be a run of these."""
-    config = read_header(reference_run, NEWEST).config
-    changes = {"train.learning_rate": 0.5, "execution.num_devices": 3}
-    for name, value in changes.items():
-        with pytest.raises(UserError) as error:
-            check_settings(config.replace({name: value}), reference_run)
-        shown = f"{name}={value} (checkpoint: {config.flat()[name]})"
-        assert shown in str(error.value)
-        longer = {name: value, "train.num_steps": 1000}
-        assert check_settings(config.replace(longer), reference_run)[0] == NEWEST
 
 
 def edit_randomly(seed: int, workdir: Path) -> Path:
@@ -298,7 +200,6 @@ def test_random_edits_cause_errors_or_have_no_effect(
 ) -> None:
     steps = list_steps(reference_run)
     expected = {step: contents(reference_run, step) for step in steps}
-    config = read_header(reference_run, NEWEST).config
     found = 0
     for number in range(first, first + 50):
         workdir = trainer.copy_of(reference_run, tmp_path / str(number))
@@ -306,15 +207,17 @@ def test_random_edits_cause_errors_or_have_no_effect(
         for step in list_steps(workdir):
             if workdir / str(step) not in edited.parents:
                 continue  # its files are those of the reference run
-            if find_fault(workdir, step) is None:
+            if is_whole(workdir / str(step)):
                 assert contents(workdir, step) == expected[step], edited
             else:
                 found += 1
         for selector in ("best", "latest"):
             with contextlib.suppress(Failure):
-                find_step(workdir, selector)
+                select(workdir, selector)
+        repair(workdir)
         try:
-            check_settings(config, workdir)
+            if list_steps(workdir):
+                select(workdir, "best")
         except Failure as error:
             assert "\n" not in str(error).strip(), edited
         logs.remove_metrics_after(workdir, NEWEST)

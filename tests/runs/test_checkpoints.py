@@ -1,5 +1,6 @@
 """Checkpoints: exact round trips, retention, selection and errors."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import make_reference
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from support import (
     TASK,
@@ -22,26 +24,25 @@ from support import (
     rates_of,
 )
 
+from rnnmnist.config.recipes import Given
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import abstract_params
-from rnnmnist.runs import checkpoints
+from rnnmnist.runs import checkpoint_files, checkpoints
 from rnnmnist.runs.checkpoint_files import (
     FORMAT,
-    DamagedError,
-    has_state,
-    quarantine,
+    Header,
     read_header,
+    repair,
     seal,
 )
-from rnnmnist.runs.checkpoints import Checkpoints, params_sha256
+from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import find_step, read_selected_step
+from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
-from rnnmnist.training.resume import check_settings, restore_state
+from rnnmnist.training.resume import open_workdir, restore_state
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -78,14 +79,11 @@ def state() -> TrainState:
     return state._replace(opt_state=opt_state)
 
 
-def validation_metrics(
-    step: int, accuracy: float | None, examples: int = MIN_VALIDATION_EXAMPLES
-) -> Metrics | None:
+def validation_metrics(step: int, accuracy: float | None) -> Metrics | None:
     """Metrics of a validation, None without an accuracy."""
     if accuracy is None:
         return None
-    correct = round(accuracy * examples)
-    return make_metrics(step, "validation", examples, [correct], [1.5])
+    return make_metrics(step, "validation", 100, [round(100 * accuracy)], [1.5])
 
 
 def save(
@@ -94,14 +92,13 @@ def save(
     accuracies: dict[int, float | None],
     config: RunConfig = CONFIG,
     devices: int = 8,
-    examples: int = MIN_VALIDATION_EXAMPLES,
 ) -> None:
-    with Checkpoints(workdir, config, TASK) as checkpoints:
-        for step, accuracy in accuracies.items():
-            metrics = validation_metrics(step, accuracy, examples)
-            renamed = state._replace(step=jnp.int32(step))
-            items = replicate(to_items(renamed), mesh_of(devices))
-            checkpoints.save(step, items, metrics)
+    for step, accuracy in accuracies.items():
+        metrics = validation_metrics(step, accuracy)
+        header = Header(step=step, config=config, task=TASK, metrics=metrics)
+        renamed = state._replace(step=jnp.int32(step))
+        items = replicate(to_items(renamed), mesh_of(devices))
+        checkpoints.save(workdir, header, items)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -158,31 +155,20 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
         assert (header.config, header.task) == (CONFIG, TASK)
         assert header.metrics == validation_metrics(step, accuracies[step])
     assert list_steps(tmp_path) == [2, 4, 5]
-    assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
-    assert find_step(tmp_path, "latest") == 5
-    assert find_step(tmp_path, "4") == 4
+    assert select(tmp_path, "best").step == 2  # the earlier one on a tie
+    assert select(tmp_path, "latest").step == 5
+    assert select(tmp_path, "4").step == 4
     save(tmp_path, state, {6: 0.3})
     assert list_steps(tmp_path) == [2, 5, 6]
 
 
-def test_few_validation_examples_select_no_step(
-    tmp_path: Path, state: TrainState
-) -> None:
-    """The last validated one is the best, and only the newest steps are kept."""
-    accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
-    save(tmp_path, state, accuracies, examples=MIN_VALIDATION_EXAMPLES - 1)
-    assert list_steps(tmp_path) == [3, 4]
-    assert find_step(tmp_path, "best") == 3
-
-
-def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
+def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) -> None:
     save(tmp_path, state, {5: 0.5})
-    for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
+    for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1", "8"):
         (tmp_path / name).mkdir()
-    (tmp_path / "8").touch()
-    (tmp_path / "9.orbax-checkpoint-tmp").touch()
+    (tmp_path / "9").touch()
     assert list_steps(tmp_path) == [5]
-    assert read_selected_step(tmp_path, "latest", lambda step: step) == 5
+    assert select(tmp_path, "latest").step == 5
     save(tmp_path, state, {6: 0.1})
     assert list_steps(tmp_path) == [5, 6]
 
@@ -191,52 +177,88 @@ def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -
 @pytest.mark.parametrize(
     "names",
     [
-        ["SHA256SUMS", "header/note"],
+        [],
+        ["note"],
         ["_CHECKPOINT_METADATA", "params/_METADATA", "state/_METADATA"],
     ],
 )
-def test_a_numbered_folder_of_the_user_is_no_step(
+def test_training_refuses_a_numbered_folder_of_the_user(
     two_steps: Path, tmp_path: Path, names: list[str]
 ) -> None:
-    """orbax would take it for the newest one, and save none before it."""
     workdir = shutil.copytree(two_steps, tmp_path / "run")
+    (workdir / "7").mkdir()
     for name in names:
         path = workdir / "7" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         path.write_text(name)
     assert list_steps(workdir) == [1, 2]
-    assert find_step(workdir, "latest") == 2
     before = file_times(tmp_path)
-    with pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"):
-        check_settings(CONFIG, workdir)
+    with (
+        pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"),
+        open_workdir(Given(GIVEN), workdir),
+    ):
+        pass
     assert file_times(tmp_path) == before
 
 
-def test_a_step_deleted_while_it_is_read_is_selected_again(
-    tmp_path: Path, two_steps: Path
+def test_orbax_itself_restores_the_parameters(
+    two_steps: Path, state: TrainState
 ) -> None:
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(two_steps, options=options) as manager:
+        assert manager.all_steps() == [1, 2]
+        items = ocp.args.Composite(params=ocp.args.StandardRestore())
+        restored = manager.restore(2, args=items)["params"]
+    assert array_checksums(restored) == array_checksums(state.params)
+
+
+def test_a_failed_save_leaves_the_earlier_steps(
+    two_steps: Path, tmp_path: Path, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     workdir = shutil.copytree(two_steps, tmp_path / "run")
-    selected = []
-
-    def use(step: int) -> int:
-        selected.append(step)
-        if step == 2:
-            shutil.rmtree(workdir / "2")
-        read_header(workdir, step)
-        return step
-
-    assert read_selected_step(workdir, "latest", use) == 1
-    assert selected == [2, 1]
+    before = file_times(workdir)
+    monkeypatch.setattr(checkpoints, "sync", fail)
+    with pytest.raises(RunError, match=r"No space left .*last checkpoint is step 2;"):
+        save(workdir, state, {3: 0.5})
+    assert file_times(workdir) == before
 
 
-def test_quarantine_keeps_earlier_quarantined_checkpoints(
-    tmp_path: Path, state: TrainState
+def test_a_step_that_is_deleted_while_it_is_read_is_no_damage(
+    two_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its files are read, after that, and after they were compared."""
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    original = checkpoint_files.read_files
+
+    def delete(folder: Path) -> dict[str, bytes]:
+        files = original(folder)
+        shutil.rmtree(folder)
+        return files
+
+    monkeypatch.setattr(checkpoint_files, "read_files", delete)
+    message = "run/2 cannot be read .* run the command again"
+    for _ in range(2):
+        with pytest.raises(RunError, match=message):
+            read_header(workdir, 2)
+    with pytest.raises(RunError, match=message):
+        checkpoints.read_arrays(workdir, 2, "params")
+
+
+def test_damaged_steps_are_moved_aside_beside_earlier_ones(
+    tmp_path: Path, state: TrainState, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
-        quarantine(tmp_path, 5)
-    names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
+        (tmp_path / "5" / "SHA256SUMS").write_text("")
+        repair(tmp_path)
+    names = ["damaged-5", "damaged-5-2", "damaged-5-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name, message in zip(names, caplog.messages, strict=True):
+        assert message.startswith("checkpoint 5 is damaged and not used; ")
+        assert message.endswith(f"{tmp_path / name}")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +274,7 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
     two_steps: Path, selector: str
 ) -> None:
     with pytest.raises(UserError, match=r"choose best, latest or one of 1, 2"):
-        find_step(two_steps, selector)
+        select(two_steps, selector)
 
 
 @pytest.mark.parametrize(
@@ -277,11 +299,14 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)
-    header = read_header(target, find_step(target, "best"))
+    header = select(target, "best")
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
-    assert not has_state(target, 2)
-    assert has_state(two_steps, 2)
+    with (
+        pytest.raises(UserError, match="parameters only"),
+        open_workdir(Given(GIVEN.replace({"data.path": None})), target),
+    ):
+        pass
     found = checkpoints.read_arrays(target, 2, "params", LIKE)
     assert params_sha256(found) == params_sha256({"all": state.params})
     content = b"".join(p.read_bytes() for p in target.rglob("*") if p.is_file())
@@ -295,6 +320,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
         ("format", FORMAT + 1),
         ("config", {"train": {"momentum": 0.9}}),
         ("metrics", 3),
+        ("step", 3),  # the user has renamed the folder
     ],
 )
 def test_a_checkpoint_of_another_version_is_refused(
@@ -304,19 +330,8 @@ def test_a_checkpoint_of_another_version_is_refused(
     path = workdir / "2" / "header" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     seal(workdir / "2")
-    for read in (read_header, lambda run, _: check_settings(CONFIG, run)):
-        with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
-            read(workdir, 2)
-
-
-@pytest.mark.parametrize("text", [b"", b"[]", b"[" * 100_000, b'{"format": "\xff"}'])
-def test_what_is_no_header_is_damage(
-    two_steps: Path, tmp_path: Path, text: bytes
-) -> None:
-    workdir = shutil.copytree(two_steps, tmp_path / "run")
-    (workdir / "2" / "header" / "metadata").write_bytes(text)
-    with pytest.raises(DamagedError, match="header/metadata differs"):
-        read_header(workdir, 2)
-    (workdir / "2" / "SHA256SUMS").unlink()
-    with pytest.raises((UserError, DamagedError)):  # some are valid JSON
+    message = (
+        "2 is the checkpoint of step 3" if name == "step" else "of another version"
+    )
+    with pytest.raises(UserError, match=message):
         read_header(workdir, 2)

@@ -1,26 +1,45 @@
 """Which step of a run is the best one."""
 
-from rnnmnist.runs.scores import NetworkScores, Scores
-from rnnmnist.runs.selection import best_step
+from support import TASK, make_metrics, run_config
+
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.scores import NetworkScores
+from rnnmnist.runs.selection import best_header
+
+
+def header_of(step: int, metrics: Metrics | None, class_weight: str = "none") -> Header:
+    config = run_config({"train.class_weight": class_weight})
+    return Header(step=step, config=config, task=TASK, metrics=metrics)
 
 
 def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() -> None:
     """The confusion matrices are of 90 examples of one class and 10 of the other."""
-    found: dict[int, Scores | None] = {}
-    for step, (first, second) in {
-        10: (70, 10),  # 80 of 100, and a balanced accuracy of 89 %
-        20: (88, 2),
-        30: (88, 2),
-        40: (84, 1),
-    }.items():
-        network = NetworkScores(
-            examples=100,
-            correct=first + second,
-            loss=1.0,
-            confusion=((first, 90 - first), (10 - second, second)),
-        )
-        found[step] = Scores(networks=(network,))
-    for has_class_weights, best in ((False, 20), (True, 10)):
-        weights = {"has_class_weights": has_class_weights}
-        assert best_step(found | {50: None}, **weights) == best
-        assert best_step({10: None, 20: None}, **weights) == 20
+    for class_weight, best in (("none", 20), ("balanced", 10)):
+        headers = [header_of(50, None, class_weight)]
+        for step, (first, second) in {
+            10: (70, 10),  # 80 of 100, and a balanced accuracy of 89 %
+            20: (88, 2),
+            30: (88, 2),
+            40: (84, 1),
+        }.items():
+            network = NetworkScores(
+                examples=100,
+                correct=first + second,
+                loss=1.0,
+                confusion=((first, 90 - first), (10 - second, second)),
+            )
+            metrics = Metrics(networks=(network,), step=step, split="validation")
+            headers.append(header_of(step, metrics, class_weight))
+        assert best_header(headers).step == best
+
+
+def test_few_or_no_validation_examples_select_the_last_validated_step() -> None:
+    few = MIN_VALIDATION_EXAMPLES - 1
+    headers = [
+        header_of(step, make_metrics(step, "validation", few, [correct], [1.0]))
+        for step, correct in ((1, few), (2, 1))
+    ]
+    assert best_header([*headers, header_of(3, None)]).step == 2
+    assert best_header([header_of(1, None), header_of(2, None)]).step == 2

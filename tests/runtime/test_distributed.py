@@ -1,9 +1,7 @@
 """Runs of several processes: agreement, faults, and output from process 0 alone."""
 
-import shutil
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -11,16 +9,13 @@ import trainer
 from support import (
     Command,
     Once,
-    called,
     one_line_error,
-    output_of,
     refused,
     run_python,
 )
 from trainer import Run
 
 from rnnmnist.errors import UserError
-from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime import distributed
 
 SIX_DEVICES = "--config.execution.num_devices=6"
@@ -47,16 +42,6 @@ def test_two_processes_reproduce_the_run_of_one(
 ) -> None:
     """The sum over two devices is the same to the last bit."""
     trainer.assert_same_end(pair, reference_run)
-
-
-@pytest.mark.slow
-def test_one_process_evaluates_a_checkpoint_of_two(pair: Path, tmp_path: Path) -> None:
-    workdir = trainer.copy_of(pair, tmp_path / "run")
-    shutil.rmtree(workdir / "evaluation")
-    output_of(called("evaluate", f"--workdir={workdir}"))
-    evaluated, trained = trainer.result(workdir), trainer.result(pair)
-    for key in ("confusion", "params_sha256"):
-        assert evaluated[key] == trained[key]
 
 
 @pytest.mark.slow
@@ -93,67 +78,60 @@ def test_a_signal_to_one_process_saves_and_stops_all(new_run: Run, pair: Path) -
     trainer.assert_same_end(new_run.workdir, pair)
 
 
+# As `python -m rnnmnist.main`, with a heartbeat that is looked for more often.
+HASTY = """
+import os, signal, sys
+from rnnmnist.commands import command_line, train
+from rnnmnist.runtime import distributed
+from rnnmnist.training import loop
+distributed.HEARTBEAT_TIMEOUT_SECONDS = 10
+"""
+# In the last process, before the first validation.
+HANGS = "def fail(*_): os.kill(os.getpid(), signal.SIGSTOP)\n"
+BREAKS = "def fail(*_): raise ValueError('a fault of our own')\n"
+FAILS = "if '--process_id=1' in sys.argv: loop.score_validation = fail\n"
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("pair")  # which has compiled the programs
+@pytest.mark.parametrize("failure", [HANGS, BREAKS])
+def test_a_process_that_hangs_or_fails_ends_the_others(
+    new_run: Run, failure: str
+) -> None:
+    program = HASTY + failure + FAILS + "command_line.run(train.main)\n"
+    first, second = new_run.start_together(program=["-c", program])
+    try:
+        first.communicate(timeout=60)
+        assert first.returncode not in (0, 2, 130, 143)
+        if failure == BREAKS:
+            _, stderr = second.communicate(timeout=10)
+            assert second.returncode == 1
+            assert "ValueError: a fault of our own" in stderr
+    finally:
+        trainer.kill(first, second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(
-    new_run: Run, pair: Path
+    new_run: Run, pair: Path, killed: int
 ) -> None:
     running = new_run.start_together(program=trainer.SLOW_SAVE)
     trainer.wait_for_training(running[0], "validation")  # during a save
-    running[0].kill()
-    _, (code, _, stderr) = trainer.outcomes(running)  # within its time limit
-    assert code not in (0, 130, 143)
-    # Our line if a collective operation fails first, jax's own report otherwise.
-    line = "if another process of this run has ended, start all of them again"
-    assert line in stderr or "another task died" in stderr
+    running[killed].kill()
+    ended = trainer.outcomes(running)  # within its time limit
+    assert ended[1 - killed][0] not in (0, 2, 130, 143)
     new_run.finish()  # in one process
     trainer.assert_same_end(new_run.workdir, pair)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("pair")  # which has compiled the programs
-def test_a_fault_in_one_process_ends_the_others(new_run: Run) -> None:
-    program = (
-        "import sys\n"
-        "from rnnmnist.commands import command_line, train\n"
-        "from rnnmnist.training import events\n"
-        "def broken(*_): raise ValueError('a fault of our own')\n"
-        "if '--process_id=0' in sys.argv:\n"
-        "    events.predict_logits = broken\n"
-        "command_line.run(train.main)\n"
-    )
-    running = new_run.start_together(program=["-c", program])
-    first, second = trainer.outcomes(running)  # within its time limit
-    assert first[0] == 1
-    assert "ValueError: a fault of our own" in first[2]
-    assert second[0] not in (0, 2, 130, 143)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("pair")  # which has compiled the programs
-def test_a_second_interrupt_does_not_wait_for_other_processes(new_run: Run) -> None:
-    first, second = new_run.start_together()
-    try:
-        trainer.wait_for_training(first)
-        second.send_signal(signal.SIGSTOP)  # hangs
-        first.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert first.poll() is None
-        first.send_signal(signal.SIGINT)
-        _, stderr = first.communicate(timeout=10)
-        assert (first.returncode, stderr) == (130, "stopped\n")
-    finally:
-        first.kill()
-        second.kill()
-        second.communicate()
-
-
-def refusals(environment: dict[str, str], *argvs: list[str]) -> list[str]:
-    """Returns the line with which each process of a run is refused."""
-    ended = trainer.outcomes(trainer.start_together(environment, argvs))
-    assert [code for code, _, _ in ended] == [2] * len(argvs), ended
-    lines = [stderr.removesuffix("\n") for _, _, stderr in ended]
-    assert "\n" not in "".join(lines)
-    return lines
+def refusal(environment: dict[str, str], *argvs: list[str]) -> str:
+    """Returns the line with which the second process of a run is refused."""
+    first, second = trainer.outcomes(trainer.start_together(environment, argvs))
+    assert first[0] not in (0, 2, 130, 143)
+    assert second[0] == 2, second
+    (line,) = second[2].splitlines()
+    return line
 
 
 @pytest.mark.slow
@@ -166,37 +144,11 @@ def test_different_settings_of_processes_are_one_line(new_run: Run) -> None:
         new_run.arguments(f"--config.model.cell={cell}:Cell") for cell in cells
     )
     others += ["--config.seed=7", "--config.train.clip_norm=0"]
-    line = (
+    line = refusal(new_run.environment, args, others)
+    assert line.startswith(
         "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
-        "1 (process 0: 1.0): start all processes with the same settings"
+        "1 (process 0: 1.0): "
     )
-    assert refusals(new_run.environment, args, others) == [line] * 2
-    assert not new_run.workdir.exists()
-
-
-@pytest.mark.slow
-def test_an_error_on_process_0_is_raised_on_all(new_run: Run) -> None:
-    args, workdir = new_run.arguments(), new_run.workdir
-    with lock(workdir):
-        lines = refusals(new_run.environment, args, args)
-    for line in lines:
-        assert line.startswith(f"error: --workdir: {workdir} is in use by process ")
-    assert list(workdir.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_file_that_one_process_lacks_ends_all(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    """The path of the data can differ. Its name says nothing of a lost process."""
-    found = tmp_path / "found.csv"
-    missing = tmp_path / "gloo heartbeat UNAVAILABLE.csv"
-    rows = [f"{number},0,{number % 2},{number}\n" for number in range(4)]
-    found.write_text("".join(["sequence,time,label,x\n", *rows]))
-    args = [f"--workdir={tmp_path / 'run'}", "--config=files"]
-    argvs = [[*args, f"--config.data.path={path}"] for path in (found, missing)]
-    lines = refusals(environment, *argvs)
-    assert lines == [f"error: {missing}: No such file or directory"] * 2
 
 
 @pytest.mark.slow
@@ -204,8 +156,7 @@ def test_a_workdir_that_is_not_shared_is_refused(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     args = [trainer.arguments(tmp_path / name, data_dir) for name in ("here", "there")]
-    for line in refusals(environment, *args):
-        assert "is not one folder for all processes" in line
+    assert f"--workdir: {tmp_path}/there " in refusal(environment, *args)
 
 
 @pytest.mark.slow
@@ -253,11 +204,8 @@ def test_the_doctor_checks_all_processes(new_run: Run) -> None:
 def test_invalid_process_coordinates_are_refused(
     address: str | None, number: int | None, index: int | None
 ) -> None:
-    with (
-        pytest.raises(UserError, match=r"^coordinator_address: .*; give --coord"),
-        distributed.initialize(address, number, index),
-    ):
-        pass
+    with pytest.raises(UserError, match=r"^coordinator_address: .*; give --coord"):
+        distributed.initialize(address, number, index)
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
@@ -284,12 +232,3 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(
     line = one_line_error(finished)
     assert "the processes cannot join a cluster" in line
     assert "num_processes=1 to run alone" in line
-
-
-def test_a_run_of_one_process_has_lost_no_other() -> None:
-    """Also if its error reads as that of a collective operation."""
-    with (
-        pytest.raises(RuntimeError, match=r"^UNAVAILABLE"),
-        distributed.initialize(None, 1, None),
-    ):
-        raise RuntimeError("UNAVAILABLE: no such host")

@@ -5,16 +5,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import output_of, run_python, save_network
+from support import run_python, save_network
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.errors import RunError
-from rnnmnist.runtime.signals import (
-    defer_interrupts,
-    stop_on_interrupt,
-    stop_on_signal,
-)
+from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.runtime.signals import stop_on_interrupt
 
 
 def interrupt() -> None:
@@ -35,82 +31,43 @@ def test_the_first_interrupt_is_raised_at_the_end(interrupts: list[int]) -> None
     assert interrupts == [signal.SIGINT]
 
 
-def test_an_interrupt_is_deferred_to_the_end_of_a_save(interrupts: list[int]) -> None:
-    """Also of one that fails."""
-    with defer_interrupts():
-        interrupt()
-        assert interrupts == []
-    assert interrupts == [signal.SIGINT]
-    with (
-        pytest.raises(KeyboardInterrupt, match="the disk is full"),
-        stop_on_interrupt(),
-        defer_interrupts(),
-    ):
+def test_an_interrupt_says_what_was_saved() -> None:
+    """An error stays what it is."""
+    with pytest.raises(KeyboardInterrupt, match="saved step 3"), stop_on_interrupt():
+        raise StoppedError("saved step 3", 130)
+    with pytest.raises(RunError, match="the disk is full"), stop_on_interrupt():
         interrupt()
         raise RunError("the disk is full")
-
-
-def test_a_deferred_interrupt_ends_a_process_without_a_handler() -> None:
-    program = (
-        "import signal\n"
-        "from rnnmnist.runtime.signals import defer_interrupts\n"
-        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        "with defer_interrupts():\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
-        "    print('deferred', flush=True)\n"
-        "print('lost', flush=True)\n"
-    )
-    ended = run_python("-c", program)
-    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "deferred\n")
 
 
 def test_other_threads_handle_no_interrupts(interrupts: list[int]) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
     def handler_within() -> object:
-        with stop_on_interrupt(), defer_interrupts():
+        with stop_on_interrupt():
             return signal.getsignal(signal.SIGINT)
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         assert thread.submit(handler_within).result() == handler
 
 
-def test_a_signal_in_a_callback_ends_a_command() -> None:
-    """Python drops an exception that a handler raises there."""
-    program = (
-        "import gc, os, signal, time\n"
-        "from rnnmnist.commands import command_line\n"
-        "def main(argv):\n"
-        "    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
-        "    gc.collect()\n"
-        "    time.sleep(10)\n"
-        "command_line.run(main)\n"
-    )
-    ended = run_python("-c", program)
-    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
     number: int,
 ) -> None:
-    """Other signals, such as SIGCHLD, do not count, and a deferred one counts once."""
     program = (
         "import os, signal, time\n"
         "from rnnmnist.runtime import signals\n"
-        "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
         "signals.exit_on_signals()\n"
         "with signals.stop_on_signal() as flag:\n"
-        f"    for number in (signal.SIGCHLD, {number}, signal.SIGCHLD, {number}):\n"
-        "        with signals.defer_interrupts():\n"
-        "            os.kill(os.getpid(), number)\n"
-        "        time.sleep(0.1)\n"
-        "        print(flag.signal_number, flush=True)\n"
+        f"    os.kill(os.getpid(), {number})\n"
+        "    print(flag.signal_number, flush=True)\n"
+        f"    os.kill(os.getpid(), {number})\n"
         "    time.sleep(60)\n"
     )
     ended = run_python("-c", program)
-    assert (ended.returncode, ended.stderr) == (128 + number, "stopped\n")
-    assert ended.stdout.split() == ["0", *[str(int(number))] * 2]
+    assert (ended.returncode, ended.stderr) == (-number, "")
+    assert ended.stdout.split() == [str(int(number))]
 
 
 def test_a_signal_that_training_no_longer_sees_ends_a_command() -> None:
@@ -166,28 +123,3 @@ def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None
         "command_line.run(lambda _: signal.raise_signal(signal.SIGINT))\n"
     )
     assert run_python("-c", program, environment=environment).returncode == 0
-
-
-def test_a_program_that_imports_the_package_keeps_its_interrupts(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    """As `python -m`, with arguments like those of a command."""
-    (tmp_path / "user").mkdir()
-    (tmp_path / "user" / "__init__.py").write_text("import rnnmnist")
-    (tmp_path / "user" / "train.py").write_text(
-        "import signal\n"
-        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
-    )
-    environment |= {"PYTHONPATH": str(tmp_path)}
-    command = ["-m", "user.train", "-m", "rnnmnist.main"]
-    output_of(run_python(*command, environment=environment))
-
-
-def test_a_command_that_a_program_calls_leaves_its_signals_alone(
-    interrupts: list[int],
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_on_signal() as flag:
-        assert signal.getsignal(signal.SIGTERM) == before
-        interrupt()
-    assert (flag.signal_number, interrupts) == (0, [signal.SIGINT])

@@ -19,9 +19,9 @@ import rnnmnist
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting.pages import load_run_data, write_pages
-from rnnmnist.runs import logs
+from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.checkpoint_files import read_header
-from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
+from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.training import closed_form, resume
@@ -108,7 +108,8 @@ def test_a_report_and_the_commands_read_it(
     arguments = ("--config=files", data, "--config.model.cell=filters")
     size = ("--config.model.hidden_size=40", "--config.execution.num_devices=1")
     checked = output_of(called("doctor", *arguments, f"--workdir={run}2", *size))
-    assert "for the filters of 60 sequences" in checked
+    assert "60 / 0 / 0 sequences" in checked
+    assert "verdict" in checked
     printed = output_of(called("main", *arguments, *size, f"--workdir={run}"))
     assert "complete at step 1" in printed
     export = (f"--workdir={run}", f"--output={tmp_path}", "--format=all")
@@ -318,7 +319,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     settings: dict[str, Any] = {"labels": labels, "groups": np.arange(COUNT) % 7}
     settings |= {"lengths": LENGTHS, "num_seeds": seeds}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", stop)
+        patch.setattr(checkpoints, "save", stop)
         fit(run, **settings)
     path = run / "evaluation" / "leave_one_group_out-1.csv"
     content = path.read_text()

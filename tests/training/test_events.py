@@ -12,8 +12,8 @@ import rnnmnist
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import Header, read_header
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.selection import select
 from rnnmnist.runtime.mesh import make_device_mesh
 
 # Noisy sequences, of which few are for training, so that networks learn them by heart.
@@ -38,7 +38,7 @@ def fit(workdir: Path, **changes: Any) -> Path:
 
 def header_of(workdir: Path) -> Header:
     """Returns the header of the best checkpoint."""
-    return read_header(workdir, find_step(workdir, "best"))
+    return select(workdir, "best")
 
 
 @pytest.fixture(scope="module")

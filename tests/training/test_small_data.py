@@ -14,11 +14,10 @@ from support import SMALL, called, data_warnings, flags_of, output_of
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import logs
+from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.checkpoint_files import read_header
-from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import loop
 
@@ -77,7 +76,7 @@ def test_a_run_without_validation(
     assert "\nvalidation  none: " in output
     assert ("\ntest        none: " in output) == (split == "train")
     assert '"validation"' not in (workdir / "metrics.jsonl").read_text()
-    assert find_step(workdir, "best") == 20
+    assert select(workdir, "best").step == 20
     results = sorted((workdir / "evaluation").glob("*"))
     assert [file.name for file in results] == ["test-20.json"] * (split == "test")
 
@@ -161,7 +160,7 @@ def test_constant_features_and_groups_are_pointed_out(
     assert note in capsys.readouterr().out
     assert called("report", f"--workdir={run}").returncode == 0
     assert note in (run / "report" / "index.html").read_text()
-    with pytest.raises(UserError, match="other arrays"), data_warnings():
+    with pytest.raises(UserError, match="trained on other data"), data_warnings():
         data["groups"] = subjects[::-1]
         rnnmnist.fit(inputs, LABELS, workdir=run, **data | SMALL)
 
@@ -194,7 +193,8 @@ def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (session,) = logs.read(stopped, logs.Session)
-    reason = str(session.completion)
+    config = read_header(stopped, session.step).config.train
+    reason = str(logs.completion(stopped, session.step, config))
     assert reason.startswith(f"stopped at step {session.step} of 200: no lower")
     lines = logs.read(stopped, Metrics)
     fit(stopped, **ENDING)
@@ -212,14 +212,15 @@ def test_a_run_that_failed_three_times_stops_at_the_same_step(
     step, run = list_steps(stopped)[-1], tmp_path / "run"
     places: list[tuple[Any, str]] = [
         (loop, "validate"),
-        (Checkpoints, "save"),
+        (checkpoints, "save"),
         (loop, "evaluate_best_checkpoint"),
     ]
     for place, name in places:
         original = getattr(place, name)
 
         def fail(*args: Any, original: Any = original, name: str = name) -> Any:
-            if step in args or name == "evaluate_best_checkpoint":
+            steps = [getattr(arg, "step", arg) for arg in args]
+            if step in steps or name == "evaluate_best_checkpoint":
                 raise RunError("a failure")
             return original(*args)
 

@@ -1,0 +1,53 @@
+"""With which settings a run resumes."""
+
+from pathlib import Path
+
+import pytest
+from support import TASK, run_config
+
+from rnnmnist.errors import UserError
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.training.resume import check_settings
+
+CONFIG = run_config({"train.num_steps": 30})
+HALF = Header(step=15, config=CONFIG, task=TASK, metrics=None)
+COMPLETE = Header(step=30, config=CONFIG, task=TASK, metrics=None)
+
+
+def test_some_settings_can_change_with_a_warning_where_the_result_differs(
+    tmp_path: Path,
+) -> None:
+    changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
+    changes |= {"train.log_every_steps": 3, "train.patience": 5}
+    start = check_settings(CONFIG.replace(changes), HALF, tmp_path)
+    assert (start.step, start.completion) == (15, None)
+    (message,) = start.warnings
+    assert message.startswith("train.num_steps was 30 and is now 1000: ")
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "value"),
+    [
+        (HALF, "model.hidden_size", 49),
+        (HALF, "seed", 1),
+        (HALF, "train.batch_size", 49),
+        (HALF, "data.max_shift", 3),
+        (COMPLETE, "train.learning_rate", 0.5),
+        (COMPLETE, "execution.num_devices", 3),
+    ],
+)
+def test_a_setting_of_another_run_is_refused_with_both_values(
+    tmp_path: Path, header: Header, name: str, value: object
+) -> None:
+    changed = CONFIG.replace({name: value})
+    with pytest.raises(UserError) as error:
+        check_settings(changed, header, tmp_path)
+    shown = f"{name}={value} (checkpoint: {CONFIG.flat()[name]})"
+    assert shown in str(error.value)
+
+
+def test_a_complete_run_may_go_on_with_other_settings(tmp_path: Path) -> None:
+    changes = {"train.learning_rate": 0.5, "train.num_steps": 1000}
+    assert check_settings(CONFIG, COMPLETE, tmp_path).completion is not None
+    longer = check_settings(CONFIG.replace(changes), COMPLETE, tmp_path)
+    assert longer.completion is None
