@@ -288,8 +288,8 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
         raise UserError(f"callback: must be a function, not {format_value(callback)}")
     if config.model.fitting == "closed_form" or not task.examples["validation"]:
         raise UserError(
-            "callback: is called after each validation of a training by gradients, "
-            f"and {task.name} with model.cell={config.model.cell} has none; mark "
+            "callback: needs a validation split and training by gradients, which "
+            f"{task.name} with model.cell={config.model.cell} does not have; mark "
             "sequences with validation, choose another cell, or remove it"
         )
 
