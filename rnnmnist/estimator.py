@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.recipes import FEW_SEQUENCES, Given, choose_config
+from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
+from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
@@ -26,7 +26,7 @@ from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import SUMS_FILE, list_steps
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, clone
+    from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
@@ -80,7 +80,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             window, rounded down, at least 1.
         num_epochs: passes over X, of at least 600 updates in all (`min_steps`). None is
             20.
-        num_steps: updates. A number replaces `num_epochs`.
+        num_steps: updates, instead of `num_epochs`.
         batch_size: sequences per update. None is 16 to 128, growing with the number of
             sequences.
         learning_rate: the peak learning rate. None is 0.004.
@@ -155,47 +155,49 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             UserError: if a parameter or a list is invalid, or the workdir has a run.
             RunError: as `rnnmnist.fit`.
         """
-        # A clone, since scikit-learn keeps facts about X, and the training can fail.
-        inputs, y = clone(self)._check(X, y=y)
+        inputs, y = self._check(X, y=y)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
-        verbose = self._checked("verbose", "validation")
         settings = self._settings_of_fit(classes, len(labels))
         folder = None
         workdir = self.workdir
         if workdir is None:
             folder = _Folder()
             workdir = folder.path / "run"
-        workdir = parse_folder(str(workdir))
+        workdir = parse_folder(workdir)
         if list_steps(workdir):
             raise UserError(
                 f"workdir: {workdir} has a run, and serves one fit; name another folder"
             )
-        names = classes.astype(str)
-        self.model_ = fit(
+        model = fit(
             inputs,
-            names[labels],
+            classes.astype(str)[labels],
             groups=groups,
             workdir=workdir,
-            verbose=verbose,
+            verbose=self.verbose,
             **settings,
         )
+        last_step = list_steps(workdir)[-1]
+        config, examples = model.config, model.task.examples
+        if 0 < examples["validation"] < MIN_VALIDATION_EXAMPLES:
+            step, _ = lowest_loss(workdir, last_step)
+            model = load(workdir, step, cell=config.model.cell)
+        self.model_ = model
+        self._folder = folder
         self.classes_ = classes
-        last_step = list_steps(self.model_.workdir)[-1]
-        config, task = self.model_.config, self.model_.task
-        if 0 < task.examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            step, _ = lowest_loss(self.model_.workdir, last_step)
-            self.model_ = load(workdir, step, cell=config.model.cell)
-        self._keep(folder)
         self.n_iter_ = math.ceil(
-            last_step * config.train.batch_size / task.examples["train"]
+            last_step * config.train.batch_size / examples["train"]
         )
-        self._check(X, y=y)  # scikit-learn keeps facts about X in the classifier
         if getattr(inputs, "ndim", 3) == 3:
-            self.n_features_in_ = task.features
+            self.n_features_in_ = model.task.features
         return self
+
+    @property
+    def workdir_(self) -> Path:
+        """The folder of the run."""
+        return self.model_.workdir
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probability of each class, float32 [n, classes]."""
@@ -224,59 +226,51 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             for name, value in self.get_params(deep=False).items()
             if name in FIT_SETTINGS and value is not None
         }
-        if self.num_steps is not None:
-            settings.pop("num_epochs", None)
-        if self.class_weight is None:
-            settings["class_weight"] = "none"
-        elif isinstance(self.class_weight, Mapping):
+        if isinstance(self.class_weight, Mapping):
             # The classes of a run are texts.
             text_of = dict(zip(classes.tolist(), classes.astype(str), strict=True))
             settings["class_weight"] = {
                 text_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
             }
-        settings |= {"validation": False, "placement": "host"}
+        settings |= {"validation": self.early_stopping, "placement": "host"}
         if self.random_state is not None:
             settings["seed"] = self._checked("random_state", "seed")
-        if self.settings is not None:
-            if not isinstance(self.settings, Mapping):
-                raise UserError(
-                    "settings: must be a mapping from names to values, not "
-                    f"{format_value(self.settings)}"
-                )
-            settings |= self.settings
-        if self._checked("early_stopping", "validation"):
+        if not isinstance(self.settings, Mapping | None):
+            raise UserError(
+                "settings: must be a mapping from names to values, not "
+                f"{format_value(self.settings)}"
+            )
+        settings |= self.settings or {}
+        if self.early_stopping:
             self._add_early_stopping(settings, sequences)
         given = Given(None, full_names("settings", settings, FIT_SETTINGS))
-        config, _ = choose_config(given, sequences, None)
-        # If the number of sequences alone asks for a trained network, nothing is added,
+        asked, _ = choose_config(given, 0, None)
+        # If only the number of sequences asks for a trained network, nothing is added,
         # so that `fit` says that it does.
-        if config.model.fitting == "gradient" and sequences < FEW_SEQUENCES:
+        if asked.model.fitting == "gradient":
             settings.setdefault("eval_every_steps", NEVER)
         return settings
 
     def _checked(self, parameter: str, setting: str) -> Any:
         """Returns the value of a parameter, which is checked as a setting is."""
         declared = FIT_SETTINGS[setting]._replace(name=parameter)
-        return declared.check(getattr(self, parameter), strict=False)
+        return declared.check(getattr(self, parameter))
 
     def _add_early_stopping(self, settings: dict[str, Any], sequences: int) -> None:
-        """Adds a validation and a patience to the settings of `rnnmnist.fit`."""
+        """Adds a patience, in epochs, to the settings of `rnnmnist.fit`."""
         if settings.get("cell") in CLOSED_FORM_CELLS:
             raise UserError(
                 "early_stopping: is for training by gradients only, and cell="
                 f"{settings['cell']} is fitted in closed form; set it to False"
             )
         patience = self._checked("n_iter_no_change", "patience")
+        settings["patience"] = patience
         # The checkpoint of the lowest loss, and those of the validations after it.
-        keep = FIT_SETTINGS["keep_checkpoints"].check(
+        kept = FIT_SETTINGS["keep_checkpoints"].check(
             settings.get("keep_checkpoints", 1)
         )
-        settings |= {
-            "validation": True,
-            "patience": patience,
-            "keep_checkpoints": max(keep, patience + 1),
-        }
+        settings["keep_checkpoints"] = max(kept, patience + 1)
         batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
         if batch_size is None:
             batch_size = default_batch_size(sequences)
@@ -285,64 +279,51 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
-        FIT_SETTINGS["missing"]._replace(name="missing").check(self.missing)
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
-        if y:
-            shape: tuple[int, ...] = getattr(X, "shape", ())
-            refuse_label_shape(y["y"], shape[1] if len(shape) > 1 else 0)
         if _is_list_of_sequences(X):
             if not y:
                 return X
             check_consistent_length(X, y["y"])
             self.__dict__.pop("feature_names_in_", None)
             return X, column_or_1d(y["y"], warn=True)
-        checked = validate_data(
+        return validate_data(
             self,
             X,
             **y,
             reset=bool(y),
             allow_nd=True,
             ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
-            ensure_all_finite="allow-nan",
+            ensure_all_finite="allow-nan",  # the run refuses or fills it
         )
-        allows_nan = self.__sklearn_tags__().input_tags.allow_nan
-        if not allows_nan and np.isnan(checked[0] if y else checked).any():
-            raise UserError(
-                'X: contains NaN; set missing="forward_fill", which repeats the last '
-                'value of the feature, or missing="zero"'
-            )
-        return checked
-
-    def _keep(self, folder: _Folder | None) -> None:
-        """Keeps the temporary folder of the model, and its checkpoint for a pickle."""
-        self.workdir_ = self.model_.workdir
-        self._folder = folder
-        self._cell = self.model_.config.model.cell  # with the absolute path of a file
-        step_folder = str(self.model_.checkpoint_step)
-        files = read_files(self.workdir_ / step_folder)
-        # Only a resume needs the state.
-        kept = {n: files[n] for n in files if not n.startswith("state/")}
-        kept[SUMS_FILE] = format_sums(kept).encode()
-        self._files = {f"{step_folder}/{name}": kept[name] for name in kept}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the attributes but the model and the folder."""
-        left_out = ("model_", "_folder")
-        state = super().__getstate__().items()
-        return {name: value for name, value in state if name not in left_out}
+        """Returns the attributes, with the checkpoint in place of the model."""
+        state = dict(super().__getstate__())
+        state.pop("_folder", None)
+        model = state.pop("model_", None)
+        if model is not None:
+            step_folder = model.workdir / str(model.checkpoint_step)
+            files = read_files(step_folder)
+            # Only a resume needs the state.
+            kept = {n: files[n] for n in files if not n.startswith("state/")}
+            kept[SUMS_FILE] = format_sums(kept).encode()
+            state["_files"] = kept
+            state["_step"] = step_folder.name
+            state["_cell"] = model.config.model.cell  # with the path of a file
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint to a temporary folder, and restores the network."""
+        files = state.pop("_files", {})
         super().__setstate__(state)
-        if "_files" in state:
-            folder = _Folder()
-            for name, content in self._files.items():
-                path = folder.path / name
+        if files:
+            self._folder = _Folder()
+            for name, content in files.items():
+                path = self._folder.path / self._step / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self.model_ = load(folder.path, cell=self._cell)
-            self._keep(folder)
+            self.model_ = load(self._folder.path, cell=self._cell)
 
 
 def _is_list_of_sequences(X: Any) -> bool:

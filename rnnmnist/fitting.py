@@ -12,7 +12,7 @@ from rnnmnist.config.files import parse_folder
 from rnnmnist.config.fit_settings import FitSettings
 from rnnmnist.config.recipes import Given, choose_config, load_named
 from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
 from rnnmnist.config.settings import LISTED, Setting, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
@@ -42,7 +42,7 @@ TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
-    if not setting.is_path and setting.only != "images" and name != "name"
+    if setting.only not in KINDS_OF_IMAGES and not setting.is_path and name != "name"
 }
 # The remedy of a message that there is no setting of a name.
 LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
@@ -84,15 +84,13 @@ def train(
         UserError, RunError, KeyboardInterrupt: as for `rnnmnist.fit`.
     """
     given = Given(
-        config if isinstance(config, Config) else load_named(str(config)),
+        config if isinstance(config, Config) else load_named(config),
         full_names("train", settings, TRAIN_SETTINGS),
         argument=None if callback is None else "callback",
     )
 
     def load(start: Start) -> tuple[Config, str | None, Dataset]:
-        config, reason, dataset = datasets.load_for_training(given, start.config)
-        _check_callback(callback, config, dataset.task)
-        return config, reason, dataset
+        return datasets.load_for_training(given, start.config)
 
     return _train(given, load, "train", workdir, verbose=verbose, callback=callback)
 
@@ -185,7 +183,7 @@ def fit(
             read or written.
         KeyboardInterrupt: after an interrupt.
     """
-    folder = parse_folder(str(workdir))
+    folder = parse_folder(workdir)
     given = Given(
         None,
         full_names("fit", settings, FIT_SETTINGS),
@@ -213,15 +211,17 @@ def fit(
         if saved is not None and str(saved.data.path).endswith(".data"):
             path = folder / Path(str(saved.data.path)).name
         config = config.replace({"data.path": path})
-        dataset = to_dataset(path.stem, sequences, config.data)
-        _check_callback(callback, config, dataset.task)
-        resolve(config, dataset.task)  # refuses settings before the arrays are saved
-        start.check_data(dataset.task)
-        if saved is None or not path.exists():
-            _save(path, sequences)
-        return config, reason, dataset
+        return config, reason, to_dataset(path.stem, sequences, config.data)
 
-    return _train(given, load, "fit", folder, verbose=verbose, callback=callback)
+    return _train(
+        given,
+        load,
+        "fit",
+        folder,
+        verbose=verbose,
+        callback=callback,
+        sequences=sequences,
+    )
 
 
 def _train(
@@ -232,18 +232,15 @@ def _train(
     *,
     verbose: bool,
     callback: Callback | None,
+    sequences: Sequences | None = None,
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
     `load` returns what `datasets.load_for_training` does. `name` is the name of the
-    function that was called.
+    function that was called. Sequences that are in memory are saved as `data.path`.
     """
     refuse_fork()
-    folder = parse_folder(str(workdir))
-    # `verbose` is checked as a setting that is true or false; 1 and 0 are accepted.
-    TRAIN_SETTINGS["validation"]._replace(name="verbose").check(verbose, strict=False)
-    if callback is not None and not callable(callback):
-        raise UserError(f"callback: must be a function, not {format_value(callback)}")
+    folder = parse_folder(workdir)
     with (
         without_library_logs(),
         stop_on_interrupt() as stop,
@@ -253,6 +250,12 @@ def _train(
         with timer.phase("data"):
             chosen, reason, dataset = load(start)
         config = resolve(chosen, dataset.task)
+        _check_callback(callback, config, dataset.task)
+        if sequences is not None:
+            path = Path(str(config.data.path))
+            start.check_data(dataset.task)
+            if start.config is None or not path.exists():
+                _save(path, sequences)
         enable_default_cache()
         train_and_evaluate(
             config,
@@ -264,8 +267,7 @@ def _train(
             verbose=verbose,
             callback=callback,
         )
-    own_cell = {"model.cell": config.model.cell} if config.model.is_user_cell else {}
-    return Model(TrainedRun(folder, "best", own_cell))
+    return Model(TrainedRun(folder, "best", {"model.cell": config.model.cell}))
 
 
 def full_names(
@@ -282,14 +284,13 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
     """Refuses a callback for a run that would not call it."""
     if callback is None:
         return
-    if config.model.fitting == "closed_form":
+    if not callable(callback):
+        raise UserError(f"callback: must be a function, not {format_value(callback)}")
+    if config.model.fitting == "closed_form" or not task.examples["validation"]:
         raise UserError(
-            "callback: is for training by gradients only, and model.cell="
-            f"{config.model.cell} is fitted in closed form; remove it"
-        )
-    if not task.examples["validation"]:
-        raise UserError(
-            "callback: needs a validation split; mark sequences with validation"
+            "callback: needs a validation split and training by gradients, which "
+            f"{task.name} with model.cell={config.model.cell} does not have; mark "
+            "sequences with validation, choose another cell, or remove it"
         )
 
 

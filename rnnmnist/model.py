@@ -303,7 +303,7 @@ def load(
     }
     enable_default_cache()
     settings = {name: value for name, value in given.items() if value is not None}
-    return _open(resolve_workdir(str(workdir)), str(step), settings)
+    return _open(resolve_workdir(workdir), str(step), settings)
 
 
 def _open(workdir: Path, step: str, settings: Mapping[str, object]) -> Model:

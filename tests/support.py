@@ -23,7 +23,7 @@ import rnnmnist
 from rnnmnist.commands import command_line
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.config.schema import SETTINGS, Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch, BatchTransform, Chunk
 from rnnmnist.data.examples import SPLITS, Examples, View
@@ -51,10 +51,6 @@ TASK = image_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
 # Of commands whose programs are compiled in half of the time, and run slower.
 UNOPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-# Of `fit` on sequences of 5 numbers in two classes. Tests that differ in the number of
-# sequences or steps share compiled programs.
-SHORT: dict[str, Any] = {"cell": "lstm", "hidden_size": 4, "batch_size": 8}
-SHORT |= {"log_every_steps": 5, "eval_every_steps": 10, "num_devices": 1}
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
@@ -227,23 +223,32 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     return workdir
 
 
-# A small run on sequences of two classes. Those with these settings share programs.
-INPUTS = np.random.default_rng(0).normal(size=(40, 5, 1))
+# Sequences of two classes, and the settings of `fit` for a small run. Runs that differ
+# in the number of sequences or steps share compiled programs.
 LABELS = np.array(["low", "high"])[np.arange(40) % 2]
-SMALL = {
-    "model.cell": "lstm",
-    "model.hidden_size": 4,
-    "train.num_steps": 20,
-    "train.eval_every_steps": 10,
-    "execution.num_devices": 1,
+MEANS = (LABELS == "high")[:, None, None]
+INPUTS = np.random.default_rng(0).normal(MEANS, size=(40, 5, 1))
+SMALL: dict[str, Any] = {
+    "cell": "lstm",
+    "hidden_size": 4,
+    "batch_size": 8,
+    "num_steps": 20,
+    "log_every_steps": 5,
+    "eval_every_steps": 10,
+    "num_devices": 1,
 }
 
 
 def fit_small(workdir: Path, **settings: Any) -> Path:
     """Trains a small run quietly, perhaps with other settings."""
-    small: dict[str, Any] = {k.rpartition(".")[2]: v for k, v in SMALL.items()}
-    small |= {"verbose": False} | settings
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **small).workdir
+    given = SMALL | {"verbose": False} | settings
+    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given).workdir
+
+
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """Returns the flags of a command for settings of `fit`."""
+    full_names = {name.rpartition(".")[2]: name for name in SETTINGS}
+    return [f"--config.{full_names[name]}={value}" for name, value in settings.items()]
 
 
 @contextlib.contextmanager
@@ -398,12 +403,18 @@ def agrees(printed: str, shown: str) -> bool:
 
 
 @contextlib.contextmanager
-def fast_compilation() -> Iterator[None]:
-    """Compiles in this process as all fast tests do, also in a slow one."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, True)
+def jax_settings(changes: Mapping[str, object]) -> Iterator[None]:
+    """Changes settings of jax for all threads of this process."""
+    before = {name: jax.config.values[name] for name in changes}
     try:
+        for name, value in changes.items():
+            jax.config.update(name, value)
         yield
     finally:
-        jax.config.update(name, before)
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def fast_compilation() -> contextlib.AbstractContextManager[None]:
+    """Compiles in this process as all fast tests do, also in a slow one."""
+    return jax_settings({"jax_disable_most_optimizations": True})

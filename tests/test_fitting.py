@@ -1,6 +1,7 @@
 """What `fit` does to the process of its caller."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import trainer
 from jax.sharding import AxisType
-from support import REPOSITORY, SHORT, run_python
+from support import INPUTS, REPOSITORY, fit_small, jax_settings, run_python
 
 import rnnmnist
 from rnnmnist import load
@@ -27,20 +28,13 @@ from rnnmnist.data import placement
 from rnnmnist.errors import RunError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import is_whole
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
-from rnnmnist.training import events, loop, resume
+from rnnmnist.training import loop, resume
 
-LABELS = np.arange(40) % 2
-INPUTS = np.random.default_rng(0).normal(LABELS[:, None, None], size=(40, 5, 1))
 STEPS = 30
-
-
-def fit(workdir: Path, **settings: Any) -> Path:
-    given = SHORT | {"num_steps": STEPS, "verbose": False} | settings
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given).workdir
+fit = functools.partial(fit_small, num_steps=STEPS)
 
 
 def left_behind() -> dict[str, Any]:
@@ -100,38 +94,22 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def outputs(workdir: Path) -> list[np.ndarray]:
-    """What a run predicts, in each of the ways that compute."""
-    predictor = load(workdir)
-    _, probabilities = predictor.step(predictor.start(), INPUTS[0, 0])
+def outputs(workdir: Path) -> list[Any]:
+    """What a model answers, in each of the ways that compute."""
+    model = load(workdir)
+    _, probabilities = model.step(model.start(), INPUTS[0, 0])
     return [
         probabilities,
-        predictor.classify(INPUTS),
-        predictor.classify(INPUTS, every_step=True),
-        predictor.occlusion(INPUTS[:3]),
+        model.classify(INPUTS),
+        model.classify(INPUTS, every_step=True),
+        model.occlusion(INPUTS[:3]),
+        model.evaluate(),
+        model.report().scores,
     ]
 
 
-@contextlib.contextmanager
-def jax_setting(name: str, value: object) -> Iterator[None]:
-    """Changes a setting of jax for all threads of this process."""
-    previous = jax.config.values[name]
-    jax.config.update(name, value)
-    try:
-        yield
-    finally:
-        jax.config.update(name, previous)
-
-
-@contextlib.contextmanager
-def other_mesh() -> Iterator[None]:
-    """Sets a mesh of the user's own."""
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
-    with jax.set_mesh(mesh):
-        yield
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrendered")
 def test_settings_of_jax_do_not_reach_a_run(reference: Path, tmp_path: Path) -> None:
     expected = outputs(reference)
     changes: dict[str, Any] = {
@@ -142,30 +120,13 @@ def test_settings_of_jax_do_not_reach_a_run(reference: Path, tmp_path: Path) -> 
         "jax_random_seed_offset": 7,
         "jax_transfer_guard": "disallow",
     }
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(other_mesh())
-        for name, value in changes.items():
-            stack.enter_context(jax_setting(name, value))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh), jax_settings(changes):
         workdir = fit(tmp_path / "run", placement="host")  # in another thread, too
         found = outputs(workdir)
     assert_same_end(workdir, reference)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
-
-
-@contextlib.contextmanager
-def interrupted_at(step: int) -> Iterator[None]:
-    """Sends SIGINT to this process after a run has logged the updates up to a step."""
-    original = events.record
-
-    def record(workdir: Path, metrics: Metrics, *rest: Any) -> None:
-        original(workdir, metrics, *rest)
-        if (metrics.split, metrics.step) == ("train", step):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "record", record)
-        yield
 
 
 def interrupt_after(*delays: float) -> threading.Thread:
@@ -187,7 +148,6 @@ def interrupt_after(*delays: float) -> threading.Thread:
     [
         2,
         pytest.param(20, marks=pytest.mark.slow),
-        pytest.param(60, marks=pytest.mark.exhaustive),
     ],
 )
 def test_an_interrupted_fit_resumes_to_the_same_end(
@@ -223,42 +183,15 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
     assert stopped >= count // 3  # the others came after the end
 
 
-@pytest.mark.slow
-def test_fit_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not even the thread that gathers batches."""
-    monkeypatch.setattr(placement, "CHUNK_BYTES", 1 << 12)
-    before = left_behind()
-    fit(tmp_path / "run", placement="host")
-    assert_nothing_is_left(before)
-
-    def fail(*_: object) -> None:
-        raise RunError("a failure")
-
-    monkeypatch.setattr(loop, "validate", fail)
-    with pytest.raises(RunError, match="a failure") as kept:
-        fit(tmp_path / "failed", placement="host")
-    assert_nothing_is_left(before)
-    assert kept.value.__traceback__ is not None
-
-
 def test_fit_prints_nothing_unless_verbose(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither does a stop between validations, of which orbax warns.
-
-    Warnings go to the handlers of the user, or to standard error, as Python's do.
-    """
+    """Warnings go to the handlers of the user, or to standard error, as Python's do."""
     # As `logging.basicConfig` adds one.
     monkeypatch.setattr(logging.root, "handlers", [caplog.handler])
-    stopped = pytest.raises(KeyboardInterrupt, match="saved step 15 of 30 in ")
-    with stopped, interrupted_at(15):
-        fit(tmp_path / "run")
-    assert "15" in {path.name for path in (tmp_path / "run").iterdir()}
     fit(tmp_path / "run")
     assert caplog.records == []
     fit(tmp_path / "run", num_steps=40)
@@ -275,32 +208,48 @@ def test_fit_prints_nothing_unless_verbose(
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "saved"),
+    ("place", "name", "raised", "saved"),
     [
-        (resume, "lock", 0),
-        (loop, "train_chunk", 5),  # trains to its next line
-        (checkpoints, "save", 15),  # of step 10; then it trains to its next line
-        (loop, "evaluate_best_checkpoint", 30),
+        (resume, "lock", KeyboardInterrupt, 0),
+        (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
+        (checkpoints, "save", KeyboardInterrupt, 15),  # of step 10, and of a line
+        (loop, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
+        (loop, "score_validation", RunError, 0),
     ],
 )
-def test_an_interrupt_saves_what_is_trained_and_leaves_nothing_behind(
-    tmp_path: Path, reference: Path, place: Any, name: str, saved: int
+def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
+    tmp_path: Path,
+    reference: Path,
+    capfd: pytest.CaptureFixture[str],
+    place: Any,
+    name: str,
+    raised: type[BaseException],
+    saved: int,
 ) -> None:
+    """By an interrupt, or an error; not even the thread that gathers batches is left.
+
+    Nor does it print, also where orbax warns of a save between validations.
+    """
     before = left_behind()
     original = getattr(place, name)
 
-    def interrupted(*args: Any, **settings: Any) -> Any:
+    def ending(*args: Any, **settings: Any) -> Any:
         patch.undo()
+        if raised is RunError:
+            raise RunError("a failure")
         os.kill(os.getpid(), signal.SIGINT)
         return original(*args, **settings)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(place, name, interrupted)
-        fit(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(raised):
+        patch.setattr(place, name, ending)
+        patch.setattr(placement, "CHUNK_BYTES", 1 << 12)
+        fit(tmp_path / "run", placement="host")
     assert_nothing_is_left(before)
     assert max(list_steps(tmp_path / "run"), default=0) == saved
     fit(tmp_path / "run")
+    assert_nothing_is_left(before)
     assert_same_end(tmp_path / "run", reference)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("last", "damaged"), [(30, 30), (20, 10)])
@@ -444,10 +393,10 @@ def test_a_forked_child_is_told_to_load_after_the_fork(
 ) -> None:
     """Whether it uses the parent's network, loads one itself, or trains."""
     program = f"""{SERVICE}
-predictor = rnnmnist.load(sys.argv[2])
+model = rnnmnist.load(sys.argv[2])
 calls = {{
-    "classify": lambda: predictor.classify(inputs),
-    "start": predictor.start,
+    "classify": lambda: model.classify(inputs),
+    "start": model.start,
     "load": lambda: rnnmnist.load(sys.argv[2]),
     "fit": lambda: fit(20),
 }}
@@ -461,7 +410,7 @@ for name, call in calls.items():
             print(name, error, flush=True)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-print(predictor.classify(inputs).shape)
+print(model.classify(inputs).shape)
 """
     unused = reference.parent / "forked" / "run"
     finished = run_python(
@@ -490,11 +439,18 @@ def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "run.data").is_dir()
 
 
-@pytest.mark.parametrize(("name", "value"), [("callback", 3), ("verbose", "no")])
-def test_a_wrong_argument_is_refused_before_anything_is_written(
-    tmp_path: Path, name: str, value: Any
-) -> None:
-    arguments: dict[str, Any] = {name: value}
-    with pytest.raises(rnnmnist.UserError, match=f"^{name}: "):
-        fit(tmp_path / "run", **arguments)
-    assert not (tmp_path / "run").exists()
+def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    unused: Any = tmp_path / "run"
+    nothing: Any = None
+    number: Any = 3
+    calls: dict[str, Callable[[], object]] = {
+        "callback: .*3": lambda: fit(unused, callback=number),
+        "config: .*None": lambda: rnnmnist.train(nothing, workdir=unused),
+        "workdir: .*None": lambda: fit(nothing),
+        "workdir: .*3": lambda: load(number),
+        "output: .*3": lambda: load().export("onnx", number),
+    }
+    for message, call in calls.items():
+        with pytest.raises(rnnmnist.UserError, match=f"^{message}"):
+            call()
+    assert not unused.exists()

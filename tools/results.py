@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 
 from rnnmnist.commands.train import parse
+from rnnmnist.config.recipes import choose_config
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import Task
@@ -81,7 +82,8 @@ class Row:
         """The given configuration of a run, without the paths of the data."""
         flags = self.command.removeprefix(f"{MAIN} ")
         argv = flags.replace("SEED", str(seed)).split()
-        return parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
+        config, _ = choose_config(parse(argv).given, 0, None)
+        return config.replace(dict.fromkeys(DATA_PATHS))
 
 
 CONFIGURATIONS = {

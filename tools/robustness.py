@@ -1,4 +1,4 @@
-"""Measures the predictor on varied image files.
+"""Measures predictions for varied image files.
 
     python tools/robustness.py --digits=FOLDER
 

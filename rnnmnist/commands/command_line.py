@@ -20,7 +20,7 @@ import absl.logging
 
 from rnnmnist import errors
 from rnnmnist.config import files
-from rnnmnist.config.recipes import Given, choose_config, load_named
+from rnnmnist.config.recipes import Given, load_named
 from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
@@ -150,14 +150,12 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parses the command line of a training command.
 
     Besides the values of the flags, the result has `name`, of the configuration file
-    without its suffix, what is `given` to `choose_config`, the `config` that it chooses
-    as far as no data are known, and the arguments of `distributed.initialize` as
-    `processes`.
+    without its suffix, what is `given` to `choose_config`, and the arguments of
+    `distributed.initialize` as `processes`.
     """
     args = parser.parse(argv)
     args.name = Path(args.config).stem
     args.given = Given(load_named(args.config), parse_settings(args, SETTINGS))
-    args.config, _ = choose_config(args.given, 0, None)
     if args.workdir is None:
         args.workdir = f"checkpoints/{args.name}"
     args.workdir = files.parse_folder(args.workdir)

@@ -19,7 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from rnnmnist.commands.command_line import Parser, open_run
 from rnnmnist.config.files import REFERENCES
@@ -27,8 +27,8 @@ from rnnmnist.config.settings import expand
 from rnnmnist.errors import (
     Failure,
     UserError,
-    as_failure,
     escape_unprintable,
+    failures,
     format_value,
     prefix_errors,
 )
@@ -73,8 +73,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
-    from rnnmnist.inference.image_io import find_images
-    from rnnmnist.inference.images_of_digits import check_digits
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.runtime.mesh import make_device_mesh
 
@@ -87,7 +85,18 @@ def main(argv: list[str]) -> None:
         for result in predict_lines(run, network, sys.stdin):
             print(json.dumps(result), flush=True)
         return
-    names = args.files
+    exit_code = predict_files(run, network, args.files, as_json=args.json)
+    if exit_code:
+        sys.exit(exit_code)
+
+
+def predict_files(
+    run: "TrainedRun", network: "Network", names: list[str], *, as_json: bool
+) -> int:
+    """Prints the predictions for files, or why one has none; returns the exit code."""
+    from rnnmnist.inference.image_io import find_images
+    from rnnmnist.inference.images_of_digits import check_digits
+
     predict = predict_sequences
     if run.task.image_shape is not None:
         check_digits(run)
@@ -96,44 +105,32 @@ def main(argv: list[str]) -> None:
     exit_code = 0
     for name in names:
         try:
-            predictions = list(predict(run, network, name))
-        except (Failure, OSError) as error:
-            failure = as_failure(error)
-            if failure is None:
-                raise
-            message = escape_unprintable(str(failure))
+            with failures():
+                lines = list(predict(run, network, name, as_json=as_json))
+        except Failure as error:
+            message = escape_unprintable(str(error))
             print(f"error: {message}", file=sys.stderr, flush=True)
-            exit_code = max(exit_code, failure.exit_code)
-        else:
-            for prediction in predictions:
-                content = json.dumps(prediction.content)
-                print(content if args.json else prediction.description, flush=True)
-    if exit_code:
-        sys.exit(exit_code)
-
-
-class PrintedPrediction(NamedTuple):
-    """A prediction in the two forms that the command prints."""
-
-    content: dict[str, Any]  # a JSON object, for `--json`
-    description: str
+            exit_code = max(exit_code, error.exit_code)
+            continue
+        print(*lines, sep="\n", flush=True)
+    return exit_code
 
 
 def predict_image(
-    run: "TrainedRun", network: "Network", name: str
-) -> Iterator[PrintedPrediction]:
-    """Classifies an image file."""
+    run: "TrainedRun", network: "Network", name: str, *, as_json: bool
+) -> Iterator[str]:
+    """Classifies an image file, and yields what is printed."""
     from rnnmnist.inference import images_of_digits  # imports Pillow
 
     prediction = images_of_digits.predict(run, network, name)
-    result = {
+    content = {
         "file": name,
         "digit": prediction.digit,
         "probability": prediction.probability,
         "probabilities": prediction.probabilities.tolist(),
     }
     description = f"{escape_unprintable(name)}: {_describe(prediction)}"
-    yield PrintedPrediction(result, description)
+    yield json.dumps(content) if as_json else description
 
 
 def _describe(prediction: "Prediction") -> str:
@@ -146,33 +143,34 @@ def _describe(prediction: "Prediction") -> str:
 
     if not prediction.image.any():
         return "the image is blank"
-    last = prediction.probabilities[-1].tolist()
+    probabilities = prediction.probabilities
+    last = probabilities[-1].tolist()
     first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
     summary = (
         f"{first}, {format_probability(last[first])} (then {second}, "
         f"{format_probability(last[second])})"
     )
-    if len(prediction.probabilities) == 1:
+    time_steps = len(probabilities)
+    if time_steps == 1:
         return summary
-    lines = [summary]
-    before = prediction.probabilities.argmax(-1).tolist()
-    every = math.ceil(len(before) / MAX_COLUMNS)
+    before = probabilities.argmax(axis=1)[::-1].tolist()
+    digits = list(dict.fromkeys([first, second, *before]))[:MAX_DIGITS]
     # The time steps are counted from the last one, which is always a column.
-    columns = prediction.probabilities[::-every][::-1]
-    digits = list(dict.fromkeys([first, second, *reversed(before)]))
-    for digit in digits[:MAX_DIGITS]:
-        heights = [(len(BLOCKS) - 1) * value for value in columns[:, digit].tolist()]
-        sparkline = "".join(BLOCKS[round(height)] for height in heights)
+    columns = probabilities[:: -math.ceil(time_steps / MAX_COLUMNS)][::-1]
+    heights = ((len(BLOCKS) - 1) * columns).round().astype(int)
+    lines = [summary]
+    for digit in digits:
+        sparkline = "".join(BLOCKS[height] for height in heights[:, digit])
         lines.append(f"  {digit}  {sparkline}".rstrip())
-    axis = f"     1{len(before):>{len(columns) - 1}}"
+    axis = f"     1{time_steps:>{len(columns) - 1}}"
     lines.append(f"{axis}  time steps read; decided after {prediction.decision_time}")
     return "\n".join(lines)
 
 
 def predict_sequences(
-    run: "TrainedRun", network: "Network", name: str
-) -> Iterator[PrintedPrediction]:
-    """Classifies each sequence of a file."""
+    run: "TrainedRun", network: "Network", name: str, *, as_json: bool
+) -> Iterator[str]:
+    """Classifies each sequence of a file, and yields what is printed of it."""
     from rnnmnist.data.sequences import reading
     from rnnmnist.evaluation.formatting import format_probability
 
@@ -182,16 +180,16 @@ def predict_sequences(
     with prefix_errors(path):
         predictions = network.probabilities(run.check_sequences(sequences))
     for index, probabilities in enumerate(predictions):
-        result = _to_json(run, probabilities)
-        place: dict[str, str | int] = {"file": name, "sequence": index}
+        content: dict[str, Any] = {"file": name, "sequence": index}
         if sequences.ids is not None:
-            place["id"] = sequences.ids[index]
-        sequence = escape_unprintable(str(place.get("id", index)))
+            content["id"] = sequences.ids[index]
+        content |= _to_json(run, probabilities)
+        sequence = escape_unprintable(str(content.get("id", index)))
         description = (
-            f"{escape_unprintable(name)}, sequence {sequence}: {result['label']}, "
-            f"{format_probability(result['probability'])}"
+            f"{escape_unprintable(name)}, sequence {sequence}: {content['label']}, "
+            f"{format_probability(content['probability'])}"
         )
-        yield PrintedPrediction(place | result, description)
+        yield json.dumps(content) if as_json else description
 
 
 def predict_lines(

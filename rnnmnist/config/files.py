@@ -8,7 +8,14 @@ from pathlib import Path
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand
-from rnnmnist.errors import PACKAGE, SHIPPED, UserError, format_value, suggest_name
+from rnnmnist.errors import (
+    PACKAGE,
+    SHIPPED,
+    UserError,
+    format_value,
+    prefix_errors,
+    suggest_name,
+)
 
 # The folders of the shipped models. The first one was trained with a loss after the
 # last row, the second one with a loss after every row.
@@ -23,19 +30,22 @@ def shipped_folder(name: str) -> Path:
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
 
-def parse_folder(text: str, subject: str = "workdir") -> Path:
+def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
     """Returns the absolute path of a folder, which need not exist.
 
     The messages of errors begin with the subject: the flag or argument that names the
     folder.
     """
-    if not text.strip():
+    if not str(given).strip():
         raise UserError(f"{subject}: must name a directory, not ''")
-    path = expand(text)
+    with prefix_errors(subject):
+        path = expand(given)
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{subject}: {format_value(text)} is not valid UTF-8") from None
+        raise UserError(
+            f"{subject}: {format_value(given)} is not valid UTF-8"
+        ) from None
     if "[" in str(path):
         raise UserError(f"{subject}: {path} has a [, with which orbax fails; rename it")
     for folder in (path, *path.parents):
@@ -44,12 +54,12 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
     return path
 
 
-def resolve_workdir(text: str) -> Path:
+def resolve_workdir(given: str | Path) -> Path:
     """Returns the workdir of an existing run, or of a shipped model."""
-    name = text.rstrip("/")
+    name = str(given).rstrip("/")
     if name in REFERENCES and not Path(name).is_dir():
         return shipped_folder(name)
-    return parse_folder(text)
+    return parse_folder(given)
 
 
 @contextlib.contextmanager
@@ -66,23 +76,25 @@ def open_folder(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def find_config(path_or_name: str) -> Path:
+def find_config(given: str | Path) -> Path:
     """Returns a configuration file, by its path or by the name of a shipped one.
 
     A path contains a separator or ends with `.py`. Otherwise, a file in the working
     directory that has the name of a shipped configuration would be run instead of it.
     """
+    with prefix_errors("config"):
+        path = expand(given)
+    text = str(given)
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
-    if path_or_name in shipped:
-        return shipped[path_or_name]
-    path = expand(path_or_name)
-    is_path = "/" in path_or_name or path.suffix == ".py"
+    if text in shipped:
+        return shipped[text]
+    is_path = "/" in text or path.suffix == ".py"
     if is_path and path.is_file():
         return path
     names = sorted([*shipped, RULE])
     listed = f"{', '.join(names)}, or a path with a / or with .py"
     remedy = suggest_name(path.stem, names, f"name one of {listed}")
-    raise UserError(f"config: there is no configuration {path_or_name}; {remedy}")
+    raise UserError(f"config: there is no configuration {text}; {remedy}")
 
 
 def load_config(path: Path) -> Config:

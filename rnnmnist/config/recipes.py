@@ -5,10 +5,16 @@ between two shipped configurations: `filters` for few, and `trained` for more.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from rnnmnist.config.files import RULE, find_config, load_config
-from rnnmnist.config.schema import CLOSED_FORM_CELLS, SETTINGS, Config
+from rnnmnist.config.schema import (
+    CLOSED_FORM_CELLS,
+    KINDS_OF_TRAINING,
+    SETTINGS,
+    Config,
+)
 
 # Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
 FEW_SEQUENCES = 2000
@@ -30,7 +36,7 @@ class Given(NamedTuple):
     argument: str | None = None
 
 
-def load_named(name: str) -> Config | None:
+def load_named(name: str | Path) -> Config | None:
     """Loads a configuration by its path or its name; for the rule, returns None."""
     return None if name == RULE else load_config(find_config(name))
 
@@ -54,15 +60,11 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(given, sequences, saved)
         config = load_config(find_config(name))
-    config = config.replace(given.settings)
-    is_weighted = (
-        given.settings.get("train.class_weight") or config.train.has_class_weights
-    )
-    if saved is not None and not is_weighted:
+    if saved is not None and not config.train.has_class_weights:
         weights = saved.train.class_weight
         if isinstance(weights, tuple):  # of classes by their names
             config = config.replace({"train.class_weight": weights})
-    return config, reason
+    return config.replace(given.settings), reason
 
 
 def _choose_recipe(
@@ -75,7 +77,7 @@ def _choose_recipe(
     of_training = [
         name
         for name, value in given.settings.items()
-        if value is not None and SETTINGS[name].fitting == "gradient"
+        if value is not None and SETTINGS[name].only in KINDS_OF_TRAINING
     ]
     if given.argument is not None:
         of_training.append(given.argument)

@@ -7,9 +7,9 @@ the precision, the placement) stays as the user gave it, and is decided where it
 used, so that a run can continue on another machine.
 """
 
-import dataclasses
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from rnnmnist.config.schema import (
     DEFAULT_BATCH,
@@ -19,13 +19,12 @@ from rnnmnist.config.schema import (
     DEFAULT_UNITS,
     DEFAULT_UNITS_OF_SEQUENCES,
     INITIALIZED_CELLS,
-    LINEAR_CELLS,
+    KINDS,
     LONG,
     LONG_WINDOW,
     MOST_BATCH,
     SETTINGS,
     Config,
-    DataConfig,
     ModelConfig,
     TrainConfig,
 )
@@ -36,7 +35,7 @@ from rnnmnist.errors import UserError, format_value, suggest_name
 # None is refused. They are no new fields: declarations and defaults are inherited.
 
 
-class RunModelConfig(ModelConfig, prefix="model."):
+class RunModelConfig(ModelConfig):
     """The recurrent network of a run."""
 
     hidden_size: int
@@ -68,7 +67,7 @@ class RunModelConfig(ModelConfig, prefix="model."):
         return f"{self.cell_name} with {text}"
 
 
-class RunTrainConfig(TrainConfig, prefix="train."):
+class RunTrainConfig(TrainConfig):
     """The optimization of a run, whose length is in steps.
 
     Class weights that are pairs have one for each class of the task, in its order.
@@ -104,17 +103,11 @@ def resolve(config: Config, task: Task) -> RunConfig:
     Raises:
         UserError: if settings contradict each other or the task.
     """
-    _refuse_settings_of_other_data(config, task)
-    _refuse_unused_permutation(config.data)
-    _refuse_settings_of_other_cells(config)
-    _refuse_loss_without_outputs_over_time(config)
-    _refuse_two_lengths_of_the_run(config.train)
-    _refuse_unknown_classes(config.train, task)
-    _refuse_settings_of_gradients(config, task)
-    _refuse_patience_without_validation(config.train, task)
     run_config = fill_defaults(config, task)
-    _refuse_windows_that_do_not_fit(run_config.model, task)
-    _refuse_too_many_examples(run_config.train)
+    _refuse_settings_without_effect(config, task)
+    _refuse_contradictions(config, task)
+    _refuse_unknown_classes(config.train, task)
+    _refuse_sizes(run_config, task)
     return run_config
 
 
@@ -133,60 +126,41 @@ def fill_defaults(config: Config, task: Task) -> RunConfig:
 
 def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
     is_closed_form = model.fitting == "closed_form"
-    hidden_size = model.hidden_size
-    if hidden_size is None and is_closed_form:
+    is_image = task.image_shape is not None
+    if is_closed_form:
         hidden_size = DEFAULT_FILTERS
-    elif hidden_size is None:
-        is_image = task.image_shape is not None
-        hidden_size = DEFAULT_UNITS if is_image else DEFAULT_UNITS_OF_SEQUENCES
-    differences = model.differences
-    if differences is None:
-        differences = is_closed_form
-    num_layers = model.num_layers
-    if num_layers is None:
-        num_layers = DEFAULT_LAYERS if model.is_linear else 1
+    elif is_image:
+        hidden_size = DEFAULT_UNITS
+    else:
+        hidden_size = DEFAULT_UNITS_OF_SEQUENCES
+    is_long = task.time_steps > LONG and not is_image
     window = model.window
     if window is None:
-        is_long = task.image_shape is None and task.time_steps > LONG
         window = LONG_WINDOW if is_long and not is_closed_form else 1
-    stride = model.stride
-    if stride is None:
-        stride = max(1, window // 4)
-    filled = {
+    defaults = {
         "hidden_size": hidden_size,
-        "num_layers": num_layers,
+        "num_layers": DEFAULT_LAYERS if model.is_linear else 1,
         "window": window,
-        "stride": stride,
-        "differences": differences,
+        "stride": max(1, window // 4),
+        "differences": is_closed_form,
     }
-    return RunModelConfig(**vars(model) | filled)
+    return RunModelConfig(**_replace_none(vars(model), defaults))
 
 
 def _fill_train(
     train: TrainConfig, task: Task, fitting: Literal["gradient", "closed_form"]
 ) -> RunTrainConfig:
     count = task.examples["train"]
+    batch_size, num_steps = train.batch_size, train.num_steps
     if fitting == "closed_form":  # a run is one update, by all examples
-        size = min(count, MOST_BATCH)
-        train = dataclasses.replace(
-            train, batch_size=size, num_steps=1, num_epochs=None
-        )
-    batch_size = train.batch_size
-    if batch_size is None:
+        batch_size, num_steps = MOST_BATCH, 1
+    elif batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
     batch_size = min(batch_size, count)
-    num_steps = train.num_steps
-    if train.num_epochs is not None:
-        num_steps = round(train.num_epochs * count / batch_size)
-        num_steps = max(train.min_steps, num_steps)
+    if num_steps is None and train.num_epochs is not None:
+        num_steps = max(train.min_steps, round(train.num_epochs * count / batch_size))
     elif num_steps is None:
         num_steps = DEFAULT_STEPS
-    log_every_steps = train.log_every_steps
-    if log_every_steps is None:
-        log_every_steps = min(100, max(10, num_steps // 100))
-    eval_every_steps = train.eval_every_steps
-    if eval_every_steps is None:
-        eval_every_steps = max(1, num_steps // 10)
     class_weight = train.class_weight
     if isinstance(class_weight, tuple):
         given = dict(class_weight)
@@ -195,11 +169,23 @@ def _fill_train(
         "batch_size": batch_size,
         "num_steps": num_steps,
         "num_epochs": None,
-        "log_every_steps": log_every_steps,
-        "eval_every_steps": eval_every_steps,
         "class_weight": class_weight,
     }
-    return RunTrainConfig(**vars(train) | filled)
+    defaults = {
+        "log_every_steps": min(100, max(10, num_steps // 100)),
+        "eval_every_steps": max(1, num_steps // 10),
+    }
+    return RunTrainConfig(**_replace_none(vars(train), defaults) | filled)
+
+
+def _replace_none(
+    settings: dict[str, Any], defaults: Mapping[str, object]
+) -> dict[str, Any]:
+    """Returns settings with defaults for those that are None."""
+    return {
+        name: defaults.get(name) if value is None else value
+        for name, value in settings.items()
+    }
 
 
 def default_batch_size(sequences: int) -> int:
@@ -208,89 +194,55 @@ def default_batch_size(sequences: int) -> int:
     return 2 ** min(max(exponent, 4), 7)
 
 
-def _refuse_settings_of_other_data(config: Config, task: Task) -> None:
-    """Refuses settings of images for sequences, and the reverse."""
+def _refuse_settings_without_effect(config: Config, task: Task) -> None:
+    """Refuses settings that runs of another kind have.
+
+    They may have their defaults, and what these stand for in a run.
+    """
+    model = config.model
+    kinds = {task.noun, model.fitting, model.cell, config.data.view}
+    if {"images", "gradient"} <= kinds:
+        kinds.add("augmentation")
+    filled = fill_defaults(Config(model=ModelConfig(model.cell)), task).flat()
     for name, value in config.flat().items():
         setting = SETTINGS[name]
-        if setting.only in (None, task.noun) or value == setting.default:
+        is_default = value in (setting.default, filled[name])
+        if is_default or setting.only is None or setting.only in kinds:
             continue
         remedy = f"remove {name}={value}"
         if name == "data.path":
             remedy = f"set --config=files, or {remedy}"
+        if model.fitting == "closed_form":
+            remedy = f"{remedy} (the configuration filters has none of these)"
         raise UserError(
-            f"{name}: is for {setting.only} only, and {task.name} has {task.noun}; "
-            f"{remedy}"
+            f"{name}: is for {KINDS[setting.only]} only, and {task.name} has "
+            f"{task.noun}, with model.cell={model.cell}; {remedy}"
         )
 
 
-def _refuse_unused_permutation(data: DataConfig) -> None:
-    if data.permutation != "bit_reversal" and data.view != "permuted":
-        raise UserError(
-            f"data.permutation: {data.permutation} needs data.view=permuted, not "
-            f"{data.view}"
-        )
-
-
-def _refuse_settings_of_other_cells(config: Config) -> None:
-    """Refuses settings that the cell of the configuration does not have."""
-    model = config.model
+def _refuse_contradictions(config: Config, task: Task) -> None:
+    """Refuses settings that exclude each other, or need what the task does not have."""
+    model, train = config.model, config.train
     initialized = INITIALIZED_CELLS.get(model.initializer, (model.cell,))
     if model.cell not in initialized:
         raise UserError(
             f"model.initializer: {model.initializer} needs model.cell="
             f"{' or '.join(initialized)}, not {model.cell}"
         )
-    linear = " or ".join(LINEAR_CELLS)
-    if model.num_layers not in (None, 1) and not model.is_linear:
-        raise UserError(
-            f"model.num_layers: {model.num_layers} needs model.cell={linear}, not "
-            f"{model.cell}, which has one layer; remove it, or set a larger "
-            "model.hidden_size"
-        )
-    remat_steps = config.execution.remat_steps
-    if remat_steps is not None and not model.is_linear:
-        raise UserError(
-            f"execution.remat_steps: {remat_steps} needs model.cell={linear}, not "
-            f"{model.cell}"
-        )
-    if model.forget_bias != 1 and model.cell != "lstm":
-        raise UserError(
-            f"model.forget_bias: {model.forget_bias} needs model.cell=lstm; remove it"
-        )
-
-
-def _refuse_settings_of_gradients(config: Config, task: Task) -> None:
-    """Refuses settings of training by gradients if the head is fitted in closed form.
-
-    Settings may have their defaults, and what these stand for in a run.
-    """
-    if config.model.fitting == "gradient":
-        return
-    values = config.flat()
-    filled = fill_defaults(Config(model=ModelConfig(config.model.cell)), task).flat()
-    for name, setting in SETTINGS.items():
-        is_default = values[name] in (setting.default, filled[name])
-        if setting.fitting == "gradient" and not is_default:
-            raise UserError(
-                f"{name}: is for training by gradients only, and model.cell="
-                f"{config.model.cell} is fitted in closed form; remove {name}="
-                f"{values[name]} (the configuration filters has none of these)"
-            )
-
-
-def _refuse_loss_without_outputs_over_time(config: Config) -> None:
-    if config.model.bidirectional and config.train.loss == "every_step":
+    if model.bidirectional and train.loss == "every_step":
         raise UserError(
             "train.loss: every_step needs outputs before the end of a sequence, which "
             "model.bidirectional=True does not have; remove one of them"
         )
-
-
-def _refuse_two_lengths_of_the_run(train: TrainConfig) -> None:
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
             f"train.num_epochs: {train.num_epochs} and train.num_steps="
             f"{train.num_steps} both set the length of the run; remove one of them"
+        )
+    if train.patience is not None and not task.examples["validation"]:
+        raise UserError(
+            f"train.patience: {train.patience} needs a validation split, and "
+            f"{task.name} has none; mark sequences with validation, or remove it"
         )
 
 
@@ -315,16 +267,9 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     )
 
 
-def _refuse_patience_without_validation(train: TrainConfig, task: Task) -> None:
-    if train.patience is not None and not task.examples["validation"]:
-        raise UserError(
-            f"train.patience: {train.patience} needs a validation split, and "
-            f"{task.name} has none; mark sequences with validation, or remove it"
-        )
-
-
-def _refuse_windows_that_do_not_fit(model: RunModelConfig, task: Task) -> None:
-    """Refuses windows longer than all sequences, and time steps between windows."""
+def _refuse_sizes(config: RunConfig, task: Task) -> None:
+    """Refuses windows that do not fit, and examples that 32 bits cannot count."""
+    model, train = config.model, config.train
     if model.window > task.time_steps:
         raise UserError(
             f"model.window: must be at most {task.time_steps}, the time steps of "
@@ -335,10 +280,6 @@ def _refuse_windows_that_do_not_fit(model: RunModelConfig, task: Task) -> None:
             f"model.stride: must be at most model.window={model.window}, not "
             f"{model.stride}; lower it, or set a larger model.window"
         )
-
-
-def _refuse_too_many_examples(train: RunTrainConfig) -> None:
-    """Refuses a run whose examples cannot be counted in 32 bits."""
     if train.batch_size * train.num_steps >= 2**31:
         most = (2**31 - 1) // train.batch_size
         raise UserError(

@@ -14,11 +14,11 @@ A configuration file is Python with a function `get_config()` that returns a `Co
 """
 
 import dataclasses
-import math
-import numbers
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
 
 from rnnmnist.config.settings import (
     ConfigSection,
@@ -49,11 +49,25 @@ CLOSED_FORM_CELLS = {
 CELLS = GATED_CELLS | LINEAR_CELLS | CLOSED_FORM_CELLS
 # The cells for which an initializer can be used, if it cannot be used for all.
 INITIALIZED_CELLS = {"tutorial": ("lstm", "gru", "rnn"), "chrono": ("lstm",)}
+# What `Setting.only` says of the runs in which a setting has an effect.
+KINDS = {
+    "images": "images",
+    "sequences": "sequences",
+    "permuted": "data.view=permuted",
+    "gradient": "training by gradients",
+    "augmentation": "training by gradients on images",
+    "lru": "model.cell=lru",
+    "lstm": "model.cell=lstm",
+}
+KINDS_OF_IMAGES = ("images", "permuted", "augmentation")
+KINDS_OF_TRAINING = ("gradient", "augmentation", "lru", "lstm")
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(ConfigSection, prefix="data."):
+class DataConfig(ConfigSection):
     """The data set, its location, its form, and the augmentation of images."""
+
+    prefix = "data."
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k", "files"] = setting(
         "mnist",
@@ -109,7 +123,7 @@ class DataConfig(ConfigSection, prefix="data."):
         "order of permuted pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
         form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
-        only="images",
+        only="permuted",
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
@@ -134,46 +148,40 @@ class DataConfig(ConfigSection, prefix="data."):
         "largest random shift of training images, pixels",
         ge=0,
         le=13,
-        only="images",
-        fitting="gradient",
+        only="augmentation",
     )
     max_rotation: float = setting(
         0.0,
         "largest random rotation, in degrees",
         ge=0,
         le=180,
-        only="images",
-        fitting="gradient",
+        only="augmentation",
     )
     max_scale: float = setting(
         0.0,
         "largest random scaling, by 1 + this",
         ge=0,
         le=1,
-        only="images",
-        fitting="gradient",
+        only="augmentation",
     )
     max_shear: float = setting(
         0.0,
         "largest random shear, columns per row",
         ge=0,
         le=1,
-        only="images",
-        fitting="gradient",
+        only="augmentation",
     )
     elastic: float = setting(
         0.0,
         "elastic distortion, std in pixels",
         ge=0,
         le=10,
-        only="images",
-        fitting="gradient",
+        only="augmentation",
     )
     flip: bool = setting(
         False,
         "mirror half of the training images left to right",
-        only="images",
-        fitting="gradient",
+        only="augmentation",
     )
 
     def __post_init__(self) -> None:
@@ -184,9 +192,7 @@ class DataConfig(ConfigSection, prefix="data."):
             object.__setattr__(self, "features", ",".join(map(str, self.features)))
         super().__post_init__()
         # Two roles of a column, or two columns of a role, would leave fewer.
-        num_roles = len(set(self.roles.values()))
-        num_pairs = (self.columns or "").count("=")
-        if num_roles < num_pairs:
+        if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
                 f"data.columns: {self.columns} has a role or a column twice; once each"
             )
@@ -197,13 +203,9 @@ class DataConfig(ConfigSection, prefix="data."):
 
         They are `{"id": "sequence"}` for `sequence=id`.
         """
-        if not self.columns:
-            return {}
-        roles = {}
-        for pair in self.columns.split(","):
-            role, name = pair.split("=")
-            roles[name] = role
-        return roles
+        pairs = self.columns.split(",") if self.columns else []
+        split = [pair.split("=") for pair in pairs]
+        return {name: role for role, name in split}
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -223,8 +225,10 @@ LONG_WINDOW = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(ConfigSection, prefix="model."):
+class ModelConfig(ConfigSection):
     """The recurrent network."""
+
+    prefix = "model."
 
     cell: str = setting(
         "lstm",
@@ -249,13 +253,13 @@ class ModelConfig(ConfigSection, prefix="model."):
         by_default=f"{DEFAULT_LAYERS}; other cells have 1",
         ge=1,
         le=64,
-        fitting="gradient",
+        only="lru",
     )
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last time step, or the mean "
         "of the hidden states of all time steps",
-        fitting="gradient",
+        only="gradient",
     )
     window: int | None = setting(
         None,
@@ -264,7 +268,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         "steps, otherwise 1",
         ge=1,
         le=1024,
-        fitting="gradient",
+        only="gradient",
     )
     stride: int | None = setting(
         None,
@@ -272,13 +276,13 @@ class ModelConfig(ConfigSection, prefix="model."):
         by_default="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
-        fitting="gradient",
+        only="gradient",
     )
     bidirectional: bool = setting(
         False,
         "whether a second recurrence, with parameters of its own, reads the sequence "
         "from its end, and the head reads both; classifies whole sequences only",
-        fitting="gradient",
+        only="gradient",
     )
     differences: bool | None = setting(
         None,
@@ -291,7 +295,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         "initial forget-gate bias of an LSTM",
         ge=-1000,
         le=1000,
-        fitting="gradient",
+        only="lstm",
     )
     initializer: Literal["flax", "tutorial", "chrono"] = setting(
         "flax",
@@ -299,7 +303,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
         "biases of an LSTM's input and forget gates for long sequences, not "
         "forget_bias",
-        fitting="gradient",
+        only="gradient",
     )
 
     def __post_init__(self) -> None:
@@ -333,11 +337,14 @@ class ModelConfig(ConfigSection, prefix="model."):
 DEFAULT_BATCH = 128
 MOST_BATCH = 65_536
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1e38)]  # of a class
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(ConfigSection, prefix="train."):
+class TrainConfig(ConfigSection):
     """The optimization, and the intervals of logging, validation and saving."""
+
+    prefix = "train."
 
     batch_size: int | None = setting(
         None,
@@ -346,7 +353,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         "with their number",
         ge=1,
         le=MOST_BATCH,
-        fitting="gradient",
+        only="gradient",
     )
     num_steps: int | None = setting(
         None,
@@ -354,7 +361,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default=f"{DEFAULT_STEPS}, or those of num_epochs",
         ge=1,
         resume="warned",
-        fitting="gradient",
+        only="gradient",
     )
     num_epochs: float | None = setting(
         None,
@@ -362,35 +369,38 @@ class TrainConfig(ConfigSection, prefix="train."):
         gt=0,
         le=1e6,
         resume="allowed",  # a run has the number of steps instead
-        fitting="gradient",
+        only="gradient",
     )
     min_steps: int = setting(
         1,
         "updates at least in a run whose length num_epochs sets",
         ge=1,
         resume="allowed",
-        fitting="gradient",
+        only="gradient",
     )
     loss: Literal["last", "every_step"] = setting(
         "last",
         "cross-entropy after the last time step; every_step: its mean over all time "
         "steps, with weights that increase with time",
-        fitting="gradient",
+        only="gradient",
     )
     label_smoothing: float = setting(
         0.0,
         "label fraction spread over all classes",
         ge=0,
         le=0.9,
-        fitting="gradient",
+        only="gradient",
     )
-    # From Python, it can also be a mapping. A run has a pair for each of its classes.
-    class_weight: Literal["none", "balanced"] | tuple[tuple[str, float], ...] = setting(
-        "none",
-        "weights of the classes in the training loss; balanced: inversely proportional "
-        "to the number of training examples of a class, and the checkpoint is selected "
-        "by balanced accuracy",
-        form="one of none, balanced",
+    # In a run, the pairs of a mapping are those of the classes of the task.
+    class_weight: Literal["none", "balanced"] | tuple[tuple[str, Weight], ...] = (
+        setting(
+            "none",
+            "weights of the classes in the training loss; balanced: inversely "
+            "proportional to the number of training examples of a class, and the "
+            "checkpoint is selected by balanced accuracy",
+            form="none, balanced or, in Python, a mapping from classes to weights "
+            "above 0",
+        )
     )
     learning_rate: float = setting(
         7e-3,
@@ -398,13 +408,13 @@ class TrainConfig(ConfigSection, prefix="train."):
         gt=0,
         le=1e38,
         resume="warned",
-        fitting="gradient",
+        only="gradient",
     )
     schedule: Literal["constant", "cosine"] = setting(
         "cosine",
         "learning rate after the warm-up",
         resume="warned",
-        fitting="gradient",
+        only="gradient",
     )
     warmup_fraction: float = setting(
         0.02,
@@ -412,14 +422,14 @@ class TrainConfig(ConfigSection, prefix="train."):
         ge=0,
         le=1,
         resume="warned",
-        fitting="gradient",
+        only="gradient",
     )
     weight_decay: float = setting(
         0.1,
         "weight decay of AdamW; 0: Adam",
         ge=0,
         le=1e38,
-        fitting="gradient",
+        only="gradient",
     )
     clip_norm: float = setting(
         1.0,
@@ -427,7 +437,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         ge=0,
         resume="warned",
         le=1e38,
-        fitting="gradient",
+        only="gradient",
     )
     ema_decay: float = setting(
         0.0,
@@ -435,7 +445,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         "evaluated and saved; 0: no averaging",
         ge=0,
         le=0.99999,
-        fitting="gradient",
+        only="gradient",
     )
     log_every_steps: int | None = setting(
         None,
@@ -443,14 +453,14 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default="a hundredth of the run, from 10 to 100",
         ge=1,
         resume="allowed",
-        fitting="gradient",
+        only="gradient",
     )
     log_metrics: Literal["mean", "last_batch"] = setting(
         "mean",
         "mean: over the steps since the last line, each before its update; "
         "last_batch: on the last batch, after its update",
         resume="allowed",
-        fitting="gradient",
+        only="gradient",
     )
     eval_every_steps: int | None = setting(
         None,
@@ -458,7 +468,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default="a tenth of the run",
         ge=1,
         resume="allowed",
-        fitting="gradient",
+        only="gradient",
     )
     patience: int | None = setting(
         None,
@@ -466,7 +476,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         "schedule stays that of the whole run, whose low rates it then does not reach",
         ge=1,
         resume="allowed",
-        fitting="gradient",
+        only="gradient",
     )
     keep_checkpoints: int = setting(
         2,
@@ -476,8 +486,9 @@ class TrainConfig(ConfigSection, prefix="train."):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.class_weight, Mapping | tuple | list):
-            object.__setattr__(self, "class_weight", _weight_pairs(self.class_weight))
+        if isinstance(self.class_weight, Mapping):
+            weights = {str(name): to_python(w) for name, w in self.class_weight.items()}
+            object.__setattr__(self, "class_weight", tuple(sorted(weights.items())))
         super().__post_init__()
 
     @property
@@ -486,27 +497,11 @@ class TrainConfig(ConfigSection, prefix="train."):
         return self.class_weight != "none"
 
 
-def _weight_pairs(weights: Any) -> tuple[tuple[str, float], ...]:
-    """Returns pairs of a class and its weight, of a mapping or of other pairs."""
-    try:
-        weights = {name: to_python(weight) for name, weight in dict(weights).items()}
-    except (TypeError, ValueError):
-        raise UserError(
-            f"train.class_weight: must be a mapping from classes to weights, not "
-            f"{format_value(weights)}"
-        ) from None
-    for name, weight in weights.items():
-        if not isinstance(weight, numbers.Real) or not 0 < float(weight) < math.inf:
-            raise UserError(
-                f"train.class_weight: the weight of class {format_value(str(name))} "
-                f"must be above 0, not {format_value(weight)}"
-            )
-    return tuple(sorted((str(name), float(weights[name])) for name in weights))
-
-
 @dataclasses.dataclass(frozen=True)
-class ExecutionConfig(ConfigSection, prefix="execution."):
+class ExecutionConfig(ConfigSection):
     """How a run uses its devices; `config.platforms` resolves it for a platform."""
+
+    prefix = "execution."
 
     num_devices: int | None = setting(
         None,
@@ -530,7 +525,7 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
         by_default="on CPU 6, otherwise no blocks",
         resume="warned",
         ge=1,
-        fitting="gradient",
+        only="lru",
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",
@@ -538,6 +533,15 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
         "by their size",
         resume="allowed",
     )
+
+
+# The sections of a configuration, by the names of its fields.
+SECTIONS: dict[str, type[ConfigSection]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "execution": ExecutionConfig,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -563,6 +567,15 @@ class Config(ConfigSection):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, section in SECTIONS.items():
+            value = getattr(self, name)
+            if not isinstance(value, section):
+                raise UserError(
+                    f"{name}: must be a {section.__name__}, not {format_value(value)}"
+                )
 
     @property
     def seeds(self) -> range:
@@ -596,26 +609,26 @@ class Config(ConfigSection):
 
         Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.
         """
-        changes: dict[str, dict[str, Any]] = {"": {}}
+        values = dict(values)
+        if values.get("train.num_epochs") is not None:
+            values.setdefault("train.num_steps", None)
+        elif values.get("train.num_steps") is not None:
+            values["train.num_epochs"] = None
+        changes: dict[str, Any] = {}
+        sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():
             find(name, SETTINGS, name)
             section, _, key = name.rpartition(".")
-            changes.setdefault(section, {})[key] = value
-        top = changes.pop("")
-        train = changes.get("train", {})
-        if train.get("num_epochs") is not None:
-            train.setdefault("num_steps", None)
-        elif train.get("num_steps") is not None:
-            train["num_epochs"] = None
-        for section, changed in changes.items():
-            top[section] = dataclasses.replace(getattr(self, section), **changed)
-        return dataclasses.replace(self, **top)
+            sections.get(section, changes)[key] = value
+        for section, changed in sections.items():
+            changes[section] = dataclasses.replace(getattr(self, section), **changed)
+        return dataclasses.replace(self, **changes)
 
 
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
     declared.name: declared
-    for section in (Config, DataConfig, ModelConfig, TrainConfig, ExecutionConfig)
+    for section in (Config, *SECTIONS.values())
     for declared in settings_of(section).values()
 }
 # Paths of the data. They depend on the machine and are not part of the run.

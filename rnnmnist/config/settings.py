@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -30,12 +30,14 @@ def to_python(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def expand(text: str) -> Path:
+def expand(given: str | Path) -> Path:
     """Returns an absolute path, in which `~` is the user's home directory."""
+    if not isinstance(given, str | Path):
+        raise UserError(f"must be a path, not {format_value(given)}")
     try:
-        return Path(text).expanduser().absolute()
+        return Path(given).expanduser().absolute()
     except RuntimeError as error:  # there is no such user
-        raise UserError(f"{text}: {error}") from None
+        raise UserError(f"{given}: {error}") from None
 
 
 class Setting(NamedTuple):
@@ -52,9 +54,7 @@ class Setting(NamedTuple):
     # Whether a resumed run may change it. `refused`: with another value, it would be
     # another run. `warned`: the result is not that of a run without a stop.
     resume: Literal["refused", "allowed", "warned"]
-    only: Literal["images", "sequences"] | None  # the data that have it; None: both
-    # How the recurrences are fitted that have it, as `ModelConfig.fitting`; None: all.
-    fitting: Literal["gradient"] | None
+    only: str | None  # the runs that have it, a key of `schema.KINDS`; None: all
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
 
     def format_default(self) -> str:
@@ -95,27 +95,20 @@ def setting(
     *,
     by_default: str | None = None,
     resume: Literal["refused", "allowed", "warned"] = "refused",
-    only: Literal["images", "sequences"] | None = None,
-    fitting: Literal["gradient"] | None = None,
+    only: str | None = None,
     is_path: bool = False,
-    form: str | None = None,
+    form: str = "",
     **constraints: Any,
 ) -> Any:
     """Declares a `Setting`: a field of a `ConfigSection`.
 
     The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
-    not apply to None. `form` describes the texts that match a pattern. The other
-    arguments are fields of `Setting`.
+    not apply to None. `form` describes the values of other types than those of `TYPES`,
+    and the texts that match a pattern. The other arguments are fields of `Setting`.
     """
-    about = {
-        "help": help,
-        "by_default": by_default,
-        "resume": resume,
-        "only": only,
-        "fitting": fitting,
-        "is_path": is_path,
-    }
-    metadata = {"about": about, "form": form, "constraints": constraints}
+    # `settings_of` adds the name and the type.
+    declared = Setting("", None, form, default, help, by_default, resume, only, is_path)
+    metadata = {"declared": declared, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -123,36 +116,13 @@ def setting(
 class ConfigSection:
     """A group of settings, which are checked on construction."""
 
-    prefix: ClassVar[str]  # with which the names of its settings begin
-
-    def __init_subclass__(cls, prefix: str = "") -> None:
-        cls.prefix = prefix
+    prefix: ClassVar[str] = ""  # with which the names of its settings begin
 
     def __post_init__(self) -> None:
         settings = settings_of(type(self))  # type: ignore[arg-type]
         for key, declared in settings.items():
             # The class is frozen, so that only `object` can set a field.
             object.__setattr__(self, key, declared.check(getattr(self, key)))
-        for name, section in _sections_of(type(self)).items():  # type: ignore[arg-type]
-            value = getattr(self, name)
-            if not isinstance(value, section):
-                raise UserError(
-                    f"{name}: must be a {section.__name__}, not {format_value(value)}"
-                )
-
-
-@functools.cache
-def _sections_of(section: type[ConfigSection]) -> dict[str, type[ConfigSection]]:
-    """Returns the types of the sections within a section, by the names of its fields.
-
-    A subclass can narrow the type of a field.
-    """
-    hints = typing.get_type_hints(section)
-    return {
-        field.name: hints[field.name]
-        for field in dataclasses.fields(section)
-        if not field.metadata
-    }
 
 
 @functools.cache
@@ -161,7 +131,7 @@ def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
 
     A subclass can narrow the type of a setting from `TYPE | None` to `TYPE`.
     """
-    hints = typing.get_type_hints(section)
+    hints = typing.get_type_hints(section, include_extras=True)
     return {
         field.name: _make_setting(section.prefix, field, hints[field.name])
         for field in dataclasses.fields(section)
@@ -172,22 +142,21 @@ def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
 def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Setting:
     """Returns the setting that a field of a certain type declares."""
     constraints = field.metadata["constraints"]
+    declared: Setting = field.metadata["declared"]
     can_be_none = types.NoneType in typing.get_args(kind)
     if can_be_none:
         (kind,) = set(typing.get_args(kind)) - {types.NoneType}
-    if form := field.metadata["form"]:
-        allowed = form
-    elif choices := typing.get_args(kind):  # if it is a Literal
-        allowed = f"one of {', '.join(choices)}"
-    else:
+    allowed = declared.allowed
+    if not allowed and kind in TYPES:
         bounds = [f"{BOUNDS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
+    elif not allowed:  # it is a Literal
+        allowed = f"one of {', '.join(typing.get_args(kind))}"
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if can_be_none:
         kind |= None
         allowed += " or none"
-    name = prefix + field.name
-    return Setting(name, kind, allowed, field.default, **field.metadata["about"])
+    return declared._replace(name=prefix + field.name, kind=kind, allowed=allowed)
 
 
 # What people look for by these names, which the package does not have, and what to do
@@ -215,22 +184,14 @@ NOT_SUPPORTED = {
 def find(
     name: str, known: Mapping[str, Setting], subject: str, listed: str = LISTED
 ) -> Setting:
-    """Returns a setting by its name; raises a `UserError` as `check_name` does."""
-    check_name(name, known, subject, listed)
-    return known[name]
+    """Returns a setting by its name, or raises a `UserError`.
 
-
-def check_name(
-    name: str, known: Collection[str], subject: str, listed: str = LISTED
-) -> None:
-    """Raises a `UserError` if a name is not among the known ones.
-
-    Its message begins with the subject, suggests the setting of a section that has the
+    The message begins with the subject, suggests the setting of a section that has the
     name, or else the most similar name, and says where the known names are listed. Of
     what is not supported, it says what to do instead.
     """
     if name in known:
-        return
+        return known[name]
     last = name.rpartition(".")[2]
     if last in NOT_SUPPORTED:
         raise UserError(f"{subject}: {NOT_SUPPORTED[last]}")

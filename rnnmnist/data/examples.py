@@ -269,8 +269,8 @@ def find_invalid(
     if not invalid.any() and missing == "error":
         invalid = np.isnan(values)
         reason = (
-            "is missing; set data.missing to forward_fill or zero for the training (in "
-            'Python, missing="forward_fill")'
+            "is missing (NaN); set data.missing to forward_fill or zero for training "
+            '(in Python, missing="forward_fill")'
         )
     if not invalid.any():
         return None

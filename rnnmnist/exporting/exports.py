@@ -50,7 +50,7 @@ def write_exports(
 
     Arguments and errors are those of `Model.export`.
     """
-    folder = parse_folder(str(output), "output")
+    folder = parse_folder(output, "output")
     names = _check_formats(format, folder, force=force)
     network = run.make_network(make_cpu_mesh())
     task, split, examples = _load_examples(run)

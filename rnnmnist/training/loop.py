@@ -38,7 +38,6 @@ from rnnmnist.runtime.mesh import (
 )
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
-from rnnmnist.training.closed_form import fit_in_closed_form
 from rnnmnist.training.events import (
     REMEDY,
     Callback,
@@ -103,6 +102,8 @@ def train_and_evaluate(
             console.Progress(config.train, task, step, verbose=verbose) as progress,
         ):
             if config.model.fitting == "closed_form":
+                from rnnmnist.training.closed_form import fit_in_closed_form
+
                 fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
                 step = config.train.num_steps
             else:

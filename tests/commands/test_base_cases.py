@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -28,10 +28,12 @@ from support import (
     called,
     file_times,
     fit_small,
+    flags_of,
 )
 
 import rnnmnist
 from rnnmnist.commands.train import parse
+from rnnmnist.config.recipes import choose_config
 from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.exporting import formats
@@ -73,11 +75,10 @@ read_sequences -               done     done     done     done    done     done
 COUNT, TIME_STEPS, _ = INPUTS.shape
 FIRST, STEPS = 10, 20  # the steps of the first and of the last checkpoint
 EXAMPLES = 4  # of the evaluated split
-FIT: dict[str, Any] = {name.rpartition(".")[2]: value for name, value in SMALL.items()}
 # As parameters of a classifier, with the rest in the parameter `settings`.
-OTHERS = ("eval_every_steps", "num_devices")
-CLASSIFIER = {name: value for name, value in FIT.items() if name not in OTHERS}
-CLASSIFIER["settings"] = {name: FIT[name] for name in OTHERS}
+OTHERS = ("log_every_steps", "eval_every_steps", "num_devices")
+CLASSIFIER = {name: value for name, value in SMALL.items() if name not in OTHERS}
+CLASSIFIER["settings"] = {name: SMALL[name] for name in OTHERS}
 DIGIT = REPOSITORY / "docs/five.jpg"
 
 
@@ -138,7 +139,7 @@ def main(run: Run) -> None:
 
 def config_file(run: Run) -> None:
     """The same with a file of the user's own, which defines a `Config`."""
-    config = parse(run.training).config
+    config, _ = choose_config(parse(run.training).given, 0, None)
     path = run.folder / "own.py"
     path.write_text(f"from rnnmnist import *\ndef get_config(): return {config!r}\n")
     main(run._replace(training=[f"--config={path}"]))
@@ -215,7 +216,7 @@ def doctor(run: Run) -> None:
 
 
 def fit(run: Run) -> None:
-    settings = FIT | {"num_seeds": run.num_seeds, "verbose": False}
+    settings = SMALL | {"num_seeds": run.num_seeds, "verbose": False}
     model = rnnmnist.fit(*run.given, workdir=run.workdir, **settings)
     assert model.workdir == run.workdir
     assert run.step == STEPS
@@ -256,27 +257,27 @@ def predict(run: Run) -> None:
 
 
 def classify(run: Run) -> None:
-    predictor = rnnmnist.load(run.workdir)
-    probabilities = predictor.classify(run.given[0])
+    model = rnnmnist.load(run.workdir)
+    probabilities = model.classify(run.given[0])
     count = len(run.given[0]) if run.is_shipped else COUNT
-    assert probabilities.shape == (count, len(predictor.task.classes))
+    assert probabilities.shape == (count, len(model.task.classes))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
 def step(run: Run) -> None:
-    predictor = rnnmnist.load(run.workdir)
-    state = predictor.start()
+    model = rnnmnist.load(run.workdir)
+    state = model.start()
     for values in run.sequence:
-        state, probabilities = predictor.step(state, values)
-    expected = predictor.classify(run.given[0])[0]
+        state, probabilities = model.step(state, values)
+    expected = model.classify(run.given[0])[0]
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 def occlusion(run: Run) -> None:
-    predictor = rnnmnist.load(run.workdir)
-    falls = predictor.occlusion(run.given[0])
+    model = rnnmnist.load(run.workdir)
+    falls = model.occlusion(run.given[0])
     count = len(run.given[0]) if run.is_shipped else COUNT
-    assert falls.shape == (count, predictor.task.time_steps)
+    assert falls.shape == (count, model.task.time_steps)
     assert np.isfinite(falls).all()
     assert falls.any()
 
@@ -392,8 +393,8 @@ def run(
 
 def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
     """Returns the flags of `rnnmnist.main` for a run on sequences."""
-    settings = SMALL | {"data.path": path, "num_seeds": num_seeds}
-    return ["--config=files", *(f"--config.{k}={v}" for k, v in settings.items())]
+    settings = SMALL | {"path": path, "num_seeds": num_seeds}
+    return ["--config=files", *flags_of(settings)]
 
 
 def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:

@@ -84,19 +84,19 @@ def test_no_command_has_a_result_without_finite_logits(
     assert "standard input, line 4: " in failure("predict", "--stream")
 
 
-def test_a_predictor_has_no_probabilities_without_finite_logits(
+def test_a_model_has_no_probabilities_without_finite_logits(
     overflowing: Path,
 ) -> None:
-    predictor = load(overflowing)
-    for method in (predictor.classify, predictor.occlusion):
+    model = load(overflowing)
+    for method in (model.classify, model.occlusion):
         ask: Any = method
         with pytest.raises(RunError, match="example 2,"):
             ask(INPUTS)
         assert np.isfinite(ask(INPUTS[:2])).all()
-    state, probabilities = predictor.step(predictor.start(), INPUTS[0, 0])
+    state, probabilities = model.step(model.start(), INPUTS[0, 0])
     assert np.isfinite(probabilities).all()
     with pytest.raises(RunError):
-        predictor.step(state, INPUTS[2, 3])
+        model.step(state, INPUTS[2, 3])
 
 
 FILL = 9.969209968386869e36  # NetCDF's, of float32
@@ -122,17 +122,17 @@ def test_no_command_classifies_a_value_far_from_training(
 ) -> None:
     """The padding of sequences holds any value."""
     workdir = run_on(tmp_path, normalize)
-    predictor = load(workdir)
+    model = load(workdir)
     inputs = np.tile([1e9, 0.5], (4, 6, 1))
     inputs[2, 3, 1] = inputs[0, 5, 0] = value
     lengths = [5, 6, 6, 6]
     unpadded = [inputs[0, :5], *inputs[1:]]
     place = "the value of sequence 2 at time step 3, feature"
-    for ask in (predictor.classify, predictor.occlusion):
+    for ask in (model.classify, model.occlusion):
         for arguments in ((inputs, lengths), (unpadded,)):
             with pytest.raises(UserError, match=f"^inputs: {place} 1, is "):
                 ask(*arguments)
-    fine = predictor.classify(inputs, [5, 6, 3, 6])
+    fine = model.classify(inputs, [5, 6, 3, 6])
     assert np.isfinite(fine).all()
     path = tmp_path / "far.npz"
     arrays = {"inputs": inputs, "lengths": lengths, "feature_names": ["x", "y"]}
@@ -160,20 +160,20 @@ def test_a_value_can_be_a_million_deviations_from_the_mean(tmp_path: Path) -> No
     """Without a normalization, anything that float32 can square."""
     means, stds = np.array([1e9, 0.5]), np.array([1e-3, 2.0])
     for normalize, near in (("standardize", 0.9e6), ("none", 1.8e19)):
-        predictor = load(run_on(tmp_path / normalize, normalize))
+        model = load(run_on(tmp_path / normalize, normalize))
         if normalize == "none":
             means, stds = np.zeros(2), np.ones(2)
         for feature in range(2):
             for sign in (-1, 1):
                 values = np.tile(means, (6, 1))
                 values[3, feature] += sign * near * stds[feature]
-                predictor.classify(values[None])
-                predictor.step(predictor.start(), values[3])
+                model.classify(values[None])
+                model.step(model.start(), values[3])
                 values[3, feature] += 5 * sign * near * stds[feature]
                 with pytest.raises(UserError, match="time step 3, "):
-                    predictor.classify(values[None])
+                    model.classify(values[None])
                 with pytest.raises(UserError, match=r"^feature [xy] "):
-                    predictor.step(predictor.start(), values[3])
+                    model.step(model.start(), values[3])
 
 
 def test_training_refuses_what_its_evaluation_would(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 import json
 import pkgutil
 from pathlib import Path
-from typing import Any
 
-import jax
 import msgspec
 import pytest
 from support import called, fit_small, output_of
@@ -55,21 +53,3 @@ def test_the_methods_return_what_their_commands_write(
     assert capsys.readouterr() == ("", "")
     output_of(called("evaluate", f"--workdir={workdir}", "--split=train"))
     assert path.read_bytes() == content
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_settings_of_jax_do_not_reach_the_methods(workdir: Path) -> None:
-    def outcomes() -> list[Any]:
-        model = rnnmnist.load(workdir)
-        return [model.evaluate(), model.report().scores]
-
-    expected = outcomes()
-    changes = {"jax_enable_x64": True, "jax_transfer_guard": "disallow"}
-    before = {name: jax.config.values[name] for name in changes}
-    try:
-        for name, value in changes.items():
-            jax.config.update(name, value)
-        assert outcomes() == expected
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)

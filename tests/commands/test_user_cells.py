@@ -20,6 +20,7 @@ from support import (
     as_ensemble,
     called,
     fit_small,
+    flags_of,
     make_metrics,
     model_of,
     output_of,
@@ -93,12 +94,9 @@ def test_a_run_with_a_users_cell(
     """Trains, and evaluates and resumes with the file in another place."""
     content = cell_file.read_text()
     np.savez(tmp_path / "levels.npz", inputs=INPUTS, labels=LABELS)
-    settings = SMALL | {
-        "data.path": "levels.npz",  # relative to the current directory
-        "model.cell": "leaky.py:Leaky",
-    }
-    arguments = ["--config=files", f"--workdir={tmp_path}/run"]
-    arguments += [f"--config.{name}={value}" for name, value in settings.items()]
+    # The paths are relative to the current directory.
+    settings = SMALL | {"path": "levels.npz", "cell": "leaky.py:Leaky"}
+    arguments = ["--config=files", f"--workdir={tmp_path}/run", *flags_of(settings)]
     trained = command("main", *arguments, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "Leaky with 4 units on levels" in trained.stdout

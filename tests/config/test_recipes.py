@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support import called, output_of
+from support import TASK, called, output_of
 
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
@@ -14,13 +13,9 @@ from rnnmnist.config.recipes import FEW_SEQUENCES, Given, choose_config, load_na
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import UserError
 
 LABELS = np.arange(30) % 2
 INPUTS = np.random.default_rng(0).normal(size=(30, 5, 1)) + LABELS[:, None, None]
-# They ask for a trained network.
-QUICK: dict[str, Any] = {"num_steps": 2, "hidden_size": 4, "num_layers": 1}
-QUICK |= {"batch_size": 5, "num_devices": 1}
 FILTERS, TRAINED = (load_config(find_config(name)) for name in ("filters", "trained"))
 
 
@@ -35,39 +30,25 @@ def chosen(
 
 
 def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
-    cell, reason = chosen(FEW_SEQUENCES - 1)
-    assert (cell, str(FEW_SEQUENCES)[0] in str(reason)) == ("filters", True)
-    assert chosen(FEW_SEQUENCES)[0] == "lru"
+    """Unless a cell, a setting of training or a callback is given, or a run goes on."""
+    few, many = FEW_SEQUENCES - 1, FEW_SEQUENCES
     of_both: list[dict[str, object]] = [
+        {},
         {"train.class_weight": "balanced"},
         {"num_seeds": 3},
-        {"seed": 1},
     ]
     for settings in of_both:
-        assert chosen(10, settings)[0] == "filters"
-        assert chosen(10**6, settings)[0] == "lru"
-
-
-@pytest.mark.parametrize("name", ["train.num_steps", "train.learning_rate"])
-def test_a_setting_of_training_asks_for_a_trained_network(name: str) -> None:
-    value = TRAINED.flat()[name] or 1
-    assert chosen(10, {name: value}) == ("lru", f"since {name} is given")
-
-
-def test_a_cell_that_is_given_needs_no_reason() -> None:
-    assert chosen(10**6, {"model.cell": "filters"}) == ("filters", None)
-    assert chosen(10, {"model.cell": "gru"}) == ("gru", None)
-
-
-def test_a_run_keeps_its_kind_of_network() -> None:
-    assert chosen(10**6, saved=FILTERS)[0] == "filters"
-    assert chosen(10, saved=TRAINED)[0] == "lru"
-
-
-def test_a_callback_is_no_given_setting() -> None:
-    given = Given(None, argument="callback")
-    config, reason = choose_config(given, 10, None)
+        cell, reason = chosen(few, settings)
+        assert (cell, f"{FEW_SEQUENCES:,}" in str(reason)) == ("filters", True)
+        assert chosen(many, settings)[0] == "lru"
+    for name in ("train.num_steps", "train.learning_rate", "model.num_layers"):
+        assert chosen(few, {name: 1}) == ("lru", f"since {name} is given")
+    config, reason = choose_config(Given(None, argument="callback"), few, None)
     assert (config.model.cell, reason) == ("lru", "since callback is given")
+    assert chosen(many, {"model.cell": "filters"}) == ("filters", None)
+    assert chosen(few, {"model.cell": "gru"}) == ("gru", None)
+    assert chosen(many, saved=FILTERS) == ("filters", None)
+    assert chosen(few, saved=TRAINED) == ("lru", None)
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])
@@ -109,21 +90,29 @@ def test_a_size_is_that_of_filters_or_of_a_network(
         assert found.differences == given.get("model.differences", True)
 
 
-def test_filters_refuse_the_settings_of_a_configuration_of_a_network() -> None:
-    given = Given(load_named("best"), {"model.cell": "filters"})
-    config, _ = choose_config(given, 10, None)
-    sizes = {"train": 9, "validation": 9, "test": 9}
-    task = Task("mine", 28, 28, ("a", "b"), sizes, image_shape=(28, 28))
-    with pytest.raises(UserError, match=r"configuration filters"):
-        resolve(config, task)
-
-
 def test_filters_read_images() -> None:
-    given = Given(load_named("filters"), {"data.name": "mnist"})
-    config, _ = choose_config(given, 10, None)
-    sizes = {"train": 9, "validation": 9, "test": 9}
-    task = Task("mine", 28, 28, ("a", "b"), sizes, image_shape=(28, 28))
-    assert resolve(config, task).model.cell == "filters"
+    config = FILTERS.replace({"data.name": "mnist"})
+    assert resolve(config, TASK).model.cell == "filters"
+
+
+def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
+    tmp_path: Path,
+) -> None:
+    """A run that goes on keeps it."""
+    np.savez(tmp_path / "mine.npz", inputs=INPUTS, labels=LABELS)
+    few, many = (
+        ["--config=files", f"--config.data.path={tmp_path / 'mine.npz'}", workdir]
+        for workdir in (f"--workdir={tmp_path / 'few'}", f"--workdir={tmp_path}/many")
+    )
+    quick = [f"--config.train.{name}=2" for name in ("num_steps", "batch_size")]
+    printed = output_of(called("main", *few))
+    reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
+    assert f"random filters, for {reason}; model.cell=lru" in printed
+    assert "leave one out" in printed
+    printed = output_of(called("main", *many, *quick))
+    assert "since train.batch_size is given; model.cell=filters" in printed
+    assert "complete at step 2" in output_of(called("main", *many, *quick))
+    assert "belongs to another run" in called("main", *few, *quick).stderr
 
 
 @pytest.mark.slow
@@ -142,39 +131,3 @@ def test_a_callback_and_early_stopping_ask_for_a_trained_network(
     assert "a trained network, since callback is given" in capsys.readouterr().out
     classifier = rnnmnist.RNNClassifier(early_stopping=True, settings={"min_steps": 2})
     assert classifier.fit(INPUTS, LABELS).model_.config.model.cell == "lru"
-
-
-def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
-    tmp_path: Path,
-) -> None:
-    np.savez(tmp_path / "mine.npz", inputs=INPUTS, labels=LABELS)
-    data = ("--config=files", f"--config.data.path={tmp_path / 'mine.npz'}")
-    printed = output_of(called("main", *data, f"--workdir={tmp_path / 'few'}"))
-    reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
-    assert f"random filters, for {reason}; model.cell=lru" in printed
-    assert "leave one out" in printed
-    assert rnnmnist.load(tmp_path / "few").config.model.cell == "filters"
-
-
-@pytest.mark.slow
-def test_a_resume_keeps_the_cell_of_its_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few, many = tmp_path / "few", tmp_path / "many"
-    assert rnnmnist.fit(INPUTS, LABELS, workdir=few).config.model.cell == "filters"
-    trained = rnnmnist.fit(INPUTS, LABELS, workdir=many, **QUICK)
-    assert trained.config.model.cell == "lru"
-    assert "is given; model.cell=filters" in capsys.readouterr().out
-
-    rnnmnist.fit(INPUTS, LABELS, workdir=many, **QUICK)
-    assert "complete at step 2" in capsys.readouterr().out
-    with pytest.raises(UserError, match="belongs to another run"):
-        rnnmnist.fit(INPUTS, LABELS, workdir=few, **QUICK)
-
-
-def test_groups_of_a_classifier_are_left_out_as_a_whole() -> None:
-    groups = np.arange(30) // 4
-    classifier = rnnmnist.RNNClassifier().fit(INPUTS, LABELS, groups=groups)
-    scores = classifier.model_.validation_metrics
-    assert scores is not None
-    assert scores.split == "leave_one_group_out"

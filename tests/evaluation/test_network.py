@@ -14,7 +14,6 @@ from support import REPOSITORY, random_examples, save_network, task_of
 
 from rnnmnist import load
 from rnnmnist.commands import predict
-from rnnmnist.commands.predict import predict_lines
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
@@ -46,26 +45,26 @@ def test_a_stream_predicts_as_for_whole_sequences(
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(3, 6, 2))
     inputs[generator.random(inputs.shape) < 0.3] = np.nan
-    predictor = load(workdir)
+    network = load(workdir)
     lengths = np.tile(np.arange(1, 7), 3)
-    whole = predictor.classify(inputs.repeat(6, axis=0), lengths).reshape(3, 6, 3)
+    whole = network.classify(inputs.repeat(6, axis=0), lengths).reshape(3, 6, 3)
     assert whole.std(axis=(0, 1)).min() > 0.01
 
     streamed = np.zeros_like(whole)
-    states = [predictor.start() for _ in inputs]
+    states = [network.start() for _ in inputs]
     for time in range(6):
         for index, state in enumerate(states):
             features = inputs[index, time]
-            states[index], streamed[index, time] = predictor.step(state, features)
+            states[index], streamed[index, time] = network.step(state, features)
         if time == 2:
             stored = pickle.dumps(states)
     np.testing.assert_allclose(streamed, whole, rtol=1e-5, atol=1e-6)
     if window == 1:  # else outputs are those of the last end of a window
-        over_time = predictor.classify(inputs, every_step=True)
+        over_time = network.classify(inputs, every_step=True)
         np.testing.assert_allclose(over_time, whole, rtol=1e-5, atol=1e-6)
 
     for index, state in enumerate(pickle.loads(stored)):
-        _, found = predictor.step(state, inputs[index, 3])
+        _, found = network.step(state, inputs[index, 3])
         np.testing.assert_array_equal(found, streamed[index, 3])
 
     rows = [[",".join(map(str, row)) for row in one] for one in inputs.tolist()]
@@ -73,9 +72,6 @@ def test_a_stream_predicts_as_for_whole_sequences(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n1,2,3"))
     with pytest.raises(UserError, match=r"^standard input, line 21: features: must be"):
         predict.main([f"--workdir={workdir}", "--stream"])
-    run = TrainedRun(workdir, "best")
-    with pytest.raises(UserError, match=r"^standard input, line 1: '1,1_0' contains"):
-        next(predict_lines(run, run.make_network(make_device_mesh()), ["1,1_0\n"]))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
     printed = [list(line["probabilities"].values()) for line in lines]
@@ -120,13 +116,13 @@ def test_both_directions_have_no_outputs_over_time(
 
 
 def test_images_of_another_shape_or_type_are_refused() -> None:
-    predictor = load()
+    network = load()
     for images in (IMAGES[0], np.zeros((2, 28, 28)), IMAGES[:0], 7):
         with pytest.raises(UserError, match=r"^inputs: must be uint8 images of shape"):
-            predictor.classify(images)
+            network.classify(images)
     for method, images in ("classify", IMAGES), ("predict", IMAGES[0]):
         with pytest.raises(UserError, match=r"^(inputs|image): has masked values"):
-            getattr(predictor, method)(np.ma.masked_equal(images, 0))
+            getattr(network, method)(np.ma.masked_equal(images, 0))
 
 
 def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:

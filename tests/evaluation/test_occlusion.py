@@ -25,9 +25,9 @@ RECIPE: dict[str, Any] = {"cell": "lstm", "pooling": "last", "differences": Fals
 RECIPE |= {"hidden_size": 8, "num_steps": 400, "learning_rate": 0.01}
 
 
-def share(predictor: Model) -> float:
+def share(model: Model) -> float:
     """Returns the share of the positive falls that is in the deciding interval."""
-    falls = np.maximum(predictor.occlusion(INPUTS[:100]), 0)
+    falls = np.maximum(model.occlusion(INPUTS[:100]), 0)
     assert falls.shape == (100, TIME)
     np.testing.assert_array_equal(falls[:, ::2], falls[:, 1::2])
     return float(falls[:, DECIDES].sum() / falls.sum())
@@ -51,18 +51,18 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
     config = Config(data=data, model=ModelConfig("gru", hidden_size=4))
     task = image_task(data)
     workdir = save_network(tmp_path / "run", config, task)
-    predictor = load(workdir)
+    model = load(workdir)
     images = random_examples(2).stored
-    whole = predictor.classify(images)
+    whole = model.classify(images)
     order = TrainedRun(workdir, "best").pixel_order
     assert order is not None
     times = np.empty((28, 28), int)
     for time, pixels in enumerate(order):
         times.flat[pixels] = time
-    falls = predictor.occlusion(images)
+    falls = model.occlusion(images)
     width = falls.shape[1] // 28
     for window in (0, 11):
-        found = predictor.classify(np.where(times // width == window, 0, images))
+        found = model.classify(np.where(times // width == window, 0, images))
         fall = np.log(whole / found)[range(2), whole.argmax(1)]
         assert fall == pytest.approx(falls[:, window * width], abs=1e-5)
 
@@ -71,15 +71,15 @@ def test_falls_are_those_of_sequences_with_the_mean(tmp_path: Path) -> None:
     """Windows are within the length; the padding has no fall."""
     task = dataclasses.replace(task_of(60, 2, 3), mean=(3.0, -1.0), std=(2.0, 0.25))
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
-    predictor = load(save_network(tmp_path / "run", config, task))
+    model = load(save_network(tmp_path / "run", config, task))
     inputs = np.random.default_rng(0).normal(3, 2, size=(3, 60, 2))
     lengths = np.array([60, 30, 7])
-    whole = predictor.classify(inputs, lengths)
-    falls = predictor.occlusion(inputs, lengths)
+    whole = model.classify(inputs, lengths)
+    falls = model.occlusion(inputs, lengths)
     assert not falls[np.arange(60) >= lengths[:, None]].any()
     for index, window in enumerate([slice(57, 60), slice(28, 30), slice(6, 7)]):
         occluded = inputs.copy()
         occluded[index, window] = task.mean
-        found = predictor.classify(occluded, lengths)
+        found = model.classify(occluded, lengths)
         fall = np.log(whole / found)[index, whole[index].argmax()]
         assert falls[index, window] == pytest.approx(fall, abs=1e-5)

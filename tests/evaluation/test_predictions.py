@@ -174,14 +174,12 @@ def test_the_evaluation_of_sequences_reads_their_steps_only() -> None:
     assert_close(of_split, last)
 
 
-def classify_random(
-    predictor: Model, draw: Callable[[int, int], Any], calls: int
-) -> int:
+def classify_random(model: Model, draw: Callable[[int, int], Any], calls: int) -> int:
     """Classifies in calls of random sizes; returns the number of compiled programs."""
     generator = np.random.default_rng(0)
     before = len(compiled)
     for count, longest in generator.integers((1, 5), (301, 61), (calls, 2)).tolist():
-        assert len(predictor.classify(draw(count, longest))) == count
+        assert len(model.classify(draw(count, longest))) == count
     return len(compiled) - before
 
 
@@ -198,9 +196,9 @@ def test_three_programs_serve_calls_with_any_sequences(tmp_path: Path) -> None:
         lengths = generator.integers(5, longest + 1, count)
         return [generator.normal(size=(length, 6)) for length in lengths]
 
-    predictor = load(workdir)
-    programs = classify_random(predictor, of_one_length, 20)
-    programs += classify_random(predictor, of_unequal_lengths, 20)
+    model = load(workdir)
+    programs = classify_random(model, of_one_length, 20)
+    programs += classify_random(model, of_unequal_lengths, 20)
     assert programs <= 3
 
 

@@ -34,7 +34,7 @@ IMAGES, LABELS = image_sets.embedded_images()["test"]  # 50 of each digit
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Model:
+def model() -> Model:
     return load()
 
 
@@ -57,13 +57,13 @@ def test_images_of_mnist_are_unchanged() -> None:
 
 
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
-def test_variants_are_classified(variant: str, predictor: Model) -> None:
+def test_variants_are_classified(variant: str, model: Model) -> None:
     """As the images themselves are; docs/predict.md has the rates over more."""
     images = IMAGES[::50]  # one of each digit
     files = (robustness.render_variant(im, variant, i) for i, im in enumerate(images))
     preprocessed = np.stack([robustness.preprocess_file(file) for file in files])
-    expected = predictor.classify(images).argmax(-1)
-    assert (predictor.classify(preprocessed).argmax(-1) == expected).mean() >= 0.95
+    expected = model.classify(images).argmax(-1)
+    assert (model.classify(preprocessed).argmax(-1) == expected).mean() >= 0.95
 
 
 def files_of_a_digit(image: np.ndarray) -> Iterator[tuple[str, bytes]]:
@@ -94,9 +94,9 @@ def files_of_a_digit(image: np.ndarray) -> Iterator[tuple[str, bytes]]:
         yield f"opacity {level}", saved(Image.merge("LA", [uniform, opacity]))
 
 
-def test_a_digit_is_recognized_in_every_kind_of_file(predictor: Model) -> None:
+def test_a_digit_is_recognized_in_every_kind_of_file(model: Model) -> None:
     for name, content in files_of_a_digit(IMAGES[120]):
-        assert predictor.predict(content).digit == LABELS[120], name
+        assert model.predict(content).digit == LABELS[120], name
 
 
 def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
@@ -133,14 +133,14 @@ def test_specks_and_components_at_the_border_are_removed() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float64])
-def test_array_types(kind: type, predictor: Model) -> None:
+def test_array_types(kind: type, model: Model) -> None:
     page = np.array(black_on_white(IMAGES[120], 200)) > 127
     top = 255 if kind is np.uint8 else 1
     image = page.astype(kind) * kind(top)
     grey = image_io.convert_array(image)
     assert grey.dtype == np.float32
     np.testing.assert_array_equal(grey, page)
-    assert predictor.predict(image).digit == LABELS[120]
+    assert model.predict(image).digit == LABELS[120]
     # No larger than of a file, or a photo of many pixels would be a minute's work.
     assert max(image_io.convert_array(image.repeat(4, 1)).shape) == image_io.MAX_SIDE
 
@@ -154,10 +154,10 @@ def test_array_types(kind: type, predictor: Model) -> None:
     ],
 )
 def test_invalid_arrays_are_refused(
-    array: np.ndarray, named: str, predictor: Model
+    array: np.ndarray, named: str, model: Model
 ) -> None:
     with pytest.raises(UserError, match=named):
-        predictor.predict(array)
+        model.predict(array)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_only_networks_for_digits_classify_pictures(task: Task, tmp_path: Path) 
     assert not page.exists()
 
 
-def test_a_prediction_is_consistent(predictor: Model) -> None:
-    prediction = predictor.predict(saved(black_on_white(IMAGES[77])))
+def test_a_prediction_is_consistent(model: Model) -> None:
+    prediction = model.predict(saved(black_on_white(IMAGES[77])))
     assert prediction.probabilities.shape == (28, 10)
     np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, rtol=1e-5)
     digits_by_row = prediction.probabilities.argmax(-1)

@@ -139,18 +139,18 @@ def test_streams_and_batches_of_any_size_equal_the_whole(
     """Also for sequences that are longer than those of the training."""
     if lengths is None:
         run = fit(tmp_path / "run")
-    predictor = rnnmnist.load(run)
+    model = rnnmnist.load(run)
     inputs = np.concatenate([INPUTS, INPUTS[::-1]], axis=1)
     ends = np.array([50, 60, 3, 1, *[TIME] * 56])
-    together = predictor.classify(inputs, ends)
-    over_time = predictor.classify(inputs, ends, every_step=True)
+    together = model.classify(inputs, ends)
+    over_time = model.classify(inputs, ends, every_step=True)
     for index in range(4):
         end = ends[index]
-        alone = predictor.classify(inputs[index : index + 1, :end])
+        alone = model.classify(inputs[index : index + 1, :end])
         np.testing.assert_allclose(alone[0], together[index], atol=1e-5)
-        state = predictor.start()
+        state = model.start()
         for time in range(end):
-            state, found = predictor.step(state, inputs[index, time])
+            state, found = model.step(state, inputs[index, time])
             np.testing.assert_allclose(found, over_time[index, time], atol=1e-5)
         np.testing.assert_allclose(found, together[index], atol=1e-5)
 
@@ -176,9 +176,9 @@ def test_small_differences_are_read_beside_large_values(
     run = fit(tmp_path / "run", inputs=inputs, labels=labels)
     (line,) = logs.read(run, logs.Metrics)
     assert line.accuracy > 0.8  # 0.67, 0.53 and 0.53 by thresholds in large gaps only
-    predictor = rnnmnist.load(run)
-    alone = [predictor.classify(inputs[index : index + 1])[0] for index in range(4)]
-    np.testing.assert_allclose(predictor.classify(inputs)[:4], alone, atol=1e-3)
+    model = rnnmnist.load(run)
+    alone = [model.classify(inputs[index : index + 1])[0] for index in range(4)]
+    np.testing.assert_allclose(model.classify(inputs)[:4], alone, atol=1e-3)
     called("export", f"--workdir={run}", f"--output={tmp_path}", "--format=onnx")
 
 
@@ -398,15 +398,15 @@ BAD: dict[str, dict[str, Any]] = {
 def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
     with data_warnings() as messages:
         run = fit(tmp_path / "run", **BAD[name])
-    predictor = rnnmnist.load(run)
+    model = rnnmnist.load(run)
     inputs = BAD[name].get("inputs", INPUTS)
-    probabilities = predictor.classify(inputs)
+    probabilities = model.classify(inputs)
     assert np.isfinite(probabilities).all()
     is_single = any(text.endswith("class: rare") for text in messages)
     assert is_single == (name == "a class with one sequence")
-    state = predictor.start()
+    state = model.start()
     for values in inputs[1]:
-        state, found = predictor.step(state, values)
+        state, found = model.step(state, values)
     np.testing.assert_allclose(found, probabilities[1], atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import SHORT, TASK, make_metrics, run_config
+from support import SMALL, TASK, make_metrics, run_config
 
 import rnnmnist
 from rnnmnist.errors import RunError
@@ -100,8 +100,9 @@ def test_a_terminal_shows_one_line_of_training(
     for name, value in variables.items() | {("COLUMNS", str(width))}:
         monkeypatch.setenv(name, value)
     inputs, labels = np.eye(40, 5), np.arange(40) % 2
+    settings = SMALL | {"num_steps": 400}
     with pytest.raises(RunError, match="a failure"):
-        rnnmnist.fit(inputs, labels, workdir=tmp_path, num_steps=400, **SHORT)
+        rnnmnist.fit(inputs, labels, workdir=tmp_path, **settings)
     shown = lines_of(terminal[1])
     trained = [line.rstrip() for line in shown if "s left" in line]
     assert len(trained) == count

@@ -55,11 +55,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     runs: Path, name: str
 ) -> None:
-    predictor = rnnmnist.load(runs / name)
+    model = rnnmnist.load(runs / name)
     run = TrainedRun(runs / name, "best")
     network = run.make_network(make_device_mesh())
     header = header_of(runs / name)
-    assert predictor.multiplier == header.multiplier < 0.9
+    assert model.multiplier == header.multiplier < 0.9
 
     def loss(split: str, multiplier: float) -> float:
         examples = run.read_inputs(INPUTS[split == SPLIT])
@@ -69,29 +69,29 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
         found = (scores.ensemble or scores).loss
         combined = np.exp(network.calibrated_logits(examples))
         combined /= combined.sum(axis=1, keepdims=True)
-        probabilities = predictor.classify(INPUTS[split == SPLIT])
+        probabilities = model.classify(INPUTS[split == SPLIT])
         np.testing.assert_allclose(probabilities, combined, rtol=1e-5)
-        if multiplier == predictor.multiplier:
+        if multiplier == model.multiplier:
             of_labels = probabilities[np.arange(len(labels)), labels]
             assert -np.log(of_labels).mean() == pytest.approx(found, rel=1e-5)
         return found
 
     # The targets are a little less than certain, so the minimum is next to it.
-    least = loss("validation", predictor.multiplier)
+    least = loss("validation", model.multiplier)
     for factor in (0.6, 1.6):
-        assert least < loss("validation", factor * predictor.multiplier)
+        assert least < loss("validation", factor * model.multiplier)
     result = trainer.result(runs / name)
     key = "loss" if name == "one" else "ensemble_loss"
-    assert result["multiplier"] == predictor.multiplier
-    assert result[key] == pytest.approx(loss("test", predictor.multiplier), rel=1e-6)
+    assert result["multiplier"] == model.multiplier
+    assert result[key] == pytest.approx(loss("test", model.multiplier), rel=1e-6)
     assert result[key] < loss("test", 1) - 0.02
 
-    state = predictor.start()
+    state = model.start()
     for features in INPUTS[40]:
-        state, by_step = predictor.step(state, features)
-    (whole,) = predictor.classify(INPUTS[40:41])
+        state, by_step = model.step(state, features)
+    (whole,) = model.classify(INPUTS[40:41])
     np.testing.assert_allclose(by_step, whole, rtol=1e-5)
-    over_time = predictor.classify(INPUTS[40:41], every_step=True)
+    over_time = model.classify(INPUTS[40:41], every_step=True)
     np.testing.assert_allclose(over_time[0, -1], whole, rtol=1e-5)
 
 

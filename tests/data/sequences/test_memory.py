@@ -11,14 +11,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
-from support import called, output_of, save_network, task_of
+from support import called, flags_of, output_of, save_network, task_of
 
 import rnnmnist
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.sequences.reading import read, read_memory
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.fitting import FIT_SETTINGS
 
 # Three sequences of two features, the second one shorter, in rows of any order.
 COLUMNS = {
@@ -108,13 +107,13 @@ def test_a_missing_label_is_no_class(create: Any) -> None:
 
 def test_a_network_of_one_feature_takes_wide_frames(tmp_path: Path) -> None:
     task = dataclasses.replace(task_of(5, 1, 2), feature_names=("level",))
-    predictor = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
+    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
     levels = np.random.default_rng(0).normal(size=(4, 5))
     rows = np.arange(4 * 5)
     columns = {"sequence": rows // 5, "time": rows % 5, "level": levels.ravel()}
-    expected = predictor.classify(levels[..., None])
+    expected = model.classify(levels[..., None])
     for table in (pl.DataFrame(columns), pd.DataFrame(levels)):
-        np.testing.assert_array_equal(predictor.classify(table), expected)
+        np.testing.assert_array_equal(model.classify(table), expected)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +169,10 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
             rnnmnist.read_sequences(frame.assign(t=0), columns)
         settings: dict[str, Any] = {"cell": "lstm", "num_steps": 5, "verbose": False}
         run = tmp_path / "run"
-        predictor = rnnmnist.fit(frame, workdir=run, columns=roles, **settings)
+        model = rnnmnist.fit(frame, workdir=run, columns=roles, **settings)
         _, _, trained = TrainedRun(run, "best").load_split("train")
         assert (trained.name(0), trained.name(3)) == ("new 4", "new 7")
-        assert predictor.classify(frame.drop(columns="activity")).shape == (40, 2)
+        assert model.classify(frame.drop(columns="activity")).shape == (40, 2)
         frame.rename(columns={"recording": "id"}).to_csv(tmp_path / "other.csv")
         flags = [f"--workdir={run}", tmp_path / "other.csv"]
         flags.append(f"--config.data.columns={columns.replace('recording', 'id')}")
@@ -190,12 +189,12 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
         task_of(3, 2, 2), feature_names=("x", "y"), classes=("down", "up")
     )
     run = save_network(tmp_path / "run", LSTM, task)
-    predictor = rnnmnist.load(run)
-    expected = predictor.classify(frame)
+    model = rnnmnist.load(run)
+    expected = model.classify(frame)
     more = frame.assign(remark="none", z=np.nan)[
         ["remark", "y", "sequence", "z", "time", "x", "label"]
     ]
-    np.testing.assert_array_equal(predictor.classify(more), expected)
+    np.testing.assert_array_equal(model.classify(more), expected)
     path = tmp_path / "more.csv"
     more.to_csv(path, index=False)
     flags = f"--workdir={run}", f"--config.data.path={path}"
@@ -204,7 +203,7 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
     assert f"({(expected.argmax(1) == [1, 0, 1]).sum()} of 3;" in evaluated
     assert len(predicted.splitlines()) == 3
     with pytest.raises(UserError, match=r"^inputs: has no feature 'y', .* mean 'yy'"):
-        predictor.classify(more.rename(columns={"y": "yy"}))
+        model.classify(more.rename(columns={"y": "yy"}))
 
 
 # Recordings of two features, beside a text and a number of each row.
@@ -220,25 +219,24 @@ FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 
 def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     """Of tables, of arrays with names, and by all that a trained network does."""
     run = tmp_path / "run"
-    predictor = rnnmnist.fit(BESIDE, workdir=run, features="v,u", **FILTERS)
-    assert predictor.task.feature_names == ("v", "u")
+    model = rnnmnist.fit(BESIDE, workdir=run, features="v,u", **FILTERS)
+    assert model.task.feature_names == ("v", "u")
     inputs = NOISE[..., ::-1]
-    expected = predictor.classify(inputs)
+    expected = model.classify(inputs)
     for table in (BESIDE, BESIDE[["sequence", "time", "u", "v"]]):
-        np.testing.assert_array_equal(predictor.classify(table), expected)
-    state = predictor.start()
+        np.testing.assert_array_equal(model.classify(table), expected)
+    state = model.start()
     for values in inputs[0]:
-        state, probabilities = predictor.step(state, values)
+        state, probabilities = model.step(state, values)
     np.testing.assert_allclose(probabilities, expected[0], atol=1e-5)
-    evaluated = predictor.evaluate()
+    evaluated = model.evaluate()
     assert evaluated.examples == COUNT
-    exported = predictor.export("onnx", tmp_path)["onnx"]
+    exported = model.export("onnx", tmp_path)["onnx"]
     assert exported.certificate.differing == 0
 
     path = tmp_path / "table.csv"
     BESIDE.to_csv(path, index=False)
-    flags = [f"--config.{FIT_SETTINGS[name].name}={FILTERS[name]}" for name in FILTERS]
-    flags += [f"--config.data.path={path}", "--config.data.features=v,u"]
+    flags = flags_of(FILTERS | {"path": path, "features": "v,u"})
     of_file = tmp_path / "of_file"
     output_of(called("main", "--config=files", f"--workdir={of_file}", *flags))
     lines = output_of(called("predict", f"--workdir={of_file}", path)).splitlines()
@@ -254,7 +252,7 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     )
     assert of_arrays.evaluate().correct == evaluated.correct
     for other in (rnnmnist.load(of_file), of_arrays):
-        assert other.params_sha256 == predictor.params_sha256
+        assert other.params_sha256 == model.params_sha256
     with pytest.raises(UserError, match=r"data\.features=u \(checkpoint: v,u\)"):
         rnnmnist.fit(BESIDE, workdir=run, features="u", **FILTERS)
 
@@ -311,11 +309,11 @@ def test_as_texts_a_wrong_value_has_a_row() -> None:
 
 def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
     task = dataclasses.replace(task_of(5, 2, 2), feature_names=("u", "v"))
-    predictor = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
+    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
     with pytest.raises(UserError, match=r"has 1 features, .* inputs\[None\]"):
-        predictor.classify(np.ones((5, 2)))
+        model.classify(np.ones((5, 2)))
     with pytest.raises(UserError, match="call classify"):
-        predictor.predict(np.ones((5, 2)))
+        model.predict(np.ones((5, 2)))
 
 
 FLOATS = np.random.default_rng(0).normal(size=60)
