@@ -34,6 +34,7 @@ from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
+from rnnmnist.training.closed_form import check_fit
 from rnnmnist.training.loop import train_and_evaluate
 from rnnmnist.training.resume import Callback, check_start, saved_config
 
@@ -215,7 +216,8 @@ def fit(
         config = config.replace({"data.path": path})
         dataset = to_dataset(path.stem, sequences, config.data)
         _check_callback(callback, config, dataset.task)
-        resolve(config, dataset.task)  # refuses settings before the arrays are saved
+        # Settings and groups are refused before the arrays are saved.
+        check_fit(resolve(config, dataset.task), dataset)
         _save(path, sequences, dataset.task)
         return config, reason, dataset
 

@@ -23,7 +23,6 @@ from rnnmnist.config.schema import (
     LINEAR_CELLS,
     LONG,
     LONG_WINDOW,
-    MOST_BATCH,
     SETTINGS,
     Config,
     DataConfig,
@@ -168,9 +167,8 @@ def _fill_train(
 ) -> RunTrainConfig:
     count = task.examples["train"]
     if fitting == "closed_form":  # a run is one update, by all examples
-        size = min(count, MOST_BATCH)
         train = dataclasses.replace(
-            train, batch_size=size, num_steps=1, num_epochs=None
+            train, batch_size=count, num_steps=1, num_epochs=None
         )
     batch_size = train.batch_size
     if batch_size is None:

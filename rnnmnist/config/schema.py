@@ -331,7 +331,6 @@ class ModelConfig(ConfigSection, prefix="model."):
 
 
 DEFAULT_BATCH = 128
-MOST_BATCH = 65_536
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 
 
@@ -345,7 +344,6 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default=f"{DEFAULT_BATCH}; of sequences, 16 to {DEFAULT_BATCH}, growing "
         "with their number",
         ge=1,
-        le=MOST_BATCH,
         fitting="gradient",
     )
     num_steps: int | None = setting(

@@ -36,7 +36,7 @@ from rnnmnist.runtime.mesh import (
 )
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
-from rnnmnist.training.closed_form import fit_in_closed_form
+from rnnmnist.training.closed_form import check_fit, fit_in_closed_form
 from rnnmnist.training.events import (
     REMEDY,
     raise_if_stopped,
@@ -80,6 +80,7 @@ def train_and_evaluate(
     """
     task = dataset.task
     resume.check_processes(config, task)
+    check_fit(config, dataset)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
