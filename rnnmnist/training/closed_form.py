@@ -51,7 +51,10 @@ from rnnmnist.training.state import Program, TrainState, to_items
 STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
 SAMPLED_TIMES = 1024  # of each of these, at most
-COPIES = 3  # of the hidden states in float64, which a fit has in memory at a time
+# What a fit has in memory at a time, in float64: the hidden states and the coordinates
+# of the examples, and the Gram matrix with what its decomposition needs.
+COPIES_OF_STATES = 2
+COPIES_OF_GRAM = 5
 
 
 def check_fit(config: RunConfig, dataset: Dataset) -> None:
@@ -65,13 +68,15 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
             "groups: all training sequences are of one group, and leaving it out "
             "leaves none; add another group, or leave groups out"
         )
+    count = len(train)
     features = (THRESHOLDS + 1) * config.model.hidden_size
-    needed = COPIES * 8 * len(train) * features
+    gram_size = min(count, features) ** 2
+    needed = 8 * (COPIES_OF_STATES * count * features + COPIES_OF_GRAM * gram_size)
     available = main_memory().available
     if needed > available:
         raise UserError(
             f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
-            f"for {len(train):,} training {task.noun}, and {available / 2**30:.1f} GiB "
+            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
             "are available; train a network by model.cell=lru"
         )
 

@@ -330,11 +330,12 @@ def test_left_out_predictions_are_kept_for_the_report(
     assert (table["label"] == table["predicted"]).sum() == line.correct < len(table)
 
     data = load_run_data(TrainedRun(run, "best"))
-    assert data.split == "leave_one_group_out"
-    for found, logged in zip(data.scores.networks, line.networks, strict=True):
+    assert data.result.split == "leave_one_group_out"
+    for found, logged in zip(data.result.networks, line.networks, strict=True):
         assert (found.correct, found.loss) == (logged.correct, logged.loss)
     if seeds == 1:
-        (wrong,) = np.nonzero(~data.combined.correct)
+        predicted = data.probabilities.argmax(axis=1)
+        (wrong,) = np.nonzero(predicted != data.examples.labels)
         names = [data.examples.name(position) for position in wrong.tolist()]
         rows = table[table["label"] != table["predicted"]]
         assert names == rows["sequence"].astype(str).tolist()
@@ -417,7 +418,7 @@ def test_one_group_is_refused_before_anything_is_written(tmp_path: Path) -> None
 def test_sequences_beyond_the_memory_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = 3 * 8 * COUNT * 5 * 40  # three copies of the hidden states in float64
+    needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2)  # states and Gram matrix
     memory = Memory(total=needed, available=needed - 1)
     monkeypatch.setattr(closed_form, "main_memory", lambda: memory)
     with pytest.raises(UserError, match=r"^model\.cell: filters .* 60 .*=lru"):
