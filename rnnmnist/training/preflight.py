@@ -22,7 +22,7 @@ from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_batch_mesh, make_mesh, platform_of
-from rnnmnist.training.closed_form import compute_states, draw_network
+from rnnmnist.training.closed_form import check_fit, compute_states, draw_network
 from rnnmnist.training.loop import open_trainer, rejection_error
 from rnnmnist.training.resume import saved_config, step_to_resume
 from rnnmnist.training.state import Program, create_state
@@ -44,6 +44,8 @@ def check_run(
         chosen, _, dataset = datasets.load_for_training(given, saved)
     task = dataset.task if dataset else image_sets.image_task(chosen.data)
     config = resolve(chosen, task)
+    if dataset is not None:
+        check_fit(config, dataset)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
