@@ -6,7 +6,7 @@ regression. Its leave-one-out predictions validate the run.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -45,7 +45,7 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress, format_parameters
 from rnnmnist.training.events import raise_if_stopped, record, score_validation
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.ridge import fit_ridge
+from rnnmnist.training.ridge import RidgeHead, fit_ridge
 from rnnmnist.training.state import Program, TrainState, to_items
 
 STEP = 1  # at which the run is complete
@@ -110,20 +110,12 @@ def fit_in_closed_form(
         "fitted in closed form"
     )
 
+    check_stop = functools.partial(raise_if_stopped, stop, 0, STEP, workdir)
     networks: list[Params] = []
     left_out = []
     for seed in config.seeds:
         params = draw_network(program.model, seed, task, train, view)
-        parts = []
-        for states in compute_states(program, params, train):
-            raise_if_stopped(stop, 0, STEP, workdir)
-            parts.append(states)
-        features = np.concatenate(parts, dtype=np.float64)
-        del parts  # before the fit, which needs memory
-        refuse_non_finite(features, train)
-        head = fit_ridge(
-            features, train.labels, len(task.classes), weights, groups=train.groups
-        )
+        head = fit_head(program, params, train, weights, check_stop)
         kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
         networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
         left_out.append(head.left_out_logits)
@@ -252,6 +244,34 @@ def _outputs(
     return jnp.asarray(outputs)
 
 
+def fit_head(
+    program: Program,
+    params: Params,
+    train: Examples,
+    weights: np.ndarray,
+    check_stop: Callable[[], None],
+) -> RidgeHead:
+    """Fits the head of a network, of which `params` has the filters.
+
+    `check_stop` is called after each part of the examples, and may raise an error.
+    """
+    parts = []
+    for states in compute_states(program, params, train):
+        check_stop()
+        parts.append(states)
+    features = np.concatenate(parts, dtype=np.float64)
+    del parts  # before the fit, which needs the memory
+    is_finite = np.isfinite(features).all(axis=1)
+    if not is_finite.all():
+        name = train.name(int(is_finite.argmin()))
+        raise RunError(
+            f"the filters have no finite outputs for example {name}; correct values "
+            "that are too large"
+        )
+    classes = len(params["head"]["bias"])
+    return fit_ridge(features, train.labels, classes, weights, groups=train.groups)
+
+
 def compute_states(
     program: Program, params: Params, train: Examples
 ) -> Iterator[np.ndarray]:
@@ -262,14 +282,3 @@ def compute_states(
         program.model, ensemble, train, view, program.mesh, method="hidden"
     ):
         yield states
-
-
-def refuse_non_finite(features: np.ndarray, train: Examples) -> None:
-    """Raises a `RunError` unless all hidden states are finite, [examples, hidden]."""
-    is_finite = np.isfinite(features).all(axis=1)
-    if not is_finite.all():
-        name = train.name(int(is_finite.argmin()))
-        raise RunError(
-            f"the filters have no finite outputs for example {name}; correct values "
-            "that are too large"
-        )
