@@ -33,8 +33,8 @@ from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.events import Callback
-from rnnmnist.training.loop import train_and_evaluate
 from rnnmnist.training.resume import Start, open_workdir
+from rnnmnist.training.run import check_run, train_and_evaluate
 
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
@@ -253,7 +253,7 @@ def _train(
         _check_callback(callback, config, dataset.task)
         if sequences is not None:
             path = Path(str(config.data.path))
-            start.check_data(dataset.task)
+            check_run(config, dataset, start)
             if start.config is None or not path.exists():
                 _save(path, sequences)
         enable_default_cache()

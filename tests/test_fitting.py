@@ -31,7 +31,7 @@ from rnnmnist.runs.checkpoint_files import is_whole
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
-from rnnmnist.training import loop, resume
+from rnnmnist.training import loop, resume, run
 
 STEPS = 30
 fit = functools.partial(fit_small, num_steps=STEPS)
@@ -213,7 +213,7 @@ def test_fit_prints_nothing_unless_verbose(
         (resume, "lock", KeyboardInterrupt, 0),
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
         (checkpoints, "save", KeyboardInterrupt, 15),  # of step 10, and of a line
-        (loop, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
+        (run, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
         (loop, "score_validation", RunError, 0),
     ],
 )

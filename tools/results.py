@@ -338,10 +338,13 @@ def is_run_of(workdir: Path, config: Config) -> bool:
 def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each row."""
     run = load_run_data(TrainedRun(workdir, "best"))
-    (network,) = run.predictions
+    if run.predicted_over_time is None:
+        raise ValueError(f"{workdir} has predictions at the end of an image only")
+    (predicted,) = run.predicted_over_time
+    is_correct = predicted == run.examples.labels[:, None]
     return {
-        "correct_after_steps": network.correct_by_time.tolist(),
-        "decision_step": float(np.median(decision_times(network.predicted))),
+        "correct_after_steps": is_correct.sum(axis=0).tolist(),
+        "decision_step": float(np.median(decision_times(predicted))),
     }
 
 

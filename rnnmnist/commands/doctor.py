@@ -60,8 +60,8 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import make_mesh, platform_of
     from rnnmnist.runtime.signals import stop_on_signal
-    from rnnmnist.training.loop import train_and_evaluate
     from rnnmnist.training.resume import Start, find_start
+    from rnnmnist.training.run import train_and_evaluate
 
     show("versions", machine.join_versions(machine.installed_versions()))
     memory = f"{machine.main_memory().total / 2**30:.1f} GiB of memory"

@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
-    from rnnmnist.training.loop import train_and_evaluate
     from rnnmnist.training.resume import open_workdir
+    from rnnmnist.training.run import train_and_evaluate
 
     enable_compilation_cache()
     distributed.initialize(*args.processes)

@@ -22,7 +22,6 @@ from rnnmnist.config.schema import (
     KINDS,
     LONG,
     LONG_WINDOW,
-    MOST_BATCH,
     SETTINGS,
     Config,
     ModelConfig,
@@ -153,7 +152,7 @@ def _fill_train(
     count = task.examples["train"]
     batch_size, num_steps = train.batch_size, train.num_steps
     if fitting == "closed_form":  # a run is one update, by all examples
-        batch_size, num_steps = MOST_BATCH, 1
+        batch_size, num_steps = count, 1
     elif batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
     batch_size = min(batch_size, count)

@@ -335,7 +335,6 @@ class ModelConfig(ConfigSection):
 
 
 DEFAULT_BATCH = 128
-MOST_BATCH = 65_536
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 Weight = Annotated[float, msgspec.Meta(gt=0, le=1e38)]  # of a class
 
@@ -352,7 +351,6 @@ class TrainConfig(ConfigSection):
         by_default=f"{DEFAULT_BATCH}; of sequences, 16 to {DEFAULT_BATCH}, growing "
         "with their number",
         ge=1,
-        le=MOST_BATCH,
         only="gradient",
     )
     num_steps: int | None = setting(

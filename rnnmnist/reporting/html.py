@@ -1,21 +1,11 @@
-"""Renders HTML pages from Jinja2 templates, and writes those of reports."""
+"""Renders HTML pages from Jinja2 templates."""
 
-import base64
-import datetime
-import struct
-from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
 
-from rnnmnist.errors import UserError, set_missing_filename
-from rnnmnist.evaluation import formatting
-from rnnmnist.runtime import machine
-
 FOLDER = Path(__file__).parent
-MARK = '<meta name="generator" content="rnnmnist.report">'  # in `layout.html`
 
 
 class Palette(NamedTuple):
@@ -51,15 +41,6 @@ DARK = Palette(
 )
 
 
-class Section(NamedTuple):
-    """The content of a report's section; headings and sentences are in the template."""
-
-    picture: bytes | None = None  # PNG
-    rows: Sequence[Sequence[str]] = ()  # a table, which is shown if there is no picture
-    # The numbers of the sentences; a template can format values of any type.
-    numbers: Mapping[str, object] = {}
-
-
 def render(template: Path, **values: object) -> str:
     """Renders a Jinja2 template; values are escaped unless it marks them as safe.
 
@@ -73,59 +54,11 @@ def render(template: Path, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
-        accuracy=formatting.format_accuracy,
-        groups=formatting.format_groups,
-        base64=_to_base64,
-        interval=formatting.format_interval,
-        percent=formatting.format_percent,
-        png_size=_png_size,
-        points=formatting.format_points,
-        split_name=formatting.format_split,
-        thousands="{:,}".format,
-        validation=formatting.format_validation,
-    )
+    environment.filters["thousands"] = "{:,}".format
     base = (FOLDER / "base.css").read_text("utf-8")
     style = template.with_name("style.css").read_text("utf-8")
     css = f"{_css_palettes()}\n{base}{style}"
     return environment.get_template(template.name).render(style=css, **values)
-
-
-def write_report(
-    folder: Path,
-    template: str,
-    sections: Mapping[str, Section],
-    command: str,
-    **values: object,
-) -> list[Path]:
-    """Writes a page and its pictures, which it also contains; returns their paths.
-
-    The page is one file that loads no other file and runs no script. It replaces an
-    earlier report, but no other page.
-    """
-    index = folder / "index.html"
-    if index.is_file() and MARK not in index.read_text(errors="replace"):
-        raise UserError(f"workdir: {index} is not a report; move it away")
-    now = datetime.datetime.now().astimezone()
-    provenance = [
-        ("command", command),
-        ("time", f"{now:%Y-%m-%d %H:%M %Z}"),
-        ("machine", machine.describe_processor()),
-        *machine.installed_versions().items(),
-        ("matplotlib", metadata.version("matplotlib")),
-    ]
-    page = render(FOLDER / template, sections=sections, provenance=provenance, **values)
-    files = {
-        folder / f"{name}.png": section.picture
-        for name, section in sections.items()
-        if section.picture is not None
-    }
-    files[index] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in files.items():
-        with set_missing_filename(path):
-            path.write_bytes(content)
-    return list(files)
 
 
 def _css_palettes() -> str:
@@ -144,13 +77,3 @@ def _css_variables(palette: Palette) -> str:
         colours[f"series-{index}"] = colour
     declarations = [f"--{name}: {colour};" for name, colour in colours.items()]
     return " ".join(declarations)
-
-
-def _to_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _png_size(png: bytes) -> tuple[int, int]:
-    """Returns the width and the height of a PNG file, from its header."""
-    width, height = struct.unpack(">II", png[16:24])
-    return width, height

@@ -1,43 +1,39 @@
-"""The report of a run: its data and pictures."""
+"""The report of a run: its data, and the page with its pictures."""
 
+import base64
 import dataclasses
+import datetime
 import shlex
+from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation.formatting import (
-    format_accuracy,
-    format_interval,
-    format_loss,
-    format_percent,
-    format_probability,
-    format_split,
-    format_validation,
-)
+from rnnmnist.data.examples import Examples, find_padding
+from rnnmnist.errors import set_missing_filename
+from rnnmnist.evaluation import formatting
 from rnnmnist.evaluation.left_out import load_evaluated
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.occlusion import occlude
-from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.reporting import calibration, plots
-from rnnmnist.reporting.calibration import SplitPredictions
-from rnnmnist.reporting.html import Section, write_report
+from rnnmnist.reporting import html, plots
 from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
-from rnnmnist.runs.scores import wilson_interval
+from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.selection import select
+from rnnmnist.runtime import machine
 from rnnmnist.runtime.mesh import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
-MAX_CONFUSIONS = 20  # rows of the table of confused classes
+# The pictures that a report can have. The last one is of earlier versions.
+PICTURES = ("curves", "confusion", "steps", "gallery", "reliability")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -46,44 +42,18 @@ class RunData:
 
     trained: TrainedRun
     network: Network
-    config: RunConfig  # of the newest checkpoint, since a resume can change settings
+    config: RunConfig  # with the `train` of the newest checkpoint, after a resume
     last_step: int  # the newest checkpoint
     task: Task  # that of the evaluated data
-    split: str  # as `Report.split`
     examples: Examples  # the whole split
-    predictions: list[SplitPredictions]  # by network, not calibrated
-    combined: SplitPredictions  # of the network, or the ensemble, calibrated
+    result: Result
     is_left_out: bool  # each example is predicted by a head fitted without it
-    scores: Result
+    probabilities: np.ndarray  # [examples, classes], of the network or the ensemble
+    # The class that each network predicts after each time step, int [networks,
+    # examples, time]; None if predictions are known at the end of an example only.
+    predicted_over_time: np.ndarray | None
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
-
-    @property
-    def training(self) -> str:
-        """How far the run is trained, in steps, examples and epochs."""
-        train, task = self.config.train, self.trained.task
-        completion = logs.completion(self.trained.workdir, self.last_step, train)
-        progress = f"up to step {self.last_step:,} of {train.num_steps:,}"
-        examples = self.last_step * train.batch_size
-        epochs = examples / task.examples["train"]
-        return (
-            f"{completion or progress}; {examples:,} {task.noun}, {epochs:.1f} epochs "
-            f"of {task.name}"
-        )
-
-    @property
-    def seconds(self) -> str:
-        """The duration of all recorded sessions."""
-        if not self.sessions:
-            return "not recorded"
-        total = sum(session.seconds["total"] for session in self.sessions)
-        return f"{total:,.1f}"
-
-    @property
-    def hardware(self) -> str:
-        """The processors of all recorded sessions."""
-        processors = dict.fromkeys(session.hardware for session in self.sessions)
-        return ", ".join(processors) or "not recorded"
 
 
 class Report(NamedTuple):
@@ -107,292 +77,228 @@ class Report(NamedTuple):
     page: Path
 
 
-def load_run_data(run: TrainedRun) -> RunData:
-    """Reads a run's files and predicts every example of the evaluated split."""
-    task, split, examples, left_out = load_evaluated(run)
-    network = run.make_network(make_cpu_mesh())
-    if left_out is not None:  # known at the end of an example only
-        logits, lengths = left_out[:, :, None], None
-    elif run.config.model.bidirectional:
-        logits, lengths = network.logits(examples)[:, :, None], None
-    else:
-        logits, lengths = network.logits(examples, every_step=True), examples.lengths
-    predictions = [
-        SplitPredictions.from_logits(member, examples.labels, lengths)
-        for member in logits
-    ]
-    combined = SplitPredictions.from_logits(
-        combine_members(logits), examples.labels, lengths, run.multiplier
-    )
-    last_logits = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
-    config = run.config
-    last_step = run.checkpoint_step
-    header = select(run.workdir, "latest")
-    if header.step > last_step:
-        last_step = header.step
-        config = dataclasses.replace(
-            config, train=header.config.train, execution=header.config.execution
-        )
-    return RunData(
-        trained=run,
-        network=network,
-        config=config,
-        last_step=last_step,
-        task=task,
-        split=split,
-        examples=examples,
-        predictions=predictions,
-        combined=combined,
-        is_left_out=left_out is not None,
-        scores=score_split(run, task, split, examples, last_logits),
-        metrics=logs.read(run.workdir, logs.Metrics),
-        sessions=logs.read(run.workdir, logs.Session),
-    )
-
-
 def report_run(trained: TrainedRun) -> Report:
     """Writes the report of a run into its workdir."""
     run = load_run_data(trained)
     *pictures, page = write_pages(run)
     return Report(
-        dataset=run.task.name,
-        split=run.split,
-        step=trained.checkpoint_step,
-        scores=run.scores,
+        dataset=run.result.dataset,
+        split=run.result.split,
+        step=run.result.step,
+        scores=run.result,
         pictures=tuple(pictures),
         page=page,
     )
 
 
-def write_pages(run: RunData) -> list[Path]:
-    """Writes the pictures and the page; returns their paths, the page last."""
-    sections = {
-        "confusion": _confusion_matrix(run),
-        "gallery": _gallery(run),
-        "reliability": _calibration(run),
-        "classes": _accuracy_by_class(run),
-    }
-    if run.trained.config.model.fitting == "gradient":
-        curves = plots.learning_curves(run.metrics) if run.metrics else None
-        sections["curves"] = Section(curves)
-    # Left-out predictions are known at the end of a sequence only.
-    if not (run.trained.config.model.bidirectional or run.is_left_out):
-        sections["steps"] = _accuracy_over_time(run)
-    validation_selects = False
-    if run.trained.config.model.fitting == "gradient":
-        validation_examples = run.trained.task.examples["validation"]
-        validation_selects = validation_examples >= MIN_VALIDATION_EXAMPLES
-    chosen, default = _list_settings(run)
-    return write_report(
-        run.trained.workdir / "report",
-        "report.html",
-        sections,
-        _format_command(run.trained),
-        run=run,
-        trained=run.trained,
-        facts=_facts(run),
-        validation_selects=validation_selects,
-        chosen_settings=chosen,
-        default_settings=default,
+def load_run_data(run: TrainedRun) -> RunData:
+    """Reads a run's files and predicts every example of the evaluated split."""
+    task, split, examples, logits = load_evaluated(run)
+    is_left_out = logits is not None
+    network = run.make_network(make_cpu_mesh())
+    predicted_over_time = None
+    if logits is None and run.config.model.bidirectional:
+        logits = network.logits(examples)
+    elif logits is None:
+        over_time = network.logits(examples, every_step=True)
+        predicted_over_time = over_time.argmax(axis=-1)
+        last = -1 if examples.lengths is None else examples.lengths - 1
+        logits = over_time[:, np.arange(len(examples)), last]
+    combined = combine_members(logits.astype(np.float64))
+    newest = select(run.workdir, "latest")
+    config = dataclasses.replace(run.config, train=newest.config.train)
+    return RunData(
+        trained=run,
+        network=network,
+        config=config,
+        last_step=newest.step,
+        task=task,
+        examples=examples,
+        result=score_split(run, task, split, examples, logits),
+        is_left_out=is_left_out,
+        probabilities=softmax(run.multiplier * combined),
+        predicted_over_time=predicted_over_time,
+        metrics=logs.read(run.workdir, logs.Metrics),
+        sessions=logs.read(run.workdir, logs.Session),
     )
 
 
-def _format_command(run: TrainedRun) -> str:
-    """Returns the command line that writes the same report."""
-    folder = run.workdir
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
-    flags = [f"--workdir={folder}"]
-    if run.selector != "best":
-        flags.append(f"--step={run.selector}")
-    flags += [f"--config.{name}={value}" for name, value in run.settings.items()]
-    return shlex.join(["rnnmnist", "report", *flags])
+def write_pages(run: RunData) -> list[Path]:
+    """Writes the pictures and the page; returns their paths, the page last.
 
-
-def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Estimates accuracies from `correct` [ensemble, accuracies] of `totals` examples.
-
-    Returns the accuracies between the ends of their intervals, [3, accuracies]. Of one
-    network, these are 95 % Wilson intervals over examples. Of an ensemble, they are
-    means with the range from the lowest to the highest: its members share their
-    examples, so pooled counts would give intervals that are too narrow.
+    The page is one file that loads no other file and runs no script. Pictures of an
+    earlier report that this one does not have are removed.
     """
+    errors = find_errors(run)
+    pictures = draw_pictures(run, errors)
+    folder = run.trained.workdir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PICTURES:
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    files = {folder / f"{name}.png": content for name, content in pictures.items()}
+    page = render_page(run, pictures, errors)
+    files[folder / "index.html"] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
+    for path, content in files.items():
+        with set_missing_filename(path):
+            path.write_bytes(content)
+    return list(files)
+
+
+def draw_pictures(run: RunData, errors: list[plots.Tile]) -> dict[str, bytes]:
+    """Draws the pictures that a run has, as PNG files, by their names."""
+    classes = run.task.classes
+    pictures: dict[str, bytes] = {}
+    if run.config.model.fitting == "gradient" and run.metrics:
+        pictures["curves"] = plots.learning_curves(run.metrics)
+    if len(classes) <= MAX_CLASSES:
+        confusion = np.array(run.result.confusion)
+        pictures["confusion"] = plots.confusion_matrix(confusion, classes)
+    if run.predicted_over_time is not None:
+        accuracy = estimate_over_time(run.predicted_over_time, run.examples)
+        majority = np.bincount(run.examples.labels).max() / len(run.examples)
+        pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
+    if errors:
+        pictures["gallery"] = plots.gallery(errors, run.task.feature_names)
+    return pictures
+
+
+def render_page(
+    run: RunData, pictures: dict[str, bytes], errors: list[plots.Tile]
+) -> str:
+    """Renders the page; headings and sentences are in the template."""
+    trained = run.trained
+    flags = [f"--workdir={trained.workdir}", f"--step={trained.selector}"]
+    flags += [f"--config.{name}={value}" for name, value in trained.settings.items()]
+    largest_fall = max((np.abs(tile.falls).max() for tile in errors), default=0)
+    return html.render(
+        html.FOLDER / "report.html",
+        run=run,
+        trained=trained,
+        formatting=formatting,
+        pictures={
+            name: base64.b64encode(content).decode()
+            for name, content in pictures.items()
+        },
+        completion=logs.completion(trained.workdir, run.last_step, run.config.train),
+        validation_selects=trained.task.examples["validation"]
+        >= MIN_VALIDATION_EXAMPLES,
+        confusions=most_frequent_errors(run),
+        num_errors=(run.probabilities.argmax(axis=1) != run.examples.labels).sum(),
+        shown_errors=len(errors),
+        # The exponential function of more than 709 is not finite.
+        largest_factor=np.exp(min(700, largest_fall)),
+        overconfidence=estimate_overconfidence(run.probabilities, run.examples.labels),
+        settings=list_settings(run),
+        command=shlex.join(["rnnmnist", "report", *flags]),
+        time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        processor=machine.describe_processor(),
+        versions=machine.installed_versions()
+        | {"matplotlib": metadata.version("matplotlib")},
+    )
+
+
+def most_frequent_errors(run: RunData) -> list[tuple[str, str, int]]:
+    """Returns the true class, the predicted class and the count of frequent errors.
+
+    There are more of them if the confusion matrix is not drawn.
+    """
+    classes = run.task.classes
+    errors = [
+        (classes[label], classes[predicted], int(count))
+        for (label, predicted), count in np.ndenumerate(run.result.confusion)
+        if count and label != predicted
+    ]
+    errors.sort(key=lambda error: -error[2])
+    return errors[:5] if len(classes) <= MAX_CLASSES else errors[:20]
+
+
+def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
+    """Returns accuracies after each time step, between the ends of their intervals.
+
+    They are those of the examples that have the time step, [3, time]. Of one network,
+    the intervals are 95 % Wilson intervals over examples. Of an ensemble, the
+    accuracies are means, with the range from the lowest to the highest: its members
+    share their examples, so pooled counts would give intervals that are too narrow.
+
+    Predictions are int [networks, examples, time].
+    """
+    is_read = np.ones(predicted.shape[1:], bool)
+    if examples.lengths is not None:
+        is_read = ~find_padding(predicted.shape[2], examples.lengths)
+    totals = is_read.sum(axis=0)
+    totals = totals[totals > 0]  # no example can have the last time steps
+    is_correct = (predicted == examples.labels[:, None]) & is_read
+    correct = is_correct.sum(axis=1)[:, : len(totals)]
     accuracies = correct / totals
     if len(correct) > 1:
         return np.array([accuracies.min(0), accuracies.mean(0), accuracies.max(0)])
-    intervals = [
-        wilson_interval(count, total)
-        for count, total in zip(correct[0].tolist(), totals.tolist(), strict=True)
-    ]
-    low, high = np.transpose(intervals)
+    intervals = map(wilson_interval, correct[0].tolist(), totals.tolist())
+    low, high = np.transpose(list(intervals))
     return np.array([low, accuracies[0], high])
 
 
-def _confusion_matrix(run: RunData) -> Section:
-    counts = np.array(run.scores.confusion)
-    names = run.task.classes
-    errors = counts.copy()
-    np.fill_diagonal(errors, 0)
-    most_frequent = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
-    rows = []
-    for cell in most_frequent:
-        true, predicted = divmod(int(cell), len(names))
-        count = errors[true, predicted]
-        if count > 0:
-            rows.append((names[true], names[predicted], f"{count:,}"))
-    picture = None
-    if len(names) <= MAX_CLASSES:
-        picture = plots.confusion_matrix(counts, names)
-    return Section(picture, rows)
-
-
-def _accuracy_over_time(run: RunData) -> Section:
-    labels = run.examples.labels
-    correct = np.array([network.correct_by_time for network in run.predictions])
-    lengths = run.predictions[0].lengths
-    times = np.arange(lengths.max())  # can be shorter than those of the task
-    totals = (lengths[:, None] > times).sum(axis=0)
-    estimates = estimate_accuracies(correct[:, : len(totals)], totals)
-    majority = int(np.bincount(labels).max()) / len(labels)
-    quarters = [(time, estimates[1, time - 1]) for time in plots.quarters(len(totals))]
-    return Section(
-        plots.accuracy_over_time(estimates, majority), numbers={"quarters": quarters}
-    )
-
-
-def _gallery(run: RunData) -> Section:
-    names = run.task.classes
-    examples = run.examples
-    order = run.trained.pixel_order
-    predictions = run.combined
-    errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
-    falls = np.zeros((len(errors), run.task.time_steps))
+def find_errors(run: RunData) -> list[plots.Tile]:
+    """Returns the most confident errors, with the time steps on which each depends."""
+    classes, examples = run.task.classes, run.examples
+    predicted = run.probabilities.argmax(axis=1)
+    confidence = run.probabilities.max(axis=1)
+    (wrong,) = np.nonzero(predicted != examples.labels)
+    order = np.argsort(-confidence[wrong], kind="stable")
+    positions = wrong[order][:MAX_ERRORS]
+    falls = np.zeros((len(positions), run.task.time_steps))
     # The network is not the one that predicted a left-out example.
-    if len(errors) and not run.is_left_out:
-        falls = occlude(run.network, examples, errors)
+    if len(positions) and not run.is_left_out:
+        falls = occlude(run.network, examples, positions)
+    pixel_order = run.trained.pixel_order
     tiles = []
-    for index, fall in zip(errors, falls, strict=True):
-        values = examples.strip_padding(index)
+    for position, fall in zip(positions.tolist(), falls, strict=True):
+        values = examples.strip_padding(position)
         times = np.arange(len(values))
-        if order is not None:  # the time step in which each pixel is read
-            times = (order.argsort(axis=None) // order.shape[1]).reshape(values.shape)
-        tiles.append(
-            plots.Tile(
-                name=examples.name(index),
-                values=values,
-                falls=fall[times],
-                predicted=names[predictions.predicted[index, -1]],
-                probability=format_probability(predictions.confidence[index]),
-                label=names[predictions.labels[index]],
-            )
+        if pixel_order is not None:  # the time step in which each pixel is read
+            ranks = pixel_order.argsort(axis=None)
+            times = (ranks // pixel_order.shape[1]).reshape(values.shape)
+        tile = plots.Tile(
+            name=examples.name(position),
+            values=values,
+            falls=fall[times],
+            predicted=classes[predicted[position]],
+            probability=formatting.format_probability(confidence[position]),
+            label=classes[examples.labels[position]],
         )
-    return Section(
-        plots.gallery(tiles, run.task.feature_names) if tiles else None,
-        numbers={
-            "tiles": tiles,
-            "total": (~predictions.correct).sum(),
-            # The exponential function of more than 709 is not finite.
-            "factor": np.exp(min(700, float(np.abs(falls).max(initial=0)))),
-        },
-    )
+        tiles.append(tile)
+    return tiles
 
 
-def _calibration(run: RunData) -> Section:
-    bins = calibration.calibration_bins(run.combined)
-    present = bins.examples > 0
-    accuracy = estimate_accuracies(bins.correct[None, present], bins.examples[present])
-    total = bins.examples.sum()
-    return Section(
-        plots.reliability_diagram(bins, accuracy),
-        numbers={
-            "bins": bins,
-            "examples": total,
-            "confidence": bins.confidence.sum() / total,
-            "accuracy": bins.correct.sum() / total,
-        },
-    )
+def estimate_overconfidence(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> tuple[float, float, float]:
+    """Returns the mean confidence minus the accuracy, and its 95 % interval.
 
-
-def _accuracy_by_class(run: RunData) -> Section:
-    confusions = np.array([network.confusion for network in run.scores.networks])
-    totals = confusions[0].sum(axis=1)
-    present = np.flatnonzero(totals)  # only these classes have an accuracy
-    totals = totals[present]
-    correct = np.diagonal(confusions, axis1=1, axis2=2)[:, present]
-    low, accuracy, high = estimate_accuracies(correct, totals)
-    rows = []
-    for index in np.argsort(accuracy, kind="stable"):
-        count = correct[:, index].sum()
-        total = len(correct) * totals[index]
-        rows.append(
-            (
-                run.task.classes[present[index]],
-                f"{count:,} of {total:,}",
-                format_percent(accuracy[index]),
-                format_interval((low[index], high[index])),
-            )
-        )
-    return Section(rows=rows)
-
-
-def _facts(run: RunData) -> list[tuple[str, str]]:
-    """Returns the names and values of the card `Run`."""
-    trained, scores = run.trained, run.scores
-    train = run.config.train
-    validation = "none"
-    if trained.validation_metrics is not None:
-        validation = format_validation(trained.validation_metrics)
-    facts = [
-        ("workdir", str(trained.workdir)),
-        ("data set", run.task.name),
-        ("parameters", f"{trained.num_parameters:,}"),
-        ("checkpoint", f"step {trained.checkpoint_step:,} of {train.num_steps:,}"),
-        ("training", run.training),
-        ("validation", validation),
-    ]
-    seconds = run.seconds
-    if len(run.sessions) > 1:
-        seconds += f", in {len(run.sessions)} sessions"
-    split = format_split(run.split)
-    is_repeated = trained.validation_metrics is not None and (
-        run.split == trained.validation_metrics.split
-    )
-    if not is_repeated:
-        facts.append((split, format_accuracy(scores)))
-    facts += [
-        ("loss", format_loss(scores).removeprefix("loss ")),
-        ("seconds", seconds),
-        ("hardware", run.hardware),
-        ("SHA-256 of parameters", trained.params_sha256),
-    ]
-    return facts
-
-
-def _list_settings(
-    run: RunData,
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Returns the settings that are not the defaults, and those that are, as text.
-
-    The defaults are those of a run with this cell on the data of the training.
+    The confidence is the probability of the predicted class. The interval is normal,
+    over examples.
     """
-    given = ("data.name", "model.cell")
+    is_correct = probabilities.argmax(axis=1) == labels
+    differences = probabilities.max(axis=1) - is_correct
+    mean = differences.mean()
+    half = Z_95 * differences.std() / np.sqrt(len(labels))
+    return mean, mean - half, mean + half
+
+
+def list_settings(run: RunData) -> list[tuple[str, str, str]]:
+    """Returns the name, the value and the default of each setting, as text.
+
+    The defaults are those of a run with this cell on the data of the training. None is
+    what it stands for, or "none".
+    """
     config = run.config.flat()
-    with_defaults = Config().replace({name: config[name] for name in given})
-    by_default = fill_defaults(with_defaults, run.trained.task).flat()
-    for name in given:
-        by_default[name] = SETTINGS[name].default
-    chosen: list[tuple[str, str]] = []
-    defaults: list[tuple[str, str]] = []
-    for name, value in config.items():
-        text = _format_setting(name, value)
-        if value == by_default[name]:
-            defaults.append((name, text))
-        else:
-            default_text = _format_setting(name, by_default[name])
-            chosen.append((name, f"{text} (default: {default_text})"))
-    return chosen, defaults
+    given = {name: config[name] for name in ("data.name", "model.cell")}
+    defaults = fill_defaults(Config().replace(given), run.trained.task).flat()
+    defaults |= {name: SETTINGS[name].default for name in given}
 
+    def format_value(name: str, value: object) -> str:
+        return SETTINGS[name].by_default or "none" if value is None else str(value)
 
-def _format_setting(name: str, value: Any) -> str:  # of the type of the setting
-    """Formats the value of a setting; None is what it stands for, or "none"."""
-    return SETTINGS[name].by_default or "none" if value is None else str(value)
+    return [
+        (name, format_value(name, value), format_value(name, defaults[name]))
+        for name, value in config.items()
+    ]

@@ -7,8 +7,8 @@ phone. pyplot is not used: it would select a backend of the process and keep fig
 import contextlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.style  # noqa: TID251
 import numpy as np
@@ -17,13 +17,11 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.evaluation.formatting import format_percent, format_points
-from rnnmnist.reporting.calibration import Bins
+from rnnmnist.evaluation.formatting import format_percent
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics
 
 DPI = 200  # dots per inch
-Metric = Literal["loss", "accuracy"]
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 
 
@@ -43,39 +41,58 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
 
     For several seeds, the range from the lowest to the highest is shaded.
     """
-    trained = [line for line in metrics if line.split == "train"]
-    validated = [line for line in metrics if line.split == "validation"]
     with new_figure(4.6) as figure:
         upper_axes, lower_axes = figure.subplots(2, sharex=True)
-        drawn: list[tuple[Axes, Metric]] = [
-            (upper_axes, "loss"),
-            (lower_axes, "accuracy"),
-        ]
-        for axes, metric in drawn:
-            _plot_metric(axes, trained, metric, "train", LIGHT.series[1])
-            _plot_metric(
-                axes, validated, metric, "validation", LIGHT.series[0], marker="o"
-            )
+        for split, colour, marker in (
+            ("train", LIGHT.series[1], ""),
+            ("validation", LIGHT.series[0], "o"),
+        ):
+            lines = [line for line in metrics if line.split == split]
+            if not lines:
+                continue
+            steps = [line.step for line in lines]
+            losses = [[one.loss for one in line.networks] for line in lines]
+            percents = [[100 * one.accuracy for one in line.networks] for line in lines]
+            for axes, values in ((upper_axes, losses), (lower_axes, percents)):
+                mean = np.mean(values, axis=1)
+                axes.plot(steps, mean, color=colour, marker=marker, label=split)
+                if len(values[0]) == 1:
+                    continue
+                low, high = np.min(values, axis=1), np.max(values, axis=1)
+                axes.fill_between(
+                    steps, low, high, color=colour, alpha=0.25, linewidth=0
+                )
         upper_axes.set(ylabel="loss (nats per example)", yscale="log")
-        low, high = upper_axes.get_ylim()
+        lowest, highest = upper_axes.get_ylim()
         upper_axes.yaxis.set_major_formatter("{x:g}")
-        upper_axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+        upper_axes.yaxis.set_minor_formatter("{x:g}" if highest < 10 * lowest else "")
         upper_axes.legend()
-        lower_axes.set_ylabel("accuracy (% of examples)")
-        _set_accuracy_limits(lower_axes, validated or metrics)
-        _set_step_axis(lower_axes)
+        # Runs differ in the last few percent, so the first steps may be cut off.
+        validated = [line for line in metrics if line.split == "validation"]
+        worst = 100 * min(line.accuracy for line in validated or metrics)
+        bottom = max(0.0, min(99.0, worst - (100 - worst) / 2))
+        top = 100 + (100 - bottom) / 40  # a line at 100 % stays visible
+        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))
+        lower_axes.set_xlabel("step (updates)")
+        lower_axes.set_xlim(left=0)
+        integers = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
+        lower_axes.xaxis.set_major_locator(integers)
+        lower_axes.xaxis.set_major_formatter("{x:,.0f}")
         return to_png(figure)
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
-    """Draws a confusion matrix, int [true classes, predicted classes]."""
+    """Draws a confusion matrix, int [true classes, predicted classes].
+
+    At the right, it has the accuracy of each class.
+    """
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
     shades = _shades(LIGHT.background, LIGHT.series[1]).with_extremes(bad=LIGHT.line)
     # On a square root scale, single errors stay visible beside hundreds.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, 24) for name in names]
-    with new_figure(4.9) as figure:
+    with new_figure(4.6) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
         mesh.set(edgecolor=LIGHT.line, linewidth=0.5)
@@ -84,12 +101,27 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(range(len(names)), names, rotation=rotation)
         axes.set_yticks(range(len(names)), names)
-        axes.tick_params(length=0, labelsize=min(9, 220 / len(names)))
+        size = min(9, 220 / len(names))
+        axes.tick_params(length=0, labelsize=size)
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
         axes.invert_yaxis()
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(range(len(names)), _format_recalls(counts))
+        right.tick_params(length=0, labelsize=size)
+        right.spines[:].set_visible(False)
+        right.set_ylabel("correct")
         return to_png(figure)
+
+
+def _format_recalls(counts: np.ndarray) -> list[str]:
+    """Formats the accuracy of each class; empty for classes without examples."""
+    totals = counts.sum(axis=1)
+    return [
+        f"{100 * correct / total:.1f} %" if total else ""
+        for correct, total in zip(counts.diagonal(), totals, strict=True)
+    ]
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, norm: PowerNorm) -> None:
@@ -111,58 +143,14 @@ def _write_counts(axes: Axes, counts: np.ndarray, norm: PowerNorm) -> None:
         )
 
 
-def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
-    """Draws accuracy over confidence, and the number of examples of each bin.
-
-    `accuracy` [3, bins] of bins that are not empty is between its interval's ends.
-    """
-    present = bins.examples > 0
-    confidence = bins.confidence[present] / bins.examples[present]
-    edges = np.linspace(0, 100, len(bins.examples) + 1)
-    error = format_points(bins.calibration_error)
-    blue = LIGHT.series[0]
-    low, values, high = 100 * accuracy
-    # At 0 or 1, an end can lie on the wrong side of the value by rounding.
-    lengths = np.maximum(0, [values - low, high - values])
-    points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
-    with new_figure(4.8) as figure:
-        diagram, histogram = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-        diagram.plot([0, 100], [0, 100], color=LIGHT.muted, linewidth=1, zorder=1)
-        diagram.errorbar(100 * confidence, values, yerr=lengths, **points)
-        diagram.set(
-            title=f"expected calibration error: {error}",
-            ylabel="accuracy (% of the bin's examples)",
-            ylim=(-3, 103),
-        )
-        histogram.stairs(bins.examples, edges, color=blue, fill=True)
-        histogram.set(
-            xlabel="confidence: probability of the predicted class (%)",
-            xlim=(0, 100),
-            ylabel="examples",
-            yscale="log",
-            ylim=(0.5, 2 * max(bins.examples)),  # shows bins of a single one
-        )
-        histogram.yaxis.set_major_formatter("{x:,.0f}")
-        histogram.minorticks_off()
-        figure.align_ylabels()
-        return to_png(figure)
-
-
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples in four columns.
 
     Examples with labels features are drawn as curves, others as images.
     """
     rows = math.ceil(len(tiles) / 4)
-    names = [name for tile in tiles for name in (tile.predicted, tile.label)]
-    one_line = not features and max(map(len, names)) < 7
-    # The unit of heights is the inch. Sequences have a legend below all rows.
-    if features:
-        height = 2.3 * rows + 0.4
-    elif one_line:
-        height = 1.72 * rows + 0.1
-    else:
-        height = 1.94 * rows + 0.1
+    # In inches. Sequences have a legend below all rows.
+    height = 2.1 * rows + 0.4 if features else 1.75 * rows + 0.1
     largest = max(np.abs(tile.falls).max() for tile in tiles) or 1
     with new_figure(height) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
@@ -172,12 +160,16 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             # On a square root scale, weak evidence stays visible, as in the confusion
             # matrix.
             evidence = np.sign(tile.falls) * np.sqrt(np.abs(tile.falls) / largest)
+            label = f"label {_shorten(tile.label, 12)}"
             if features:
                 _draw_curves(axes, tile.values, evidence)
+                label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
                 _draw_image(axes, tile.values, evidence)
             axes.spines[:].set_visible(True)
-            _caption(axes, tile, one_line=one_line, with_name=bool(features))
+            predicted = f"predicted {_shorten(tile.predicted, 12)}\n{tile.probability}"
+            axes.set_title(label, color=LIGHT.series[0], fontsize=7)
+            axes.set_xlabel(predicted, color=LIGHT.series[1], fontsize=7, loc="left")
         if features:
             labels = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
             lines = grid.flat[0].get_lines()[: len(labels)]
@@ -216,18 +208,6 @@ def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
-def _caption(axes: Axes, tile: Tile, *, one_line: bool, with_name: bool) -> None:
-    """Writes the label above an example, and the prediction below it."""
-    gap = " " if one_line else "\n"
-    size = 9 if one_line else 7
-    label = f"label{gap}{_shorten(tile.label, 14)}"
-    if with_name:
-        label = f"{_shorten(tile.name, 16)}\n{label}"
-    predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}\n{tile.probability}"
-    axes.set_title(label, color=LIGHT.series[0], fontsize=size, loc="left")
-    axes.set_xlabel(predicted, color=LIGHT.series[1], fontsize=size, loc="left")
-
-
 def _evidence_colours() -> LinearSegmentedColormap:
     return _shades(LIGHT.series[2], LIGHT.background, LIGHT.series[3])
 
@@ -246,18 +226,13 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
         axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
         axes.fill_between(times, low, high, color=blue, alpha=0.25, linewidth=0)
         axes.plot(times, value, color=blue, marker="o", markersize=3)
-        axes.set_xticks(sorted({1, *quarters(last)}))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(
             f"horizontal line: most frequent class, {format_percent(majority)}"
         )
         axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
-
-
-def quarters(last: int) -> list[int]:
-    """Returns the time steps at a quarter, half, three quarters and the end."""
-    return sorted({math.ceil(last * quarter / 4) for quarter in (1, 2, 3, 4)})
 
 
 @contextlib.contextmanager
@@ -279,7 +254,6 @@ def new_figure(height: float) -> Iterator[Figure]:
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "errorbar.capsize": 2.5,
         "grid.color": LIGHT.line,
         "grid.linewidth": 0.7,
         "xtick.color": LIGHT.muted,
@@ -303,57 +277,6 @@ def to_png(figure: Figure) -> bytes:
 
 def _shades(*colours: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("shades", colours)
-
-
-def _plot_metric(
-    axes: Axes,
-    lines: Sequence[Metrics],
-    metric: Metric,
-    label: str,
-    colour: str,
-    marker: str = "",
-) -> None:
-    """Plots a metric over steps, as the mean over seeds with its range shaded.
-
-    Points with a marker are above other lines.
-    """
-    steps = [line.step for line in lines]
-    by_seed = []
-    for line in lines:
-        if metric == "loss":
-            values = [network.loss for network in line.networks]
-        else:
-            values = [100 * network.accuracy for network in line.networks]
-        by_seed.append(np.array(values))
-    axes.plot(
-        steps,
-        [values.mean() for values in by_seed],
-        color=colour,
-        marker=marker,
-        zorder=3 if marker else 2,
-        label=label if lines else "",  # a legend leaves out an empty label
-    )
-    if any(len(values) > 1 for values in by_seed):
-        low = [values.min() for values in by_seed]
-        high = [values.max() for values in by_seed]
-        axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
-
-
-def _set_accuracy_limits(axes: Axes, lines: Iterable[Metrics]) -> None:
-    """Starts the axis of accuracies below the lowest one, and below 99 %.
-
-    Runs differ in the last few percent, so the first training steps may be cut off.
-    """
-    lowest = 100 * min(line.accuracy for line in lines)
-    bottom = max(0.0, min(99.0, lowest - (100 - lowest) / 2))
-    axes.set_ylim(bottom, 100 + (100 - bottom) / 40)  # a line at 100 % stays visible
-
-
-def _set_step_axis(axes: Axes) -> None:
-    axes.set_xlabel("step (updates)")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _shorten(name: str, length: int) -> str:

@@ -1,15 +1,14 @@
 """Fits a network whose recurrence is drawn and whose head is found in closed form.
 
 A run is one update. The hidden states of the training examples, which are those of
-random filters, are computed on the devices in parts; the head follows on the host, by
-ridge regression. Its leave-one-out predictions validate the run.
+random filters, are computed on the devices; the head follows on the host, by ridge
+regression. Its leave-one-out predictions validate the run.
 """
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from rnnmnist.models.classifier import (
     DIFFERENCE_STD,
     Params,
     SequenceClassifier,
+    abstract_params,
     add_differences,
     count_params,
     init_params,
@@ -39,12 +39,8 @@ from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runtime.mesh import (
-    device_put,
-    local_sharding,
-    make_batch_mesh,
-    replicated_sharding,
-)
+from rnnmnist.runtime.machine import main_memory
+from rnnmnist.runtime.mesh import device_put, make_batch_mesh, replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress, format_parameters
@@ -56,7 +52,32 @@ from rnnmnist.training.state import Program, TrainState, to_items
 STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
 SAMPLED_TIMES = 1024  # of each of these, at most
-OUTPUT_BYTES = 1 << 26  # of outputs that are computed at a time
+# What a fit has in memory at a time, in float64: the hidden states and the coordinates
+# of the examples, and the Gram matrix with what its decomposition needs.
+COPIES_OF_STATES = 2
+COPIES_OF_GRAM = 5
+
+
+def check_fit(config: RunConfig, dataset: Dataset) -> None:
+    """Refuses a fit in closed form of one group, or of more than the memory holds."""
+    task, splits = dataset
+    train = splits["train"]
+    if (train.num_groups or len(train)) == 1:
+        raise UserError(
+            "groups: all training sequences are of one group, and leaving it out "
+            "leaves none; add another group, or leave groups out"
+        )
+    count = len(train)
+    features = (THRESHOLDS + 1) * config.model.hidden_size
+    gram_size = min(count, features) ** 2
+    needed = 8 * (COPIES_OF_STATES * count * features + COPIES_OF_GRAM * gram_size)
+    available = main_memory().available
+    if needed > available:
+        raise UserError(
+            f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
+            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
+            "are available; train a network by model.cell=lru"
+        )
 
 
 def fit_in_closed_form(
@@ -75,31 +96,27 @@ def fit_in_closed_form(
     """
     task, splits = dataset
     train = splits["train"].sort_by_group()
-    _check_groups(train, task)
+    _warn_of_classes_in_one_group(train, task)
     program = Program.create(config, task, make_batch_mesh(mesh))
-    weights = weigh_examples(config, task, train, mesh)
+    view = program.transform.view
+    class_weights = weigh_classes(config.train, task, train.labels, mesh)
+    weights = np.ones(len(train))
+    if class_weights is not None:
+        weights *= jax.device_get(class_weights)[train.labels]
+    parameters = count_params(abstract_params(program.model))
+    progress.line(
+        f"{format_parameters(config.num_seeds, parameters)}, of the head, which is "
+        "fitted in closed form"
+    )
 
+    check_stop = functools.partial(raise_if_stopped, stop, 0, STEP, workdir)
     networks: list[Params] = []
     left_out = []
     for seed in config.seeds:
-        params = draw_network(program.model, seed, task, train, program.transform.view)
-
-        def parts(params: Params = params) -> Iterator[np.ndarray]:
-            for states in compute_states(program, params, train):
-                raise_if_stopped(stop, 0, STEP, workdir)
-                yield states
-
-        if not networks:
-            count = count_params(params)
-            progress.line(
-                f"{format_parameters(config.num_seeds, count)}, of the head, which is "
-                "fitted in closed form"
-            )
-        number, classes = params["head"]["kernel"].shape
-        head = fit_ridge(
-            parts, number, train.labels, classes, weights, groups=train.groups
-        )
-        networks.append({**params, "head": to_params(head)})
+        params = draw_network(program.model, seed, task, train, view)
+        head = fit_head(program, params, train, weights, check_stop)
+        kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
+        networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
         left_out.append(head.left_out_logits)
 
     left_out_logits = np.stack(left_out)
@@ -135,18 +152,12 @@ def fit_in_closed_form(
     checkpoints.save(workdir, header, to_items(state))
 
 
-def _check_groups(train: Examples, task: Task) -> None:
+def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     """Warns of classes of which nothing is left if an example, or a group, is left out.
 
-    Raises:
-        UserError: if there is only one group.
+    An example is a group of its own if there are no others.
     """
     groups = np.arange(len(train)) if train.groups is None else train.groups
-    if groups.min() == groups.max():
-        raise UserError(
-            "groups: all training sequences are of one group, and leaving it out "
-            "leaves none; add another group, or leave groups out"
-        )
     single = [
         name
         for index, name in enumerate(task.classes)
@@ -160,17 +171,6 @@ def _check_groups(train: Examples, task: Task) -> None:
         )
 
 
-def weigh_examples(
-    config: RunConfig, task: Task, train: Examples, mesh: Mesh
-) -> np.ndarray:
-    """Returns the weight of each training example, float64 [examples]."""
-    of_classes = weigh_classes(config.train, task, train.labels, mesh)
-    if of_classes is None:
-        return np.ones(len(train))
-    weights: np.ndarray = jax.device_get(of_classes).astype(float)[train.labels]
-    return weights
-
-
 def draw_network(
     model: SequenceClassifier, seed: int, task: Task, train: Examples, view: View
 ) -> Params:
@@ -179,14 +179,13 @@ def draw_network(
     The thresholds are between outputs for training examples. They depend only on these
     and on the seed.
     """
-    number = min(SAMPLE, len(train))
     params, order, positions = jax.device_get(
         _draw(np.uint32(seed), np.int32(len(train)), model=model)
     )
-    if DIFFERENCE_STD in params:
+    if DIFFERENCE_STD in params:  # as 1; its values are those of the data
         std = np.asarray(task.difference_std or 1, np.float32)
         params[DIFFERENCE_STD] = params[DIFFERENCE_STD] * std
-    outputs = sample_outputs(model, params, train, order[:number], view)
+    outputs = sample_outputs(model, params, train, order[: len(train)], view)
     params[FILTERS]["thresholds"] = choose_thresholds(outputs, positions)
     return params
 
@@ -194,7 +193,7 @@ def draw_network(
 @functools.partial(jax.jit, static_argnames="model")
 def _draw(
     seed: jax.Array, examples: jax.Array, *, model: SequenceClassifier
-) -> tuple[dict[str, Any], jax.Array, jax.Array]:
+) -> tuple[Params, jax.Array, jax.Array]:
     """Returns a network, an order of examples, and where thresholds are.
 
     The order has the first indices of a random one, int32 [SAMPLE], which repeat if
@@ -202,8 +201,7 @@ def _draw(
     """
     key = stream_key(seed, Stream.FILTERS)
     for_network, for_order, for_positions = jax.random.split(key, 3)
-    params = dict(init_params(model, for_network))
-    params[FILTERS] = dict(params[FILTERS])
+    params = init_params(model, for_network)
     order = epoch_order(for_order, jnp.arange(SAMPLE), examples)
     shape = (THRESHOLDS, model.config.hidden_size)
     return params, order, jax.random.uniform(for_positions, shape)
@@ -220,26 +218,16 @@ def sample_outputs(
 
     Of long sequences, they are those at some of the time steps, at equal distances.
     """
-    time_steps = model.input_shape[0]
-    step_bytes = 4 * model.config.hidden_size * time_steps
-    size = min(SAMPLE, max(1, OUTPUT_BYTES // step_bytes))
-    values = train.take(indices)
-    ends = np.full(len(indices), time_steps)
+    ends = np.full(len(train), model.input_shape[0])
     if train.lengths is not None:
-        ends = train.lengths[indices]
-    found = []
-    for start in range(0, len(indices), size):
-        part = values[start : start + size]
-        padded = np.zeros((size, *part.shape[1:]), part.dtype)
-        padded[: len(part)] = part
-        put = functools.partial(device_put, sharding=local_sharding())
-        outputs = jax.device_get(
-            _outputs(jax.tree.map(put, params), put(padded), model=model, view=view)
-        )
-        for position, end in enumerate(ends[start : start + size].tolist()):
-            distance = math.ceil(end / SAMPLED_TIMES)
-            found.append(outputs[:end:distance, position])
-    return np.concatenate(found)
+        ends = train.lengths
+    sampled = []
+    for index in indices.tolist():
+        stored = train.take(slice(index, index + 1))
+        outputs = jax.device_get(_outputs(params, stored, model=model, view=view))
+        end = ends[index]
+        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIMES), 0])
+    return np.concatenate(sampled)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view"))
@@ -257,31 +245,41 @@ def _outputs(
     return jnp.asarray(outputs)
 
 
+def fit_head(
+    program: Program,
+    params: Params,
+    train: Examples,
+    weights: np.ndarray,
+    check_stop: Callable[[], None],
+) -> RidgeHead:
+    """Fits the head of a network, of which `params` has the filters.
+
+    `check_stop` is called after each part of the examples, and may raise an error.
+    """
+    parts = []
+    for states in compute_states(program, params, train):
+        check_stop()
+        parts.append(states)
+    features = np.concatenate(parts, dtype=np.float64)
+    del parts  # before the fit, which needs the memory
+    is_finite = np.isfinite(features).all(axis=1)
+    if not is_finite.all():
+        name = train.name(int(is_finite.argmin()))
+        raise RunError(
+            f"the filters have no finite outputs for example {name}; correct values "
+            "that are too large"
+        )
+    classes = len(params["head"]["bias"])
+    return fit_ridge(features, train.labels, classes, weights, groups=train.groups)
+
+
 def compute_states(
     program: Program, params: Params, train: Examples
 ) -> Iterator[np.ndarray]:
     """Yields the hidden states of some training examples at a time, [part, hidden]."""
-    put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
-    ensemble = jax.tree.map(lambda leaf: put(np.asarray(leaf)[None]), params)
-    start = 0
+    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
     view = program.transform.view
     for (states,) in compute_chunks(
         program.model, ensemble, train, view, program.mesh, method="hidden"
     ):
-        is_finite = np.isfinite(states).all(axis=1)
-        if not is_finite.all():
-            position = start + int(is_finite.argmin())
-            raise RunError(
-                f"the filters have no finite outputs for example "
-                f"{train.name(position)}; correct values that are too large"
-            )
-        start += len(states)
         yield states
-
-
-def to_params(head: RidgeHead) -> Params:
-    """Returns the parameters of the head, float32."""
-    return {
-        "kernel": head.kernel.astype(np.float32),
-        "bias": head.bias.astype(np.float32),
-    }

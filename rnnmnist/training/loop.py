@@ -1,7 +1,6 @@
-"""The training loop: a run from its start, or its newest checkpoint, to its summary."""
+"""The training loop: from one event to the next, it trains, logs, validates, saves."""
 
 import contextlib
-import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,23 +15,16 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import abstract_params, count_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.scores import NetworkScores
-from rnnmnist.runs.selection import select
-from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
+from rnnmnist.runs.workdir import describe_last_checkpoint
 from rnnmnist.runtime.compilation import running_seconds
-from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
-from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.distributed import all_max
 from rnnmnist.runtime.mesh import (
     device_put,
-    make_mesh,
     replicate,
     replicated_sharding,
 )
@@ -51,77 +43,6 @@ from rnnmnist.training.loss import ScoreSums, weigh_classes
 from rnnmnist.training.optimizer import learning_rate, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_chunk
-
-_logger = logging.getLogger(__name__)
-
-
-@jax_defaults()
-def train_and_evaluate(
-    config: RunConfig,
-    dataset: Dataset,
-    start: resume.Start,
-    stop_context: contextlib.AbstractContextManager[StopFlag],
-    *,
-    timer: PhaseTimer,
-    reason: str | None = None,
-    verbose: bool = True,
-    callback: Callback | None = None,
-) -> None:
-    """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
-
-    A complete run is only evaluated.
-
-    Args:
-        config: the configuration, resolved for the task of the data set.
-        dataset: the data, which are the same on all processes.
-        start: the open run, from which the training starts.
-        stop_context: a context that handles signals during the updates, and yields the
-            flag that they set.
-        timer: a timer that was started before the data were read.
-        reason: why the rule of `choose_config` has chosen the network, if it has.
-        verbose: whether progress and the summary are printed.
-        callback: a function that is called with the metrics of each validation. If it
-            returns True, the run ends there. A fit in closed form does not call it.
-    """
-    workdir, task = start.workdir, dataset.task
-    start.check_data(task)
-    resume.check_processes(config, task)
-    mesh = make_mesh(
-        config.sharded_batch, config.execution.num_devices, config.num_seeds
-    )
-    resolve_cell(config.model)  # refuses a wrong cell before anything is written
-    for warning in start.warnings:
-        _logger.warning(warning)
-    step, why_complete = start.step, start.completion
-    if verbose:
-        console.print_header(config, task, workdir, mesh, step, why_complete, reason)
-    if why_complete is None:
-        with (
-            session(workdir, config, step, mesh, timer),
-            stop_context as stop,
-            console.Progress(config.train, task, step, verbose=verbose) as progress,
-        ):
-            if config.model.fitting == "closed_form":
-                from rnnmnist.training.closed_form import fit_in_closed_form
-
-                fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
-                step = config.train.num_steps
-            else:
-                step = loop_over_events(
-                    config,
-                    dataset,
-                    workdir,
-                    mesh=mesh,
-                    step=step,
-                    stop=stop,
-                    progress=progress,
-                    callback=callback,
-                )
-    result = None
-    if task.evaluated_split != "train":  # there is a test or validation split
-        result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
-    if is_process_0() and verbose:
-        console.print_summary(workdir, step, config, result, timer.seconds())
 
 
 def loop_over_events(
@@ -376,22 +297,3 @@ def rejection_error(
         f"an updated parameter is not finite at learning rate {rate:.3g}; "
         f"{describe_last_checkpoint(workdir)}; {REMEDY}"
     )
-
-
-def evaluate_best_checkpoint(
-    workdir: Path, mesh: Mesh, dataset: Dataset, cell: str
-) -> Result:
-    """Evaluates the best checkpoint on `evaluated_split`, and writes the result.
-
-    `cell` is the setting `model.cell`. A user's own cell is imported because the
-    configuration of this run names it, never because the checkpoint does.
-    """
-    best = broadcast(lambda: select(workdir, "best").step)
-    run = TrainedRun(workdir, str(best), {"model.cell": cell})
-    task, splits = dataset
-    examples = splits[task.evaluated_split]
-    logits = run.make_network(mesh).logits(examples)
-    result = score_split(run, task, task.evaluated_split, examples, logits)
-    if is_process_0():
-        write_result(workdir, result)
-    return result

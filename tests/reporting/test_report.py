@@ -22,16 +22,22 @@ from support import (
     output_of,
 )
 
-from rnnmnist.errors import UserError
+from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.reporting import pages
-from rnnmnist.reporting.pages import RunData, load_run_data, write_pages
+from rnnmnist.reporting.pages import (
+    RunData,
+    estimate_over_time,
+    estimate_overconfidence,
+    find_errors,
+    load_run_data,
+    write_pages,
+)
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import wilson_interval
 
-PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
+PLOTS = ["curves", "confusion", "steps", "gallery"]
 COMMAND = "rnnmnist report"
 
 
@@ -57,35 +63,28 @@ def run_data(reported: Path, data_dir: Path) -> RunData:
 @pytest.fixture(scope="module")
 def ensemble(run_data: RunData) -> RunData:
     """`run_data` as of three seeds; each has three more errors than the one before."""
-    (predictions,) = run_data.predictions
-    labels = predictions.labels
-    networks = []
-    for errors in (0, 3, 6):
-        changed = np.flatnonzero(predictions.correct)[:errors]
-        predicted = predictions.predicted.copy()
-        predicted[changed, -1] = (labels[changed] + 1) % 10
-        networks.append(predictions._replace(predicted=predicted))
-    logits = np.eye(10)[[network.predicted[:, -1] for network in networks]]
-    metrics = [
-        make_metrics(
-            line.step,
-            line.split,
-            line.examples,
-            3 * [line.examples // 2],
-            [line.loss, 1.1 * line.loss, 1.2 * line.loss],
-        )
-        for line in run_data.metrics
-    ]
-    scores = scores_of(run_data, logits)
+    labels = run_data.examples.labels
+    logits = np.tile(np.eye(10)[run_data.probabilities.argmax(1)], (3, 1, 1))
+    (correct,) = np.nonzero(logits[0].argmax(1) == labels)
+    for network, errors in enumerate((0, 3, 6)):
+        changed = correct[:errors]
+        logits[network, changed] = np.eye(10)[(labels[changed] + 1) % 10]
+    assert run_data.predicted_over_time is not None
     return dataclasses.replace(
-        run_data, scores=scores, predictions=networks, metrics=metrics
+        run_data,
+        result=scored(run_data, logits),
+        predicted_over_time=run_data.predicted_over_time.repeat(3, axis=0),
+        metrics=[
+            make_metrics(line.step, line.split, 100, [50, 51, 52], [1.0, 1.1, 1.2])
+            for line in run_data.metrics
+        ],
     )
 
 
-def scores_of(run: RunData, logits: np.ndarray) -> Result:
+def scored(run: RunData, logits: np.ndarray) -> Result:
     """The scores of other logits, of as many networks as there are."""
     scores = score_logits(logits, run.examples.labels)
-    return replace(run.scores, networks=scores.networks, ensemble=scores.ensemble)
+    return replace(run.result, networks=scores.networks, ensemble=scores.ensemble)
 
 
 def with_attributes(run: RunData, **attributes: Any) -> RunData:
@@ -169,23 +168,52 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
 @pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     words = report_text(ensemble)
-    counts = [f"{network.correct:,}" for network in ensemble.scores.networks]
+    counts = [f"{network.correct:,}" for network in ensemble.result.networks]
     assert f"{', '.join(counts)} of 500" in words
     assert "3 seeds, on 500 images" in words
     assert "0.60 points" in words  # the standard deviation
-    assert ensemble.scores.ensemble is not None
-    assert f"{ensemble.scores.ensemble.correct} images" in words
+    assert ensemble.result.ensemble is not None
+    assert f"{ensemble.result.ensemble.correct} images" in words
     assert "errors of the ensemble" in words
-    assert f"{ensemble.scores.correct:,} of 500" not in words  # a sum over seeds
+    assert f"{ensemble.result.correct:,} of 500" not in words  # a sum over seeds
 
 
-def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None:
-    one = pages.estimate_accuracies(np.array([[90]]), np.array([100]))
-    low, high = wilson_interval(90, 100)
-    np.testing.assert_array_equal(one, [[low], [0.9], [high]])
-    correct, totals = np.array([[90, 1], [80, 1], [70, 4]]), np.array([100, 4])
-    several = pages.estimate_accuracies(correct, totals)
-    np.testing.assert_allclose(several, [[0.7, 0.25], [0.8, 0.5], [0.9, 1]])
+def test_accuracy_over_time_by_hand() -> None:
+    """Its intervals are over examples for one network, and else over seeds.
+
+    A sequence counts up to its last time step.
+    """
+    labels, lengths = np.array([1, 1], np.int32), np.array([2, 3], np.int32)
+    examples = Examples(np.zeros((2, 4, 1)), lengths, labels=labels)
+    first, second = [[0, 1, 1, 1], [1, 0, 1, 1]], [[0, 0, 1, 1], [1, 1, 0, 1]]
+    one = estimate_over_time(np.array([first]), examples)
+    ends = [wilson_interval(1, 2), wilson_interval(1, 2), wilson_interval(1, 1)]
+    np.testing.assert_array_equal(one[[0, 2]].T, ends)
+    np.testing.assert_array_equal(one[1], [0.5, 0.5, 1])
+    both = estimate_over_time(np.array([first, second]), examples)
+    expected = [[0.5, 0.5, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 1]]
+    np.testing.assert_array_equal(both, expected)
+
+
+@pytest.mark.parametrize("excess", [0, 0.1, 0.3])
+def test_overconfidence_is_the_excess_of_confidence(excess: float) -> None:
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.6, 1, 100_000)
+    is_correct = generator.random(100_000) < confidence - excess
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    mean, low, high = estimate_overconfidence(probabilities, 1 - is_correct)
+    assert low < excess < high
+    assert 0.003 < high - low < 0.007
+    assert mean == pytest.approx((low + high) / 2)
+
+
+def test_errors_are_sorted_by_confidence(run_data: RunData) -> None:
+    errors = find_errors(run_data)
+    shown = [float(tile.probability.strip("<> %")) for tile in errors]
+    assert shown == sorted(shown, reverse=True)
+    num_errors = run_data.result.examples - run_data.result.correct
+    assert len(errors) == min(16, num_errors) > 1
+    assert all(tile.label != tile.predicted for tile in errors)
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -193,38 +221,19 @@ def test_a_run_of_several_sessions(run_data: RunData) -> None:
     changes = {"hardware": "a <fast> one", "seconds": {"total": 7.25}}
     session = msgspec.structs.replace(run_data.sessions[0], **changes)
     words = report_text(dataclasses.replace(run_data, sessions=[session] * 2))
-    assert "14.5, in 2 sessions" in words
+    assert "14.5 in 2 sessions" in words
     assert words.count("a <fast> one") == 1
 
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
-    (predictions,) = run_data.predictions
-    labels = predictions.labels
-    perfect = predictions._replace(
-        predicted=np.repeat(labels[:, None], 28, axis=1),
-        probabilities=np.eye(10)[labels],
-    )
-    scores = scores_of(run_data, np.eye(10)[labels][None])
-    run = dataclasses.replace(
-        run_data, scores=scores, predictions=[perfect], combined=perfect
-    )
+    perfect = np.eye(10)[run_data.examples.labels]
+    result = scored(run_data, perfect[None])
+    run = dataclasses.replace(run_data, result=result, probabilities=perfect)
     assert "500 of 500 images are correct" in report_text(run)
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> None:
-    run = with_attributes(run_data, workdir=tmp_path)
-    index = write_pages(run)[-1]
-    assert write_pages(run)[-1] == index  # replaces a report
-    index.write_text("mine")
-    with pytest.raises(UserError, match=f"{index} is not a report; move it away"):
-        write_pages(run)
-    assert index.read_text() == "mine"
-
-
-@pytest.mark.usefixtures("unrendered")
-@pytest.mark.xfail(strict=True, reason="only pictures of the page are written")
 def test_a_picture_that_a_page_no_longer_has_is_removed(
     run_data: RunData, tmp_path: Path
 ) -> None:

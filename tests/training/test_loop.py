@@ -29,16 +29,17 @@ from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
-from rnnmnist.training.loop import evaluate_best_checkpoint, measure_training
+from rnnmnist.training.loop import measure_training
 from rnnmnist.training.loss import ScoreSums
 from rnnmnist.training.resume import Start
+from rnnmnist.training.run import evaluate_best_checkpoint, train_and_evaluate
 from rnnmnist.training.step import UpdateStats
 
 
 def train(config: RunConfig, workdir: Path) -> None:
     dataset, timer = datasets.load(config.data), PhaseTimer("test")
     start = Start(workdir)
-    loop.train_and_evaluate(config, dataset, start, stop_on_signal(), timer=timer)
+    train_and_evaluate(config, dataset, start, stop_on_signal(), timer=timer)
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(

@@ -212,7 +212,7 @@ def test_a_run_that_failed_three_times_stops_at_the_same_step(
     places: list[tuple[Any, str]] = [
         (loop, "score_validation"),
         (checkpoints, "save"),
-        (loop, "evaluate_best_checkpoint"),
+        (run, "evaluate_best_checkpoint"),
     ]
     for place, name in places:
         original = getattr(place, name)
