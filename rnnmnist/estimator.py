@@ -17,7 +17,7 @@ from rnnmnist.config.recipes import FEW_SEQUENCES, Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.validation import refuse_label_shape, refuse_masked
+from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
@@ -288,9 +288,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         FIT_SETTINGS["missing"]._replace(name="missing").check(self.missing)
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
-        if y:
-            shape: tuple[int, ...] = getattr(X, "shape", ())
-            refuse_label_shape(y["y"], shape[1] if len(shape) > 1 else 0)
         if _is_list_of_sequences(X):
             if not y:
                 return X
