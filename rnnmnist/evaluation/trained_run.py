@@ -195,7 +195,7 @@ class TrainedRun:
         """Returns sequences as inputs, whose features and values are checked."""
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        sequences = reading.take_features(sequences, self.task)
+        sequences = reading.select_features(sequences, self.task.feature_names)
         limits = self.normalization.limits
         reading.read_values(sequences, self.config.data.missing, limits)
         return Inputs(

@@ -295,7 +295,7 @@ def _adapt(sequences: Sequences, trained: Task) -> Sequences:
         )
     order = [trained.classes.index(name) for name in sequences.classes]
     labels = np.array(order, np.int32)[sequences.labels]
-    sequences = take_features(sequences, trained)
+    sequences = select_features(sequences, trained.feature_names)
     return replace(sequences, labels=labels, classes=trained.classes)
 
 
@@ -406,36 +406,24 @@ def read_values(
     return digest.hexdigest()
 
 
-def take_features(sequences: Sequences, trained: Task) -> Sequences:
-    """Returns sequences with the features on which a network was trained, in its order.
+def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
+    """Returns sequences with the wanted features, in their order.
 
     Features with names are taken by them, and others are left out. Features without
-    names, here or in training, must have the same number and order.
+    names must have the same number and order.
     """
-    names, wanted = sequences.feature_names, trained.feature_names
-    if are_names(names) and are_names(wanted):
-        return select_features(sequences, wanted)
-    if len(names) != trained.features:
-        raise UserError(
-            f"has {len(names)} features, {format_value(names)}, and the network was "
-            f"trained on {trained.features}, {format_value(wanted)}; use these, and in "
-            "Python inputs[None] for a single sequence"
-        )
-    return sequences
-
-
-def select_features(sequences: Sequences, wanted: tuple[str, ...]) -> Sequences:
-    """Returns sequences with some of their features, which have names."""
     names = sequences.feature_names
-    if names == wanted:
-        return sequences
-    if not are_names(names):
+    if are_names(names) and are_names(wanted):
+        refuse_absent_features(names, wanted)
+        columns = [names.index(name) for name in wanted]
+        if columns == list(range(len(names))):
+            return sequences
+        inputs = sequences.inputs[..., columns]
+        return replace(sequences, inputs=inputs, feature_names=tuple(wanted))
+    if len(names) != len(wanted):
         raise UserError(
-            f"data.features: names {', '.join(wanted)}, but the features have no "
-            "names; add feature_names"
+            f"has {len(names)} features, {format_value(names)}, and data.features or "
+            f"the network names {len(wanted)}, {format_value(wanted)}; use these, with "
+            "feature_names, and in Python inputs[None] for a single sequence"
         )
-    refuse_absent_features(names, wanted)
-    columns = [names.index(name) for name in wanted]
-    return replace(
-        sequences, inputs=sequences.inputs[..., columns], feature_names=wanted
-    )
+    return replace(sequences, feature_names=tuple(wanted))

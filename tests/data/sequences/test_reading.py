@@ -18,7 +18,6 @@ import pytest
 from support import damaged, data_warnings, output_of, run_python
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences import reading
@@ -497,9 +496,8 @@ def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
 
 def test_a_feature_that_is_there_is_not_suggested_for_another() -> None:
     sequences = validate(np.ones((2, 3, 1)), feature_names=["acc_x"])
-    task = Task("mine", 3, 2, ("a", "b"), {}, feature_names=("acc_x", "acc_y"))
     with pytest.raises(UserError, match=r"'acc_y', .* the named features are \("):
-        reading.take_features(sequences, task)
+        reading.select_features(sequences, ("acc_x", "acc_y"))
 
 
 def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
