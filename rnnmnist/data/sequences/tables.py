@@ -147,8 +147,8 @@ def _choose_columns(
     if not is_complete or len(columns) < len(named):
         raise UserError(
             f"has the columns {format_value(named)}; needed are sequence, time, one or "
-            "more features, and optionally label, split and groups, each once, in a "
-            "file separated by commas; "
+            "more features, and optionally label, split and groups, each once; the "
+            "cells of a .csv file are separated by commas; "
             "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles; "
             "a table with a row for each sequence is passed by .to_numpy(), with labels"
         )
