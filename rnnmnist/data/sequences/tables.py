@@ -152,12 +152,11 @@ def _choose_columns(
             "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles; "
             "a table with a row for each sequence is passed by .to_numpy(), with labels"
         )
-    if are_names(wanted):
-        refuse_absent_features(features, wanted)
-        for name in features:
-            if name not in wanted:
-                del columns[name]
-    return columns
+    if not are_names(wanted):
+        return columns
+    refuse_absent_features(features, wanted)
+    chosen = {*COLUMNS, *wanted}
+    return {role: name for role, name in columns.items() if role in chosen}
 
 
 def _to_arrays(
