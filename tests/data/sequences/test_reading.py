@@ -19,7 +19,7 @@ from support import damaged, data_warnings, output_of, run_python
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Dataset
+from rnnmnist.data.examples import Dataset, find_invalid
 from rnnmnist.data.sequences import reading
 from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
@@ -416,6 +416,34 @@ def test_a_missing_value_is_named(
         to_dataset("mine", sequences, DataConfig())
     start = f"the value of sequence {name} at time step 1, feature y, is missing"
     assert str(error.value).startswith(start)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_values_are_read_once_unless_one_is_far_from_those_of_training(
+    monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    """One outside of training would be refused by an evaluation, and is named."""
+    parts: list[np.ndarray] = []
+
+    def find(values: np.ndarray, *limits: Any) -> Any:
+        parts.append(values)
+        return find_invalid(values, *limits)
+
+    monkeypatch.setattr(reading, "find_invalid", find)
+    values = np.random.default_rng(0).normal(size=(40, 3, 2))
+    values[7, 1, 0] = 1e7
+    splits = np.full(40, "train")
+    splits[7] = split
+    sequences = validate(values, np.arange(40) % 2, split=splits)
+    with data_warnings() as messages:
+        if split == "train":
+            to_dataset("mine", sequences, DataConfig(validation=False))
+            assert "0 (1e+07)" in "".join(messages)
+        else:
+            start = "the value of sequence 7 at time step 1, feature 0, is 1e.07; "
+            with pytest.raises(UserError, match=start):
+                to_dataset("mine", sequences, DataConfig(validation=False))
+    assert len(parts) == (1 if split == "train" else 2)
 
 
 @pytest.mark.parametrize("write", [write_npz, write_folder])
