@@ -35,26 +35,26 @@ class Moments:
             Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
             American Statistician 37(3), 1983.
         """
-        columns = rows.T.astype(np.float64, order="C")
-        differences = np.diff(columns, prepend=np.nan)
-        differences[:, np.cumsum(ends)[:-1]] = np.nan  # from one sequence to the next
-        values = np.concatenate([columns, differences])
-        low, high = (ufunc.reduce(values, axis=1) for ufunc in (np.fmin, np.fmax))
-        features = len(columns)
-        self.low = np.fmin(self.low, low[:features])
-        self.high = np.fmax(self.high, high[:features])
-
-        centre = np.nan_to_num((low + high) / 2)  # of equal values exactly theirs
-        deviations = values[:, np.repeat(self.is_training[part], ends)]
-        deviations -= centre[:, None]
-        is_missing = np.isnan(deviations)
-        deviations[is_missing] = 0
-        number = np.count_nonzero(~is_missing, axis=1)
-        offset = deviations.sum(axis=1) / np.maximum(number, 1)
-        squares = np.square(deviations).sum(axis=1) - number * np.square(offset)
-        delta = centre + offset - self.mean
+        rows = rows.astype(np.float64)
+        self.low = np.fmin(self.low, np.fmin.reduce(rows))
+        self.high = np.fmax(self.high, np.fmax.reduce(rows))
+        differences = np.diff(rows, axis=0, prepend=np.nan)
+        differences[np.cumsum(ends)[:-1]] = np.nan  # from one sequence to the next
+        values = np.concatenate([rows, differences], axis=1)
+        values = values[np.repeat(self.is_training[part], ends)]
+        is_missing = np.isnan(values)
+        number = len(values) - is_missing.sum(axis=0)
+        deviations = np.where(is_missing, 0, values)
+        mean = np.zeros_like(self.mean)
+        for _ in range(2):  # the second mean removes the rounding error of the first
+            offset = np.einsum("nf->f", deviations) / np.maximum(number, 1)
+            deviations -= offset
+            deviations[is_missing] = 0
+            mean += offset
+        delta = mean - self.mean
         weight = number / np.maximum(self.number + number, 1)
-        self.squares += squares + np.square(delta) * self.number * weight
+        self.squares += np.einsum("nf,nf->f", deviations, deviations)
+        self.squares += np.square(delta) * self.number * weight
         self.mean += delta * weight
         self.number += number
 
