@@ -78,8 +78,9 @@ class Sequences:
         classes = format_value(self.classes)
         if len(self.classes) > MAX_CLASSES or _are_targets(self.classes):
             raise UserError(
-                f"labels: has {len(self.classes)} classes, {classes}; allowed are 2 to "
-                f"{MAX_CLASSES}; {NO_REGRESSION}"
+                f"labels: has {len(self.classes)} classes, {classes}; allowed are "
+                f"{MAX_CLASSES}, and {MAX_FLOAT_CLASSES} if they are numbers with "
+                f"fractions; {NO_REGRESSION}"
             )
         splits = self.split_as_given("train")
         train = splits["train"]
