@@ -194,6 +194,7 @@ def fit(
         inputs,
         data.roles,
         data.feature_names,
+        can_be_array=labels is not None,
         labels=labels,
         lengths=lengths,
         split=split,

@@ -136,9 +136,15 @@ def model_of(
 
 def task_of(time_steps: int, features: int, classes: int) -> Task:
     """Returns a task of these sizes, with a single example."""
-    names = tuple(map(str, range(classes)))
-    examples = dict.fromkeys(SPLITS, 0) | {"train": 1}
-    return Task("none", time_steps, features, names, examples)
+    names = tuple(map(str, range(max(features, classes))))
+    return Task(
+        "none",
+        time_steps,
+        features,
+        names[:classes],
+        dict.fromkeys(SPLITS, 0) | {"train": 1},
+        feature_names=names[:features],
+    )
 
 
 def poison(params: Params, network: int) -> Params:

@@ -25,8 +25,7 @@ def load_for_training(
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
-    path = reading.find_path(config.data)
-    sequences = reading.read(path, config.data.roles, config.data.feature_names)
+    path, sequences = reading.read_path(config.data, config.data.feature_names)
     with prefix_errors(path):
         config, reason = choose_config(given, sequences.count_training(), saved)
         dataset = reading.to_dataset(reading.name_of(path), sequences, config.data)
@@ -41,7 +40,10 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     if config.name == "files":
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        return reading.load_files(config, trained)
+        wanted = config.feature_names if trained is None else trained.feature_names
+        path, sequences = reading.read_path(config, wanted)
+        with prefix_errors(path):
+            return reading.to_dataset(reading.name_of(path), sequences, config, trained)
 
     from rnnmnist.data import images  # TFDS takes two seconds to import
 

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import Task
 
@@ -128,35 +129,14 @@ class Normalization(NamedTuple):
             inputs = xp.where(times < lengths[:, None, None], inputs, 0)
         return inputs
 
-    def find_outlier(
-        self, values: np.ndarray, padded: slice | np.ndarray = slice(0)
-    ) -> tuple[tuple[int, ...], str] | None:
-        """Returns the index of the first value far from those of training, and why.
-
-        Values are real [..., features], NaN if missing. Those at the index `padded` are
-        padding.
-        """
+    @property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest value of each feature that can be read."""
         deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST_SQUARED
         # If a feature is a constant, its values in float32 differ by their rounding.
         reach = deviations * self.std + 1e-6 * np.abs(self.mean)
         low, high = self.mean - reach, self.mean + reach
-        if low.max() <= values.min() <= values.max() <= high.min():
-            return None  # this is fast; NaN is compared below
-        is_outlier = (values < low) | (values > high)
-        is_outlier[padded] = False
-        if not is_outlier.any():
-            return None
-        index = tuple(np.argwhere(is_outlier)[0].tolist())
-        limit = f"larger than {LARGEST_SQUARED:.3g}, which float32 cannot square"
-        if self.is_standardized:
-            limit = (
-                f"more than {MAX_DEVIATIONS:,.0f} standard deviations from the mean in "
-                f"training, {self.mean[index[-1]]:.3g}"
-            )
-        remedy = "correct it"
-        if self.missing != "error":
-            remedy += ", or mark it as missing"
-        return index, f"is {values[index]:.3g}, {limit}; {remedy}"
+        return np.maximum(low, -LARGEST), np.minimum(high, LARGEST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -256,25 +236,31 @@ class Dataset(NamedTuple):
 
 
 def find_invalid(
-    values: np.ndarray, missing: str
+    values: np.ndarray, missing: str, low: ArrayLike, high: ArrayLike
 ) -> tuple[tuple[int, ...], str] | None:
     """Returns the index of the first value that a network cannot take, and why.
 
-    NaN is a missing value, which depends on the setting `data.missing`.
+    Values are real [..., features], with limits for each feature. NaN is a missing
+    value, which depends on the setting `data.missing`.
     """
-    if -LARGEST <= values.min() <= values.max() <= LARGEST:  # false if one is NaN
+    is_invalid = (values < low) | (values > high)
+    if missing == "error":
+        is_invalid |= np.isnan(values)
+    if not is_invalid.any():
         return None
-    invalid = np.abs(values) > LARGEST
-    reason = f"is larger than {LARGEST:.3g}"
-    if not invalid.any() and missing == "error":
-        invalid = np.isnan(values)
-        reason = (
-            "is missing (NaN); set data.missing to forward_fill or zero for training "
-            '(in Python, missing="forward_fill")'
+    index = tuple(np.argwhere(is_invalid)[0].tolist())
+    if np.isnan(values[index]):
+        return index, (
+            "is missing (NaN); set data.missing to forward_fill or zero for the training (in "
+            'Python, missing="forward_fill")'
         )
-    if not invalid.any():
-        return None
-    return tuple(np.argwhere(invalid)[0].tolist()), reason
+    lowest = np.broadcast_to(low, values.shape)[index]
+    highest = np.broadcast_to(high, values.shape)[index]
+    return index, (
+        f"is {values[index]:.3g}; allowed are {lowest:.3g} to {highest:.3g}, float32 "
+        f"numbers at most {MAX_DEVIATIONS:,.0f} standard deviations from the mean in "
+        "training; correct it, or mark it as missing"
+    )
 
 
 def cumulative_max(values: Arrays) -> Arrays:

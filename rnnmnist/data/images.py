@@ -10,9 +10,7 @@ import contextlib
 import fcntl
 import gzip
 import io
-import itertools
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +38,6 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 BLOCK = 100  # images in a record
-UNFINISHED = "incomplete."  # begins the names of TFDS's temporary folders
 PREPARE_AGAIN = "delete this folder to prepare it again"
 NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
 
@@ -77,12 +74,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         else:
             # The files are downloaded in turn, so that after a failure no other thread
             # writes to the folder.
-            paths = {
-                split: [dl_manager.download(url) for url in own]
-                for split, own in urls.items()
-            }
-            images, labels = map(read_idx, paths["train"])
-            test_images, test_labels = map(read_idx, paths["test"])
+            paths = [dl_manager.download(url) for url in urls]
+            images, labels, test_images, test_labels = map(read_idx, paths)
             held_out = IMAGE_SETS[self.builder_config.name].examples["validation"]
             splits = {
                 "train": (images[held_out:], labels[held_out:]),
@@ -101,14 +94,12 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             yield start, {"images": images[block], "labels": labels[block]}
 
 
-def original_urls(builder: MnistRows) -> dict[str, list[str]]:
-    """Returns the URLs of each split's images and labels; none if they are shipped."""
+def original_urls(builder: MnistRows) -> list[str]:
+    """Returns the URLs of the original files; none if the images are shipped."""
     base = URLS.get(builder.builder_config.name)
     if base is None:
-        return {}
-    return {
-        split: [f"{base}{name}" for name in names] for split, names in FILES.items()
-    }
+        return []
+    return [base + name for names in FILES.values() for name in names]
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -132,11 +123,9 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
     builder = make_builder(config)
     if not builder.info.splits:  # the data set was not prepared when it was made
         with open_folder(Path(builder.data_dir).parents[2]) as folder:
-            # Where the file system has no locks, each process prepares the data set,
-            # and leaves alone what others have not finished.
+            # Where the file system has no locks, each process prepares the data set.
             with contextlib.suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_EX)
-                _remove_unfinished(builder)
             builder = make_builder(config)
             if not builder.is_prepared():  # another process may have done so meanwhile
                 _prepare(builder, config.manual_dir)
@@ -168,10 +157,9 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     folder = None if manual_dir is None else Path(manual_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.manual_dir: {folder} is not a folder")
-    urls = itertools.chain.from_iterable(original_urls(builder).values())
     missing = [
         url
-        for url in urls
+        for url in original_urls(builder)
         if folder is None or not (folder / builder.url_infos[url].filename).exists()
     ]
     if missing:
@@ -181,12 +169,6 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
             reason = f"no answer from {urlparse(missing[0]).netloc}"
             raise _make_error(builder, missing, reason) from error
     return missing
-
-
-def _remove_unfinished(builder: MnistRows) -> None:
-    """Removes what a preparation that did not end has left."""
-    for folder in Path(builder.data_dir).parent.glob(f"{UNFINISHED}*/"):
-        shutil.rmtree(folder)
 
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
@@ -208,7 +190,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     try:
         with (
             # Other programs have downloads in progress in TFDS's own folder.
-            tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as downloads,
+            tempfile.TemporaryDirectory(dir=folder) as downloads,
             contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
         ):
             builder.download_and_prepare(

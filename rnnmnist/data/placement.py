@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import (
@@ -126,7 +126,7 @@ def _device_gatherer(
 def _host_gatherer(
     examples: Examples, config: RunConfig, mesh: Mesh, updates: int, thread: Executor
 ) -> Callable[[int], Chunk]:
-    """Takes this process's shards of a chunk from examples on the host, in a thread.
+    """Selects the examples of a chunk on the host, in a thread.
 
     The thread begins the next chunk while the devices use one.
     """
@@ -136,25 +136,18 @@ def _host_gatherer(
     count = device_put(np.int32(len(examples)), local_sharding())
     choose = jax.jit(batch_indices, static_argnums=(2, 3))
     sharding = NamedSharding(mesh, EXAMPLES_SPEC)
+    lengths = examples.lengths
 
     @jax_defaults()
     def gather(start: int) -> Chunk:
         step = device_put(np.int32(start), local_sharding())
         chosen = choose(local_seeds, step, updates, config.train.batch_size, count)
         indices = jax.device_get(chosen)
-
-        def take_rows(positions: np.ndarray) -> np.ndarray:
-            values = examples.take(positions.ravel())
-            return values.reshape(*positions.shape, -1)
-
-        def put(take: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
-            return _put_shards(indices, sharding, take)
-
-        lengths = examples.lengths
+        values = examples.take(indices.ravel()).reshape(*indices.shape, -1)
         gathered = StoredExamples(
-            values=put(take_rows),
-            labels=put(examples.labels.__getitem__),
-            lengths=None if lengths is None else put(lengths.__getitem__),
+            values=device_put(values, sharding),
+            labels=device_put(examples.labels[indices], sharding),
+            lengths=None if lengths is None else device_put(lengths[indices], sharding),
         )
         return Chunk(
             gathered,
@@ -174,17 +167,3 @@ def _host_gatherer(
         return futures[start].result()
 
     return gather_ahead
-
-
-def _put_shards(
-    indices: np.ndarray, sharding: Sharding, take: Callable[[np.ndarray], np.ndarray]
-) -> jax.Array:
-    """Puts what `take` returns for indices on the devices, by shards."""
-
-    def take_shard(index: tuple[slice, ...] | None) -> np.ndarray:
-        leading = slice(None) if index is None else index[: indices.ndim]
-        return take(indices[leading])
-
-    shape = indices.shape + take(np.zeros(1, int)).shape[1:]
-    with jax.transfer_guard_host_to_device("allow"):
-        return jax.make_array_from_callback(shape, sharding, take_shard)

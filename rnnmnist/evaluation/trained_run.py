@@ -195,10 +195,9 @@ class TrainedRun:
         """Returns sequences as inputs, whose features and values are checked."""
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        sequences = reading.take_features(sequences, self.task)
-        missing, normalization = self.config.data.missing, self.normalization
-        for _ in reading.check_parts(sequences, missing, normalization):
-            pass  # raises an error if a value is invalid
+        sequences = reading.select_features(sequences, self.task.feature_names)
+        limits = self.normalization.limits
+        reading.read_values(sequences, self.config.data.missing, limits)
         return Inputs(
             sequences.inputs, sequences.lengths, normalization=self.normalization
         )
@@ -219,8 +218,8 @@ class TrainedRun:
                 f"features: must be {count} numbers, not {format_value(features)}"
             )
         values = given.astype(np.float64)
-        invalid = find_invalid(values, self.config.data.missing)
-        invalid = invalid or self.normalization.find_outlier(values)
+        limits = self.normalization.limits
+        invalid = find_invalid(values, self.config.data.missing, *limits)
         if invalid is not None:
             (feature,), reason = invalid
             names = self.task.feature_names or range(count)

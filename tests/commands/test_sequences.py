@@ -223,7 +223,7 @@ def test_every_format_gives_the_run_of_the_same_arrays(
 @pytest.mark.parametrize(
     ("examples", "lengths", "text"),
     [
-        (np.zeros((2, 3)), None, "has 1 features, .* the network was trained on 2"),
+        (np.zeros((2, 3)), None, r"has 1 features, .* names 2, \('x', 'y'\)"),
         (np.full((2, 3, 2), np.nan), None, "is missing"),
         (np.zeros((2, 3, 2)), [0, 1], "allowed are 1 to 3"),
     ],

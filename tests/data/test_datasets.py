@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import http.server
 import itertools
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trainer
-from support import random_examples, run_python
+from support import random_examples
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets, image_sets, images
@@ -223,27 +222,6 @@ def test_another_process_prepares_before_the_lock(
 
     monkeypatch.setattr(images, "make_builder", make_late)
     assert len(datasets.load(config).splits["train"]) == 4000
-
-
-@pytest.mark.slow
-def test_a_killed_preparation_leaves_nothing_after_the_next_one(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
-    program = (
-        "import os, signal\n"
-        "from rnnmnist.config.schema import DataConfig\n"
-        "from rnnmnist.data import datasets, images\n"
-        "images.embedded_images = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"datasets.load({config})\n"
-    )
-    killed = run_python("-c", program, environment=environment)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    folder = tmp_path / "mnist_rows" / "mnist5k"
-    assert len(list(folder.iterdir())) == 2  # of TFDS, and of downloads
-    datasets.load(config)
-    version = image_sets.IMAGE_SETS["mnist5k"].version
-    assert [path.name for path in folder.iterdir()] == [version]
 
 
 @pytest.mark.slow

@@ -7,45 +7,49 @@ import numpy as np
 from rnnmnist.data.examples import LARGEST_SQUARED, MAX_DEVIATIONS
 from rnnmnist.data.sequences.validation import Sequences
 
-SAMPLED_SEQUENCES = 1_000
-SAMPLED_VALUES = 1 << 19
+SAMPLED_VALUES = 1 << 16
 
 
 class Moments:
     """The number, mean and sum of squared deviations of each feature's values.
 
-    Those of the differences over time follow. The sequences are `included`, int [n].
+    Those of the differences over time follow. They are of the sequences in training,
+    int [n]; the lowest and the highest values are of all sequences.
     """
 
-    def __init__(self, sequences: Sequences, included: np.ndarray) -> None:
+    def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
         examples, _, features = sequences.inputs.shape
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
-        self.is_included = np.isin(np.arange(examples), included)
+        self.is_training = np.isin(np.arange(examples), training)
         self.number, self.mean, self.squares = np.zeros((3, 2 * features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
         self.low, self.high = np.full((2, features), [[np.inf], [-np.inf]])
 
-    def add(self, values: np.ndarray) -> None:
-        """Adds values, real [n, time, features]; NaN are left out.
+    def add(self, part: slice, rows: np.ndarray, ends: np.ndarray) -> None:
+        """Adds some of the sequences.
+
+        `rows` are their time steps, one sequence after the other, real [sum of ends,
+        features]. NaN are left out.
 
         References:
             Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
             American Statistician 37(3), 1983.
         """
-        low, high = (ufunc.reduce(values, axis=1) for ufunc in (np.fmin, np.fmax))
-        self.low = np.fmin.reduce([self.low, *low])
-        self.high = np.fmax.reduce([self.high, *high])
-        differences = np.diff(values, axis=1, prepend=np.float64(np.nan))
-        values = np.concatenate([values, differences], axis=2)
-        values = values.reshape(-1, values.shape[-1])
-        missing = np.isnan(values)
-        number = len(values) - missing.sum(axis=0)
-        deviations = np.where(missing, np.float64(0), values)
+        rows = rows.astype(np.float64)
+        self.low = np.fmin(self.low, np.fmin.reduce(rows))
+        self.high = np.fmax(self.high, np.fmax.reduce(rows))
+        differences = np.diff(rows, axis=0, prepend=np.nan)
+        differences[np.cumsum(ends)[:-1]] = np.nan  # from one sequence to the next
+        values = np.concatenate([rows, differences], axis=1)
+        values = values[np.repeat(self.is_training[part], ends)]
+        is_missing = np.isnan(values)
+        number = len(values) - is_missing.sum(axis=0)
+        deviations = np.where(is_missing, 0, values)
         mean = np.zeros_like(self.mean)
         for _ in range(2):  # the second mean removes the rounding error of the first
             offset = np.einsum("nf->f", deviations) / np.maximum(number, 1)
             deviations -= offset
-            deviations[missing] = 0
+            deviations[is_missing] = 0
             mean += offset
         delta = mean - self.mean
         weight = number / np.maximum(self.number + number, 1)
@@ -53,6 +57,11 @@ class Moments:
         self.squares += np.square(delta) * self.number * weight
         self.mean += delta * weight
         self.number += number
+
+    @property
+    def is_empty(self) -> np.ndarray:
+        """Whether a feature has no value in training, bool [features]."""
+        return self.number[: len(self.low)] == 0
 
     @property
     def is_steady(self) -> np.ndarray:
@@ -81,26 +90,21 @@ class Moments:
 
 
 def find_far_values(
-    sequences: Sequences, included: np.ndarray, moments: Moments
+    sequences: Sequences, training: np.ndarray, moments: Moments
 ) -> dict[str, float]:
     """Returns the farthest value of each feature that has one far from all others.
 
     Such a value is in no relation to the standard deviation, which it determines. It is
     farther from the median than `MAX_DEVIATIONS` times the median absolute deviation of
     the values that differ from the median (most values of a feature can be equal). If
-    none differs, it is `LARGEST_SQUARED` away. The medians are those of some values of
-    the included sequences, int [n]; the moments are those of all.
+    none differs, it is `LARGEST_SQUARED` away. The medians are those of random time
+    steps of the training sequences, int [n].
     """
-    _, time_steps, features = sequences.inputs.shape
-    count = min(len(included), SAMPLED_SEQUENCES, max(1, SAMPLED_VALUES // features))
-    steps = min(time_steps, max(1, SAMPLED_VALUES // (count * features)))
-    chosen = included[np.arange(count) * len(included) // count]
-    ends = np.full(count, time_steps)
-    if sequences.lengths is not None:
-        ends = sequences.lengths[chosen]
-    times = np.arange(steps) * ends[:, None] // steps
-    values = sequences.inputs[chosen[:, None], times].reshape(-1, features)
-    values = values.astype(np.float64)
+    generator = np.random.default_rng(0)
+    count = max(1, SAMPLED_VALUES // len(moments.low))
+    chosen = generator.choice(training, count)
+    times = generator.integers(sequences.ends[chosen])
+    values = sequences.inputs[chosen, times].astype(np.float64)
     median = _median(values)
     deviations = np.abs(values - median)
     deviations[deviations <= 4 * moments.rounding * np.abs(median)] = np.nan
@@ -116,7 +120,6 @@ def find_far_values(
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Returns the lower medians over the first axis, without NaN; NaN of none."""
-    number = len(values) - np.isnan(values).sum(axis=0)
-    middle = np.maximum(number - 1, 0) // 2
-    return np.take_along_axis(np.sort(values, axis=0), middle[None], axis=0)[0]
+    """Returns the medians over the first axis, without NaN; NaN of none."""
+    medians = np.ma.median(np.ma.masked_invalid(values), axis=0)
+    return np.ma.filled(medians, np.nan)

@@ -97,8 +97,6 @@ def _parse_case(text: str, classes: tuple[str, ...]) -> tuple[np.ndarray, str]:
         raise UserError(f"the label is {format_value(label)}; {remedy}")
     columns = []
     for part in dimensions:
-        if "_" in part:  # which float() would ignore
-            raise UserError(f"{format_value(part)} contains an underscore; remove it")
         cells = part.split(",")
         columns.append([float("nan" if c.strip() == "?" else c) for c in cells])
     sizes = sorted(set(map(len, columns)))

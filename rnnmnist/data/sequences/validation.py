@@ -19,7 +19,12 @@ MAX_CLASSES = 1_000
 # target of a regression.
 MAX_FLOAT_CLASSES = 20
 NO_REGRESSION = (
-    "regression is not supported; divide them into classes, as by np.digitize"
+    "regression is not supported; divide numbers into classes, as by np.digitize"
+)
+ONE_LABEL = (
+    "; each sequence has one label; if each row has a single 1, pass "
+    "labels.argmax(axis=1), and cut sequences with a label for each time step into "
+    f"windows; {NO_REGRESSION}"
 )
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
@@ -45,6 +50,13 @@ class Sequences:
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
 
+    @property
+    def ends(self) -> np.ndarray:
+        """The number of time steps of each sequence before its padding, int [n]."""
+        if self.lengths is None:
+            return np.full(len(self.inputs), self.inputs.shape[1])
+        return self.lengths
+
     def split_as_given(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of each split; without any, all are of one."""
         given = np.full(len(self.inputs), default) if self.split is None else self.split
@@ -63,26 +75,22 @@ class Sequences:
         groups, it is those whose classes are closest to a tenth of each. Every class
         keeps training sequences.
         """
-        if _is_regression(self.classes, len(self.inputs)):
+        classes = format_value(self.classes)
+        if len(self.classes) > MAX_CLASSES or _are_targets(self.classes):
             raise UserError(
-                f"labels: are {len(self.classes)} floating-point numbers, "
-                f"{format_value(self.classes)}; {NO_REGRESSION}"
-            )
-        if not 2 <= len(self.classes) <= MAX_CLASSES:
-            raise UserError(
-                f"labels: has {len(self.classes)} classes, "
-                f"{format_value(self.classes)}; allowed are 2 to {MAX_CLASSES}"
+                f"labels: has {len(self.classes)} classes, {classes}; allowed are "
+                f"{MAX_CLASSES}, and {MAX_FLOAT_CLASSES} if they are numbers with "
+                f"fractions; {NO_REGRESSION}"
             )
         splits = self.split_as_given("train")
         train = splits["train"]
-        if not len(train):
-            raise UserError("split: has no training sequences; mark some with train")
         labels = np.asarray(self.labels)[train]
-        if np.all(labels == labels[0]):
+        trained = np.unique(labels)
+        if len(trained) < 2:
             raise UserError(
-                "split: all training sequences are of the class "
-                f"{format_value(self.classes[labels[0]])}; mark some of another class "
-                "with train"
+                f"split: of the classes {classes}, {len(trained)} are in training; it "
+                "needs 2 or more; add sequences of another class, or mark some with "
+                "train"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
@@ -90,7 +98,7 @@ class Sequences:
             is_held_out = _hold_out_groups(labels, self.groups[train])
         else:
             is_held_out = np.zeros(len(train), bool)
-            for label in np.unique(labels):
+            for label in trained:
                 own = np.flatnonzero(labels == label)
                 first = min(VALIDATION_EVERY, max(2, len(own))) - 1
                 is_held_out[own[first::VALIDATION_EVERY]] = True
@@ -162,14 +170,12 @@ def validate(
     if lengths is not None:
         lengths = _valid_lengths(lengths, *values.shape[:2])
         values = values[:, : lengths.max()]  # the rest is padding
-    count, _, features = values.shape
-    names = tuple(map(str, range(features)))
-    if feature_names is not None:
-        names = tuple(_array("feature_names", feature_names, "U", features).tolist())
+    count, time_steps, features = values.shape
+    if feature_names is None:
+        feature_names = list(map(str, range(features)))
+    names = tuple(_array("feature_names", feature_names, "U", features).tolist())
     indices, classes = None, tuple[str, ...]()
     if labels is not None:
-        refuse_label_shape(labels, values.shape[1])
-        _refuse_regression(labels)
         indices, classes = _encode(_array("labels", labels, "biuU", count), class_names)
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: {format_value(names)} has a name twice")
@@ -179,8 +185,8 @@ def validate(
                 f"a class or feature is named {format_value(name)}; allowed are "
                 "printable texts that are not empty"
             )
-    is_padded = lengths is not None and np.any(lengths != values.shape[1])
-    texts = _optional_array("ids", ids, count)
+    is_padded = lengths is not None and np.any(lengths != time_steps)
+    id_array = _optional_array("ids", ids, count)
     return Sequences(
         values,
         indices,
@@ -189,7 +195,7 @@ def validate(
         None if split is None else _valid_split(split, count),
         _optional_array("groups", groups, count),
         names,
-        None if texts is None else tuple(map(str, texts)),
+        None if id_array is None else tuple(map(str, id_array)),
     )
 
 
@@ -199,14 +205,17 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     Groups are added while the shares of the classes come closer to those wanted, at
     least one if there is one that has not all sequences of a class.
     """
-    counts, codes = count_in_groups(labels, groups)
+    names, codes = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), labels.max() + 1), int)
+    np.add.at(counts, (codes, labels), 1)
     kept = counts.sum(axis=0)  # the sequences of each class that are not held out
     shares = counts / np.maximum(kept, 1)
     wanted = np.full(len(kept), 1 / VALIDATION_EVERY)
     is_held_out = np.zeros(len(counts), bool)
     while True:
         distances = np.square(wanted - shares).sum(axis=1)
-        distances[is_held_out | takes_last(counts, kept)] = np.inf
+        has_all_of_a_class = ((counts > 0) & (counts >= kept)).any(axis=1)
+        distances[is_held_out | has_all_of_a_class] = np.inf
         closest = distances.argmin()
         limit = np.square(wanted).sum() if is_held_out.any() else np.inf
         if distances[closest] >= limit:
@@ -216,47 +225,19 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
         is_held_out[closest] = True
 
 
-def count_in_groups(
-    labels: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the sequences of each class in each group.
-
-    Returns the counts, int [groups, classes], and the group of each sequence, int [n].
-    """
-    names, codes = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(names), labels.max() + 1), int)
-    np.add.at(counts, (codes, labels), 1)
-    return counts, codes
-
-
-def takes_last(counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Returns whether groups have all sequences of a class that are `kept`, bool [...].
-
-    The counts of the groups are int [..., classes], those of all that are kept
-    [classes].
-    """
-    is_last: np.ndarray = ((counts > 0) & (counts >= kept)).any(axis=-1)
-    return is_last
-
-
-def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
-    """Returns sequences as one array, with their lengths if these differ."""
+def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sequences as one array, with their lengths."""
     arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
-    widths = sorted({array.shape[1] for array in arrays if array.ndim == 2})
-    if len(widths) > 1:
-        raise UserError(
-            f"inputs: sequences have {widths[0]} to {widths[-1]} features, which must "
-            "be as many in each; if they are [features, time], transpose each"
-        )
     try:
         lengths = np.array(list(map(len, arrays)))
-        if np.all(lengths == lengths[:1]):
-            return sequences, None
         values = np.concatenate(arrays)
         if values.ndim > 2:
             raise ValueError("a sequence must be [time, features] or [time]")
     except (ValueError, TypeError) as error:  # such as other numbers of features
-        raise UserError(f"inputs: {summarize_error(error)}") from error
+        raise UserError(
+            f"inputs: {summarize_error(error)}; pass arrays [time, features] with as "
+            "many features in each"
+        ) from error
     return pad(values.reshape(len(values), -1), lengths), lengths
 
 
@@ -316,73 +297,37 @@ def _array(
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     refuse_masked(name, values)
+    remedy = ONE_LABEL if name == "labels" else ""
     try:
         array = np.asarray(values)  # a view, if it is a memory map
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores texts as objects
     except (ValueError, TypeError) as error:  # such as lists of unequal lengths
-        raise UserError(f"{name}: {summarize_error(error)}") from error
+        raise UserError(f"{name}: {summarize_error(error)}{remedy}") from error
     dtype = array.dtype
     could_miss = dtype.kind in "fO" and "f" not in kinds
     if could_miss and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
         raise UserError(f"{name}: has missing values; leave those examples out")
     if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
         raise UserError(
-            f"{name}: is {format_value(str(dtype))}; allowed are {KINDS[kinds]}"
+            f"{name}: is {format_value(str(dtype))}; allowed are {KINDS[kinds]}{remedy}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(
             f"{name}: has the shape {array.shape}; to match inputs, it must be "
-            f"{(size,)}"
+            f"{(size,)}{remedy}"
         )
     return array
 
 
-def refuse_label_shape(labels: Any, time_steps: int) -> None:
-    """Refuses more than one label for a sequence, and says what to do instead."""
-    try:
-        shape = np.asarray(labels).shape
-    except ValueError:
-        raise UserError(
-            "labels: has lists of different lengths; a label for each time step and "
-            "several labels at once are not supported; give each sequence one, or cut "
-            "it into windows with one each"
-        ) from None
-    if len(shape) != 2 or shape[1] == 1:
-        return
-    if shape[1] == time_steps:
-        raise UserError(
-            f"labels: has the shape {shape}, a label for each time step, which is not "
-            "supported; give each sequence one, or cut it into windows with one each"
-        )
-    raise UserError(
-        f"labels: has the shape {shape}; several labels at once are not supported; "
-        "train a network for each column, or pass labels.argmax(axis=1) if each row "
-        "has a single 1"
-    )
-
-
-def _refuse_regression(labels: ArrayLike) -> None:
-    """Refuses an array of many floating-point numbers, of which none is missing."""
-    array = np.asarray(labels)
-    if array.dtype.kind != "f" or np.isnan(array).any():
-        return
-    if _is_regression(np.unique(array).astype(str).tolist(), len(array)):
-        raise UserError(
-            f"labels: is {format_value(str(array.dtype))}, with many values; "
-            f"{NO_REGRESSION}"
-        )
-
-
-def _is_regression(classes: Sequence[str], examples: int) -> bool:
-    """Whether classes are many floating-point numbers, for so many sequences."""
-    if len(classes) <= max(2, min(MAX_FLOAT_CLASSES, examples // 2)):
-        return False
+def _are_targets(classes: Sequence[str]) -> bool:
+    """Whether classes are many floating-point numbers, as of a regression."""
     try:
         numbers = [float(name) for name in classes]
     except ValueError:
         return False
-    return not all(number.is_integer() for number in numbers)
+    are_integers = all(number.is_integer() for number in numbers)
+    return len(classes) > MAX_FLOAT_CLASSES and not are_integers
 
 
 def _encode(

@@ -92,16 +92,12 @@ def test_whole_numbers_that_are_floats_are_integers(create: Any) -> None:
     assert (found.classes, found.ids) == (("2", "10"), ("7", "8", "9"))
     assert found.groups is not None
     assert found.groups.tolist() == ["1", "1", "2"]
-    for column in ("sequence", "label", "groups"):
-        message = f"row 2: the column {column} has '0.5'; allowed are texts and whole"
-        with pytest.raises(UserError, match=message):
-            read_memory(create(table | {column: [1.0, 0.5, 2.0]}))
 
 
 @pytest.mark.parametrize("create", [pd.DataFrame, pl.DataFrame])
 def test_a_missing_label_is_no_class(create: Any) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [1.0, np.nan]}
-    with pytest.raises(UserError, match="row 2: the column label is empty; "):
+    with pytest.raises(UserError, match="row 2: the column label has "):
         read_memory(create(table))
 
 
@@ -155,17 +151,19 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     roles = dict(pair.split("=") for pair in columns.split(","))
     found: Any = rnnmnist.read_sequences(table, roles)
     X, y, groups, ids = found  # noqa: N806
-    for role, name in {"sequence": "recordng", "label": "activty"}.items():
-        wrong = {"sequence": "recording", "time": "t", "label": "activity", role: name}
-        message = f"no column is named '{name}'; did you mean '"
+    for role, message in {
+        "sequence": "has the columns .*'recording'",
+        "label": "the column activity has 'rest'",
+        "groups": r"data\.columns: groups=absent names no column",
+    }.items():
         with pytest.raises(UserError, match=message):
-            rnnmnist.read_sequences(table, wrong)
+            rnnmnist.read_sequences(table, roles | {role: "absent"})
     assert {x.shape for x in X} == {(5, 1)}
     assert X[1][0] == 1.5
     assert (y[:2].tolist(), ids[1]) == (["rest", "walk"], "new 1")
     np.testing.assert_array_equal(groups.astype(int), np.arange(40) // 4)
     if not suffix:
-        with pytest.raises(UserError, match="sequence 'new 0' has the t '0', and '0' "):
+        with pytest.raises(UserError, match=r"row 2: the column t has '0'; .* row 1"):
             rnnmnist.read_sequences(frame.assign(t=0), columns)
         settings: dict[str, Any] = {"cell": "lstm", "num_steps": 5, "verbose": False}
         run = tmp_path / "run"
@@ -262,7 +260,7 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     [
         (BESIDE, "u,vv", "has no feature 'vv', .*data.features.* did you mean 'v'"),
         (BESIDE, "label", "has no feature 'label', "),
-        (NOISE, "0", "names 0, but the features have no"),
+        (NOISE, "0", r"has 2 features, .* names 1, \('0',\)"),
         (BESIDE, "u,", "^data.features: must be NAME,NAME"),
     ],
 )
@@ -278,7 +276,9 @@ def test_features_that_are_not_there_are_refused(
 def test_a_list_with_swapped_axes_is_told_so() -> None:
     """Their time steps are taken for features, of which they then have 5 to 7."""
     inputs = [np.zeros((2, 5 + example % 3)) for example in range(60)]
-    with pytest.raises(UserError, match=r"^inputs: .* 5 to 7 features.*transpose"):
+    with pytest.raises(
+        UserError, match=r"^inputs: .* 5 .* 6; pass arrays \[time, features\]"
+    ):
         read_memory(inputs, labels=np.arange(60) % 2)
 
 
@@ -317,7 +317,7 @@ def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
 
 
 FLOATS = np.random.default_rng(0).normal(size=60)
-REGRESSION = "^labels: .*regression is not supported; divide them into classes"
+REGRESSION = r"^labels: .*regression is not supported; .*np\.digitize"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ REGRESSION = "^labels: .*regression is not supported; divide them into classes"
     [
         (FLOATS, REGRESSION),
         (FLOATS.astype(str), REGRESSION),
-        (np.eye(3)[np.arange(60) % 3], r"^labels: .*several labels.*argmax\(axis=1\)"),
+        (np.eye(3, dtype=int)[np.arange(60) % 3], r"^labels: .*argmax\(axis=1\)"),
         (np.zeros((60, 12), int), "^labels: .*a label for each time step.*windows"),
         (
             [[0] * (12 - example % 2) for example in range(60)],
@@ -347,5 +347,5 @@ def test_a_column_of_many_numbers_is_no_column_of_classes(tmp_path: Path) -> Non
     rows = np.arange(60).repeat(2)
     frame = pd.DataFrame({"sequence": rows, "time": np.arange(120) % 2, "x": 1.0})
     many = frame.assign(label=FLOATS[rows])
-    with pytest.raises(UserError, match=r"column label .*regression is not supported"):
+    with pytest.raises(UserError, match=REGRESSION):
         rnnmnist.fit(many, workdir=tmp_path / "run", num_steps=1)

@@ -26,10 +26,10 @@ VARIED: dict[str, Draw] = {
     "gaps": lambda rng: np.where(rng.random(SIZE) < 0.8, np.nan, rng.random(SIZE)),
 }
 EVENTS: dict[str, Draw] = {
-    "event": lambda rng: np.arange(SIZE) == 7,
     "rare events": lambda rng: rng.random(SIZE) < 1e-3,
 }
 EQUAL: dict[str, Draw] = {
+    "event": lambda rng: np.arange(SIZE) == 7,
     "constant": lambda rng: np.full(SIZE, 1013.25),
     "rounded": lambda rng: (offset := rng.normal(size=SIZE)) + 7 - offset,
     "missing": lambda rng: np.full(SIZE, np.nan),
@@ -89,8 +89,7 @@ def test_a_feature_without_a_value_is_named() -> None:
 
 def test_a_sample_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """The far value itself is not in it; padding and time steps after it are not."""
-    monkeypatch.setattr(moments, "SAMPLED_SEQUENCES", 50)
-    monkeypatch.setattr(moments, "SAMPLED_VALUES", 200)
+    monkeypatch.setattr(moments, "SAMPLED_VALUES", 3 * 200)
     generator = np.random.default_rng(0)
     values = generator.normal(size=(*SHAPE, 3))
     values[..., 2] = 5

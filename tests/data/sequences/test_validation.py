@@ -131,5 +131,7 @@ def test_training_sequences_of_one_class_are_refused() -> None:
         split = ["train"] * 10 + [others] * 10
         sequences = validate(np.zeros((20, 1)), labels, split=split)
         for hold_out in (True, False):
-            with pytest.raises(UserError, match=r"^split: .* 'a'; .* of another class"):
+            with pytest.raises(
+                UserError, match=r"^split: .* 1 are in training; .* of another class"
+            ):
                 sequences.training_splits(hold_out)
