@@ -251,8 +251,8 @@ def find_invalid(
     index = tuple(np.argwhere(is_invalid)[0].tolist())
     if np.isnan(values[index]):
         return index, (
-            "is missing (NaN); set data.missing to forward_fill or zero for the training (in "
-            'Python, missing="forward_fill")'
+            "is missing (NaN); set data.missing to forward_fill or zero for training "
+            '(in Python, missing="forward_fill")'
         )
     lowest = np.broadcast_to(low, values.shape)[index]
     highest = np.broadcast_to(high, values.shape)[index]
