@@ -31,7 +31,6 @@ def get_config() -> Config:
             weight_decay=0.0,
             clip_norm=0.0,
             log_every_steps=10,
-            log_metrics="last_batch",
             eval_every_steps=781,
         ),
     )

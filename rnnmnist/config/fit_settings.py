@@ -46,12 +46,10 @@ class FitSettings(TypedDict, total=False):
     clip_norm: float
     ema_decay: float
     log_every_steps: int | None
-    log_metrics: Literal["mean", "last_batch"]
     eval_every_steps: int | None
     patience: int | None
     keep_checkpoints: int
     # execution
     num_devices: int | None
     precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"]
-    remat_steps: int | None
     placement: Literal["auto", "device", "host"]

@@ -25,12 +25,9 @@ class Execution(NamedTuple):
     def create(cls, config: Config, platform: str) -> "Execution":
         """Returns how a run executes on a platform, which need not be present."""
         execution = DEFAULTS.get(platform, GPU)  # jax also names GPUs cuda and rocm
-        given = config.execution
-        if given.precision != "auto":
-            execution = execution._replace(precision=given.precision)
-        if given.remat_steps is not None:
-            execution = execution._replace(remat_steps=given.remat_steps)
-        return execution
+        if config.execution.precision == "auto":
+            return execution
+        return execution._replace(precision=config.execution.precision)
 
 
 # The time steps of a block on a CPU, and at most of an iteration of its loop. The

@@ -453,13 +453,6 @@ class TrainConfig(ConfigSection):
         resume="allowed",
         only="gradient",
     )
-    log_metrics: Literal["mean", "last_batch"] = setting(
-        "mean",
-        "mean: over the steps since the last line, each before its update; "
-        "last_batch: on the last batch, after its update",
-        resume="allowed",
-        only="gradient",
-    )
     eval_every_steps: int | None = setting(
         None,
         "steps between validations, each with a checkpoint",
@@ -515,15 +508,6 @@ class ExecutionConfig(ConfigSection):
         "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
         "GPU, bfloat16 on TPU",
         resume="warned",
-    )
-    remat_steps: int | None = setting(
-        None,
-        "of lru: time steps per block of which the backward pass keeps the first state "
-        "and recomputes the others; all of them: no blocks",
-        by_default="on CPU 6, otherwise no blocks",
-        resume="warned",
-        ge=1,
-        only="lru",
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",

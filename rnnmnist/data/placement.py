@@ -44,10 +44,6 @@ class BatchSource(NamedTuple):
     updates_per_chunk: int
     on_host: bool  # where the examples stay
 
-    def chunk_at(self, step: int) -> Chunk:
-        """Returns the chunk that has the examples of update `step`."""
-        return self.gather(step - step % self.updates_per_chunk)
-
     def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int]]:
         """Yields the chunks of the updates that lead from a step to a later one.
 
@@ -55,9 +51,9 @@ class BatchSource(NamedTuple):
         can also have the examples of earlier updates.
         """
         while step < target:
-            next_chunk = step - step % self.updates_per_chunk + self.updates_per_chunk
-            end = min(target, next_chunk)
-            yield self.chunk_at(step), end - step
+            start = step - step % self.updates_per_chunk
+            end = min(target, start + self.updates_per_chunk)
+            yield self.gather(start), end - step
             step = end
 
 

@@ -1,7 +1,6 @@
 """The training loop: from one event to the next, it trains, logs, validates, saves."""
 
 import contextlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -37,12 +36,11 @@ from rnnmnist.training.events import (
     raise_if_stopped,
     record,
     score_validation,
-    unsaved_error,
 )
 from rnnmnist.training.loss import ScoreSums, weigh_classes
 from rnnmnist.training.optimizer import learning_rate, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
-from rnnmnist.training.step import UpdateStats, score_last_batch, train_chunk
+from rnnmnist.training.step import UpdateStats, train_chunk
 
 
 def loop_over_events(
@@ -102,7 +100,7 @@ def loop_over_events(
 
                 # Log the training.
                 if num_updates:
-                    trained = measure_training(trainer, state, step, stats, seconds)
+                    trained = measure_training(config, step, stats, seconds)
                     record(workdir, trained, progress)
 
                 # Fail if an update was rejected: if its loss, its gradient or an
@@ -213,29 +211,16 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 
 
 def measure_training(
-    trainer: Trainer,
-    state: TrainState,
-    step: int,
-    stats: UpdateStats,
-    seconds: float,
+    config: RunConfig, step: int, stats: UpdateStats, seconds: float
 ) -> Metrics:
     """Returns the metrics of the updates since the last event, which took `seconds`.
 
     Besides the loss and the accuracy, the metrics contain the dictionary `means`, with
-    every other field of `ScoreSums` and of `UpdateStats`. `is_finite` is left out. With
-    `log_metrics=last_batch`, the scores are those of `measure_last_batch`.
+    every other field of `ScoreSums` and of `UpdateStats`. `is_finite` is left out.
     """
-    config = trainer.config
-    batch_size = config.train.batch_size
-    num_updates = int(stats.is_applied.sum())
-    trained_examples = num_updates * batch_size
     applied = take_rows(stats, stats.is_applied)
-    if config.train.log_metrics == "last_batch":  # scores of that batch alone
-        examples = batch_size
-        sums = measure_last_batch(trainer, state, step)
-    else:
-        examples = trained_examples
-        sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
+    examples = config.train.batch_size * len(applied.is_applied)
+    sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
     networks = [
         NetworkScores(seed=seed, examples=examples, correct=int(correct), loss=loss)
         for seed, correct, loss in zip(
@@ -252,7 +237,7 @@ def measure_training(
         for name, values in applied._asdict().items()
         if name not in ("scores", "is_finite")
     }
-    speed = config.num_seeds * trained_examples / seconds
+    speed = config.num_seeds * examples / seconds
     return Metrics(
         networks=tuple(networks),
         step=step,
@@ -260,22 +245,6 @@ def measure_training(
         examples_per_second=round(speed, 1),
         means={name: tuple(mean.tolist()) for name, mean in means.items()},
     )
-
-
-def measure_last_batch(trainer: Trainer, state: TrainState, step: int) -> ScoreSums:
-    """Scores the last batch after its update. The sums are NumPy arrays.
-
-    Raises:
-        RunError: if a loss is not finite.
-    """
-    last_update = step - 1
-    chunk = trainer.batches.chunk_at(last_update)
-    sums = jax.device_get(score_last_batch(state, chunk, program=trainer.program))
-    for network, loss in enumerate(sums.loss.tolist()):
-        if not math.isfinite(loss):
-            reason = f"training loss is {loss}"
-            raise unsaved_error(trainer.config, step, network, reason)
-    return sums
 
 
 def rejection_error(

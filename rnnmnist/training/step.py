@@ -26,7 +26,6 @@ from rnnmnist.data.batches import CHUNK_SPECS, Chunk, StoredExamples
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import (
     BATCH,
-    OVER_SEEDS,
     REPLICATED,
     SEEDS,
     map_ensemble,
@@ -258,42 +257,3 @@ def apply_update(
     # A rejected update does not count, so `step` keeps its value, too.
     state: TrainState = jax.tree.map(functools.partial(jnp.where, all_finite), new, old)
     return state, stats, all_finite
-
-
-@functools.partial(jax.jit, static_argnames="program")
-def score_last_batch(state: TrainState, chunk: Chunk, *, program: Program) -> ScoreSums:
-    """Scores a state on the batch of its last update.
-
-    The chunk must have the examples of this update. The parameters are those that
-    validation uses: their average, if there is one. Returns sums over the batch,
-    [ensemble].
-    """
-
-    @functools.partial(
-        jax.shard_map,
-        mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS),
-        out_specs=OVER_SEEDS,
-        check_vma=False,  # as in `train_chunk`
-    )
-    def score_shards(state: TrainState, chunk: Chunk) -> ScoreSums:
-        last_update = state.step - 1
-
-        def score_shard(
-            params: Params, seed: jax.Array, examples: StoredExamples
-        ) -> ScoreSums:
-            shard = jax.lax.axis_index(BATCH)
-            batch = program.transform(examples, seed, last_update, shard)
-            _, scores = program.objective(params, batch)
-            return scores
-
-        score_networks = map_ensemble(
-            score_shard, program.model.execution.vectorize_seeds
-        )
-        scores = score_networks(
-            state.evaluated_params, chunk.seeds, chunk.examples_at(last_update)
-        )
-        return jax.lax.psum(scores, BATCH)
-
-    scores = score_shards(state, chunk)
-    return jax.lax.with_sharding_constraint(scores, replicated_sharding(program.mesh))

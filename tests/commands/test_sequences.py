@@ -40,7 +40,6 @@ SETTINGS = {
     "train.num_steps": 20,
     "train.log_every_steps": 10,
     "train.eval_every_steps": 20,
-    "train.log_metrics": "last_batch",
     "execution.num_devices": 2,
 }
 TINY = (
@@ -343,7 +342,6 @@ def test_fit_trains_on_a_list_of_arrays_and_resumes(
     ("change", "text"),
     [
         ({"name": "mnist"}, "fit: name: no such setting"),
-        ({"remat_steps": 5, "cell": "lstm"}, "^execution.remat_steps: .*cell=lru"),
         (
             {"labels": np.arange(60), "cell": "lru"},
             "none of the 60 training sequences can validate",

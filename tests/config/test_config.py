@@ -250,7 +250,6 @@ REFUSED: list[tuple[Task, dict[str, object], str]] = [
     (TASK, {"model.num_layers": 2}, "model.cell=lru"),
     (TASK, {"model.num_layers": 2, "model.cell": "a.py:A"}, "model.cell=lru"),
     (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}, "model.cell=lstm"),
-    (TASK, {"execution.remat_steps": 5}, "model.cell=lru"),
     (TASK, {"train.num_steps": 5, "model.cell": "filters"}, "configuration filters"),
     (TASK, {"data.max_shift": 2, "model.cell": "filters"}, "by gradients on images"),
     (TASK, {"model.initializer": "tutorial", "model.cell": "lru"}, "lstm or gru"),

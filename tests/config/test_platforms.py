@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from support import TASK, run_config
 
-from rnnmnist.config.platforms import Execution
+from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.models.classifier import abstract_params, make_model
 
@@ -23,10 +23,9 @@ INPUTS = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
-    settings = {"model.cell": "lru", "execution.remat_steps": 7}
-    config = Config().replace(settings | {"execution.precision": "bfloat16"})
+    config = Config().replace({"execution.precision": "bfloat16"})
     found = Execution.create(config, platform)
-    assert (found.remat_steps, found.precision) == (7, "bfloat16")
+    assert found == DEFAULTS[platform]._replace(precision="bfloat16")
 
 
 @pytest.mark.parametrize(

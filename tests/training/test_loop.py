@@ -3,7 +3,6 @@
 import errno
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -81,10 +80,8 @@ def test_a_log_line_has_the_mean_of_everything_that_updates_report() -> None:
     correct: Any = np.array([[4, 3], [2, 4], [0, 0]])
     norms: Any = np.array([[1, 2], [3, 5], [np.inf, 1]])
     is_finite: Any = np.array([[True, True], [True, True], [False, True]])
-    trainer: Any = SimpleNamespace(config=config)
-    state: Any = None
     stats = UpdateStats(ScoreSums(losses, correct), norms, is_finite)
-    line = measure_training(trainer, state, 2, stats, seconds=0.5)
+    line = measure_training(config, 2, stats, seconds=0.5)
     assert [member.correct for member in line.networks] == [6, 7]
     assert [member.loss for member in line.networks] == [1, 3]
     assert line.means == {"grad_norm": (2, 3.5)}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,8 @@ SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
 
 def read_npz(path: Path) -> dict[str, Any]:
     """Reads the arrays of a .npz file."""
+    if not zipfile.is_zipfile(path):  # NumPy would suggest to load a pickle
+        raise UserError(f"is no archive of arrays; {SAVE_AGAIN}")
     arrays = {}
     with np.load(path, allow_pickle=False) as file:
         _check_names(file.files)
