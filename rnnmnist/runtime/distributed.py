@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rnnmnist.errors import RunError, UserError, discard_output
+from rnnmnist.errors import RunError, UserError, discard_output, summarize_error
 from rnnmnist.runtime.jax_internals import (
     NO_CLUSTER,
     distributed_client,
@@ -29,6 +29,8 @@ from rnnmnist.runtime.jax_internals import (
 )
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_SECONDS = 300  # jax's default
 HEARTBEAT_TIMEOUT_SECONDS = 30
@@ -60,14 +62,18 @@ def initialize(
             "start each of them, with the same flags"
         ) from None
     except Exception as error:  # the detection of clusters raises many kinds
-        given = coordinator_address, num_processes, process_id
-        if given == (None, None, None) and str(error) == NO_CLUSTER:
+        if (coordinator_address, num_processes, process_id) == (None, None, None):
+            if str(error) != NO_CLUSTER:
+                _logger.warning(
+                    "jax cannot detect whether other processes belong to this run, "
+                    f"which goes on alone ({summarize_error(error)}); "
+                    "--num_processes=1 skips the detection"
+                )
             return
         raise UserError(
-            "coordinator_address: the processes cannot join "
-            f"{coordinator_address or 'a cluster'} ({type(error).__name__}: {error}); "
-            "give --coordinator_address, HOST:PORT of process 0, --num_processes and "
-            "--process_id, or --num_processes=1 to run alone"
+            f"coordinator_address: the processes cannot join {coordinator_address} "
+            f"({type(error).__name__}: {error}); give HOST:PORT of process 0, "
+            "--num_processes and --process_id"
         ) from error
     # jax.distributed has replaced Python's handler of SIGTERM.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

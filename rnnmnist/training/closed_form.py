@@ -7,7 +7,6 @@ regression. Its leave-one-out predictions validate the run.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -46,7 +45,7 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress, format_parameters
 from rnnmnist.training.events import raise_if_stopped, record, score_validation
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.ridge import RidgeHead, fit_ridge
+from rnnmnist.training.ridge import fit_ridge
 from rnnmnist.training.state import Program, TrainState, to_items
 
 STEP = 1  # at which the run is complete
@@ -109,12 +108,13 @@ def fit_in_closed_form(
         "fitted in closed form"
     )
 
-    check_stop = functools.partial(raise_if_stopped, stop, 0, STEP, workdir)
     networks: list[Params] = []
     left_out = []
     for seed in config.seeds:
         params = draw_network(program.model, seed, task, train, view)
-        head = fit_head(program, params, train, weights, check_stop)
+        states = compute_states(program, params, train, stop, workdir)
+        classes = len(task.classes)
+        head = fit_ridge(states, train.labels, classes, weights, groups=train.groups)
         kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
         networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
         left_out.append(head.left_out_logits)
@@ -245,41 +245,29 @@ def _outputs(
     return jnp.asarray(outputs)
 
 
-def fit_head(
-    program: Program,
-    params: Params,
-    train: Examples,
-    weights: np.ndarray,
-    check_stop: Callable[[], None],
-) -> RidgeHead:
-    """Fits the head of a network, of which `params` has the filters.
+def compute_states(
+    program: Program, params: Params, train: Examples, stop: StopFlag, workdir: Path
+) -> np.ndarray:
+    """Returns the hidden states of the training examples, float64 [examples, hidden].
 
-    `check_stop` is called after each part of the examples, and may raise an error.
+    Raises:
+        StoppedError: after a signal.
+        RunError: if hidden states are not finite.
     """
+    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
+    view = program.transform.view
     parts = []
-    for states in compute_states(program, params, train):
-        check_stop()
+    for (states,) in compute_chunks(
+        program.model, ensemble, train, view, program.mesh, method="hidden"
+    ):
+        raise_if_stopped(stop, 0, STEP, workdir)
         parts.append(states)
-    features = np.concatenate(parts, dtype=np.float64)
-    del parts  # before the fit, which needs the memory
-    is_finite = np.isfinite(features).all(axis=1)
+    states = np.concatenate(parts, dtype=np.float64)
+    is_finite = np.isfinite(states).all(axis=1)
     if not is_finite.all():
         name = train.name(int(is_finite.argmin()))
         raise RunError(
             f"the filters have no finite outputs for example {name}; correct values "
             "that are too large"
         )
-    classes = len(params["head"]["bias"])
-    return fit_ridge(features, train.labels, classes, weights, groups=train.groups)
-
-
-def compute_states(
-    program: Program, params: Params, train: Examples
-) -> Iterator[np.ndarray]:
-    """Yields the hidden states of some training examples at a time, [part, hidden]."""
-    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
-    view = program.transform.view
-    for (states,) in compute_chunks(
-        program.model, ensemble, train, view, program.mesh, method="hidden"
-    ):
-        yield states
+    return states
