@@ -12,12 +12,11 @@ import contextlib
 import difflib
 import errno
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel has its configurations and models here, in whose folders reports are written.
@@ -167,17 +166,6 @@ def escape_unprintable(text: str) -> str:
     )
 
 
-def erase_line(stream: TextIO | None) -> str:
-    """Returns the text that erases a line of a terminal; "" if a stream is none.
-
-    It contains spaces instead of escape sequences.
-    """
-    isatty = getattr(stream, "isatty", None)  # a caller's own stream may have none
-    if isatty is None or not isatty() or os.environ.get("TERM", "dumb") == "dumb":
-        return ""
-    return "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
-
-
 def discard_output() -> None:
     """Redirects standard output to nowhere, also that of compiled code."""
     with Path(os.devnull).open("wb") as null:
@@ -194,6 +182,6 @@ def exit_immediately(text: str, exit_code: int) -> NoReturn:
         # The reader has exited, or a signal has interrupted another write.
         with contextlib.suppress(BrokenPipeError, RuntimeError):
             sys.stdout.flush()
-        print(erase_line(sys.stderr) + text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     finally:  # a closed stream must not prevent the exit
         os._exit(exit_code)

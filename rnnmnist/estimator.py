@@ -181,7 +181,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         )
         last_step = list_steps(workdir)[-1]
         config, examples = model.config, model.task.examples
-        if 0 < examples["validation"] < MIN_VALIDATION_EXAMPLES:
+        if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
             step, _ = lowest_loss(workdir, last_step)
             model = load(workdir, step, cell=config.model.cell)
         self.model_ = model

@@ -26,7 +26,6 @@ from rnnmnist.data.sequences.validation import (
 from rnnmnist.errors import UserError, failures, format_value, warn_of_data
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.model import Model
-from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
 from rnnmnist.runtime.jax_defaults import refuse_fork
@@ -92,7 +91,7 @@ def train(
     def load(start: Start) -> tuple[Config, str | None, Dataset]:
         return datasets.load_for_training(given, start.config)
 
-    return _train(given, load, "train", workdir, verbose=verbose, callback=callback)
+    return _train(given, load, workdir, verbose=verbose, callback=callback)
 
 
 @failures()
@@ -157,10 +156,7 @@ def fit(
             warning that axes may be swapped.
         verbose: whether progress and a summary are printed. Warnings are given in any
             case: of the data as `rnnmnist.DataWarning`, others by the logger
-            `rnnmnist`. Where standard output is no terminal and that logger has the
-            level INFO, its own or that of the root, and a handler, progress and the
-            summary are records of it instead, one for each line. No other logger gets
-            records.
+            `rnnmnist`.
         callback: is called on process 0 after each validation, which is saved by then,
             with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
             it returns True, the run ends there and is evaluated; the same call trains
@@ -217,7 +213,6 @@ def fit(
     return _train(
         given,
         load,
-        "fit",
         folder,
         verbose=verbose,
         callback=callback,
@@ -228,7 +223,6 @@ def fit(
 def _train(
     given: Given,
     load: Callable[[Start], tuple[Config, str | None, Dataset]],
-    name: str,
     workdir: str | Path,
     *,
     verbose: bool,
@@ -237,8 +231,8 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
-    `load` returns what `datasets.load_for_training` does. `name` is the name of the
-    function that was called. Sequences that are in memory are saved as `data.path`.
+    `load` returns what `datasets.load_for_training` does. Sequences that are in memory
+    are saved as `data.path`.
     """
     refuse_fork()
     folder = parse_folder(workdir)
@@ -247,9 +241,7 @@ def _train(
         stop_on_interrupt() as stop,
         open_workdir(given, folder) as start,
     ):
-        timer = PhaseTimer(f"rnnmnist.{name}")
-        with timer.phase("data"):
-            chosen, reason, dataset = load(start)
+        chosen, reason, dataset = load(start)
         config = resolve(chosen, dataset.task)
         _check_callback(callback, config, dataset.task)
         if sequences is not None:
@@ -263,7 +255,6 @@ def _train(
             dataset,
             start,
             contextlib.nullcontext(stop),
-            timer=timer,
             reason=reason,
             verbose=verbose,
             callback=callback,

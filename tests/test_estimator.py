@@ -16,7 +16,6 @@ from rnnmnist.data.sequences.validation import describe_swapped_axes
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import is_whole
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 
@@ -112,7 +111,7 @@ def test_early_stopping_takes_the_lowest_loss_of_a_tenth(tmp_path: Path) -> None
         inputs, labels = np.tile(X, (copies, 1, 1)), np.tile(noise, copies)
         workdir = tmp_path / str(copies)
         new_one = new(workdir=workdir, **stop).fit(inputs, labels, **more)
-        lines = [line for line in logs.read(workdir, Metrics) if line.split != "train"]
+        lines = [line for line in logs.read(workdir) if line.split != "train"]
         assert {line.examples for line in lines} == {size}
         steps = [line.step for line in lines]
         updates = round(len(labels) / 8)

@@ -171,7 +171,7 @@ def _fit(folds: Folds, fold: int, workdir: Path, settings: Mapping[str, Any]) ->
 
 
 def _read_counts(workdir: Path) -> dict[str, Any]:
-    last = {line.split: line for line in logs.read(workdir, logs.Metrics)}
+    last = {line.split: line for line in logs.read(workdir)}
     held_out = last["validation"]
     counts = {"correct": held_out.correct, "examples": held_out.examples}
     if left_out := last.get("leave_one_out"):

@@ -5,7 +5,6 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
-import io
 import logging
 import os
 import sys
@@ -93,7 +92,7 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = io.TextIOWrapper(io.BytesIO())
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
         return args
 
 
@@ -165,8 +164,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        level = errors.erase_line(sys.stderr) + record.levelname.lower()
-        return f"{level}: {record.getMessage()}"
+        return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
 def _configure_logging() -> None:

@@ -11,12 +11,19 @@ other devices than required.
 import argparse
 import platform
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnmnist.commands import command_line
-from rnnmnist.errors import DataWarning, RunError, as_failure, summarize_error
+from rnnmnist.errors import (
+    DataWarning,
+    RunError,
+    StoppedError,
+    as_failure,
+    summarize_error,
+)
 
 if TYPE_CHECKING:
     from rnnmnist.config.recipes import Given
@@ -38,6 +45,8 @@ def main(argv: list[str]) -> None:
     try:
         check_run(args)
         show("verdict", f"a run of {args.name} would work here")
+    except StoppedError:
+        raise
     except Exception as error:  # incompatible libraries and drivers raise many kinds
         failure = as_failure(error) or summarize_error(error)
         reason = command_line.format_error(failure)
@@ -54,9 +63,9 @@ def check_run(args: argparse.Namespace) -> None:
     import jax
 
     from rnnmnist.config.resolving import resolve
-    from rnnmnist.runs.workdir import PhaseTimer, lock
+    from rnnmnist.runs.workdir import lock
     from rnnmnist.runtime import machine
-    from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import make_mesh, platform_of
     from rnnmnist.runtime.signals import stop_on_signal
@@ -91,7 +100,7 @@ def check_run(args: argparse.Namespace) -> None:
             warnings.simplefilter("ignore", DataWarning)  # of these few examples
         else:
             config = config.replace({"train.num_steps": STEPS})
-        timer = PhaseTimer("rnnmnist doctor")
+        started, compiled = time.monotonic(), compile_seconds()
         with tempfile.TemporaryDirectory(dir=args.workdir) as own:
             folder = Path(broadcast(lambda: own))  # which processes share
             train_and_evaluate(
@@ -99,11 +108,10 @@ def check_run(args: argparse.Namespace) -> None:
                 dataset,
                 Start(folder),
                 stop_on_signal(),
-                timer=timer,
                 verbose=False,
             )
-    seconds = timer.seconds()
-    show("training", f"{seconds['train']} s, and {seconds['compile']} s to compile")
+    seconds, compiling = time.monotonic() - started, compile_seconds() - compiled
+    show("training", f"{seconds:.1f} s, of which {compiling:.1f} s to compile")
 
 
 def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":

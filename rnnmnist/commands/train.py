@@ -6,7 +6,6 @@ Any setting can be given as --config.KEY=VALUE.
 """
 
 import argparse
-import shlex
 
 from rnnmnist.commands import command_line
 from rnnmnist.config.resolving import resolve
@@ -22,7 +21,6 @@ def main(argv: list[str]) -> None:
     """Trains, or resumes, the run of the command line."""
     args = parse(argv)
     from rnnmnist.data import datasets
-    from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
@@ -31,20 +29,17 @@ def main(argv: list[str]) -> None:
 
     enable_compilation_cache()
     distributed.initialize(*args.processes)
-    timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
     with open_workdir(args.given, args.workdir) as start:
-        with timer.phase("data"):
-            if distributed.is_process_0():
-                loaded = datasets.load_for_training(args.given, start.config)
-            distributed.broadcast(lambda: None)  # waits until data are prepared
-            if not distributed.is_process_0():
-                loaded = datasets.load_for_training(args.given, start.config)
+        if distributed.is_process_0():
+            loaded = datasets.load_for_training(args.given, start.config)
+        distributed.broadcast(lambda: None)  # waits until the data are prepared
+        if not distributed.is_process_0():
+            loaded = datasets.load_for_training(args.given, start.config)
         chosen, reason, dataset = loaded
         train_and_evaluate(
             resolve(chosen, dataset.task),
             dataset,
             start,
             stop_on_signal(),
-            timer=timer,
             reason=reason,
         )

@@ -213,6 +213,6 @@ def _make_error(
     return MissingDataError(
         f"data.name: {builder.builder_config.name} is not prepared in "
         f"{builder.data_dir} and cannot be downloaded ({reason}): download {names} "
-        f"from {base} into the folder that data.manual_dir names; configs/embedded.py "
+        f"from {base} into the folder that data.manual_dir names; --config=embedded "
         "needs no files"
     )

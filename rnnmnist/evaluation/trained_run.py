@@ -179,6 +179,8 @@ class TrainedRun:
             with prefix_errors("inputs"):
                 return self.check_sequences(sequences)
         refuse_masked("inputs", values)
+        if lengths is not None:
+            raise UserError("lengths: are for sequences, not for images; remove them")
         try:
             images = np.asarray(values)
         except ValueError as error:  # such as images of different sizes
@@ -218,6 +220,12 @@ class TrainedRun:
                 f"features: must be {count} numbers, not {format_value(features)}"
             )
         values = given.astype(np.float64)
+        is_image = self.task.image_shape is not None
+        if is_image and not (values.min() >= 0 and values.max() <= 1):
+            raise UserError(
+                "features: must be grey levels from 0 to 1, not "
+                f"{format_value(features)}"
+            )
         limits = self.normalization.limits
         invalid = find_invalid(values, self.config.data.missing, *limits)
         if invalid is not None:

@@ -53,7 +53,6 @@ class RunData:
     # examples, time]; None if predictions are known at the end of an example only.
     predicted_over_time: np.ndarray | None
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
-    sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
 
 
 class Report(NamedTuple):
@@ -118,8 +117,7 @@ def load_run_data(run: TrainedRun) -> RunData:
         is_left_out=is_left_out,
         probabilities=softmax(run.multiplier * combined),
         predicted_over_time=predicted_over_time,
-        metrics=logs.read(run.workdir, logs.Metrics),
-        sessions=logs.read(run.workdir, logs.Session),
+        metrics=logs.read(run.workdir),
     )
 
 

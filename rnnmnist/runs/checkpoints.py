@@ -8,6 +8,7 @@ save takes some 60 ms and needs no background. Of several processes, the first o
 saves, and each of them reads.
 """
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -85,9 +86,15 @@ def _delete_outdated(workdir: Path, keep: int) -> None:
     They are renamed first, so that none is found half deleted.
     """
     steps = list_steps(workdir)
-    best = best_header([read_header(workdir, step) for step in steps])
-    for step in steps[:-keep]:
-        if step != best.step:
+    headers = []
+    for step in steps:
+        # A step that has been damaged meanwhile is kept; the next start moves it aside.
+        with contextlib.suppress(RunError):
+            headers.append(read_header(workdir, step))
+    best = best_header(headers)
+    for header in headers:
+        step = header.step
+        if step != best.step and step not in steps[-keep:]:
             (workdir / UNFINISHED).mkdir(exist_ok=True)
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
     remove_unfinished(workdir)

@@ -1,10 +1,10 @@
-"""The logs of a run, of one JSON object per line: metrics and sessions."""
+"""The log of a run, `metrics.jsonl`, with one JSON object per line."""
 
 import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -12,6 +12,8 @@ from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import set_missing_filename
 from rnnmnist.runs.scores import LOGGED, Scores, select_fields
 from rnnmnist.runs.writing import write_atomically
+
+FILE_NAME = "metrics.jsonl"
 
 
 class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,7 +30,6 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
             each with a number for each member.
     """
 
-    FILE_NAME: ClassVar[str] = "metrics.jsonl"
     step: int
     split: str
     examples_per_second: float | None = None
@@ -81,7 +82,7 @@ def lowest_loss(workdir: Path, step: int) -> tuple[int, int]:
     """
     losses = {
         line.step: line.loss
-        for line in read(workdir, Metrics)
+        for line in read(workdir)
         if line.split == "validation" and line.step <= step
     }
     lowest = min(losses, key=lambda validated: losses[validated], default=0)
@@ -89,44 +90,16 @@ def lowest_loss(workdir: Path, step: int) -> tuple[int, int]:
     return lowest, len(later)
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A training process that has ended: a line of `sessions.jsonl`."""
-
-    FILE_NAME: ClassVar[str] = "sessions.jsonl"
-    time: str  # when it started, ISO 8601
-    command: str
-    hardware: str
-    devices: str
-    processes: int
-    versions: dict[str, str]
-    from_step: int
-    step: int  # the last checkpoint at the end
-    seconds: dict[str, float]  # by phase, and `total`
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the content of a line."""
-        content: dict[str, Any] = msgspec.to_builtins(self)
-        return content
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Session":
-        """Reads the content of a line."""
-        return msgspec.convert(content, cls)
-
-
-Record = TypeVar("Record", Metrics, Session)
-
-
-def append(workdir: Path, record: Metrics | Session) -> None:
-    """Appends a record to its log."""
-    path = workdir / record.FILE_NAME
+def append(workdir: Path, metrics: Metrics) -> None:
+    """Appends a line to the log."""
+    path = workdir / FILE_NAME
     with set_missing_filename(path), path.open("a") as file:
-        file.write(json.dumps(record.to_json()) + "\n")
+        file.write(json.dumps(metrics.to_json()) + "\n")
 
 
-def read(workdir: Path, kind: type[Record]) -> list[Record]:
-    """Returns the complete records of a log, which need not exist."""
-    return [record for _, record in _lines(workdir, kind)]
+def read(workdir: Path) -> list[Metrics]:
+    """Returns the complete lines of the log, which need not exist."""
+    return [metrics for _, metrics in _lines(workdir)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
@@ -134,19 +107,17 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
 
     A killed run wrote them after its last checkpoint, and writes them again.
     """
-    kept = [
-        f"{line}\n" for line, record in _lines(workdir, Metrics) if record.step <= step
-    ]
-    write_atomically(workdir / Metrics.FILE_NAME, "".join(kept).encode())
+    kept = [f"{line}\n" for line, metrics in _lines(workdir) if metrics.step <= step]
+    write_atomically(workdir / FILE_NAME, "".join(kept).encode())
 
 
-def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
-    """Yields the complete lines of a log, each with its record."""
-    path = workdir / kind.FILE_NAME
+def _lines(workdir: Path) -> Iterator[tuple[str, Metrics]]:
+    """Yields the complete lines of the log, each with its metrics."""
+    path = workdir / FILE_NAME
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
         # A killed run leaves an incomplete line, and a user can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
             content = msgspec.convert(json.loads(line), dict[str, Any])
-            yield line, kind.from_json(content)
+            yield line, Metrics.from_json(content)

@@ -1,33 +1,22 @@
-"""The folder of a run: its lock, the steps in it, and its sessions."""
+"""The folder of a run: its lock, and the steps in it."""
 
 import contextlib
-import datetime
 import fcntl
 import logging
 import os
 import re
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jax.sharding import Mesh
-
 from rnnmnist.config.files import open_folder
-from rnnmnist.config.resolving import RunConfig
 from rnnmnist.errors import UserError
-from rnnmnist.runs import logs
-from rnnmnist.runs.writing import write_atomically, write_json
-from rnnmnist.runtime import machine
-from rnnmnist.runtime.compilation import compile_seconds, running_seconds
-from rnnmnist.runtime.distributed import broadcast, is_process_0
-from rnnmnist.runtime.jax_internals import process_count
-from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.runs.writing import write_atomically
+from rnnmnist.runtime.distributed import broadcast
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 UNFINISHED = ".unfinished"  # the folder of steps that are being saved or deleted
-CONFIG_FILE = "config.json"
 # In the folder of a step; see `checkpoint_files.py`.
 SUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
@@ -134,66 +123,3 @@ def describe_last_checkpoint(workdir: Path) -> str:
     if not steps:
         return "no checkpoint yet"
     return f"the last checkpoint is step {steps[-1]}"
-
-
-class PhaseTimer:
-    """Measures the seconds of each phase of a command, without its compilation."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command  # as the logs name it
-        self._started = time.monotonic()
-        self._compiled = compile_seconds()
-        self._phases = {"data": 0.0, "train": 0.0}
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the time inside the `with` block to the phase `data` or `train`."""
-        start = running_seconds()
-        try:
-            yield
-        finally:
-            self._phases[name] += running_seconds() - start
-
-    def seconds(self) -> dict[str, float]:
-        """Returns the seconds of the phases `data` and `train`, of `compile`, and all.
-
-        All seconds of the command are its `total`.
-        """
-        total = time.monotonic() - self._started
-        compiling = compile_seconds() - self._compiled
-        seconds = self._phases | {"compile": compiling, "total": total}
-        return {phase: round(number, 1) for phase, number in seconds.items()}
-
-
-@contextlib.contextmanager
-def session(
-    workdir: Path, config: RunConfig, step: int, mesh: Mesh, timer: PhaseTimer
-) -> Iterator[None]:
-    """Times a training session, and records it in the workdir.
-
-    Its settings are written at the start, and its line of `sessions.jsonl` at the end,
-    also if it ends with an error, but not if it is killed.
-    """
-    if not is_process_0():
-        yield
-        return
-    started = datetime.datetime.now(datetime.UTC)
-    write_json(workdir / CONFIG_FILE, config)
-    logs.remove_metrics_after(workdir, step)
-    try:
-        with timer.phase("train"):
-            yield
-    finally:
-        with contextlib.suppress(OSError):  # the error of the run is the one to report
-            record = logs.Session(
-                time=started.isoformat(timespec="seconds"),
-                command=timer.command,
-                hardware=machine.describe_processor(),
-                devices=f"{mesh.size} x {platform_of(mesh)}",
-                processes=process_count(),
-                versions=machine.installed_versions(),
-                from_step=step,
-                step=max(list_steps(workdir), default=0),
-                seconds=timer.seconds(),
-            )
-            logs.append(workdir, record)

@@ -62,7 +62,9 @@ def initialize(
             "start each of them, with the same flags"
         ) from None
     except Exception as error:  # the detection of clusters raises many kinds
-        if (coordinator_address, num_processes, process_id) == (None, None, None):
+        given = (coordinator_address, num_processes, process_id)
+        # jax sets the number of the processes once it has detected a cluster.
+        if given == (None, None, None) and process_count() == 1:
             if str(error) != NO_CLUSTER:
                 _logger.warning(
                     "jax cannot detect whether other processes belong to this run, "
@@ -71,9 +73,9 @@ def initialize(
                 )
             return
         raise UserError(
-            f"coordinator_address: the processes cannot join {coordinator_address} "
-            f"({type(error).__name__}: {error}); give HOST:PORT of process 0, "
-            "--num_processes and --process_id"
+            "coordinator_address: the processes cannot join "
+            f"{coordinator_address or 'a cluster'} ({type(error).__name__}: {error}); "
+            "give HOST:PORT of process 0, --num_processes and --process_id"
         ) from error
     # jax.distributed has replaced Python's handler of SIGTERM.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

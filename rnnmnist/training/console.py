@@ -1,6 +1,5 @@
 """What a training run prints: a header, its progress, and a summary."""
 
-import contextlib
 import logging
 import shlex
 import shutil
@@ -8,13 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import discard_output, erase_line
+from rnnmnist.errors import discard_output
 from rnnmnist.evaluation.formatting import (
     format_accuracy,
     format_counts,
@@ -32,23 +30,20 @@ from rnnmnist.runtime.mesh import platform_of
 _logger = logging.getLogger(__name__)
 
 
-def write(text: str, end: str = "\n") -> None:
+def write(text: str) -> None:
     """Writes lines to standard output.
 
     A training does not end because the reader of its output has, as `| head` does.
     """
     try:
-        print(text, end=end, flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
         _logger.warning("standard output has no reader any more; training goes on")
         discard_output()
 
 
-class Progress(contextlib.AbstractContextManager["Progress"]):
-    """Prints the progress of a run that has finished `step` steps, unless quiet.
-
-    A terminal has one line of training, which ends when the context is left.
-    """
+class Progress:
+    """Prints the progress of a run that has finished `step` steps, unless quiet."""
 
     def __init__(
         self, config: RunTrainConfig, task: Task, step: int, *, verbose: bool
@@ -58,16 +53,11 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._task = task
         self._first_step = step
         self._started = time.monotonic()
-        self._is_drawn = False  # a line that has not ended
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._is_drawn:
-            write("")
+    def line(self, text: str) -> None:
+        """Prints a line."""
+        if self._verbose:
+            write(text)
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
         """Prints the sizes of the networks and of the run, and where its data stay."""
@@ -81,42 +71,26 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
+        accuracy = format_percent(metrics.accuracy)
         if metrics.split == "train":
-            self._show_training(metrics)
-            return
-        groups = ""
-        if metrics.groups is not None:
-            groups = f", groups: {metrics.groups:,}"
-        self.line(
-            f"step {metrics.step}  {format_split(metrics.split)} "
-            f"loss {metrics.loss:.4f}  accuracy {format_percent(metrics.accuracy)} "
-            f"({format_counts(metrics)}{groups})"
-        )
-
-    def _show_training(self, metrics: logs.Metrics) -> None:
-        """Prints metrics of training, as much of them as a terminal is wide."""
-        step, num_steps = metrics.step, self._config.num_steps
-        epochs = step * self._config.batch_size / self._task.examples["train"]
-        seconds = time.monotonic() - self._started
-        seconds_left = seconds / max(1, step - self._first_step) * (num_steps - step)
-        text = (
-            f"step {step}/{num_steps}  {100 * step // num_steps} %  "
-            f"{seconds_left:.0f} s left  loss {metrics.loss:.4f}  "
-            f"accuracy {format_percent(metrics.accuracy)}  epoch {epochs:.1f}  "
-            f"{metrics.examples_per_second:,.0f} {self._task.noun}/s"
-        )
-        if erase_line(sys.stdout):
-            width = shutil.get_terminal_size().columns
-            self.line(text[: width - 1], end="")
+            step, num_steps = metrics.step, self._config.num_steps
+            seconds = time.monotonic() - self._started
+            finished = max(1, step - self._first_step)
+            self.line(
+                f"step {step}/{num_steps}  {100 * step // num_steps} %  "
+                f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
+                f"{metrics.examples_per_second:,.0f} {self._task.noun}/s  "
+                f"{seconds / finished * (num_steps - step):.0f} s left"
+            )
         else:
-            self.line(text)
-
-    def line(self, text: str, end: str = "\n") -> None:
-        """Prints a line, which replaces one on a terminal that has not ended."""
-        if self._verbose:
-            erase = erase_line(sys.stdout) if self._is_drawn else ""
-            write(erase + text, end)
-            self._is_drawn = not end
+            groups = ""
+            if metrics.groups is not None:
+                groups = f", groups: {metrics.groups:,}"
+            self.line(
+                f"step {metrics.step}  {format_split(metrics.split)} "
+                f"loss {metrics.loss:.4f}  accuracy {accuracy} "
+                f"({format_counts(metrics)}{groups})"
+            )
 
 
 def format_parameters(networks: int, parameters: int) -> str:
@@ -190,7 +164,9 @@ def print_summary(
     steps: int,
     config: RunConfig,
     result: Result | None,
-    seconds: dict[str, float],
+    *,
+    seconds: float,
+    compiling: float,
 ) -> None:
     """Prints the results of a run that has ended and the commands that read them."""
     best = steps if result is None else result.step
@@ -212,8 +188,7 @@ def print_summary(
         flags.append(f"--config.model.cell={config.model.cell}")
     write(
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
-        f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
-        f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
+        f"seconds     {seconds:.1f}, of which {compiling:.1f} to compile\n"
         f"validation  {describe_validation(header)}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -11,9 +12,11 @@ from rnnmnist.data.examples import Dataset
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.cells import resolve_cell
+from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.selection import select
-from rnnmnist.runs.workdir import PhaseTimer, session
+from rnnmnist.runs.writing import write_json
+from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_mesh
@@ -32,7 +35,6 @@ def train_and_evaluate(
     start: Start,
     stop_context: contextlib.AbstractContextManager[StopFlag],
     *,
-    timer: PhaseTimer,
     reason: str | None = None,
     verbose: bool = True,
     callback: Callback | None = None,
@@ -47,12 +49,12 @@ def train_and_evaluate(
         start: the open run, from which the training starts.
         stop_context: a context that handles signals during the updates, and yields the
             flag that they set.
-        timer: a timer that was started before the data were read.
         reason: why the rule of `choose_config` has chosen the network, if it has.
         verbose: whether progress and the summary are printed.
         callback: a function that is called with the metrics of each validation. If it
             returns True, the run ends there. A fit in closed form does not call it.
     """
+    started, compiled = time.monotonic(), compile_seconds()
     workdir, task = start.workdir, dataset.task
     check_run(config, dataset, start)
     mesh = make_mesh(
@@ -64,11 +66,11 @@ def train_and_evaluate(
     if verbose:
         console.print_header(config, task, workdir, mesh, step, why_complete, reason)
     if why_complete is None:
-        with (
-            session(workdir, config, step, mesh, timer),
-            stop_context as stop,
-            console.Progress(config.train, task, step, verbose=verbose) as progress,
-        ):
+        if is_process_0():
+            write_json(workdir / "config.json", config)
+            logs.remove_metrics_after(workdir, step)
+        progress = console.Progress(config.train, task, step, verbose=verbose)
+        with stop_context as stop:
             if config.model.fitting == "closed_form":
                 from rnnmnist.training.closed_form import fit_in_closed_form
 
@@ -91,7 +93,14 @@ def train_and_evaluate(
     if task.evaluated_split != "train":  # there is a test or validation split
         result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
     if is_process_0() and verbose:
-        console.print_summary(workdir, step, config, result, timer.seconds())
+        console.print_summary(
+            workdir,
+            step,
+            config,
+            result,
+            seconds=time.monotonic() - started,
+            compiling=compile_seconds() - compiled,
+        )
 
 
 def check_run(config: RunConfig, dataset: Dataset, start: Start) -> None:

@@ -7,9 +7,7 @@ Otherwise its `main` is called in this process, which has already imported jax.
 import importlib
 import json
 import re
-import shlex
 import tomllib
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,35 +65,19 @@ def test_a_run_writes_the_files_of_the_contract(reference_run: Path) -> None:
         assert re.search(rf"(-m )?rnnmnist {name} '?--workdir=", printed)
     before, _, after = printed.partition("compiling the training step\n")
     assert "loss" in after and "loss" not in before
-    assert re.search(
-        r"epoch 1\.4  step 120/120  100 %  loss \d\.\d+  accuracy", printed
-    )
-
-
-def test_a_run_records_command_hardware_versions_and_times(
-    reference_run: Path, data_dir: Path
-) -> None:
-    session = json.loads((reference_run / "sessions.jsonl").read_text())
-    assert (session["from_step"], session["step"]) == (0, 120)
-    # Of the module that `rnnmnist train` names.
-    flags = trainer.arguments(reference_run, data_dir)
-    assert shlex.split(session["command"]) == ["python", "-m", "rnnmnist.main", *flags]
-    assert session["versions"]["jax"] == version("jax")
-    assert re.match(r"\d+ cores? of ", session["hardware"])
-    assert re.fullmatch(r"\d+ x cpu", session["devices"])
-    seconds = session["seconds"]
-    assert 0 < seconds["train"] < seconds["total"]
+    assert re.search(r"\nstep 120/120  100 %  loss \d\.\d+  accuracy", printed)
 
 
 def test_a_complete_run_is_not_changed(copied: Path, data_dir: Path) -> None:
-    before = file_times(copied)
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     args = trainer.arguments(copied, data_dir, "--config.train.num_steps=100")
     line = "complete at step 120 (asked for 100)"
     finished = called("main", *args)
     assert f"\n{line}\n" in output_of(finished)
     assert "\nsteps       120 (5,760 images)\n" in finished.stdout
     assert finished.stderr == ""
-    assert file_times(copied) == before
+    after = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    assert after == before
     assert f", {line}\n" in output_of(called("doctor", *args))
 
 

@@ -25,7 +25,6 @@ from rnnmnist.commands import evaluate, predict, report
 from rnnmnist.commands import train as train_command
 from rnnmnist.data import placement
 from rnnmnist.errors import UserError
-from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime.machine import Memory
 
@@ -323,8 +322,6 @@ def test_fit_trains_on_a_list_of_arrays_and_resumes(
     settings["num_steps"] = 40
     rnnmnist.fit(inputs, labels, **settings)
     assert "resuming from step 20" in capsys.readouterr().out
-    sessions = logs.read(workdir, logs.Session)  # without the arguments of the script
-    assert [session.command for session in sessions] == ["rnnmnist.fit"] * 2
     evaluate.main([f"--workdir={workdir}"])
     found = rnnmnist.load(workdir).classify(inputs)
     assert found.shape == (60, 3)

@@ -182,7 +182,7 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
     assert stderr.startswith("stopped: saved step")
     trainer.assert_sealed(workdir)
     others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
-    kept = {"config.json", "metrics.jsonl", "sessions.jsonl", "evaluation"}
+    kept = {"config.json", "metrics.jsonl", "evaluation"}
     assert others == kept
 
 

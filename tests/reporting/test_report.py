@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import trainer
@@ -137,7 +136,6 @@ def test_a_run_without_metrics_sessions_and_results_has_a_report(
     """As the shipped models and killed runs."""
     workdir = trainer.copy_of(reference_run, tmp_path / "run")
     (workdir / "metrics.jsonl").unlink()
-    (workdir / "sessions.jsonl").unlink()
     shutil.rmtree(workdir / "evaluation")
     data = f"--config.data.data_dir={data_dir}"
     output_of(called("report", f"--workdir={workdir}", data))
@@ -214,15 +212,6 @@ def test_errors_are_sorted_by_confidence(run_data: RunData) -> None:
     num_errors = run_data.result.examples - run_data.result.correct
     assert len(errors) == min(16, num_errors) > 1
     assert all(tile.label != tile.predicted for tile in errors)
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_a_run_of_several_sessions(run_data: RunData) -> None:
-    changes = {"hardware": "a <fast> one", "seconds": {"total": 7.25}}
-    session = msgspec.structs.replace(run_data.sessions[0], **changes)
-    words = report_text(dataclasses.replace(run_data, sessions=[session] * 2))
-    assert "14.5 in 2 sessions" in words
-    assert words.count("a <fast> one") == 1
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -8,7 +8,6 @@ import pytest
 from support import make_metrics, run_config
 
 from rnnmnist.runs import logs
-from rnnmnist.runs.logs import Metrics
 
 ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
 SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
@@ -27,12 +26,12 @@ def test_the_fields_of_metrics() -> None:
 
 def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert logs.read(tmp_path, Metrics) == []
+    assert logs.read(tmp_path) == []
     one, several = json.dumps(ONE.to_json()), json.dumps(SEVERAL.to_json())
     mistyped = several.replace('"loss": 0.5', '"loss": "0.5"')
     others = ['{"step": 7}', "not JSON", "[]", mistyped]
     path.write_text("\n".join([one, *others, several, one[:-9]]))
-    assert logs.read(tmp_path, Metrics) == [ONE, SEVERAL]
+    assert logs.read(tmp_path) == [ONE, SEVERAL]
 
 
 @pytest.mark.parametrize("patience", [1, 3])

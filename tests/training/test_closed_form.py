@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_one_update_which_leaving_one_out_validates(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (line,) = logs.read(run, logs.Metrics)
+    (line,) = logs.read(run)
     assert (line.split, line.step, line.examples) == ("leave_one_out", STEP, COUNT)
     assert line.accuracy > 0.8
     header = read_header(run, STEP)
@@ -71,7 +71,7 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
     assert f"leave one out {100 * line.accuracy:.2f} % ({line.correct} of 60; " in (
         printed
     )
-    assert logs.read(run, logs.Metrics) == [line]
+    assert logs.read(run) == [line]
     with pytest.raises(UserError, match=r"model\.hidden_size=41"):
         fit(run, lengths=LENGTHS, hidden_size=41)
 
@@ -80,7 +80,7 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
 def test_a_report_and_the_commands_read_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (line,) = logs.read(run, logs.Metrics)
+    (line,) = logs.read(run)
     with monkeypatch.context() as patch:
         # The network did not make the predictions, so that its occlusion is another.
         patch.delattr("rnnmnist.reporting.pages.occlude")
@@ -174,7 +174,7 @@ def test_small_differences_are_read_beside_large_values(
         inputs = 1e-3 * np.where(times < 50, waves, 0) + peaks
     labels = slow_or_fast[:, 0].astype(str)
     run = fit(tmp_path / "run", inputs=inputs, labels=labels)
-    (line,) = logs.read(run, logs.Metrics)
+    (line,) = logs.read(run)
     assert line.accuracy > 0.8  # 0.67, 0.53 and 0.53 by thresholds in large gaps only
     model = rnnmnist.load(run)
     alone = [model.classify(inputs[index : index + 1])[0] for index in range(4)]
@@ -199,7 +199,7 @@ def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
                 params["head"][name][index], values[0], rtol=1e-4, atol=1e-5
             )
     assert (filters_of(other)["phase"] != filters_of(run)["phase"]).all()
-    (line,) = logs.read(both, logs.Metrics)
+    (line,) = logs.read(both)
     assert len(line.networks) == 2
 
 
@@ -227,7 +227,7 @@ def test_given_splits_are_evaluated(
     split = np.array(["train", "validation", "test"])[np.arange(COUNT) // 3 % 3]
     run = fit(tmp_path / "run", split=split, class_weight="balanced")
     printed = capsys.readouterr().out
-    left_out, validated = logs.read(run, logs.Metrics)
+    left_out, validated = logs.read(run)
     assert (left_out.split, left_out.examples) == ("leave_one_out", 21)
     assert (validated.split, validated.examples) == ("validation", 21)
     kept = read_header(run, STEP).metrics
@@ -274,8 +274,8 @@ def test_groups_are_left_out_as_a_whole(
     fit(tmp_path / "alone", **data)
     run = fit(tmp_path / "run", groups=groups, **data)
     printed = capsys.readouterr().out
-    (alone,) = logs.read(tmp_path / "alone", logs.Metrics)
-    (line,) = logs.read(run, logs.Metrics)
+    (alone,) = logs.read(tmp_path / "alone")
+    (line,) = logs.read(run)
     assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
     assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
@@ -323,7 +323,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     content = path.read_text()
     fit(run, **settings)
     assert path.read_text() == content
-    (line,) = logs.read(run, logs.Metrics)
+    (line,) = logs.read(run)
     table = pd.read_csv(path)
     assert len(table) == seeds * COUNT
     assert (table["label"] == labels[table["sequence"]]).all()
@@ -437,6 +437,6 @@ def test_any_number_of_sequences_are_fitted_and_counted(
     labels = inputs.sum(axis=1) > 0
     run = fit(tmp_path / "run", inputs=inputs, labels=labels, hidden_size=2)
     assert "steps       1 (65,540 sequences)" in capsys.readouterr().out
-    (line,) = logs.read(run, logs.Metrics)
+    (line,) = logs.read(run)
     assert line.examples == count
     assert line.accuracy > 0.8

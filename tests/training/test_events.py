@@ -102,7 +102,7 @@ def test_metrics_are_of_logits_without_a_multiplier(runs: Path) -> None:
     header = header_of(workdir)
     (line,) = (
         line
-        for line in logs.read(workdir, logs.Metrics)
+        for line in logs.read(workdir)
         if (line.step, line.split) == (header.step, "validation")
     )
     assert header.metrics is not None

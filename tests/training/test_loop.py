@@ -25,7 +25,6 @@ from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
 from rnnmnist.training.loop import measure_training
@@ -36,9 +35,9 @@ from rnnmnist.training.step import UpdateStats
 
 
 def train(config: RunConfig, workdir: Path) -> None:
-    dataset, timer = datasets.load(config.data), PhaseTimer("test")
+    dataset = datasets.load(config.data)
     start = Start(workdir)
-    train_and_evaluate(config, dataset, start, stop_on_signal(), timer=timer)
+    train_and_evaluate(config, dataset, start, stop_on_signal())
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(

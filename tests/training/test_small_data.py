@@ -191,14 +191,14 @@ def stopped(runs: Path) -> Path:
 def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (session,) = logs.read(stopped, logs.Session)
-    config = read_header(stopped, session.step).config.train
-    reason = str(logs.completion(stopped, session.step, config))
-    assert reason.startswith(f"stopped at step {session.step} of 200: no lower")
-    lines = logs.read(stopped, Metrics)
+    step = list_steps(stopped)[-1]
+    config = read_header(stopped, step).config.train
+    reason = str(logs.completion(stopped, step, config))
+    assert reason.startswith(f"stopped at step {step} of 200: no lower")
+    lines = logs.read(stopped)
     fit(stopped, **ENDING)
     assert reason in capsys.readouterr().out
-    assert logs.read(stopped, Metrics) == lines
+    assert logs.read(stopped) == lines
     output_of(called("report", f"--workdir={stopped}"))
     assert reason in (stopped / "report" / "index.html").read_text()
 
@@ -255,7 +255,7 @@ def test_a_callback_gets_each_validation_and_ends_the_run(
     fit(run, callback=seen.append, **ENDING)
     step = list_steps(stopped)[-1]
     assert [metrics.step for metrics in seen] == [10, 20, *range(40, step + 1, 10)]
-    assert seen[-1].to_json().items() >= logs.read(run, Metrics)[-1].to_json().items()
+    assert seen[-1].to_json().items() >= logs.read(run)[-1].to_json().items()
     assert trainer.checksums(run, step) == trainer.checksums(stopped, step)
     for name, value in (("train.patience", 3), ("callback", print)):
         changes = {"validation": False, name.removeprefix("train."): value}

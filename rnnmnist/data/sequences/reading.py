@@ -413,10 +413,10 @@ def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
     """Returns sequences with the wanted features, in their order.
 
     Features with names are taken by them, and others are left out. Features without
-    names must have the same number and order.
+    names, which are numbered, must have the same number and order.
     """
     names = sequences.feature_names
-    if are_names(names) and are_names(wanted):
+    if set(wanted) <= set(names) or (are_names(names) and are_names(wanted)):
         refuse_absent_features(names, wanted)
         columns = [names.index(name) for name in wanted]
         if columns == list(range(len(names))):
