@@ -13,7 +13,7 @@ import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Inputs
-from rnnmnist.errors import RunError, warn_of_data
+from rnnmnist.errors import RunError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -27,8 +27,8 @@ BATCH = 128  # examples that an export gets at a time
 # called for each of their time steps.
 STREAMED = 256
 DRAWN = 256  # examples of a comparison without the data of the run
-# The largest difference that counts as rounding: of logits, relative to the largest one
-# of an example, and of standardized inputs. Sums in another order differ less.
+# The largest difference of logits that counts as rounding, relative to the largest one
+# of an example. Sums in another order differ less.
 ROUNDING = 1e-4
 # As above, of the logits of random filters. Where outputs are dense, those that are
 # rounded differently are on the other side of some thresholds. On PLAID, one recording
@@ -232,22 +232,3 @@ def _add_lengths(sequences: np.ndarray, examples: Inputs) -> tuple[np.ndarray, .
     if examples.lengths is not None:
         lengths = examples.lengths[:count]
     return sequences.astype(np.float32), lengths.astype(np.int32)
-
-
-def warn_of_lost_digits(run: TrainedRun, examples: Inputs) -> None:
-    """Warns of features that exports, which take float32, do not read as the run does.
-
-    If the mean of a feature is large beside its deviation, the subtraction of the mean
-    leaves few digits of a value in float32.
-    """
-    if run.task.image_shape:
-        return
-    values = examples.raw(slice(None))
-    exact = run.normalization(values, examples.lengths)
-    rounded = run.normalization(values.astype(np.float32), examples.lengths)
-    errors = np.abs(exact - rounded).max((0, 1))
-    for index in np.flatnonzero(errors > ROUNDING):
-        warn_of_data(
-            f"the feature {run.task.feature_names[index]} loses digits in float32, "
-            "which exports take; subtract a constant from it for the training"
-        )

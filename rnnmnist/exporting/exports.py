@@ -18,7 +18,6 @@ from rnnmnist.exporting.comparison import (
     Certificate,
     compare,
     draw_inputs,
-    warn_of_lost_digits,
 )
 from rnnmnist.exporting.formats import FORMATS, check_packages
 from rnnmnist.runs.writing import write_folder, write_json
@@ -54,7 +53,6 @@ def write_exports(
     names = _check_formats(format, folder, force=force)
     network = run.make_network(make_cpu_mesh())
     task, split, examples = _load_examples(run)
-    warn_of_lost_digits(run, examples)
     certify = functools.partial(
         compare,
         run=run,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
-from support import data_warnings, refused, save_network, task_of
+from support import refused, save_network, task_of
 
 import rnnmnist
 from rnnmnist.commands import export
@@ -292,7 +292,7 @@ def test_an_export_is_replaced_with_force_only(
 
 
 @pytest.mark.parametrize(("std", "is_exact"), [(6.0, False), (6e6, True)])
-def test_digits_that_float32_does_not_hold_are_named_and_counted(
+def test_digits_that_float32_does_not_hold_are_counted(
     std: float, is_exact: bool, tmp_path: Path
 ) -> None:
     """The certificate compares with what `evaluate` computes."""
@@ -304,16 +304,11 @@ def test_digits_that_float32_does_not_hold_are_named_and_counted(
     config = NETWORKS["rnn on windows"].replace({"data.normalize": "standardize"})
     task, _ = datasets.load(config.replace(paths).data)
     workdir = save_network(tmp_path / "run", config, task)
-    with (
-        contextlib.suppress(RunError),
-        data_warnings() as messages,
-    ):
+    with contextlib.suppress(RunError):
         export.main([*flags_of(workdir, paths, tmp_path), "--format=stablehlo"])
     found = certificate_of(tmp_path, "stablehlo")
     assert (found["differing"] == 0) == is_exact
     assert (found["max_abs_difference"] < 1e-3) == is_exact
-    named = [message.split()[2] for message in messages]
-    assert named == ([] if is_exact else ["seconds"])
 
 
 def test_another_prediction_is_an_error_unless_it_is_a_tie(
