@@ -280,7 +280,8 @@ def test_fits_in_threads_end_as_alone(
     ]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
+    deadline = time.monotonic() + 60
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
         assert is_whole(reference / str(STEPS))
     assert_nothing_is_left(before)
     for workdir in workdirs:
@@ -435,11 +436,13 @@ def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
 
 def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) -> None:
     unused = tmp_path / "run"
+    nothing: Any = None
     number: Any = 3
     calls: dict[str, Callable[[], object]] = {
         "callback: .*3": lambda: fit(unused, callback=number),
         "config: .*3": lambda: rnnmnist.train(number, workdir=unused),
-        "workdir: .*3": lambda: fit(number),
+        "workdir: .*None": lambda: fit(nothing),
+        "workdir: .*3": lambda: load(number),
         "output: .*3": lambda: load().export("onnx", number),
     }
     for message, call in calls.items():

@@ -92,7 +92,7 @@ def test_a_report_has_plots_and_a_page_that_needs_no_network(
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_run_without_metrics_sessions_and_results_has_a_report(
+def test_a_run_without_metrics_and_results_has_a_report(
     reference_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """As the shipped models and killed runs."""
