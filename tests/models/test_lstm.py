@@ -97,28 +97,3 @@ def test_values_and_gradients_equal_those_of_flax(
     assert hidden.shape == (*lead, shape[-1])
     assert hidden.dtype == dtype
     assert_close(found, run(flax, every_step, *arrays))
-
-
-def test_the_cell_has_the_parameters_of_flax() -> None:
-    """Their names, shapes and initial values, in a recurrence and alone."""
-
-    def by_key(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
-        return jnp.full(shape, jax.random.key_data(key)[1], dtype)
-
-    settings: dict[str, Any] = {"kernel_init": by_key, "recurrent_kernel_init": by_key}
-    settings["bias_init"] = nn.initializers.ones
-    ours = LSTMCell(HIDDEN, **settings)
-    flax = nn.OptimizedLSTMCell(HIDDEN, **settings)
-    assert isinstance(ours, nn.OptimizedLSTMCell)
-    inputs = jnp.zeros((BATCH, FEATURES))
-
-    def init(key: jax.Array) -> Any:
-        carry = flax.initialize_carry(key, inputs.shape)
-        alone = [cell.init(key, carry, inputs)["params"] for cell in (ours, flax)]
-        both = (LSTM(ours), ScannedCell(flax))
-        args = key, inputs[None], None
-        return alone, [one.init(*args, every_step=False)["params"] for one in both]
-
-    for one, other in jax.jit(init)(jax.random.key(7)):
-        assert str(jax.tree.structure(one)) == str(jax.tree.structure(other))
-        jax.tree.map(np.testing.assert_array_equal, one, other)

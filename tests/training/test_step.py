@@ -28,7 +28,7 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import placement
-from rnnmnist.data.batches import BatchTransform
+from rnnmnist.data.batches import Batch, BatchTransform
 from rnnmnist.data.placement import open_batches
 from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
@@ -330,15 +330,19 @@ def test_make_optimizer_can_return_another_optimizer(
     )
     source = batches_of(EXAMPLES, config, mesh_of(1))
     opt_state = optimizer(0.0).init(params)
-    for step in range(2):
-        batch = read_batch(source, training.program.transform, step)
+
+    @jax.jit
+    def update_alone(params: Any, opt_state: Any, batch: Batch, rate: Any) -> Any:
         sums, _ = differentiate(params, batch)
         grads = jax.tree.map(lambda leaf: leaf / BATCH_SIZE, sums)
+        updates, opt_state = optimizer(rate).update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    for step in range(2):
+        batch = read_batch(source, training.program.transform, step)
+        rate = learning_rate(config.train, step)
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer(learning_rate(config.train, step)).update(
-                grads, opt_state, params
-            )
-        params = optax.apply_updates(params, updates)
+            params, opt_state = update_alone(params, opt_state, batch, rate)
     (found,) = split_ensemble(training.state.params)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(close, found, params)
