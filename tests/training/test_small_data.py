@@ -73,17 +73,6 @@ def test_a_run_without_validation(
     assert f" --split: {split} has no {missing} split; choose" in evaluated.stderr
 
 
-@pytest.mark.usefixtures("unrendered")
-def test_a_report_says_that_it_is_of_training(runs: Path) -> None:
-    workdir = fit(runs / "train", validation=False)
-    assert rnnmnist.load(workdir).evaluate().split == "train"
-    assert called("report", f"--workdir={workdir}").returncode == 0
-    page = (workdir / "report" / "index.html").read_text()
-    assert "has no test or validation split" in page
-    assert page.count("step 20 of 20") == 2
-    assert "held out" in page  # why it is the last one
-
-
 def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
     weights = {"no": 60 / 2 / 40, "yes": 60 / 2 / 20}
     balanced = fit(tmp_path / "a", class_weight="balanced")

@@ -182,12 +182,7 @@ def test_the_program_has_no_host_transfers_and_one_all_reduce() -> None:
     assert text.count("stablehlo.all_reduce") == 1
 
 
-@pytest.mark.parametrize(
-    ("platform", "precision"), [("tpu", "DEFAULT"), ("gpu", "HIGH")]
-)
-def test_an_accelerator_has_no_loops_over_rows_and_seeds(
-    platform: str, precision: str
-) -> None:
+def test_an_accelerator_has_no_loops_over_rows_and_seeds() -> None:
     """Lowered for it here."""
     config = CONFIG.replace(
         {
@@ -195,11 +190,10 @@ def test_an_accelerator_has_no_loops_over_rows_and_seeds(
             "data.max_shift": 0,  # whose products have another precision
         }
     )
-    how = DEFAULTS[platform]
-    text = lowered_for("cuda" if platform == "gpu" else platform, config, how)
+    text = lowered_for("tpu", config, DEFAULTS["tpu"])
     assert text.count("stablehlo.while") == 1  # over the steps
     assert text.count("stablehlo.all_reduce") == 1
-    assert set(precisions(text)) == {f"{precision}, {precision}"}
+    assert set(precisions(text)) == {"DEFAULT, DEFAULT"}
 
 
 def test_no_product_has_a_lower_precision_than_set() -> None:

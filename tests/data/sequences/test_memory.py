@@ -109,20 +109,6 @@ def test_a_network_of_one_feature_takes_wide_frames(tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.classify(table), expected)
 
 
-@pytest.mark.parametrize(
-    ("table", "labels", "message"),
-    [
-        (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
-        (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
-    ],
-)
-def test_tables_that_fit_refuses(
-    table: Any, labels: Any, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=message):
-        rnnmnist.fit(table, labels, workdir=tmp_path / "run")
-
-
 @pytest.mark.slow
 def test_columns_can_have_other_names(tmp_path: Path) -> None:
     """The identifiers go through to scikit-learn's tools and to predictions."""
@@ -263,6 +249,8 @@ def test_a_list_with_swapped_axes_is_told_so() -> None:
         ("sensors.csv", None, r"rnnmnist\.read_sequences"),
         (np.ones((3, 4)), None, "pass labels"),
         (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\), with labels"),
+        (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
+        (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
         (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
     ],
 )
