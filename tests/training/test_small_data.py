@@ -12,13 +12,12 @@ from support import SMALL, called, output_of
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
-from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints, logs
+from rnnmnist.errors import UserError
+from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training import loop
 
 # A third of the sequences is of the rare class.
 LABELS = np.where(np.arange(60) % 3, "no", "yes")
@@ -131,32 +130,6 @@ def test_a_stopped_run_says_why_and_is_complete(
     assert logs.read(stopped) == lines
     output_of(called("report", f"--workdir={stopped}"))
     assert reason in (stopped / "report" / "index.html").read_text()
-
-
-@pytest.mark.slow
-def test_a_run_that_failed_three_times_stops_at_the_same_step(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before its last validation, between that and its checkpoint, and after it."""
-    step, run = list_steps(stopped)[-1], tmp_path / "run"
-    places: list[tuple[Any, str]] = [
-        (loop, "score_validation"),
-        (checkpoints, "save"),
-        (run, "evaluate_best_checkpoint"),
-    ]
-    for place, name in places:
-        original = getattr(place, name)
-
-        def fail(*args: Any, original: Any = original, name: str = name) -> Any:
-            steps = [getattr(arg, "step", arg) for arg in args]
-            if step in steps or name == "evaluate_best_checkpoint":
-                raise RunError("a failure")
-            return original(*args)
-
-        with monkeypatch.context() as patch, pytest.raises(RunError, match="a failure"):
-            patch.setattr(place, name, fail)
-            fit(run, **ENDING)
-    trainer.assert_same_end(fit(run, **ENDING), stopped, step)
 
 
 def test_a_callback_gets_each_validation_and_ends_the_run(
