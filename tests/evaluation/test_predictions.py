@@ -23,7 +23,6 @@ from support import (
 from rnnmnist import Model, load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples, Inputs, Normalization
-from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import (
     NonFiniteLogitsError,
@@ -194,10 +193,3 @@ def test_three_programs_serve_calls_with_any_sequences(tmp_path: Path) -> None:
     programs = classify_random(model, of_one_length, 20)
     programs += classify_random(model, of_unequal_lengths, 20)
     assert programs <= 3
-
-
-def test_three_programs_serve_calls_with_any_images(tmp_path: Path) -> None:
-    config = Config(model=ModelConfig(hidden_size=8))
-    workdir = save_network(tmp_path / "run", config, image_task(config.data))
-    images = random_examples(300).stored
-    assert classify_random(load(workdir), lambda n, _: images[:n], 20) <= 3
