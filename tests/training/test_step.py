@@ -1,6 +1,6 @@
 """The training step: one program, reproducible bits, no non-finite updates.
 
-Tests share two configurations, so that three programs are compiled.
+Tests share two configurations, and compile one of them, for one device and eight.
 """
 
 import functools
@@ -95,7 +95,7 @@ class Training:
 
 def test_one_program_serves_every_length() -> None:
     enable_compilation_cache()  # from now on, the seconds are counted
-    training = Training(CONFIG, mesh_of(8))
+    training = Training(AVERAGED, mesh_of(8))
     training.advance(1)
     before = compile_seconds()
     for steps in (5, 2, 1):
@@ -152,7 +152,7 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
 
 
 def test_devices_agree_to_rounding() -> None:
-    alone, together = (Training(CONFIG, mesh_of(count)) for count in (1, 8))
+    alone, together = (Training(AVERAGED, mesh_of(count)) for count in (1, 8))
     losses = [
         float(training.advance(10).scores.loss.sum()) for training in (alone, together)
     ]
@@ -162,7 +162,7 @@ def test_devices_agree_to_rounding() -> None:
 
 
 def test_a_nonfinite_update_is_rejected() -> None:
-    training = Training(CONFIG, mesh_of(8))
+    training = Training(AVERAGED, mesh_of(8))
     stats = training.advance(8)
     assert stats.is_applied.all()
     training.state = training.state._replace(params=poison(training.state.params, 0))
