@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from msgspec.structs import asdict
 from support import TASK
 
@@ -30,19 +29,11 @@ METRICS = Metrics(
 )
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+def test_a_class_with_any_name_has_a_column(tmp_path: Path) -> None:
+    """The logits are also in an array."""
     write_left_out(tmp_path, METRICS, THREE_CLASSES, TRAIN, LOGITS)
     (path,) = (tmp_path / "evaluation").glob("*.csv")
-    return path
-
-
-def test_logits_are_in_an_array(path: Path) -> None:
-    logits = np.load(path.with_suffix(".npz"))["logits"]
-    np.testing.assert_array_equal(logits, LOGITS)
-
-
-def test_any_class_can_be_a_column_of_its_own(path: Path) -> None:
+    np.testing.assert_array_equal(np.load(path.with_suffix(".npz"))["logits"], LOGITS)
     table = pd.read_csv(path)
     assert (table["seed"] == np.repeat([5, 6], COUNT)).all()
     names = np.array(CLASSES)
