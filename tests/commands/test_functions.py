@@ -48,7 +48,6 @@ def test_the_methods_return_what_their_commands_write(
     assert scores.ensemble is not None
     assert f"{scores.ensemble.correct} sequences" in text
     assert {*report.pictures, report.page} == set((workdir / "report").iterdir())
-    assert f"--workdir={workdir} " in text
     assert capsys.readouterr() == ("", "")
     output_of(called("evaluate", f"--workdir={workdir}", "--split=train"))
     assert path.read_bytes() == content
