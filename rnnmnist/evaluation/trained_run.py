@@ -221,7 +221,7 @@ class TrainedRun:
             )
         values = given.astype(np.float64)
         is_image = self.task.image_shape is not None
-        if is_image and not (values.min() >= 0 and values.max() <= 1):
+        if is_image and (values.min() < 0 or values.max() > 1):
             raise UserError(
                 "features: must be grey levels from 0 to 1, not "
                 f"{format_value(features)}"

@@ -416,7 +416,8 @@ def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
     names, which are numbered, must have the same number and order.
     """
     names = sequences.feature_names
-    if set(wanted) <= set(names) or (are_names(names) and are_names(wanted)):
+    is_named = are_names(names) and are_names(wanted)
+    if is_named or sorted(wanted) == sorted(names):
         refuse_absent_features(names, wanted)
         columns = [names.index(name) for name in wanted]
         if columns == list(range(len(names))):
