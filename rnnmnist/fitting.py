@@ -17,12 +17,12 @@ from rnnmnist.config.settings import LISTED, Setting, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset
-from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.data.sequences.validation import (
+from rnnmnist.data.sequences.checking import (
     SequenceInputs,
     Sequences,
     describe_swapped_axes,
 )
+from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import UserError, failures, format_value, warn_of_data
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.model import Model

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.data.sequences.validation import SequenceInputs
+from rnnmnist.data.sequences.checking import SequenceInputs
 from rnnmnist.errors import UserError, failures, format_value
 from rnnmnist.evaluation.network import Network, StreamState
 from rnnmnist.evaluation.trained_run import TrainedRun

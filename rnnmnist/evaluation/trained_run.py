@@ -21,7 +21,7 @@ from rnnmnist.data.examples import (
     View,
     find_invalid,
 )
-from rnnmnist.data.sequences.validation import (
+from rnnmnist.data.sequences.checking import (
     SequenceInputs,
     Sequences,
     refuse_masked,

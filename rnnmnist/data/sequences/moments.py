@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rnnmnist.data.examples import LARGEST_SQUARED, MAX_DEVIATIONS
-from rnnmnist.data.sequences.validation import Sequences
+from rnnmnist.data.sequences.checking import Sequences
 
 SAMPLED_VALUES = 1 << 16
 

@@ -23,17 +23,17 @@ from rnnmnist.data.examples import (
     find_invalid,
     find_padding,
 )
-from rnnmnist.data.sequences.moments import Moments, find_far_values
-from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
-from rnnmnist.data.sequences.ts import read_ts
-from rnnmnist.data.sequences.validation import (
+from rnnmnist.data.sequences.checking import (
     SequenceInputs,
     Sequences,
     are_names,
+    check_arrays,
     check_memory,
     refuse_absent_features,
-    validate,
 )
+from rnnmnist.data.sequences.moments import Moments, find_far_values
+from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
+from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.errors import (
     UserError,
     failures,
@@ -121,7 +121,7 @@ def read(
                 arrays = read_parquet(path, roles, wanted)
             case _:
                 raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
-        return validate(**arrays)
+        return check_arrays(**arrays)
 
 
 def read_memory(
@@ -132,17 +132,17 @@ def read_memory(
     can_be_array: bool = True,
     **arrays: Any,
 ) -> Sequences:
-    """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
+    """Checks arrays, as `check_arrays` does, or a table, as `read_stream` does."""
     remedy = "pass a table with one type in a column; as .astype(str), it shows the row"
     with prefix_errors("inputs", remedy):
         columns = read_stream(inputs, roles, wanted, can_be_array=can_be_array)
     if columns is None:
-        return validate(inputs, **arrays)
+        return check_arrays(inputs, **arrays)
     for name, values in arrays.items():
         if values is not None:
             raise UserError(f"{name}: a table has its own columns; leave {name} out")
     with prefix_errors("inputs"):
-        return validate(**columns)
+        return check_arrays(**columns)
 
 
 @failures()

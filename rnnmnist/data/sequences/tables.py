@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from rnnmnist.data.sequences.validation import (
+from rnnmnist.data.sequences.checking import (
     are_names,
     check_memory,
     pad,
@@ -162,7 +162,7 @@ def _choose_columns(
 def _to_arrays(
     table: pa.Table, columns: Mapping[str, str], place: Place
 ) -> dict[str, Any]:
-    """Makes the arguments of `validate` of the columns of a table.
+    """Makes the arguments of `check_arrays` of the columns of a table.
 
     The sequences are in the order of their first rows in the table.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.data.sequences.validation import pad
+from rnnmnist.data.sequences.checking import pad
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 

@@ -9,8 +9,8 @@ from support import data_warnings
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.sequences import moments
+from rnnmnist.data.sequences.checking import check_arrays
 from rnnmnist.data.sequences.reading import to_dataset
-from rnnmnist.data.sequences.validation import validate
 
 FILL = 9.969209968386869e36  # NetCDF's, of float32
 SHAPE = 300, 40  # sequences, time steps
@@ -41,7 +41,7 @@ def load(values: np.ndarray, **arrays: Any) -> list[str]:
 
     Returns the warnings.
     """
-    sequences = validate(values, np.arange(len(values)) % 2, **arrays)
+    sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
         to_dataset("mine", sequences, DataConfig(missing="zero", validation=False))
     return messages

@@ -21,10 +21,10 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, find_invalid
 from rnnmnist.data.sequences import reading
+from rnnmnist.data.sequences.checking import Sequences, check_arrays
 from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.tables import read_stream
-from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError, as_failure
 
 NAN = float("nan")
@@ -180,7 +180,7 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     rounded = constant + ulp * generator.integers(-1, 2, count).astype(dtype)
     varied = constant + 10 * ulp * generator.normal(size=count).astype(dtype)
     features = np.stack([constant, rounded, varied], axis=-1)
-    sequences = validate(features.reshape(-1, 1000, 3), np.arange(1000) % 2)
+    sequences = check_arrays(features.reshape(-1, 1000, 3), np.arange(1000) % 2)
     moments = Moments(sequences, np.arange(1000))
     reading.read_values(sequences, "error", moments=moments)
     means, stds, _ = moments.normalization
@@ -330,7 +330,7 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
 def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     settings = DataConfig(missing="zero")
     with pytest.raises(UserError, match=message) as error:
-        to_dataset("mine", validate(**(ARRAYS | change)), settings)
+        to_dataset("mine", check_arrays(**(ARRAYS | change)), settings)
     assert str(error.value).isprintable()
 
 
@@ -338,7 +338,7 @@ def test_classes_that_are_not_in_a_split_are_named() -> None:
     """In training, the only lie is missing, and in validation also the only sit."""
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
-    sequences = validate(np.ones((62, 2, 1)), labels, split=split)
+    sequences = check_arrays(np.ones((62, 2, 1)), labels, split=split)
     with data_warnings() as messages:
         to_dataset("mine", sequences, DataConfig(validation=False))
     assert [text.partition(": ")[2] for text in messages] == ["lie", "lie, sit"]
@@ -350,7 +350,7 @@ def test_groups_of_a_split_that_are_also_in_training_are_counted(shared: int) ->
     split = np.repeat(["train", "test"], [20, 10])
     groups = np.append(np.arange(20) % 10, np.arange(10) // 2 + 10 - shared)
     labels = np.arange(30) % 2
-    sequences = validate(np.ones((30, 2, 1)), labels, split=split, groups=groups)
+    sequences = check_arrays(np.ones((30, 2, 1)), labels, split=split, groups=groups)
     with data_warnings() as messages:
         to_dataset("mine", sequences, DataConfig(validation=False))
     assert len(messages) == (shared > 0)
@@ -362,7 +362,7 @@ def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "CHECKED_BYTES", two_sequences)
     values = np.zeros((4, 3, 2))
     values[3, 1, 1] = NAN
-    sequences = validate(
+    sequences = check_arrays(
         values, [0, 0, 1, 1], feature_names=["x", "y"], ids=tuple("abcd")
     )
     with pytest.raises(UserError) as error:
@@ -381,7 +381,7 @@ def test_values_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "find_invalid", find)
     values = np.random.default_rng(0).normal(size=(40, 3, 2))
     values[7, 1, 0] = 1e7
-    sequences = validate(values, np.arange(40) % 2)
+    sequences = check_arrays(values, np.arange(40) % 2)
     with data_warnings() as messages:
         to_dataset("mine", sequences, DataConfig(validation=False))
     assert "0 (1e+07)" in "".join(messages)
@@ -465,7 +465,7 @@ def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
 
 
 def test_a_feature_that_is_there_is_not_suggested_for_another() -> None:
-    sequences = validate(np.ones((2, 3, 1)), feature_names=["acc_x"])
+    sequences = check_arrays(np.ones((2, 3, 1)), feature_names=["acc_x"])
     with pytest.raises(UserError, match=r"'acc_y', .* the named features are \("):
         reading.select_features(sequences, ("acc_x", "acc_y"))
 

@@ -138,7 +138,7 @@ def describe_swapped_axes(inputs: Any) -> str | None:
     )
 
 
-def validate(
+def check_arrays(
     inputs: SequenceInputs,
     labels: ArrayLike | None = None,
     *,
