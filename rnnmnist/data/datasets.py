@@ -30,7 +30,7 @@ def load_for_training(
     path, sequences = reading.read_path(config.data, config.data.feature_names)
     with prefix_errors(path):
         config, reason = choose_config(given, sequences.count_training(), saved)
-        dataset = reading.to_dataset(reading.name_of(path), sequences, config.data)
+        dataset = reading.to_dataset(path, sequences, config.data)
     return config, reason, dataset
 
 
@@ -45,7 +45,7 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
         wanted = config.feature_names if trained is None else trained.feature_names
         path, sequences = reading.read_path(config, wanted)
         with prefix_errors(path):
-            return reading.to_dataset(reading.name_of(path), sequences, config, trained)
+            return reading.to_dataset(path, sequences, config, trained)
 
     task = image_task(config)
     if config.name == "mnist5k":
