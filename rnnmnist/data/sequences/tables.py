@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -163,13 +163,12 @@ def _to_arrays(
     return arrays
 
 
-class _Column:
-    """A column of a table, with the name that messages give it."""
+class _Column(NamedTuple):
+    """A column of a table."""
 
-    def __init__(self, name: str, values: pa.ChunkedArray, place: Place) -> None:
-        self.name = escape_unprintable(name)
-        self.values = values
-        self.place = place
+    name: str
+    values: pa.ChunkedArray
+    place: Place
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
         """Returns indices of texts, int32 [rows], and the texts."""
@@ -249,8 +248,8 @@ class _Column:
 
     def _refusal(self, row: int, allowed: str) -> UserError:
         return UserError(
-            f"{self.place(row)}: the column {self.name} has {self._cell(row)}; "
-            f"allowed are {allowed}"
+            f"{self.place(row)}: the column {escape_unprintable(self.name)} has "
+            f"{self._cell(row)}; allowed are {allowed}"
         )
 
 
