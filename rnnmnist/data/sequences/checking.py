@@ -157,20 +157,22 @@ def check_arrays(
 def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Returns which sequences are in the groups that are held out, bool [n].
 
-    These are the smallest groups of each class that together have a tenth of it. Groups
-    without which a class would not be in training stay there.
+    From the smallest group on, these are the groups of whose classes less than a tenth
+    is held out so far. Every class keeps a group in training.
     """
-    is_held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        is_of_class = labels == label
-        names, sizes = np.unique(groups[is_of_class], return_counts=True)
-        for group in names[np.argsort(sizes, kind="stable")]:
-            if is_held_out[is_of_class].mean() >= 1 / VALIDATION_EVERY:
-                break
-            candidates = is_held_out | (groups == group)
-            if np.isin(labels, labels[~candidates]).all():
-                is_held_out = candidates
-    return is_held_out
+    names, codes = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), labels.max() + 1), int)
+    np.add.at(counts, (codes, labels), 1)
+    total = counts.sum(axis=0)  # the sequences of each class
+    held_out = np.zeros_like(total)
+    is_held_out = np.zeros(len(names), bool)
+    for group in np.argsort(counts.sum(axis=1), kind="stable"):
+        added = held_out + counts[group]
+        is_allowed = (VALIDATION_EVERY * held_out < total) & (added < total)
+        if is_allowed[counts[group] > 0].all():
+            held_out = added
+            is_held_out[group] = True
+    return is_held_out[codes]
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -25,10 +25,10 @@ VARIED: dict[str, Draw] = {
     "rain": lambda rng: rng.exponential(size=SIZE) * (rng.random(SIZE) < 0.3),
     "heavy tails": lambda rng: rng.standard_t(2, SIZE),
     "gaps": lambda rng: np.where(rng.random(SIZE) < 0.8, np.nan, rng.random(SIZE)),
-    "rounded": lambda rng: (offset := rng.normal(size=SIZE)) + 7 - offset,
 }
 EVENTS: dict[str, Draw] = {
     "rare events": lambda rng: rng.random(SIZE) < 1e-3,
+    "rounded": lambda rng: (offset := rng.normal(size=SIZE)) + 7 - offset,
 }
 EQUAL: dict[str, Draw] = {
     "event": lambda rng: np.arange(SIZE) == 7,
