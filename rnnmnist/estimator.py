@@ -17,7 +17,7 @@ from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.validation import refuse_masked
+from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load

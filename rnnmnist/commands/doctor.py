@@ -121,7 +121,7 @@ def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":
     from rnnmnist.data.image_sets import image_task
 
     chosen, _ = choose_config(given, 0, saved)
-    if chosen.data.name != "files":
+    if chosen.data.name not in ("files", "mnist5k"):
         from rnnmnist.data.images import make_builder, missing_urls  # imports TFDS
 
         builder = make_builder(chosen.data)
