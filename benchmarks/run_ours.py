@@ -16,7 +16,8 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.runtime.mesh import make_mesh, platform_of
+from rnnmnist.runtime.devices import make_mesh
+from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.loop import open_trainer
 from rnnmnist.training.state import Program, create_state
 

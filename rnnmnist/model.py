@@ -15,7 +15,7 @@ from rnnmnist.evaluation.network import Network, StreamState
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_default_cache
-from rnnmnist.runtime.mesh import make_device_mesh, make_mesh
+from rnnmnist.runtime.devices import make_device_mesh, make_mesh
 
 if TYPE_CHECKING:
     from rnnmnist.exporting.exports import Export

@@ -44,12 +44,12 @@ from rnnmnist.models.classifier import (
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import select
+from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     device_put,
-    make_device_mesh,
     platform_of,
     replicated_sharding,
 )

@@ -21,7 +21,7 @@ from rnnmnist.exporting.comparison import (
 )
 from rnnmnist.exporting.formats import FORMATS, check_packages
 from rnnmnist.runs.writing import write_folder, write_json
-from rnnmnist.runtime.mesh import make_cpu_mesh
+from rnnmnist.runtime.devices import make_cpu_mesh
 
 _logger = logging.getLogger(__name__)
 

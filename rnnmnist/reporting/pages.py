@@ -28,7 +28,7 @@ from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.selection import select
 from rnnmnist.runtime import machine
-from rnnmnist.runtime.mesh import make_cpu_mesh
+from rnnmnist.runtime.devices import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn

@@ -38,8 +38,9 @@ from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runtime.devices import make_batch_mesh
 from rnnmnist.runtime.machine import main_memory
-from rnnmnist.runtime.mesh import device_put, make_batch_mesh, replicated_sharding
+from rnnmnist.runtime.mesh import device_put, replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress, format_parameters

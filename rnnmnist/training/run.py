@@ -17,9 +17,9 @@ from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.writing import write_json
 from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
 from rnnmnist.training.events import Callback

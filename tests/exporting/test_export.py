@@ -34,7 +34,7 @@ from rnnmnist.exporting.comparison import (
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.checkpoints import leaves_by_path
-from rnnmnist.runtime.mesh import make_cpu_mesh
+from rnnmnist.runtime.devices import make_cpu_mesh
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
