@@ -84,7 +84,7 @@ def check_run(args: argparse.Namespace) -> None:
         show("workdir", f"{args.workdir}, {state}")
         chosen, dataset = load(args.given, start.config)
         config = resolve(chosen, dataset.task)
-        start.check_data(dataset.task)
+        start.check(config, dataset)
         mesh = make_mesh(
             config.sharded_batch, config.execution.num_devices, config.num_seeds
         )

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from rnnmnist.data.examples import Inputs, Normalization, View
-from rnnmnist.evaluation.predictions import predict_logits, refuse_non_finite
+from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.models.classifier import Params, SequenceClassifier, StreamCarry
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -93,8 +93,8 @@ class Network:
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
         carry, logits = _step(self.params, state.carry, inputs[None], model=self.model)
         logits = jax.device_get(logits)
-        is_finite = np.isfinite(logits).all(axis=-1)
-        refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
+        if not np.isfinite(logits).all():
+            raise NonFiniteLogitsError("the sequence up to this time step", network=0)
         (probabilities,) = softmax(self.multiplier * combine_members(logits))
         return StreamState(carry, inputs), probabilities
 

@@ -5,7 +5,7 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import jax
@@ -232,18 +232,9 @@ def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> Non
         if inputs.lengths is not None:
             is_finite |= find_padding(logits.shape[2], inputs.lengths)
         is_finite = is_finite.all(axis=-1)
-    refuse_non_finite(is_finite, lambda position: f"example {inputs.name(position)}")
-
-
-def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None:
-    """Raises a `NonFiniteLogitsError` unless all logits are finite.
-
-    `is_finite`, bool [ensemble, examples], says which are. `name` returns how the error
-    calls the example at a position.
-    """
     if not is_finite.all():
         position, network = np.argwhere(~is_finite.T)[0].tolist()
-        raise NonFiniteLogitsError(name(position), network)
+        raise NonFiniteLogitsError(f"example {inputs.name(position)}", network)
 
 
 @functools.partial(

@@ -1,6 +1,7 @@
 """Where a run begins and ends: its workdir, its first step, and its settings."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,10 @@ from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
+from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.user_cells import import_cell
 from rnnmnist.runs.checkpoint_files import Header, read_header, repair
 from rnnmnist.runs.checkpoints import read_arrays
@@ -33,6 +36,8 @@ from rnnmnist.training.state import (
     to_items,
 )
 
+_logger = logging.getLogger(__name__)
+
 
 class Start(NamedTuple):
     """What a run starts from: the newest checkpoint in its workdir, if there is one.
@@ -43,7 +48,6 @@ class Start(NamedTuple):
         config: the configuration of the run so far; None without a checkpoint.
         task: the task of the run so far; None without a checkpoint.
         completion: why the run is complete, and None if it is not.
-        warnings: a line for each changed setting that changes the result.
     """
 
     workdir: Path
@@ -51,16 +55,22 @@ class Start(NamedTuple):
     config: RunConfig | None = None
     task: Task | None = None
     completion: str | None = None
-    warnings: tuple[str, ...] = ()
 
-    def check_data(self, task: Task) -> None:
-        """Checks that the run so far had the data of a task."""
+    def check(self, config: RunConfig, dataset: Dataset) -> None:
+        """Checks that the run can train on its data, before anything is written."""
+        task = dataset.task
         if self.task is not None and self.task.sha256 != task.sha256:
             raise UserError(
                 f"workdir: step {self.step} in {self.workdir} was trained on other "
                 f"data than {task.name} (SHA-256 {self.task.sha256}, not "
                 f"{task.sha256}); name another workdir, or the same data"
             )
+        check_processes(config, task)
+        resolve_cell(config.model)
+        if config.model.fitting == "closed_form" and self.completion is None:
+            from rnnmnist.training.closed_form import check_fit
+
+            check_fit(config, dataset)
 
 
 @contextlib.contextmanager
@@ -98,7 +108,8 @@ def find_start(given: Given, workdir: Path) -> Start:
 def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
     """Checks that a run may resume from a checkpoint with these settings.
 
-    A complete run has no other settings that change its result.
+    Changed settings that change the result cause a warning. A complete run cannot have
+    them.
     """
     old, new = _settings(header.config), _settings(config)
     changed = [name for name in new if new[name] != old[name]]
@@ -116,14 +127,12 @@ def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    warnings = [
-        f"{name} was {old[name]} and is now {new[name]}: the result will differ from "
-        "that of an uninterrupted run"
-        for name in warned
-    ]
-    return Start(
-        workdir, header.step, header.config, header.task, complete, tuple(warnings)
-    )
+    for name in warned:
+        _logger.warning(
+            f"{name} was {old[name]} and is now {new[name]}: the result will differ "
+            "from that of an uninterrupted run"
+        )
+    return Start(workdir, header.step, header.config, header.task, complete)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def test_the_methods_return_what_their_commands_write(
     report = model.report()
     path_of_data = workdir / "run.data"
     scores = rnnmnist.load(workdir, path=path_of_data).evaluate()
-    assert (report.split, report.scores.confusion) == ("validation", scores.confusion)
+    assert (report.scores.split, report.scores.confusion) == (
+        "validation",
+        scores.confusion,
+    )
     assert {*report.pictures, report.page} == set((workdir / "report").iterdir())
     assert f"--workdir={workdir}</" in report.page.read_text()
     assert capsys.readouterr() == ("", "")
