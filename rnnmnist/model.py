@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.data.sequences.validation import SequenceInputs
 from rnnmnist.errors import UserError, failures, format_value
-from rnnmnist.evaluation.network import Network, StreamState
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.models.classifier import StreamState
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.devices import make_device_mesh, make_mesh

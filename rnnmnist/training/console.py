@@ -2,8 +2,6 @@
 
 import logging
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,9 +178,6 @@ def print_summary(
     if result is not None and result.split == "test":
         test = format_result(result)
     examples = steps * header.config.train.batch_size
-    command = "rnnmnist"
-    if shutil.which("rnnmnist") is None:  # the environment is not active
-        command = shlex.join([sys.executable, "-m", "rnnmnist"])
     flags = [f"--workdir={workdir}"]
     if config.model.is_user_cell:  # these commands import such a cell only if named
         flags.append(f"--config.model.cell={config.model.cell}")
@@ -192,8 +187,8 @@ def print_summary(
         f"validation  {describe_validation(header)}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    {command} evaluate {shlex.join(flags)}\n"
-        f"report      {command} report {shlex.join(flags)}"
+        f"evaluate    rnnmnist evaluate {shlex.join(flags)}\n"
+        f"report      rnnmnist report {shlex.join(flags)}"
     )
 
 
