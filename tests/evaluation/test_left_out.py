@@ -37,11 +37,6 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_logits_are_in_an_array(path: Path) -> None:
-    logits = np.load(path.with_suffix(".npz"))["logits"]
-    np.testing.assert_array_equal(logits, LOGITS)
-
-
 def test_any_class_can_be_a_column_of_its_own(path: Path) -> None:
     table = pd.read_csv(path)
     assert (table["seed"] == np.repeat([5, 6], COUNT)).all()

@@ -346,7 +346,6 @@ def test_left_out_predictions_are_kept_for_the_report(
     assert f"{path.parent.name}/{path.name}" in page
 
     model = rnnmnist.load(run)
-    path = path.with_suffix(".npz")
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"^{path}: .*another workdir"):
         model.evaluate()
