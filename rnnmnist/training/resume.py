@@ -22,6 +22,7 @@ from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_folders, list_steps, lock
 from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
 from rnnmnist.runtime.mesh import (
     device_put,
@@ -56,6 +57,7 @@ class Start(NamedTuple):
     task: Task | None = None
     completion: str | None = None
 
+    @jax_defaults()
     def check(self, config: RunConfig, dataset: Dataset) -> None:
         """Checks that the run can train on its data, before anything is written."""
         task = dataset.task
