@@ -176,17 +176,6 @@ class Inputs:
         lengths = None if self.lengths is None else self.lengths[positions]
         return self.normalization(values, lengths)
 
-    def normalize(self) -> Self:
-        """Returns the same examples, which `take` does not normalize each time."""
-        names = tuple(self.name(position) for position in range(len(self)))
-        return dataclasses.replace(
-            self,
-            stored=self.take(slice(None)),
-            indices=None,
-            normalization=None,
-            ids=names,
-        )
-
     def name(self, position: int) -> str:
         """Returns the identifier of one example in its data."""
         index = position if self.indices is None else int(self.indices[position])

@@ -61,17 +61,12 @@ def loop_over_events(
         RunError: if a loss, gradient or parameter is not finite, or a save fails.
     """
     task, splits = dataset
+    validation = splits["validation"]
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
     program = Program.create(config, task, mesh)
     class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
     with open_batches(splits["train"], config, mesh) as batches:
-        validation = splits["validation"]
-        # If the training data fit on the devices, the validation sequences are small,
-        # too. Then they are standardized once, here. Otherwise, each validation
-        # standardizes them, a part at a time.
-        if not batches.on_host:
-            validation = validation.normalize()
         if step == 0:
             state = create_state(config, program, task)
         else:
