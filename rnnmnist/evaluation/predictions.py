@@ -26,8 +26,7 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 
-# The bytes and the batches of a chunk, at most, unless a single batch is larger. Two
-# chunks are on the devices at a time.
+# The bytes and the batches of a chunk, at most, unless a single batch is larger.
 CHUNK_BYTES = 1 << 20
 CHUNK_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
@@ -118,12 +117,10 @@ def compute_chunks(
     calls: `choose_layout` says to which shapes.
     """
     layout = choose_layout(inputs, model, mesh.shape[BATCH], every_step=every_step)
-    starts = range(0, len(inputs), layout.chunk_size)
-    computed: list[jax.Array] = []  # chunks that the devices compute, two at most
-    for start in starts:
+    for start in range(0, len(inputs), layout.chunk_size):
         part = slice(start, start + layout.chunk_size)
         batches, used = make_chunk(inputs, part, layout, mesh)
-        chunk = predict_batches(
+        outputs = predict_batches(
             params,
             batches,
             used,
@@ -133,11 +130,9 @@ def compute_chunks(
             every_step=every_step,
             method=method,
         )
-        computed.append(chunk)
-        # The devices compute this chunk while the host waits for the one before.
-        if len(computed) == 2:
-            yield join_batches(computed.pop(0), layout.chunk_size)
-    yield join_batches(computed.pop(), len(inputs) - starts[-1])
+        ensemble, _, _, *rest = outputs.shape
+        joined = jax.device_get(outputs).reshape(ensemble, layout.chunk_size, *rest)
+        yield joined[:, : len(inputs) - start]  # not those of the zeros at the end
 
 
 def choose_layout(
@@ -213,16 +208,6 @@ def make_chunk(
     batches = jax.tree.map(put_batches, (filled, filled_lengths))
     used = np.int32(math.ceil(count / layout.batch_size))
     return batches, device_put(used, replicated_sharding(mesh))
-
-
-def join_batches(outputs: jax.Array, examples: int) -> np.ndarray:
-    """Returns the outputs of a chunk, [ensemble, batches, batch, ...], by example.
-
-    Those of the examples of zeros at the end are left out.
-    """
-    ensemble, batches, batch_size, *rest = outputs.shape
-    flat = jax.device_get(outputs).reshape(ensemble, batches * batch_size, *rest)
-    return flat[:, :examples]
 
 
 def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
