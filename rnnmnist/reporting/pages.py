@@ -119,8 +119,7 @@ def write_pages(run: RunData) -> list[Path]:
     for name in PICTURES:
         (folder / f"{name}.png").unlink(missing_ok=True)
     files = {folder / f"{name}.png": content for name, content in pictures.items()}
-    page = render_page(run, pictures, errors)
-    files[folder / "index.html"] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
+    files[folder / "index.html"] = render_page(run, pictures, errors).encode()
     for path, content in files.items():
         with set_missing_filename(path):
             path.write_bytes(content)

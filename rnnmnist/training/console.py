@@ -24,6 +24,7 @@ from rnnmnist.runs.checkpoint_files import Header, read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.training.resume import Start
 
 _logger = logging.getLogger(__name__)
 
@@ -100,10 +101,8 @@ def format_parameters(networks: int, parameters: int) -> str:
 def print_header(
     config: RunConfig,
     task: Task,
-    workdir: Path,
     mesh: Mesh,
-    step: int,
-    complete: str | None,
+    start: Start,
     reason: str | None,
 ) -> None:
     """Prints network, data set, devices, and where the run resumes or is complete.
@@ -117,7 +116,8 @@ def print_header(
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     write(
-        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
+        f"{config.model.description} on {task.name}, {seeds}, {devices}, in "
+        f"{start.workdir}"
     )
     if task.image_shape is None:
         write(describe_sequences(task))
@@ -130,12 +130,13 @@ def print_header(
         if config.model.fitting == "closed_form":
             chosen, other = "random filters", "lru"
         write(f"{chosen}, {reason}; model.cell={other} chooses the other")
-    if complete is not None:
-        if step < config.train.num_steps:
-            complete += "; train.patience=none or a larger one trains on"
-        write(complete)
-    elif step:
-        write(f"resuming from step {step}")
+    if start.completion is not None:
+        trains_on = ""
+        if start.step < config.train.num_steps:
+            trains_on = "; train.patience=none or a larger one trains on"
+        write(start.completion + trains_on)
+    elif start.step:
+        write(f"resuming from step {start.step}")
 
 
 def describe_sequences(task: Task) -> str:

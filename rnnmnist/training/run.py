@@ -55,10 +55,10 @@ def train_and_evaluate(
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
-    step, why_complete = start.step, start.completion
+    step = start.step
     if verbose:
-        console.print_header(config, task, workdir, mesh, step, why_complete, reason)
-    if why_complete is None:
+        console.print_header(config, task, mesh, start, reason)
+    if start.completion is None:
         if is_process_0():
             write_json(workdir / "config.json", config)
             logs.remove_metrics_after(workdir, step)

@@ -96,7 +96,7 @@ def with_attributes(run: RunData, **attributes: Any) -> RunData:
 def text_of(page: Path) -> str:
     """Returns the text of a page in one line, without its style."""
     body = page.read_text().partition("</style>")[2]
-    return Markup(body.replace("\N{NO-BREAK SPACE}", " ")).striptags()
+    return Markup(body).striptags()
 
 
 def report_text(run: RunData) -> str:
