@@ -16,6 +16,7 @@ from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
+from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.models.user_cells import import_cell
 from rnnmnist.runs.checkpoint_files import Header, read_header, repair
 from rnnmnist.runs.checkpoints import read_arrays
@@ -24,6 +25,7 @@ from rnnmnist.runs.workdir import check_folders, list_steps, lock
 from rnnmnist.runtime.distributed import broadcast
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
+from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import (
     device_put,
     replicated_sharding,
@@ -36,6 +38,11 @@ from rnnmnist.training.state import (
     from_items,
     to_items,
 )
+
+# What a fit has in memory at a time, in float64: the hidden states and the coordinates
+# of the examples, and the Gram matrix with what its decomposition needs.
+COPIES_OF_STATES = 2
+COPIES_OF_GRAM = 5
 
 _logger = logging.getLogger(__name__)
 
@@ -70,8 +77,6 @@ class Start(NamedTuple):
         check_processes(config, task)
         resolve_cell(config.model)
         if config.model.fitting == "closed_form" and self.completion is None:
-            from rnnmnist.training.closed_form import check_fit
-
             check_fit(config, dataset)
 
 
@@ -167,6 +172,28 @@ def check_processes(config: RunConfig, task: Task) -> None:
     if differing:
         listed = ", ".join(differing)
         raise UserError(f"{listed}: start all processes with the same settings")
+
+
+def check_fit(config: RunConfig, dataset: Dataset) -> None:
+    """Refuses a fit in closed form of one group, or of more than the memory holds."""
+    task, splits = dataset
+    train = splits["train"]
+    if (train.num_groups or len(train)) == 1:
+        raise UserError(
+            "groups: all training sequences are of one group, and leaving it out "
+            "leaves none; add another group, or leave groups out"
+        )
+    count = len(train)
+    features = (THRESHOLDS + 1) * config.model.hidden_size
+    gram_size = min(count, features) ** 2
+    needed = 8 * (COPIES_OF_STATES * count * features + COPIES_OF_GRAM * gram_size)
+    available = main_memory().available
+    if needed > available:
+        raise UserError(
+            f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
+            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
+            "are available; train a network by model.cell=lru"
+        )
 
 
 def restore_state(

@@ -418,7 +418,7 @@ def test_sequences_beyond_the_memory_are_refused(
 ) -> None:
     needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2)  # states and Gram matrix
     memory = Memory(total=needed, available=needed - 1)
-    monkeypatch.setattr(closed_form, "main_memory", lambda: memory)
+    monkeypatch.setattr(resume, "main_memory", lambda: memory)
     with pytest.raises(UserError, match=r"^model\.cell: filters .* 60 .*=lru"):
         fit(tmp_path / "run")
     assert not (tmp_path / "run").exists()
