@@ -3,8 +3,8 @@
 All workers of a pytest run, and the commands that they start, share a compilation cache
 and a folder of prepared data sets. The cache stays in `.pytest_cache` for the next run;
 `pytest --cache-clear` empties it. Fast tests compile without most optimizations, in
-half of the time; slow tests and `tests/commands/test_optimized.py` compile what users
-run, unless they use `fast_programs`, `unoptimized` or `unoptimized_commands`.
+half of the time; slow tests compile what users run, unless they use `fast_programs`,
+`unoptimized` or `unoptimized_commands`.
 """
 
 import isolation  # noqa: F401

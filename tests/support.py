@@ -275,9 +275,8 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
     The programs of one call serve the next. An internal fault is raised.
     """
-    is_listed = name == "__main__"
-    path = name if is_listed else f"commands.{'train' if name == 'main' else name}"
-    module = importlib.import_module(f"rnnmnist.{path}")
+    command = "train" if name == "main" else name
+    module = importlib.import_module(f"rnnmnist.commands.{command}")
     argv = [str(argument) for argument in arguments]
     # A process that has used jax can join no others.
     argv += ["--num_processes=1"] if name == "main" else []

@@ -2,12 +2,9 @@
 
 import errno
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import (
     Failure,
     RunError,
@@ -51,11 +48,3 @@ def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
         with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
             raise OSError(errno.EINVAL, "invalid", given)
         assert str(as_failure(error.value)) == f"{named}: invalid"
-
-
-@pytest.mark.parametrize(
-    "inputs", [[["a"], ["b"]], [[1.0], np.ma.masked_array([1.0], [True])]]
-)
-def test_the_line_of_an_error_is_not_wrapped_into_another(inputs: Any) -> None:
-    with pytest.raises(UserError, match=r"^inputs: (has|is) "):
-        read_memory(inputs, {})

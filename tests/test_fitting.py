@@ -193,18 +193,15 @@ def test_fit_prints_nothing_unless_verbose(
     # As `logging.basicConfig` adds one.
     monkeypatch.setattr(logging.root, "handlers", [caplog.handler])
     fit(tmp_path / "run")
-    assert caplog.records == []
     fit(tmp_path / "run", num_steps=40)
     assert capfd.readouterr() == ("", "")
     (warning,) = caplog.messages
     assert warning.startswith("train.num_steps was ")
     monkeypatch.setattr(logging.root, "handlers", [])
-    fit(tmp_path / "run", num_steps=50)
-    printed = capfd.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("train.num_steps was 40 and is now 50: ")
     fit(tmp_path / "run", num_steps=50, verbose=True)
-    assert "\ncomplete at step 50\n" in capfd.readouterr().out
+    printed = capfd.readouterr()
+    assert printed.err.startswith("train.num_steps was 40 and is now 50: ")
+    assert "resuming from step 40\n" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -252,17 +249,17 @@ def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("last", "damaged"), [(30, 30), (20, 10)])
-def test_fit_resumes_beside_a_damaged_header(
-    tmp_path: Path, reference: Path, last: int, damaged: int
-) -> None:
-    """Of the newest step, or of an older one. A second resume compiles nothing."""
+def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) -> None:
+    """After a process was killed within a line. A second resume compiles nothing."""
     workdir = fit(tmp_path / "run", keep_checkpoints=3)
-    trainer.cut_back(workdir, last)
-    (workdir / str(damaged) / "header" / "metadata").write_text("{")
+    trainer.cut_back(workdir, 20)
+    (workdir / "10" / "header" / "metadata").write_text("{")
+    metrics = workdir / "metrics.jsonl"
+    text = metrics.read_text()
+    metrics.write_text(text[: text.index('"step": 25')])
     fit(workdir, keep_checkpoints=3)
     assert_same_end(workdir, reference)
-    assert (workdir / f"damaged-{damaged}").is_dir()
+    assert (workdir / "damaged-10").is_dir()
     trainer.cut_back(workdir, 20)
     before = compile_seconds()
     fit(workdir, keep_checkpoints=3)
@@ -290,7 +287,6 @@ def test_fits_in_threads_end_as_alone(
     for workdir in workdirs:
         assert_same_end(workdir, reference)
     assert capfd.readouterr() == ("", "")
-    assert logging.getLogger("rnnmnist").handlers == []
 
 
 @pytest.mark.slow
@@ -381,7 +377,6 @@ except KeyboardInterrupt:
     records = [line.partition("|") for line in verbose.splitlines()]
     messages = [message for _, _, message in records]
     assert any(message.startswith("step 30  validation loss ") for message in messages)
-    assert any(message.startswith("checkpoint ") for message in messages)
     names = [line.partition("|")[0] for line in rest.splitlines() if "|" in line]
     assert all(name.startswith("rnnmnist.") for name in names)
     assert last.endswith("interrupted\n")
@@ -441,12 +436,12 @@ def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
 
 
 def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    unused: Any = tmp_path / "run"
+    unused = tmp_path / "run"
     nothing: Any = None
     number: Any = 3
     calls: dict[str, Callable[[], object]] = {
         "callback: .*3": lambda: fit(unused, callback=number),
-        "config: .*None": lambda: rnnmnist.train(nothing, workdir=unused),
+        "config: .*3": lambda: rnnmnist.train(number, workdir=unused),
         "workdir: .*None": lambda: fit(nothing),
         "workdir: .*3": lambda: load(number),
         "output: .*3": lambda: load().export("onnx", number),

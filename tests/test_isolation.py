@@ -26,9 +26,3 @@ def test_a_connection_to_another_machine_fails() -> None:
     finished = run_python("-c", CONNECT)
     assert "RemoteConnectionError" in finished.stderr
     assert "192.0.2.1" in finished.stderr
-
-
-def test_a_connection_to_this_machine_does_not() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        socket.create_connection(server.getsockname()).close()
-        socket.create_connection(("localhost", server.getsockname()[1])).close()

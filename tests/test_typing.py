@@ -54,19 +54,6 @@ def test_a_misspelt_name_is_refused(tmp_path: Path) -> None:
         rnnmnist.load().export("onxx", "x")  # type: ignore[arg-type]
 
 
-def test_public_names_are_listed_before_they_are_imported(
-    environment: dict[str, str],
-) -> None:
-    """As an interactive session completes them, without slow libraries."""
-    program = (
-        "import rnnmnist, sys\n"
-        "print({*rnnmnist.__all__} - {*dir(rnnmnist)})\n"
-        "print({'jax', 'numpy'} & {*sys.modules})"
-    )
-    finished = run_python("-c", program, environment=environment)
-    assert finished.stdout == "set()\nset()\n", finished.stderr
-
-
 @pytest.mark.slow
 def test_the_program_on_the_page_is_typed(
     tmp_path: Path, environment: dict[str, str]

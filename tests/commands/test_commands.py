@@ -7,7 +7,6 @@ Otherwise its `main` is called in this process, which has already imported jax.
 import importlib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -50,35 +49,19 @@ def test_a_run_writes_the_files_of_the_contract(reference_run: Path) -> None:
     workdir, printed = reference_run, (reference_run.parent / "printed.txt").read_text()
     config = json.loads((workdir / "config.json").read_text())
     assert config["model"]["hidden_size"] == 48
-    assert config["data"]["name"] == "mnist5k"
     keys = [(line["split"], line["step"]) for line in lines(workdir)]
     steps = {split: [s for name, s in keys if name == split] for split, _ in keys}
     validated = [20, 40, 60, 80, 100, 120]
     trained = sorted({*range(7, 120, 7), *validated})
     assert steps == {"train": trained, "validation": validated}
     for line in lines(workdir):
-        assert 0 <= line["accuracy"] <= 1
         assert ("examples_per_second" in line) == (line["split"] == "train")
-        assert line.get("examples_per_second", 1) > 0
     assert (workdir / "120" / "params").is_dir()
     for name in ("evaluate", "report"):
         assert re.search(rf"(-m )?rnnmnist {name} '?--workdir=", printed)
     before, _, after = printed.partition("compiling the training step\n")
     assert "loss" in after and "loss" not in before
     assert re.search(r"\nstep 120/120  100 %  loss \d\.\d+  accuracy", printed)
-
-
-def test_a_complete_run_is_not_changed(copied: Path, data_dir: Path) -> None:
-    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    args = trainer.arguments(copied, data_dir, "--config.train.num_steps=100")
-    line = "complete at step 120 (asked for 100)"
-    finished = called("main", *args)
-    assert f"\n{line}\n" in output_of(finished)
-    assert "\nsteps       120 (5,760 images)\n" in finished.stdout
-    assert finished.stderr == ""
-    after = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    assert after == before
-    assert f", {line}\n" in output_of(called("doctor", *args))
 
 
 def test_evaluate_reproduces_the_result_of_the_trainer(
@@ -103,9 +86,6 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
     assert (line["split"], line["step"]) == ("validation", 120)
     assert result["accuracy"] == line["accuracy"]
     assert result["multiplier"] != 1  # which the metrics do not have
-    evaluate.main([f"--workdir={copied}", "--step=100", "--split=train"])
-    result = json.loads((copied / "evaluation" / "train-100.json").read_text())
-    assert result["examples"] == 4000
 
 
 def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
@@ -125,39 +105,24 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
     assert file_times(copied).keys() == before
 
 
-def test_a_resumed_run_ends_with_the_same_bits(
-    reference_run: Path, copied: Path, data_dir: Path
-) -> None:
-    """Killed after step 112: after a checkpoint, within an epoch and a line."""
-    trainer.cut_back(copied, 100)
-    path = copied / "metrics.jsonl"
-    text = path.read_text()
-    path.write_text(text[: text.index('"step": 112')])
-    assert "resuming from step 100\n" in trainer.run(copied, data_dir)
-    trainer.assert_same_end(copied, reference_run)
-
-
-def test_user_errors_are_reported_before_slow_imports(
-    environment: dict[str, str],
-) -> None:
+def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) -> None:
+    """Nor does the list of the public names, which an interactive session completes."""
     program = (
-        "import sys\nfrom rnnmnist.commands import doctor, train\n"
+        "import sys\nimport rnnmnist\nfrom rnnmnist.commands import doctor, train\n"
         "from rnnmnist.errors import UserError\n"
-        "for command in (train, doctor):\n"
-        "    try: command.main(['--config.sed=1'])\n"
-        "    except UserError: pass\n"
-        "print({'jax', 'flax', 'orbax', 'numpy'} & set(sys.modules))"
+        "try: train.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "try: doctor.main(['--config.sed=1'])\n"
+        "except UserError: pass\n"
+        "print({*rnnmnist.__all__} - {*dir(rnnmnist)})\n"
+        "print({'jax', 'flax', 'orbax', 'numpy'} & {*sys.modules})"
     )
-    finished = run_python("-c", program, environment=environment)
-    assert finished.stdout == "set()\n", finished.stderr
-
-
-def test_help_lists_all_settings() -> None:
-    printed = output_of(called("main", "--help"))
-    assert "usage: rnnmnist train" in printed
+    printed = output_of(run_python("-c", program, environment=environment))
+    assert printed.startswith("usage: rnnmnist train ")
     assert "--config.train.learning_rate VALUE" in printed
     default = f"(default: {TrainConfig().learning_rate})"
     assert default in " ".join(printed.split())
+    assert printed.endswith("\nset()\nset()\n")
 
 
 def test_a_user_error_is_printed_in_one_line_and_exits_2(command: Command) -> None:
@@ -168,9 +133,7 @@ def test_a_user_error_is_printed_in_one_line_and_exits_2(command: Command) -> No
 
 def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     __main__.main([])
-    usage, empty, *listed = capsys.readouterr().out.splitlines()
-    assert usage.startswith("usage: rnnmnist COMMAND ")
-    assert empty == ""
+    _, _, *listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == list(COMMANDS)
     for line, name in zip(listed, COMMANDS, strict=True):
         doc = importlib.import_module(f"rnnmnist.commands.{name}").__doc__ or ""
@@ -181,12 +144,9 @@ def test_the_console_script_runs_a_command_that_ends_normally(
     environment: dict[str, str],
 ) -> None:
     """Profilers, coverage and other functions at exit run."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    module, function = project["scripts"]["rnnmnist"].split(":")
-    # As the script that pip writes, which an editable installation may lack.
     program = (
-        f"import atexit\nfrom {module} import {function}\n"
-        f"atexit.register(print, 'at exit')\n{function}()"
+        "import atexit\nfrom rnnmnist.__main__ import run\n"
+        "atexit.register(print, 'at exit')\nrun()"
     )
     argv = "-c", program, "page", "--version"
     finished = run_python(*argv, environment=environment)
@@ -199,12 +159,9 @@ def test_the_tutorial_also_scores_the_first_128_images(
 ) -> None:
     data = {"data.name": "mnist5k", "data.data_dir": str(data_dir)}
     config = load_config(REPOSITORY / "configs/tutorial.py").replace(data)
-    train = config.train
-    assert train.log_every_steps == 10
     workdir = save_network(tmp_path / "run", config, image_task(config.data))
     evaluate.main([f"--workdir={workdir}"])
     result = json.loads((workdir / "evaluation" / "test-3.json").read_text())
-    assert result["examples"] == 500
     assert result["tutorial_128"]["examples"] == 128
     assert "on the first 128" in capsys.readouterr().out
 
@@ -228,16 +185,6 @@ def test_a_non_finite_step_stops_the_run_and_is_named(
     assert not (tmp_path / "1").exists()
 
 
-def test_the_result_of_another_network_is_replaced(
-    copied: Path, reference_run: Path, data_dir: Path
-) -> None:
-    (path,) = (copied / "evaluation").glob("test-*.json")
-    honest = json.loads(path.read_text())
-    path.write_text(json.dumps(honest | {"params_sha256": "0" * 64, "correct": 499}))
-    trainer.run(copied, data_dir)
-    trainer.assert_same_end(copied, reference_run)
-
-
 def test_a_quiet_command_prints_warnings_and_errors_only(
     data_dir: Path, tmp_path: Path
 ) -> None:
@@ -248,6 +195,4 @@ def test_a_quiet_command_prints_warnings_and_errors_only(
     longer = called("main", *arguments, "--config.train.num_steps=4")
     assert longer.stdout == ""
     assert "train.num_steps was 2 and is now 4" in longer.stderr
-    wrong = called("evaluate", "--quiet", f"--workdir={tmp_path / 'absent'}")
-    assert wrong.stdout == ""
-    assert one_line_error(wrong)
+    assert one_line_error(called("evaluate", "--quiet", "--workdir=absent"))

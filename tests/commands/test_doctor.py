@@ -1,6 +1,5 @@
 """The doctor: its report on this machine, and that it changes nothing."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,24 +7,29 @@ from pathlib import Path
 import jax
 import pytest
 import trainer
-from support import Command, file_times, run_python
+from support import called, output_of, run_python
 
 from rnnmnist.commands import doctor
-from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import images
-from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import workdir
+from rnnmnist.errors import RunError
 
 
-def test_the_report_of_a_machine_on_which_a_run_works(
-    command: Command, tmp_path: Path
+@pytest.fixture
+def offline(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without prepared data, a network or a home directory."""
-    home = str(tmp_path / "none")
-    finished = command("doctor", *trainer.SETTINGS, cwd=tmp_path, HOME=home)
-    assert finished.returncode == 0, finished.stderr
+    """Neither prepared data nor a network nor a home folder."""
+    for name in environment:
+        if "proxy" in name.lower():
+            monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_report_of_a_machine_on_which_a_run_works(tmp_path: Path) -> None:
+    finished = called("doctor", *trainer.SETTINGS, "--num_processes=1")
     assert finished.stderr == ""
-    lines = finished.stdout.splitlines()
+    lines = output_of(finished).splitlines()
     versions, machine, folder, data, devices, _, verdict = (
         line.split(maxsplit=1)[1] for line in lines
     )
@@ -33,36 +37,26 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert re.search(r"\d cores? of .* GiB of memory$", machine)
     assert folder.startswith(f"{tmp_path}/checkpoints/embedded, ")
     assert "mnist5k: a run downloads 0 files and " in data
-    assert devices == "2 of 2 x cpu"
+    assert devices == "2 of 8 x cpu"
     assert verdict == "a run of embedded would work here"
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
         (["--require=tpu"], "require: jax uses 8 x cpu, not a tpu; "),
-        (["--workdir=/proc/rnnmnist/run"], "/proc/"),
         (
             ["--config.data.data_dir=/dev/null/tfds"],
             "data.data_dir: /dev/null is a file",
         ),
-        (["--config.execution.num_devices=5"], "execution.num_devices: must divide "),
         (["--config=tutorial"], "train-images-idx3-ubyte.gz, "),
         (trainer.WILD, "not finite"),
     ],
 )
-def test_a_problem_is_one_line(
-    environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    flags: Sequence[str],
-    part: str,
-) -> None:
-    """Without a network. It is the error of the run."""
-    for name in environment:
-        if "proxy" in name.lower():
-            monkeypatch.setenv(name, environment[name])
+def test_a_problem_is_one_line(tmp_path: Path, flags: Sequence[str], part: str) -> None:
+    """It is the error of the run."""
     run = tmp_path / "run"
     arguments = trainer.arguments(run, tmp_path, *flags, "--num_processes=1")
     with pytest.raises(RunError, match=r"a run of \w+ would not work here: ") as error:
@@ -92,27 +86,3 @@ def test_a_missing_platform_is_one_line(
     assert "JAX_PLATFORMS=cuda requires it" in finished.stdout
     assert "would not work here: jax finds no device: " in finished.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_workdir_in_use_is_named_but_no_dead_trainer(tmp_path: Path) -> None:
-    (tmp_path / ".trainer").write_text(f"process {os.getpid()} on here")
-    with workdir.lock(tmp_path):
-        owner = str(workdir.read_owner(tmp_path))
-        assert str(os.getpid()) in owner
-        in_use = re.escape(f"{tmp_path} is in use by {owner}")
-        with pytest.raises(UserError, match=in_use), workdir.lock(tmp_path):
-            pass
-    assert workdir.read_owner(tmp_path) is None
-
-
-def test_damaged_data_are_detected_without_writing(
-    prepared: DataConfig, tmp_path: Path
-) -> None:
-    folder = Path(images.make_builder(prepared).data_dir)
-    for path in folder.glob("*train*"):
-        path.write_bytes(path.read_bytes()[:1000])
-    before = file_times(tmp_path)
-    arguments = trainer.arguments(tmp_path / "run", tmp_path, "--num_processes=1")
-    with pytest.raises(RunError, match=f"{folder}: cannot be read"):
-        doctor.main(arguments)
-    assert file_times(tmp_path) == before

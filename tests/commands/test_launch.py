@@ -10,6 +10,8 @@ import trainer
 import yaml
 from support import REPOSITORY
 
+from rnnmnist.commands.train import parse
+
 LAUNCH = REPOSITORY / "launch"
 MAIN = [".venv/bin/python", "-m", "rnnmnist.main"]
 SHORT = "--config.train.num_steps=7"
@@ -31,14 +33,6 @@ def passed_to(program: str, script: str, *args: str, **variables: str) -> list[s
     return finished.stdout.split("\0")[:-1]
 
 
-def assert_trained(processes: list[subprocess.Popen[str]], workdir: Path) -> None:
-    """Asserts that two processes train one run to its end."""
-    first, second = trainer.outcomes(processes)
-    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    assert "2 cpu devices of 2 processes" in first[1]
-    assert (workdir / "evaluation" / "test-7.json").exists()
-
-
 @pytest.mark.slow
 def test_slurm(new_run: trainer.Run) -> None:
     """jax detects the tasks by SLURM's variables."""
@@ -57,39 +51,31 @@ def test_slurm(new_run: trainer.Run) -> None:
         )
         for task in ("0", "1")
     ]
-    assert_trained(processes, new_run.workdir)
+    first, second = trainer.outcomes(processes)
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "2 cpu devices of 2 processes" in first[1]
+    assert (new_run.workdir / "evaluation" / "test-7.json").exists()
 
 
-@pytest.mark.slow
-def test_jobset(new_run: trainer.Run) -> None:
+def test_jobset() -> None:
     """Each pod gets its index from Kubernetes."""
     spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    python, *module = MAIN
-    assert container["command"][:3] == [Path(python).name, *module]
-    args = container["command"][3:]
-    assert f"--num_processes={job['completions']}" in args
-    # The last one of equal flags counts.
-    replaced = ["--config=embedded", *new_run.arguments(SHORT)]
-    argvs = [
-        [arg.replace("$(JOB_COMPLETION_INDEX)", str(index)) for arg in args] + replaced
-        for index in range(job["completions"])
-    ]
-    processes = trainer.start_together(new_run.environment, argvs)
-    assert_trained(processes, new_run.workdir)
+    program, args = container["command"][:3], container["command"][3:]
+    assert program == ["python", *MAIN[1:]]
+    for index in range(job["completions"]):
+        argv = [arg.replace("$(JOB_COMPLETION_INDEX)", str(index)) for arg in args]
+        assert parse(argv).processes[1:] == (job["completions"], index)
 
 
-@pytest.mark.slow
-def test_cloud_tpu(new_run: trainer.Run) -> None:
+def test_cloud_tpu(tmp_path: Path) -> None:
     """The hosts of a slice get the arguments through a shell."""
-    folder = new_run.workdir.with_name("a user's")
-    folder.mkdir()
-    run = new_run._replace(workdir=folder / "run")
-    workdir, *args = run.arguments(SHORT, f"--config.data.manual_dir={folder}")
-    variables = {"TPU": "slice", "ZONE": "here", "WORKDIR": str(run.workdir)}
+    workdir, args = (
+        tmp_path / "a user's",
+        [SHORT, f"--config.data.path={tmp_path}/my x"],
+    )
+    variables = {"TPU": "slice", "ZONE": "here", "WORKDIR": str(workdir)}
     passed = passed_to("gcloud", "cloud_tpu.sh", *args, **variables)
     command = shlex.split(passed[-1].removeprefix("--command="))
-    assert command == [*MAIN, workdir, *args]
-    processes = trainer.start_together(run.environment, [command[3:]] * 2)
-    assert_trained(processes, run.workdir)
+    assert command == [*MAIN, f"--workdir={workdir}", *args]

@@ -13,13 +13,12 @@ from support import REPOSITORY, TASK, run_config
 from rnnmnist.commands import train
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.recipes import choose_config
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig, resolve
+from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import (
     DEFAULT_LAYERS,
     SETTINGS,
     Config,
     DataConfig,
-    TrainConfig,
 )
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.image_sets import image_task
@@ -61,17 +60,13 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("seed", -1),
     ("seed", 1.5),
     ("seed", np.array([3])),
-    ("seed", 10**500),
     ("seed", "x" * 1000),
     ("train.learning_rate", 0),  # an open end of its range
     ("train.learning_rate", float("nan")),
     ("train.clip_norm", float("inf")),
-    ("train.ema_decay", 1),
     ("data.max_shift", True),
     ("data.path", "~nobody here"),
     ("model.cell", "ltsm"),
-    ("model.cell", ":A"),
-    ("model.cell", "a-b:A"),
     ("model.cell", "a.py:A\n"),
     ("model.cell", "a:A.B"),
     ("train.class_weight", {"a": 0}),
@@ -159,23 +154,13 @@ def test_a_resolved_configuration_is_that_of_its_run(path: Path) -> None:
             assert resolve(Config.from_dict(tree), task) == config
 
 
-def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
-    def train(text: str, *args: str) -> RunTrainConfig:
-        path = tmp_path / "mine.py"
-        path.write_text(
-            "from rnnmnist import Config, DataConfig, TrainConfig\n"
-            "def get_config():\n"
-            f"    return Config(data=DataConfig('mnist5k'), train=TrainConfig({text}))"
-        )
-        return on_images(parse(f"--config={path}", *args)).train
-
-    steps, epochs = "--config.train.num_steps=7", "--config.train.num_epochs=2"
-    assert train("num_steps=7", epochs).num_steps == 62
-    assert train("num_epochs=2").num_steps == 62
-    assert train("num_epochs=2", steps).num_steps == 7
-    for text, args in (("num_steps=7, num_epochs=2", ()), ("", (steps, epochs))):
-        with pytest.raises(UserError, match=r"num_epochs: 2.* both set the length"):
-            train(text, *args)
+def test_the_later_of_steps_and_epochs_wins() -> None:
+    steps, epochs = {"train.num_steps": 7}, {"train.num_epochs": 2}
+    of_steps, of_epochs = (Config().replace(given) for given in (steps, epochs))
+    assert resolve(of_steps.replace(epochs), TASK) == resolve(of_epochs, TASK)
+    assert resolve(of_epochs.replace(steps), TASK) == resolve(of_steps, TASK)
+    with pytest.raises(UserError, match=r"num_epochs: 2.* both set the length"):
+        resolve(Config().replace(steps | epochs), TASK)
 
 
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
@@ -197,12 +182,10 @@ def test_a_run_of_any_length_is_validated_about_ten_times() -> None:
 def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
     """A setting that was added since has its default."""
     config = Config().replace({"seed": 3, "train.num_steps": 7})
-    for name in ("num_seeds", "train.num_steps", "model.cell"):
-        tree = msgspec.to_builtins(config)
-        section, _, key = name.rpartition(".")
-        del (tree[section] if section else tree)[key]
-        expected = config.replace({name: SETTINGS[name].default})
-        assert Config.from_dict(tree) == expected
+    tree = msgspec.to_builtins(config)
+    del tree["num_seeds"], tree["train"]["num_steps"]
+    default = {"train.num_steps": SETTINGS["train.num_steps"].default}
+    assert Config.from_dict(tree) == config.replace(default)
     for name, value in (("train", {"momentum": 0.9}), ("optimizer", 3), ("train", 7)):
         with pytest.raises(UserError, match=f"^{name}.*: no such setting"):
             Config.from_dict({name: value})
@@ -211,31 +194,30 @@ def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
 def test_the_batch_of_sequences_grows_with_their_number() -> None:
     files = load_config(find_config("trained"))
     sizes = []
-    for count in (5, 100, 1000, 10_000, 1_000_000):
+    for count in (5, 100, 10_000, 1_000_000):
         task = dataclasses.replace(SEQUENCES, examples=SIZES | {"train": count})
         train = resolve(files, task).train
-        assert train.batch_size <= count
         assert train.num_steps >= 600
         sizes.append(train.batch_size)
     assert sizes == sorted(sizes)
-    assert (sizes[1], sizes[-1]) == (16, 128)
+    assert (sizes[0], sizes[1], sizes[-1]) == (5, 16, 128)
 
 
-@pytest.mark.parametrize("cell", ["lru", "lstm"])
-def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) -> None:
+@pytest.mark.parametrize(("cell", "layers"), [("lru", DEFAULT_LAYERS), ("lstm", 1)])
+def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(
+    cell: str, layers: int
+) -> None:
     """Nothing but the cell has to be set."""
     recipe = parse("--config=files", f"--config.model.cell={cell}")
     for time_steps, given, window, stride in (
         (500, None, 1, 1),
         (501, None, 8, 2),
-        (501, 1, 1, 1),
         (30, 12, 12, 3),
     ):
         config = recipe.replace({"model.window": given})
         found = resolve(config, dataclasses.replace(SEQUENCES, time_steps=time_steps))
         assert (found.model.window, found.model.stride) == (window, stride)
-        assert found.model.num_layers == (DEFAULT_LAYERS if cell == "lru" else 1)
-        assert found.train.num_steps == 600
+        assert found.model.num_layers == layers
     pixels = dataclasses.replace(TASK, time_steps=784, features=1)
     assert resolve(Config(), pixels).model.window == 1
 
@@ -244,10 +226,8 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
 # refuses, and the first setting with a part of the error.
 REFUSED: list[tuple[Task, dict[str, object], str]] = [
     (SEQUENCES, {"data.view": "columns"}, "mine has sequences"),
-    (SEQUENCES, {"tutorial_128": True}, "mine has sequences"),
     (TASK, {"data.path": "a.npz"}, "--config=files"),
     (TASK, {"data.permutation": "random:1"}, "data.view=permuted"),
-    (TASK, {"model.num_layers": 2}, "model.cell=lru"),
     (TASK, {"model.num_layers": 2, "model.cell": "a.py:A"}, "model.cell=lru"),
     (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}, "model.cell=lstm"),
     (TASK, {"train.num_steps": 5, "model.cell": "filters"}, "configuration filters"),
@@ -273,65 +253,38 @@ def test_settings_that_contradict_each_other_or_the_task_are_refused(
     assert part in str(error.value)
 
 
-def test_settings_of_the_right_kind_of_run_are_accepted() -> None:
-    accepted: list[tuple[Task, dict[str, object]]] = [
-        (TASK, {"data.view": "permuted", "data.permutation": "random:1"}),
-        (TASK, {"data.max_shift": 2}),
-        (TASK, {"model.cell": "lru", "model.num_layers": 2}),
-        (TASK, {"model.cell": "gru", "model.initializer": "tutorial"}),
-        (TASK, {"model.initializer": "chrono", "model.forget_bias": 2.0}),
-        (SEQUENCES, {"train.class_weight": {"a": 1, "b": 2, "other": 1}}),
-    ]
-    for task, settings in accepted:
-        run_config(settings, task)
-    for cell in ("/x y/a.py:A", "a:A", "a.b.c:A"):
-        assert Config().replace({"model.cell": cell}).model.is_user_cell
-
-
-def test_sections_are_checked_on_construction() -> None:
-    for section in ({"num_steps": 3}, 3, DataConfig()):
-        with pytest.raises(UserError, match=r"^train: must be a TrainConfig, not "):
-            Config(train=section)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("convert", [lambda number: number, np.array])
-def test_numbers_of_numpy_are_those_of_python(convert: Any) -> None:
-    pairs: dict[str, tuple[Any, Any]] = {
-        "seed": (np.int64(3), 3),
-        "train.learning_rate": (np.logspace(-3, -1, 3)[1], 0.01),
-        "train.num_steps": (np.uint8(7), 7),
-        "train.weight_decay": (np.float32(0.25), 0.25),
-        "data.validation": (np.bool_(False), False),
-        "model.cell": (np.str_("gru"), "gru"),
-    }
-    given = {name: convert(number) for name, (number, _) in pairs.items()}
-    found = Config().replace(given).flat()
-    for name, (_, expected) in pairs.items():
-        assert found[name] == expected
-        assert type(found[name]) is type(expected)
-    weights = TrainConfig(class_weight={"a": convert(np.float32(0.5))})  # type: ignore[arg-type]
-    assert weights.class_weight == (("a", 0.5),)
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("seed", np.int64(3), 3),
+        ("train.weight_decay", np.float32(0.25), 0.25),
+        ("data.validation", np.bool_(False), False),
+        ("model.cell", np.str_("gru"), "gru"),
+    ],
+)
+def test_numbers_of_numpy_are_those_of_python(
+    name: str, value: Any, expected: object
+) -> None:
+    for given in (value, np.array(value)):
+        found = Config().replace({name: given}).flat()[name]
+        assert found == expected
+        assert type(found) is type(expected)
 
 
 def test_a_path_is_absolute_wherever_it_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "data.path"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for text, path in (("a/b", "a/b"), ("~/b", "home/b"), (f"{tmp_path}/b", "b")):
-        config = Config().replace({name: text})
-        assert config.flat()[name] == str(tmp_path / path)
-        assert SETTINGS[name].parse(text) == str(tmp_path / path)
-        assert Config.from_dict(msgspec.to_builtins(config)) == config
+        assert DataConfig(path=text).path == str(tmp_path / path)
+        assert SETTINGS["data.path"].parse(text) == str(tmp_path / path)
 
 
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
     settings = {"train.warmup_fraction": 0.1, "train.learning_rate": 1.0}
     config = run_config(settings | {"train.num_steps": 100}).train
     rates = [float(learning_rate(config, step)) for step in range(101)]
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[0] == pytest.approx(1 / 11)
-    assert rates[10] == pytest.approx(1.0)
+    np.testing.assert_allclose(rates[:11], np.arange(1, 12) / 11, rtol=1e-6)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.0, abs=1e-6)

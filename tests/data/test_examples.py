@@ -1,6 +1,5 @@
 """Views of images and the normalization of sequences: what a network reads."""
 
-import functools
 import hashlib
 import struct
 
@@ -28,62 +27,42 @@ from rnnmnist.data.examples import (
 )
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.jax_defaults import double_precision
 
-VIEWS = {
-    "rows": View("rows", "bit_reversal"),
-    "columns": View("columns", "bit_reversal"),
-    "pixels": View("pixels", "bit_reversal"),
-    "permuted": View("permuted", "bit_reversal"),
-    "random": View("permuted", "random:5"),
-}
 # Of the 784 pixels of MNIST's images; a change would make trained networks useless.
 BIT_REVERSAL = "603ce0307a3e869ba1d4f56adbb046417267d7b6b8a6075328679e2f00979a80"
 RANDOM = "d3fd1bb9662071eba85754c13a6997c1380c4d9254f7bef467276654217bcca8"
 
 
-def by_hand(name: str, images: np.ndarray) -> np.ndarray:
-    """The sequences of a view, from loops over the pixels."""
-    count, rows, columns = images.shape
-    if name == "rows":
-        return images
-    if name == "columns":
-        inputs = [images[:, :, column] for column in range(columns)]
-        return np.stack(inputs, axis=1)
-    view = VIEWS[name]
-    order = list(range(rows * columns))
-    if view.name == "permuted":
-        order = permutation(view.permutation, rows * columns).tolist()
-    inputs = [images[:, pixel // columns, pixel % columns] for pixel in order]
-    return np.stack(inputs, axis=1).reshape(count, -1, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def read(view: View, *images: jax.Array) -> list[jax.Array]:
-    return [view(one) for one in images]
-
-
-@pytest.mark.parametrize("name", VIEWS)
-def test_a_view_reads_the_pixels_of_its_order(name: str) -> None:
-    view = VIEWS[name]
-    images = np.random.default_rng(0).integers(0, 256, (4, 3, 5), np.uint8)
-    levels = inputs_of(images)
-    expected = by_hand(name, levels)
-    scaled, same = read(view, images, levels)
-    assert scaled.dtype == same.dtype == jnp.float32
-    np.testing.assert_array_equal(same, expected)
-    # To the last bit, in which programs divide by 255 differently.
-    np.testing.assert_allclose(scaled, expected, rtol=1.2e-7)
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (View("rows"), [[0, 1, 2], [3, 4, 5]]),
+        (View("columns"), [[0, 3], [1, 4], [2, 5]]),
+        (View("pixels"), [[0], [1], [2], [3], [4], [5]]),
+        (View("permuted", "bit_reversal"), [[0], [4], [2], [1], [5], [3]]),
+    ],
+)
+def test_a_view_reads_the_pixels_of_its_order(
+    view: View, expected: list[list[int]]
+) -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    levels = inputs_of(pixels)
+    read = jax.jit(lambda images: view(images))
+    for images in (pixels, levels):
+        found = read(images)
+        assert found.dtype == jnp.float32
+        # To the last bit, in which programs divide by 255 differently.
+        np.testing.assert_allclose(found[0], np.array(expected) / 255, rtol=1.2e-7)
 
 
 def test_a_permutation_needs_the_view_of_permuted_pixels() -> None:
     settings = {"data.view": "pixels", "data.permutation": "random:1"}
-    with pytest.raises(UserError, match=r"^data\.permutation: random:1 .*not pixels$"):
+    with pytest.raises(UserError, match=r"^data\.permutation: .*permuted"):
         run_config(settings)
 
 
-@pytest.mark.parametrize("pixels", [1, 17, 784])
+@pytest.mark.parametrize("pixels", [1, 784])
 @pytest.mark.parametrize("name", ["bit_reversal", "random:999999999"])
 def test_a_permutation_is_a_bijection(name: str, pixels: int) -> None:
     order = permutation(name, pixels)
@@ -108,34 +87,18 @@ def test_a_permutation_is_the_same_everywhere(name: str, sha256: str) -> None:
 def test_a_random_permutation_follows_its_own_seed() -> None:
     third, fourth = permutation("random:3", 784), permutation("random:4", 784)
     assert (third == fourth).sum() < 10  # two random orders agree at one position
-    assert (third == np.arange(784)).sum() < 10
-    permutation.cache_clear()
-    np.random.seed(1)  # of others
-    np.testing.assert_array_equal(permutation("random:3", 784), third)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def forward(model: SequenceClassifier, params: Params, inputs: jax.Array) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, inputs))
-
-
-@pytest.mark.parametrize("name", ["columns", "permuted"])
-def test_a_network_reads_images_in_the_order_of_the_view(name: str) -> None:
-    view, examples = VIEWS[name], random_examples(5)
-    _, time, features = view(examples.stored).shape
-    model = model_of(ModelConfig(hidden_size=4), task_of(time, features, 10))
+def test_a_network_reads_images_in_the_order_of_the_view() -> None:
+    view, examples = View("permuted", "bit_reversal"), random_examples(5)
+    model = model_of(ModelConfig(hidden_size=4), task_of(784, 1, 10))
     params = random_params(model)
     mesh, networks = mesh_of(2), jax.tree.map(lambda leaf: leaf[None], params)
     (found,) = predict_logits(model, networks, examples, view, mesh)
-    levels = inputs_of(examples.stored)
-    expected = np.asarray(forward(model, params, by_hand(name, levels)))
+    pixels = inputs_of(examples.stored).reshape(5, 784)
+    inputs = pixels[:, permutation("bit_reversal", 784), None]
+    expected = jax.jit(model.apply)({"params": params}, inputs)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    others = [by_hand(other, levels) for other in VIEWS if other != name]
-    same = [inputs for inputs in others if inputs.shape[1:] == (time, features)]
-    assert same
-    for inputs in same:
-        different = np.asarray(forward(model, params, inputs))
-        assert not np.allclose(found, different, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The commands of the README and of the pages on commands run as they are written."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY, agrees, code_blocks, refused, run_block
+
+from rnnmnist.commands.train import parse
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
@@ -44,7 +47,7 @@ def test_the_python_blocks_of_a_page_run(
 
 
 def test_every_training_command_parses(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pattern = r"^(?:(?:\.venv/bin/)?python -m rnnmnist\.main|rnnmnist train)((?: .*)?)$"
     paths = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -57,11 +60,9 @@ def test_every_training_command_parses(
     shutil.copy(REPOSITORY / "configs/default.py", tmp_path / "my/own.py")
     cell, *_ = code_blocks("docs/reference.md", "python")
     (tmp_path / "leaky.py").write_text(cell)
-    program = (
-        "import shlex\nfrom rnnmnist.commands.train import parse\n"
-        f"for line in {lines}: parse(shlex.split(line, comments=True))"
-    )
-    run_block("python", program, tmp_path, environment)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        parse(shlex.split(line, comments=True))
 
 
 def test_the_error_message_in_the_docs_is_the_current_one() -> None:

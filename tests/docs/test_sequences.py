@@ -8,8 +8,6 @@ import random
 import re
 import subprocess
 import sys
-import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +15,6 @@ import pytest
 from support import agrees, code_blocks, run_block
 
 import rnnmnist
-
-# What the blocks for other tools write, by their packages.
-WRITTEN = {
-    "tensorboardX": "tensorboard/slopes/events*",
-    "optuna": "runs/trial2/metrics.jsonl",
-}
 
 
 def accuracy_of(workdir: Path) -> float:
@@ -118,24 +110,6 @@ def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on(tmp_path: Path, environment: dict[str, str]) -> None:
-    data, _, study = code_blocks("docs/tools.md", "python")
-    pytest.importorskip("optuna")
-    argv = [sys.executable, "-c", data + study]
-    with subprocess.Popen(argv, cwd=tmp_path, env=environment) as process:
-        while not (tmp_path / "runs/trial3/metrics.jsonl").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.kill()
-    kept = tmp_path / "runs/trial1/metrics.jsonl"
-    before = kept.stat().st_mtime_ns
-    assert "learning_rate" in run_block("python", data + study, tmp_path, environment)
-    assert (tmp_path / "runs/trial9/metrics.jsonl").exists()
-    assert not (tmp_path / "runs/trial10").exists()
-    assert kept.stat().st_mtime_ns == before
-
-
-@pytest.mark.slow
 def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) -> None:
     write_sensors(tmp_path)
     write, _ = code_blocks("docs/sequences.md", "python")
@@ -149,13 +123,12 @@ def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) ->
 def test_the_page_on_other_tools_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Of its blocks, those whose packages are installed."""
-    absent = [name for name in WRITTEN if find_spec(name) is None]
+    pytest.importorskip("tensorboardX")
+    pytest.importorskip("optuna")
     page = code_blocks("docs/tools.md", "python")
-    blocks = [block for block in page if not any(name in block for name in absent)]
-    run_block("python", "\n".join(blocks), tmp_path, environment)
-    for name, path in WRITTEN.items():
-        assert len(list(tmp_path.glob(path))) == (name not in absent)
+    run_block("python", "\n".join(page), tmp_path, environment)
+    assert list(tmp_path.glob("tensorboard/slopes/events*"))
+    assert (tmp_path / "runs/trial2/metrics.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from msgspec.structs import asdict
 from support import TASK
 
@@ -30,14 +29,9 @@ METRICS = Metrics(
 )
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+def test_a_class_with_any_name_has_a_column(tmp_path: Path) -> None:
     write_left_out(tmp_path, METRICS, THREE_CLASSES, TRAIN, LOGITS)
     (path,) = (tmp_path / "evaluation").glob("*.csv")
-    return path
-
-
-def test_any_class_can_be_a_column_of_its_own(path: Path) -> None:
     table = pd.read_csv(path)
     assert (table["seed"] == np.repeat([5, 6], COUNT)).all()
     names = np.array(CLASSES)

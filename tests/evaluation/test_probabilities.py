@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rnnmnist.evaluation.probabilities import (
-    calibrate,
     choose_multiplier,
     combine_members,
     log_softmax,
@@ -64,20 +63,3 @@ def test_the_multiplier_minimizes_the_cross_entropy() -> None:
     errors = 1 - np.exp(logits.max(1)) / np.exp(logits).sum(1)
     np.testing.assert_allclose(errors, 1 / 502, rtol=1e-3)
     assert choose_multiplier(-right, labels, np.ones(500)) < 0.01
-
-
-@pytest.mark.parametrize(("members", "scale"), [(1, 30), (3, 0.01)])
-def test_calibration_undoes_a_scale_and_corrects_the_mean_of_members(
-    members: int, scale: float
-) -> None:
-    labels = np.random.default_rng(0).integers(0, CLASSES, 400)
-    noise = np.random.default_rng(2).normal(size=(members, 400, CLASSES))
-    logits = scale * (noisy_scores(labels) + 0.5 * noise)
-    found = calibrate(logits.astype(np.float32), labels)
-    assert found == float(f"{found:.4g}")
-    combined = combine_members(logits)
-
-    def loss(multiplier: float) -> float:
-        return cross_entropy(multiplier * combined, labels)
-
-    assert loss(found) < min(loss(0.9 * found), loss(1.1 * found))

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, file_times, fit_small, run_python
+from support import file_times, fit_small, run_python
 
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs.checkpoint_files import repair
@@ -103,50 +103,6 @@ def test_a_resume_without_threads_renames_nothing(
     }
     fit_small(run, num_steps=30)
     assert list_steps(run) == [20, 30]
-
-
-# Resumes copies of a run, with a few more descriptors each time.
-FEW_DESCRIPTORS = """
-import os, resource, shutil, sys
-from pathlib import Path
-from support import fit_small
-from rnnmnist.errors import as_failure
-
-run = Path(sys.argv[1])
-fit_small(shutil.copytree(run, run.parent / "first" / "run"), num_steps=30)  # compiles
-resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-for free in range(2, 24, 3):
-    copy = shutil.copytree(run, run.parent / str(free) / "run")
-    held = []
-    try:
-        while True:
-            held.append(os.open("/dev/null", os.O_RDONLY))
-    except OSError:
-        pass
-    for _ in range(free):
-        os.close(held.pop())
-    try:
-        fit_small(copy, num_steps=30)
-    except Exception as error:
-        print(as_failure(error) or f"no line: {error!r}")
-    for descriptor in held:
-        os.close(descriptor)
-"""
-
-
-@pytest.mark.slow
-def test_a_resume_with_few_descriptors_renames_nothing(
-    run: Path, unoptimized: dict[str, str]
-) -> None:
-    variables = unoptimized | {"PYTHONPATH": f"{REPOSITORY / 'tests'}"}
-    finished = run_python("-c", FEW_DESCRIPTORS, run, environment=variables)
-    assert finished.returncode == 0, finished.stderr
-    lines = finished.stdout.splitlines()
-    assert len(lines) > 2
-    assert not [line for line in lines if line.startswith("no line")]
-    for copy in run.parent.glob("*/run"):
-        assert list_steps(copy) in ([10, 20], [20, 30])
-        assert not list(copy.glob("damaged-*"))
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Kills, signals, concurrent trainers, and evaluation during training."""
 
-import json
 import os
 import random
 import re
@@ -89,33 +88,6 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> No
     assert len(list(evaluation.iterdir())) == 1
 
 
-def test_a_second_interrupt_exits_immediately(new_run: Run) -> None:
-    """Long before the next event."""
-    process = new_run.start(*trainer.ENDLESS, word="parameters", **UNOPTIMIZED)
-    try:
-        time.sleep(4)
-        process.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=10)
-    finally:
-        process.kill()
-    assert (process.returncode, stderr) == (-signal.SIGINT, "")
-    assert list_steps(new_run.workdir) == []
-
-
-def test_a_signal_before_training_terminates_the_process(new_run: Run) -> None:
-    argv = *trainer.MAIN, *new_run.arguments()
-    process = trainer.popen(new_run.environment, *argv)
-    time.sleep(0.4)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
-    # In its first moments, as any program of Python.
-    assert process.returncode in (143, -signal.SIGTERM)
-    assert not (new_run.workdir / "metrics.jsonl").exists()
-
-
 @pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_an_interrupt_ends_every_start(new_run: Run, count: int) -> None:
     """At many moments: as Python does, or with 130 once the command has begun.
@@ -184,21 +156,3 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
     others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
     kept = {"config.json", "metrics.jsonl", "evaluation"}
     assert others == kept
-
-
-@pytest.mark.usefixtures("fast_programs")
-def test_runs_resume_with_other_numbers_of_devices(new_run: Run) -> None:
-    for devices, steps in ((8, 20), (1, 40), (8, 60)):
-        printed = new_run.finish(
-            f"--config.execution.num_devices={devices}",
-            f"--config.train.num_steps={steps}",
-            # Other schedules would be compiled for each number of steps.
-            "--config.train.schedule=constant",
-            "--config.train.warmup_fraction=0",
-        )
-        assert f"{devices} cpu device" in printed
-    lines = trainer.metrics(new_run.workdir)
-    validated = [line["step"] for line in lines if line["split"] == "validation"]
-    assert validated == [20, 40, 60]
-    config = json.loads((new_run.workdir / "config.json").read_text())
-    assert config["train"]["num_steps"] == 60

@@ -15,8 +15,7 @@ from rnnmnist.models.recurrences import ScannedCell
 
 FLOAT32, FLOAT64 = jnp.float32, jnp.float64
 # Time, batch, features and hidden size, all different to reveal swapped axes.
-SHAPE = (6, 5, 3, 4)
-TIME, BATCH, FEATURES, HIDDEN = SHAPE
+TIME, BATCH, FEATURES, HIDDEN = 6, 5, 3, 4
 
 
 @pytest.fixture
@@ -27,22 +26,16 @@ def float64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", False)
 
 
-def random_arrays(
-    recurrence: ScannedCell, shape: tuple[int, ...]
-) -> tuple[Any, np.ndarray]:
-    """Returns parameters and inputs of normal noise, in the type of the parameters.
-
-    Larger parameters would make long sequences chaotic, which amplifies rounding.
-    """
+def random_arrays(recurrence: ScannedCell) -> tuple[Any, np.ndarray]:
+    """Returns parameters and inputs of normal noise, in the type of the parameters."""
     generator = np.random.default_rng(0)
-    scale = 1.4 / np.sqrt(shape[3])
-    inputs = generator.normal(size=shape[:3])
+    inputs = generator.normal(size=(TIME, BATCH, FEATURES))
     cell: Any = recurrence.cell
-    example = jnp.zeros(shape[:3], cell.param_dtype)
+    example = jnp.zeros(inputs.shape, cell.param_dtype)
     init = functools.partial(recurrence.init, every_step=False)
     shapes = jax.eval_shape(init, jax.random.key(0), example, None)
     params = jax.tree.map(
-        lambda leaf: (scale * generator.normal(size=leaf.shape)).astype(leaf.dtype),
+        lambda leaf: (0.7 * generator.normal(size=leaf.shape)).astype(leaf.dtype),
         shapes["params"],
     )
     return params, inputs.astype(cell.param_dtype)
@@ -81,44 +74,16 @@ def assert_close(one: Any, other: Any) -> None:
     ("dtype", "every_step", "unroll"),
     [(FLOAT32, True, 100), (FLOAT64, False, 4), (FLOAT64, True, 1)],
 )
-@pytest.mark.parametrize(
-    "shape", [SHAPE, pytest.param((28, 3, 28, 128), marks=pytest.mark.slow)]
-)
 def test_values_and_gradients_equal_those_of_flax(
-    shape: tuple[int, ...], dtype: Any, every_step: bool, unroll: int
+    dtype: Any, every_step: bool, unroll: int
 ) -> None:
     """Also if several time steps, or all of them, are unrolled."""
-    ours = LSTM(LSTMCell(shape[-1], param_dtype=dtype), unroll=unroll)
-    flax = ScannedCell(nn.OptimizedLSTMCell(shape[-1], param_dtype=dtype))
-    arrays = random_arrays(flax, shape)
+    ours = LSTM(LSTMCell(HIDDEN, param_dtype=dtype), unroll=unroll)
+    flax = ScannedCell(nn.OptimizedLSTMCell(HIDDEN, param_dtype=dtype))
+    arrays = random_arrays(flax)
     found = run(ours, every_step, *arrays)
     (_, hidden), _ = found
-    lead = shape[:2] if every_step else shape[1:2]
-    assert hidden.shape == (*lead, shape[-1])
+    lead = (TIME, BATCH) if every_step else (BATCH,)
+    assert hidden.shape == (*lead, HIDDEN)
     assert hidden.dtype == dtype
     assert_close(found, run(flax, every_step, *arrays))
-
-
-def test_the_cell_has_the_parameters_of_flax() -> None:
-    """Their names, shapes and initial values, in a recurrence and alone."""
-
-    def by_key(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
-        return jnp.full(shape, jax.random.key_data(key)[1], dtype)
-
-    settings: dict[str, Any] = {"kernel_init": by_key, "recurrent_kernel_init": by_key}
-    settings["bias_init"] = nn.initializers.ones
-    ours = LSTMCell(HIDDEN, **settings)
-    flax = nn.OptimizedLSTMCell(HIDDEN, **settings)
-    assert isinstance(ours, nn.OptimizedLSTMCell)
-    inputs = jnp.zeros((BATCH, FEATURES))
-
-    def init(key: jax.Array) -> Any:
-        carry = flax.initialize_carry(key, inputs.shape)
-        alone = [cell.init(key, carry, inputs)["params"] for cell in (ours, flax)]
-        both = (LSTM(ours), ScannedCell(flax))
-        args = key, inputs[None], None
-        return alone, [one.init(*args, every_step=False)["params"] for one in both]
-
-    for one, other in jax.jit(init)(jax.random.key(7)):
-        assert str(jax.tree.structure(one)) == str(jax.tree.structure(other))
-        jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -1,7 +1,6 @@
 """Plots of a report: each is drawn, and shows what its data say."""
 
 import io
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +25,9 @@ WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
 INK, FALLS = np.eye(28) * 255, np.linspace(-1, 1, 28)
 PLOTS: dict[str, Callable[[], bytes]] = {
     "curves": lambda: plots.learning_curves(RUN),
+    "infinite losses": lambda: plots.learning_curves(
+        [make_metrics(1, "validation", 50, [50], [np.inf])]
+    ),
     "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
     "many classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
     "images": lambda: plots.gallery(
@@ -48,35 +50,22 @@ def test_a_plot_is_drawn_to_its_edges(name: str) -> None:
     assert min(half.mean() for half in halves) > 1
 
 
-@pytest.mark.parametrize("losses", [[2.3, 0.0], [np.inf]])
-def test_curves_of_any_metrics_are_drawn(losses: list[float]) -> None:
-    lines = [make_metrics(1, "validation", 50, [50], [loss]) for loss in losses]
-    with Image.open(io.BytesIO(plots.learning_curves(lines))) as image:
-        assert image.width == 960
-
-
 def test_plots_shorten_names_and_read_no_mathematics_in_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [r"cost $\foo$", "_base", "walking_upstairs_1", 200 * "n"]
-    one = np.ones((1, 2))
-    tiles = [plots.Tile("7", one, one[:, 0], name, "99.00 %", name) for name in names]
-    plotted: list[tuple[Callable[[], bytes], int]] = [
-        (lambda: plots.confusion_matrix(np.eye(4, dtype=int), names), 24),
-        (lambda: plots.gallery(tiles, ["x", "y"]), 12),
-    ]
+    tiles = [plots.Tile("7", WAVE, WAVE[:, 0], name, "99.00 %", name) for name in names]
     texts: list[str] = []
 
     def to_png(figure: Figure) -> bytes:
         figure.draw_without_rendering()
-        texts[:] = (text.get_text() for text in figure.findobj(Text))
+        drawn = (text.get_text() for text in figure.findobj(Text))
+        texts[:] = "\n".join(drawn).splitlines()
         return b""
 
     monkeypatch.setattr(plots, "to_png", to_png)
-    for draw, longest in plotted:
-        draw()
-        lines = "\n".join(texts).splitlines()
-        drawn = [re.sub("^(label|predicted) ", "", line) for line in lines]
-        assert set(names[:2]) <= set(drawn)
-        assert max(len(text) for text in drawn if text[:1] in "wn") == longest
-    assert "walkin…irs_1" in drawn
+    plots.confusion_matrix(np.eye(4, dtype=int), names)
+    assert {*names[:2]} <= {*texts}
+    assert {len(text) for text in texts if "n…n" in text} == {24}
+    plots.gallery(tiles, ["x", "y"])
+    assert {f"label {names[0]}", "label walkin…irs_1"} <= {*texts}

@@ -94,7 +94,9 @@ FAILS = "if '--process_id=1' in sys.argv: loop.score_validation = fail\n"
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pair")  # which has compiled the programs
-@pytest.mark.parametrize("failure", [HANGS, BREAKS])
+@pytest.mark.parametrize(
+    "failure", [pytest.param(HANGS, marks=pytest.mark.exhaustive), BREAKS]
+)
 def test_a_process_that_hangs_or_fails_ends_the_others(
     new_run: Run, failure: str
 ) -> None:
@@ -112,7 +114,7 @@ def test_a_process_that_hangs_or_fails_ends_the_others(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(
     new_run: Run, pair: Path, killed: int
 ) -> None:

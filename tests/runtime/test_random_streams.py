@@ -1,10 +1,9 @@
 """Keys follow from the seed alone."""
 
-import contextlib
-
 import jax
 import numpy as np
 import pytest
+from support import jax_settings
 
 from rnnmnist.runtime.random_streams import Stream, stream_key
 
@@ -13,9 +12,6 @@ from rnnmnist.runtime.random_streams import Stream, stream_key
 def test_keys_are_those_of_jax_by_default(seed: np.uint32) -> None:
     expected = jax.random.fold_in(jax.random.key(seed), Stream.ORDER)
     others = {"jax_default_prng_impl": "unsafe_rbg", "jax_random_seed_offset": 7}
-    with contextlib.ExitStack() as stack:
-        for name, value in others.items():
-            stack.callback(jax.config.update, name, jax.config.values[name])
-            jax.config.update(name, value)
+    with jax_settings(others):
         found = stream_key(seed, Stream.ORDER)
     assert found == expected

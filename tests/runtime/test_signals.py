@@ -2,13 +2,10 @@
 
 import concurrent.futures
 import signal
-from pathlib import Path
 
 import pytest
-from support import run_python, save_network
+from support import run_python
 
-from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.runtime.signals import stop_on_interrupt
 
@@ -83,35 +80,6 @@ def test_a_signal_that_training_no_longer_sees_ends_a_command() -> None:
     ended = run_python("-c", program)
     assert (ended.returncode, ended.stderr) == (143, "stopped\n")
     assert ended.stdout == ""
-
-
-INTERRUPTED_EXPORT = """
-import os, signal, time
-from rnnmnist.commands import command_line
-from rnnmnist.commands import export
-from rnnmnist.exporting import exports
-
-def compare(*_, **__):
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
-
-exports.compare = compare
-command_line.run(export.main)
-"""
-
-
-@pytest.mark.slow
-def test_an_interrupted_export_is_not_taken_for_one(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    config = Config(data=DataConfig(name="mnist5k"))
-    run = save_network(tmp_path / "run", config, image_task(config.data))
-    flags = [f"--workdir={run}", "--format=stablehlo", f"--output={tmp_path}/out"]
-    flags += [f"--config.data.data_dir={tmp_path}/data"]
-    program = ("-c", INTERRUPTED_EXPORT)
-    finished = run_python(*program, *flags, environment=environment)
-    assert (finished.returncode, finished.stderr) == (130, "stopped\n")
-    assert not (tmp_path / "out" / "stablehlo").exists()
 
 
 def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None:

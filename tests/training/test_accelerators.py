@@ -200,9 +200,26 @@ def assert_sharded(shardings: Any, arrays: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(
-    ("target", "count"), [("TPU v5e", 1), ("TPU v5e", 4), ("H100", 1)]
+    ("target", "count", "run"),
+    [
+        ("TPU v5e", 4, "default"),
+        ("TPU v5e", 4, "augmented"),
+        ("TPU v5e", 1, "gru in both directions"),
+        ("TPU v5e", 1, "lru"),
+        *(("H100", 1, run) for run in RUNS),
+        *(
+            pytest.param("TPU v5e", *case, marks=pytest.mark.exhaustive)
+            for case in [
+                (1, "default"),
+                (1, "augmented"),
+                (4, "gru in both directions"),
+                (4, "lru"),
+                (1, "eight seeds"),
+                (4, "eight seeds"),
+            ]
+        ),
+    ],
 )
 def test_all_programs_compile(target: str, count: int, run: str) -> None:
     devices = find_devices(target)[:count]

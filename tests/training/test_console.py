@@ -1,6 +1,5 @@
 """The lines that a training run prints."""
 
-import dataclasses
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import pytest
 from support import TASK, make_metrics, run_config
 
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.console import Progress, describe_sequences
+from rnnmnist.training.console import Progress
 
 
 def test_the_time_left_is_that_of_the_steps_so_far(
@@ -27,11 +26,6 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     assert line == (
         "step 200/400  50 %  loss 0.5123  accuracy 75.00 %  12,346 images/s  60 s left"
     )
-
-
-def test_a_single_feature_is_singular() -> None:
-    task = dataclasses.replace(TASK, image_shape=None, features=1, feature_names=("x",))
-    assert " with features: x; classes" in describe_sequences(task)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Ensembles of seeds: each network equals that of a run with its seed alone."""
 
 import functools
-import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,40 +14,35 @@ import trainer
 from jax.sharding import Mesh
 from support import (
     TASK,
-    Once,
     batches_of,
-    called,
     chunk_of,
     fast_compilation,
+    fit_small,
     mesh_of,
-    output_of,
     poison,
     random_examples,
     rates_of,
-    refused,
     run_config,
 )
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import Chunk
+from rnnmnist.errors import UserError
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import leaves_by_path, params_sha256
-from rnnmnist.runtime.mesh import replicate, split_ensemble
+from rnnmnist.runs.checkpoints import leaves_by_path
+from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import rejection_error
 from rnnmnist.training.state import (
     Program,
     TrainState,
     create_state,
-    to_items,
 )
 from rnnmnist.training.step import UpdateStats, train_chunk
 
 SEEDS = 4
-STEPS = 40
-SMALL: tuple[str, ...] = ("--config.model.hidden_size=16",)
-SMALL += ("--config.model.bidirectional=true", f"--config.train.num_steps={STEPS}")
-ENSEMBLE = (*SMALL, "--config.num_seeds=3")
+ENSEMBLE: dict[str, Any] = {"num_seeds": 3, "bidirectional": True}
+ENSEMBLE["split"] = ["train"] * 30 + ["validation"] * 5 + ["test"] * 5
 CONFIG = run_config(
     {
         "seed": 5,
@@ -123,7 +117,7 @@ def test_each_network_equals_that_of_its_seed_alone(
     singles: list[Trained], way: Way
 ) -> None:
     trained = train(NETWORKS, way)
-    program, state, _, stats = trained
+    state, stats = trained.state, trained.stats
     assert np.shape(state.step) == ()  # one step for all
     assert int(state.step) == stats.is_applied.sum() == 6
     close = functools.partial(np.testing.assert_allclose, atol=2e-4)
@@ -134,10 +128,6 @@ def test_each_network_equals_that_of_its_seed_alone(
         loss_alone, correct_alone = alone.stats.scores
         np.testing.assert_allclose(losses[:, index], loss_alone[:, 0], rtol=1e-3)
         np.testing.assert_array_equal(correct[:, index], correct_alone[:, 0])
-    saved = replicate(to_items(state), program.mesh)
-    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(saved))
-    networks = split_ensemble(jax.device_get(saved["params"]))
-    assert len({params_sha256(params) for params in networks}) == SEEDS
 
 
 @pytest.mark.slow
@@ -161,91 +151,51 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-@pytest.fixture(scope="session")
-def run(once: Once, data_dir: Path) -> Path:
-    """The workdir of a run of three seeds; its output is in `../printed.txt`."""
-
-    def train(folder: Path) -> None:
-        args = trainer.arguments(folder / "run", data_dir, *ENSEMBLE)
-        finished = called("main", *args)
-        assert finished.stderr == ""
-        (folder / "printed.txt").write_text(output_of(finished))
-
-    return once("ensemble", train) / "run"
-
-
-def test_files_hold_the_results_of_each_network(run: Path) -> None:
-    for line in trainer.metrics(run):
-        assert [network["seed"] for network in line["members"]] == [0, 1, 2]
-    result = trainer.result(run)
-    networks = result["members"]
-    assert result["correct"] == sum(network["correct"] for network in networks)
-    assert result["correct"] / 1500 == result["accuracy"]
-    assert result["examples"] == networks[0]["examples"] == 500
-    assert result["num_parameters"] == networks[0]["num_parameters"]
-    assert sum(map(sum, result["confusion"])) == 1500
-    (path,) = (run / "evaluation").iterdir()
-    assert path.name == "test-40.json"
-    printed = (run.parent / "printed.txt").read_text()
-    assert "seeds 0 to 2" in printed
-    ensemble = rf"ensemble .* \({result['ensemble_correct']} of 500\)"
-    assert re.search(f"^test .* ± .* over 3 seeds.*{ensemble}", printed, re.MULTILINE)
-
-
-def shapes(tree: Any, without: int = 0) -> dict[str, tuple[int, ...]]:
-    """The shape of each leaf by its path, without some leading axes."""
-    return {name: tuple(leaf.shape)[without:] for name, leaf in leaves_by_path(tree)}
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of three seeds."""
+    return fit_small(tmp_path_factory.mktemp("ensemble") / "run", **ENSEMBLE)
 
 
 def test_a_checkpoint_has_flaxs_names_and_a_leading_ensemble_axis(run: Path) -> None:
-    params = checkpoints.read_arrays(run, STEPS, "params")
-    state = checkpoints.read_arrays(run, STEPS, "state")
-    leaves = [
-        leaf for name, leaf in leaves_by_path((params, state)) if name != "1/step"
-    ]
-    assert {len(leaf) for leaf in leaves} == {3}
-
-    carry, row = (jnp.zeros((1, 16)),) * 2, jnp.zeros((1, 28))
-    cell = nn.OptimizedLSTMCell(16)
-    variables = jax.eval_shape(cell.init, jax.random.key(0), carry, row)
-    expected = {f"cell/{k}": shape for k, shape in shapes(variables["params"]).items()}
-    expected |= {f"backward_{name}": shape for name, shape in expected.items()}
-    expected |= {"head/kernel": (2 * 16, 10), "head/bias": (10,)}
-    assert expected["cell/hf/bias"] == (16,)
-    assert shapes(params, without=1) == expected
-    assert state["step"].shape == ()
-    found = {
-        re.sub("^opt_state/.*/(mu|nu|count)", r"\1", name): shape
-        for name, shape in shapes(state, without=1).items()
-    }
-    # Adam's moments are vectors of all parameters.
-    number = sum(map(math.prod, expected.values()))
-    assert found == {"step": (), "count": (), "mu": (number,), "nu": (number,)} | {
-        f"trained_params/{name}": shape for name, shape in expected.items()
-    }
+    params = leaves_by_path(checkpoints.read_arrays(run, 20, "params"))
+    carry, values = (jnp.zeros((1, 4)),) * 2, jnp.zeros((1, 1))
+    cell = nn.OptimizedLSTMCell(4)
+    variables = jax.eval_shape(cell.init, jax.random.key(0), carry, values)
+    expected = {"head/kernel": (3, 2 * 4, 2), "head/bias": (3, 2)}
+    for name, leaf in leaves_by_path(variables["params"]):
+        for direction in ("cell", "backward_cell"):
+            expected[f"{direction}/{name}"] = (3, *leaf.shape)
+    assert {name: np.shape(leaf) for name, leaf in params} == expected
 
 
 def test_an_ensemble_resumes_bit_for_bit_with_as_many_seeds(
-    run: Path, tmp_path: Path, data_dir: Path
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its summary has the spread over seeds, and the score of the ensemble."""
     copied = trainer.copy_of(run, tmp_path / "run")
-    trainer.cut_back(copied, 20)
-    printed = trainer.run(copied, data_dir, *ENSEMBLE)
-    assert "resuming from step 20\n" in printed
-    trainer.assert_same_end(copied, run, STEPS)
+    trainer.cut_back(copied, 10)
+    fit_small(copied, **ENSEMBLE | {"verbose": True})
+    printed = capsys.readouterr().out
+    assert "resuming from step 10\n" in printed
+    assert "seeds 0 to 2" in printed
+    correct = trainer.result(copied)["ensemble_correct"]
+    summary = rf"^test .* ± .* over 3 seeds.*ensemble .* \({correct} of 5\)"
+    assert re.search(summary, printed, re.MULTILINE)
+    trainer.assert_same_end(copied, run, 20)
     trainer.assert_sealed(copied)
-    args = trainer.arguments(copied, data_dir, *SMALL, "--config.num_seeds=2")
-    assert "num_seeds=2 (checkpoint: 3)" in refused("main", *args)
+    with pytest.raises(UserError, match=r"num_seeds=2 \(checkpoint: 3\)"):
+        fit_small(copied, **ENSEMBLE | {"num_seeds": 2})
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("fast_programs")
 def test_two_processes_train_a_seed_each(
     unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    two = (*SMALL, "--config.num_seeds=2", "--config.execution.num_devices=2")
+    two = ("--config.num_seeds=2", "--config.execution.num_devices=2")
     pair = trainer.Run(tmp_path / "pair", data_dir, unoptimized)
     ended = trainer.outcomes(pair.start_together(*two))
     assert [code for code, _, _ in ended] == [0, 0], ended
     trainer.run(tmp_path / "alone", data_dir, *two)
-    trainer.assert_same_end(pair.workdir, tmp_path / "alone", STEPS)
+    trainer.assert_same_end(pair.workdir, tmp_path / "alone")

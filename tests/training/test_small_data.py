@@ -1,7 +1,6 @@
 """Runs on few sequences, of which none or none but a few are held out."""
 
 import errno
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,16 @@ import jax
 import numpy as np
 import pytest
 import trainer
-from support import SMALL, called, data_warnings, flags_of, output_of
+from support import SMALL, called, output_of
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import read_memory
-from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints, logs
+from rnnmnist.errors import UserError
+from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training import loop
 
 # A third of the sequences is of the rare class.
 LABELS = np.where(np.arange(60) % 3, "no", "yes")
@@ -29,20 +27,6 @@ INPUTS = np.random.default_rng(0).normal(LABELS[:, None] == "yes", size=(60, 5))
 def fit(workdir: Path, **changes: Any) -> Path:
     arguments = SMALL | changes
     return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **arguments).workdir
-
-
-@pytest.mark.slow
-def test_a_run_on_long_sequences_reads_windows_and_resumes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    inputs = np.repeat(INPUTS, 101, axis=1)  # [60, 505]
-    for line in ("compiling", "complete at step 2\n"):
-        settings = SMALL | {"num_steps": 2, "workdir": tmp_path / "run"}
-        model = rnnmnist.fit(inputs, LABELS, **settings)
-        output = capsys.readouterr().out
-        assert f"\n{line}" in output
-        assert "windows of 8 time steps, 2 apart" in output
-    assert model.classify(inputs[:2]).shape == (2, 2)
 
 
 def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
@@ -82,87 +66,32 @@ def test_a_run_without_validation(
 
     evaluated = called("evaluate", f"--workdir={workdir}", f"--split={split}")
     assert (evaluated.returncode, evaluated.stderr) == (0, "")
-    number = trainer.result(workdir, split)["num_parameters"]
-    assert f"\n{number} parameters, " in output
     missing = "validation" if split == "test" else "test"
     evaluated = called("evaluate", f"--workdir={workdir}", f"--split={missing}")
     assert evaluated.returncode == 2
     assert f" --split: {split} has no {missing} split; choose" in evaluated.stderr
 
-    with pytest.raises(UserError, match=r"data\.validation="):
-        fit(workdir, **changes | {"validation": split == "train"})
 
-
-@pytest.mark.usefixtures("unrendered")
-def test_a_report_and_an_export_say_that_they_are_of_training(
-    runs: Path, tmp_path: Path
-) -> None:
-    workdir = fit(runs / "train", validation=False)
-    assert rnnmnist.load(workdir).evaluate().split == "train"
-    assert called("report", f"--workdir={workdir}").returncode == 0
-    page = (workdir / "report" / "index.html").read_text()
-    assert "has no test or validation split" in page
-    assert page.count("step 20 of 20") == 2
-    assert "held out" in page  # why it is the last one
-    export = ("--format=stablehlo", f"--output={tmp_path}")
-    assert called("export", f"--workdir={workdir}", *export).returncode == 0
-    content = json.loads((tmp_path / "stablehlo" / "certificate.json").read_text())
-    assert (content["split"], content["examples"]) == ("train", 60)
-
-
-def test_balanced_weights_and_their_mapping_train_alike(
-    runs: Path, tmp_path: Path
-) -> None:
+def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
     weights = {"no": 60 / 2 / 40, "yes": 60 / 2 / 20}
-    balanced = fit(tmp_path / "a", class_weight="balanced", validation=False)
-    mapped = fit(tmp_path / "b", class_weight=weights, validation=False)
-    equal = fit(runs / "train", validation=False)
+    balanced = fit(tmp_path / "a", class_weight="balanced")
+    mapped = fit(tmp_path / "b", class_weight=weights)
+    equal = fit(tmp_path / "c")
     states = [trainer.checksums(run, 20)["state"] for run in (balanced, mapped, equal)]
     assert states[0] == states[1] != states[2]
     trained = read_header(mapped, 20).config.train.class_weight
     assert trained == tuple(weights.items())
-    args = ["--config=files", f"--workdir={mapped}", "--config.data.validation=false"]
-    args += flags_of(SMALL)
-    args += [f"--config.data.path={mapped / 'b.data'}"]
-    printed = output_of(called("main", *args))  # takes the weights of the checkpoint
-    assert "\nclass weights no: 0.75, yes: 1.5\n" in printed
-    fit(tmp_path / "b", class_weight=weights | {"other": 9}, validation=False)
+    fit(tmp_path / "b", class_weight=weights | {"other": 9})
     for given in ({"yes": 2}, "balanced", "none"):
         with pytest.raises(UserError, match="class_weight"):
-            fit(tmp_path / "b", class_weight=given, validation=False)
-
-
-def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
-    tmp_path: Path,
-) -> None:
-    run = fit(tmp_path / "run", class_weight="balanced")
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    validated = [line for line in lines if line["split"] == "validation"]
-    (path,) = (run / "evaluation").iterdir()
-    result = json.loads(path.read_text())
+            fit(tmp_path / "b", class_weight=given)
+    # Losses of a validation are not weighted, and its balanced accuracy is logged.
+    validated = [
+        line for line in trainer.metrics(mapped) if line["split"] == "validation"
+    ]
+    result = trainer.result(mapped, "validation")
     assert validated[-1]["balanced_accuracy"] == result["balanced_accuracy"]
     assert validated[-1]["loss"] == pytest.approx(result["loss"], rel=1e-5)
-
-
-@pytest.mark.slow
-def test_constant_features_and_groups_are_pointed_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In a report, too, since an interval does not know groups."""
-    subjects = np.arange(60) // 6
-    inputs = np.stack([INPUTS, np.repeat(subjects[:, None], 5, axis=1)], axis=2)
-    data: dict[str, Any] = {"groups": subjects, "feature_names": ["voltage", "age"]}
-    with pytest.warns(rnnmnist.DataWarning, match="^age changes by the same") as warned:
-        run = tmp_path / "run"
-        rnnmnist.fit(inputs, LABELS, workdir=run, **data | SMALL)
-    assert len(warned) == 1
-    note = "6 sequences of 1 group"
-    assert note in capsys.readouterr().out
-    assert called("report", f"--workdir={run}").returncode == 0
-    assert note in (run / "report" / "index.html").read_text()
-    with pytest.raises(UserError, match="trained on other data"), data_warnings():
-        data["groups"] = subjects[::-1]
-        rnnmnist.fit(inputs, LABELS, workdir=run, **data | SMALL)
 
 
 @pytest.mark.parametrize(
@@ -203,38 +132,6 @@ def test_a_stopped_run_says_why_and_is_complete(
     assert reason in (stopped / "report" / "index.html").read_text()
 
 
-@pytest.mark.slow
-def test_a_run_that_failed_three_times_stops_at_the_same_step(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before its last validation, between that and its checkpoint, and after it."""
-    step, run = list_steps(stopped)[-1], tmp_path / "run"
-    places: list[tuple[Any, str]] = [
-        (loop, "score_validation"),
-        (checkpoints, "save"),
-        (run, "evaluate_best_checkpoint"),
-    ]
-    for place, name in places:
-        original = getattr(place, name)
-
-        def fail(*args: Any, original: Any = original, name: str = name) -> Any:
-            steps = [getattr(arg, "step", arg) for arg in args]
-            if step in steps or name == "evaluate_best_checkpoint":
-                raise RunError("a failure")
-            return original(*args)
-
-        with monkeypatch.context() as patch, pytest.raises(RunError, match="a failure"):
-            patch.setattr(place, name, fail)
-            fit(run, **ENDING)
-    trainer.assert_same_end(fit(run, **ENDING), stopped, step)
-    longer = ENDING | {"patience": 4}
-    alone = fit(tmp_path / "alone" / "run", **longer)
-    last = list_steps(alone)[-1]
-    assert last > step
-    assert trainer.metrics(fit(run, **longer)) == trainer.metrics(alone)
-    assert trainer.checksums(run, last) == trainer.checksums(alone, last)
-
-
 def test_a_callback_gets_each_validation_and_ends_the_run(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,8 +154,6 @@ def test_a_callback_gets_each_validation_and_ends_the_run(
     assert [metrics.step for metrics in seen] == [10, 20, *range(40, step + 1, 10)]
     assert seen[-1].to_json().items() >= logs.read(run)[-1].to_json().items()
     assert trainer.checksums(run, step) == trainer.checksums(stopped, step)
-    for name, value in (("train.patience", 3), ("callback", print)):
-        changes = {"validation": False, name.removeprefix("train."): value}
-        with pytest.raises(UserError, match=rf"^{name}: .*needs a validation split"):
-            fit(tmp_path / "new", **changes)
+    with pytest.raises(UserError, match=r"^callback: .*needs a validation"):
+        fit(tmp_path / "new", callback=print, validation=False)
     assert not (tmp_path / "new").exists()

@@ -4,48 +4,49 @@ import numpy as np
 import pytest
 
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.data.sequences.validation import Sequences, validate
+from rnnmnist.data.sequences.validation import validate
 from rnnmnist.errors import UserError
-
-
-def sequences_of(
-    generator: np.random.Generator, count: int, split: str = "", groups: int = 0
-) -> Sequences:
-    """Sequences of two to five classes, divided by the names in `split`, separated."""
-    names = split.split()
-    return validate(
-        np.zeros((count, 1, 1)),
-        generator.permutation(np.arange(count) % generator.integers(2, 6)),
-        split=generator.choice(names, count) if names else None,
-        groups=generator.integers(groups, size=count) if groups else None,
-    )
 
 
 @pytest.mark.parametrize(
     "split", ["", "train", "train test", "train validation test", "train validation"]
 )
-@pytest.mark.parametrize("groups", [0, 60])
-def test_every_sequence_is_in_one_split(split: str, groups: int) -> None:
+@pytest.mark.parametrize("num_groups", [0, 2, 5, 60])
+def test_every_sequence_is_in_one_split_and_no_class_is_held_out_whole(
+    split: str, num_groups: int
+) -> None:
+    """Also if most groups have one class, as with a subject for each class."""
     generator = np.random.default_rng(0)
-    for _ in range(20):
-        count = int(generator.integers(20, 1000))
-        sequences = sequences_of(generator, count, split, groups)
+    held_out = 0
+    for _ in range(100):
+        count = int(generator.integers(4, 1000))
+        labels = generator.integers(generator.integers(2, 6), size=count)
+        groups = None
+        if num_groups:
+            random = generator.integers(num_groups, size=count)
+            is_random = generator.random(count) < generator.choice([0, 0.05, 1])
+            groups = np.where(is_random, random, labels % num_groups)
+        names = generator.choice(split.split(), count) if split else None
+        sequences = validate(np.zeros((count, 1)), labels, split=names, groups=groups)
         given = sequences.split_as_given("train")
-        assert sequences.training_splits(hold_out=False).keys() == set(SPLITS)
-        found = sequences.training_splits(hold_out=True)
+        classes = set(labels[given["train"]])
+        try:
+            found = sequences.training_splits(hold_out=True)
+        except UserError:  # one class, or each group has the only sequences of one
+            continue
         together = np.concatenate([found[name] for name in SPLITS])
         np.testing.assert_array_equal(np.sort(together), np.arange(count))
         np.testing.assert_array_equal(found["test"], given["test"])
+        assert set(labels[found["train"]]) == classes
         if "validation" in split:
             np.testing.assert_array_equal(found["validation"], given["validation"])
-        elif "test" in split:
+            continue
+        held_out += len(found["validation"]) > 0
+        if "test" in split:
             assert not 0 < len(found["validation"]) < 50
-        if groups:
-            assert sequences.groups is not None
-            own = set(sequences.groups[found["validation"]])
-            assert "validation" in split or own.isdisjoint(
-                sequences.groups[found["train"]]
-            )
+        if groups is not None:
+            assert not {*groups[found["validation"]]} & {*groups[found["train"]]}
+    assert held_out > 5 or "test" in split or "validation" in split
 
 
 def test_a_tenth_of_each_class_validates() -> None:
@@ -68,70 +69,20 @@ def test_fewer_than_fifty_sequences_stay_in_training_beside_a_test_split() -> No
 def test_whole_groups_validate_with_a_tenth_of_each_class() -> None:
     generator = np.random.default_rng(1)
     for groups in (20, 50, 200):
-        sequences = sequences_of(generator, 2000, groups=groups)
-        assert sequences.labels is not None
+        labels, of_group = np.arange(2000) % 4, generator.integers(groups, size=2000)
+        sequences = validate(np.zeros((2000, 1)), labels, groups=of_group)
         held_out = sequences.training_splits(hold_out=True)["validation"]
-        sizes = np.bincount(sequences.labels)
-        shares = np.bincount(sequences.labels[held_out], minlength=len(sizes)) / sizes
+        shares = np.bincount(labels[held_out], minlength=4) / 500
         assert shares.min() > 0.05
         assert shares.max() < 0.15
-
-
-@pytest.mark.parametrize("groups", [2, 5, 30])
-@pytest.mark.parametrize("split", ["", "train test"])
-def test_no_class_of_the_training_split_is_held_out_whole(
-    groups: int, split: str
-) -> None:
-    """Also if most groups have one class, as with a subject for each class."""
-    generator = np.random.default_rng(0)
-    held_out = 0
-    for _ in range(100):
-        count = int(generator.integers(4, 300))
-        labels = generator.integers(generator.integers(2, 6), size=count)
-        random = generator.integers(groups, size=count)
-        is_mixed = generator.random(count) < generator.choice([0, 0.05, 1])
-        sequences = validate(
-            np.zeros((count, 1)),
-            labels,
-            split=generator.choice(split.split(), count) if split else None,
-            groups=np.where(is_mixed, random, labels % groups),
-        )
-        given = sequences.split_as_given("train")["train"]
-        if len(np.unique(labels[given])) < 2:
-            continue
-        try:
-            found = sequences.training_splits(hold_out=True)
-        except UserError:  # each group has the only sequences of a class
-            continue
-        assert set(labels[found["train"]]) == set(labels[given])
-        held_out += len(found["validation"]) > 0
-    assert held_out >= (0 if split else 20)
 
 
 def test_one_sequence_or_group_for_each_class_cannot_validate() -> None:
     sequences = validate(np.zeros((4, 1)), [0, 1, 2, 3])
     with pytest.raises(UserError, match=r"^split: none of the 4 training sequences"):
         sequences.training_splits(hold_out=True)
-    labels = np.repeat([0, 1, 2], 20)
-    for groups in (labels, np.minimum(labels, 1)):
-        sequences = validate(np.zeros((60, 1)), labels, groups=groups)
-        with pytest.raises(UserError, match=r"^split: none of the 60 training"):
-            sequences.training_splits(hold_out=True)
-        assert len(sequences.training_splits(hold_out=False)["train"]) == 60
-    # A second group of one of them can.
-    groups = np.where(np.arange(60) % 20 < 5, labels + 10, labels)
-    sequences = validate(np.zeros((60, 1)), labels, groups=np.maximum(groups, 1))
-    found = sequences.training_splits(hold_out=True)
-    assert set(labels[found["train"]]) == {0, 1, 2}
-
-
-def test_training_sequences_of_one_class_are_refused() -> None:
-    labels = ["a"] * 10 + ["b"] * 10
-    for others in ("validation", "test"):
-        split = ["train"] * 10 + [others] * 10
-        sequences = validate(np.zeros((20, 1)), labels, split=split)
-        for hold_out in (True, False):
-            with pytest.raises(
-                UserError, match=r"^split: .* 1 are in training; .* of another class"
-            ):
-                sequences.training_splits(hold_out)
+    groups = np.repeat([0, 1, 2], 20)
+    sequences = validate(np.zeros((60, 1)), groups, groups=groups)
+    with pytest.raises(UserError, match=r"^split: none of the 60 training"):
+        sequences.training_splits(hold_out=True)
+    assert len(sequences.training_splits(hold_out=False)["train"]) == 60
