@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
     from rnnmnist.runtime.compilation import use_cpu
-    from rnnmnist.runtime.mesh import make_device_mesh
+    from rnnmnist.runtime.devices import make_device_mesh
 
     use_cpu()
     # The declared type is that of any stream; Python's own has the method.

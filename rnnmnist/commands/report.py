@@ -24,8 +24,9 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     written = Model(open_run(args)).report()
+    scores = written.scores
     print(
-        f"{written.dataset} {format_split(written.split)} at step {written.step}: "
-        f"{format_accuracy(written.scores)}, {format_loss(written.scores)}"
+        f"{scores.dataset} {format_split(scores.split)} at step {scores.step}: "
+        f"{format_accuracy(scores)}, {format_loss(scores)}"
     )
     print(*written.pictures, written.page, sep="\n")
