@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
@@ -97,8 +96,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
         n_iter_no_change: the number of these epochs of X, or of validations if
-            `eval_every_steps` is among the settings. At least one checkpoint more than
-            that is kept, whatever `keep_checkpoints` is.
+            `eval_every_steps` is among the settings. One checkpoint more than that is
+            kept, whatever `keep_checkpoints` is.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
             `placement` is "host", so that a second `fit` compiles nothing if the time
@@ -233,7 +232,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 text_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
             }
-        settings |= {"validation": self.early_stopping, "placement": "host"}
         if self.random_state is not None:
             settings["seed"] = self._checked("random_state", "seed")
         if not isinstance(self.settings, Mapping | None):
@@ -241,15 +239,13 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 "settings: must be a mapping from names to values, not "
                 f"{format_value(self.settings)}"
             )
-        settings |= self.settings or {}
+        others = self.settings or {}
+        full_names("settings", others, FIT_SETTINGS)  # refuses other names
+        settings |= {"validation": self.early_stopping, "placement": "host"}
+        settings |= others
         if self.early_stopping:
             self._add_early_stopping(settings, sequences)
-        given = Given(None, full_names("settings", settings, FIT_SETTINGS))
-        asked, _ = choose_config(given, 0, None)
-        # If only the number of sequences asks for a trained network, nothing is added,
-        # so that `fit` says that it does.
-        if asked.model.fitting == "gradient":
-            settings.setdefault("eval_every_steps", NEVER)
+        settings.setdefault("eval_every_steps", NEVER)
         return settings
 
     def _checked(self, parameter: str, setting: str) -> Any:
@@ -267,10 +263,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         patience = self._checked("n_iter_no_change", "patience")
         settings["patience"] = patience
         # The checkpoint of the lowest loss, and those of the validations after it.
-        kept = FIT_SETTINGS["keep_checkpoints"].check(
-            settings.get("keep_checkpoints", 1)
-        )
-        settings["keep_checkpoints"] = max(kept, patience + 1)
+        settings["keep_checkpoints"] = patience + 1
         batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
         if batch_size is None:
             batch_size = default_batch_size(sequences)

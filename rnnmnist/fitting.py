@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.fit_settings import FitSettings
-from rnnmnist.config.recipes import Given, choose_config, load_named
+from rnnmnist.config.recipes import Request, choose_config, load_named
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
 from rnnmnist.config.settings import LISTED, Setting, find
@@ -23,8 +23,7 @@ from rnnmnist.data.sequences.validation import (
     Sequences,
     describe_swapped_axes,
 )
-from rnnmnist.errors import UserError, failures, format_value, warn_of_data
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.errors import UserError, errors_as_failures, warn_of_data
 from rnnmnist.model import Model
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
@@ -41,13 +40,15 @@ TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
-    if setting.only not in KINDS_OF_IMAGES and not setting.is_path and name != "name"
+    if setting.applies_to not in KINDS_OF_IMAGES
+    and not setting.is_path
+    and name != "name"
 }
 # The remedy of a message that there is no setting of a name.
 LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
 
 
-@failures()
+@errors_as_failures()
 def train(
     config: str | Path | Config = "embedded",
     *,
@@ -82,19 +83,19 @@ def train(
     Raises:
         UserError, RunError, KeyboardInterrupt: as for `rnnmnist.fit`.
     """
-    given = Given(
+    request = Request(
         config if isinstance(config, Config) else load_named(config),
         full_names("train", settings, TRAIN_SETTINGS),
         argument=None if callback is None else "callback",
     )
 
-    def load(start: Start) -> tuple[Config, str | None, Dataset]:
-        return datasets.load_for_training(given, start.config)
+    def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
+        return datasets.load_for_training(request, start.config)
 
-    return _train(given, load, workdir, verbose=verbose, callback=callback)
+    return _train(request, load_data, workdir, verbose=verbose, callback=callback)
 
 
-@failures()
+@errors_as_failures()
 def fit(
     inputs: SequenceInputs,
     labels: ArrayLike | None = None,
@@ -180,12 +181,12 @@ def fit(
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_folder(workdir)
-    given = Given(
+    request = Request(
         None,
         full_names("fit", settings, FIT_SETTINGS),
         argument=None if callback is None else "callback",
     )
-    data = choose_config(given, 0, None)[0].data
+    data = choose_config(request)[0].data
     sequences = read_memory(
         inputs,
         data.roles,
@@ -198,11 +199,11 @@ def fit(
         feature_names=feature_names,
     )
 
-    def load(start: Start) -> tuple[Config, str | None, Dataset]:
+    def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
         saved = start.config
         if feature_names is None and (swapped := describe_swapped_axes(inputs)):
             warn_of_data(swapped)
-        config, reason = choose_config(given, sequences.count_training(), saved)
+        config, reason = choose_config(request, saved, sequences.count_training())
         # The stem of the path is the name of the data, also after the run has moved.
         path = folder / f"{folder.name}.data"
         if saved is not None and str(saved.data.path).endswith(".data"):
@@ -211,8 +212,8 @@ def fit(
         return config, reason, to_dataset(path.stem, sequences, config.data)
 
     return _train(
-        given,
-        load,
+        request,
+        load_data,
         folder,
         verbose=verbose,
         callback=callback,
@@ -221,8 +222,8 @@ def fit(
 
 
 def _train(
-    given: Given,
-    load: Callable[[Start], tuple[Config, str | None, Dataset]],
+    request: Request,
+    load_data: Callable[[Start], tuple[Config, str | None, Dataset]],
     workdir: str | Path,
     *,
     verbose: bool,
@@ -231,17 +232,17 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
-    `load` returns what `datasets.load_for_training` does. Sequences that are in memory
-    are saved as `data.path`.
+    `load_data` returns what `datasets.load_for_training` does. Sequences that are in
+    memory are saved as `data.path`.
     """
     refuse_fork()
     folder = parse_folder(workdir)
     with (
         without_library_logs(),
         stop_on_interrupt() as stop,
-        open_workdir(given, folder) as start,
+        open_workdir(request, folder) as start,
     ):
-        chosen, reason, dataset = load(start)
+        chosen, reason, dataset = load_data(start)
         config = resolve(chosen, dataset.task)
         _check_callback(callback, config, dataset.task)
         if sequences is not None:
@@ -259,7 +260,7 @@ def _train(
             verbose=verbose,
             callback=callback,
         )
-    return Model(TrainedRun(folder, "best", {"model.cell": config.model.cell}))
+    return Model(folder, "best", {"model.cell": config.model.cell})
 
 
 def full_names(
@@ -276,8 +277,6 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
     """Refuses a callback for a run that would not call it."""
     if callback is None:
         return
-    if not callable(callback):
-        raise UserError(f"callback: must be a function, not {format_value(callback)}")
     if config.model.fitting == "closed_form" or not task.examples["validation"]:
         raise UserError(
             "callback: needs a validation split and training by gradients, which "

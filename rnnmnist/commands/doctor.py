@@ -26,7 +26,7 @@ from rnnmnist.errors import (
 )
 
 if TYPE_CHECKING:
-    from rnnmnist.config.recipes import Given
+    from rnnmnist.config.recipes import Request
     from rnnmnist.config.schema import Config
     from rnnmnist.config.tasks import Task
     from rnnmnist.data.examples import Dataset
@@ -78,10 +78,10 @@ def check_run(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     initialize(*args.processes)
     with lock(args.workdir):
-        start = find_start(args.given, args.workdir)
+        start = find_start(args.request, args.workdir)
         state = start.completion or f"a run would go on from step {start.step}"
         show("workdir", f"{args.workdir}, {state}")
-        chosen, dataset = load(args.given, start.config)
+        chosen, dataset = load(args.request, start.config)
         config = resolve(chosen, dataset.task)
         start.check_data(dataset.task)
         mesh = make_mesh(
@@ -114,13 +114,13 @@ def check_run(args: argparse.Namespace) -> None:
     show("training", f"{seconds:.1f} s, of which {compiling:.1f} s to compile")
 
 
-def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":
+def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]":
     """Loads the data of a run; black images in place of a data set to be prepared."""
     from rnnmnist.config.recipes import choose_config
     from rnnmnist.data import datasets
     from rnnmnist.data.image_sets import image_task
 
-    chosen, _ = choose_config(given, 0, saved)
+    chosen, _ = choose_config(request, saved)
     if chosen.data.name != "files":
         from rnnmnist.data.images import make_builder, missing_urls  # imports TFDS
 
@@ -133,7 +133,7 @@ def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":
                 f"prepares the data set in {builder.data_dir}",
             )
             return chosen, black_images(image_task(chosen.data))
-    chosen, _, dataset = datasets.load_for_training(given, saved)
+    chosen, _, dataset = datasets.load_for_training(request, saved)
     show("data", f"{dataset.task.name}: {dataset.task.sizes} {dataset.task.noun}")
     return chosen, dataset
 

@@ -14,18 +14,10 @@ def main(argv: list[str]) -> None:
     parser.add_workdir(required=True)
     parser.add_step_and_settings()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.formatting import (
-        format_accuracy,
-        format_loss,
-        format_split,
-    )
-    from rnnmnist.model import Model
+    from rnnmnist.evaluation.formatting import format_evaluation
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    written = Model(open_run(args)).report()
-    print(
-        f"{written.dataset} {format_split(written.split)} at step {written.step}: "
-        f"{format_accuracy(written.scores)}, {format_loss(written.scores)}"
-    )
+    written = open_run(args).report()
+    print(format_evaluation(written.scores))
     print(*written.pictures, written.page, sep="\n")

@@ -18,8 +18,7 @@ from rnnmnist.config.schema import (
     DEFAULT_STEPS,
     DEFAULT_UNITS,
     DEFAULT_UNITS_OF_SEQUENCES,
-    INITIALIZED_CELLS,
-    KINDS,
+    GRADIENT,
     LONG,
     LONG_WINDOW,
     SETTINGS,
@@ -199,14 +198,14 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     They may have their defaults, and what these stand for in a run.
     """
     model = config.model
-    kinds = {task.noun, model.fitting, model.cell, config.data.view}
-    if {"images", "gradient"} <= kinds:
-        kinds.add("augmentation")
+    kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
+    if model.fitting == "gradient":
+        kinds |= {GRADIENT, f"{GRADIENT} on {task.noun}"}
     filled = fill_defaults(Config(model=ModelConfig(model.cell)), task).flat()
     for name, value in config.flat().items():
         setting = SETTINGS[name]
         is_default = value in (setting.default, filled[name])
-        if is_default or setting.only is None or setting.only in kinds:
+        if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
         if name == "data.path":
@@ -214,7 +213,7 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         if model.fitting == "closed_form":
             remedy = f"{remedy} (the configuration filters has none of these)"
         raise UserError(
-            f"{name}: is for {KINDS[setting.only]} only, and {task.name} has "
+            f"{name}: is for {setting.applies_to} only, and {task.name} has "
             f"{task.noun}, with model.cell={model.cell}; {remedy}"
         )
 
@@ -222,12 +221,6 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
 def _refuse_contradictions(config: Config, task: Task) -> None:
     """Refuses settings that exclude each other, or need what the task does not have."""
     model, train = config.model, config.train
-    initialized = INITIALIZED_CELLS.get(model.initializer, (model.cell,))
-    if model.cell not in initialized:
-        raise UserError(
-            f"model.initializer: {model.initializer} needs model.cell="
-            f"{' or '.join(initialized)}, not {model.cell}"
-        )
     if model.bidirectional and train.loss == "every_step":
         raise UserError(
             "train.loss: every_step needs outputs before the end of a sequence, which "

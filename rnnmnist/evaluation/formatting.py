@@ -125,3 +125,11 @@ def format_loss(result: Result) -> str:
         return f"loss {result.loss:.4f}{note}"
     # The mean is of networks without the multiplier.
     return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
+
+
+def format_evaluation(result: Result) -> str:
+    """Formats what was evaluated, the accuracy and the loss."""
+    return (
+        f"{result.dataset} {format_split(result.split)} at step {result.step}: "
+        f"{format_result(result)}, {format_loss(result)}"
+    )

@@ -36,7 +36,7 @@ from rnnmnist.data.sequences.validation import (
 )
 from rnnmnist.errors import (
     UserError,
-    failures,
+    errors_as_failures,
     format_value,
     prefix_errors,
     suggest_name,
@@ -145,7 +145,7 @@ def read_memory(
         return validate(**columns)
 
 
-@failures()
+@errors_as_failures()
 def read_sequences(
     source: str | Path | SequenceInputs,
     columns: str | Mapping[str, str] | None = None,
