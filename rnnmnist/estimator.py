@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import default_batch_size
-from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_masked
-from rnnmnist.errors import UserError, format_value
+from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import format_sums, read_files
@@ -56,7 +55,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     Args:
         workdir: the folder of the run, which serves one `fit`. None is a temporary
             folder, which is removed with the classifier.
-        random_state: the seed. None is 0.
+        random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
             "module:Class" or "FILE.py:Class". None is "lru" if a parameter from
@@ -96,8 +95,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
         n_iter_no_change: the number of these epochs of X, or of validations if
-            `eval_every_steps` is among the settings. One checkpoint more than that is
-            kept, whatever `keep_checkpoints` is.
+            `eval_every_steps` is among the settings. It is the setting `patience`. One
+            checkpoint more than that is kept, whatever `keep_checkpoints` is.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
             `placement` is "host", so that a second `fit` compiles nothing if the time
@@ -189,7 +188,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = math.ceil(
             last_step * config.train.batch_size / examples["train"]
         )
-        if getattr(inputs, "ndim", 3) == 3:
+        if getattr(inputs, "ndim", None) == 3:
             self.n_features_in_ = model.task.features
         return self
 
@@ -233,52 +232,33 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 for label, weight in self.class_weight.items()
             }
         if self.random_state is not None:
-            settings["seed"] = self._checked("random_state", "seed")
-        if not isinstance(self.settings, Mapping | None):
-            raise UserError(
-                "settings: must be a mapping from names to values, not "
-                f"{format_value(self.settings)}"
-            )
+            settings["seed"] = self.random_state
         others = self.settings or {}
         full_names("settings", others, FIT_SETTINGS)  # refuses other names
         settings |= {"validation": self.early_stopping, "placement": "host"}
         settings |= others
         if self.early_stopping:
-            self._add_early_stopping(settings, sequences)
+            patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
+            settings["patience"] = patience
+            # The checkpoint of the lowest loss, and those of the validations after it.
+            settings["keep_checkpoints"] = patience + 1
+            batch_size = FIT_SETTINGS["batch_size"].check(settings.get("batch_size"))
+            batch_size = batch_size or default_batch_size(sequences)
+            epoch = max(1, round(sequences / batch_size))
+            settings.setdefault("eval_every_steps", epoch)
         settings.setdefault("eval_every_steps", NEVER)
         return settings
 
-    def _checked(self, parameter: str, setting: str) -> Any:
-        """Returns the value of a parameter, which is checked as a setting is."""
-        declared = FIT_SETTINGS[setting]._replace(name=parameter)
-        return declared.check(getattr(self, parameter))
-
-    def _add_early_stopping(self, settings: dict[str, Any], sequences: int) -> None:
-        """Adds a patience, in epochs, to the settings of `rnnmnist.fit`."""
-        if settings.get("cell") in CLOSED_FORM_CELLS:
-            raise UserError(
-                "early_stopping: is for training by gradients only, and cell="
-                f"{settings['cell']} is fitted in closed form; set it to False"
-            )
-        patience = self._checked("n_iter_no_change", "patience")
-        settings["patience"] = patience
-        # The checkpoint of the lowest loss, and those of the validations after it.
-        settings["keep_checkpoints"] = patience + 1
-        batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
-        if batch_size is None:
-            batch_size = default_batch_size(sequences)
-        epoch = max(1, round(sequences / batch_size))
-        settings.setdefault("eval_every_steps", epoch)
-
     def _check(self, X: Any, **y: Any) -> Any:
-        """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
+        """Checks X as scikit-learn does, with y in `fit`; keeps ragged lists."""
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
-        if _is_list_of_sequences(X):
+        if _is_ragged(X):
             if not y:
                 return X
             check_consistent_length(X, y["y"])
-            self.__dict__.pop("feature_names_in_", None)
+            for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
+                self.__dict__.pop(name, None)
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,
@@ -286,7 +266,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             **y,
             reset=bool(y),
             allow_nd=True,
-            ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
+            ensure_2d=np.ndim(X) != 3,  # then the width is compared
             ensure_all_finite="allow-nan",  # the run refuses or fills it
         )
 
@@ -319,19 +299,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             self.model_ = load(self._folder.path, cell=self._cell)
 
 
-def _is_list_of_sequences(X: Any) -> bool:
-    """Whether X is a list of sequences, which scikit-learn would not check rightly.
-
-    They are arrays, or lists of time steps with several features, or lists of numbers
-    of different lengths. scikit-learn reads lists of numbers of equal lengths itself.
-    """
+def _is_ragged(X: Any) -> bool:
+    """Whether X is a list of sequences of different lengths, which is no array."""
     if not isinstance(X, list | tuple):
         return False
-    if not all(hasattr(sequence, "__len__") for sequence in X):
-        return False
-    for sequence in X:
-        first_time_step = sequence[:1]
-        if hasattr(sequence, "ndim") or np.ndim(first_time_step) > 1:
-            return True
-    lengths = {len(sequence) for sequence in X}
-    return len(lengths) > 1
+    try:
+        np.shape(X)
+    except ValueError:
+        return True
+    return False
