@@ -19,9 +19,9 @@ from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
-from rnnmnist.runs.checkpoint_files import format_sums, read_files
+from rnnmnist.runs.checkpoint_files import read_files, seal
 from rnnmnist.runs.logs import lowest_loss
-from rnnmnist.runs.workdir import SUMS_FILE, list_steps
+from rnnmnist.runs.workdir import list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -234,7 +234,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if self.random_state is not None:
             settings["seed"] = self.random_state
         others = self.settings or {}
-        full_names("settings", others, FIT_SETTINGS)  # refuses other names
+        full_names(others, FIT_SETTINGS)  # refuses other names
         settings |= {"validation": self.early_stopping, "placement": "host"}
         settings |= others
         if self.early_stopping:
@@ -279,9 +279,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             step_folder = model.workdir / str(model.checkpoint_step)
             files = read_files(step_folder)
             # Only a resume needs the state.
-            kept = {n: files[n] for n in files if not n.startswith("state/")}
-            kept[SUMS_FILE] = format_sums(kept).encode()
-            state["_files"] = kept
+            state["_files"] = {n: files[n] for n in files if not n.startswith("state/")}
             state["_step"] = step_folder.name
             state["_cell"] = model.config.model.cell  # with the path of a file
         return state
@@ -292,10 +290,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if files:
             self._folder = _Folder()
+            step_folder = self._folder.path / self._step
             for name, content in files.items():
-                path = self._folder.path / self._step / name
+                path = step_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+            seal(step_folder)
             self.model_ = load(self._folder.path, cell=self._cell)
 
 

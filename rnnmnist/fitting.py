@@ -13,7 +13,7 @@ from rnnmnist.config.fit_settings import FitSettings
 from rnnmnist.config.recipes import Request, choose_config, load_named
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
-from rnnmnist.config.settings import LISTED, Setting, find
+from rnnmnist.config.settings import Setting, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset
@@ -44,8 +44,6 @@ FIT_SETTINGS = {
     and not setting.is_path
     and name != "name"
 }
-# The remedy of a message that there is no setting of a name.
-LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
 
 
 @errors_as_failures()
@@ -85,7 +83,7 @@ def train(
     """
     request = Request(
         config if isinstance(config, Config) else load_named(config),
-        full_names("train", settings, TRAIN_SETTINGS),
+        full_names(settings, TRAIN_SETTINGS),
         argument=None if callback is None else "callback",
     )
 
@@ -183,7 +181,7 @@ def fit(
     folder = parse_folder(workdir)
     request = Request(
         None,
-        full_names("fit", settings, FIT_SETTINGS),
+        full_names(settings, FIT_SETTINGS),
         argument=None if callback is None else "callback",
     )
     data = choose_config(request)[0].data
@@ -264,13 +262,10 @@ def _train(
 
 
 def full_names(
-    function: str, settings: Mapping[str, object], known: Mapping[str, Setting]
+    settings: Mapping[str, object], known: Mapping[str, Setting]
 ) -> dict[str, object]:
     """Returns settings by their full names."""
-    return {
-        find(name, known, f"{function}: {name}", LISTED_WITH_SECTIONS).name: value
-        for name, value in settings.items()
-    }
+    return {find(name, known).name: value for name, value in settings.items()}
 
 
 def _check_callback(callback: Callback | None, config: Config, task: Task) -> None:

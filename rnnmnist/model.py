@@ -27,7 +27,8 @@ class Model(TrainedRun):
     """A trained network, or an ensemble, and the run that it is of.
 
     `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. It can be pickled: a
-    pickle contains the folder of the run and its step, not the parameters.
+    pickle contains the folder of the run and its step, not the parameters. What the
+    reference does not list is internal.
 
     Attributes:
         workdir: the folder of the run.

@@ -595,7 +595,7 @@ class Config(ConfigSection):
         changes: dict[str, Any] = {}
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():
-            find(name, SETTINGS, name)
+            find(name, SETTINGS)
             section, _, key = name.rpartition(".")
             sections.get(section, changes)[key] = value
         for section, changed in sections.items():

@@ -17,7 +17,6 @@ import msgspec
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-LISTED = "rnnmnist train --help lists all settings"
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -162,17 +161,16 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     return declared._replace(name=prefix + field.name, kind=kind, allowed=allowed)
 
 
-def find(
-    name: str, known: Mapping[str, Setting], subject: str, listed: str = LISTED
-) -> Setting:
+def find(name: str, known: Mapping[str, Setting]) -> Setting:
     """Returns a setting by its name, or raises a `UserError`.
 
-    The message begins with the subject, suggests the setting of a section that has the
-    name, or else the most similar name, and says where the known names are listed.
+    The message suggests the setting of a section that has the name, or else the most
+    similar name.
     """
     if name in known:
         return known[name]
     last = name.rpartition(".")[2]
     same = [full for full in known if full.rpartition(".")[2] == last]
+    listed = "rnnmnist train --help lists all settings"
     remedy = suggest_name(name, same or known, listed)
-    raise UserError(f"{subject}: no such setting; {remedy}")
+    raise UserError(f"{name}: no such setting; {remedy}")
