@@ -188,7 +188,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = math.ceil(
             last_step * config.train.batch_size / examples["train"]
         )
-        if getattr(inputs, "ndim", None) == 3:
+        if getattr(inputs, "ndim", 3) == 3:
             self.n_features_in_ = model.task.features
         return self
 
@@ -250,15 +250,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return settings
 
     def _check(self, X: Any, **y: Any) -> Any:
-        """Checks X as scikit-learn does, with y in `fit`; keeps ragged lists."""
+        """Checks X as scikit-learn does, with y in `fit`; keeps lists of sequences."""
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
-        if _is_ragged(X):
+        if _is_list_of_sequences(X):
             if not y:
                 return X
             check_consistent_length(X, y["y"])
-            for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
-                self.__dict__.pop(name, None)
+            self.__dict__.pop("feature_names_in_", None)
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,
@@ -299,10 +298,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             self.model_ = load(self._folder.path, cell=self._cell)
 
 
-def _is_ragged(X: Any) -> bool:
-    """Whether X is a list of sequences of different lengths, which is no array."""
+def _is_list_of_sequences(X: Any) -> bool:
+    """Whether X is a list of arrays, or of different lengths, which is no array."""
     if not isinstance(X, list | tuple):
         return False
+    if any(getattr(sequence, "ndim", 0) for sequence in X):
+        return True
     try:
         np.shape(X)
     except ValueError:

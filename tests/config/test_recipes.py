@@ -50,7 +50,7 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
 def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
     config = load_named(name)
     assert config is not None
-    found = choose_config(Given(config, {"seed": 3}), 10, TRAINED)
+    found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
     assert found == (config.replace({"seed": 3}), None)
 
 
@@ -74,7 +74,8 @@ def test_a_size_is_that_of_filters_or_of_a_network(
     sizes = {"train": count, "validation": 0, "test": 0}
     task = Task("mine", 30, 2, ("a", "b"), sizes)
     for given, size in ({}, default), ({"model.hidden_size": 200}, 200):
-        found = resolve(choose_config(Given(None, given), count, None)[0], task).model
+        config, _ = choose_config(Request(None, given), sequences=count)
+        found = resolve(config, task).model
         assert (found.cell, found.hidden_size) == (cell, size)
 
 
