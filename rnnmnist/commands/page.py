@@ -26,7 +26,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse(argv)
     path = expand(args.output)
     if path.suffix != ".html":
-        raise errors.UserError(f"output: must name a .html file, not {path}")
+        given = errors.format_value(args.output)
+        raise errors.UserError(f"output: must name a .html file, not {given}")
     from rnnmnist.evaluation.trained_run import TrainedRun
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
