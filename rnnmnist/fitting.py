@@ -84,7 +84,7 @@ def train(
     request = Request(
         config if isinstance(config, Config) else load_named(config),
         full_names(settings, TRAIN_SETTINGS),
-        argument=None if callback is None else "callback",
+        has_callback=callback is not None,
     )
 
     def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
@@ -182,7 +182,7 @@ def fit(
     request = Request(
         None,
         full_names(settings, FIT_SETTINGS),
-        argument=None if callback is None else "callback",
+        has_callback=callback is not None,
     )
     data = choose_config(request)[0].data
     sequences = read_memory(

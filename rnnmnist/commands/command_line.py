@@ -162,14 +162,10 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     return args
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
+    # The package logs nothing but warnings.
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("rnnmnist")
     logger.addHandler(handler)
     logger.propagate = False

@@ -27,13 +27,13 @@ class Request(NamedTuple):
         config: the configuration that is named; None is the rule.
         settings: the values of settings that replace those of the configuration, by
             their full names. A value of None stands for the default.
-        argument: the name of an argument that, like a setting of training, needs a
-            network that is trained by gradients; None if there is none.
+        has_callback: whether there is a callback, which needs a network that is trained
+            by gradients, as a setting of training does.
     """
 
     config: Config | None
     settings: Mapping[str, object] = {}
-    argument: str | None = None
+    has_callback: bool = False
 
 
 def load_named(name: str | Path) -> Config | None:
@@ -55,8 +55,8 @@ def choose_config(
             run keeps its kind of network, and its weights of classes, which a command
             line cannot give.
         sequences: the number of training sequences, before some are held out. It is
-            None until the data are read. If only their number chooses the network, the
-            settings by which they are read are final then, and the others are not.
+            None before the data are read. Then the settings by which they are read are
+            already those of the run, and the network may still be the other one.
     """
     config, reason = request.config, None
     if config is None:
@@ -81,8 +81,8 @@ def _choose_recipe(
         for name, value in request.settings.items()
         if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING
     ]
-    if request.argument is not None:
-        of_training.append(request.argument)
+    if request.has_callback:
+        of_training.append("callback")
     if of_training:
         return "trained", f"since {of_training[0]} is given"
     if saved is not None:

@@ -38,7 +38,7 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
         assert chosen(many, settings)[0] == "lru"
     for name in ("train.num_steps", "model.num_layers"):
         assert chosen(few, {name: 1}) == ("lru", f"since {name} is given")
-    config, reason = choose_config(Request(None, argument="callback"))
+    config, reason = choose_config(Request(None, has_callback=True))
     assert (config.model.cell, reason) == ("lru", "since callback is given")
     assert chosen(many, {"model.cell": "filters"}) == ("filters", None)
     assert chosen(few, {"model.cell": "gru"}) == ("gru", None)
