@@ -21,7 +21,9 @@ from rnnmnist.config.schema import (
     GRADIENT,
     LONG,
     LONG_WINDOW,
+    ONE_DIRECTION,
     SETTINGS,
+    VALIDATED,
     Config,
     ModelConfig,
     TrainConfig,
@@ -103,7 +105,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
     """
     run_config = fill_defaults(config, task)
     _refuse_settings_without_effect(config, task)
-    _refuse_contradictions(config, task)
+    _refuse_two_lengths(config.train)
     _refuse_unknown_classes(config.train, task)
     _refuse_sizes(run_config, task)
     return run_config
@@ -193,7 +195,7 @@ def default_batch_size(sequences: int) -> int:
 
 
 def _refuse_settings_without_effect(config: Config, task: Task) -> None:
-    """Refuses settings that runs of another kind have.
+    """Refuses settings that only runs of another kind have.
 
     They may have their defaults, and what these stand for in a run.
     """
@@ -201,6 +203,10 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
     if model.fitting == "gradient":
         kinds |= {GRADIENT, f"{GRADIENT} on {task.noun}"}
+        if not model.bidirectional:
+            kinds.add(ONE_DIRECTION)
+        if task.examples["validation"]:
+            kinds.add(VALIDATED)
     filled = fill_defaults(Config(model=ModelConfig(model.cell)), task).flat()
     for name, value in config.flat().items():
         setting = SETTINGS[name]
@@ -218,23 +224,12 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         )
 
 
-def _refuse_contradictions(config: Config, task: Task) -> None:
-    """Refuses settings that exclude each other, or need what the task does not have."""
-    model, train = config.model, config.train
-    if model.bidirectional and train.loss == "every_step":
-        raise UserError(
-            "train.loss: every_step needs outputs before the end of a sequence, which "
-            "model.bidirectional=True does not have; remove one of them"
-        )
+def _refuse_two_lengths(train: TrainConfig) -> None:
+    """Refuses a number of epochs beside a number of steps."""
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
             f"train.num_epochs: {train.num_epochs} and train.num_steps="
             f"{train.num_steps} both set the length of the run; remove one of them"
-        )
-    if train.patience is not None and not task.examples["validation"]:
-        raise UserError(
-            f"train.patience: {train.patience} needs a validation split, and "
-            f"{task.name} has none; mark sequences with validation, or remove it"
         )
 
 

@@ -53,10 +53,12 @@ SEQUENCES = "sequences"
 PERMUTED = "data.view=permuted"
 GRADIENT = "training by gradients"
 AUGMENTATION = "training by gradients on images"
+ONE_DIRECTION = "training by gradients in one direction"
+VALIDATED = "training by gradients with a validation split"
 LRU = "model.cell=lru"
 LSTM = "model.cell=lstm"
 KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
-KINDS_OF_TRAINING = (GRADIENT, AUGMENTATION, LRU, LSTM)
+KINDS_OF_TRAINING = (GRADIENT, AUGMENTATION, ONE_DIRECTION, VALIDATED, LRU, LSTM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,7 +378,7 @@ class TrainConfig(ConfigSection):
         "last",
         "cross-entropy after the last time step; every_step: its mean over all time "
         "steps, with weights that increase with time",
-        applies_to=GRADIENT,
+        applies_to=ONE_DIRECTION,
     )
     label_smoothing: float = setting(
         0.0,
@@ -463,7 +465,7 @@ class TrainConfig(ConfigSection):
         "schedule stays that of the whole run, whose low rates it then does not reach",
         ge=1,
         resume="allowed",
-        applies_to=GRADIENT,
+        applies_to=VALIDATED,
     )
     keep_checkpoints: int = setting(
         2,
