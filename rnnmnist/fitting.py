@@ -23,7 +23,12 @@ from rnnmnist.data.sequences.validation import (
     Sequences,
     describe_swapped_axes,
 )
-from rnnmnist.errors import UserError, errors_as_failures, warn_of_data
+from rnnmnist.errors import (
+    UserError,
+    errors_as_failures,
+    format_value,
+    warn_of_data,
+)
 from rnnmnist.model import Model
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
@@ -272,6 +277,8 @@ def _check_callback(callback: Callback | None, config: Config, task: Task) -> No
     """Refuses a callback for a run that would not call it."""
     if callback is None:
         return
+    if not callable(callback):
+        raise UserError(f"callback: must be a function, not {format_value(callback)}")
     if config.model.fitting == "closed_form" or not task.examples["validation"]:
         raise UserError(
             "callback: needs a validation split and training by gradients, which "

@@ -100,7 +100,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
     ({"settings": {"workdir": "x"}}, "workdir: "),
     ({"random_state": -1}, "seed: "),
-    ({"early_stopping": True, "cell": "filters"}, "train.patience: "),
     ({"early_stopping": True, "n_iter_no_change": 0}, "train.patience: "),
     ({"class_weight": {"heigh": 5, "low": 1}}, "train.class_weight: .*'heigh'"),
     ({"y": ["one"] * 60}, "y: has 1 class"),
