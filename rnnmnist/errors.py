@@ -98,7 +98,7 @@ def as_failure(error: BaseException) -> Failure | None:
 
 
 @contextlib.contextmanager
-def failures() -> Iterator[None]:
+def errors_as_failures() -> Iterator[None]:
     """Raises what `as_failure` returns for an error, in functions that users call."""
     try:
         yield

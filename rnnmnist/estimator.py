@@ -13,17 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.recipes import Given, choose_config
 from rnnmnist.config.resolving import default_batch_size
-from rnnmnist.config.schema import CLOSED_FORM_CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
-from rnnmnist.errors import UserError, format_value
+from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
-from rnnmnist.runs.checkpoint_files import format_sums, read_files
+from rnnmnist.runs.checkpoint_files import read_files, seal
 from rnnmnist.runs.logs import lowest_loss
-from rnnmnist.runs.workdir import SUMS_FILE, list_steps
+from rnnmnist.runs.workdir import list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -57,7 +55,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     Args:
         workdir: the folder of the run, which serves one `fit`. None is a temporary
             folder, which is removed with the classifier.
-        random_state: the seed. None is 0.
+        random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
             "module:Class" or "FILE.py:Class". None is "lru" if a parameter from
@@ -97,8 +95,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
         n_iter_no_change: the number of these epochs of X, or of validations if
-            `eval_every_steps` is among the settings. At least one checkpoint more than
-            that is kept, whatever `keep_checkpoints` is.
+            `eval_every_steps` is among the settings. It is the setting `patience`. One
+            checkpoint more than that is kept, whatever `keep_checkpoints` is.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
             `placement` is "host", so that a second `fit` compiles nothing if the time
@@ -233,52 +231,26 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 text_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
             }
-        settings |= {"validation": self.early_stopping, "placement": "host"}
         if self.random_state is not None:
-            settings["seed"] = self._checked("random_state", "seed")
-        if not isinstance(self.settings, Mapping | None):
-            raise UserError(
-                "settings: must be a mapping from names to values, not "
-                f"{format_value(self.settings)}"
-            )
-        settings |= self.settings or {}
+            settings["seed"] = self.random_state
+        others = self.settings or {}
+        full_names(others, FIT_SETTINGS)  # refuses other names
+        settings |= {"validation": self.early_stopping, "placement": "host"}
+        settings |= others
         if self.early_stopping:
-            self._add_early_stopping(settings, sequences)
-        given = Given(None, full_names("settings", settings, FIT_SETTINGS))
-        asked, _ = choose_config(given, 0, None)
-        # If only the number of sequences asks for a trained network, nothing is added,
-        # so that `fit` says that it does.
-        if asked.model.fitting == "gradient":
-            settings.setdefault("eval_every_steps", NEVER)
+            patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
+            settings["patience"] = patience
+            # The checkpoint of the lowest loss, and those of the validations after it.
+            settings["keep_checkpoints"] = patience + 1
+            batch_size = FIT_SETTINGS["batch_size"].check(settings.get("batch_size"))
+            batch_size = batch_size or default_batch_size(sequences)
+            epoch = max(1, round(sequences / batch_size))
+            settings.setdefault("eval_every_steps", epoch)
+        settings.setdefault("eval_every_steps", NEVER)
         return settings
 
-    def _checked(self, parameter: str, setting: str) -> Any:
-        """Returns the value of a parameter, which is checked as a setting is."""
-        declared = FIT_SETTINGS[setting]._replace(name=parameter)
-        return declared.check(getattr(self, parameter))
-
-    def _add_early_stopping(self, settings: dict[str, Any], sequences: int) -> None:
-        """Adds a patience, in epochs, to the settings of `rnnmnist.fit`."""
-        if settings.get("cell") in CLOSED_FORM_CELLS:
-            raise UserError(
-                "early_stopping: is for training by gradients only, and cell="
-                f"{settings['cell']} is fitted in closed form; set it to False"
-            )
-        patience = self._checked("n_iter_no_change", "patience")
-        settings["patience"] = patience
-        # The checkpoint of the lowest loss, and those of the validations after it.
-        kept = FIT_SETTINGS["keep_checkpoints"].check(
-            settings.get("keep_checkpoints", 1)
-        )
-        settings["keep_checkpoints"] = max(kept, patience + 1)
-        batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
-        if batch_size is None:
-            batch_size = default_batch_size(sequences)
-        epoch = max(1, round(sequences / batch_size))
-        settings.setdefault("eval_every_steps", epoch)
-
     def _check(self, X: Any, **y: Any) -> Any:
-        """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
+        """Checks X as scikit-learn does, with y in `fit`; keeps lists of sequences."""
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
         if _is_list_of_sequences(X):
@@ -293,7 +265,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             **y,
             reset=bool(y),
             allow_nd=True,
-            ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
+            ensure_2d=np.ndim(X) != 3,  # then the width is compared
             ensure_all_finite="allow-nan",  # the run refuses or fills it
         )
 
@@ -306,9 +278,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             step_folder = model.workdir / str(model.checkpoint_step)
             files = read_files(step_folder)
             # Only a resume needs the state.
-            kept = {n: files[n] for n in files if not n.startswith("state/")}
-            kept[SUMS_FILE] = format_sums(kept).encode()
-            state["_files"] = kept
+            state["_files"] = {n: files[n] for n in files if not n.startswith("state/")}
             state["_step"] = step_folder.name
             state["_cell"] = model.config.model.cell  # with the path of a file
         return state
@@ -319,26 +289,23 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if files:
             self._folder = _Folder()
+            step_folder = self._folder.path / self._step
             for name, content in files.items():
-                path = self._folder.path / self._step / name
+                path = step_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+            seal(step_folder)
             self.model_ = load(self._folder.path, cell=self._cell)
 
 
 def _is_list_of_sequences(X: Any) -> bool:
-    """Whether X is a list of sequences, which scikit-learn would not check rightly.
-
-    They are arrays, or lists of time steps with several features, or lists of numbers
-    of different lengths. scikit-learn reads lists of numbers of equal lengths itself.
-    """
+    """Whether X is a list of arrays, or of different lengths, which is no array."""
     if not isinstance(X, list | tuple):
         return False
-    if not all(hasattr(sequence, "__len__") for sequence in X):
-        return False
-    for sequence in X:
-        first_time_step = sequence[:1]
-        if hasattr(sequence, "ndim") or np.ndim(first_time_step) > 1:
-            return True
-    lengths = {len(sequence) for sequence in X}
-    return len(lengths) > 1
+    if any(getattr(sequence, "ndim", 0) for sequence in X):
+        return True
+    try:
+        np.shape(X)
+    except ValueError:
+        return True
+    return False

@@ -10,17 +10,21 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.fit_settings import FitSettings
-from rnnmnist.config.recipes import Given, choose_config, load_named
+from rnnmnist.config.recipes import Request, choose_config, load_named
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
-from rnnmnist.config.settings import LISTED, Setting, find
+from rnnmnist.config.settings import Setting, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences.checking import Sequences
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.errors import UserError, failures, format_value, warn_of_data
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.errors import (
+    UserError,
+    errors_as_failures,
+    format_value,
+    warn_of_data,
+)
 from rnnmnist.model import Model
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -37,13 +41,13 @@ TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
-    if setting.only not in KINDS_OF_IMAGES and not setting.is_path and name != "name"
+    if setting.applies_to not in KINDS_OF_IMAGES
+    and not setting.is_path
+    and name != "name"
 }
-# The remedy of a message that there is no setting of a name.
-LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
 
 
-@failures()
+@errors_as_failures()
 def train(
     config: str | Path | Config = "embedded",
     *,
@@ -78,19 +82,19 @@ def train(
     Raises:
         UserError, RunError, KeyboardInterrupt: as for `rnnmnist.fit`.
     """
-    given = Given(
+    request = Request(
         config if isinstance(config, Config) else load_named(config),
-        full_names("train", settings, TRAIN_SETTINGS),
-        argument=None if callback is None else "callback",
+        full_names(settings, TRAIN_SETTINGS),
+        has_callback=callback is not None,
     )
 
-    def load(start: Start) -> tuple[Config, str | None, Dataset]:
-        return datasets.load_for_training(given, start.config)
+    def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
+        return datasets.load_for_training(request, start.config)
 
-    return _train(given, load, workdir, verbose=verbose, callback=callback)
+    return _train(request, load_data, workdir, verbose=verbose, callback=callback)
 
 
-@failures()
+@errors_as_failures()
 def fit(
     inputs: ArrayLike,
     labels: ArrayLike | None = None,
@@ -176,12 +180,12 @@ def fit(
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_folder(workdir)
-    given = Given(
+    request = Request(
         None,
-        full_names("fit", settings, FIT_SETTINGS),
-        argument=None if callback is None else "callback",
+        full_names(settings, FIT_SETTINGS),
+        has_callback=callback is not None,
     )
-    data = choose_config(given, 0, None)[0].data
+    data = choose_config(request)[0].data
     sequences = read_memory(
         inputs,
         data.roles,
@@ -193,7 +197,7 @@ def fit(
         feature_names=feature_names,
     )
 
-    def load(start: Start) -> tuple[Config, str | None, Dataset]:
+    def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
         saved = start.config
         # The sizes of the axes tell, since such an array trains without an error.
         shape: tuple[int, ...] = getattr(inputs, "shape", ())
@@ -202,7 +206,7 @@ def fit(
                 f"inputs {shape} have more features than time steps; if they are "
                 "[examples, features, time], pass inputs.swapaxes(1, 2)"
             )
-        config, reason = choose_config(given, sequences.count_training(), saved)
+        config, reason = choose_config(request, saved, sequences.count_training())
         # The stem of the path is the name of the data, also after the run has moved.
         path = folder / f"{folder.name}.data"
         if saved is not None and str(saved.data.path).endswith(".data"):
@@ -211,8 +215,8 @@ def fit(
         return config, reason, to_dataset(path, sequences, config.data)
 
     return _train(
-        given,
-        load,
+        request,
+        load_data,
         folder,
         verbose=verbose,
         callback=callback,
@@ -221,8 +225,8 @@ def fit(
 
 
 def _train(
-    given: Given,
-    load: Callable[[Start], tuple[Config, str | None, Dataset]],
+    request: Request,
+    load_data: Callable[[Start], tuple[Config, str | None, Dataset]],
     workdir: str | Path,
     *,
     verbose: bool,
@@ -231,17 +235,17 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
-    `load` returns what `datasets.load_for_training` does. Sequences that are in memory
-    are saved as `data.path`.
+    `load_data` returns what `datasets.load_for_training` does. Sequences that are in
+    memory are saved as `data.path`.
     """
     refuse_fork()
     folder = parse_folder(workdir)
     with (
         without_library_logs(),
         stop_on_interrupt() as stop,
-        open_workdir(given, folder) as start,
+        open_workdir(request, folder) as start,
     ):
-        chosen, reason, dataset = load(start)
+        chosen, reason, dataset = load_data(start)
         config = resolve(chosen, dataset.task)
         _check_callback(callback, config, dataset.task)
         start.check(config, dataset)
@@ -259,17 +263,14 @@ def _train(
             verbose=verbose,
             callback=callback,
         )
-    return Model(TrainedRun(folder, "best", {"model.cell": config.model.cell}))
+    return Model(folder, "best", {"model.cell": config.model.cell})
 
 
 def full_names(
-    function: str, settings: Mapping[str, object], known: Mapping[str, Setting]
+    settings: Mapping[str, object], known: Mapping[str, Setting]
 ) -> dict[str, object]:
     """Returns settings by their full names."""
-    return {
-        find(name, known, f"{function}: {name}", LISTED_WITH_SECTIONS).name: value
-        for name, value in settings.items()
-    }
+    return {find(name, known).name: value for name, value in settings.items()}
 
 
 def _check_callback(callback: Callback | None, config: Config, task: Task) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.errors import UserError, failures, format_value
+from rnnmnist.errors import UserError, errors_as_failures, format_value
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import StreamState
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from rnnmnist.reporting.pages import Report
 
 
-class Model:
+class Model(TrainedRun):
     """A trained network, or an ensemble, and the run that it is of.
 
     `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. It can be pickled: a
-    pickle contains the folder of the run and its step, not the parameters.
+    pickle contains the folder of the run and its step, not the parameters. What the
+    reference does not list is internal.
 
     Attributes:
         workdir: the folder of the run.
@@ -47,31 +48,18 @@ class Model:
     (5, 0.95)
     """
 
-    def __init__(self, run: TrainedRun) -> None:
-        """Keeps a run that is open. `rnnmnist.load` opens one."""
-        self._run = run
-        self.workdir = run.workdir
-        self.checkpoint_step = run.checkpoint_step
-        self.config = run.config
-        self.task = run.task
-        self.validation_metrics = run.validation_metrics
-        self.multiplier = run.multiplier
-        self.params = run.params
-        self.params_sha256 = run.params_sha256
-        self.num_parameters = run.num_parameters
-
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles what opens the run again, since a process has its own devices."""
         values = self.config.flat()  # whose paths are absolute
-        settings = {name: values[name] for name in self._run.settings}
-        return _open, (self.workdir, str(self.checkpoint_step), settings)
+        settings = {name: values[name] for name in self.settings}
+        return Model, (self.workdir, str(self.checkpoint_step), settings)
 
     @functools.cached_property
-    def _network(self) -> Network:
+    def network(self) -> Network:
         """The network on one device, for predictions."""
-        return self._run.make_network(make_device_mesh())
+        return self.make_network(make_device_mesh())
 
-    @failures()
+    @errors_as_failures()
     def predict(self, image: str | Path | bytes | np.ndarray) -> "Prediction":
         """Preprocesses and classifies one image.
 
@@ -86,7 +74,7 @@ class Model:
         """
         from rnnmnist.inference.images_of_digits import predict  # imports Pillow
 
-        return predict(self._run, self._network, image)
+        return predict(self, self.network, image)
 
     def classify(
         self,
@@ -120,14 +108,14 @@ class Model:
             RunError: if logits are not finite.
         """
         if every_step:
-            self._run.check_streams()
-        given = self._run.read_inputs(inputs, lengths)
-        return self._network.probabilities(given, every_step=every_step)
+            self.check_streams()
+        given = self.read_inputs(inputs, lengths)
+        return self.network.probabilities(given, every_step=every_step)
 
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
-        self._run.check_streams()
-        return self._network.start()
+        self.check_streams()
+        return self.network.start()
 
     def step(
         self, state: StreamState, features: ArrayLike
@@ -152,7 +140,7 @@ class Model:
             raise UserError(
                 f"state: must be that of start or step, not {format_value(state)}"
             )
-        return self._network.step(state, self._run.read_features(features))
+        return self.network.step(state, self.read_features(features))
 
     def occlusion(
         self, inputs: ArrayLike, lengths: ArrayLike | None = None
@@ -171,9 +159,9 @@ class Model:
         """
         from rnnmnist.evaluation.occlusion import occlude
 
-        return occlude(self._network, self._run.read_inputs(inputs, lengths))
+        return occlude(self.network, self.read_inputs(inputs, lengths))
 
-    @failures()
+    @errors_as_failures()
     def evaluate(
         self, split: Literal["train", "validation", "test"] | None = None
     ) -> Result:
@@ -200,16 +188,16 @@ class Model:
         from rnnmnist.evaluation.scoring import score_split
         from rnnmnist.runs.results import write_result
 
-        run, config = self._run, self.config
-        task, name, examples, logits = load_evaluated(run, split)
+        task, name, examples, logits = load_evaluated(self, split)
         if logits is None:  # else these are left-out predictions
+            config = self.config
             mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
-            logits = run.make_network(mesh).logits(examples)
-        result = score_split(run, task, name, examples, logits)
+            logits = self.make_network(mesh).logits(examples)
+        result = score_split(self, task, name, examples, logits)
         write_result(self.workdir, result)
         return result
 
-    @failures()
+    @errors_as_failures()
     def export(
         self,
         format: Literal["onnx", "stablehlo", "all"],
@@ -239,9 +227,9 @@ class Model:
         """
         from rnnmnist.exporting.exports import write_exports
 
-        return dict(write_exports(self._run, format, output, force=force))
+        return dict(write_exports(self, format, output, force=force))
 
-    @failures()
+    @errors_as_failures()
     def report(self) -> "Report":
         """Writes the report page and its pictures into the folder `report` of the run.
 
@@ -256,10 +244,10 @@ class Model:
         """
         from rnnmnist.reporting.pages import report_run
 
-        return report_run(self._run)
+        return report_run(self)
 
 
-@failures()
+@errors_as_failures()
 def load(
     workdir: str | Path = REFERENCES[0],
     step: str | int = "best",
@@ -303,9 +291,4 @@ def load(
     }
     enable_compilation_cache()
     settings = {name: value for name, value in given.items() if value is not None}
-    return _open(resolve_workdir(workdir), str(step), settings)
-
-
-def _open(workdir: Path, step: str, settings: Mapping[str, object]) -> Model:
-    """Opens a run with settings by their full names, as a pickle contains them."""
-    return Model(TrainedRun(workdir, step, settings))
+    return Model(resolve_workdir(workdir), str(step), settings)

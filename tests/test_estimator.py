@@ -97,12 +97,10 @@ def test_it_classifies_lists_and_arrays() -> None:
 # Arguments of `fit`, or parameters, and the start of the error.
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": "many"}, "train.num_steps: "),
-    ({"settings": {"schedul": "none"}}, "settings: schedul.*'schedule'"),
-    ({"settings": ["num_devices"]}, "settings: "),
-    ({"settings": {"workdir": "x"}}, "settings: workdir: "),
-    ({"random_state": -1}, "random_state: "),
-    ({"early_stopping": True, "cell": "filters"}, "early_stopping: "),
-    ({"early_stopping": True, "n_iter_no_change": 0}, "n_iter_no_change: "),
+    ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
+    ({"settings": {"workdir": "x"}}, "workdir: "),
+    ({"random_state": -1}, "seed: "),
+    ({"early_stopping": True, "n_iter_no_change": 0}, "train.patience: "),
     ({"class_weight": {"heigh": 5, "low": 1}}, "train.class_weight: .*'heigh'"),
     ({"y": ["one"] * 60}, "y: has 1 class"),
     ({"y": np.ma.masked_equal(np.arange(60) % 3, 1)}, "y: has masked values"),

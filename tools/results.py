@@ -82,7 +82,7 @@ class Row:
         """The given configuration of a run, without the paths of the data."""
         flags = self.command.removeprefix(f"{MAIN} ")
         argv = flags.replace("SEED", str(seed)).split()
-        config, _ = choose_config(parse(argv).given, 0, None)
+        config, _ = choose_config(parse(argv).request)
         return config.replace(dict.fromkeys(DATA_PATHS))
 
 

@@ -20,13 +20,13 @@ import absl.logging
 
 from rnnmnist import errors
 from rnnmnist.config import files
-from rnnmnist.config.recipes import Given, load_named
+from rnnmnist.config.recipes import Request, load_named
 from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
 
 if TYPE_CHECKING:
-    from rnnmnist.evaluation.trained_run import TrainedRun
+    from rnnmnist.model import Model
 
 # Flags other than settings with which the message of an error can begin.
 FLAGS = (
@@ -103,12 +103,12 @@ def _open_nowhere() -> TextIO:
     return Path(os.devnull).open("w")
 
 
-def open_run(args: argparse.Namespace) -> "TrainedRun":
+def open_run(args: argparse.Namespace) -> "Model":
     """Opens the run of `add_workdir` and `add_step_and_settings`."""
-    from rnnmnist.evaluation.trained_run import TrainedRun
+    from rnnmnist.model import Model
 
     workdir = files.resolve_workdir(args.workdir)
-    return TrainedRun(workdir, args.step, parse_settings(args, OPENING_SETTINGS))
+    return Model(workdir, args.step, parse_settings(args, OPENING_SETTINGS))
 
 
 def parse_settings(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -156,12 +156,12 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parses the command line of a training command.
 
     Besides the values of the flags, the result has `name`, of the configuration file
-    without its suffix, what is `given` to `choose_config`, and the arguments of
+    without its suffix, the `request` for `choose_config`, and the arguments of
     `distributed.initialize` as `processes`.
     """
     args = parser.parse(argv)
     args.name = Path(args.config).stem
-    args.given = Given(load_named(args.config), parse_settings(args, SETTINGS))
+    args.request = Request(load_named(args.config), parse_settings(args, SETTINGS))
     if args.workdir is None:
         args.workdir = f"checkpoints/{args.name}"
     args.workdir = files.parse_folder(args.workdir)
@@ -169,14 +169,10 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     return args
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
+    # The package logs nothing but warnings.
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("rnnmnist")
     logger.addHandler(handler)
     logger.propagate = False

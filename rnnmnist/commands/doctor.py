@@ -4,35 +4,27 @@
 
 The flags of `rnnmnist train` describe the run. Two of its steps are trained in a
 temporary folder, on black images if the data set is not prepared; random filters are
-fitted to a few sequences. The exit code is 1 if the run would not work, or would use
-other devices than required.
+fitted. The exit code is 1 if the run would not work, or would use other devices than
+required.
 """
 
 import argparse
 import platform
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnmnist.commands import command_line
-from rnnmnist.errors import (
-    DataWarning,
-    RunError,
-    StoppedError,
-    as_failure,
-    summarize_error,
-)
+from rnnmnist.errors import RunError, StoppedError, as_failure, summarize_error
 
 if TYPE_CHECKING:
-    from rnnmnist.config.recipes import Given
+    from rnnmnist.config.recipes import Request
     from rnnmnist.config.schema import Config
     from rnnmnist.config.tasks import Task
     from rnnmnist.data.examples import Dataset
 
 STEPS = 2
-FITTED = 24  # examples of each split, if filters are fitted
 
 
 def main(argv: list[str]) -> None:
@@ -79,10 +71,10 @@ def check_run(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     initialize(*args.processes)
     with lock(args.workdir):
-        start = find_start(args.given, args.workdir)
+        start = find_start(args.request, args.workdir)
         state = start.completion or f"a run would go on from step {start.step}"
         show("workdir", f"{args.workdir}, {state}")
-        chosen, dataset = load(args.given, start.config)
+        chosen, dataset = load(args.request, start.config)
         config = resolve(chosen, dataset.task)
         start.check(config, dataset)
         mesh = make_mesh(
@@ -96,10 +88,7 @@ def check_run(args: argparse.Namespace) -> None:
                 "or jax[cuda12] on a machine with one (in Colab: Runtime, Change "
                 "runtime type), and unset JAX_PLATFORMS"
             )
-        if config.model.fitting == "closed_form":
-            dataset = take_few(dataset)
-            warnings.simplefilter("ignore", DataWarning)  # of these few examples
-        else:
+        if config.model.fitting == "gradient":
             config = config.replace({"train.num_steps": STEPS})
         started, compiled = time.monotonic(), compile_seconds()
         with tempfile.TemporaryDirectory(dir=args.workdir) as own:
@@ -115,13 +104,13 @@ def check_run(args: argparse.Namespace) -> None:
     show("training", f"{seconds:.1f} s, of which {compiling:.1f} s to compile")
 
 
-def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":
+def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]":
     """Loads the data of a run; black images in place of a data set to be prepared."""
     from rnnmnist.config.recipes import choose_config
     from rnnmnist.data import datasets
     from rnnmnist.data.image_sets import image_task
 
-    chosen, _ = choose_config(given, 0, saved)
+    chosen, _ = choose_config(request, saved)
     if chosen.data.name not in ("files", "mnist5k"):
         from rnnmnist.data.images import make_builder, missing_urls  # imports TFDS
 
@@ -134,7 +123,7 @@ def load(given: "Given", saved: "Config | None") -> "tuple[Config, Dataset]":
                 f"prepares the data set in {builder.data_dir}",
             )
             return chosen, black_images(image_task(chosen.data))
-    chosen, _, dataset = datasets.load_for_training(given, saved)
+    chosen, _, dataset = datasets.load_for_training(request, saved)
     show("data", f"{dataset.task.name}: {dataset.task.sizes} {dataset.task.noun}")
     return chosen, dataset
 
@@ -152,15 +141,3 @@ def black_images(task: "Task") -> "Dataset":
         labels = np.arange(count, dtype=np.int32) % len(task.classes)
         splits[split] = Examples(images, labels=labels)
     return Dataset(task, splits)
-
-
-def take_few(dataset: "Dataset") -> "Dataset":
-    """Returns a data set with a few examples of each split, at equal distances."""
-    import numpy as np
-
-    splits = {}
-    for split, examples in dataset.splits.items():
-        count = min(FITTED, len(examples))
-        positions = np.linspace(0, len(examples) - 1, count).astype(int)
-        splits[split] = examples.select(positions)
-    return dataset._replace(splits=splits)

@@ -20,24 +20,15 @@ def main(argv: list[str]) -> None:
     )
     parser.add_step_and_settings()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.formatting import (
-        format_accuracy,
-        format_loss,
-        format_result,
-        format_split,
-    )
-    from rnnmnist.model import Model
+    from rnnmnist.evaluation.formatting import format_accuracy, format_evaluation
     from rnnmnist.runs.results import path_of
     from rnnmnist.runs.scores import Scores
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
-    model = Model(open_run(args))
+    model = open_run(args)
     result = model.evaluate(args.split)
-    print(
-        f"{result.dataset} {format_split(result.split)} at step {result.step}: "
-        f"{format_result(result)}, {format_loss(result)}"
-    )
+    print(format_evaluation(result))
     if len(result.networks) > 1:
         for network in result.networks:
             scores = Scores(networks=(network,), groups=result.groups)

@@ -27,9 +27,8 @@ from rnnmnist.config.settings import expand
 from rnnmnist.errors import (
     Failure,
     UserError,
+    errors_as_failures,
     escape_unprintable,
-    failures,
-    format_value,
     prefix_errors,
 )
 
@@ -37,9 +36,8 @@ TYPE_CHECKING = False  # as in the package `rnnmnist`
 if TYPE_CHECKING:
     import numpy as np
 
-    from rnnmnist.evaluation.network import Network
-    from rnnmnist.evaluation.trained_run import TrainedRun
     from rnnmnist.inference.images_of_digits import Prediction
+    from rnnmnist.model import Model
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_DIGITS = 4
@@ -74,63 +72,55 @@ def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
     from rnnmnist.runtime.compilation import use_cpu
-    from rnnmnist.runtime.devices import make_device_mesh
 
     use_cpu()
     # The declared type is that of any stream; Python's own has the method.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    run = open_run(args)
-    network = run.make_network(make_device_mesh())
+    model = open_run(args)
     if args.stream:
-        for result in predict_lines(run, network, sys.stdin):
+        for result in predict_lines(model, sys.stdin):
             print(json.dumps(result), flush=True)
         return
-    exit_code = predict_files(run, network, args.files, as_json=args.json)
+    exit_code = predict_files(model, args.files, as_json=args.json)
     if exit_code:
         sys.exit(exit_code)
 
 
-def predict_files(
-    run: "TrainedRun", network: "Network", names: list[str], *, as_json: bool
-) -> int:
+def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
     """Prints the predictions for files, or why one has none; returns the exit code."""
     from rnnmnist.inference.image_io import find_images
     from rnnmnist.inference.images_of_digits import check_digits
 
     predict = predict_sequences
-    if run.task.image_shape is not None:
-        check_digits(run)
+    if model.task.image_shape is not None:
+        check_digits(model)
         names = [image for name in names for image in find_images(name)]
         predict = predict_image
     exit_code = 0
     for name in names:
         try:
-            with failures():
-                lines = list(predict(run, network, name, as_json=as_json))
+            with errors_as_failures():
+                predictions = list(predict(model, name))
         except Failure as error:
             message = escape_unprintable(str(error))
             print(f"error: {message}", file=sys.stderr, flush=True)
             exit_code = max(exit_code, error.exit_code)
             continue
-        print(*lines, sep="\n", flush=True)
+        for content, description in predictions:
+            print(json.dumps(content) if as_json else description, flush=True)
     return exit_code
 
 
-def predict_image(
-    run: "TrainedRun", network: "Network", name: str, *, as_json: bool
-) -> Iterator[str]:
-    """Classifies an image file, and yields what is printed."""
-    from rnnmnist.inference import images_of_digits  # imports Pillow
-
-    prediction = images_of_digits.predict(run, network, name)
+def predict_image(model: "Model", name: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Classifies an image file, and yields what is printed, as JSON or in words."""
+    prediction = model.predict(name)
     content = {
         "file": name,
         "digit": prediction.digit,
         "probability": prediction.probability,
         "probabilities": prediction.probabilities.tolist(),
     }
-    description = f"{escape_unprintable(name)}: {_describe(prediction)}"
-    yield json.dumps(content) if as_json else description
+    yield content, f"{escape_unprintable(name)}: {_describe(prediction)}"
 
 
 def _describe(prediction: "Prediction") -> str:
@@ -168,55 +158,48 @@ def _describe(prediction: "Prediction") -> str:
 
 
 def predict_sequences(
-    run: "TrainedRun", network: "Network", name: str, *, as_json: bool
-) -> Iterator[str]:
+    model: "Model", name: str
+) -> Iterator[tuple[dict[str, Any], str]]:
     """Classifies each sequence of a file, and yields what is printed of it."""
     from rnnmnist.data.sequences import reading
     from rnnmnist.evaluation.formatting import format_probability
 
     path = expand(name)
-    roles, wanted = run.config.data.roles, run.task.feature_names
+    roles, wanted = model.config.data.roles, model.task.feature_names
     sequences = reading.read(path, roles, wanted, pair=False)
     with prefix_errors(path):
-        predictions = network.probabilities(run.check_sequences(sequences))
+        predictions = model.network.probabilities(model.check_sequences(sequences))
     for index, probabilities in enumerate(predictions):
         content: dict[str, Any] = {"file": name, "sequence": index}
         if sequences.ids is not None:
             content["id"] = sequences.ids[index]
-        content |= _to_json(run, probabilities)
+        content |= _to_json(model, probabilities)
         sequence = escape_unprintable(str(content.get("id", index)))
         description = (
             f"{escape_unprintable(name)}, sequence {sequence}: {content['label']}, "
             f"{format_probability(content['probability'])}"
         )
-        yield json.dumps(content) if as_json else description
+        yield content, description
 
 
-def predict_lines(
-    run: "TrainedRun", network: "Network", lines: Iterable[str]
-) -> Iterator[dict[str, Any]]:
+def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yields the predictions for the lines of `predict --stream`, as JSON objects."""
-    run.check_streams()
-    state, time = network.start(), 0
+    state, time = model.start(), 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            state, time = network.start(), 0
+            state, time = model.start(), 0
             continue
         with prefix_errors(f"standard input, line {number}"):
-            if "_" in line:  # which float() would ignore
-                raise UserError(
-                    f"{format_value(line.strip())} contains an underscore; remove it"
-                )
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:
                 raise UserError(str(error)) from error
-            state, probabilities = network.step(state, run.read_features(values))
+            state, probabilities = model.step(state, values)
         time += 1
-        yield {"step": time} | _to_json(run, probabilities)
+        yield {"step": time} | _to_json(model, probabilities)
 
 
-def _to_json(run: "TrainedRun", probabilities: "np.ndarray") -> dict[str, Any]:
-    classes = dict(zip(run.task.classes, probabilities.tolist(), strict=True))
+def _to_json(model: "Model", probabilities: "np.ndarray") -> dict[str, Any]:
+    classes = dict(zip(model.task.classes, probabilities.tolist(), strict=True))
     best = max(classes, key=lambda name: classes[name])
     return {"label": best, "probability": classes[best], "probabilities": classes}

@@ -14,19 +14,10 @@ def main(argv: list[str]) -> None:
     parser.add_workdir(required=True)
     parser.add_step_and_settings()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.formatting import (
-        format_accuracy,
-        format_loss,
-        format_split,
-    )
-    from rnnmnist.model import Model
+    from rnnmnist.evaluation.formatting import format_evaluation
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    written = Model(open_run(args)).report()
-    scores = written.scores
-    print(
-        f"{scores.dataset} {format_split(scores.split)} at step {scores.step}: "
-        f"{format_accuracy(scores)}, {format_loss(scores)}"
-    )
+    written = open_run(args).report()
+    print(format_evaluation(written.scores))
     print(*written.pictures, written.page, sep="\n")

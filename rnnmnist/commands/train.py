@@ -29,12 +29,12 @@ def main(argv: list[str]) -> None:
 
     enable_compilation_cache()
     distributed.initialize(*args.processes)
-    with open_workdir(args.given, args.workdir) as start:
+    with open_workdir(args.request, args.workdir) as start:
         if distributed.is_process_0():
-            loaded = datasets.load_for_training(args.given, start.config)
+            loaded = datasets.load_for_training(args.request, start.config)
         distributed.broadcast(lambda: None)  # waits until the data are prepared
         if not distributed.is_process_0():
-            loaded = datasets.load_for_training(args.given, start.config)
+            loaded = datasets.load_for_training(args.request, start.config)
         chosen, reason, dataset = loaded
         config = resolve(chosen, dataset.task)
         start.check(config, dataset)

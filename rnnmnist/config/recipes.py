@@ -20,20 +20,20 @@ from rnnmnist.config.schema import (
 FEW_SEQUENCES = 2000
 
 
-class Given(NamedTuple):
+class Request(NamedTuple):
     """What a user has asked for.
 
     Attributes:
         config: the configuration that is named; None is the rule.
         settings: the values of settings that replace those of the configuration, by
             their full names. A value of None stands for the default.
-        argument: the name of an argument that, like a setting of training, needs a
-            network that is trained by gradients; None if there is none.
+        has_callback: whether there is a callback, which needs a network that is trained
+            by gradients, as a setting of training does.
     """
 
     config: Config | None
     settings: Mapping[str, object] = {}
-    argument: str | None = None
+    has_callback: bool = False
 
 
 def load_named(name: str | Path) -> Config | None:
@@ -42,7 +42,7 @@ def load_named(name: str | Path) -> Config | None:
 
 
 def choose_config(
-    given: Given, sequences: int, saved: Config | None
+    request: Request, saved: Config | None = None, sequences: int | None = None
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and why the rule has chosen it.
 
@@ -50,43 +50,45 @@ def choose_config(
     goes on.
 
     Args:
-        given: what the user has asked for.
-        sequences: the number of training sequences, before some are held out.
+        request: what the user has asked for.
         saved: the configuration of the run that is in the workdir, if there is one. A
             run keeps its kind of network, and its weights of classes, which a command
             line cannot give.
+        sequences: the number of training sequences, before some are held out. It is
+            None before the data are read. Then the settings by which they are read are
+            already those of the run, and the network may still be the other one.
     """
-    config, reason = given.config, None
+    config, reason = request.config, None
     if config is None:
-        name, reason = _choose_recipe(given, sequences, saved)
+        name, reason = _choose_recipe(request, saved, sequences)
         config = load_config(find_config(name))
     if saved is not None and not config.train.has_class_weights:
         weights = saved.train.class_weight
         if isinstance(weights, tuple):  # of classes by their names
             config = config.replace({"train.class_weight": weights})
-    return config.replace(given.settings), reason
+    return config.replace(request.settings), reason
 
 
 def _choose_recipe(
-    given: Given, sequences: int, saved: Config | None
+    request: Request, saved: Config | None, sequences: int | None
 ) -> tuple[str, str | None]:
     """Returns the name of a shipped configuration, and why it is chosen."""
-    cell = given.settings.get("model.cell")
+    cell = request.settings.get("model.cell")
     if cell is not None:
         return "filters" if cell in CLOSED_FORM_CELLS else "trained", None
     of_training = [
         name
-        for name, value in given.settings.items()
-        if value is not None and SETTINGS[name].only in KINDS_OF_TRAINING
+        for name, value in request.settings.items()
+        if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING
     ]
-    if given.argument is not None:
-        of_training.append(given.argument)
+    if request.has_callback:
+        of_training.append("callback")
     if of_training:
         return "trained", f"since {of_training[0]} is given"
     if saved is not None:
         is_trained = saved.model.fitting == "gradient"
         return "trained" if is_trained else "filters", None
     limit = f"{FEW_SEQUENCES:,} training sequences"
-    if sequences < FEW_SEQUENCES:
+    if sequences is None or sequences < FEW_SEQUENCES:
         return "filters", f"for fewer than {limit}"
     return "trained", f"for {limit} or more"

@@ -18,11 +18,12 @@ from rnnmnist.config.schema import (
     DEFAULT_STEPS,
     DEFAULT_UNITS,
     DEFAULT_UNITS_OF_SEQUENCES,
-    INITIALIZED_CELLS,
-    KINDS,
+    GRADIENT,
     LONG,
     LONG_WINDOW,
+    ONE_DIRECTION,
     SETTINGS,
+    VALIDATED,
     Config,
     ModelConfig,
     TrainConfig,
@@ -104,7 +105,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
     """
     run_config = fill_defaults(config, task)
     _refuse_settings_without_effect(config, task)
-    _refuse_contradictions(config, task)
+    _refuse_two_lengths(config.train)
     _refuse_unknown_classes(config.train, task)
     _refuse_sizes(run_config, task)
     return run_config
@@ -194,19 +195,23 @@ def default_batch_size(sequences: int) -> int:
 
 
 def _refuse_settings_without_effect(config: Config, task: Task) -> None:
-    """Refuses settings that runs of another kind have.
+    """Refuses settings that only runs of another kind have.
 
     They may have their defaults, and what these stand for in a run.
     """
     model = config.model
-    kinds = {task.noun, model.fitting, model.cell, config.data.view}
-    if {"images", "gradient"} <= kinds:
-        kinds.add("augmentation")
+    kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
+    if model.fitting == "gradient":
+        kinds |= {GRADIENT, f"{GRADIENT} on {task.noun}"}
+        if not model.bidirectional:
+            kinds.add(ONE_DIRECTION)
+        if task.examples["validation"]:
+            kinds.add(VALIDATED)
     filled = fill_defaults(Config(model=ModelConfig(model.cell)), task).flat()
     for name, value in config.flat().items():
         setting = SETTINGS[name]
         is_default = value in (setting.default, filled[name])
-        if is_default or setting.only is None or setting.only in kinds:
+        if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
         if name == "data.path":
@@ -214,34 +219,17 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         if model.fitting == "closed_form":
             remedy = f"{remedy} (the configuration filters has none of these)"
         raise UserError(
-            f"{name}: is for {KINDS[setting.only]} only, and {task.name} has "
+            f"{name}: is for {setting.applies_to} only, and {task.name} has "
             f"{task.noun}, with model.cell={model.cell}; {remedy}"
         )
 
 
-def _refuse_contradictions(config: Config, task: Task) -> None:
-    """Refuses settings that exclude each other, or need what the task does not have."""
-    model, train = config.model, config.train
-    initialized = INITIALIZED_CELLS.get(model.initializer, (model.cell,))
-    if model.cell not in initialized:
-        raise UserError(
-            f"model.initializer: {model.initializer} needs model.cell="
-            f"{' or '.join(initialized)}, not {model.cell}"
-        )
-    if model.bidirectional and train.loss == "every_step":
-        raise UserError(
-            "train.loss: every_step needs outputs before the end of a sequence, which "
-            "model.bidirectional=True does not have; remove one of them"
-        )
+def _refuse_two_lengths(train: TrainConfig) -> None:
+    """Refuses a number of epochs beside a number of steps."""
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
             f"train.num_epochs: {train.num_epochs} and train.num_steps="
             f"{train.num_steps} both set the length of the run; remove one of them"
-        )
-    if train.patience is not None and not task.examples["validation"]:
-        raise UserError(
-            f"train.patience: {train.patience} needs a validation split, and "
-            f"{task.name} has none; mark sequences with validation, or remove it"
         )
 
 

@@ -47,20 +47,18 @@ CLOSED_FORM_CELLS = {
     "filters": "rnnmnist.models.filters:FilterBank",
 }
 CELLS = GATED_CELLS | LINEAR_CELLS | CLOSED_FORM_CELLS
-# The cells for which an initializer can be used, if it cannot be used for all.
-INITIALIZED_CELLS = {"tutorial": ("lstm", "gru", "rnn"), "chrono": ("lstm",)}
-# What `Setting.only` says of the runs in which a setting has an effect.
-KINDS = {
-    "images": "images",
-    "sequences": "sequences",
-    "permuted": "data.view=permuted",
-    "gradient": "training by gradients",
-    "augmentation": "training by gradients on images",
-    "lru": "model.cell=lru",
-    "lstm": "model.cell=lstm",
-}
-KINDS_OF_IMAGES = ("images", "permuted", "augmentation")
-KINDS_OF_TRAINING = ("gradient", "augmentation", "lru", "lstm")
+# What `Setting.applies_to` says of the runs in which a setting has an effect.
+IMAGES = "images"
+SEQUENCES = "sequences"
+PERMUTED = "data.view=permuted"
+GRADIENT = "training by gradients"
+AUGMENTATION = "training by gradients on images"
+ONE_DIRECTION = "training by gradients in one direction"
+VALIDATED = "training by gradients with a validation split"
+LRU = "model.cell=lru"
+LSTM = "model.cell=lstm"
+KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
+KINDS_OF_TRAINING = (GRADIENT, AUGMENTATION, ONE_DIRECTION, VALIDATED, LRU, LSTM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,7 @@ class DataConfig(ConfigSection):
         None,
         "your sequences: a .npz, .ts, .csv or .parquet file, or a folder of .npy files",
         resume="allowed",
-        only="sequences",
+        applies_to=SEQUENCES,
         is_path=True,
     )
     # From Python, it can also be a mapping from roles to names.
@@ -87,7 +85,7 @@ class DataConfig(ConfigSection):
         "split=NAME,groups=NAME, or some of them",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
         form="ROLE=NAME,… of the roles sequence, time, label, split and groups",
-        only="sequences",
+        applies_to=SEQUENCES,
     )
     # From Python, it can also be a list of names.
     features: str | None = setting(
@@ -97,7 +95,7 @@ class DataConfig(ConfigSection):
         by_default="all",
         pattern=r"^[^,]+(,[^,]+)*\Z",
         form="NAME,NAME,…",
-        only="sequences",
+        applies_to=SEQUENCES,
     )
     data_dir: str | None = setting(
         None,
@@ -116,20 +114,20 @@ class DataConfig(ConfigSection):
         "rows",
         "what is read of an image in a time step: a row, a column, or a pixel, in row "
         "order or in the order of data.permutation",
-        only="images",
+        applies_to=IMAGES,
     )
     permutation: str = setting(
         "bit_reversal",
         "order of permuted pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
         form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
-        only="permuted",
+        applies_to=PERMUTED,
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
         "of sequences: subtract each feature's mean over the training split and divide "
         "by its standard deviation; images are scaled to [0, 1]",
-        only="sequences",
+        applies_to=SEQUENCES,
     )
     validation: bool = setting(
         True,
@@ -141,47 +139,47 @@ class DataConfig(ConfigSection):
         "error",
         "values that are NaN: refuse them, repeat the last value of the feature, or "
         "take 0 after the normalization",
-        only="sequences",
+        applies_to=SEQUENCES,
     )
     max_shift: int = setting(
         0,
         "largest random shift of training images, pixels",
         ge=0,
         le=13,
-        only="augmentation",
+        applies_to=AUGMENTATION,
     )
     max_rotation: float = setting(
         0.0,
         "largest random rotation, in degrees",
         ge=0,
         le=180,
-        only="augmentation",
+        applies_to=AUGMENTATION,
     )
     max_scale: float = setting(
         0.0,
         "largest random scaling, by 1 + this",
         ge=0,
         le=1,
-        only="augmentation",
+        applies_to=AUGMENTATION,
     )
     max_shear: float = setting(
         0.0,
         "largest random shear, columns per row",
         ge=0,
         le=1,
-        only="augmentation",
+        applies_to=AUGMENTATION,
     )
     elastic: float = setting(
         0.0,
         "elastic distortion, std in pixels",
         ge=0,
         le=10,
-        only="augmentation",
+        applies_to=AUGMENTATION,
     )
     flip: bool = setting(
         False,
         "mirror half of the training images left to right",
-        only="augmentation",
+        applies_to=AUGMENTATION,
     )
 
     def __post_init__(self) -> None:
@@ -253,13 +251,13 @@ class ModelConfig(ConfigSection):
         by_default=f"{DEFAULT_LAYERS}; other cells have 1",
         ge=1,
         le=64,
-        only="lru",
+        applies_to=LRU,
     )
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last time step, or the mean "
         "of the hidden states of all time steps",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     window: int | None = setting(
         None,
@@ -268,7 +266,7 @@ class ModelConfig(ConfigSection):
         "steps, otherwise 1",
         ge=1,
         le=1024,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     stride: int | None = setting(
         None,
@@ -276,13 +274,13 @@ class ModelConfig(ConfigSection):
         by_default="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     bidirectional: bool = setting(
         False,
         "whether a second recurrence, with parameters of its own, reads the sequence "
         "from its end, and the head reads both; classifies whole sequences only",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     differences: bool | None = setting(
         None,
@@ -295,7 +293,7 @@ class ModelConfig(ConfigSection):
         "initial forget-gate bias of an LSTM",
         ge=-1000,
         le=1000,
-        only="lstm",
+        applies_to=LSTM,
     )
     initializer: Literal["flax", "tutorial", "chrono"] = setting(
         "flax",
@@ -303,7 +301,7 @@ class ModelConfig(ConfigSection):
         "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
         "biases of an LSTM's input and forget gates for long sequences, not "
         "forget_bias",
-        only="gradient",
+        applies_to=LSTM,
     )
 
     def __post_init__(self) -> None:
@@ -351,7 +349,7 @@ class TrainConfig(ConfigSection):
         by_default=f"{DEFAULT_BATCH}; of sequences, 16 to {DEFAULT_BATCH}, growing "
         "with their number",
         ge=1,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     num_steps: int | None = setting(
         None,
@@ -359,7 +357,7 @@ class TrainConfig(ConfigSection):
         by_default=f"{DEFAULT_STEPS}, or those of num_epochs",
         ge=1,
         resume="warned",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     num_epochs: float | None = setting(
         None,
@@ -367,27 +365,27 @@ class TrainConfig(ConfigSection):
         gt=0,
         le=1e6,
         resume="allowed",  # a run has the number of steps instead
-        only="gradient",
+        applies_to=GRADIENT,
     )
     min_steps: int = setting(
         1,
         "updates at least in a run whose length num_epochs sets",
         ge=1,
         resume="allowed",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     loss: Literal["last", "every_step"] = setting(
         "last",
         "cross-entropy after the last time step; every_step: its mean over all time "
         "steps, with weights that increase with time",
-        only="gradient",
+        applies_to=ONE_DIRECTION,
     )
     label_smoothing: float = setting(
         0.0,
         "label fraction spread over all classes",
         ge=0,
         le=0.9,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     # In a run, the pairs of a mapping are those of the classes of the task.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, Weight], ...] = (
@@ -406,13 +404,13 @@ class TrainConfig(ConfigSection):
         gt=0,
         le=1e38,
         resume="warned",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     schedule: Literal["constant", "cosine"] = setting(
         "cosine",
         "learning rate after the warm-up",
         resume="warned",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     warmup_fraction: float = setting(
         0.02,
@@ -420,14 +418,14 @@ class TrainConfig(ConfigSection):
         ge=0,
         le=1,
         resume="warned",
-        only="gradient",
+        applies_to=GRADIENT,
     )
     weight_decay: float = setting(
         0.1,
         "weight decay of AdamW; 0: Adam",
         ge=0,
         le=1e38,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     clip_norm: float = setting(
         1.0,
@@ -435,7 +433,7 @@ class TrainConfig(ConfigSection):
         ge=0,
         resume="warned",
         le=1e38,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     ema_decay: float = setting(
         0.0,
@@ -443,7 +441,7 @@ class TrainConfig(ConfigSection):
         "evaluated and saved; 0: no averaging",
         ge=0,
         le=0.99999,
-        only="gradient",
+        applies_to=GRADIENT,
     )
     log_every_steps: int | None = setting(
         None,
@@ -451,15 +449,15 @@ class TrainConfig(ConfigSection):
         by_default="a hundredth of the run, from 10 to 100",
         ge=1,
         resume="allowed",
-        only="gradient",
+        applies_to=GRADIENT,
     )
+    # Filters are fitted by one update, after which they are validated in any case.
     eval_every_steps: int | None = setting(
         None,
         "steps between validations, each with a checkpoint",
         by_default="a tenth of the run",
         ge=1,
         resume="allowed",
-        only="gradient",
     )
     patience: int | None = setting(
         None,
@@ -467,7 +465,7 @@ class TrainConfig(ConfigSection):
         "schedule stays that of the whole run, whose low rates it then does not reach",
         ge=1,
         resume="allowed",
-        only="gradient",
+        applies_to=VALIDATED,
     )
     keep_checkpoints: int = setting(
         2,
@@ -543,7 +541,7 @@ class Config(ConfigSection):
     tutorial_128: bool = setting(
         False,
         "also score the first 128 test images, as the 2016 tutorial did",
-        only="images",
+        applies_to=IMAGES,
     )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -599,7 +597,7 @@ class Config(ConfigSection):
         changes: dict[str, Any] = {}
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():
-            find(name, SETTINGS, name)
+            find(name, SETTINGS)
             section, _, key = name.rpartition(".")
             sections.get(section, changes)[key] = value
         for section, changed in sections.items():

@@ -17,7 +17,6 @@ import msgspec
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-LISTED = "rnnmnist train --help lists all settings"
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -54,7 +53,8 @@ class Setting(NamedTuple):
     # Whether a resumed run may change it. `refused`: with another value, it would be
     # another run. `warned`: the result is not that of a run without a stop.
     resume: Literal["refused", "allowed", "warned"]
-    only: str | None  # the runs that have it, a key of `schema.KINDS`; None: all
+    # The runs in which it has an effect, such as `training by gradients`; None: all.
+    applies_to: str | None
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
 
     def format_default(self) -> str:
@@ -95,7 +95,7 @@ def setting(
     *,
     by_default: str | None = None,
     resume: Literal["refused", "allowed", "warned"] = "refused",
-    only: str | None = None,
+    applies_to: str | None = None,
     is_path: bool = False,
     form: str = "",
     **constraints: Any,
@@ -107,7 +107,9 @@ def setting(
     and the texts that match a pattern. The other arguments are fields of `Setting`.
     """
     # `settings_of` adds the name and the type.
-    declared = Setting("", None, form, default, help, by_default, resume, only, is_path)
+    declared = Setting(
+        "", None, form, default, help, by_default, resume, applies_to, is_path
+    )
     metadata = {"declared": declared, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -159,42 +161,16 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     return declared._replace(name=prefix + field.name, kind=kind, allowed=allowed)
 
 
-# What people look for by these names, which the package does not have, and what to do
-# instead.
-NOT_SUPPORTED = {
-    "dropout": (
-        "dropout is not supported; set train.weight_decay, train.label_smoothing or "
-        "num_seeds, whose ensemble varies less"
-    ),
-    "sample_weight": (
-        "weights of single sequences are not supported; set train.class_weight, or "
-        "repeat sequences"
-    ),
-    "warm_start": (
-        "a start from the weights of another run is not supported; the same command or "
-        "call resumes a run, also for more steps"
-    ),
-    "augmentation": (
-        "augmentation is for images only; add changed copies to the training "
-        "sequences, in the groups of their originals"
-    ),
-}
-
-
-def find(
-    name: str, known: Mapping[str, Setting], subject: str, listed: str = LISTED
-) -> Setting:
+def find(name: str, known: Mapping[str, Setting]) -> Setting:
     """Returns a setting by its name, or raises a `UserError`.
 
-    The message begins with the subject, suggests the setting of a section that has the
-    name, or else the most similar name, and says where the known names are listed. Of
-    what is not supported, it says what to do instead.
+    The message suggests the setting of a section that has the name, or else the most
+    similar name.
     """
     if name in known:
         return known[name]
     last = name.rpartition(".")[2]
-    if last in NOT_SUPPORTED:
-        raise UserError(f"{subject}: {NOT_SUPPORTED[last]}")
     same = [full for full in known if full.rpartition(".")[2] == last]
+    listed = "rnnmnist train --help lists all settings"
     remedy = suggest_name(name, same or known, listed)
-    raise UserError(f"{subject}: no such setting; {remedy}")
+    raise UserError(f"{name}: no such setting; {remedy}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rnnmnist.config.recipes import Given, choose_config
+from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
@@ -11,7 +11,7 @@ from rnnmnist.errors import prefix_errors
 
 
 def load_for_training(
-    given: Given, saved: Config | None
+    request: Request, saved: Config | None
 ) -> tuple[Config, str | None, Dataset]:
     """Loads the data set of a run, with the splits that its training uses.
 
@@ -19,17 +19,17 @@ def load_for_training(
     Returns what `choose_config` returns for the number of training examples, and the
     data set.
     """
-    config, _ = choose_config(given, 0, saved)  # only the network is yet to be chosen
+    config, _ = choose_config(request, saved)
     if config.data.name != "files":
         dataset = load(config.data)
-        config, reason = choose_config(given, dataset.task.examples["train"], saved)
+        config, reason = choose_config(request, saved, dataset.task.examples["train"])
         return config, reason, dataset
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     path, sequences = reading.read_path(config.data, config.data.feature_names)
     with prefix_errors(path):
-        config, reason = choose_config(given, sequences.count_training(), saved)
+        config, reason = choose_config(request, saved, sequences.count_training())
         dataset = reading.to_dataset(path, sequences, config.data)
     return config, reason, dataset
 

@@ -105,8 +105,22 @@ def format_result(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss of a result; of several seeds, the mean and the ensemble's."""
+    """Formats the loss of a result; of several seeds, the mean and the ensemble's.
+
+    It says so if the loss is too low, since the examples chose the multiplier.
+    """
+    note = ""
+    if result.chose_multiplier:
+        note = " (slightly too low, since this split chose the multiplier)"
     if result.ensemble is None:
-        return f"loss {result.loss:.4f}"
+        return f"loss {result.loss:.4f}{note}"
     # The mean is of networks without the multiplier.
-    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}"
+    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
+
+
+def format_evaluation(result: Result) -> str:
+    """Formats what was evaluated, the accuracy and the loss."""
+    return (
+        f"{result.dataset} {format_split(result.split)} at step {result.step}: "
+        f"{format_result(result)}, {format_loss(result)}"
+    )

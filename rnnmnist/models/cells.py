@@ -25,7 +25,6 @@ from rnnmnist.runtime.random_streams import make_key
 # the two have different constructors and nothing else in common.
 CellClass = Callable[..., Any]
 # The number of matrices of each cell, one for each gate and one for the candidate.
-GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}
 # The prefix of the names of the parameters of a recurrence that reads backward.
 BACKWARD = "backward_"
 FILTERS = "filters"  # the name of the parameters of random filters
@@ -143,9 +142,9 @@ def _make_scanned_cell(
 ) -> ScannedCell:
     init: dict[str, nn.initializers.Initializer] = {}
     if config.initializer == "tutorial":
-        # TensorFlow 1 drew one matrix for all gates: [inputs + hidden, outputs].
+        # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden, outputs].
         inputs = features * config.window + config.hidden_size
-        outputs = GATE_COUNTS[config.cell] * config.hidden_size
+        outputs = 4 * config.hidden_size
         limit = math.sqrt(6 / (inputs + outputs))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}

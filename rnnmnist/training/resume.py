@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rnnmnist.config.recipes import Given, choose_config
+from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.tasks import Task
@@ -81,14 +81,14 @@ class Start(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_workdir(given: Given, workdir: Path) -> Iterator[Start]:
+def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
     """Locks a workdir, repairs it, and yields what a run starts from in it."""
     with lock(workdir):
         broadcast(lambda: repair(workdir))
-        yield find_start(given, workdir)
+        yield find_start(request, workdir)
 
 
-def find_start(given: Given, workdir: Path) -> Start:
+def find_start(request: Request, workdir: Path) -> Start:
     """Returns what a run starts from, after checks that need no data.
 
     A run that resumes has the defaults for the data of its checkpoint.
@@ -97,7 +97,7 @@ def find_start(given: Given, workdir: Path) -> Start:
     steps = list_steps(workdir)
     header = read_header(workdir, steps[-1]) if steps else None
     saved = None if header is None else header.config
-    config, _ = choose_config(given, 0, saved)
+    config, _ = choose_config(request, saved)
     if config.data.name != "files":  # images need not be read for their task
         resolve(config, image_task(config.data))
     if config.model.is_user_cell:

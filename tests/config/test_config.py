@@ -32,8 +32,8 @@ SEQUENCES = Task("mine", 30, 2, ("a", "b"), SIZES)
 
 def parse(*args: str) -> Config:
     """The configuration of a command line, as far as no data are known."""
-    given = train.parse(["--config=embedded", *args]).given
-    return choose_config(given, 0, None)[0]
+    request = train.parse(["--config=embedded", *args]).request
+    return choose_config(request)[0]
 
 
 def on_images(config: Config) -> RunConfig:
@@ -232,10 +232,13 @@ REFUSED: list[tuple[Task, dict[str, object], str]] = [
     (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}, "model.cell=lstm"),
     (TASK, {"train.num_steps": 5, "model.cell": "filters"}, "configuration filters"),
     (TASK, {"data.max_shift": 2, "model.cell": "filters"}, "by gradients on images"),
-    (TASK, {"model.initializer": "tutorial", "model.cell": "lru"}, "lstm or gru"),
     (TASK, {"model.initializer": "chrono", "model.cell": "gru"}, "model.cell=lstm"),
-    (TASK, {"train.loss": "every_step", "model.bidirectional": True}, "bidirectional"),
-    (SEQUENCES, {"train.patience": 3}, "mine has none"),
+    (
+        TASK,
+        {"train.loss": "every_step", "model.bidirectional": True},
+        "in one direction",
+    ),
+    (SEQUENCES, {"train.patience": 3}, "with a validation split"),
     (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}, "names the class 'aa'"),
     (SEQUENCES, {"model.window": 31}, "at most 30"),
     (SEQUENCES, {"model.stride": 5, "model.window": 4}, "model.window=4"),

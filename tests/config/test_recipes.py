@@ -9,7 +9,7 @@ from support import called, output_of
 
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.recipes import FEW_SEQUENCES, Given, choose_config, load_named
+from rnnmnist.config.recipes import FEW_SEQUENCES, Request, choose_config, load_named
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
@@ -25,7 +25,7 @@ def chosen(
     saved: Config | None = None,
 ) -> tuple[str, str | None]:
     """Returns the cell that the rule chooses, and why."""
-    config, reason = choose_config(Given(None, settings), sequences, saved)
+    config, reason = choose_config(Request(None, settings), saved, sequences)
     return config.model.cell, reason
 
 
@@ -38,7 +38,7 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
         assert chosen(many, settings)[0] == "lru"
     for name in ("train.num_steps", "model.num_layers"):
         assert chosen(few, {name: 1}) == ("lru", f"since {name} is given")
-    config, reason = choose_config(Given(None, argument="callback"), few, None)
+    config, reason = choose_config(Request(None, has_callback=True))
     assert (config.model.cell, reason) == ("lru", "since callback is given")
     assert chosen(many, {"model.cell": "filters"}) == ("filters", None)
     assert chosen(few, {"model.cell": "gru"}) == ("gru", None)
@@ -50,7 +50,7 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
 def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
     config = load_named(name)
     assert config is not None
-    found = choose_config(Given(config, {"seed": 3}), 10, TRAINED)
+    found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
     assert found == (config.replace({"seed": 3}), None)
 
 
@@ -58,10 +58,10 @@ def test_weights_of_classes_are_those_of_the_run_unless_they_are_given() -> None
     weights = (("a", 1.0), ("b", 2.0))
     saved = TRAINED.replace({"train.class_weight": weights})
     for config in (None, TRAINED):
-        found, _ = choose_config(Given(config), 10, saved)
+        found, _ = choose_config(Request(config), saved)
         assert found.train.class_weight == weights
-        given = Given(config, {"train.class_weight": "balanced"})
-        found, _ = choose_config(given, 10, saved)
+        request = Request(config, {"train.class_weight": "balanced"})
+        found, _ = choose_config(request, saved)
         assert found.train.class_weight == "balanced"
 
 
@@ -74,7 +74,8 @@ def test_a_size_is_that_of_filters_or_of_a_network(
     sizes = {"train": count, "validation": 0, "test": 0}
     task = Task("mine", 30, 2, ("a", "b"), sizes)
     for given, size in ({}, default), ({"model.hidden_size": 200}, 200):
-        found = resolve(choose_config(Given(None, given), count, None)[0], task).model
+        config, _ = choose_config(Request(None, given), sequences=count)
+        found = resolve(config, task).model
         assert (found.cell, found.hidden_size) == (cell, size)
 
 

@@ -20,7 +20,7 @@ from support import (
     model_of,
 )
 
-from rnnmnist.config.recipes import Given
+from rnnmnist.config.recipes import Request
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.errors import RunError, UserError
@@ -164,7 +164,7 @@ def test_training_refuses_a_numbered_folder_of_the_user(
     before = file_times(tmp_path)
     with (
         pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"),
-        open_workdir(Given(GIVEN), workdir),
+        open_workdir(Request(GIVEN), workdir),
     ):
         pass
     assert file_times(tmp_path) == before
@@ -265,7 +265,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     assert header.task == TASK
     with (
         pytest.raises(UserError, match="parameters only"),
-        open_workdir(Given(GIVEN.replace({"data.path": None})), target),
+        open_workdir(Request(GIVEN.replace({"data.path": None})), target),
     ):
         pass
     found = checkpoints.read_arrays(target, 2, "params", LIKE)

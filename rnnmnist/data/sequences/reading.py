@@ -31,7 +31,7 @@ from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.errors import (
     UserError,
-    failures,
+    errors_as_failures,
     format_value,
     prefix_errors,
     suggest_name,
@@ -137,7 +137,7 @@ def read_memory(
         return check_arrays(**read_stream(inputs, roles, wanted))
 
 
-@failures()
+@errors_as_failures()
 def read_sequences(
     source: str | Path | ArrayLike,
     columns: str | Mapping[str, str] | None = None,
