@@ -94,7 +94,7 @@ def test_a_report_and_an_evaluation_are_of_left_out_predictions(
     assert not (run / "report" / "steps.png").exists()  # known at the end only
     evaluated = output_of(called("evaluate", f"--workdir={run}"))
     assert f"leave one out at step 1: {accuracy}" in evaluated
-    assert f"loss {line.loss:.4f}" in evaluated
+    assert f"loss {line.loss:.4f} (slightly too low" in evaluated
     assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
     assert rnnmnist.load(run).evaluate("train").split == "train"
 
