@@ -41,7 +41,7 @@ from rnnmnist.training.state import (
 from rnnmnist.training.step import UpdateStats, train_chunk
 
 SEEDS = 4
-ENSEMBLE: dict[str, Any] = {"num_seeds": 3, "bidirectional": True}
+ENSEMBLE: dict[str, Any] = {"num_seeds": 3, "bidirectional": True, "differences": False}
 ENSEMBLE["split"] = ["train"] * 30 + ["validation"] * 5 + ["test"] * 5
 CONFIG = run_config(
     {

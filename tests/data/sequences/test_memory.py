@@ -219,7 +219,7 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     [
         (BESIDE, "u,vv", "has no feature 'vv', .*data.features.* did you mean 'v'"),
         (BESIDE, "label", "has no feature 'label', "),
-        (NOISE, "0", r"has 2 features, .* names 1, \('0',\)"),
+        (NOISE, "2", r"has 2 features, .* names 1, \('2',\)"),
         (BESIDE, "u,", "^data.features: must be NAME,NAME"),
     ],
 )
