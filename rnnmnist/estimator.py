@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.validation import refuse_masked
+from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load

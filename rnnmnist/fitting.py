@@ -17,12 +17,8 @@ from rnnmnist.config.settings import Setting, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset
+from rnnmnist.data.sequences.checking import Sequences
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.data.sequences.validation import (
-    SequenceInputs,
-    Sequences,
-    describe_swapped_axes,
-)
 from rnnmnist.errors import (
     UserError,
     errors_as_failures,
@@ -100,7 +96,7 @@ def train(
 
 @errors_as_failures()
 def fit(
-    inputs: SequenceInputs,
+    inputs: ArrayLike,
     labels: ArrayLike | None = None,
     *,
     workdir: str | Path,
@@ -194,7 +190,6 @@ def fit(
         inputs,
         data.roles,
         data.feature_names,
-        can_be_array=labels is not None,
         labels=labels,
         lengths=lengths,
         split=split,
@@ -204,15 +199,20 @@ def fit(
 
     def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
         saved = start.config
-        if feature_names is None and (swapped := describe_swapped_axes(inputs)):
-            warn_of_data(swapped)
+        # The sizes of the axes tell, since such an array trains without an error.
+        shape: tuple[int, ...] = getattr(inputs, "shape", ())
+        if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
+            warn_of_data(
+                f"inputs {shape} have more features than time steps; if they are "
+                "[examples, features, time], pass inputs.swapaxes(1, 2)"
+            )
         config, reason = choose_config(request, saved, sequences.count_training())
         # The stem of the path is the name of the data, also after the run has moved.
         path = folder / f"{folder.name}.data"
         if saved is not None and str(saved.data.path).endswith(".data"):
             path = folder / Path(str(saved.data.path)).name
         config = config.replace({"data.path": path})
-        return config, reason, to_dataset(path.stem, sequences, config.data)
+        return config, reason, to_dataset(path, sequences, config.data)
 
     return _train(
         request,

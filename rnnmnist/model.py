@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.data.sequences.validation import SequenceInputs
 from rnnmnist.errors import UserError, errors_as_failures, format_value
 from rnnmnist.evaluation.network import Network, StreamState
 from rnnmnist.evaluation.trained_run import TrainedRun
@@ -78,7 +77,7 @@ class Model(TrainedRun):
 
     def classify(
         self,
-        inputs: SequenceInputs,
+        inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
         every_step: bool = False,
@@ -143,7 +142,7 @@ class Model(TrainedRun):
         return self.network.step(state, self.read_features(features))
 
     def occlusion(
-        self, inputs: SequenceInputs, lengths: ArrayLike | None = None
+        self, inputs: ArrayLike, lengths: ArrayLike | None = None
     ) -> NDArray[np.float32]:
         """Returns on which time steps each prediction depends, float32 [n, time].
 

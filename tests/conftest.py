@@ -10,12 +10,10 @@ half of the time; slow tests compile what users run, unless they use `fast_progr
 import isolation  # noqa: F401
 
 # isort: split
-import dataclasses
 import fcntl
 import gc
 import logging
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,7 +34,6 @@ from support import (
 
 from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
@@ -210,12 +207,3 @@ def small(data_dir: Path) -> RunConfig:
         ),
     )
     return resolve(config, image_task(config.data))
-
-
-@pytest.fixture
-def prepared(small: RunConfig, data_dir: Path, tmp_path: Path) -> DataConfig:
-    """The embedded images, prepared in a folder to damage."""
-    datasets.load(small.data)
-    folder = "mnist_rows/mnist5k"
-    shutil.copytree(data_dir / folder, tmp_path / folder)
-    return dataclasses.replace(small.data, data_dir=str(tmp_path))

@@ -4,6 +4,7 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 """
 
 import argparse
+import functools
 import gc
 import logging
 import os
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import absl.logging
 
@@ -92,8 +93,14 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+            sys.stdout = _open_nowhere()
         return args
+
+
+@functools.cache
+def _open_nowhere() -> TextIO:
+    """Returns a stream that discards what is written, open until the process ends."""
+    return Path(os.devnull).open("w")
 
 
 def open_run(args: argparse.Namespace) -> "Model":

@@ -110,7 +110,7 @@ def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]"
     from rnnmnist.data.image_sets import image_task
 
     chosen, _ = choose_config(request, saved)
-    if chosen.data.name != "files":
+    if chosen.data.name not in ("files", "mnist5k"):
         from rnnmnist.data.images import make_builder, missing_urls  # imports TFDS
 
         builder = make_builder(chosen.data)

@@ -1,10 +1,12 @@
 """Data sets by their names, with the examples of each split."""
 
+import numpy as np
+
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Dataset
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.examples import Dataset, Examples
+from rnnmnist.data.image_sets import embedded_images, image_task
 from rnnmnist.errors import prefix_errors
 
 
@@ -28,12 +30,12 @@ def load_for_training(
     path, sequences = reading.read_path(config.data, config.data.feature_names)
     with prefix_errors(path):
         config, reason = choose_config(request, saved, sequences.count_training())
-        dataset = reading.to_dataset(reading.name_of(path), sequences, config.data)
+        dataset = reading.to_dataset(path, sequences, config.data)
     return config, reason, dataset
 
 
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
-    """Loads every split of a data set, which is prepared if it is not yet.
+    """Loads every split of a data set, which TFDS prepares if it is not yet.
 
     Sequences have the normalization and the classes of a trained task, if one is given.
     """
@@ -43,8 +45,16 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
         wanted = config.feature_names if trained is None else trained.feature_names
         path, sequences = reading.read_path(config, wanted)
         with prefix_errors(path):
-            return reading.to_dataset(reading.name_of(path), sequences, config, trained)
+            return reading.to_dataset(path, sequences, config, trained)
 
-    from rnnmnist.data import images  # TFDS takes two seconds to import
+    task = image_task(config)
+    if config.name == "mnist5k":
+        splits = {
+            split: Examples(images, labels=labels.astype(np.int32))
+            for split, (images, labels) in embedded_images().items()
+        }
+        return Dataset(task, splits)
 
-    return Dataset(image_task(config), images.load_splits(config))
+    from rnnmnist.data.images import load_splits  # TFDS takes two seconds to import
+
+    return Dataset(task, load_splits(config))

@@ -7,13 +7,11 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
-LARGEST = np.finfo(np.float32).max
-LARGEST_SQUARED = float(np.sqrt(LARGEST))  # limit of values without normalization
+LARGEST = float(np.finfo(np.float32).max)
 MAX_DEVIATIONS = 1e6  # limit of the distance of a value from the mean in training
 NORMALIZED_BYTES = 1 << 22  # normalized at a time
 
@@ -132,11 +130,36 @@ class Normalization(NamedTuple):
     @property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
         """The lowest and the highest value of each feature that can be read."""
-        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST_SQUARED
+        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST
         # If a feature is a constant, its values in float32 differ by their rounding.
         reach = deviations * self.std + 1e-6 * np.abs(self.mean)
         low, high = self.mean - reach, self.mean + reach
         return np.maximum(low, -LARGEST), np.minimum(high, LARGEST)
+
+    def find_invalid(self, values: np.ndarray) -> tuple[tuple[int, ...], str] | None:
+        """Returns the index of the first value that a network cannot take, and why.
+
+        Values are real [..., features].
+        """
+        low, high = self.limits
+        is_invalid = (values < low) | (values > high)
+        if self.missing == "error":
+            is_invalid |= np.isnan(values)
+        if not is_invalid.any():
+            return None
+        index = tuple(np.argwhere(is_invalid)[0].tolist())
+        if np.isnan(values[index]):
+            return index, (
+                "is missing (NaN); set data.missing to forward_fill or zero for "
+                'training (in Python, missing="forward_fill")'
+            )
+        feature = index[-1]
+        return index, (
+            f"is {values[index]:.3g}; allowed are {low[feature]:.3g} to "
+            f"{high[feature]:.3g}, float32 numbers at most {MAX_DEVIATIONS:,.0f} "
+            "standard deviations from the mean in training; correct it, or mark it as "
+            "missing"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -176,17 +199,6 @@ class Inputs:
         lengths = None if self.lengths is None else self.lengths[positions]
         return self.normalization(values, lengths)
 
-    def normalize(self) -> Self:
-        """Returns the same examples, which `take` does not normalize each time."""
-        names = tuple(self.name(position) for position in range(len(self)))
-        return dataclasses.replace(
-            self,
-            stored=self.take(slice(None)),
-            indices=None,
-            normalization=None,
-            ids=names,
-        )
-
     def name(self, position: int) -> str:
         """Returns the identifier of one example in its data."""
         index = position if self.indices is None else int(self.indices[position])
@@ -203,7 +215,8 @@ class Examples(Inputs):
     """The examples of a split: inputs with their labels."""
 
     labels: np.ndarray  # int32 [examples]
-    groups: np.ndarray | None = None  # int [examples], such as the subject of each
+    # Integers or str [examples], such as the subject of each.
+    groups: np.ndarray | None = None
 
     @property
     def num_groups(self) -> int | None:
@@ -233,34 +246,6 @@ class Dataset(NamedTuple):
 
     task: Task
     splits: dict[str, Examples]
-
-
-def find_invalid(
-    values: np.ndarray, missing: str, low: ArrayLike, high: ArrayLike
-) -> tuple[tuple[int, ...], str] | None:
-    """Returns the index of the first value that a network cannot take, and why.
-
-    Values are real [..., features], with limits for each feature. NaN is a missing
-    value, which depends on the setting `data.missing`.
-    """
-    is_invalid = (values < low) | (values > high)
-    if missing == "error":
-        is_invalid |= np.isnan(values)
-    if not is_invalid.any():
-        return None
-    index = tuple(np.argwhere(is_invalid)[0].tolist())
-    if np.isnan(values[index]):
-        return index, (
-            "is missing (NaN); set data.missing to forward_fill or zero for training "
-            '(in Python, missing="forward_fill")'
-        )
-    lowest = np.broadcast_to(low, values.shape)[index]
-    highest = np.broadcast_to(high, values.shape)[index]
-    return index, (
-        f"is {values[index]:.3g}; allowed are {lowest:.3g} to {highest:.3g}, float32 "
-        f"numbers at most {MAX_DEVIATIONS:,.0f} standard deviations from the mean in "
-        "training; correct it, or mark it as missing"
-    )
 
 
 def cumulative_max(values: Arrays) -> Arrays:

@@ -25,28 +25,25 @@ _GARMENTS = (
 )
 _SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
-_SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
+SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
 
 
 class ImageSet(NamedTuple):
     """What is known of a data set of images before its files are read."""
 
     classes: tuple[str, ...]
-    examples: dict[str, int]  # in each split
-    # The version of the data that TFDS prepares; other content needs another one.
-    version: str = "3.0.0"
+    sizes: dict[str, int]  # of each split
     # The SHA-256 of all splits; None where the original files have checksums.
     sha256: str | None = None
 
 
 IMAGE_SETS = {
-    "mnist": ImageSet(DIGITS, _SIZES),
-    "fashion_mnist": ImageSet(_GARMENTS, _SIZES),
-    "kmnist": ImageSet(_SYLLABLES, _SIZES),
+    "mnist": ImageSet(DIGITS, SIZES),
+    "fashion_mnist": ImageSet(_GARMENTS, SIZES),
+    "kmnist": ImageSet(_SYLLABLES, SIZES),
     "mnist5k": ImageSet(
         DIGITS,
         {"train": 4_000, "validation": 500, "test": 500},
-        version="4.0.0",
         sha256="334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3",
     ),
 }
@@ -63,14 +60,14 @@ def image_task(config: DataConfig) -> Task:
         time_steps,
         features,
         image_set.classes,
-        image_set.examples,
+        image_set.sizes,
         IMAGE_SHAPE,
         sha256=image_set.sha256,
     )
 
 
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the splits of the images that the package ships, read without TFDS.
+    """Returns the splits of `mnist5k`, which the package ships.
 
     They are images, uint8 [n, 28, 28], and labels, uint8 [n], as many of each class.
     Each split is a random sample of each class, which never changes. Its examples are

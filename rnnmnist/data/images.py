@@ -24,10 +24,10 @@ import tensorflow_datasets as tfds  # noqa: TID251
 from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
-from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
+from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
 from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
 
-URLS = {  # folders of the original files; those of mnist5k are shipped
+URLS = {  # folders of the original files
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -48,8 +48,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     """Images of 28 x 28 grey pixels in ten classes, in the original order."""
 
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name=name, version=image_set.version)
-        for name, image_set in IMAGE_SETS.items()
+        tfds.core.BuilderConfig(name=name, version="3.0.0") for name in URLS
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -68,20 +67,16 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
-        urls = original_urls(self)
-        if not urls:
-            splits = embedded_images()
-        else:
-            # The files are downloaded in turn, so that after a failure no other thread
-            # writes to the folder.
-            paths = [dl_manager.download(url) for url in urls]
-            images, labels, test_images, test_labels = map(read_idx, paths)
-            held_out = IMAGE_SETS[self.builder_config.name].examples["validation"]
-            splits = {
-                "train": (images[held_out:], labels[held_out:]),
-                "validation": (images[:held_out], labels[:held_out]),
-                "test": (test_images, test_labels),
-            }
+        # The files are downloaded in turn, so that after a failure no other thread
+        # writes to the folder.
+        paths = [dl_manager.download(url) for url in original_urls(self)]
+        images, labels, test_images, test_labels = map(read_idx, paths)
+        held_out = SIZES["validation"]
+        splits = {
+            "train": (images[held_out:], labels[held_out:]),
+            "validation": (images[:held_out], labels[:held_out]),
+            "test": (test_images, test_labels),
+        }
         return {
             split: self._generate_examples(*arrays) for split, arrays in splits.items()
         }
@@ -95,10 +90,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 
 
 def original_urls(builder: MnistRows) -> list[str]:
-    """Returns the URLs of the original files; none if the images are shipped."""
-    base = URLS.get(builder.builder_config.name)
-    if base is None:
-        return []
+    """Returns the URLs of the original files."""
+    base = URLS[builder.builder_config.name]
     return [base + name for names in FILES.values() for name in names]
 
 

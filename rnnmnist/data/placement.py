@@ -151,15 +151,13 @@ def _host_gatherer(
             start=device_put(np.int32(start), replicated_sharding(mesh)),
         )
 
-    futures: dict[int, Future[Chunk]] = {}  # of the chunk in use and the next one
+    @functools.lru_cache(2)  # the chunk in use and the next one
+    def submit(start: int) -> Future[Chunk]:
+        return thread.submit(gather, start)
 
     def gather_ahead(start: int) -> Chunk:
-        used = (start, start + updates)
-        for unused in futures.keys() - set(used):
-            del futures[unused]
-        for position in used:
-            if position not in futures:
-                futures[position] = thread.submit(gather, position)
-        return futures[start].result()
+        chunk = submit(start)
+        submit(start + updates)
+        return chunk.result()
 
     return gather_ahead

@@ -19,10 +19,8 @@ from rnnmnist.data.examples import (
     Inputs,
     Normalization,
     View,
-    find_invalid,
 )
-from rnnmnist.data.sequences.validation import (
-    SequenceInputs,
+from rnnmnist.data.sequences.checking import (
     Sequences,
     refuse_masked,
 )
@@ -164,7 +162,7 @@ class TrainedRun:
             )
 
     def read_inputs(
-        self, values: SequenceInputs, lengths: ArrayLike | None = None
+        self, values: ArrayLike, lengths: ArrayLike | None = None
     ) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
@@ -198,8 +196,7 @@ class TrainedRun:
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
         sequences = reading.select_features(sequences, self.task.feature_names)
-        limits = self.normalization.limits
-        reading.read_values(sequences, self.config.data.missing, limits)
+        reading.read_values(sequences, self.normalization)
         return Inputs(
             sequences.inputs, sequences.lengths, normalization=self.normalization
         )
@@ -221,13 +218,12 @@ class TrainedRun:
             )
         values = given.astype(np.float64)
         is_image = self.task.image_shape is not None
-        if is_image and not (values.min() >= 0 and values.max() <= 1):
+        if is_image and (values.min() < 0 or values.max() > 1):
             raise UserError(
                 "features: must be grey levels from 0 to 1, not "
                 f"{format_value(features)}"
             )
-        limits = self.normalization.limits
-        invalid = find_invalid(values, self.config.data.missing, *limits)
+        invalid = self.normalization.find_invalid(values)
         if invalid is not None:
             (feature,), reason = invalid
             names = self.task.feature_names or range(count)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 
 from rnnmnist.config.settings import expand
-from rnnmnist.data.sequences.validation import refuse_masked
+from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")

@@ -70,11 +70,6 @@ def loop_over_events(
     with open_trainer(config, task, splits["train"], mesh) as trainer:
         program = trainer.program
         validation = splits["validation"]
-        # If the training data fit on the devices, the validation sequences are small,
-        # too. Then they are standardized once, here. Otherwise, each validation
-        # standardizes them, a part at a time.
-        if not trainer.batches.on_host:
-            validation = validation.normalize()
         if step == 0:
             state = create_state(config, program, task)
         else:

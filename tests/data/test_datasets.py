@@ -14,7 +14,7 @@ import pytest
 import trainer
 from support import random_examples
 
-from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets, image_sets, images
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.errors import RunError, UserError
@@ -49,18 +49,26 @@ def originals_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataCon
     return DataConfig(data_dir=str(tmp_path / "prepared"), manual_dir=str(folder))
 
 
+@pytest.fixture
+def prepared(originals_config: DataConfig) -> DataConfig:
+    """The same files, prepared in a folder to damage."""
+    datasets.load(originals_config)
+    return originals_config
+
+
 def files(folder: Path) -> list[str]:
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(str(path) for path in found if ".config" not in path.parts)
 
 
-def test_the_embedded_splits_are_balanced_disjoint_and_complete(small: Config) -> None:
-    task, splits = datasets.load(small.data)
+def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
+    config = DataConfig(name="mnist5k")
+    task, splits = datasets.load(config)
     sizes = {"train": 400, "validation": 50, "test": 50}
     assert tuple(splits) == SPLITS
     for split, own in splits.items():
         np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
-    assert task == image_sets.image_task(small.data)
+    assert task == image_sets.image_task(config)
     assert task.examples == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
     with np.load(image_sets.EMBEDDED) as file:
@@ -152,7 +160,6 @@ def test_no_flipped_byte_of_prepared_data_is_read(
     prepared: DataConfig, tmp_path: Path
 ) -> None:
     """array_record has checksums of its own; some bytes are of no record."""
-    first = datasets.load(prepared).splits
     (path,) = tmp_path.rglob("*validation.array_record*")
     content = path.read_bytes()
     refused = 0
@@ -165,25 +172,13 @@ def test_no_flipped_byte_of_prepared_data_is_read(
             assert "cannot be read" in str(error)
             refused += 1
         else:
-            assert_equal(found, first)
+            assert_equal(found, SPLITS_OF_ORIGINALS)
     assert refused >= 3
-
-
-def test_a_folder_of_an_older_version_is_prepared_again(
-    prepared: DataConfig, tmp_path: Path
-) -> None:
-    first = datasets.load(prepared).splits
-    (info,) = tmp_path.rglob("dataset_info.json")
-    older = info.parent.with_name("3.0.0")  # of which the embedded splits were others
-    info.parent.rename(older)
-    assert_equal(datasets.load(prepared).splits, first)
-    assert info.exists()
-    assert info.parent != older
 
 
 @pytest.mark.slow
 def test_two_first_starts_prepare_once(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], originals: Path, tmp_path: Path
 ) -> None:
     program = (
         "import sys\n"
@@ -191,9 +186,10 @@ def test_two_first_starts_prepare_once(
         "from rnnmnist.data import datasets, images\n"
         "prepare = images._prepare\n"
         "images._prepare = lambda *given: (print('prepares'), prepare(*given))\n"
-        "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
+        "_, data_dir, manual_dir = sys.argv\n"
+        "datasets.load(DataConfig(data_dir=data_dir, manual_dir=manual_dir))\n"
     )
-    argv = "-c", program, tmp_path / "new"
+    argv = "-c", program, tmp_path / "new", originals / "mnist"
     processes = [trainer.popen(environment, *argv) for _ in range(2)]
     codes, printed, _ = zip(*trainer.outcomes(processes), strict=True)
     assert codes == (0, 0)

@@ -161,8 +161,6 @@ def test_the_evaluation_of_sequences_reads_their_steps_only() -> None:
     assert_close(found[read], expected[read])
     (last,) = logits_of(inputs, **shards)
     assert_close(last, expected[np.arange(37), lengths - 1])
-    normalized = logits_of(inputs.normalize(), **shards)
-    np.testing.assert_array_equal(normalized, last[None])
     (of_split,) = logits_of(Examples(**vars(inputs), labels=lengths), **shards)
     assert_close(of_split, last)
 

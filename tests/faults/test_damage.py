@@ -16,7 +16,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import ITEMS, is_whole, read_header, repair
 from rnnmnist.runs.selection import select
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import SUMS_FILE, list_steps
 
 NEWEST = 20
 Damage = Callable[[Path], object]
@@ -176,8 +176,10 @@ def test_random_edits_of_a_run_are_found_or_have_no_effect(
             edited = edits[generator.integers(3)]
         path.write_bytes(edited)
         repair(workdir)
-        step = path.relative_to(workdir).parts[0]
-        found = [one for one in steps if str(one) != step or edited == content]
+        step, *parts = path.relative_to(workdir).parts
+        is_read = bool(parts) and parts[0] in (*ITEMS, SUMS_FILE)
+        is_damaged = is_read and edited != content
+        found = [one for one in steps if str(one) != step or not is_damaged]
         assert list_steps(workdir) == found, path
         select(workdir, "best")
         logs.remove_metrics_after(workdir, NEWEST)

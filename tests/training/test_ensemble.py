@@ -159,10 +159,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkpoint_has_flaxs_names_and_a_leading_ensemble_axis(run: Path) -> None:
     params = leaves_by_path(checkpoints.read_arrays(run, 20, "params"))
-    carry, values = (jnp.zeros((1, 4)),) * 2, jnp.zeros((1, 1))
+    # The cell reads the values of one feature, and their differences.
+    carry, values = (jnp.zeros((1, 4)),) * 2, jnp.zeros((1, 2))
     cell = nn.OptimizedLSTMCell(4)
     variables = jax.eval_shape(cell.init, jax.random.key(0), carry, values)
     expected = {"head/kernel": (3, 2 * 4, 2), "head/bias": (3, 2)}
+    expected["difference_std"] = (3, 1)
     for name, leaf in leaves_by_path(variables["params"]):
         for direction in ("cell", "backward_cell"):
             expected[f"{direction}/{name}"] = (3, *leaf.shape)

@@ -1,1 +1,1 @@
-"""Sequences of users: a reader for each format, and one validated type."""
+"""Sequences of users: a reader for each format, and one checked type."""

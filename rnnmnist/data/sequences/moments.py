@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rnnmnist.data.examples import LARGEST_SQUARED, MAX_DEVIATIONS
-from rnnmnist.data.sequences.validation import Sequences
+from rnnmnist.data.examples import MAX_DEVIATIONS
+from rnnmnist.data.sequences.checking import Sequences
 
 SAMPLED_VALUES = 1 << 16
 
@@ -96,30 +96,22 @@ def find_far_values(
 
     Such a value is in no relation to the standard deviation, which it determines. It is
     farther from the median than `MAX_DEVIATIONS` times the median absolute deviation of
-    the values that differ from the median (most values of a feature can be equal). If
-    none differs, it is `LARGEST_SQUARED` away. The medians are those of random time
-    steps of the training sequences, int [n].
+    the values that differ from the median (most values of a feature can be equal). The
+    medians are those of random time steps of the training sequences, int [n].
     """
     generator = np.random.default_rng(0)
     count = max(1, SAMPLED_VALUES // len(moments.low))
     chosen = generator.choice(training, count)
     times = generator.integers(sequences.ends[chosen])
-    values = sequences.inputs[chosen, times].astype(np.float64)
-    median = _median(values)
-    deviations = np.abs(values - median)
-    deviations[deviations <= 4 * moments.rounding * np.abs(median)] = np.nan
-    limit = MAX_DEVIATIONS * _median(deviations)
-    limit[np.isnan(limit)] = LARGEST_SQUARED
+    sample = sequences.inputs[chosen, times].astype(np.float64)
+    values = np.ma.masked_invalid(sample)
+    median = np.ma.median(values, axis=0)
+    deviations = np.ma.masked_equal(np.abs(values - median), 0)
+    limit = MAX_DEVIATIONS * np.ma.median(deviations, axis=0)  # masked if none differs
     is_above = moments.high - median > median - moments.low
     farthest = np.where(is_above, moments.high, moments.low)
-    is_far = np.abs(farthest - median) > limit
+    is_far = np.ma.filled(np.abs(farthest - median) > limit, False)
     return {
         sequences.feature_names[index]: float(farthest[index])
         for index in np.flatnonzero(is_far)
     }
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Returns the medians over the first axis, without NaN; NaN of none."""
-    medians = np.ma.median(np.ma.masked_invalid(values), axis=0)
-    return np.ma.filled(medians, np.nan)

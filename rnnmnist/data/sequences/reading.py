@@ -15,25 +15,20 @@ from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.settings import expand
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
-    LARGEST,
     Dataset,
     Examples,
-    Inputs,
     Normalization,
-    find_invalid,
     find_padding,
+)
+from rnnmnist.data.sequences.checking import (
+    Sequences,
+    are_names,
+    check_arrays,
+    refuse_absent_features,
 )
 from rnnmnist.data.sequences.moments import Moments, find_far_values
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
-from rnnmnist.data.sequences.validation import (
-    SequenceInputs,
-    Sequences,
-    are_names,
-    check_memory,
-    refuse_absent_features,
-    validate,
-)
 from rnnmnist.errors import (
     UserError,
     errors_as_failures,
@@ -58,8 +53,6 @@ def read_npz(path: Path) -> dict[str, Any]:
     arrays = {}
     with np.load(path, allow_pickle=False) as file:
         _check_names(file.files)
-        sizes = [member.file_size for member in file.zip.infolist()]
-        check_memory(sum(sizes), "the arrays")
         for name in file.files:
             with prefix_errors(name, SAVE_AGAIN):
                 arrays[name] = file[name]
@@ -106,7 +99,10 @@ def read(
     suffix = "folder" if path.is_dir() else path.suffix.lower()
     remedy = "save it again"
     if suffix in (".csv", ".gz"):
-        remedy = "save it in UTF-8, and name it .csv.gz only if it is compressed"
+        remedy = (
+            "save it in UTF-8, quote texts that contain a comma, and name it .csv.gz "
+            "only if it is compressed"
+        )
     with prefix_errors(path, remedy):
         match suffix:
             case "folder":
@@ -121,33 +117,29 @@ def read(
                 arrays = read_parquet(path, roles, wanted)
             case _:
                 raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
-        return validate(**arrays)
+        return check_arrays(**arrays)
 
 
 def read_memory(
-    inputs: SequenceInputs,
+    inputs: ArrayLike,
     roles: Mapping[str, str] = {},
     wanted: Sequence[str] = (),
-    *,
-    can_be_array: bool = True,
     **arrays: Any,
 ) -> Sequences:
-    """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
-    remedy = "pass a table with one type in a column; as .astype(str), it shows the row"
-    with prefix_errors("inputs", remedy):
-        columns = read_stream(inputs, roles, wanted, can_be_array=can_be_array)
-    if columns is None:
-        return validate(inputs, **arrays)
+    """Checks arrays, as `check_arrays` does, or a table with the Arrow stream."""
+    if not hasattr(inputs, "__arrow_c_stream__"):
+        return check_arrays(inputs, **arrays)
     for name, values in arrays.items():
         if values is not None:
             raise UserError(f"{name}: a table has its own columns; leave {name} out")
-    with prefix_errors("inputs"):
-        return validate(**columns)
+    remedy = "pass a table with one type in a column; as .astype(str), it shows the row"
+    with prefix_errors("inputs", remedy):
+        return check_arrays(**read_stream(inputs, roles, wanted))
 
 
 @errors_as_failures()
 def read_sequences(
-    source: str | Path | SequenceInputs,
+    source: str | Path | ArrayLike,
     columns: str | Mapping[str, str] | None = None,
 ) -> tuple[
     list[np.ndarray], np.ndarray | None, np.ndarray | None, tuple[str, ...] | None
@@ -177,10 +169,10 @@ def read_sequences(
     if isinstance(source, str | Path):
         sequences = read(expand(str(source)), roles)
     else:
-        sequences = read_memory(source, roles, can_be_array=False)
+        sequences = read_memory(source, roles)
     _check_roles(sequences, roles)
-    padded = Inputs(sequences.inputs, sequences.lengths)
-    inputs = [padded.strip_padding(position) for position in range(len(padded))]
+    ends = sequences.ends
+    inputs = [values[:end] for values, end in zip(sequences.inputs, ends, strict=True)]
     classes, labels = np.array(sequences.classes), sequences.labels
     y = None if labels is None else classes[labels]
     return inputs, y, sequences.groups, sequences.ids
@@ -199,70 +191,58 @@ def read_path(config: DataConfig, wanted: Sequence[str]) -> tuple[Path, Sequence
     return path, read(path, config.roles, wanted)
 
 
-def name_of(path: Path) -> str:
-    """Returns the name of the data set in a file, without that of a split."""
-    return path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-
-
 def to_dataset(
-    name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
+    path: Path, sequences: Sequences, config: DataConfig, trained: Task | None = None
 ) -> Dataset:
     """Checks the values of labelled sequences, and divides them into splits.
 
     They are for training, or have the normalization and classes of a trained task. The
-    sequences of that training have the splits that they had there.
+    sequences of that training have the splits that they had there. The data set has the
+    name of the file at `path`.
     """
     if trained is None:
         _check_roles(sequences, config.roles)
         if config.features is not None:
             sequences = select_features(sequences, config.feature_names)
     if sequences.labels is None:
-        add = (
-            "add the array 'labels', @classLabel and labels, or the column 'label', "
-            "which data.columns=label=NAME can name; in Python, pass labels"
+        raise UserError(
+            "labels: are missing; add the array 'labels', @classLabel and labels, or "
+            "the column 'label', which data.columns=label=NAME can name; in Python, "
+            "pass labels"
         )
-        remedy = suggest_name("label", sequences.feature_names, add)
-        raise UserError(f"labels: are missing; {remedy}")
     if trained is None:
         splits = sequences.training_splits(config.validation)
         task = _prepare_training(sequences, splits, config)
     else:
         sequences = _adapt(sequences, trained)
-        limits = Normalization.create(trained, config.missing).limits
-        sha256 = read_values(sequences, config.missing, limits)
+        sha256 = read_values(sequences, Normalization.create(trained, config.missing))
         splits = sequences.split_as_given("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
         task = replace(trained, sha256=sha256)
-    groups = None
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
-        _, groups = np.unique(sequences.groups, return_inverse=True)
         held_out = np.unique(sequences.groups[splits["validation"]])
         validation_groups = tuple(map(str, held_out))
     task = replace(
         task,
-        name=name,
+        name=path.stem.removesuffix("_TRAIN").removesuffix("_TEST"),
         time_steps=sequences.inputs.shape[1],
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=validation_groups,
     )
-    normalization = Normalization.create(task, config.missing)
-    lengths, labels = sequences.lengths, np.asarray(sequences.labels)
-    examples = {
-        split: Examples(
-            sequences.inputs,
-            None if lengths is None else lengths[indices],
-            indices,
-            normalization,
-            sequences.ids,
-            labels=labels[indices],
-            groups=None if groups is None else groups[indices],
-        )
-        for split, indices in splits.items()
-    }
-    return Dataset(task, examples)
+    examples = Examples(
+        sequences.inputs,
+        sequences.lengths,
+        normalization=Normalization.create(task, config.missing),
+        ids=sequences.ids,
+        labels=np.asarray(sequences.labels),
+        groups=sequences.groups,
+    )
+    return Dataset(
+        task, {split: examples.select(indices) for split, indices in splits.items()}
+    )
 
 
 def _prepare_training(
@@ -272,17 +252,19 @@ def _prepare_training(
 
     Returns a task with their normalization and SHA-256.
     """
-    moments = Moments(sequences, splits["train"])
-    sha256 = read_values(sequences, config.missing, moments=moments)
     _, time_steps, features = sequences.inputs.shape
-    task = Task("", time_steps, features, sequences.classes, {}, sha256=sha256)
+    task = Task("", time_steps, features, sequences.classes, {})
+    moments = Moments(sequences, splits["train"])
+    unchanged = Normalization.create(task, config.missing)
+    task = replace(task, sha256=read_values(sequences, unchanged, moments))
     if config.normalize != "none":
         mean, std, changes = moments.normalization
         task = replace(task, mean=mean, std=std, difference_std=changes)
-    low, high = Normalization.create(task, config.missing).limits
-    if (moments.low < low).any() or (moments.high > high).any():
-        # This names the value that an evaluation would refuse after the training.
-        read_values(sequences, config.missing, (low, high))
+        normalization = Normalization.create(task, config.missing)
+        low, high = normalization.limits
+        if (moments.low < low).any() or (moments.high > high).any():
+            # This names the value that an evaluation would refuse after the training.
+            read_values(sequences, normalization)
     _warn_of_splits(sequences, splits)
     _warn_of_values(sequences, splits["train"], moments)
     return task
@@ -304,25 +286,19 @@ def _adapt(sequences: Sequences, trained: Task) -> Sequences:
 
 def _warn_of_splits(sequences: Sequences, splits: Mapping[str, np.ndarray]) -> None:
     """Warns of classes that are not in a split, and of groups that are in several."""
-    labels = np.asarray(sequences.labels)
-    for name, consequence in (
-        ("train", "which the network cannot learn"),
-        ("validation", "about which the validation accuracy says nothing"),
-    ):
-        present = set(labels[splits[name]].tolist())
-        absent = [
-            text for index, text in enumerate(sequences.classes) if index not in present
-        ]
-        if present and absent:
+    classes, labels = np.array(sequences.classes), np.asarray(sequences.labels)
+    for name in ("train", "validation"):
+        present = labels[splits[name]]
+        absent = np.delete(classes, present)
+        if len(present) and len(absent):
             warn_of_data(
-                f"no {name} sequence is of these classes, {consequence}: "
-                f"{', '.join(absent)[:200]}"
+                f"no {name} sequence is of these classes: {', '.join(absent)[:200]}"
             )
     if sequences.groups is None:
         return
-    trained = set(sequences.groups[splits["train"]].tolist())
+    trained = set(sequences.groups[splits["train"]])
     for name in ("validation", "test"):
-        groups = set(sequences.groups[splits[name]].tolist())
+        groups = set(sequences.groups[splits[name]])
         shared = groups & trained
         if shared:
             warn_of_data(
@@ -337,10 +313,10 @@ def _warn_of_values(
 ) -> None:
     """Warns of features that teach nothing, and of values far from all others."""
     names = np.array(sequences.feature_names)
-    steady = moments.is_steady & (moments.high > moments.low)
-    if steady.any() and not steady.all():
+    is_steady = moments.is_steady & (moments.high > moments.low)
+    if is_steady.any() and not is_steady.all():
         warn_of_data(
-            f"{', '.join(names[steady])[:200]} changes by the same amount in every "
+            f"{', '.join(names[is_steady])[:200]} changes by the same amount in every "
             "time step, or not at all, as a clock, a counter or the number of a "
             "subject does; leave it out, as by data.features, or name it groups"
         )
@@ -370,15 +346,10 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
 
 
 def read_values(
-    sequences: Sequences,
-    missing: str,
-    limits: tuple[ArrayLike, ArrayLike] = (-LARGEST, LARGEST),
-    *,
-    moments: Moments | None = None,
+    sequences: Sequences, normalization: Normalization, moments: Moments | None = None
 ) -> str:
     """Reads and checks all values, a part at a time, and adds them to moments.
 
-    The lowest and the highest values that are allowed can be given for each feature.
     Returns the SHA-256 of the sequences with their labels, lengths, splits and groups.
     """
     inputs, ends = sequences.inputs, sequences.ends
@@ -392,7 +363,7 @@ def read_values(
         part = slice(start, start + size)
         is_value = ~find_padding(time_steps, ends[part])
         rows = inputs[part][is_value].astype(dtype)  # [time steps, features]
-        invalid = find_invalid(rows, missing, *limits)
+        invalid = normalization.find_invalid(rows)
         if invalid is not None:
             (row, feature), reason = invalid
             index, time = np.argwhere(is_value)[row]
@@ -416,7 +387,8 @@ def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
     names, which are numbered, must have the same number and order.
     """
     names = sequences.feature_names
-    if set(wanted) <= set(names) or (are_names(names) and are_names(wanted)):
+    is_named = are_names(names) and are_names(wanted)
+    if is_named or sorted(wanted) == sorted(names):
         refuse_absent_features(names, wanted)
         columns = [names.index(name) for name in wanted]
         if columns == list(range(len(names))):

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from rnnmnist.data.sequences.validation import (
+from rnnmnist.data.sequences.checking import (
     are_names,
-    check_memory,
     pad,
     refuse_absent_features,
 )
@@ -31,7 +30,6 @@ from rnnmnist.errors import (
 INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"
 # The roles of columns. A column without a role is a feature.
 COLUMNS = ("sequence", "time", "label", "split", "groups")
-CELL_BYTES = 32  # memory of a value while it is read
 
 # The types of times, in the order in which they are tried: an integer could also be
 # converted to a float, with fewer digits.
@@ -62,24 +60,15 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
     header_line, cells = next(_csv_rows(path), (0, []))
     names = [cell.strip() for cell in cells]
     columns = _choose_columns(names, roles, wanted)
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            pyarrow.csv.ReadOptions(column_names=names, skip_rows=header_line),
-            pyarrow.csv.ParseOptions(newlines_in_values=True),
-            pyarrow.csv.ConvertOptions(
-                include_columns=list(columns.values()),
-                column_types=dict.fromkeys(names, pa.string()),
-            ),
-        )
-    except pa.ArrowInvalid:
-        for line, cells in _csv_rows(path):
-            if len(cells) != len(names):
-                raise UserError(
-                    f"line {line}: has {len(cells)} cells, and line {header_line} has "
-                    f"{len(names)}; quote texts that contain a comma"
-                ) from None
-        raise
+    table = pyarrow.csv.read_csv(
+        path,
+        pyarrow.csv.ReadOptions(column_names=names, skip_rows=header_line),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(
+            include_columns=list(columns.values()),
+            column_types=dict.fromkeys(names, pa.string()),
+        ),
+    )
 
     def place(row: int) -> str:
         line, _ = next(itertools.islice(_csv_rows(path), row + 1, None))
@@ -109,25 +98,15 @@ def read_parquet(
     """Reads a table with the columns of a .csv file."""
     with pyarrow.parquet.ParquetFile(path) as file:
         columns = _choose_columns(file.schema_arrow.names, roles, wanted)
-        check_memory(file.metadata.num_rows * len(columns) * CELL_BYTES, "the columns")
         table = file.read(columns=list(columns.values()))
     return _to_arrays(table, columns, _number_row)
 
 
 def read_stream(
-    inputs: Any, roles: Roles, wanted: Sequence[str] = (), *, can_be_array: bool
-) -> dict[str, Any] | None:
-    """Reads a table in memory, which is an object that offers the Arrow stream.
-
-    Returns None for other objects. If a table can be an array with a row for each
-    sequence, also for one without the columns sequence and time.
-    """
-    if not hasattr(inputs, "__arrow_c_stream__"):
-        return None
+    inputs: Any, roles: Roles, wanted: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Reads a table in memory, which is an object that offers the Arrow stream."""
     table = pa.RecordBatchReader.from_stream(inputs).read_all()
-    names = {roles.get(name, name) for name in table.column_names}
-    if can_be_array and names.isdisjoint(("sequence", "time")):
-        return None
     columns = _choose_columns(table.column_names, roles, wanted)
     return _to_arrays(table, columns, _number_row)
 
@@ -162,7 +141,7 @@ def _choose_columns(
 def _to_arrays(
     table: pa.Table, columns: Mapping[str, str], place: Place
 ) -> dict[str, Any]:
-    """Makes the arguments of `validate` of the columns of a table.
+    """Makes the arguments of `check_arrays` of the columns of a table.
 
     The sequences are in the order of their first rows in the table.
     """
@@ -184,13 +163,12 @@ def _to_arrays(
     return arrays
 
 
-class _Column:
-    """A column of a table, with the name that messages give it."""
+class _Column(NamedTuple):
+    """A column of a table."""
 
-    def __init__(self, name: str, values: pa.ChunkedArray, place: Place) -> None:
-        self.name = escape_unprintable(name)
-        self.values = values
-        self.place = place
+    name: str
+    values: pa.ChunkedArray
+    place: Place
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
         """Returns indices of texts, int32 [rows], and the texts."""
@@ -270,8 +248,8 @@ class _Column:
 
     def _refusal(self, row: int, allowed: str) -> UserError:
         return UserError(
-            f"{self.place(row)}: the column {self.name} has {self._cell(row)}; "
-            f"allowed are {allowed}"
+            f"{self.place(row)}: the column {escape_unprintable(self.name)} has "
+            f"{self._cell(row)}; allowed are {allowed}"
         )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.data.sequences.validation import pad
-from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
+from rnnmnist.data.sequences.checking import pad
+from rnnmnist.errors import UserError, format_value, prefix_errors
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
@@ -25,14 +25,12 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     }
     is_pair = pair and path in both and all(file.is_file() for file in both)
     files = both if is_pair else {path: ""}
-    classes: tuple[str, ...] = ()  # as in the first file; empty without labels
     cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
     split: list[str] = []
     for file, name in files.items():
         lines = _read_lines(file, f"{file.name}: line" if name else "line")
-        header = _read_header(lines)
-        classes = classes if cases else header
+        classes = _read_header(lines)
         for where, text in lines:
             with prefix_errors(where, "a missing value is ? or nan"):
                 values, label = _parse_case(text, classes)
@@ -51,7 +49,6 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
         "inputs": pad(np.concatenate(cases), lengths),
         "lengths": lengths,
         "labels": labels if classes else None,
-        "class_names": classes,
         "split": split if is_pair else None,
     }
 
@@ -90,11 +87,10 @@ def _parse_case(text: str, classes: tuple[str, ...]) -> tuple[np.ndarray, str]:
     dimensions = text.split(":")
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
-        allowed = (
-            f"allowed are the classes of @classLabel, {format_value(' '.join(classes))}"
+        raise UserError(
+            f"the label is {format_value(label)}; allowed are the classes of "
+            f"@classLabel, {format_value(' '.join(classes))}"
         )
-        remedy = suggest_name(label, classes, allowed)
-        raise UserError(f"the label is {format_value(label)}; {remedy}")
     columns = []
     for part in dimensions:
         cells = part.split(",")

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,23 +15,13 @@ from rnnmnist.errors import UserError, format_value, suggest_name, summarize_err
 from rnnmnist.runtime.machine import main_memory
 
 MAX_CLASSES = 1_000
-# More classes than these, which all are numbers and not all integers, are taken for the
-# target of a regression.
-MAX_FLOAT_CLASSES = 20
-NO_REGRESSION = (
-    "regression is not supported; divide numbers into classes, as by np.digitize"
-)
-ONE_LABEL = (
-    "; each sequence has one label; if each row has a single 1, pass "
-    "labels.argmax(axis=1), and cut sequences with a label for each time step into "
-    f"windows; {NO_REGRESSION}"
-)
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
-    "biuf": "real numbers of at most 64 bits; convert texts by .astype(float), sparse "
+    "biuf": "real numbers; convert texts by .astype(float), sparse "
     "matrices by .toarray() and an array of sequences by list(), and read a file by "
     "rnnmnist.read_sequences",
-    "biuU": "integers or strings; convert them with .astype(int) or .astype(str)",
+    "biuU": "integers or strings; convert them with .astype(int) or .astype(str), and "
+    "divide numbers into classes, as by np.digitize",
     "iu": "integers; convert them with .astype(int)",
     "U": "strings; convert them with .astype(str)",
 }
@@ -72,25 +62,17 @@ class Sequences:
         Without a validation split, and with `hold_out`, every tenth training sequence
         of each class is validation (the last one of a smaller class), in the order of
         the file. Beside a test split, too few of them are left in training. With
-        groups, it is those whose classes are closest to a tenth of each. Every class
-        keeps training sequences.
+        groups, whole groups are. Every class keeps training sequences.
         """
-        classes = format_value(self.classes)
-        if len(self.classes) > MAX_CLASSES or _are_targets(self.classes):
-            raise UserError(
-                f"labels: has {len(self.classes)} classes, {classes}; allowed are "
-                f"{MAX_CLASSES}, and {MAX_FLOAT_CLASSES} if they are numbers with "
-                f"fractions; {NO_REGRESSION}"
-            )
         splits = self.split_as_given("train")
         train = splits["train"]
         labels = np.asarray(self.labels)[train]
         trained = np.unique(labels)
-        if len(trained) < 2:
+        if not 2 <= len(trained) <= MAX_CLASSES:
             raise UserError(
-                f"split: of the classes {classes}, {len(trained)} are in training; it "
-                "needs 2 or more; add sequences of another class, or mark some with "
-                "train"
+                f"split: of the classes {format_value(self.classes)}, {len(trained)} "
+                f"are in training; allowed are 2 to {MAX_CLASSES:,}; mark sequences of "
+                "others with train, or divide numbers into classes, as by np.digitize"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
@@ -113,49 +95,22 @@ class Sequences:
         return splits | {"train": train[~is_held_out], "validation": train[is_held_out]}
 
 
-class Table(Protocol):
-    """A table in memory with Arrow's interface, such as a frame of pandas or polars."""
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Returns a capsule with a stream of the rows."""
-
-
-SequenceInputs = ArrayLike | Table  # arrays, lists of arrays, or a table
-
-
-def describe_swapped_axes(inputs: Any) -> str | None:
-    """Returns a warning for an array that seems to be [examples, features, time].
-
-    Such an array trains without an error, since its time steps become features. Only
-    the sizes of the axes tell, so it is none for lists and tables.
-    """
-    shape: tuple[int, ...] = getattr(inputs, "shape", ())
-    if len(shape) != 3 or shape[2] <= shape[1]:
-        return None
-    return (
-        f"inputs {shape} have more features, {shape[2]}, than time steps, {shape[1]}; "
-        "if they are [examples, features, time], pass inputs.swapaxes(1, 2)"
-    )
-
-
-def validate(
-    inputs: SequenceInputs,
+def check_arrays(
+    inputs: ArrayLike,
     labels: ArrayLike | None = None,
     *,
     lengths: ArrayLike | None = None,
     split: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     feature_names: ArrayLike | None = None,
-    class_names: Sequence[str] | None = None,
     ids: ArrayLike | None = None,
 ) -> Sequences:
     """Checks arrays of sequences, with the shapes of `Sequences`.
 
     Inputs can also be [examples, time] of one feature, or without lengths a list of
     arrays of different lengths, which are padded. Labels are integers, booleans or
-    strings. `class_names` are the classes of strings in order. By default, the classes
-    are the labels that occur: integers, and strings that all are integers, sorted by
-    value; others alphabetically. `ids` are strings.
+    strings. The classes are the labels that occur: integers, and strings that all are
+    integers, sorted by value; others alphabetically. `ids` are strings.
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
@@ -176,7 +131,7 @@ def validate(
     names = tuple(_array("feature_names", feature_names, "U", features).tolist())
     indices, classes = None, tuple[str, ...]()
     if labels is not None:
-        indices, classes = _encode(_array("labels", labels, "biuU", count), class_names)
+        indices, classes = _encode(_array("labels", labels, "biuU", count))
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: {format_value(names)} has a name twice")
     for name in (*classes, *names):
@@ -202,27 +157,22 @@ def validate(
 def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Returns which sequences are in the groups that are held out, bool [n].
 
-    Groups are added while the shares of the classes come closer to those wanted, at
-    least one if there is one that has not all sequences of a class.
+    From the smallest group on, these are the groups of whose classes less than a tenth
+    is held out so far. Every class keeps a group in training.
     """
     names, codes = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), labels.max() + 1), int)
     np.add.at(counts, (codes, labels), 1)
-    kept = counts.sum(axis=0)  # the sequences of each class that are not held out
-    shares = counts / np.maximum(kept, 1)
-    wanted = np.full(len(kept), 1 / VALIDATION_EVERY)
-    is_held_out = np.zeros(len(counts), bool)
-    while True:
-        distances = np.square(wanted - shares).sum(axis=1)
-        has_all_of_a_class = ((counts > 0) & (counts >= kept)).any(axis=1)
-        distances[is_held_out | has_all_of_a_class] = np.inf
-        closest = distances.argmin()
-        limit = np.square(wanted).sum() if is_held_out.any() else np.inf
-        if distances[closest] >= limit:
-            return is_held_out[codes]
-        kept = kept - counts[closest]
-        wanted = wanted - shares[closest]
-        is_held_out[closest] = True
+    total = counts.sum(axis=0)  # the sequences of each class
+    held_out = np.zeros_like(total)
+    is_held_out = np.zeros(len(names), bool)
+    for group in np.argsort(counts.sum(axis=1), kind="stable"):
+        added = held_out + counts[group]
+        is_allowed = (VALIDATION_EVERY * held_out < total) & (added < total)
+        if is_allowed[counts[group] > 0].all():
+            held_out = added
+            is_held_out[group] = True
+    return is_held_out[codes]
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -293,51 +243,38 @@ def refuse_masked(name: str, values: Any) -> None:
 
 
 def _array(
-    name: str, values: SequenceInputs, kinds: str, size: int | None = None
+    name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     refuse_masked(name, values)
-    remedy = ONE_LABEL if name == "labels" else ""
     try:
         array = np.asarray(values)  # a view, if it is a memory map
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores texts as objects
     except (ValueError, TypeError) as error:  # such as lists of unequal lengths
-        raise UserError(f"{name}: {summarize_error(error)}{remedy}") from error
+        raise UserError(f"{name}: {summarize_error(error)}") from error
     dtype = array.dtype
     could_miss = dtype.kind in "fO" and "f" not in kinds
     if could_miss and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
         raise UserError(f"{name}: has missing values; leave those examples out")
-    if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
+    if dtype.kind not in kinds:
         raise UserError(
-            f"{name}: is {format_value(str(dtype))}; allowed are {KINDS[kinds]}{remedy}"
+            f"{name}: is {format_value(str(dtype))}; allowed are {KINDS[kinds]}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(
             f"{name}: has the shape {array.shape}; to match inputs, it must be "
-            f"{(size,)}{remedy}"
+            f"{(size,)}"
         )
     return array
 
 
-def _are_targets(classes: Sequence[str]) -> bool:
-    """Whether classes are many floating-point numbers, as of a regression."""
-    try:
-        numbers = [float(name) for name in classes]
-    except ValueError:
-        return False
-    are_integers = all(number.is_integer() for number in numbers)
-    return len(classes) > MAX_FLOAT_CLASSES and not are_integers
-
-
-def _encode(
-    labels: np.ndarray, class_names: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns the labels as int32 indices, and the classes."""
     values, inverse = np.unique(labels, return_inverse=True)
     names = [str(value) for value in values]
     are_integers = all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names)
-    classes = class_names or sorted(names, key=int if are_integers else str)
+    classes = sorted(names, key=int if are_integers else str)
     positions = {name: index for index, name in enumerate(classes)}
     indices = np.array([positions[name] for name in names], np.int32)
     return indices[inverse], tuple(classes)
@@ -346,20 +283,14 @@ def _encode(
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Pads sequences, one after the other in [sum of lengths, features], with zeros."""
     shape = (len(lengths), int(lengths.max()), values.shape[1])
-    check_memory(
-        math.prod(shape) * values.itemsize,
-        f"padded to the longest of {shape[1]} time steps, {shape[0]} sequences",
-    )
-    inputs = np.zeros(shape, values.dtype)
-    inputs[np.arange(shape[1]) < lengths[:, None]] = values
-    return inputs
-
-
-def check_memory(needed: int, what: str) -> None:
-    """Checks a size in bytes before that much is read."""
+    needed = math.prod(shape) * values.itemsize
     available = main_memory().available
     if needed > available:
         raise UserError(
-            f"{what} need {needed / 1e9:.3g} GB of memory, more than the available "
+            f"padded to the longest of {shape[1]} time steps, {shape[0]} sequences "
+            f"need {needed / 1e9:.3g} GB of memory, more than the available "
             f"{available / 1e9:.3g} GB; a folder of .npy files is read as a memory map"
         )
+    inputs = np.zeros(shape, values.dtype)
+    inputs[np.arange(shape[1]) < lengths[:, None]] = values
+    return inputs
