@@ -14,10 +14,12 @@ from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import CELLS, Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.placement import open_batches
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.runtime.mesh import make_mesh, platform_of
-from rnnmnist.training.loop import open_trainer
+from rnnmnist.runtime.devices import make_mesh
+from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.training.loop import train_to
 from rnnmnist.training.state import Program, create_state
 
 DATA = DataConfig(name="mnist5k")  # needs no files
@@ -48,16 +50,22 @@ class Trainer:
         self.program = Program.create(config, self.task, self.mesh, how)
         images, labels = worker.noise(examples, rows, columns)
         self.examples = Examples(images, labels=labels)
-        opened = open_trainer(config, self.task, self.examples, self.mesh)
+        opened = open_batches(self.examples, config, self.mesh)
         self._stack = contextlib.ExitStack()
-        trainer = self._stack.enter_context(opened)
-        self.trainer = trainer._replace(program=self.program)
+        self.batches = self._stack.enter_context(opened)
         self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
-        self.state, stats = self.trainer.train_to(self.state, step, step + count)
+        self.state, stats = train_to(
+            self.state,
+            step,
+            step + count,
+            config=self.config.train,
+            program=self.program,
+            batches=self.batches,
+        )
         images = self.config.train.batch_size * self.config.num_seeds
         return int(stats.is_applied.sum()) * images
 

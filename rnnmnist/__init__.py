@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from rnnmnist.data.sequences.reading import read_sequences
     from rnnmnist.errors import DataWarning, RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
-    from rnnmnist.evaluation.network import StreamState
     from rnnmnist.exporting.comparison import Certificate
     from rnnmnist.exporting.exports import Export
     from rnnmnist.fitting import fit, train
     from rnnmnist.inference.images_of_digits import Prediction
     from rnnmnist.model import Model, load
+    from rnnmnist.models.classifier import StreamState
     from rnnmnist.reporting.pages import Report
     from rnnmnist.runs.logs import Metrics
     from rnnmnist.runs.results import Result
@@ -81,7 +81,7 @@ _MODULES = {
     "Result": "runs.results",
     "RunError": "errors",
     "Scores": "runs.scores",
-    "StreamState": "evaluation.network",
+    "StreamState": "models.classifier",
     "Task": "config.tasks",
     "TrainConfig": "config.schema",
     "UserError": "errors",

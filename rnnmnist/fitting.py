@@ -27,13 +27,13 @@ from rnnmnist.errors import (
 )
 from rnnmnist.model import Model
 from rnnmnist.runs.writing import write_folder
-from rnnmnist.runtime.compilation import enable_default_cache
+from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.jax_defaults import refuse_fork
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.events import Callback
 from rnnmnist.training.resume import Start, open_workdir
-from rnnmnist.training.run import check_run, train_and_evaluate
+from rnnmnist.training.run import train_and_evaluate
 
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
@@ -120,9 +120,9 @@ def fit(
     caller's; `docs/reliability.md` has the line that makes it such an interrupt.
 
     If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
-    with jax before 0.11, also the environment variable `NPROC`). Unless you have set a
-    folder for jax's compilation cache, it then also sets that folder and that all
-    programs are cached, or, if the folder cannot be written, that none is. Apart from a
+    with jax before 0.11, also the environment variable `NPROC`). Unless you have
+    disabled jax's compilation cache, it sets that all programs are cached, and the
+    folder if there is none, or, if it cannot be written, that none is. Apart from a
     listener that sums the time of compilation, it changes nothing else of the process.
     It computes with jax's defaults, in float32, also where the process has others; a
     callback is called with them.
@@ -248,12 +248,12 @@ def _train(
         chosen, reason, dataset = load_data(start)
         config = resolve(chosen, dataset.task)
         _check_callback(callback, config, dataset.task)
+        start.check(config, dataset)
         if sequences is not None:
             path = Path(str(config.data.path))
-            check_run(config, dataset, start)
             if start.config is None or not path.exists():
                 _save(path, sequences)
-        enable_default_cache()
+        enable_compilation_cache()
         train_and_evaluate(
             config,
             dataset,

@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.errors import UserError, errors_as_failures, format_value
-from rnnmnist.evaluation.network import Network, StreamState
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.models.classifier import StreamState
 from rnnmnist.runs.results import Result
-from rnnmnist.runtime.compilation import enable_default_cache
-from rnnmnist.runtime.mesh import make_device_mesh, make_mesh
+from rnnmnist.runtime.compilation import enable_compilation_cache
+from rnnmnist.runtime.devices import make_device_mesh, make_mesh
 
 if TYPE_CHECKING:
     from rnnmnist.exporting.exports import Export
@@ -259,9 +260,9 @@ def load(
 ) -> Model:
     """Opens a run at one of its steps; without a folder, the shipped reference model.
 
-    If jax has no devices yet, this sets what `rnnmnist.fit` sets then: the number of
-    CPU devices, of which predictions use the first, and the compilation cache. A
-    process that is forked afterwards cannot use the model: load it after the fork.
+    This sets what `rnnmnist.fit` sets: the number of CPU devices, of which predictions
+    use the first, if jax has no devices yet, and the compilation cache. A process that
+    is forked afterwards cannot use the model: load it after the fork.
 
     Args:
         workdir: the folder of the run.
@@ -288,6 +289,6 @@ def load(
         "data.data_dir": data_dir,
         "data.manual_dir": manual_dir,
     }
-    enable_default_cache()
+    enable_compilation_cache()
     settings = {name: value for name, value in given.items() if value is not None}
     return Model(resolve_workdir(workdir), str(step), settings)

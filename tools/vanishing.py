@@ -33,7 +33,8 @@ from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
-from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
+from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
 
 TIME_STEPS = (28, 56, 112, 196, 392, 784)

@@ -58,8 +58,9 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.runs.workdir import lock
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
+    from rnnmnist.runtime.devices import make_mesh
     from rnnmnist.runtime.distributed import broadcast, initialize
-    from rnnmnist.runtime.mesh import make_mesh, platform_of
+    from rnnmnist.runtime.mesh import platform_of
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.resume import Start, find_start
     from rnnmnist.training.run import train_and_evaluate
@@ -75,7 +76,7 @@ def check_run(args: argparse.Namespace) -> None:
         show("workdir", f"{args.workdir}, {state}")
         chosen, dataset = load(args.request, start.config)
         config = resolve(chosen, dataset.task)
-        start.check_data(dataset.task)
+        start.check(config, dataset)
         mesh = make_mesh(
             config.sharded_batch, config.execution.num_devices, config.num_seeds
         )

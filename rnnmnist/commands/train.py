@@ -36,8 +36,10 @@ def main(argv: list[str]) -> None:
         if not distributed.is_process_0():
             loaded = datasets.load_for_training(args.request, start.config)
         chosen, reason, dataset = loaded
+        config = resolve(chosen, dataset.task)
+        start.check(config, dataset)
         train_and_evaluate(
-            resolve(chosen, dataset.task),
+            config,
             dataset,
             start,
             stop_on_signal(),

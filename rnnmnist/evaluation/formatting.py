@@ -49,26 +49,20 @@ def format_counts(scores: Scores) -> str:
 
 
 def format_accuracy(scores: Scores) -> str:
-    """Formats an accuracy with its counts and its 95 % interval.
+    """Formats an accuracy with its counts and its 95 % interval over examples.
 
-    The interval is over examples, or of the mean over several seeds. With groups, it
-    says what the interval does not cover. The balanced accuracy follows where classes
-    differ much in size.
+    Of several seeds, it is the mean with its standard deviation. With groups, it says
+    what the interval does not cover. The balanced accuracy follows where classes differ
+    much in size.
     """
-    counts = format_counts(scores)
-    groups = format_groups(scores)
-    std, mean_interval = scores.accuracy_std, scores.accuracy_mean_interval
-    if std is None or mean_interval is None:  # a single network
-        accuracy = format_percent(scores.accuracy)
-        interval = format_interval(scores.accuracy_interval)
-        text = f"{accuracy} ({counts}; 95 % interval {interval}{groups})"
-    else:
-        accuracy = format_mean_and_std(scores.accuracy, std)
-        interval = format_interval(mean_interval)
-        text = (
-            f"{accuracy} over {len(scores.networks)} seeds ({counts}; 95 % interval of "
-            f"the mean {interval}{groups})"
-        )
+    accuracy = format_percent(scores.accuracy)
+    if scores.accuracy_std is not None:
+        mean_and_std = format_mean_and_std(scores.accuracy, scores.accuracy_std)
+        accuracy = f"{mean_and_std} over {len(scores.networks)} seeds"
+    text = (
+        f"{accuracy} ({format_counts(scores)}; 95 % interval "
+        f"{format_interval(scores.accuracy_interval)}{format_groups(scores)})"
+    )
     if scores.is_unbalanced and scores.balanced_accuracy is not None:
         text += f", balanced accuracy {format_percent(scores.balanced_accuracy)}"
     return text
@@ -77,15 +71,12 @@ def format_accuracy(scores: Scores) -> str:
 def format_groups(scores: Scores) -> str:
     """Says after an interval that it does not know the groups; empty without groups.
 
-    The sequences of a group are not independent. The interval of several seeds is not
-    over sequences.
+    The sequences of a group are not independent.
     """
     if scores.groups is None:
         return ""
     plural = "s" if scores.groups > 1 else ""
     sequences = f"{scores.examples:,} sequences of {scores.groups:,} group{plural}"
-    if len(scores.networks) > 1:
-        return f", which covers the seeds only, not the {sequences}"
     return f", which takes {sequences} for independent"
 
 
@@ -114,17 +105,11 @@ def format_result(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss of a result; of several seeds, the mean and the ensemble's.
-
-    It says so if the loss is too low, since the examples chose the multiplier.
-    """
-    note = ""
-    if result.chose_multiplier:
-        note = " (slightly too low, since this split chose the multiplier)"
+    """Formats the loss of a result; of several seeds, the mean and the ensemble's."""
     if result.ensemble is None:
-        return f"loss {result.loss:.4f}{note}"
+        return f"loss {result.loss:.4f}"
     # The mean is of networks without the multiplier.
-    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
+    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}"
 
 
 def format_evaluation(result: Result) -> str:

@@ -1,8 +1,7 @@
-"""The files of leave-one-out predictions, for runs without held-out examples.
+"""The table of leave-one-out predictions, for runs without held-out examples.
 
-They are in `evaluation`, beside the result files. A .npz file has the logits, for
-`evaluate` and the report. A table is for the user. It has a row for each training
-example of each network:
+It is in `evaluation`, beside the result files, and has a row for each training example
+of each network:
 
     sequence,seed,label,predicted,logit rest,logit walk
     recording 1,0,walk,rest,0.41,-0.41
@@ -39,23 +38,34 @@ def load_evaluated(
     """
     task, name, examples = run.load_split(split)
     metrics = run.validation_metrics
-    if split is not None or metrics is None or not run.is_fitted_to(task, name):
+    is_fitted_to_all = (
+        split is None
+        and name == "train"
+        and task.sha256 == run.task.sha256
+        and run.config.model.fitting == "closed_form"
+    )
+    if metrics is None or not is_fitted_to_all:
         return task, name, examples, None
-    path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
+    path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".csv")
     if not path.exists():
         raise UserError(
             f"workdir: {path}, which has the leave-one-out predictions, is missing; "
             "train in another workdir"
         )
-    with prefix_errors(path, "train in another workdir"):
-        logits = np.load(path)["logits"]
+    with (
+        prefix_errors(path, "train in another workdir"),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        _, *rows = csv.reader(file)
+        values = np.array([row[len(COLUMNS) :] for row in rows], float)
+        logits = values.reshape(run.config.num_seeds, len(examples), len(task.classes))
     return task, metrics.split, examples.sort_by_group(), logits
 
 
 def write_left_out(
     workdir: Path, metrics: Metrics, task: Task, train: Examples, logits: np.ndarray
 ) -> None:
-    """Writes the files of leave-one-out predictions, which have these metrics.
+    """Writes the table of leave-one-out predictions, which have these metrics.
 
     The logits are float64 [ensemble, examples, classes], and the examples sorted by
     group.
@@ -70,9 +80,6 @@ def write_left_out(
             predicted = task.classes[values.argmax()]
             name = train.name(position)
             writer.writerow([name, network.seed, label, predicted, *values.tolist()])
-    arrays = io.BytesIO()
-    np.savez_compressed(arrays, logits=logits)
-    path = result_path(workdir, metrics.split, metrics.step)
+    path = result_path(workdir, metrics.split, metrics.step).with_suffix(".csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
-    write_atomically(path.with_suffix(".npz"), arrays.getvalue())
+    write_atomically(path, text.getvalue().encode())

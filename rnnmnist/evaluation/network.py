@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,23 +10,11 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from rnnmnist.data.examples import Inputs, Normalization, View
-from rnnmnist.evaluation.predictions import predict_logits, refuse_non_finite
+from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
-from rnnmnist.models.classifier import Params, SequenceClassifier, StreamCarry
+from rnnmnist.models.classifier import Params, SequenceClassifier, StreamState
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import replicated_sharding
-
-
-class StreamState(NamedTuple):
-    """What a network remembers of a sequence so far.
-
-    Attributes:
-        carry: the states of the recurrence, with a leading ensemble axis.
-        last: float32 [features], the last inputs; 0 before the first.
-    """
-
-    carry: StreamCarry
-    last: NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -70,11 +58,12 @@ class Network:
     @jax_defaults()
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
-        start = functools.partial(self.model.apply, method="start")
-        carry = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
+        # Flax does not declare what `apply` returns.
+        start: Any = functools.partial(self.model.apply, method="start")
+        starts = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
         # With the sharding that `_step` returns, so that one program serves all steps.
-        carry = jax.device_put(carry, replicated_sharding(self.mesh))
-        return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
+        state: StreamState = jax.device_put(starts, replicated_sharding(self.mesh))
+        return state
 
     @jax_defaults()
     def step(
@@ -89,25 +78,26 @@ class Network:
         """
         standardized = self.normalization.standardize(values[None, None])[0, 0]
         # The one before can have what replaces a missing value.
-        two_time_steps = np.stack([state.last, standardized])
+        last = jax.device_get(state.last)[0, 0]  # which all members have
+        two_time_steps = np.stack([last, standardized])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
-        carry, logits = _step(self.params, state.carry, inputs[None], model=self.model)
+        state, logits = _step(self.params, state, inputs[None], model=self.model)
         logits = jax.device_get(logits)
-        is_finite = np.isfinite(logits).all(axis=-1)
-        refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
+        if not np.isfinite(logits).all():
+            raise NonFiniteLogitsError("the sequence up to this time step", network=0)
         (probabilities,) = softmax(self.multiplier * combine_members(logits))
-        return StreamState(carry, inputs), probabilities
+        return state, probabilities
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _step(
     params: Params,
-    carry: StreamCarry,
+    state: StreamState,
     inputs: jax.Array,
     *,
     model: SequenceClassifier,
-) -> tuple[StreamCarry, jax.Array]:
-    """Returns the carry and the logits of each network after one more time step."""
+) -> tuple[StreamState, jax.Array]:
+    """Returns the state and the logits of each network after one more time step."""
     # Flax does not declare what `apply` returns.
     step: Any = functools.partial(model.apply, method="step")
-    return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, carry, inputs)
+    return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, state, inputs)

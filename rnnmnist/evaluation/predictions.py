@@ -5,7 +5,7 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import jax
@@ -26,8 +26,7 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 
-# The bytes and the batches of a chunk, at most, unless a single batch is larger. Two
-# chunks are on the devices at a time.
+# The bytes and the batches of a chunk, at most, unless a single batch is larger.
 CHUNK_BYTES = 1 << 20
 CHUNK_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
@@ -118,12 +117,10 @@ def compute_chunks(
     calls: `choose_layout` says to which shapes.
     """
     layout = choose_layout(inputs, model, mesh.shape[BATCH], every_step=every_step)
-    starts = range(0, len(inputs), layout.chunk_size)
-    computed: list[jax.Array] = []  # chunks that the devices compute, two at most
-    for start in starts:
+    for start in range(0, len(inputs), layout.chunk_size):
         part = slice(start, start + layout.chunk_size)
         batches, used = make_chunk(inputs, part, layout, mesh)
-        chunk = predict_batches(
+        outputs = predict_batches(
             params,
             batches,
             used,
@@ -133,11 +130,9 @@ def compute_chunks(
             every_step=every_step,
             method=method,
         )
-        computed.append(chunk)
-        # The devices compute this chunk while the host waits for the one before.
-        if len(computed) == 2:
-            yield join_batches(computed.pop(0), layout.chunk_size)
-    yield join_batches(computed.pop(), len(inputs) - starts[-1])
+        ensemble, _, _, *rest = outputs.shape
+        joined = jax.device_get(outputs).reshape(ensemble, layout.chunk_size, *rest)
+        yield joined[:, : len(inputs) - start]  # not those of the zeros at the end
 
 
 def choose_layout(
@@ -215,16 +210,6 @@ def make_chunk(
     return batches, device_put(used, replicated_sharding(mesh))
 
 
-def join_batches(outputs: jax.Array, examples: int) -> np.ndarray:
-    """Returns the outputs of a chunk, [ensemble, batches, batch, ...], by example.
-
-    Those of the examples of zeros at the end are left out.
-    """
-    ensemble, batches, batch_size, *rest = outputs.shape
-    flat = jax.device_get(outputs).reshape(ensemble, batches * batch_size, *rest)
-    return flat[:, :examples]
-
-
 def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
     """Raises a `NonFiniteLogitsError` unless all logits before padding are finite."""
     is_finite = np.isfinite(logits).all(axis=-1)
@@ -232,18 +217,9 @@ def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> Non
         if inputs.lengths is not None:
             is_finite |= find_padding(logits.shape[2], inputs.lengths)
         is_finite = is_finite.all(axis=-1)
-    refuse_non_finite(is_finite, lambda position: f"example {inputs.name(position)}")
-
-
-def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None:
-    """Raises a `NonFiniteLogitsError` unless all logits are finite.
-
-    `is_finite`, bool [ensemble, examples], says which are. `name` returns how the error
-    calls the example at a position.
-    """
     if not is_finite.all():
         position, network = np.argwhere(~is_finite.T)[0].tolist()
-        raise NonFiniteLogitsError(name(position), network)
+        raise NonFiniteLogitsError(f"example {inputs.name(position)}", network)
 
 
 @functools.partial(

@@ -94,9 +94,7 @@ def choose_multiplier(
 
     def slope(factor: float) -> float:
         """Returns the derivative of the cross-entropy, which rises with the factor."""
-        logits = factor * scores
-        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = softmax(factor * scores)
         differences = ((probabilities - targets) * scores).sum(axis=1)
         return float(weights @ differences)
 

@@ -40,45 +40,34 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import select
+from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     device_put,
-    make_device_mesh,
     platform_of,
     replicated_sharding,
 )
 
 
 class TrainedRun:
-    """A run at one of its steps. `rnnmnist.Model` describes the public attributes."""
+    """A run at one of its steps.
 
-    workdir: Path
-    checkpoint_step: int
-    selector: str  # how the step was selected: `best`, `latest` or its number
-    settings: Mapping[str, object]  # of `OPENING_SETTINGS`, those that are given
-    config: RunConfig
-    task: Task
-    validation_metrics: Metrics | None
-    multiplier: float
-    params: Params  # NumPy arrays, with a leading ensemble axis
-    params_sha256: str
-    num_parameters: int
-    view: View  # reads images
-    normalization: Normalization  # converts sequences
+    `rnnmnist.Model` describes most of the attributes.
+    """
 
     @jax_defaults()
     @without_library_logs()
     def __init__(
         self, workdir: Path, selector: str, settings: Mapping[str, object] = {}
     ) -> None:
-        """Restores the selected checkpoint.
+        """Restores a checkpoint, selected by `best`, `latest` or its number.
 
-        Code of the user's is imported only if the settings name it as `model.cell`,
-        never if just the checkpoint does.
+        The settings are those of `OPENING_SETTINGS` that the caller has given. Code of
+        the user's is imported only if they name it as `model.cell`, never if just the
+        checkpoint does.
         """
         # If jax has no devices yet, this splits the CPU as for a run, which may follow.
         # Otherwise orbax would make a single device.
@@ -98,7 +87,7 @@ class TrainedRun:
         abstract = abstract_params(make_model(self.config.model, self.task, execution))
         self.num_parameters = count_params(abstract)
         like = abstract_ensemble(abstract, self.config.num_seeds)
-        self.params = read_arrays(workdir, header.step, "params", like)
+        self.params: Params = read_arrays(workdir, header.step, "params", like)
         self.params_sha256 = params_sha256(self.params)
 
     def _find_files(self, config: RunConfig) -> RunConfig:
@@ -270,11 +259,3 @@ class TrainedRun:
                 f"{task.evaluated_split}"
             )
         return task, split, splits[split]
-
-    def is_fitted_to(self, task: Task, split: str) -> bool:
-        """Whether the head was fitted to the examples of a split in closed form."""
-        return (
-            self.config.model.fitting == "closed_form"
-            and split == "train"
-            and task.sha256 == self.task.sha256
-        )

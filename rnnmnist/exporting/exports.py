@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,9 @@ from rnnmnist.exporting.comparison import (
     compare,
     draw_inputs,
 )
-from rnnmnist.exporting.formats import FORMATS, check_packages
+from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.writing import write_folder, write_json
-from rnnmnist.runtime.mesh import make_cpu_mesh
+from rnnmnist.runtime.devices import make_cpu_mesh
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +104,10 @@ def _load_examples(run: TrainedRun) -> tuple[Task, str, Inputs]:
 
 
 def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
-    """Returns the formats to write, whose folders do not exist or may be replaced."""
+    """Returns the formats to write.
+
+    Their folders do not exist or may be replaced, and their packages are installed.
+    """
     if format not in (*FORMATS, "all"):
         allowed = ", ".join(FORMATS)
         raise UserError(
@@ -116,5 +120,11 @@ def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
                 f"output: {folder / name} exists; name another folder, or replace it "
                 "with --force (in Python, force=True)"
             )
-    check_packages(names)
+    packages = [package for name in names for package in FORMATS[name]]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"format: {' and '.join(missing)} must be installed for it: "
+            f"pip install {' '.join(missing)}"
+        )
     return names

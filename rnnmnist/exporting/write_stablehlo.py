@@ -14,8 +14,9 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import Params
+from rnnmnist.runtime.devices import make_cpu_mesh
 from rnnmnist.runtime.jax_defaults import double_precision, jax_defaults
-from rnnmnist.runtime.mesh import make_cpu_mesh, map_ensemble
+from rnnmnist.runtime.mesh import map_ensemble
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

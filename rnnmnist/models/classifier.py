@@ -30,12 +30,19 @@ DIFFERENCE_STD = "difference_std"
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
-class StreamCarry(NamedTuple):
-    """What the classifier remembers of sequences between two time steps."""
+class StreamState(NamedTuple):
+    """What the classifier remembers of sequences between two time steps.
 
-    recurrence: Any  # its carry, whose type depends on the configuration
-    last: jax.Array  # [batch, features], the inputs of the previous time step
-    is_first: jax.Array  # bool, whether there is no previous time step
+    Attributes:
+        recurrence: its carry, whose type depends on the configuration.
+        last: [batch, features], the inputs of the previous time step, 0 before the
+            first.
+        is_first: bool, whether there is no previous time step.
+    """
+
+    recurrence: Any
+    last: jax.Array
+    is_first: jax.Array
 
 
 class SequenceClassifier(nn.Module):
@@ -137,17 +144,17 @@ class SequenceClassifier(nn.Module):
             inputs = add_differences(inputs, lengths, self.difference_std)
         return self.recurrence(inputs, lengths, every_step=every_step)
 
-    def start(self, batch: int) -> StreamCarry:
+    def start(self, batch: int) -> StreamState:
         """Returns the carry before the first time step of `batch` sequences."""
-        return StreamCarry(
+        return StreamState(
             recurrence=self.recurrence.start(batch, self.recurrence_features),
             last=jnp.zeros((batch, self.input_shape[1])),
             is_first=jnp.array(True),
         )
 
     def step(
-        self, carry: StreamCarry, inputs: jax.Array
-    ) -> tuple[StreamCarry, jax.Array]:
+        self, carry: StreamState, inputs: jax.Array
+    ) -> tuple[StreamState, jax.Array]:
         """Returns the carry and the logits after one time step.
 
         Inputs are [batch, features]. The logits, [batch, classes], are those of the
@@ -161,7 +168,7 @@ class SequenceClassifier(nn.Module):
             both = add_differences(two_time_steps, None, self.difference_std)
             recurrence_inputs = both[1]
         recurrence, hidden = self.recurrence.step(carry.recurrence, recurrence_inputs)
-        return StreamCarry(recurrence, inputs, jnp.array(False)), self.head(hidden)
+        return StreamState(recurrence, inputs, jnp.array(False)), self.head(hidden)
 
 
 def add_differences(

@@ -4,14 +4,12 @@ import base64
 import dataclasses
 import datetime
 import shlex
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, fill_defaults
-from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples, find_padding
 from rnnmnist.errors import set_missing_filename
@@ -27,10 +25,10 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.selection import select
-from rnnmnist.runtime import machine
-from rnnmnist.runtime.mesh import make_cpu_mesh
+from rnnmnist.runtime.devices import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
+MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
 # The pictures that a report can have. The last one is of earlier versions.
 PICTURES = ("curves", "confusion", "steps", "gallery", "reliability")
@@ -59,18 +57,12 @@ class Report(NamedTuple):
     """The files of a report, and the scores that it shows.
 
     Attributes:
-        dataset: the name of the evaluated data.
-        split: `test`, or, in a run without one, `validation` or else `train`. Of random
-            filters, it is `leave_one_out` or `leave_one_group_out` in place of `train`.
-        step: the step of the checkpoint.
-        scores: the scores on all examples of the split.
+        scores: the scores on all examples of the evaluated split, as of
+            `Model.evaluate`.
         pictures: the PNG files.
         page: the HTML file, which contains the pictures.
     """
 
-    dataset: str
-    split: str
-    step: int
     scores: Result
     pictures: tuple[Path, ...]
     page: Path
@@ -80,14 +72,7 @@ def report_run(trained: TrainedRun) -> Report:
     """Writes the report of a run into its workdir."""
     run = load_run_data(trained)
     *pictures, page = write_pages(run)
-    return Report(
-        dataset=run.result.dataset,
-        split=run.result.split,
-        step=run.result.step,
-        scores=run.result,
-        pictures=tuple(pictures),
-        page=page,
-    )
+    return Report(scores=run.result, pictures=tuple(pictures), page=page)
 
 
 def load_run_data(run: TrainedRun) -> RunData:
@@ -134,8 +119,7 @@ def write_pages(run: RunData) -> list[Path]:
     for name in PICTURES:
         (folder / f"{name}.png").unlink(missing_ok=True)
     files = {folder / f"{name}.png": content for name, content in pictures.items()}
-    page = render_page(run, pictures, errors)
-    files[folder / "index.html"] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
+    files[folder / "index.html"] = render_page(run, pictures, errors).encode()
     for path, content in files.items():
         with set_missing_filename(path):
             path.write_bytes(content)
@@ -167,7 +151,6 @@ def render_page(
     trained = run.trained
     flags = [f"--workdir={trained.workdir}", f"--step={trained.selector}"]
     flags += [f"--config.{name}={value}" for name, value in trained.settings.items()]
-    largest_fall = max((np.abs(tile.falls).max() for tile in errors), default=0)
     return html.render(
         html.FOLDER / "report.html",
         run=run,
@@ -183,23 +166,15 @@ def render_page(
         confusions=most_frequent_errors(run),
         num_errors=(run.probabilities.argmax(axis=1) != run.examples.labels).sum(),
         shown_errors=len(errors),
-        # The exponential function of more than 709 is not finite.
-        largest_factor=np.exp(min(700, largest_fall)),
+        largest_fall=max((np.abs(tile.falls).max() for tile in errors), default=0),
         overconfidence=estimate_overconfidence(run.probabilities, run.examples.labels),
-        settings=list_settings(run),
         command=shlex.join(["rnnmnist", "report", *flags]),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        processor=machine.describe_processor(),
-        versions=machine.installed_versions()
-        | {"matplotlib": metadata.version("matplotlib")},
     )
 
 
 def most_frequent_errors(run: RunData) -> list[tuple[str, str, int]]:
-    """Returns the true class, the predicted class and the count of frequent errors.
-
-    There are more of them if the confusion matrix is not drawn.
-    """
+    """Returns the true class, the predicted class and the count of frequent errors."""
     classes = run.task.classes
     errors = [
         (classes[label], classes[predicted], int(count))
@@ -207,16 +182,15 @@ def most_frequent_errors(run: RunData) -> list[tuple[str, str, int]]:
         if count and label != predicted
     ]
     errors.sort(key=lambda error: -error[2])
-    return errors[:5] if len(classes) <= MAX_CLASSES else errors[:20]
+    return errors[:MAX_CONFUSIONS]
 
 
 def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
     """Returns accuracies after each time step, between the ends of their intervals.
 
-    They are those of the examples that have the time step, [3, time]. Of one network,
-    the intervals are 95 % Wilson intervals over examples. Of an ensemble, the
-    accuracies are means, with the range from the lowest to the highest: its members
-    share their examples, so pooled counts would give intervals that are too narrow.
+    They are those of the examples that have the time step, [3, time]. The intervals are
+    95 % Wilson intervals over examples, of a network with the mean count of correct
+    predictions, as in a result file.
 
     Predictions are int [networks, examples, time].
     """
@@ -226,13 +200,10 @@ def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
     totals = is_read.sum(axis=0)
     totals = totals[totals > 0]  # no example can have the last time steps
     is_correct = (predicted == examples.labels[:, None]) & is_read
-    correct = is_correct.sum(axis=1)[:, : len(totals)]
-    accuracies = correct / totals
-    if len(correct) > 1:
-        return np.array([accuracies.min(0), accuracies.mean(0), accuracies.max(0)])
-    intervals = map(wilson_interval, correct[0].tolist(), totals.tolist())
+    correct = is_correct.sum(axis=1).mean(axis=0)[: len(totals)]
+    intervals = map(wilson_interval, correct.tolist(), totals.tolist())
     low, high = np.transpose(list(intervals))
-    return np.array([low, accuracies[0], high])
+    return np.array([low, correct / totals, high])
 
 
 def find_errors(run: RunData) -> list[plots.Tile]:
@@ -280,23 +251,3 @@ def estimate_overconfidence(
     mean = differences.mean()
     half = Z_95 * differences.std() / np.sqrt(len(labels))
     return mean, mean - half, mean + half
-
-
-def list_settings(run: RunData) -> list[tuple[str, str, str]]:
-    """Returns the name, the value and the default of each setting, as text.
-
-    The defaults are those of a run with this cell on the data of the training. None is
-    what it stands for, or "none".
-    """
-    config = run.config.flat()
-    given = {name: config[name] for name in ("data.name", "model.cell")}
-    defaults = fill_defaults(Config().replace(given), run.trained.task).flat()
-    defaults |= {name: SETTINGS[name].default for name in given}
-
-    def format_value(name: str, value: object) -> str:
-        return SETTINGS[name].by_default or "none" if value is None else str(value)
-
-    return [
-        (name, format_value(name, value), format_value(name, defaults[name]))
-        for name, value in config.items()
-    ]

@@ -57,18 +57,6 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     trained_on_sha256: str | None = None
     tutorial_128: Scores | None = None
 
-    @property
-    def chose_multiplier(self) -> bool:
-        """Whether the multiplier was chosen on these examples.
-
-        The loss is then slightly too low. Predictions of examples that are left out
-        also chose the multiplier that each fitted head contains.
-        """
-        is_left_out = self.split in ("leave_one_out", "leave_one_group_out")
-        is_calibrated = self.split == "validation" and self.multiplier != 1
-        is_of_run = self.task.sha256 == self.trained_on_sha256
-        return is_of_run and (is_left_out or is_calibrated)
-
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
     """Returns the path of a result on the data of the run."""
@@ -123,7 +111,6 @@ def to_json(result: Result) -> dict[str, Any]:
     return content | {
         "accuracy_mean": result.accuracy,
         "accuracy_std": result.accuracy_std,
-        "accuracy_mean_interval": result.accuracy_mean_interval,
         "ensemble_correct": result.ensemble.correct,
         "ensemble_accuracy": result.ensemble.accuracy,
         "ensemble_loss": result.ensemble.loss,

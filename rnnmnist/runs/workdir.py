@@ -13,7 +13,7 @@ from pathlib import Path
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
 from rnnmnist.runs.writing import write_atomically
-from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runtime.distributed import broadcast, is_process_0
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 UNFINISHED = ".unfinished"  # the folder of steps that are being saved or deleted
@@ -31,8 +31,9 @@ def lock(workdir: Path) -> Iterator[None]:
     The folder is created, and removed at the end if nothing was written in it. Of
     several processes, the first one holds the lock.
     """
-    with contextlib.ExitStack() as stack:
-        owner = broadcast(lambda: stack.enter_context(_own(workdir)))
+    context = _own(workdir) if is_process_0() else contextlib.nullcontext("")
+    with context as own:
+        owner = broadcast(lambda: own)
         if read_owner(workdir) != owner:
             raise UserError(
                 f"workdir: {workdir} is not one folder for all processes; name one on "

@@ -11,20 +11,23 @@ from typing import Any
 
 import jax
 
-from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS, has_devices
+from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
 
 _logger = logging.getLogger(__name__)
 _seconds: dict[int, float] = collections.defaultdict(float)  # by thread
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder. Entry points call it.
+    """Keeps compiled programs in the user's cache folder.
 
-    `JAX_COMPILATION_CACHE_DIR` overrides the folder. If the folder cannot be written, a
-    warning is logged and nothing is cached.
+    A process can have chosen another folder, as by `JAX_COMPILATION_CACHE_DIR`, or no
+    cache. If the folder cannot be written, a warning is logged and nothing is cached.
     """
+    config: Any = jax.config  # some versions do not declare its attributes
+    if not config.jax_enable_compilation_cache:
+        return
+    folder = config.jax_compilation_cache_dir
     try:
-        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
         if not folder:
             caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
             folder = str(Path(caches, "rnnmnist", "jax"))
@@ -37,19 +40,6 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def enable_default_cache() -> None:
-    """Does the same for a caller from Python, unless the process has decided already.
-
-    It may have a folder of its own, or no cache. After the first program, jax does not
-    change whether there is one.
-    """
-    config: Any = jax.config  # some versions do not declare its attributes
-    is_chosen = config.jax_compilation_cache_dir
-    is_off = not config.jax_enable_compilation_cache
-    if not (is_chosen or is_off or has_devices()):
-        enable_compilation_cache()
 
 
 def use_cpu() -> None:

@@ -20,18 +20,6 @@ COMPILATION_EVENTS = {
 }
 
 
-def has_devices() -> bool:
-    """Whether jax has its devices.
-
-    If jax has renamed its function, the answer is True: `fit` then keeps no programs.
-    """
-    try:
-        from jax._src.xla_bridge import backends_are_initialized
-    except ImportError:
-        return True
-    return backends_are_initialized()
-
-
 def process_count() -> int:
     """Returns the number of processes of this run.
 

@@ -19,7 +19,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.errors import RunError, UserError, warn_of_data
+from rnnmnist.errors import RunError, warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
 from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
@@ -38,8 +38,8 @@ from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runtime.machine import main_memory
-from rnnmnist.runtime.mesh import device_put, make_batch_mesh, replicated_sharding
+from rnnmnist.runtime.devices import make_batch_mesh
+from rnnmnist.runtime.mesh import device_put, replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress, format_parameters
@@ -51,32 +51,6 @@ from rnnmnist.training.state import Program, TrainState, to_items
 STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
 SAMPLED_TIMES = 1024  # of each of these, at most
-# What a fit has in memory at a time, in float64: the hidden states and the coordinates
-# of the examples, and the Gram matrix with what its decomposition needs.
-COPIES_OF_STATES = 2
-COPIES_OF_GRAM = 5
-
-
-def check_fit(config: RunConfig, dataset: Dataset) -> None:
-    """Refuses a fit in closed form of one group, or of more than the memory holds."""
-    task, splits = dataset
-    train = splits["train"]
-    if (train.num_groups or len(train)) == 1:
-        raise UserError(
-            "groups: all training sequences are of one group, and leaving it out "
-            "leaves none; add another group, or leave groups out"
-        )
-    count = len(train)
-    features = (THRESHOLDS + 1) * config.model.hidden_size
-    gram_size = min(count, features) ** 2
-    needed = 8 * (COPIES_OF_STATES * count * features + COPIES_OF_GRAM * gram_size)
-    available = main_memory().available
-    if needed > available:
-        raise UserError(
-            f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
-            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
-            "are available; train a network by model.cell=lru"
-        )
 
 
 def fit_in_closed_form(

@@ -2,8 +2,6 @@
 
 import logging
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from rnnmnist.runs.checkpoint_files import Header, read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.training.resume import Start
 
 _logger = logging.getLogger(__name__)
 
@@ -102,10 +101,8 @@ def format_parameters(networks: int, parameters: int) -> str:
 def print_header(
     config: RunConfig,
     task: Task,
-    workdir: Path,
     mesh: Mesh,
-    step: int,
-    complete: str | None,
+    start: Start,
     reason: str | None,
 ) -> None:
     """Prints network, data set, devices, and where the run resumes or is complete.
@@ -119,7 +116,8 @@ def print_header(
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     write(
-        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
+        f"{config.model.description} on {task.name}, {seeds}, {devices}, in "
+        f"{start.workdir}"
     )
     if task.image_shape is None:
         write(describe_sequences(task))
@@ -132,12 +130,13 @@ def print_header(
         if config.model.fitting == "closed_form":
             chosen, other = "random filters", "lru"
         write(f"{chosen}, {reason}; model.cell={other} chooses the other")
-    if complete is not None:
-        if step < config.train.num_steps:
-            complete += "; train.patience=none or a larger one trains on"
-        write(complete)
-    elif step:
-        write(f"resuming from step {step}")
+    if start.completion is not None:
+        trains_on = ""
+        if start.step < config.train.num_steps:
+            trains_on = "; train.patience=none or a larger one trains on"
+        write(start.completion + trains_on)
+    elif start.step:
+        write(f"resuming from step {start.step}")
 
 
 def describe_sequences(task: Task) -> str:
@@ -180,9 +179,6 @@ def print_summary(
     if result is not None and result.split == "test":
         test = format_result(result)
     examples = steps * header.config.train.batch_size
-    command = "rnnmnist"
-    if shutil.which("rnnmnist") is None:  # the environment is not active
-        command = shlex.join([sys.executable, "-m", "rnnmnist"])
     flags = [f"--workdir={workdir}"]
     if config.model.is_user_cell:  # these commands import such a cell only if named
         flags.append(f"--config.model.cell={config.model.cell}")
@@ -192,8 +188,8 @@ def print_summary(
         f"validation  {describe_validation(header)}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    {command} evaluate {shlex.join(flags)}\n"
-        f"report      {command} report {shlex.join(flags)}"
+        f"evaluate    rnnmnist evaluate {shlex.join(flags)}\n"
+        f"report      rnnmnist report {shlex.join(flags)}"
     )
 
 

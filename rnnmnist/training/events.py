@@ -44,8 +44,10 @@ def score_validation(
             program.model, params, examples, program.transform.view, program.mesh
         )
     except NonFiniteLogitsError as error:
-        reason = "prediction for a validation example is not finite"
-        raise unsaved_error(config, step, error.network, reason) from error
+        raise RunError(
+            f"step {step}{config.seed_suffix(error.network)} is not saved: its "
+            f"prediction for a validation example is not finite; {REMEDY}"
+        ) from error
     scores = score_logits(
         logits, examples.labels, config.seed, groups=examples.num_groups
     )
@@ -54,12 +56,6 @@ def score_validation(
         multiplier = calibrate(logits, examples.labels)
     metrics = Metrics(**asdict(scores), step=step, split="validation")
     return metrics, multiplier
-
-
-def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
-    """Returns the error of a run whose loss or predictions are not finite."""
-    suffix = config.seed_suffix(network)
-    return RunError(f"step {step}{suffix} is not saved: its {reason}; {REMEDY}")
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:

@@ -1,17 +1,13 @@
 """The training loop: from one event to the next, it trains, logs, validates, saves."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
-from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Dataset, Examples
+from rnnmnist.data.examples import Dataset
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import abstract_params, count_params
@@ -65,11 +61,12 @@ def loop_over_events(
         RunError: if a loss, gradient or parameter is not finite, or a save fails.
     """
     task, splits = dataset
+    validation = splits["validation"]
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
-    with open_trainer(config, task, splits["train"], mesh) as trainer:
-        program = trainer.program
-        validation = splits["validation"]
+    program = Program.create(config, task, mesh)
+    class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
+    with open_batches(splits["train"], config, mesh) as batches:
         if step == 0:
             state = create_state(config, program, task)
         else:
@@ -77,7 +74,7 @@ def loop_over_events(
         progress.start(
             networks=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
-            on_host=trainer.batches.on_host,
+            on_host=batches.on_host,
         )
         is_stopped = all_max(stop.signal_number) > 0
         ends_early = False
@@ -88,7 +85,15 @@ def loop_over_events(
                 # statistics are NumPy arrays.
                 target = next_event(step, config.train)
                 started = running_seconds()  # without the time of compilation
-                state, stats = trainer.train_to(state, step, target)
+                state, stats = train_to(
+                    state,
+                    step,
+                    target,
+                    config=config.train,
+                    program=program,
+                    batches=batches,
+                    class_weights=class_weights,
+                )
                 seconds = running_seconds() - started
                 num_updates = int(stats.is_applied.sum())
                 step += num_updates
@@ -140,62 +145,50 @@ def loop_over_events(
     return step
 
 
-class Trainer(NamedTuple):
-    """Holds what the updates of a run need besides the state."""
+def train_to(
+    state: TrainState,
+    step: int,
+    target: int,
+    *,
+    config: RunTrainConfig,
+    program: Program,
+    batches: BatchSource,
+    class_weights: jax.Array | None = None,
+) -> tuple[TrainState, UpdateStats]:
+    """Trains from a step to a later one, or until an update is rejected.
 
-    config: RunConfig
-    program: Program
-    batches: BatchSource
-    class_weights: jax.Array | None  # float32 [classes]; None: all are 1
-
-    def train_to(
-        self, state: TrainState, step: int, target: int
-    ) -> tuple[TrainState, UpdateStats]:
-        """Trains from a step to a later one, or until an update is rejected.
-
-        There is one call of `train_chunk` for each chunk. The arrays of the old state
-        are donated to it, and cannot be used afterwards. Returns the new state, and the
-        statistics of the updates, [updates, ensemble], as NumPy arrays.
-        """
-        replicated = replicated_sharding(self.program.mesh)
-        parts: list[UpdateStats] = []
-        for chunk, num_updates in self.batches.chunks(step, target):
-            rates = learning_rates(  # of all updates of the chunk, used or not
-                chunk.start,
-                config=self.config.train,
-                updates=self.batches.updates_per_chunk,
-                sharding=replicated,
-            )
-            state, all_stats = train_chunk(
-                state,
-                chunk,
-                rates,
-                device_put(np.int32(num_updates), replicated),
-                self.class_weights,
-                program=self.program,
-            )
-            stats = take_rows(jax.device_get(all_stats), slice(num_updates))
-            parts.append(stats)
-            if not stats.is_applied.all():
-                break
-        return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    There is one call of `train_chunk` for each chunk. The arrays of the old state are
+    donated to it, and cannot be used afterwards. Returns the new state, and the
+    statistics of the updates, [updates, ensemble], as NumPy arrays.
+    """
+    replicated = replicated_sharding(program.mesh)
+    parts: list[UpdateStats] = []
+    for chunk, num_updates in batches.chunks(step, target):
+        rates = learning_rates(  # of all updates of the chunk, used or not
+            chunk.start,
+            config=config,
+            updates=batches.updates_per_chunk,
+            sharding=replicated,
+        )
+        state, all_stats = train_chunk(
+            state,
+            chunk,
+            rates,
+            device_put(np.int32(num_updates), replicated),
+            class_weights,
+            program=program,
+        )
+        stats = take_rows(jax.device_get(all_stats), slice(num_updates))
+        parts.append(stats)
+        if not stats.is_applied.all():
+            break
+    return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def take_rows(stats: UpdateStats, rows: slice | np.ndarray) -> UpdateStats:
     """Returns the statistics of some of the updates, as NumPy arrays."""
     taken: UpdateStats = jax.tree.map(lambda leaf: leaf[rows], stats)
     return taken
-
-
-@contextlib.contextmanager
-def open_trainer(
-    config: RunConfig, task: Task, examples: Examples, mesh: Mesh
-) -> Iterator[Trainer]:
-    """Prepares the training of a run on the training examples of its task."""
-    program = Program.create(config, task, mesh)
-    class_weights = weigh_classes(config.train, task, examples.labels, mesh)
-    with open_batches(examples, config, mesh) as batches:
-        yield Trainer(config, program, batches, class_weights)
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:

@@ -1,6 +1,7 @@
 """Where a run begins and ends: its workdir, its first step, and its settings."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +12,20 @@ from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
+from rnnmnist.models.cells import resolve_cell
+from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.models.user_cells import import_cell
 from rnnmnist.runs.checkpoint_files import Header, read_header, repair
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_folders, list_steps, lock
 from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
+from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import (
     device_put,
     replicated_sharding,
@@ -33,6 +39,13 @@ from rnnmnist.training.state import (
     to_items,
 )
 
+# What a fit has in memory at a time, in float64: the hidden states and the coordinates
+# of the examples, and the Gram matrix with what its decomposition needs.
+COPIES_OF_STATES = 2
+COPIES_OF_GRAM = 5
+
+_logger = logging.getLogger(__name__)
+
 
 class Start(NamedTuple):
     """What a run starts from: the newest checkpoint in its workdir, if there is one.
@@ -43,7 +56,6 @@ class Start(NamedTuple):
         config: the configuration of the run so far; None without a checkpoint.
         task: the task of the run so far; None without a checkpoint.
         completion: why the run is complete, and None if it is not.
-        warnings: a line for each changed setting that changes the result.
     """
 
     workdir: Path
@@ -51,16 +63,21 @@ class Start(NamedTuple):
     config: RunConfig | None = None
     task: Task | None = None
     completion: str | None = None
-    warnings: tuple[str, ...] = ()
 
-    def check_data(self, task: Task) -> None:
-        """Checks that the run so far had the data of a task."""
+    @jax_defaults()
+    def check(self, config: RunConfig, dataset: Dataset) -> None:
+        """Checks that the run can train on its data, before anything is written."""
+        task = dataset.task
         if self.task is not None and self.task.sha256 != task.sha256:
             raise UserError(
                 f"workdir: step {self.step} in {self.workdir} was trained on other "
                 f"data than {task.name} (SHA-256 {self.task.sha256}, not "
                 f"{task.sha256}); name another workdir, or the same data"
             )
+        check_processes(config, task)
+        resolve_cell(config.model)
+        if config.model.fitting == "closed_form" and self.completion is None:
+            check_fit(config, dataset)
 
 
 @contextlib.contextmanager
@@ -98,7 +115,8 @@ def find_start(request: Request, workdir: Path) -> Start:
 def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
     """Checks that a run may resume from a checkpoint with these settings.
 
-    A complete run has no other settings that change its result.
+    Changed settings that change the result cause a warning. A complete run cannot have
+    them.
     """
     old, new = _settings(header.config), _settings(config)
     changed = [name for name in new if new[name] != old[name]]
@@ -116,14 +134,12 @@ def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    warnings = [
-        f"{name} was {old[name]} and is now {new[name]}: the result will differ from "
-        "that of an uninterrupted run"
-        for name in warned
-    ]
-    return Start(
-        workdir, header.step, header.config, header.task, complete, tuple(warnings)
-    )
+    for name in warned:
+        _logger.warning(
+            f"{name} was {old[name]} and is now {new[name]}: the result will differ "
+            "from that of an uninterrupted run"
+        )
+    return Start(workdir, header.step, header.config, header.task, complete)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -156,6 +172,28 @@ def check_processes(config: RunConfig, task: Task) -> None:
     if differing:
         listed = ", ".join(differing)
         raise UserError(f"{listed}: start all processes with the same settings")
+
+
+def check_fit(config: RunConfig, dataset: Dataset) -> None:
+    """Refuses a fit in closed form of one group, or of more than the memory holds."""
+    task, splits = dataset
+    train = splits["train"]
+    if (train.num_groups or len(train)) == 1:
+        raise UserError(
+            "groups: all training sequences are of one group, and leaving it out "
+            "leaves none; add another group, or leave groups out"
+        )
+    count = len(train)
+    features = (THRESHOLDS + 1) * config.model.hidden_size
+    gram_size = min(count, features) ** 2
+    needed = 8 * (COPIES_OF_STATES * count * features + COPIES_OF_GRAM * gram_size)
+    available = main_memory().available
+    if needed > available:
+        raise UserError(
+            f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
+            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
+            "are available; train a network by model.cell=lru"
+        )
 
 
 def restore_state(

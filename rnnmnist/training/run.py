@@ -1,7 +1,6 @@
 """A run from its start, or its newest checkpoint, to its summary."""
 
 import contextlib
-import logging
 import time
 from pathlib import Path
 
@@ -11,21 +10,18 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.examples import Dataset
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.models.cells import resolve_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.writing import write_json
 from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
 from rnnmnist.training.events import Callback
-from rnnmnist.training.resume import Start, check_processes
-
-_logger = logging.getLogger(__name__)
+from rnnmnist.training.resume import Start
 
 
 @jax_defaults()
@@ -46,7 +42,7 @@ def train_and_evaluate(
     Args:
         config: the configuration, resolved for the task of the data set.
         dataset: the data, which are the same on all processes.
-        start: the open run, from which the training starts.
+        start: the open run, from which the training starts, after `Start.check`.
         stop_context: a context that handles signals during the updates, and yields the
             flag that they set.
         reason: why the rule of `choose_config` has chosen the network, if it has.
@@ -56,16 +52,13 @@ def train_and_evaluate(
     """
     started, compiled = time.monotonic(), compile_seconds()
     workdir, task = start.workdir, dataset.task
-    check_run(config, dataset, start)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
-    for warning in start.warnings:
-        _logger.warning(warning)
-    step, why_complete = start.step, start.completion
+    step = start.step
     if verbose:
-        console.print_header(config, task, workdir, mesh, step, why_complete, reason)
-    if why_complete is None:
+        console.print_header(config, task, mesh, start, reason)
+    if start.completion is None:
         if is_process_0():
             write_json(workdir / "config.json", config)
             logs.remove_metrics_after(workdir, step)
@@ -101,17 +94,6 @@ def train_and_evaluate(
             seconds=time.monotonic() - started,
             compiling=compile_seconds() - compiled,
         )
-
-
-def check_run(config: RunConfig, dataset: Dataset, start: Start) -> None:
-    """Checks that a run can train on its data, before anything is written."""
-    start.check_data(dataset.task)
-    check_processes(config, dataset.task)
-    resolve_cell(config.model)
-    if config.model.fitting == "closed_form" and start.completion is None:
-        from rnnmnist.training.closed_form import check_fit
-
-        check_fit(config, dataset)
 
 
 def evaluate_best_checkpoint(

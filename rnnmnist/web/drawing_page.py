@@ -20,7 +20,8 @@ from rnnmnist.inference.images_of_digits import check_digits
 from rnnmnist.models.classifier import Params
 from rnnmnist.models.lstm import GATES
 from rnnmnist.reporting import html
-from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
+from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.mesh import split_ensemble
 
 FOLDER = Path(__file__).parent
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}

@@ -41,7 +41,8 @@ def test_the_methods_return_what_their_commands_write(
     assert exports["stablehlo"].step_certificate is None
     report = rnnmnist.load(workdir).report()
     scores = rnnmnist.load(workdir, path=workdir / "run.data").evaluate()
-    assert (report.split, report.scores.confusion) == ("validation", scores.confusion)
+    assert report.scores.split == "validation"
+    assert report.scores.confusion == scores.confusion
     counts = [str(network.correct) for network in scores.networks]
     text = report.page.read_text()
     assert f"{', '.join(counts)} of {scores.examples}" in text

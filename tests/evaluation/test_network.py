@@ -20,7 +20,7 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runtime.mesh import make_device_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 
 IMAGES = random_examples(7).stored
 

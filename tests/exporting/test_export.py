@@ -36,7 +36,7 @@ from rnnmnist.exporting.comparison import (
     streamed_inputs,
 )
 from rnnmnist.exporting.formats import FORMATS
-from rnnmnist.runtime.mesh import make_cpu_mesh
+from rnnmnist.runtime.devices import make_cpu_mesh
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 

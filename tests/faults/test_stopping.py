@@ -18,7 +18,7 @@ from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.results import write_result
 from rnnmnist.runs.workdir import UNFINISHED, list_steps
-from rnnmnist.runtime.mesh import make_device_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 
 pytestmark = pytest.mark.slow
 

@@ -89,13 +89,12 @@ def test_a_report_and_an_evaluation_are_of_left_out_predictions(
     page = (run / "report" / "index.html").read_text()
     headline = page.partition("headline")[2].partition("</p>")[0]
     assert f"{100 * line.accuracy:.2f}" in headline
-    # Each head was calibrated on these predictions.
-    assert f"{line.loss:.4f} (slightly too low" in page
+    assert f"{line.loss:.4f}" in page
     assert "occlusion" not in page
     assert not (run / "report" / "steps.png").exists()  # known at the end only
     evaluated = output_of(called("evaluate", f"--workdir={run}"))
     assert f"leave one out at step 1: {accuracy}" in evaluated
-    assert f"loss {line.loss:.4f} (slightly too low" in evaluated
+    assert f"loss {line.loss:.4f}" in evaluated
     assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
     assert rnnmnist.load(run).evaluate("train").split == "train"
 
@@ -274,7 +273,6 @@ def test_left_out_predictions_are_kept_for_the_report(
     page = write_pages(data)[-1].read_text()
     assert f"{path.parent.name}/{path.name}" in page
 
-    path = path.with_suffix(".npz")
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"^{path}: .*another workdir"):
         model.evaluate()
@@ -327,7 +325,7 @@ def test_sequences_beyond_the_memory_are_refused(
 ) -> None:
     needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2)  # states and Gram matrix
     memory = Memory(total=needed, available=needed - 1)
-    monkeypatch.setattr(closed_form, "main_memory", lambda: memory)
+    monkeypatch.setattr(resume, "main_memory", lambda: memory)
     with pytest.raises(UserError, match=r"^model\.cell: filters .* 60 .*=lru"):
         fit(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,8 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.placement import open_batches
-from rnnmnist.runtime.mesh import make_mesh, split_ensemble
+from rnnmnist.runtime.devices import make_mesh
+from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, TrainState, create_state
 from rnnmnist.training.step import train_chunk
 

@@ -13,7 +13,7 @@ from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import logs
 from rnnmnist.runs.selection import select
-from rnnmnist.runtime.mesh import make_device_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 
 # Noisy sequences, of which few are for training, so that networks learn them by heart.
 LABELS = np.arange(390) % 3

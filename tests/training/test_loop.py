@@ -23,6 +23,7 @@ from rnnmnist import load
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
+from rnnmnist.data.placement import BatchSource
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.signals import stop_on_signal
@@ -43,11 +44,11 @@ def train(config: RunConfig, workdir: Path) -> None:
 def test_an_implicit_transfer_from_the_host_is_an_error(
     small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def transfer(trainer: loop.Trainer, *_: object) -> None:
-        chunk = trainer.batches.gather(0)
+    def transfer(*_: object, batches: BatchSource, **__: object) -> None:
+        chunk = batches.gather(0)
         jax.numpy.add(chunk.seeds, 1)  # copies a Python number to the device
 
-    monkeypatch.setattr(loop.Trainer, "train_to", transfer)
+    monkeypatch.setattr(loop, "train_to", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(small, tmp_path / "run")
 

@@ -35,7 +35,7 @@ from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cac
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training import state as state_module
 from rnnmnist.training import step as step_module
-from rnnmnist.training.loop import Trainer
+from rnnmnist.training.loop import train_to
 from rnnmnist.training.loss import Objective, ScoreSums
 from rnnmnist.training.optimizer import decay_mask, learning_rate
 from rnnmnist.training.state import (
@@ -68,7 +68,7 @@ EXAMPLES = random_examples(24)  # epochs end within batches
 
 @pytest.fixture(autouse=True)
 def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most calls of `Trainer.train_to` take several chunks, or begin within one."""
+    """Most calls of `train_to` take several chunks, or begin within one."""
     monkeypatch.setattr(placement, "CHUNK_UPDATES", 4)
 
 
@@ -82,9 +82,15 @@ class Training:
         self.source = batches_of(EXAMPLES, config, mesh)
 
     def advance(self, steps: int) -> UpdateStats:
-        trainer = Trainer(self.config, self.program, self.source, None)
         first = int(self.state.step)
-        self.state, stats = trainer.train_to(self.state, first, first + steps)
+        self.state, stats = train_to(
+            self.state,
+            first,
+            first + steps,
+            config=self.config.train,
+            program=self.program,
+            batches=self.source,
+        )
         return stats
 
     def sha256(self) -> str:

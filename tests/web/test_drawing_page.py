@@ -25,7 +25,8 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.model import load
-from rnnmnist.runtime.mesh import make_device_mesh, split_ensemble
+from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

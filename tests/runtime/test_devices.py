@@ -7,22 +7,22 @@ import pytest
 from support import output_of, run_python
 
 from rnnmnist.errors import UserError
-from rnnmnist.runtime import mesh
-from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.runtime import devices
+from rnnmnist.runtime.devices import make_mesh
 
 # In one process, whose CPU is split anew for each case.
 SPLIT = """
 import json, os, sys
 import jax
 from jax.extend.backend import clear_backends
-from rnnmnist.runtime import mesh
+from rnnmnist.runtime import devices
 
 for cores, *arguments in json.loads(sys.argv[1]):
     clear_backends()
     jax.config.update("jax_num_cpu_devices", -1)
     os.environ.pop("NPROC", None)
-    mesh.usable_cores = lambda: cores
-    shape = [*mesh.make_mesh(*arguments).shape.values()]
+    devices.usable_cores = lambda: cores
+    shape = [*devices.make_mesh(*arguments).shape.values()]
     print(json.dumps([shape, jax.device_count(), os.environ.get("NPROC")]))
 """
 
@@ -55,12 +55,12 @@ def test_an_impossible_number_of_devices_is_refused(
 def test_processes_have_equally_many_devices_or_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "process_count", lambda: 2)
+    monkeypatch.setattr(devices, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda index: [index])
     with pytest.raises(UserError, match=r" = 49, .* num_processes=2, "):
         make_mesh(49, None, 1)
-    assert mesh._grid(12, 1, 7) == (1, 6)
-    assert mesh._grid(9, 2, 5) == (2, 1)
+    assert devices._grid(12, 1, 7) == (1, 6)
+    assert devices._grid(9, 2, 5) == (2, 1)
 
 
 def test_the_cpu_is_split_before_jax_has_devices(environment: dict[str, str]) -> None:
