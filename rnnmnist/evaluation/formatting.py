@@ -49,20 +49,26 @@ def format_counts(scores: Scores) -> str:
 
 
 def format_accuracy(scores: Scores) -> str:
-    """Formats an accuracy with its counts and its 95 % interval over examples.
+    """Formats an accuracy with its counts and its 95 % interval.
 
-    Of several seeds, it is the mean with its standard deviation. With groups, it says
-    what the interval does not cover. The balanced accuracy follows where classes differ
-    much in size.
+    The interval is over examples, or of the mean over several seeds. With groups, it
+    says what the interval does not cover. The balanced accuracy follows where classes
+    differ much in size.
     """
-    accuracy = format_percent(scores.accuracy)
-    if scores.accuracy_std is not None:
-        mean_and_std = format_mean_and_std(scores.accuracy, scores.accuracy_std)
-        accuracy = f"{mean_and_std} over {len(scores.networks)} seeds"
-    text = (
-        f"{accuracy} ({format_counts(scores)}; 95 % interval "
-        f"{format_interval(scores.accuracy_interval)}{format_groups(scores)})"
-    )
+    counts = format_counts(scores)
+    groups = format_groups(scores)
+    std, mean_interval = scores.accuracy_std, scores.accuracy_mean_interval
+    if std is None or mean_interval is None:  # a single network
+        accuracy = format_percent(scores.accuracy)
+        interval = format_interval(scores.accuracy_interval)
+        text = f"{accuracy} ({counts}; 95 % interval {interval}{groups})"
+    else:
+        accuracy = format_mean_and_std(scores.accuracy, std)
+        interval = format_interval(mean_interval)
+        text = (
+            f"{accuracy} over {len(scores.networks)} seeds ({counts}; 95 % interval of "
+            f"the mean {interval}{groups})"
+        )
     if scores.is_unbalanced and scores.balanced_accuracy is not None:
         text += f", balanced accuracy {format_percent(scores.balanced_accuracy)}"
     return text
@@ -71,12 +77,15 @@ def format_accuracy(scores: Scores) -> str:
 def format_groups(scores: Scores) -> str:
     """Says after an interval that it does not know the groups; empty without groups.
 
-    The sequences of a group are not independent.
+    The sequences of a group are not independent. The interval of several seeds is not
+    over sequences.
     """
     if scores.groups is None:
         return ""
     plural = "s" if scores.groups > 1 else ""
     sequences = f"{scores.examples:,} sequences of {scores.groups:,} group{plural}"
+    if len(scores.networks) > 1:
+        return f", which covers the seeds only, not the {sequences}"
     return f", which takes {sequences} for independent"
 
 

@@ -1,7 +1,8 @@
-"""The table of leave-one-out predictions, for runs without held-out examples.
+"""The files of leave-one-out predictions, for runs without held-out examples.
 
-It is in `evaluation`, beside the result files, and has a row for each training example
-of each network:
+They are in `evaluation`, beside the result files. A .npz file has the logits, for
+`evaluate` and the report. A table is for the user. It has a row for each training
+example of each network:
 
     sequence,seed,label,predicted,logit rest,logit walk
     recording 1,0,walk,rest,0.41,-0.41
@@ -46,26 +47,21 @@ def load_evaluated(
     )
     if metrics is None or not is_fitted_to_all:
         return task, name, examples, None
-    path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".csv")
+    path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
     if not path.exists():
         raise UserError(
             f"workdir: {path}, which has the leave-one-out predictions, is missing; "
             "train in another workdir"
         )
-    with (
-        prefix_errors(path, "train in another workdir"),
-        path.open(encoding="utf-8", newline="") as file,
-    ):
-        _, *rows = csv.reader(file)
-        values = np.array([row[len(COLUMNS) :] for row in rows], float)
-        logits = values.reshape(run.config.num_seeds, len(examples), len(task.classes))
+    with prefix_errors(path, "train in another workdir"):
+        logits = np.load(path)["logits"]
     return task, metrics.split, examples.sort_by_group(), logits
 
 
 def write_left_out(
     workdir: Path, metrics: Metrics, task: Task, train: Examples, logits: np.ndarray
 ) -> None:
-    """Writes the table of leave-one-out predictions, which have these metrics.
+    """Writes the files of leave-one-out predictions, which have these metrics.
 
     The logits are float64 [ensemble, examples, classes], and the examples sorted by
     group.
@@ -80,6 +76,9 @@ def write_left_out(
             predicted = task.classes[values.argmax()]
             name = train.name(position)
             writer.writerow([name, network.seed, label, predicted, *values.tolist()])
-    path = result_path(workdir, metrics.split, metrics.step).with_suffix(".csv")
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, logits=logits)
+    path = result_path(workdir, metrics.split, metrics.step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
+    write_atomically(path.with_suffix(".npz"), arrays.getvalue())

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import datetime
 import shlex
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.selection import select
+from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -170,6 +172,9 @@ def render_page(
         overconfidence=estimate_overconfidence(run.probabilities, run.examples.labels),
         command=shlex.join(["rnnmnist", "report", *flags]),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        processor=machine.describe_processor(),
+        versions=machine.installed_versions()
+        | {"matplotlib": metadata.version("matplotlib")},
     )
 
 

@@ -123,6 +123,7 @@ def to_json(result: Result) -> dict[str, Any]:
     return content | {
         "accuracy_mean": result.accuracy,
         "accuracy_std": result.accuracy_std,
+        "accuracy_mean_interval": result.accuracy_mean_interval,
         "ensemble_correct": result.ensemble.correct,
         "ensemble_accuracy": result.ensemble.accuracy,
         "ensemble_loss": result.ensemble.loss,

@@ -107,6 +107,13 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return statistics.stdev(network.accuracy for network in self.networks)
 
     @property
+    def accuracy_mean_interval(self) -> tuple[float, float] | None:
+        """The 95 % t interval of the mean over networks; None for one."""
+        if self.accuracy_std is None:
+            return None
+        return t_interval(self.accuracy, self.accuracy_std, len(self.networks))
+
+    @property
     def balanced_accuracy(self) -> float | None:
         """The mean balanced accuracy of the networks; None in training."""
         balanced = [network.balanced_accuracy for network in self.networks]
@@ -149,3 +156,18 @@ def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
     half = Z_95 * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
     scale = 1 + z2 / examples
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a mean accuracy over at least two seeds.
+
+    The standard deviation is that of a sample (`ddof=1`).
+
+    References:
+        Student, "The probable error of a mean", Biometrika 6, 1908.
+    """
+    from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
+
+    quantile = float(stdtrit(count - 1, 0.975))
+    half = quantile * std / math.sqrt(count)
+    return max(0.0, mean - half), min(1.0, mean + half)

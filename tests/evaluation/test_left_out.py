@@ -32,6 +32,8 @@ METRICS = Metrics(
 def test_a_class_with_any_name_has_a_column(tmp_path: Path) -> None:
     write_left_out(tmp_path, METRICS, THREE_CLASSES, TRAIN, LOGITS)
     (path,) = (tmp_path / "evaluation").glob("*.csv")
+    logits = np.load(path.with_suffix(".npz"))["logits"]
+    np.testing.assert_array_equal(logits, LOGITS)
     table = pd.read_csv(path)
     assert (table["seed"] == np.repeat([5, 6], COUNT)).all()
     names = np.array(CLASSES)

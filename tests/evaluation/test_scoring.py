@@ -7,7 +7,7 @@ import pytest
 
 from rnnmnist.evaluation.formatting import format_probability
 from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.runs.scores import Scores, wilson_interval
+from rnnmnist.runs.scores import Scores, t_interval, wilson_interval
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -59,7 +59,17 @@ def test_scores_by_hand() -> None:
 
 
 def test_the_variation_over_networks_by_hand() -> None:
-    assert score_predicted().accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
+    """Its interval uses Student's t of one degree of freedom, 12.706, and is clipped.
+
+    With four networks, it is 3.182 standard errors.
+    """
+    scores = score_predicted()
+    assert scores.accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
+    assert scores.accuracy_mean_interval == (0.0, 1.0)
+    std = math.sqrt(2 / 3) / 100  # of 90, 91, 92 and 91 %
+    half = 3.182 * std / 2
+    expected = (0.91 - half, 0.91 + half)
+    assert t_interval(0.91, std, 4) == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
@@ -73,6 +83,6 @@ def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
 
 def test_one_network_has_no_spread_and_equal_networks_have_none() -> None:
     one = Scores(networks=score_predicted().networks[1:])
-    assert (one.ensemble, one.accuracy_std) == (None, None)
+    assert (one.ensemble, one.accuracy_std, one.accuracy_mean_interval) == 3 * (None,)
     assert (one.seed, one.correct, one.loss) == (4, 2, one.networks[0].loss)
     assert Scores(networks=2 * one.networks).accuracy_std == 0

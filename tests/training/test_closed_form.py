@@ -273,6 +273,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     page = write_pages(data)[-1].read_text()
     assert f"{path.parent.name}/{path.name}" in page
 
+    path = path.with_suffix(".npz")
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"^{path}: .*another workdir"):
         model.evaluate()
