@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import file_times, fit_small, run_python
+from support import file_times, fit_small
 
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs.checkpoint_files import repair
@@ -103,20 +103,3 @@ def test_a_resume_without_threads_renames_nothing(
     }
     fit_small(run, num_steps=30)
     assert list_steps(run) == [20, 30]
-
-
-@pytest.mark.slow
-def test_a_machine_without_a_temporary_folder_is_told_so(run: Path) -> None:
-    """As a container with a read-only root has none. No home can be written, either."""
-    program = (
-        "import sys, tempfile, rnnmnist\n"
-        "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
-        "try: rnnmnist.load(sys.argv[1]).report()\n"
-        "except rnnmnist.UserError as error: print(error)\n"
-    )
-    variables = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
-    variables |= {"JAX_PLATFORMS": "cpu"}
-    variables |= {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "programs")}
-    finished = run_python("-c", program, run, environment=variables)
-    (line,) = finished.stdout.splitlines()
-    assert "set the environment variable TMPDIR" in line

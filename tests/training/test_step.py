@@ -312,6 +312,8 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
         np.testing.assert_allclose(leaf, 1 if kept else decayed, rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_make_optimizer_can_return_another_optimizer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
