@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import absl.logging
 
@@ -24,9 +24,6 @@ from rnnmnist.config.recipes import Request, load_named
 from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
-
-if TYPE_CHECKING:
-    from rnnmnist.model import Model
 
 # Flags other than settings with which the message of an error can begin.
 FLAGS = (
@@ -103,12 +100,13 @@ def _open_nowhere() -> TextIO:
     return Path(os.devnull).open("w")
 
 
-def open_run(args: argparse.Namespace) -> "Model":
-    """Opens the run of `add_workdir` and `add_step_and_settings`."""
-    from rnnmnist.model import Model
+def opened_run(args: argparse.Namespace) -> tuple[Path, str, dict[str, Any]]:
+    """Returns what `Model` takes: the folder of a run, its step, and settings.
 
+    They are the flags of `add_workdir` and `add_step_and_settings`.
+    """
     workdir = files.resolve_workdir(args.workdir)
-    return Model(workdir, args.step, parse_settings(args, OPENING_SETTINGS))
+    return workdir, args.step, parse_settings(args, OPENING_SETTINGS)
 
 
 def parse_settings(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:

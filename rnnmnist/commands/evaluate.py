@@ -5,7 +5,7 @@
 The checkpoint contains its configuration; no other flag describes the model or data.
 """
 
-from rnnmnist.commands.command_line import Parser, open_run
+from rnnmnist.commands.command_line import Parser, opened_run
 
 
 def main(argv: list[str]) -> None:
@@ -21,12 +21,13 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_accuracy, format_evaluation
+    from rnnmnist.model import Model
     from rnnmnist.runs.results import path_of
     from rnnmnist.runs.scores import Scores
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
-    model = open_run(args)
+    model = Model(*opened_run(args))
     result = model.evaluate(args.split)
     print(format_evaluation(result))
     if len(result.networks) > 1:

@@ -11,7 +11,7 @@ equal but for rounding.
 
 from pathlib import Path
 
-from rnnmnist.commands.command_line import Parser, open_run
+from rnnmnist.commands.command_line import Parser, opened_run
 from rnnmnist.exporting.formats import FORMATS
 
 TYPE_CHECKING = False  # as in the package `rnnmnist`
@@ -33,10 +33,11 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.exporting.exports import write_exports
+    from rnnmnist.model import Model
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    run = open_run(args)
+    run = Model(*opened_run(args))
     exports = write_exports(run, args.format, args.output, force=args.force)
     for name, (folder, certificate, step_certificate) in exports:
         print(format_certificate(folder / f"model.{name}", certificate), flush=True)

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rnnmnist.commands.command_line import Parser, open_run
+from rnnmnist.commands.command_line import Parser, opened_run
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.settings import expand
 from rnnmnist.errors import (
@@ -72,12 +72,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
+    from rnnmnist.model import Model
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     # The declared type is that of any stream; Python's own has the method.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    model = open_run(args)
+    model = Model(*opened_run(args))
     if args.stream:
         for result in predict_lines(model, sys.stdin):
             print(json.dumps(result), flush=True)
