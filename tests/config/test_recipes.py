@@ -84,18 +84,17 @@ def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
 ) -> None:
     """A run that goes on keeps it."""
     np.savez(tmp_path / "mine.npz", inputs=INPUTS, labels=LABELS)
-    few, many = (
-        ["--config=files", f"--config.data.path={tmp_path / 'mine.npz'}", workdir]
-        for workdir in (f"--workdir={tmp_path / 'few'}", f"--workdir={tmp_path}/many")
-    )
-    quick = ["--config.train.num_steps=2", "--config.model.hidden_size=4"]
+    flags = ["--config=files", f"--config.data.path={tmp_path / 'mine.npz'}"]
+    flags.append("--config.model.hidden_size=4")
+    few = [*flags, f"--workdir={tmp_path / 'few'}"]
+    many = [*flags, f"--workdir={tmp_path / 'many'}", "--config.train.num_steps=2"]
     printed = output_of(called("main", *few))
     reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
     assert f"random filters, for {reason}; model.cell=lru" in printed
     assert "leave one out" in printed
-    printed = output_of(called("main", *many, *quick))
+    printed = output_of(called("main", *many))
     assert "since train.num_steps is given; model.cell=filters" in printed
-    assert "complete at step 2" in output_of(called("main", *many, *quick))
+    assert "complete at step 2" in output_of(called("main", *many))
 
 
 @pytest.mark.slow
