@@ -51,7 +51,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):  # NumPy would suggest to load a pickle
         raise UserError(f"is no archive of arrays; {SAVE_AGAIN}")
     arrays = {}
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         _check_names(file.files)
         for name in file.files:
             with prefix_errors(name, SAVE_AGAIN):
