@@ -19,7 +19,7 @@ from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
-from rnnmnist.runs.checkpoint_files import read_files, seal
+from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
 
@@ -276,6 +276,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         model = state.pop("model_", None)
         if model is not None:
             step_folder = model.workdir / str(model.checkpoint_step)
+            read_header(model.workdir, model.checkpoint_step)  # refuses a damaged one
             files = read_files(step_folder)
             # Only a resume needs the state.
             state["_files"] = {n: files[n] for n in files if not n.startswith("state/")}

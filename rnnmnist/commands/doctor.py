@@ -45,7 +45,8 @@ def main(argv: list[str]) -> None:
     try:
         check_run(args)
         show("verdict", f"a run of {args.name} would work here")
-    except StoppedError:
+    except StoppedError as error:
+        error.args = ("before the verdict",)  # nothing of the trial is kept
         raise
     except Exception as error:  # incompatible libraries and drivers raise many kinds
         failure = as_failure(error) or summarize_error(error)

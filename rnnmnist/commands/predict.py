@@ -199,7 +199,7 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:
-                raise UserError(str(error)) from error
+                raise UserError(f"{error}; give numbers with commas between") from error
             state, probabilities = model.step(state, values)
         time += 1
         yield {"step": time} | _to_json(model, probabilities)

@@ -118,13 +118,14 @@ def write_pages(run: RunData) -> list[Path]:
     pictures = draw_pictures(run, errors)
     folder = run.trained.workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES:
-        (folder / f"{name}.png").unlink(missing_ok=True)
     files = {folder / f"{name}.png": content for name, content in pictures.items()}
     files[folder / "index.html"] = render_page(run, pictures, errors).encode()
     for path, content in files.items():
         with set_missing_filename(path):
             path.write_bytes(content)
+    for name in PICTURES:
+        if name not in pictures:
+            (folder / f"{name}.png").unlink(missing_ok=True)
     return list(files)
 
 

@@ -97,6 +97,17 @@ def read_header(workdir: Path, step: int) -> Header:
     return header
 
 
+def read_newest(workdir: Path) -> Header | None:
+    """Returns the header of the newest undamaged step; None if there is none."""
+    for step in reversed(list_steps(workdir)):
+        folder = workdir / str(step)
+        with read_errors(folder):
+            whole = is_whole(folder)
+        if whole:
+            return read_header(workdir, step)
+    return None
+
+
 def is_whole(folder: Path) -> bool:
     """Whether the files of a step are those that `SHA256SUMS` lists."""
     files = read_files(folder)

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
-from rnnmnist.errors import RunError, summarize_error
+from rnnmnist.errors import Failure, RunError, summarize_error
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checkpoint_files import Header, read_errors, read_header, seal
 from rnnmnist.runs.selection import best_header
@@ -89,7 +89,7 @@ def _delete_outdated(workdir: Path, keep: int) -> None:
     headers = []
     for step in steps:
         # A step that has been damaged meanwhile is kept; the next start moves it aside.
-        with contextlib.suppress(RunError):
+        with contextlib.suppress(Failure):
             headers.append(read_header(workdir, step))
     best = best_header(headers)
     for header in headers:

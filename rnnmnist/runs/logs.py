@@ -48,7 +48,7 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Metrics":
         """Reads the content of a line."""
-        networks = content.get("members", [content])
+        networks = content.get("members") or [content]
         return msgspec.convert({**content, "networks": networks}, cls)
 
 

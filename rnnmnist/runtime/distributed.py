@@ -107,7 +107,7 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
 
 
 def is_process_0() -> bool:
-    """Whether this is process 0, which alone writes files other than checkpoints."""
+    """Whether this is process 0, which alone writes files."""
     return process_index() == 0
 
 

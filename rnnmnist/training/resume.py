@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
@@ -18,11 +19,11 @@ from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.runs.checkpoint_files import Header, read_header, repair
+from rnnmnist.runs.checkpoint_files import Header, read_newest, repair
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
-from rnnmnist.runs.workdir import check_folders, list_steps, lock
-from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runs.workdir import check_folders, lock
+from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
 from rnnmnist.runtime.machine import main_memory
@@ -43,6 +44,7 @@ from rnnmnist.training.state import (
 # of the examples, and the Gram matrix with what its decomposition needs.
 COPIES_OF_STATES = 2
 COPIES_OF_GRAM = 5
+COPIES_OF_GROUP = 3  # of the matrix of the leverages within the largest group
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Start(NamedTuple):
         config: the configuration of the run so far; None without a checkpoint.
         task: the task of the run so far; None without a checkpoint.
         completion: why the run is complete, and None if it is not.
+        warnings: a line for each changed setting that changes the result.
     """
 
     workdir: Path
@@ -63,6 +66,7 @@ class Start(NamedTuple):
     config: RunConfig | None = None
     task: Task | None = None
     completion: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @jax_defaults()
     def check(self, config: RunConfig, dataset: Dataset) -> None:
@@ -78,14 +82,24 @@ class Start(NamedTuple):
         resolve_cell(config.model)
         if config.model.fitting == "closed_form" and self.completion is None:
             check_fit(config, dataset)
+        for warning in self.warnings:
+            _logger.warning(warning)
 
 
 @contextlib.contextmanager
 def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
-    """Locks a workdir, repairs it, and yields what a run starts from in it."""
+    """Locks a workdir, and yields what a run starts from in it.
+
+    Damaged steps are renamed once it is known that the run can start.
+    """
     with lock(workdir):
-        broadcast(lambda: repair(workdir))
-        yield find_start(request, workdir)
+        if is_process_0():
+            start = find_start(request, workdir)
+            repair(workdir)
+        broadcast(lambda: None)  # the others wait for the repair
+        if not is_process_0():
+            start = find_start(request, workdir)
+        yield start
 
 
 def find_start(request: Request, workdir: Path) -> Start:
@@ -94,8 +108,7 @@ def find_start(request: Request, workdir: Path) -> Start:
     A run that resumes has the defaults for the data of its checkpoint.
     """
     check_folders(workdir)
-    steps = list_steps(workdir)
-    header = read_header(workdir, steps[-1]) if steps else None
+    header = read_newest(workdir)
     saved = None if header is None else header.config
     config, _ = choose_config(request, saved)
     if config.data.name != "files":  # images need not be read for their task
@@ -115,8 +128,7 @@ def find_start(request: Request, workdir: Path) -> Start:
 def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
     """Checks that a run may resume from a checkpoint with these settings.
 
-    Changed settings that change the result cause a warning. A complete run cannot have
-    them.
+    A complete run has no other settings that change its result.
     """
     old, new = _settings(header.config), _settings(config)
     changed = [name for name in new if new[name] != old[name]]
@@ -134,12 +146,14 @@ def check_settings(config: RunConfig, header: Header, workdir: Path) -> Start:
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    for name in warned:
-        _logger.warning(
-            f"{name} was {old[name]} and is now {new[name]}: the result will differ "
-            "from that of an uninterrupted run"
-        )
-    return Start(workdir, header.step, header.config, header.task, complete)
+    warnings = [
+        f"{name} was {old[name]} and is now {new[name]}: the result will differ from "
+        "that of an uninterrupted run"
+        for name in warned
+    ]
+    return Start(
+        workdir, header.step, header.config, header.task, complete, tuple(warnings)
+    )
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -178,15 +192,19 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
     """Refuses a fit in closed form of one group, or of more than the memory holds."""
     task, splits = dataset
     train = splits["train"]
-    if (train.num_groups or len(train)) == 1:
+    if train.num_groups == 1:
         raise UserError(
             "groups: all training sequences are of one group, and leaving it out "
             "leaves none; add another group, or leave groups out"
         )
     count = len(train)
     features = (THRESHOLDS + 1) * config.model.hidden_size
-    gram_size = min(count, features) ** 2
-    needed = 8 * (COPIES_OF_STATES * count * features + COPIES_OF_GRAM * gram_size)
+    needed = COPIES_OF_STATES * count * features
+    needed += COPIES_OF_GRAM * min(count, features) ** 2
+    if train.groups is not None:
+        _, sizes = np.unique(train.groups, return_counts=True)
+        needed += COPIES_OF_GROUP * int(sizes.max()) ** 2
+    needed *= 8
     available = main_memory().available
     if needed > available:
         raise UserError(

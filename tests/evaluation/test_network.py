@@ -74,7 +74,8 @@ def test_time_steps_that_a_stream_refuses() -> None:
     wrong: list[tuple[Any, str]] = [
         (np.zeros(27), "features: must be 28 numbers"),
         (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
-        (np.full(28, np.nan), "features: must be grey levels"),
+        (np.full(28, np.nan), "feature 0 is missing"),
+        (np.full(28, 255), "features: must be grey levels from 0 to 1"),
         (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
         (["1"] * 28, "features: must be 28 numbers"),
         ([1, [2]], "features: "),

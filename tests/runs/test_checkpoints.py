@@ -139,14 +139,16 @@ def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) 
     (tmp_path / "9").touch()
     assert list_steps(tmp_path) == [5]
     assert select(tmp_path, "latest").step == 5
+    (tmp_path / "5").rename(tmp_path / "4")  # no step that a start would use
     save(tmp_path, state, {6: 0.1})
-    assert list_steps(tmp_path) == [5, 6]
+    assert list_steps(tmp_path) == [4, 6]
 
 
 # What a user's own folder can contain; the last is a step of another orbax program.
 @pytest.mark.parametrize(
     "names",
     [
+        [],
         ["note"],
         ["_CHECKPOINT_METADATA", "params/_METADATA", "state/_METADATA"],
     ],
@@ -154,7 +156,9 @@ def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) 
 def test_training_refuses_a_numbered_folder_of_the_user(
     two_steps: Path, tmp_path: Path, names: list[str]
 ) -> None:
+    """Before it moves a damaged step aside."""
     workdir = shutil.copytree(two_steps, tmp_path / "run")
+    (workdir / "2" / "header" / "metadata").write_text("damaged")
     (workdir / "7").mkdir()
     for name in names:
         path = workdir / "7" / name

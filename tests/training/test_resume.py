@@ -15,14 +15,14 @@ COMPLETE = Header(step=30, config=CONFIG, task=TASK, metrics=None)
 
 
 def test_some_settings_can_change_with_a_warning_where_the_result_differs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
 ) -> None:
     changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
     changes |= {"train.log_every_steps": 3, "train.patience": 5}
     start = check_settings(CONFIG.replace(changes), HALF, tmp_path)
     assert (start.step, start.completion) == (15, None)
-    (message,) = caplog.messages
-    assert message.startswith("train.num_steps was 30 and is now 1000: ")
+    (warning,) = start.warnings
+    assert warning.startswith("train.num_steps was 30 and is now 1000: ")
 
 
 @pytest.mark.parametrize(

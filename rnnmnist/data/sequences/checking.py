@@ -181,8 +181,8 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     try:
         lengths = np.array(list(map(len, arrays)))
         values = np.concatenate(arrays)
-        if values.ndim > 2:
-            raise ValueError("a sequence must be [time, features] or [time]")
+        if values.ndim > 2 or not values.size:
+            raise ValueError("a sequence must be [time, features] or [time], none 0")
     except (ValueError, TypeError) as error:  # such as other numbers of features
         raise UserError(
             f"inputs: {summarize_error(error)}; pass arrays [time, features] with as "
