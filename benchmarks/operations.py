@@ -19,6 +19,7 @@ import jax  # noqa: E402
 import run_ours  # noqa: E402
 
 from rnnmnist.commands.train import parse  # noqa: E402
+from rnnmnist.config.recipes import choose_config  # noqa: E402
 from rnnmnist.runtime.machine import describe_processor  # noqa: E402
 
 
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="not an update")
     parser.add_argument("--shape", type=int, nargs=2, default=(28, 28))
     args, settings = parser.parse_known_args()
-    config = parse(settings).config.replace({"data.name": "mnist5k"})
+    config, _ = choose_config(parse(settings).request)
+    config = config.replace({"data.name": "mnist5k"})
     trainer = run_ours.Trainer(config, *args.shape)
     options = jax.profiler.ProfileOptions()
     options.host_tracer_level, options.python_tracer_level = 3, 0

@@ -265,7 +265,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             **y,
             reset=bool(y),
             allow_nd=True,
-            ensure_2d=np.ndim(X) != 3,  # then the width is compared
+            ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
             ensure_all_finite="allow-nan",  # the run refuses or fills it
         )
 

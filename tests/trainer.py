@@ -224,7 +224,7 @@ def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> No
     assert checksums(workdir, step) == checksums(reference_run, step)
     assert metrics(workdir) == metrics(reference_run)
     found, expected = (
-        {path.name: path.read_text() for path in (folder / "evaluation").iterdir()}
+        {path.name: path.read_text() for path in folder.glob("evaluation/[!.]*")}
         for folder in (workdir, reference_run)
     )
     assert found == expected

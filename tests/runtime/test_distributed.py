@@ -141,7 +141,7 @@ def test_different_settings_of_processes_are_one_line(new_run: Run) -> None:
     """The path of a cell can differ."""
     cells = [new_run.workdir.parent / f"{name}.py" for name in "ab"]
     for path in cells:
-        path.write_text("class Cell: ...\n")
+        path.write_text("import flax.linen as nn\nclass Cell(nn.GRUCell): ...\n")
     args, others = (
         new_run.arguments(f"--config.model.cell={cell}:Cell") for cell in cells
     )

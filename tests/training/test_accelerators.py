@@ -20,6 +20,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from rnnmnist.commands.train import parse
+from rnnmnist.config.recipes import choose_config
 from rnnmnist.config.resolving import resolve
 from rnnmnist.data.batches import (
     EXAMPLES_SPEC,
@@ -130,7 +131,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     """
     name, *overrides = settings.split()
     flags = [f"--config.{override}" for override in overrides]
-    given = parse([f"--config={name}", *flags]).config
+    given, _ = choose_config(parse([f"--config={name}", *flags]).request)
     task = image_task(given.data)
     config = resolve(given, task)
     grid = math.gcd(len(devices), config.num_seeds), -1  # seeds first
