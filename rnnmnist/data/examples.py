@@ -12,7 +12,6 @@ from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
 LARGEST = float(np.finfo(np.float32).max)
-LARGEST_SQUARED = LARGEST**0.5  # the limit of values without normalization
 MAX_DEVIATIONS = 1e6  # limit of the distance of a value from the mean in training
 NORMALIZED_BYTES = 1 << 22  # normalized at a time
 
@@ -131,7 +130,7 @@ class Normalization(NamedTuple):
     @property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
         """The lowest and the highest value of each feature that can be read."""
-        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST_SQUARED
+        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST
         # If a feature is a constant, its values in float32 differ by their rounding.
         reach = deviations * self.std + 1e-6 * np.abs(self.mean)
         low, high = self.mean - reach, self.mean + reach
