@@ -4,8 +4,8 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 """
 
 import argparse
-import functools
 import gc
+import io
 import logging
 import os
 import sys
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import absl.logging
 
@@ -38,6 +38,13 @@ FLAGS = (
     "num_processes",
     "process_id",
 )
+
+
+class _Nowhere(io.TextIOWrapper):
+    """A stream that discards what is written."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,14 +97,8 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = _open_nowhere()
+            sys.stdout = _Nowhere(io.BytesIO())
         return args
-
-
-@functools.cache
-def _open_nowhere() -> TextIO:
-    """Returns a stream that discards what is written, open until the process ends."""
-    return Path(os.devnull).open("w")
 
 
 def opened_run(args: argparse.Namespace) -> tuple[Path, str, dict[str, Any]]:
