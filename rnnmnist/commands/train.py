@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     with open_workdir(args.request, args.workdir) as start:
         if distributed.is_process_0():
             loaded = datasets.load_for_training(args.request, start.config)
-        distributed.broadcast(lambda: None)  # waits until the data are prepared
+        distributed.wait_for_process_0()  # which prepares the data
         if not distributed.is_process_0():
             loaded = datasets.load_for_training(args.request, start.config)
         chosen, reason, dataset = loaded

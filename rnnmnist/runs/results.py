@@ -11,7 +11,8 @@ from rnnmnist.runs.writing import write_json
 
 _logger = logging.getLogger(__name__)
 
-# The fields of a result file that a list of its networks does not repeat.
+# The fields of a result file that describe the run and the data as a whole. Each of
+# the `members` of an ensemble has the SHA-256 of its own parameters.
 OF_ENSEMBLE = (
     "params_sha256",
     "multiplier",

@@ -132,6 +132,11 @@ def broadcast(decide: Callable[[], T]) -> T:
     return result
 
 
+def wait_for_process_0() -> None:
+    """Waits until process 0 has come to the same call, however long that takes."""
+    broadcast(lambda: None)
+
+
 def _call_in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
     """Calls compiled code that waits, so that Python can handle signals meanwhile."""
     return ThreadPoolExecutor(1).submit(function).result(timeout)

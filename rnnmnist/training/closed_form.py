@@ -71,29 +71,15 @@ def fit_in_closed_form(
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
     program = Program.create(config, task, make_batch_mesh(mesh))
-    view = program.transform.view
-    class_weights = weigh_classes(config.train, task, train.labels, mesh)
-    weights = np.ones(len(train))
-    if class_weights is not None:
-        weights *= jax.device_get(class_weights)[train.labels]
     parameters = count_params(abstract_params(program.model))
     progress.line(
         f"{format_parameters(config.num_seeds, parameters)}, of the head, which is "
         "fitted in closed form"
     )
 
-    networks: list[Params] = []
-    left_out = []
-    for seed in config.seeds:
-        params = draw_network(program.model, seed, task, train, view)
-        states = compute_states(program, params, train, stop, workdir)
-        classes = len(task.classes)
-        head = fit_ridge(states, train.labels, classes, weights, groups=train.groups)
-        kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
-        networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
-        left_out.append(head.left_out_logits)
-
-    left_out_logits = np.stack(left_out)
+    networks, left_out_logits = fit_networks(
+        config, program, task, train, stop=stop, workdir=workdir, mesh=mesh
+    )
     # The factor of each head is part of its parameters, so that a single network is
     # calibrated. The mean of several is not.
     multiplier = 1.0
@@ -124,6 +110,39 @@ def fit_in_closed_form(
         step=STEP, config=config, task=task, metrics=metrics, multiplier=multiplier
     )
     checkpoints.save(workdir, header, to_items(state))
+
+
+def fit_networks(
+    config: RunConfig,
+    program: Program,
+    task: Task,
+    train: Examples,
+    *,
+    stop: StopFlag,
+    workdir: Path,
+    mesh: Mesh,
+) -> tuple[list[Params], np.ndarray]:
+    """Returns the parameters of each network, and their leave-one-out logits.
+
+    The logits are float64 [ensemble, examples, classes].
+    """
+    class_weights = weigh_classes(config.train, task, train.labels, mesh)
+    weights = np.ones(len(train))
+    if class_weights is not None:
+        weights *= jax.device_get(class_weights)[train.labels]
+    view = program.transform.view
+    networks: list[Params] = []
+    left_out_logits = []
+    for seed in config.seeds:
+        params = draw_network(program.model, seed, task, train, view)
+        states = compute_states(program, params, train, stop, workdir)
+        head = fit_ridge(
+            states, train.labels, len(task.classes), weights, groups=train.groups
+        )
+        kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
+        networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
+        left_out_logits.append(head.left_out_logits)
+    return networks, np.stack(left_out_logits)
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
@@ -231,11 +250,11 @@ def compute_states(
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
     view = program.transform.view
     parts = []
-    for (states,) in compute_chunks(
+    for (part,) in compute_chunks(
         program.model, ensemble, train, view, program.mesh, method="hidden"
     ):
         raise_if_stopped(stop, 0, STEP, workdir)
-        parts.append(states)
+        parts.append(part)
     states = np.concatenate(parts, dtype=np.float64)
     is_finite = np.isfinite(states).all(axis=1)
     if not is_finite.all():

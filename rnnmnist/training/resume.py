@@ -23,7 +23,11 @@ from rnnmnist.runs.checkpoint_files import Header, read_newest, repair
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_folders, lock
-from rnnmnist.runtime.distributed import broadcast, is_process_0
+from rnnmnist.runtime.distributed import (
+    broadcast,
+    is_process_0,
+    wait_for_process_0,
+)
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
 from rnnmnist.runtime.machine import main_memory
@@ -96,7 +100,7 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
         if is_process_0():
             start = find_start(request, workdir)
             repair(workdir)
-        broadcast(lambda: None)  # the others wait for the repair
+        wait_for_process_0()  # which repairs the workdir
         if not is_process_0():
             start = find_start(request, workdir)
         yield start
