@@ -90,14 +90,15 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> No
 
 @pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_an_interrupt_ends_every_start(new_run: Run, count: int) -> None:
-    """At many moments: as Python does, or with 130 once the command has begun.
+    """At many moments, with 130 once the command has begun.
 
+    Before that, while Python imports the command, an interrupt has Python's own effect.
     Half of the processes would wait for another one.
     """
-    program = (  # `python -m rnnmnist.main`, after Python's own start
-        "import runpy\n"
+    program = (
+        "from rnnmnist.commands import command_line, train\n"
         "print('started', flush=True)\n"
-        "runpy.run_module('rnnmnist.main', run_name='__main__', alter_sys=True)\n"
+        "command_line.run(train.main)\n"
     )
     start = partial(new_run.start, program=["-c", program], word="started")
     alone = (*trainer.ENDLESS, "--config.train.log_every_steps=100")
