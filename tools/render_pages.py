@@ -8,7 +8,6 @@ in `benchmarks/`. Nothing is measured.
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,19 +30,7 @@ import speed_tables
 REPOSITORY = results.REPOSITORY
 
 
-def layers() -> str:
-    """Returns the layers of the package in `pyproject.toml`, one on each line."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    contract, _ = project["tool"]["importlinter"]["contracts"]
-    lines = [line.replace(" | ", "   ") for line in contract["layers"]]
-    width = max(map(len, lines))
-    arrows = f"\n{'│'.center(width).rstrip()}\n"
-    return (
-        f"```text\n{arrows.join(line.center(width).rstrip() for line in lines)}\n```\n"
-    )
-
-
-VALIDATION = "validation accuracy, mean"
+OTHERS = ("embedded", "every_step", "large_batch", "fashion")  # not in the ablation
 TEST = "test accuracy, mean ± std"
 LONG = (
     "recurrence",
@@ -75,8 +62,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "scans": long_sequences.scans,
     },
     "docs/architecture.md": {
-        "layers": layers,
-        "plain_loop": lambda: speed_tables.differences(speed_tables.read()),
+        "plain_loop": lambda: speed_tables.differences(speed_tables.read())
     },
     "docs/long_sequences.md": {
         "vanishing": vanishing.accuracies,
@@ -92,7 +78,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/results.md": {
         "results": partial(
             table,
-            results.CONFIGURATIONS.values(),
+            [results.CONFIGURATIONS[name] for name in OTHERS],
             "configuration",
             "data set",
             "parameters",
@@ -101,9 +87,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             "seconds",
         ),
         "ablation": partial(result_tables.differences, results.ABLATION),
-        "directions": partial(
-            table, results.DIRECTIONS, "change", VALIDATION, TEST, "seconds"
-        ),
         "origin": partial(
             result_tables.origin_of,
             results.CONFIGURATIONS.values(),
@@ -124,8 +107,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "earliness": fold_tables.earliness,
     },
     "docs/tutorial_gradients.md": {
-        "cells": partial(table, results.CELLS, "cell", "parameters", TEST),
-        "long_cells": vanishing.cells,
+        "cells": partial(table, results.CELLS, "cell", "parameters", TEST)
     },
 }
 PLOTS: dict[str, Callable[[], bytes]] = {

@@ -58,12 +58,6 @@ def accuracy_over_seeds(result: dict[str, Any]) -> str:
     return format_mean_and_std(result["accuracy_mean"], result["accuracy_std"])
 
 
-def mean_validation(result: dict[str, Any]) -> str:
-    """Formats the mean accuracy over seeds on the 5,000 validation images."""
-    counts = [member["validation_correct"] for member in result["members"]]
-    return f"{100 * statistics.mean(counts) / 5_000:.2f} %"
-
-
 def epochs(result: dict[str, Any]) -> float:
     """Returns the number of epochs of a run."""
     train = result["config"]["train"]
@@ -90,7 +84,6 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "data set": lambda _, result: result["dataset"],
     "epochs": lambda _, result: f"{epochs(result):.0f}",
     "parameters": lambda _, result: f"{result['num_parameters']:,}",
-    "validation accuracy, mean": lambda _, result: mean_validation(result),
     "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
     "test accuracy": lambda _, result: accuracy_over_seeds(result),
     "test images": lambda _, result: f"{result['examples']:,}",

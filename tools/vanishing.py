@@ -177,26 +177,6 @@ def origin() -> str:
     return result_tables.origin([result_tables.read_result(name) for name in names])
 
 
-def cells() -> str:
-    """Returns the table of test accuracies at 28 and at 784 time steps."""
-    measured = result_tables.read_result("vanishing")
-    ends = (TIME_STEPS[0], TIME_STEPS[-1])
-    lines = []
-    for recurrence, name in NAMES.items():
-        runs = {
-            run["steps"]: run
-            for run in measured["runs"]
-            if run["recurrence"] == recurrence
-        }
-        line = [name]
-        for steps in ends:
-            fractions = [correct / 10_000 for correct in runs[steps]["correct"]]
-            line.append(result_tables.over_seeds(fractions, digits=2))
-        lines.append(line)
-    header = ("cell", *(f"{steps} time steps" for steps in ends))
-    return page_tables.table(header, lines)
-
-
 def plot() -> bytes:
     """Plots the gradients of the shortest and the longest sequences, as a PNG."""
     runs = result_tables.read_result("vanishing")["runs"]
