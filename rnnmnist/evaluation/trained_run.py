@@ -181,10 +181,9 @@ class TrainedRun:
         return Inputs(images)
 
     def check_sequences(self, sequences: Sequences) -> Inputs:
-        """Returns sequences as inputs, whose features and values are checked."""
+        """Returns sequences as inputs, whose values are checked."""
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        sequences = reading.select_features(sequences, self.task.feature_names)
         reading.read_values(sequences, self.normalization)
         return Inputs(
             sequences.inputs, sequences.lengths, normalization=self.normalization

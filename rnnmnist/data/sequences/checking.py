@@ -1,7 +1,6 @@
 """The sequences of a user, checked once, whichever format they come from."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import SPLITS
 from rnnmnist.errors import UserError, format_value, suggest_name, summarize_error
-from rnnmnist.runtime.machine import main_memory
 
 MAX_CLASSES = 1_000
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
@@ -20,8 +18,8 @@ KINDS = {  # what the kinds of NumPy's types allow
     "biuf": "real numbers; convert texts by .astype(float), sparse "
     "matrices by .toarray() and an array of sequences by list(), and read a file by "
     "rnnmnist.read_sequences",
-    "biuU": "integers or strings; convert them with .astype(int) or .astype(str), and "
-    "divide numbers into classes, as by np.digitize",
+    "biuU": "integers or strings, none of them missing; convert them with .astype(int) "
+    "or .astype(str), and divide numbers into classes, as by np.digitize",
     "iu": "integers; convert them with .astype(int)",
     "U": "strings; convert them with .astype(str)",
 }
@@ -34,18 +32,11 @@ class Sequences:
     inputs: np.ndarray  # real [examples, time, features], perhaps a memory map
     labels: np.ndarray | None  # int32 [examples]
     classes: tuple[str, ...]  # in the order of the labels; empty without labels
-    lengths: np.ndarray | None  # int32 [examples], from 1 to time; None: all are time
+    lengths: np.ndarray  # int32 [examples], time steps before the padding
     split: np.ndarray | None  # str [examples], each one of `SPLITS`
     groups: np.ndarray | None  # integers or str [examples], such as subjects
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
-
-    @property
-    def ends(self) -> np.ndarray:
-        """The number of time steps of each sequence before its padding, int [n]."""
-        if self.lengths is None:
-            return np.full(len(self.inputs), self.inputs.shape[1])
-        return self.lengths
 
     def split_as_given(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of each split; without any, all are of one."""
@@ -122,10 +113,8 @@ def check_arrays(
         )
     if values.ndim == 2:
         values = values[..., None]
-    if lengths is not None:
-        lengths = _valid_lengths(lengths, *values.shape[:2])
-        values = values[:, : lengths.max()]  # the rest is padding
     count, time_steps, features = values.shape
+    ends = _valid_lengths(lengths, count, time_steps)
     if feature_names is None:
         feature_names = list(map(str, range(features)))
     names = tuple(_array("feature_names", feature_names, "U", features).tolist())
@@ -140,17 +129,16 @@ def check_arrays(
                 f"a class or feature is named {format_value(name)}; allowed are "
                 "printable texts that are not empty"
             )
-    is_padded = lengths is not None and np.any(lengths != time_steps)
-    id_array = _optional_array("ids", ids, count)
+    id_array = None if ids is None else _array("ids", ids, "biuU", count)
     return Sequences(
-        values,
-        indices,
-        classes,
-        lengths if is_padded else None,
-        None if split is None else _valid_split(split, count),
-        _optional_array("groups", groups, count),
-        names,
-        None if id_array is None else tuple(map(str, id_array)),
+        inputs=values[:, : ends.max()],  # the rest is padding
+        labels=indices,
+        classes=classes,
+        lengths=ends,
+        split=None if split is None else _valid_split(split, count),
+        groups=None if groups is None else _array("groups", groups, "biuU", count),
+        feature_names=names,
+        ids=None if id_array is None else tuple(map(str, id_array)),
     )
 
 
@@ -180,15 +168,12 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
     try:
         lengths = np.array(list(map(len, arrays)))
-        values = np.concatenate(arrays)
-        if values.ndim > 2 or not values.size:
-            raise ValueError("a sequence must be [time, features] or [time], none 0")
+        return pad(np.concatenate(arrays), lengths), lengths
     except (ValueError, TypeError) as error:  # such as other numbers of features
         raise UserError(
             f"inputs: {summarize_error(error)}; pass arrays [time, features] with as "
             "many features in each"
         ) from error
-    return pad(values.reshape(len(values), -1), lengths), lengths
 
 
 def are_names(features: Sequence[str]) -> bool:
@@ -209,28 +194,24 @@ def refuse_absent_features(names: Sequence[str], wanted: Sequence[str]) -> None:
         )
 
 
-def _optional_array(
-    name: str, values: ArrayLike | None, count: int
-) -> np.ndarray | None:
-    """Returns integers, booleans or strings as an array; None if there are none."""
-    return None if values is None else _array(name, values, "biuU", count)
-
-
 def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
     split = _array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
-        remedy = suggest_name(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
-        raise UserError(f"split: contains {format_value(name)}; {remedy}")
+        raise UserError(
+            f"split: contains {format_value(name)}; allowed are {', '.join(SPLITS)}"
+        )
     return split
 
 
-def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray:
-    lengths = _array("lengths", values, "iu", count)
-    outside = np.flatnonzero((lengths < 1) | (lengths > time))
-    if len(outside):
+def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.ndarray:
+    """Returns lengths, int32 [count]; if none are given, all time steps are read."""
+    if given is None:
+        return np.full(count, time_steps, np.int32)
+    lengths = _array("lengths", given, "iu", count)
+    if lengths.min() < 1 or lengths.max() > time_steps:
         raise UserError(
-            f"lengths[{outside[0]}] is {lengths[outside[0]]}; allowed are 1 to {time}, "
-            "the time steps of inputs"
+            f"lengths: are {lengths.min()} to {lengths.max()}; allowed are 1 to "
+            f"{time_steps}, the time steps of inputs"
         )
     return lengths.astype(np.int32)
 
@@ -253,13 +234,9 @@ def _array(
             array = array.astype(str)  # pandas stores texts as objects
     except (ValueError, TypeError) as error:  # such as lists of unequal lengths
         raise UserError(f"{name}: {summarize_error(error)}") from error
-    dtype = array.dtype
-    could_miss = dtype.kind in "fO" and "f" not in kinds
-    if could_miss and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
-        raise UserError(f"{name}: has missing values; leave those examples out")
-    if dtype.kind not in kinds:
+    if array.dtype.kind not in kinds:
         raise UserError(
-            f"{name}: is {format_value(str(dtype))}; allowed are {KINDS[kinds]}"
+            f"{name}: is {format_value(str(array.dtype))}; allowed are {KINDS[kinds]}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(
@@ -281,16 +258,7 @@ def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Pads sequences, one after the other in [sum of lengths, features], with zeros."""
-    shape = (len(lengths), int(lengths.max()), values.shape[1])
-    needed = math.prod(shape) * values.itemsize
-    available = main_memory().available
-    if needed > available:
-        raise UserError(
-            f"padded to the longest of {shape[1]} time steps, {shape[0]} sequences "
-            f"need {needed / 1e9:.3g} GB of memory, more than the available "
-            f"{available / 1e9:.3g} GB; a folder of .npy files is read as a memory map"
-        )
-    inputs = np.zeros(shape, values.dtype)
-    inputs[np.arange(shape[1]) < lengths[:, None]] = values
+    """Pads sequences, one after the other in [sum of lengths, ...], with zeros."""
+    inputs = np.zeros((len(lengths), lengths.max(), *values.shape[1:]), values.dtype)
+    inputs[np.arange(lengths.max()) < lengths[:, None]] = values
     return inputs

@@ -102,7 +102,7 @@ def find_far_values(
     generator = np.random.default_rng(0)
     count = max(1, SAMPLED_VALUES // len(moments.low))
     chosen = generator.choice(training, count)
-    times = generator.integers(sequences.ends[chosen])
+    times = generator.integers(sequences.lengths[chosen])
     sample = sequences.inputs[chosen, times].astype(np.float64)
     values = np.ma.masked_invalid(sample)
     median = np.ma.median(values, axis=0)

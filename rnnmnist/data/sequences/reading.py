@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,33 +43,31 @@ SEQUENCE_FORMATS = (
 CHECKED_BYTES = 1 << 24  # of values at a time
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
+READABLE = (
+    "save it again, a .csv file in UTF-8, with quotes around texts that contain a "
+    "comma, and as .csv.gz only if it is compressed"
+)
 
 
 def read_npz(path: Path) -> dict[str, Any]:
     """Reads the arrays of a .npz file."""
-    if not zipfile.is_zipfile(path):  # NumPy would suggest to load a pickle
-        raise UserError(f"is no archive of arrays; {SAVE_AGAIN}")
-    arrays = {}
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        _check_names(file.files)
-        for name in file.files:
-            with prefix_errors(name, SAVE_AGAIN):
-                arrays[name] = file[name]
-    return arrays
+        return _load_arrays(file.files, file.__getitem__)
 
 
 def read_folder(path: Path) -> dict[str, Any]:
     """Reads the arrays of a folder as read-only memory maps."""
-    files = {file.stem: file for file in path.glob("*.npy")}
-    _check_names(files)
-    arrays = {}
-    for name, file in files.items():
-        with prefix_errors(name, SAVE_AGAIN):
-            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-    return arrays
+
+    def load(name: str) -> np.ndarray:
+        return np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    return _load_arrays([file.stem for file in path.glob("*.npy")], load)
 
 
-def _check_names(names: Iterable[str]) -> None:
+def _load_arrays(
+    names: Sequence[str], load: Callable[[str], np.ndarray]
+) -> dict[str, Any]:
+    """Loads the arrays with these names, which are arguments of `check_arrays`."""
     for name in names:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
@@ -80,6 +77,11 @@ def _check_names(names: Iterable[str]) -> None:
             "contains no array 'inputs'; save the sequences so, or name a single file, "
             "in which a table has a column for the recording"
         )
+    arrays = {}
+    for name in names:
+        with prefix_errors(name, SAVE_AGAIN):
+            arrays[name] = load(name)
+    return arrays
 
 
 def read(
@@ -91,19 +93,13 @@ def read(
 ) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    `roles` are those of `DataConfig`, for a table, of which only the `wanted` features
-    are read, if there are any that have names. With `pair`, each of NAME_TRAIN.ts and
+    `roles` are those of `DataConfig`, for a table. The sequences have the `wanted`
+    features, or all if there are none. With `pair`, each of NAME_TRAIN.ts and
     NAME_TEST.ts stands for both files.
     """
     path.stat()  # raises if it does not exist
     suffix = "folder" if path.is_dir() else path.suffix.lower()
-    remedy = "save it again"
-    if suffix in (".csv", ".gz"):
-        remedy = (
-            "save it in UTF-8, quote texts that contain a comma, and name it .csv.gz "
-            "only if it is compressed"
-        )
-    with prefix_errors(path, remedy):
+    with prefix_errors(path, READABLE):
         match suffix:
             case "folder":
                 arrays = read_folder(path)
@@ -117,7 +113,7 @@ def read(
                 arrays = read_parquet(path, roles, wanted)
             case _:
                 raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
-        return check_arrays(**arrays)
+        return select_features(check_arrays(**arrays), wanted)
 
 
 def read_memory(
@@ -126,15 +122,18 @@ def read_memory(
     wanted: Sequence[str] = (),
     **arrays: Any,
 ) -> Sequences:
-    """Checks arrays, as `check_arrays` does, or a table with the Arrow stream."""
+    """Checks arrays, or a table with the Arrow stream, as `read` checks a file."""
     if not hasattr(inputs, "__arrow_c_stream__"):
-        return check_arrays(inputs, **arrays)
+        sequences = check_arrays(inputs, **arrays)
+        with prefix_errors("inputs"):
+            return select_features(sequences, wanted)
     for name, values in arrays.items():
         if values is not None:
             raise UserError(f"{name}: a table has its own columns; leave {name} out")
     remedy = "pass a table with one type in a column; as .astype(str), it shows the row"
     with prefix_errors("inputs", remedy):
-        return check_arrays(**read_stream(inputs, roles, wanted))
+        table = read_stream(inputs, roles, wanted)
+        return select_features(check_arrays(**table), wanted)
 
 
 @errors_as_failures()
@@ -171,8 +170,8 @@ def read_sequences(
     else:
         sequences = read_memory(source, roles)
     _check_roles(sequences, roles)
-    ends = sequences.ends
-    inputs = [values[:end] for values, end in zip(sequences.inputs, ends, strict=True)]
+    padded = zip(sequences.inputs, sequences.lengths, strict=True)
+    inputs = [values[:length] for values, length in padded]
     classes, labels = np.array(sequences.classes), sequences.labels
     y = None if labels is None else classes[labels]
     return inputs, y, sequences.groups, sequences.ids
@@ -200,10 +199,6 @@ def to_dataset(
     sequences of that training have the splits that they had there. The data set has the
     name of the file at `path`.
     """
-    if trained is None:
-        _check_roles(sequences, config.roles)
-        if config.features is not None:
-            sequences = select_features(sequences, config.feature_names)
     if sequences.labels is None:
         raise UserError(
             "labels: are missing; add the array 'labels', @classLabel and labels, or "
@@ -211,6 +206,7 @@ def to_dataset(
             "pass labels"
         )
     if trained is None:
+        _check_roles(sequences, config.roles)
         splits = sequences.training_splits(config.validation)
         task = _prepare_training(sequences, splits, config)
     else:
@@ -220,6 +216,8 @@ def to_dataset(
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
         task = replace(trained, sha256=sha256)
+    time_steps = sequences.inputs.shape[1]
+    is_padded = (sequences.lengths < time_steps).any()
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
         held_out = np.unique(sequences.groups[splits["validation"]])
@@ -227,14 +225,14 @@ def to_dataset(
     task = replace(
         task,
         name=path.stem.removesuffix("_TRAIN").removesuffix("_TEST"),
-        time_steps=sequences.inputs.shape[1],
+        time_steps=time_steps,
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=validation_groups,
     )
     examples = Examples(
         sequences.inputs,
-        sequences.lengths,
+        sequences.lengths if is_padded else None,
         normalization=Normalization.create(task, config.missing),
         ids=sequences.ids,
         labels=np.asarray(sequences.labels),
@@ -271,7 +269,7 @@ def _prepare_training(
 
 
 def _adapt(sequences: Sequences, trained: Task) -> Sequences:
-    """Returns labelled sequences with the features and classes of a trained task."""
+    """Returns labelled sequences with the classes of a trained task."""
     unknown = set(sequences.classes) - set(trained.classes)
     if unknown:
         raise UserError(
@@ -280,7 +278,6 @@ def _adapt(sequences: Sequences, trained: Task) -> Sequences:
         )
     order = [trained.classes.index(name) for name in sequences.classes]
     labels = np.array(order, np.int32)[sequences.labels]
-    sequences = select_features(sequences, trained.feature_names)
     return replace(sequences, labels=labels, classes=trained.classes)
 
 
@@ -352,7 +349,7 @@ def read_values(
 
     Returns the SHA-256 of the sequences with their labels, lengths, splits and groups.
     """
-    inputs, ends = sequences.inputs, sequences.ends
+    inputs, ends = sequences.inputs, sequences.lengths
     examples, time_steps, features = inputs.shape
     arrays = (sequences.labels, ends, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
@@ -381,12 +378,14 @@ def read_values(
 
 
 def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
-    """Returns sequences with the wanted features, in their order.
+    """Returns sequences with the wanted features, if there are any, in their order.
 
     Features with names are taken by them, and others are left out. Features without
     names, which are numbered, must have the same number and order.
     """
     names = sequences.feature_names
+    if not wanted:
+        return sequences
     is_named = are_names(names) and are_names(wanted)
     if is_named or sorted(wanted) == sorted(names):
         refuse_absent_features(names, wanted)

@@ -1,6 +1,5 @@
 """Reads tables: a row for each time step of a sequence."""
 
-import contextlib
 import csv
 import io
 import itertools
@@ -35,14 +34,14 @@ COLUMNS = ("sequence", "time", "label", "split", "groups")
 # converted to a float, with fewer digits.
 TIME_TYPES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 
-# What a conversion to another type raises.
-NOT_POSSIBLE = pa.ArrowInvalid, pa.ArrowNotImplementedError
-
 NUMBERS = (
     "numbers with a decimal point, and an empty cell or nan where missing; leave out "
     "texts by data.features, or name labels and groups by data.columns"
 )
-TIMES = "numbers, or times such as 2026-05-01 12:00, all or none with offset"
+TIMES = (
+    "numbers of at most 64 bits, or times such as 2026-05-01 12:00, all or none with "
+    "offset"
+)
 TEXTS = (
     "texts that are not empty; leave out sequences without a label, or classify them "
     "with rnnmnist predict, in a file without this column"
@@ -175,7 +174,7 @@ class _Column(NamedTuple):
         texts = _to_texts(self.values)
         row = pc.index(texts.is_null(), True).as_py()
         if row >= 0:
-            raise self._refusal(row, TEXTS)
+            raise self.refusal(row, TEXTS)
         encoded = texts.dictionary_encode().combine_chunks()
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
@@ -186,17 +185,11 @@ class _Column(NamedTuple):
         """
         text_codes, texts = self.texts()
         _, first_rows = np.unique(codes, return_index=True)
-        expected_rows = first_rows[codes]
-        is_other = text_codes != text_codes[expected_rows]
+        first_codes = text_codes[first_rows]
+        is_other = text_codes != first_codes[codes]
         if is_other.any():
-            row = int(is_other.argmax())
-            first = int(expected_rows[row])
-            raise self._refusal(
-                row,
-                f"{self._cell(first)}, as in {self.place(first)}, in all rows of this "
-                "sequence",
-            )
-        return np.array(texts)[text_codes[first_rows]]
+            raise self.refusal(int(is_other.argmax()), "one text in each sequence")
+        return np.array(texts)[first_codes]
 
     def order_within(self, codes: np.ndarray) -> np.ndarray:
         """Returns the rows sorted by sequence, and within a sequence by this time.
@@ -204,19 +197,16 @@ class _Column(NamedTuple):
         `codes` are the sequences of the rows.
         """
         times = self.convert(TIME_TYPES, TIMES)
-        is_valid = np.isfinite(times)
+        # Beyond 64 bits, whole numbers would be rounded.
+        is_valid = np.isfinite(times) & (np.abs(times.astype(np.float64)) <= 2.0**63)
         if not is_valid.all():
-            raise self._refusal(int(is_valid.argmin()), TIMES)
+            raise self.refusal(int(is_valid.argmin()), TIMES)
         order = np.lexsort((times, codes))
         earlier, later = order[:-1], order[1:]
         is_equal = (codes[earlier] == codes[later]) & (times[earlier] == times[later])
         if is_equal.any():
-            position = int(is_equal.argmax())
-            first = self.place(int(earlier[position]))
-            raise self._refusal(
-                int(later[position]),
-                f"other times than in {first}, which is of the same sequence",
-            )
+            row = int(later[is_equal.argmax()])
+            raise self.refusal(row, "different times in each sequence")
         return order
 
     def convert(self, kinds: Sequence[pa.DataType], allowed: str) -> np.ndarray:
@@ -232,34 +222,32 @@ class _Column(NamedTuple):
         if not pa.types.is_primitive(values.type):
             values = _to_texts(values)
         for kind in kinds:
-            with contextlib.suppress(*NOT_POSSIBLE):
-                # An integer beyond 2**53 is rounded to a float.
-                return values.cast(kind, safe=kind != pa.float64()).to_numpy()
+            converted = _try_cast(values, kind)
+            if converted is not None:
+                return converted.to_numpy()
         row = -1
         while kinds:
             row += 1
-            kinds = [kind for kind in kinds if _is_possible(values[row], kind)]
-        raise self._refusal(row, allowed)
+            kinds = [kind for kind in kinds if _try_cast(values[row], kind) is not None]
+        raise self.refusal(row, allowed)
 
-    def _cell(self, row: int) -> str:
-        """Returns the value of a row as a message shows it."""
+    def refusal(self, row: int, allowed: str) -> UserError:
+        """Returns the error that the value of a row is not allowed."""
         value = self.values[row].as_py()
-        return format_value("" if value is None else str(value))
-
-    def _refusal(self, row: int, allowed: str) -> UserError:
+        text = "" if value is None else str(value)
         return UserError(
             f"{self.place(row)}: the column {escape_unprintable(self.name)} has "
-            f"{self._cell(row)}; allowed are {allowed}"
+            f"{format_value(text)}; allowed are {allowed}"
         )
 
 
-def _is_possible(value: pa.Scalar, kind: pa.DataType) -> bool:
-    """Whether a value can be converted to a type."""
+def _try_cast(values: Any, kind: pa.DataType) -> Any:
+    """Returns values of another type; None if one of them cannot be converted."""
     try:
-        value.cast(kind)
-    except NOT_POSSIBLE:
-        return False
-    return True
+        # An integer beyond 2**53 is rounded to a float.
+        return values.cast(kind, safe=kind != pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
 
 
 def _to_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -7,7 +7,7 @@ References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from rnnmnist.data.sequences.checking import pad
 from rnnmnist.errors import UserError, format_value, prefix_errors
+
+CASE = "write numbers, as many in each dimension, and ? or nan where one is missing"
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
@@ -24,24 +26,18 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
         path.with_stem(f"{stem}_{part.upper()}"): part for part in ("train", "test")
     }
     is_pair = pair and path in both and all(file.is_file() for file in both)
-    files = both if is_pair else {path: ""}
     cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
     split: list[str] = []
-    for file, name in files.items():
-        lines = _read_lines(file, f"{file.name}: line" if name else "line")
+    for file, part in both.items() if is_pair else [(path, "")]:
+        lines = _read_lines(file)
         classes = _read_header(lines)
         for where, text in lines:
-            with prefix_errors(where, "a missing value is ? or nan"):
+            with prefix_errors(where, CASE):
                 values, label = _parse_case(text, classes)
-                if cases and values.shape[1] != cases[0].shape[1]:
-                    raise UserError(
-                        f"has {values.shape[1]} dimensions, but the first case "
-                        f"{cases[0].shape[1]}; write the same number"
-                    )
             cases.append(values)
             labels.append(label)
-            split.append(name)
+            split.append(part)
     if not cases:
         raise UserError("has no cases; write one on each line after @data")
     lengths = np.array([len(case) for case in cases])
@@ -53,36 +49,29 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     }
 
 
-def _read_lines(path: Path, line: str) -> Iterator[tuple[str, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yields the place and the text of lines that are neither empty nor comments."""
     # Comments in the archives are not always UTF-8.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(map(str.strip, file), 1):
             if text and not text.startswith("#"):
-                yield f"{line} {number}", text
+                yield f"{path.name}, line {number}", text
 
 
-def _read_header(lines: Iterator[tuple[str, str]]) -> tuple[str, ...]:
+def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
     """Returns the classes, if there are labels; other tags repeat what cases show."""
-    classes: tuple[str, ...] = ()
-    for where, text in lines:
+    classes: list[str] = []
+    for _, text in lines:
         tag, *arguments = text.split()
         tag = tag.lower()
         if tag == "@data":
-            return classes
-        if not arguments or arguments[0].lower() != "true":
-            continue
-        if tag in ("@timestamps", "@targetlabel"):
-            raise UserError(
-                f"{where}: {tag} is true; allowed are values without times, and "
-                "classes instead of target values"
-            )
-        if tag == "@classlabel":
-            classes = tuple(dict.fromkeys(arguments[1:]))
-    raise UserError("has no line @data; write it before the cases")
+            break
+        if tag == "@classlabel" and arguments[0].lower() == "true":
+            classes = arguments[1:]
+    return classes
 
 
-def _parse_case(text: str, classes: tuple[str, ...]) -> tuple[np.ndarray, str]:
+def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
     """Returns the values, float64 [time, dimensions], and the label if there is one."""
     dimensions = text.split(":")
     label = dimensions.pop().strip() if classes else ""
@@ -92,12 +81,7 @@ def _parse_case(text: str, classes: tuple[str, ...]) -> tuple[np.ndarray, str]:
             f"@classLabel, {format_value(' '.join(classes))}"
         )
     columns = []
-    for part in dimensions:
-        cells = part.split(",")
-        columns.append([float("nan" if c.strip() == "?" else c) for c in cells])
-    sizes = sorted(set(map(len, columns)))
-    if len(sizes) != 1:
-        raise UserError(
-            f"the dimensions have {format_value(sizes)} values; write as many in each"
-        )
+    for dimension in dimensions:
+        cells = map(str.strip, dimension.split(","))
+        columns.append([float("nan" if cell == "?" else cell) for cell in cells])
     return np.array(columns).T, label

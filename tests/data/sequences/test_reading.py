@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -137,11 +136,10 @@ def check(sequences: Sequences) -> None:
     assert sequences.inputs.dtype.kind in "biuf"
     assert min(examples, time_steps, features) > 0
     assert len(sequences.feature_names) == features
-    if sequences.lengths is not None:
-        assert sequences.lengths.shape == (examples,)
-        assert sequences.lengths.dtype == np.int32
-        assert 1 <= sequences.lengths.min() < time_steps
-        assert sequences.lengths.max() <= time_steps
+    assert sequences.lengths.shape == (examples,)
+    assert sequences.lengths.dtype == np.int32
+    assert sequences.lengths.min() >= 1
+    assert sequences.lengths.max() == time_steps
     if sequences.labels is not None:
         assert sequences.labels.shape == (examples,)
         assert sequences.labels.dtype == np.int32
@@ -216,7 +214,7 @@ def test_either_file_of_a_pair_names_both(tmp_path: Path) -> None:
         np.testing.assert_array_equal(both.labels, [1, 0, 1] * 2)
         np.testing.assert_array_equal(both.split, ["train"] * 3 + ["test"] * 3)
     write_text(tmp_path, test_path.name, TS.replace(":bird", ":cow"))
-    assert ": animals_TEST.ts: line 11: the label is 'cow'" in refusal(train_path)
+    assert ": animals_TEST.ts, line 11: the label is 'cow'" in refusal(train_path)
     test_path.unlink()
     assert read(train_path).split is None
 
@@ -304,16 +302,16 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
     [
         ({"inputs": INPUTS * 1j}, "inputs: is 'complex64'"),
         ({"inputs": [[1, 2], [3]]}, "inputs: ValueError: setting an array element"),
-        ({"inputs": [[], [], []], "lengths": None}, r"^inputs: .*none 0; pass arrays"),
+        ({"inputs": [[], [], []], "lengths": None}, r"^inputs: .*\(3, 0\)"),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\)"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
-        ({"labels": [0, 1, np.nan]}, "labels: has missing values; leave those .*out"),
-        ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "has missing"),
+        ({"labels": [0, 1, np.nan]}, "labels: is 'float64'; .*missing"),
+        ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "is 'object'; "),
         ({"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels: has masked values"),
         ({"labels": ["a", "b\nc", "b"]}, r"is named 'b\\nc'"),
         ({"labels": ["a", "a", "a"]}, r"^split: .*\('a',\), 1 .* in training; .* 2"),
-        ({"lengths": [3, 0, 1]}, r"lengths\[1\] is 0; allowed are 1 to 3"),
-        ({"split": ["train", "test", "trian"]}, "split: contains 'trian'; .*'train'?"),
+        ({"lengths": [3, 0, 1]}, "lengths: are 0 to 3; allowed are 1 to 3"),
+        ({"split": ["train", "test", "trian"]}, "split: contains 'trian'; .*train,"),
         ({"split": ["test", "test", "validation"]}, "^split: .*, 0 are in training"),
         ({"split": ["train", "test", "train"]}, "^split: .* 1 are in .* 2 to 1,000"),
         ({"feature_names": ["x", "x"]}, "feature_names: .* has a name twice"),
@@ -323,7 +321,7 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
         ),
         (
             {"inputs": [np.zeros((n, 2, 2)) for n in (1, 2, 3)], "lengths": None},
-            "inputs: ValueError: a sequence must be",
+            r"inputs: has the shape \(3, 3, 2, 2\)",
         ),
     ],
 )
@@ -415,11 +413,11 @@ def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> Non
 
 
 WRONG_TS = [
-    ("@timeStamps false", "@timeStamps true", "line 3: @timestamps is true;"),
-    ("@data", "@date", "has no line @data"),
+    ("@data", "@date", "has no cases; "),
     ("bird\n", "brid\n", "line 11: the label is 'brid'; allowed are "),
-    ("6:bird", "6,6:bird", "line 11: the dimensions have [1, 2] values"),
-    ("5:6:bird", "5:bird", "line 11: has 1 dimensions, but the first case 2"),
+    ("5:6:bird", "(0,5):(0,6):bird", "line 11: cannot be read (ValueError: could not"),
+    ("6:bird", "6,6:bird", "line 11: cannot be read (ValueError: "),
+    ("5:6:bird", "5:bird", "size 1); "),
 ]
 WRONG_CSV = [
     ("sequence, time,0,1,label", "sequence;time", "has the columns ['sequence;time'];"),
@@ -428,14 +426,15 @@ WRONG_CSV = [
     (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
     ("0,1,label", "0,0,label", ": has the columns ['sequence', 'time', '0', '0'"),
     ("b,7,5,6,bird", '"b\n2",7,5', "Expected 5 columns, got 3"),
+    ("b,7,5", f"b,{2**63 + 2**11},5", f"line 3: the column time has '{2**63 + 2**11}'"),
     ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
     ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
     (
         "a,2.5",
         "a,0.0",
-        "line 4: the column time has '0.0'; allowed are other times than",
+        "line 4: the column time has '0.0'; allowed are different times",
     ),
-    ("4,cat", "4,dog", "line 4: the column label has 'dog'; allowed are 'cat', as in"),
+    ("4,cat", "4,dog", "line 4: the column label has 'dog'; allowed are one text"),
 ]
 
 
@@ -480,18 +479,6 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         write_text(folder, name, CSV)
     assert "name a single file, in which a table has a column" in refusal(folder)
-
-
-def test_what_does_not_fit_in_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory = psutil.virtual_memory()._replace(available=2_000_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
-    path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
-    message = refusal(path)
-    for value in ("10000 time steps", "2001 sequences", "0.16 GB"):
-        assert value in message
 
 
 @every_format
