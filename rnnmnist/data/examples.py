@@ -127,21 +127,16 @@ class Normalization(NamedTuple):
             inputs = xp.where(times < lengths[:, None, None], inputs, 0)
         return inputs
 
-    @property
-    def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lowest and the highest value of each feature that can be read."""
-        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST
-        # If a feature is a constant, its values in float32 differ by their rounding.
-        reach = deviations * self.std + 1e-6 * np.abs(self.mean)
-        low, high = self.mean - reach, self.mean + reach
-        return np.maximum(low, -LARGEST), np.minimum(high, LARGEST)
-
     def find_invalid(self, values: np.ndarray) -> tuple[tuple[int, ...], str] | None:
         """Returns the index of the first value that a network cannot take, and why.
 
         Values are real [..., features].
         """
-        low, high = self.limits
+        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST
+        # If a feature is a constant, its values in float32 differ by their rounding.
+        reach = deviations * self.std + 1e-6 * np.abs(self.mean)
+        low = np.maximum(self.mean - reach, -LARGEST)
+        high = np.minimum(self.mean + reach, LARGEST)
         is_invalid = (values < low) | (values > high)
         if self.missing == "error":
             is_invalid |= np.isnan(values)

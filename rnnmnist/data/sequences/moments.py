@@ -4,10 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rnnmnist.data.examples import MAX_DEVIATIONS
 from rnnmnist.data.sequences.checking import Sequences
-
-SAMPLED_VALUES = 1 << 16
 
 
 class Moments:
@@ -67,12 +64,13 @@ class Moments:
     def is_steady(self) -> np.ndarray:
         """Whether a feature changes by the same amount in every time step, to 1 %.
 
-        The amount is 0 if the feature is constant within every sequence. The result is
-        bool [features].
+        The amount is 0 if the feature is constant within every sequence, but not in
+        all. The result is bool [features].
         """
-        features = len(self.low)
-        limit = 1e-4 * self.number[features:] * np.square(self.mean[features:])
-        return (self.squares[features:] <= limit) & (self.number[features:] > 0)
+        squares, differences = np.split(self.squares, 2)
+        number, mean = self.number[len(squares) :], self.mean[len(squares) :]
+        limit = 1e-4 * number * np.square(mean)
+        return (squares > 0) & (number > 0) & (differences <= limit)
 
     @property
     def normalization(self) -> Iterator[tuple[float, ...]]:
@@ -87,31 +85,3 @@ class Moments:
         largest = np.fmax(np.abs(self.low), np.abs(self.high))
         changes = np.where(changes <= 4 * self.rounding * largest, 1, changes / std)
         return (tuple(values.tolist()) for values in (mean, std, changes))
-
-
-def find_far_values(
-    sequences: Sequences, training: np.ndarray, moments: Moments
-) -> dict[str, float]:
-    """Returns the farthest value of each feature that has one far from all others.
-
-    Such a value is in no relation to the standard deviation, which it determines. It is
-    farther from the median than `MAX_DEVIATIONS` times the median absolute deviation of
-    the values that differ from the median (most values of a feature can be equal). The
-    medians are those of random time steps of the training sequences, int [n].
-    """
-    generator = np.random.default_rng(0)
-    count = max(1, SAMPLED_VALUES // len(moments.low))
-    chosen = generator.choice(training, count)
-    times = generator.integers(sequences.lengths[chosen])
-    sample = sequences.inputs[chosen, times].astype(np.float64)
-    values = np.ma.masked_invalid(sample)
-    median = np.ma.median(values, axis=0)
-    deviations = np.ma.masked_equal(np.abs(values - median), 0)
-    limit = MAX_DEVIATIONS * np.ma.median(deviations, axis=0)  # masked if none differs
-    is_above = moments.high - median > median - moments.low
-    farthest = np.where(is_above, moments.high, moments.low)
-    is_far = np.ma.filled(np.abs(farthest - median) > limit, False)
-    return {
-        sequences.feature_names[index]: float(farthest[index])
-        for index in np.flatnonzero(is_far)
-    }

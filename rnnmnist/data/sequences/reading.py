@@ -25,7 +25,7 @@ from rnnmnist.data.sequences.checking import (
     check_arrays,
     refuse_absent_features,
 )
-from rnnmnist.data.sequences.moments import Moments, find_far_values
+from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.errors import (
@@ -259,12 +259,11 @@ def _prepare_training(
         mean, std, changes = moments.normalization
         task = replace(task, mean=mean, std=std, difference_std=changes)
         normalization = Normalization.create(task, config.missing)
-        low, high = normalization.limits
-        if (moments.low < low).any() or (moments.high > high).any():
+        if normalization.find_invalid(np.stack([moments.low, moments.high])):
             # This names the value that an evaluation would refuse after the training.
             read_values(sequences, normalization)
     _warn_of_splits(sequences, splits)
-    _warn_of_values(sequences, splits["train"], moments)
+    _warn_of_values(sequences, moments)
     return task
 
 
@@ -305,12 +304,10 @@ def _warn_of_splits(sequences: Sequences, splits: Mapping[str, np.ndarray]) -> N
             )
 
 
-def _warn_of_values(
-    sequences: Sequences, training: np.ndarray, moments: Moments
-) -> None:
-    """Warns of features that teach nothing, and of values far from all others."""
+def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
+    """Warns of features that say where a sequence stands in the file, or nothing."""
     names = np.array(sequences.feature_names)
-    is_steady = moments.is_steady & (moments.high > moments.low)
+    is_steady = moments.is_steady
     if is_steady.any() and not is_steady.all():
         warn_of_data(
             f"{', '.join(names[is_steady])[:200]} changes by the same amount in every "
@@ -321,14 +318,6 @@ def _warn_of_values(
         warn_of_data(
             f"{', '.join(names[moments.is_empty])[:200]} has no value in training; "
             "leave it out, as by data.features"
-        )
-    far = find_far_values(sequences, training, moments)
-    if far:
-        values = ", ".join(f"{name} ({value:.3g})" for name, value in far.items())
-        warn_of_data(
-            "some values are so far away that all others of their feature are nearly "
-            "equal beside them; correct them, or mark them as missing: "
-            f"{values[:200]}"
         )
 
 

@@ -379,12 +379,10 @@ def test_values_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     find_invalid = Normalization.find_invalid
     monkeypatch.setattr(Normalization, "find_invalid", find)
     values = np.random.default_rng(0).normal(size=(40, 3, 2))
-    values[7, 1, 0] = 1e7
     sequences = check_arrays(values, np.arange(40) % 2)
-    with data_warnings() as messages:
-        to_dataset(Path("mine"), sequences, DataConfig(validation=False))
-    assert "0 (1e+07)" in "".join(messages)
-    assert len(parts) == 1
+    to_dataset(Path("mine"), sequences, DataConfig(validation=False))
+    extremes = 2
+    assert list(map(len, parts)) == [40 * 3, extremes]
 
 
 @pytest.mark.parametrize("write", [write_npz, write_folder])
