@@ -25,7 +25,7 @@ from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
-from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
+from rnnmnist.errors import MissingDataError, RunError, prefix_errors
 
 URLS = {  # folders of the original files
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -147,20 +147,24 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     """Returns the original files to download, from a host that must respond."""
-    folder = None if manual_dir is None else Path(manual_dir)
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"data.manual_dir: {folder} is not a folder")
+    files = [] if manual_dir is None else Path(manual_dir).iterdir()
+    present = {file.name for file in files}
     missing = [
         url
         for url in original_urls(builder)
-        if folder is None or not (folder / builder.url_infos[url].filename).exists()
+        if builder.url_infos[url].filename not in present
     ]
     if missing:
         try:
             requests.head(missing[0], timeout=NETWORK_SECONDS).raise_for_status()
         except requests.RequestException as error:
-            reason = f"no answer from {urlparse(missing[0]).netloc}"
-            raise _make_error(builder, missing, reason) from error
+            name = builder.builder_config.name
+            absent = ", ".join(url.removeprefix(URLS[name]) for url in missing)
+            raise MissingDataError(
+                f"data.name: {name} is not prepared in {builder.data_dir}, and "
+                f"{URLS[name]} does not respond: download {absent} from there into the "
+                "folder that data.manual_dir names; --config=embedded needs no files"
+            ) from error
     return missing
 
 
@@ -180,32 +184,12 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         force_checksums_validation=True,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
-    try:
-        with (
-            # Other programs have downloads in progress in TFDS's own folder.
-            tempfile.TemporaryDirectory(dir=folder) as downloads,
-            contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
-        ):
-            builder.download_and_prepare(
-                download_dir=downloads, download_config=download_config
-            )
-    except (tfds.download.DownloadError, requests.RequestException) as error:
-        raise _make_error(builder, missing, str(error)) from error
-    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
-        # After the file and the checksums, TFDS explains how to debug its builders.
-        reason = " ".join(str(error).partition("To debug")[0].split())
-        raise UserError(f"data.name: {reason}; fetch the file again") from error
-
-
-def _make_error(
-    builder: MnistRows, missing: list[str], reason: str
-) -> MissingDataError:
-    """Returns the error that original files cannot be downloaded, with the remedy."""
-    base, _, _ = missing[0].rpartition("/")
-    names = ", ".join(url.rpartition("/")[2] for url in missing)
-    return MissingDataError(
-        f"data.name: {builder.builder_config.name} is not prepared in "
-        f"{builder.data_dir} and cannot be downloaded ({reason}): download {names} "
-        f"from {base} into the folder that data.manual_dir names; --config=embedded "
-        "needs no files"
-    )
+    with (
+        prefix_errors("data.name", "fetch the files again"),
+        # Other programs have downloads in progress in TFDS's own folder.
+        tempfile.TemporaryDirectory(dir=folder) as downloads,
+        contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
+    ):
+        builder.download_and_prepare(
+            download_dir=downloads, download_config=download_config
+        )

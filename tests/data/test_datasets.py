@@ -95,7 +95,7 @@ def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
     assert_equal(datasets.load(originals_config).splits, SPLITS_OF_ORIGINALS)
 
 
-def test_a_wrong_file_is_named_with_its_checksum_and_leaves_no_files(
+def test_a_wrong_file_is_named_and_leaves_no_files(
     originals_config: DataConfig, tmp_path: Path
 ) -> None:
     path = tmp_path / "originals" / images.FILES["test"][1]
@@ -103,7 +103,7 @@ def test_a_wrong_file_is_named_with_its_checksum_and_leaves_no_files(
     with pytest.raises(UserError) as error:
         datasets.load(originals_config)
     assert str(path) in str(error.value)
-    assert hashlib.sha256(b"another file").hexdigest() in str(error.value)
+    assert "checksum" in str(error.value)
     assert str(error.value).isprintable()
     assert files(tmp_path / "prepared") == []
 
@@ -118,7 +118,7 @@ def test_without_files_and_network_the_missing_ones_are_named(
         (tmp_path / "originals" / name).unlink()
     with pytest.raises(UserError) as error:
         datasets.load(originals_config)
-    assert f"download {', '.join(missing)} from" in str(error.value)
+    assert f"download {', '.join(missing)} from there into" in str(error.value)
     assert files(tmp_path / "prepared") == []
 
 

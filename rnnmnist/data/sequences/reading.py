@@ -47,6 +47,7 @@ READABLE = (
     "save it again, a .csv file in UTF-8, with quotes around texts that contain a "
     "comma, and as .csv.gz only if it is compressed"
 )
+ONE_TYPE = "pass a table with one type in a column; as .astype(str), it shows the row"
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -123,17 +124,19 @@ def read_memory(
     **arrays: Any,
 ) -> Sequences:
     """Checks arrays, or a table with the Arrow stream, as `read` checks a file."""
-    if not hasattr(inputs, "__arrow_c_stream__"):
-        sequences = check_arrays(inputs, **arrays)
-        with prefix_errors("inputs"):
-            return select_features(sequences, wanted)
-    for name, values in arrays.items():
-        if values is not None:
-            raise UserError(f"{name}: a table has its own columns; leave {name} out")
-    remedy = "pass a table with one type in a column; as .astype(str), it shows the row"
-    with prefix_errors("inputs", remedy):
-        table = read_stream(inputs, roles, wanted)
-        return select_features(check_arrays(**table), wanted)
+    if hasattr(inputs, "__arrow_c_stream__"):
+        for name, values in arrays.items():
+            if values is not None:
+                raise UserError(
+                    f"{name}: a table has its own columns; leave {name} out"
+                )
+        with prefix_errors("inputs", ONE_TYPE):
+            arrays = read_stream(inputs, roles, wanted)
+    else:
+        arrays["inputs"] = inputs
+    sequences = check_arrays(**arrays)
+    with prefix_errors("inputs"):
+        return select_features(sequences, wanted)
 
 
 @errors_as_failures()
