@@ -129,7 +129,8 @@ def check_arrays(
                 f"a class or feature is named {format_value(name)}; allowed are "
                 "printable texts that are not empty"
             )
-    id_array = None if ids is None else _array("ids", ids, "biuU", count)
+    if ids is not None:
+        ids = tuple(map(str, _array("ids", ids, "biuU", count)))
     return Sequences(
         inputs=values[:, : ends.max()],  # the rest is padding
         labels=indices,
@@ -138,7 +139,7 @@ def check_arrays(
         split=None if split is None else _valid_split(split, count),
         groups=None if groups is None else _array("groups", groups, "biuU", count),
         feature_names=names,
-        ids=None if id_array is None else tuple(map(str, id_array)),
+        ids=ids,
     )
 
 

@@ -56,11 +56,6 @@ class Moments:
         self.number += number
 
     @property
-    def is_empty(self) -> np.ndarray:
-        """Whether a feature has no value in training, bool [features]."""
-        return self.number[: len(self.low)] == 0
-
-    @property
     def is_steady(self) -> np.ndarray:
         """Whether a feature changes by the same amount in every time step, to 1 %.
 

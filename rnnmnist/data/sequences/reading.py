@@ -317,9 +317,10 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
             "time step, or not at all, as a clock, a counter or the number of a "
             "subject does; leave it out, as by data.features, or name it groups"
         )
-    if moments.is_empty.any():
+    is_empty = moments.number[: len(names)] == 0
+    if is_empty.any():
         warn_of_data(
-            f"{', '.join(names[moments.is_empty])[:200]} has no value in training; "
+            f"{', '.join(names[is_empty])[:200]} has no value in training; "
             "leave it out, as by data.features"
         )
 
@@ -376,14 +377,12 @@ def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
     names, which are numbered, must have the same number and order.
     """
     names = sequences.feature_names
-    if not wanted:
+    if not wanted or tuple(wanted) == names:
         return sequences
     is_named = are_names(names) and are_names(wanted)
     if is_named or sorted(wanted) == sorted(names):
         refuse_absent_features(names, wanted)
         columns = [names.index(name) for name in wanted]
-        if columns == list(range(len(names))):
-            return sequences
         inputs = sequences.inputs[..., columns]
         return replace(sequences, inputs=inputs, feature_names=tuple(wanted))
     if len(names) != len(wanted):
