@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.schema import Config, DataConfig
@@ -52,7 +53,8 @@ ONE_TYPE = "pass a table with one type in a column; as .astype(str), it shows th
 
 def read_npz(path: Path) -> dict[str, Any]:
     """Reads the arrays of a .npz file."""
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+    # Of a file that is no archive, `np.load` would suggest to unpickle it.
+    with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
         return _load_arrays(file.files, file.__getitem__)
 
 

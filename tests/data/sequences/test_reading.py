@@ -469,6 +469,7 @@ def test_a_feature_that_is_there_is_not_suggested_for_another() -> None:
 def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     other = write_text(tmp_path, "animals.txt", CSV)
     assert refusal(other).startswith(f"{other}: is in no known format; name a .npz,")
+    assert "pickle" not in refusal(other.rename(tmp_path / "animals.npz"))
     for suffix in (".npz", ".ts", ".csv", ".parquet"):
         assert "No such file or directory" in refusal(tmp_path / f"a{suffix}")
     folder = tmp_path / "folder"
