@@ -76,8 +76,9 @@ def _numbered(workdir: Path) -> list[Path]:
     """Returns the paths in a workdir that are named like steps."""
     if not workdir.is_dir():
         return []
-    is_step = re.compile("0|[1-9][0-9]*").fullmatch
-    return [path for path in workdir.iterdir() if is_step(path.name)]
+    return [
+        path for path in workdir.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)
+    ]
 
 
 def remove_unfinished(workdir: Path) -> None:
