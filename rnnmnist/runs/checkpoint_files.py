@@ -104,8 +104,9 @@ def read_undamaged(folder: Path) -> dict[str, bytes] | None:
     """
     with read_errors(folder):
         files = read_files(folder)
-        sums = folder / SUMS_FILE
-        saved = sums.read_bytes() if sums.exists() else b""
+        saved = b""
+        with contextlib.suppress(FileNotFoundError):
+            saved = (folder / SUMS_FILE).read_bytes()
         folder.stat()  # raises an error if a training process has deleted the step
     current = format_sums(files).encode()
     has_saved_files = sorted(saved.splitlines()) == sorted(current.splitlines())

@@ -51,8 +51,9 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
     folder = workdir / UNFINISHED / str(header.step)
     try:
         with SAVE_LOCK, _open_checkpointer() as checkpointer:
-            for item, tree in jax.device_get(dict(arrays)).items():
-                checkpointer.save(folder / item, args=ocp.args.StandardSave(tree))
+            for item, tree in arrays.items():
+                content = ocp.args.StandardSave(jax.device_get(tree))
+                checkpointer.save(folder / item, args=content)
         write_json(folder / HEADER_FILE, header)
         seal(folder)
         sync(folder, *folder.rglob("*"))  # orbax syncs the files of arrays only
