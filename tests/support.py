@@ -38,7 +38,6 @@ from rnnmnist.models.classifier import (
 )
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.checkpoints import leaves_by_path
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.mesh import BATCH, SEEDS
@@ -175,6 +174,17 @@ def random_params(model: SequenceClassifier) -> Params:
 def as_ensemble(params: Params) -> Params:
     """Adds the ensemble axis that checkpoints have to the parameters of a network."""
     return jax.tree.map(lambda leaf: leaf[None], params)
+
+
+def leaves_by_path(tree: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves of a tree, each with its path as `cell/hf/bias`.
+
+    orbax restores named tuples as dictionaries, of which a path says nothing.
+    """
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def array_checksums(tree: Any) -> dict[str, str]:

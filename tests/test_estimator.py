@@ -13,7 +13,7 @@ from support import called
 import rnnmnist
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import is_whole
+from rnnmnist.runs.checkpoint_files import read_undamaged
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 
@@ -80,7 +80,7 @@ def test_a_pickle_carries_the_checkpoint(
     np.testing.assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
     assert len(content) < 1.5 * 4 * classifier.model_.num_parameters
     (step,) = list_steps(loaded.workdir_)
-    assert is_whole(loaded.workdir_ / str(step))
+    assert read_undamaged(loaded.workdir_ / str(step))
 
 
 def test_it_classifies_lists_and_arrays() -> None:

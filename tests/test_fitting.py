@@ -28,7 +28,7 @@ from rnnmnist import load
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoint_files import is_whole
+from rnnmnist.runs.checkpoint_files import read_undamaged
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
@@ -286,7 +286,7 @@ def test_fits_in_threads_end_as_alone(
         thread.start()
     deadline = time.monotonic() + 60
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-        assert is_whole(reference / str(STEPS))
+        assert read_undamaged(reference / str(STEPS))
     assert_nothing_is_left(before)
     for workdir in workdirs:
         assert_same_end(workdir, reference)

@@ -64,14 +64,13 @@ def check_run(args: argparse.Namespace) -> None:
     import jax
 
     from rnnmnist.config.resolving import resolve
-    from rnnmnist.runs.workdir import lock
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
     from rnnmnist.runtime.devices import make_mesh
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import platform_of
     from rnnmnist.runtime.signals import stop_on_signal
-    from rnnmnist.training.resume import Start, find_start
+    from rnnmnist.training.resume import Start, open_workdir
     from rnnmnist.training.run import train_and_evaluate
 
     show("versions", machine.join_versions(machine.installed_versions()))
@@ -79,8 +78,7 @@ def check_run(args: argparse.Namespace) -> None:
     show("machine", f"{platform.system()}, {machine.describe_processor()}, {memory}")
     enable_compilation_cache()
     initialize(*args.processes)
-    with lock(args.workdir):
-        start = find_start(args.request, args.workdir)
+    with open_workdir(args.request, args.workdir) as start:
         state = start.completion or f"a run would go on from step {start.step}"
         show("workdir", f"{args.workdir}, {state}")
         chosen, dataset = load(args.request, start.config)

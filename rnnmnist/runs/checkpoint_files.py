@@ -18,18 +18,18 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import Failure, RunError, UserError, summarize_error
+from rnnmnist.errors import RunError, UserError, summarize_error
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import (
     HEADER_FILE,
     SUMS_FILE,
+    check_folders,
     list_steps,
     remove_unfinished,
 )
@@ -54,7 +54,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics | None
     # By which the logits are multiplied for the probabilities. The metrics, which
     # select the checkpoint, are those without it.
-    multiplier: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    multiplier: float = 1.0
 
 
 def read_header(workdir: Path, step: int) -> Header:
@@ -65,18 +65,17 @@ def read_header(workdir: Path, step: int) -> Header:
         RunError: if a file is damaged or cannot be read.
     """
     folder = workdir / str(step)
-    with read_errors(folder):
-        if not is_whole(folder):
-            steps = list_steps(workdir)
-            whole = [str(other) for other in steps if is_whole(workdir / str(other))]
-            raise RunError(
-                f"checkpoint {folder} is damaged: its files differ from {SUMS_FILE}; "
-                f"the undamaged steps are {', '.join(whole) or 'none'}; choose one of "
-                "them, or repeat the training command, which moves the damaged one "
-                "aside"
-            )
-        content = json.loads((folder / HEADER_FILE).read_bytes())
+    files = read_undamaged(folder)
+    if files is None:
+        folders = [workdir / str(other) for other in list_steps(workdir)]
+        whole = [each.name for each in folders if read_undamaged(each) is not None]
+        raise RunError(
+            f"checkpoint {folder} is damaged: its files differ from {SUMS_FILE}; the "
+            f"undamaged steps are {', '.join(whole) or 'none'}; choose one of them, or "
+            "repeat the training command, which moves the damaged one aside"
+        )
     try:
+        content = json.loads(files[HEADER_FILE])
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']}, not {FORMAT}")
         # Unlike `msgspec.convert`, `from_dict` refuses a setting that this version does
@@ -97,28 +96,21 @@ def read_header(workdir: Path, step: int) -> Header:
     return header
 
 
-def read_newest(workdir: Path) -> Header | None:
-    """Returns the header of the newest undamaged step; None if there is none."""
-    for step in reversed(list_steps(workdir)):
-        folder = workdir / str(step)
-        with read_errors(folder):
-            whole = is_whole(folder)
-        if whole:
-            return read_header(workdir, step)
-    return None
+def read_undamaged(folder: Path) -> dict[str, bytes] | None:
+    """Returns what `read_files` does, or None if `SHA256SUMS` does not list the same.
 
-
-def is_whole(folder: Path) -> bool:
-    """Whether the files of a step are those that `SHA256SUMS` lists."""
-    files = read_files(folder)
-    try:
-        saved = (folder / SUMS_FILE).read_bytes()
-    except FileNotFoundError:
+    Raises:
+        RunError: if a file cannot be read.
+    """
+    with read_errors(folder):
+        files = read_files(folder)
         saved = b""
+        with contextlib.suppress(FileNotFoundError):
+            saved = (folder / SUMS_FILE).read_bytes()
+        folder.stat()  # raises an error if a training process has deleted the step
     current = format_sums(files).encode()
     has_saved_files = sorted(saved.splitlines()) == sorted(current.splitlines())
-    folder.stat()  # raises an error if a training process has deleted the step
-    return has_saved_files and HEADER_FILE in files
+    return files if has_saved_files and HEADER_FILE in files else None
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -162,12 +154,12 @@ def repair(workdir: Path) -> None:
 
     So their steps can be saved again.
     """
+    check_folders(workdir)
     remove_unfinished(workdir)
     for step in list_steps(workdir):
         folder = workdir / str(step)
-        with read_errors(folder):
-            if is_whole(folder):
-                continue
+        if read_undamaged(folder) is not None:
+            continue
         target = workdir / f"damaged-{step}"
         number = 1
         while target.exists():
@@ -184,11 +176,10 @@ def read_errors(folder: Path) -> Iterator[None]:
     """Turns the errors of a read, which prove no damage, into RunError."""
     try:
         yield
-    except Failure:
-        raise
     except Exception as error:  # orbax and tensorstore raise errors of any type
         raise RunError(
             f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
             "does not mean that it is damaged: a training process may have deleted it, "
-            "or memory, threads or open files are short; run the command again"
+            "or memory, threads or open files are short, or the code of its cell has "
+            "changed; run the command again"
         ) from error

@@ -45,12 +45,6 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
             ]
         return content
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Metrics":
-        """Reads the content of a line."""
-        networks = content.get("members") or [content]
-        return msgspec.convert({**content, "networks": networks}, cls)
-
 
 def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
     """Returns why a run that has finished `step` steps is complete, None if it is not.
@@ -120,4 +114,5 @@ def _lines(workdir: Path) -> Iterator[tuple[str, Metrics]]:
         # A killed run leaves an incomplete line, and a user can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
             content = msgspec.convert(json.loads(line), dict[str, Any])
-            yield line, Metrics.from_json(content)
+            networks = content.get("members", [content])
+            yield line, msgspec.convert(content | {"networks": networks}, Metrics)

@@ -46,12 +46,7 @@ class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     @property
     def balanced_accuracy(self) -> float | None:
         """The mean accuracy over the classes that have examples; None in training."""
-        if not self.confusion:
-            return None
-        confusion = np.array(self.confusion)
-        totals = confusion.sum(axis=1)
-        present = totals > 0
-        return statistics.fmean(np.diagonal(confusion)[present] / totals[present])
+        return balance_accuracy(self.confusion)
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -108,17 +103,24 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def accuracy_mean_interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of the mean over networks; None for one."""
+        """The 95 % t interval of the mean over networks; None for one.
+
+        References:
+            Student, "The probable error of a mean", Biometrika 6, 1908.
+        """
         if self.accuracy_std is None:
             return None
-        return t_interval(self.accuracy, self.accuracy_std, len(self.networks))
+        from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
+
+        count = len(self.networks)
+        quantile = float(stdtrit(count - 1, 0.975))
+        half = quantile * self.accuracy_std / math.sqrt(count)
+        return max(0.0, self.accuracy - half), min(1.0, self.accuracy + half)
 
     @property
     def balanced_accuracy(self) -> float | None:
         """The mean balanced accuracy of the networks; None in training."""
-        balanced = [network.balanced_accuracy for network in self.networks]
-        known = [accuracy for accuracy in balanced if accuracy is not None]
-        return statistics.fmean(known) if known else None
+        return balance_accuracy(self.confusion)
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
@@ -143,6 +145,18 @@ def select_fields(
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def balance_accuracy(confusion: tuple[tuple[int, ...], ...]) -> float | None:
+    """Returns the mean accuracy over the classes that have examples.
+
+    It is None without a confusion matrix, [true class][predicted class].
+    """
+    if not confusion:
+        return None
+    totals = np.sum(confusion, axis=1)
+    present = totals > 0
+    return statistics.fmean(np.diagonal(confusion)[present] / totals[present])
+
+
 def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
     """Returns the 95 % Wilson score interval of a proportion.
 
@@ -150,24 +164,9 @@ def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
         Wilson, "Probable inference, the law of succession, and statistical
         inference", JASA 22, 1927.
     """
-    p = correct / examples
     z2 = Z_95**2
-    centre = p + z2 / (2 * examples)
-    half = Z_95 * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
-    scale = 1 + z2 / examples
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a mean accuracy over at least two seeds.
-
-    The standard deviation is that of a sample (`ddof=1`).
-
-    References:
-        Student, "The probable error of a mean", Biometrika 6, 1908.
-    """
-    from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
-
-    quantile = float(stdtrit(count - 1, 0.975))
-    half = quantile * std / math.sqrt(count)
-    return max(0.0, mean - half), min(1.0, mean + half)
+    total = examples + z2
+    centre = (correct + z2 / 2) / total
+    variance = correct * (examples - correct) / examples + z2 / 4
+    half = Z_95 * math.sqrt(variance) / total
+    return max(0.0, centre - half), min(1.0, centre + half)

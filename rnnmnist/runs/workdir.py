@@ -3,19 +3,14 @@
 import contextlib
 import fcntl
 import logging
-import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
-from rnnmnist.runs.writing import write_atomically
-from rnnmnist.runtime.distributed import broadcast, is_process_0
 
-OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 UNFINISHED = ".unfinished"  # the folder of steps that are being saved or deleted
 # In the folder of a step; see `checkpoint_files.py`.
 SUMS_FILE = "SHA256SUMS"
@@ -28,58 +23,30 @@ _logger = logging.getLogger(__name__)
 def lock(workdir: Path) -> Iterator[None]:
     """Locks a workdir, so that only this run trains in it.
 
-    The folder is created, and removed at the end if nothing was written in it. Of
-    several processes, the first one holds the lock.
-    """
-    context = _own(workdir) if is_process_0() else contextlib.nullcontext("")
-    with context as own:
-        owner = broadcast(lambda: own)
-        if read_owner(workdir) != owner:
-            raise UserError(
-                f"workdir: {workdir} is not one folder for all processes; name one on "
-                "a file system that they share"
-            )
-        yield
-
-
-@contextlib.contextmanager
-def _own(workdir: Path) -> Iterator[str]:
-    """Holds the kernel's lock on a workdir, and yields the content of `.trainer`.
-
-    The lock ends with the process. The file only names it. A file system without locks
-    causes a warning.
+    The lock is the kernel's, and ends with the process. A file system without locks
+    causes a warning. The folder is created, and removed at the end if nothing was
+    written in it.
     """
     missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
     with open_folder(workdir) as folder:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = read_owner(workdir) or "another process"
             raise UserError(
-                f"workdir: {workdir} is in use by {other}; stop it, or name another one"
+                f"workdir: {workdir} is in use by another process; stop it, or name "
+                "another workdir"
             ) from None
         except OSError as error:
             _logger.warning(
                 f"the file system of {workdir} has no locks ({error.strerror}): a "
                 "second trainer would not be detected"
             )
-        owner = f"process {os.getpid()} on {socket.gethostname()}"
         try:
-            write_atomically(workdir / OWNER_FILE, owner.encode())
-            yield owner
+            yield
         finally:
-            (workdir / OWNER_FILE).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # a run has started in it
                 for created in missing:
                     created.rmdir()
-
-
-def read_owner(workdir: Path) -> str | None:
-    """Returns the content of `.trainer`, which a killed trainer leaves behind."""
-    try:
-        return (workdir / OWNER_FILE).read_text(errors="replace")
-    except OSError:
-        return None
 
 
 def list_steps(workdir: Path) -> list[int]:
@@ -109,8 +76,9 @@ def _numbered(workdir: Path) -> list[Path]:
     """Returns the paths in a workdir that are named like steps."""
     if not workdir.is_dir():
         return []
-    is_step = re.compile("0|[1-9][0-9]*").fullmatch
-    return [path for path in workdir.iterdir() if is_step(path.name)]
+    return [
+        path for path in workdir.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)
+    ]
 
 
 def remove_unfinished(workdir: Path) -> None:

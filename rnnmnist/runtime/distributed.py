@@ -6,6 +6,7 @@ for the others. These end when the failed process has been silent for
 for the others in the exit handler of jax.
 """
 
+import functools
 import itertools
 import json
 import logging
@@ -94,15 +95,14 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
     if address is not None and index == 0:  # jax would crash on a port in use
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
 
-    def join() -> None:
-        jax.distributed.initialize(
-            address,
-            number,
-            index,
-            initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
-        )
-
+    join = functools.partial(
+        jax.distributed.initialize,
+        address,
+        number,
+        index,
+        initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+    )
     _call_in_thread(join, JOIN_TIMEOUT_SECONDS)
 
 
@@ -124,11 +124,10 @@ def broadcast(decide: Callable[[], T]) -> T:
     if is_process_0():
         client.key_value_set(key, json.dumps(decide()))
 
-    def receive() -> str:
-        text: str = client.blocking_key_value_get(key, WAIT_MILLISECONDS)
-        return text
-
-    result: T = json.loads(_call_in_thread(receive))
+    text: str = _call_in_thread(
+        functools.partial(client.blocking_key_value_get, key, WAIT_MILLISECONDS)
+    )
+    result: T = json.loads(text)
     return result
 
 

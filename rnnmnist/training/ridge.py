@@ -27,7 +27,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.data.examples import Dataset
+from rnnmnist.errors import UserError
 from rnnmnist.evaluation.probabilities import choose_multiplier
+from rnnmnist.models.filters import THRESHOLDS
+from rnnmnist.runtime.machine import main_memory
 
 STRENGTHS = np.logspace(-4, 4, 17)
 # The largest standard deviation of features that are constant but for rounding,
@@ -35,6 +40,11 @@ STRENGTHS = np.logspace(-4, 4, 17)
 CONSTANT = 1e-9
 # The largest eigenvalue that is 0 but for rounding, relative to the largest of all.
 ZERO = 1e-14
+# What a fit has in memory at a time, in float64: the hidden states and the coordinates
+# of the examples, and the Gram matrix with what its decomposition needs.
+COPIES_OF_STATES = 2
+COPIES_OF_GRAM = 5
+COPIES_OF_GROUP = 3  # of the matrix of the leverages within the largest group
 
 
 class RidgeHead(NamedTuple):
@@ -190,3 +200,29 @@ def leave_groups_out(
         rest = np.eye(len(members)) - leverages
         result[members] = np.linalg.solve(rest, residuals[members])
     return result
+
+
+def check_fit(config: RunConfig, dataset: Dataset) -> None:
+    """Refuses a fit in closed form of one group, or of more than the memory holds."""
+    task, splits = dataset
+    train = splits["train"]
+    if train.num_groups == 1:
+        raise UserError(
+            "groups: all training sequences are of one group, and leaving it out "
+            "leaves none; add another group, or leave groups out"
+        )
+    count = len(train)
+    features = (THRESHOLDS + 1) * config.model.hidden_size
+    needed = COPIES_OF_STATES * count * features
+    needed += COPIES_OF_GRAM * min(count, features) ** 2
+    if train.groups is not None:
+        _, sizes = np.unique(train.groups, return_counts=True)
+        needed += COPIES_OF_GROUP * int(sizes.max()) ** 2
+    needed *= 8
+    available = main_memory().available
+    if needed > available:
+        raise UserError(
+            f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
+            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
+            "are available; train a network by model.cell=lru"
+        )

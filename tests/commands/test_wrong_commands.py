@@ -67,7 +67,7 @@ WRONG_COMMANDS = [
     ),
     ("main --config=files --workdir=new", "data.path: "),
     ("evaluate", "--workdir"),
-    ("evaluate --workdir=new", "new does not exist"),
+    ("evaluate --workdir=new", "new holds no checkpoint"),
     ("evaluate --workdir=empty", "empty holds no checkpoint"),
     ("evaluate --workdir=images --step=7", "has no step 7"),
     ("evaluate --workdir=untested --split=test", "untested has no test split"),
@@ -144,4 +144,4 @@ def test_a_workdir_in_use_is_refused_before_the_data_are_read(tmp_path: Path) ->
     flags = ("--config=files", "--config.data.path=/absent.npz")
     with lock(tmp_path):
         message = refused("main", *flags, f"--workdir={tmp_path}")
-    assert f"{tmp_path} is in use by process" in message
+    assert f"{tmp_path} is in use" in message

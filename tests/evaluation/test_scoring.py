@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from support import make_metrics
 
 from rnnmnist.evaluation.formatting import format_probability
 from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.runs.scores import Scores, t_interval, wilson_interval
+from rnnmnist.runs.scores import Scores, wilson_interval
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -66,10 +67,10 @@ def test_the_variation_over_networks_by_hand() -> None:
     scores = score_predicted()
     assert scores.accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
     assert scores.accuracy_mean_interval == (0.0, 1.0)
-    std = math.sqrt(2 / 3) / 100  # of 90, 91, 92 and 91 %
-    half = 3.182 * std / 2
+    four = make_metrics(1, "test", 100, [90, 91, 92, 91], [1.0] * 4)
+    half = 3.182 * math.sqrt(2 / 3) / 100 / 2
     expected = (0.91 - half, 0.91 + half)
-    assert t_interval(0.91, std, 4) == pytest.approx(expected, abs=1e-5)
+    assert four.accuracy_mean_interval == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:

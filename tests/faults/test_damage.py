@@ -14,7 +14,7 @@ from support import called, damaged, fit_small
 
 from rnnmnist.errors import RunError
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import ITEMS, is_whole, read_header, repair
+from rnnmnist.runs.checkpoint_files import ITEMS, read_header, read_undamaged, repair
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import SUMS_FILE, list_steps
 
@@ -85,11 +85,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_kind_of_damage_is_found(run: Path, tmp_path: Path) -> None:
-    assert is_whole(run / str(NEWEST))
+    assert read_undamaged(run / str(NEWEST))
     for number, (name, damage) in enumerate(DAMAGES.items()):
         workdir = trainer.copy_of(run, tmp_path / str(number))
         damage(workdir / str(NEWEST))
-        assert not is_whole(workdir / str(NEWEST)), name
+        assert read_undamaged(workdir / str(NEWEST)) is None, name
 
 
 def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
@@ -133,7 +133,7 @@ def test_files_of_other_programs_are_no_damage(run: Path, tmp_path: Path) -> Non
     folder = shutil.copytree(run / str(NEWEST), tmp_path / str(NEWEST))
     (folder / "params" / ".DS_Store").write_bytes(b"of a file system")
     (folder / "notes.txt").write_text("mine")
-    assert is_whole(folder)
+    assert read_undamaged(folder)
 
 
 def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         (folder / name).write_bytes(content)
-        assert not is_whole(folder), name
+        assert read_undamaged(folder) is None, name
         # `sha256sum` takes a digit of a hash in capitals for the same one.
         is_same_hash = name == "SHA256SUMS" and content.lower() == saved.lower()
         if not is_same_hash:

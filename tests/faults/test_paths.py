@@ -3,14 +3,13 @@
 import errno
 import fcntl
 import logging
-import os
 from pathlib import Path
 
 import pytest
 import trainer
 from support import called, one_line_error, output_of, run_python
 
-from rnnmnist.runs.workdir import OWNER_FILE, lock
+from rnnmnist.runs.workdir import lock
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +68,6 @@ def test_a_file_system_without_locks_causes_a_warning(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), lock(tmp_path):
-        assert str(os.getpid()) in (tmp_path / OWNER_FILE).read_text()
+        pass
     (record,) = caplog.records
     assert f"{tmp_path} has no locks (Operation not supported)" in record.getMessage()

@@ -250,12 +250,12 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
         select(two_steps, selector)
 
 
-def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
+def test_a_state_of_another_run_is_an_error(
     two_steps: Path,
 ) -> None:
     config = CONFIG.replace({"model.hidden_size": 17})
     program = Program.create(config, TASK, mesh_of(1))
-    with pytest.raises(RunError, match=r"cell/hf/bias in params is float32 \(1, 16\)"):
+    with pytest.raises(RunError, match="its params have other shapes"):
         restore_state(two_steps, 1, config, program)
 
 

@@ -23,7 +23,7 @@ from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import Memory
-from rnnmnist.training import closed_form, resume
+from rnnmnist.training import closed_form, resume, ridge
 from rnnmnist.training.closed_form import STEP
 
 COUNT, TIME = 60, 30
@@ -153,7 +153,7 @@ def test_several_processes_are_refused(
     header = read_header(run, STEP)
     monkeypatch.setattr(resume, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"^num_processes: one process fits .*filters"):
-        resume.check_processes(header.config, header.task)
+        resume.check_processes(header.config, header.task, STEP)
 
 
 def test_given_splits_are_evaluated(
@@ -326,7 +326,7 @@ def test_sequences_beyond_the_memory_are_refused(
 ) -> None:
     needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2)  # states and Gram matrix
     memory = Memory(total=needed, available=needed - 1)
-    monkeypatch.setattr(resume, "main_memory", lambda: memory)
+    monkeypatch.setattr(ridge, "main_memory", lambda: memory)
     with pytest.raises(UserError, match=r"^model\.cell: filters .* 60 .*=lru"):
         fit(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -18,6 +18,7 @@ from support import (
     chunk_of,
     fast_compilation,
     fit_small,
+    leaves_by_path,
     mesh_of,
     model_of,
     poison,
@@ -33,7 +34,6 @@ from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
 from rnnmnist.models.classifier import abstract_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import leaves_by_path
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import rejection_error
 from rnnmnist.training.state import (

@@ -7,21 +7,28 @@ from support import TASK, run_config
 
 from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.training.resume import check_settings
+from rnnmnist.training.resume import check_resume
 
 CONFIG = run_config({"train.num_steps": 30})
 HALF = Header(step=15, config=CONFIG, task=TASK, metrics=None)
 COMPLETE = Header(step=30, config=CONFIG, task=TASK, metrics=None)
 
 
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """A workdir whose checkpoints have a state."""
+    for header in (HALF, COMPLETE):
+        (tmp_path / str(header.step) / "state").mkdir(parents=True)
+    return tmp_path
+
+
 def test_some_settings_can_change_with_a_warning_where_the_result_differs(
-    tmp_path: Path,
+    workdir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
     changes |= {"train.log_every_steps": 3, "train.patience": 5}
-    start = check_settings(CONFIG.replace(changes), HALF, tmp_path)
-    assert (start.step, start.completion) == (15, None)
-    (warning,) = start.warnings
+    assert check_resume(CONFIG.replace(changes), HALF, workdir) is None
+    (warning,) = caplog.messages
     assert warning.startswith("train.num_steps was 30 and is now 1000: ")
 
 
@@ -37,17 +44,16 @@ def test_some_settings_can_change_with_a_warning_where_the_result_differs(
     ],
 )
 def test_a_setting_of_another_run_is_refused_with_both_values(
-    tmp_path: Path, header: Header, name: str, value: object
+    workdir: Path, header: Header, name: str, value: object
 ) -> None:
     changed = CONFIG.replace({name: value})
     with pytest.raises(UserError) as error:
-        check_settings(changed, header, tmp_path)
+        check_resume(changed, header, workdir)
     shown = f"{name}={value} (checkpoint: {CONFIG.flat()[name]})"
     assert shown in str(error.value)
 
 
-def test_a_complete_run_may_go_on_with_other_settings(tmp_path: Path) -> None:
+def test_a_complete_run_may_go_on_with_other_settings(workdir: Path) -> None:
     changes = {"train.learning_rate": 0.5, "train.num_steps": 1000}
-    assert check_settings(CONFIG, COMPLETE, tmp_path).completion is not None
-    longer = check_settings(CONFIG.replace(changes), COMPLETE, tmp_path)
-    assert longer.completion is None
+    assert check_resume(CONFIG, COMPLETE, workdir) is not None
+    assert check_resume(CONFIG.replace(changes), COMPLETE, workdir) is None
