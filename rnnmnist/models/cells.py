@@ -21,10 +21,9 @@ from rnnmnist.models.user_cells import import_cell
 from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
 from rnnmnist.runtime.random_streams import make_key
 
-# The class of a Flax cell, or of a recurrence that is linear in its state. `Any`, since
-# the two have different constructors and nothing else in common.
+# The class of a Flax cell, of a linear recurrent unit, or of random filters. `Any`,
+# since these have different constructors and nothing else in common.
 CellClass = Callable[..., Any]
-# The number of matrices of each cell, one for each gate and one for the candidate.
 # The prefix of the names of the parameters of a recurrence that reads backward.
 BACKWARD = "backward_"
 FILTERS = "filters"  # the name of the parameters of random filters
@@ -59,16 +58,17 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
 def _try_cell(cell: nn.RNNCellBase, hidden_size: int) -> None:
     """Traces a cell under `nn.scan`, and raises an error if that fails."""
     scanned = ScannedCell(cell)
-    key = jax.eval_shape(make_key, 0)
     batch = 2
-    inputs = jax.ShapeDtypeStruct((1, batch, 1), jnp.float32)  # one time step
-    init = functools.partial(scanned.init, every_step=False)
-    variables = jax.eval_shape(init, key, inputs, None)
-    # As in training, with parameters only: initialization gives a cell a random stream
-    # for whatever it asks, and lets it write any state.
-    params = {"params": variables.get("params", {})}
-    apply = functools.partial(scanned.apply, every_step=False)
-    hidden = jax.eval_shape(apply, params, inputs, None)
+
+    def read_time_step() -> Any:  # Flax's type of `apply` is wider
+        inputs = jnp.zeros((1, batch, 1))
+        variables = scanned.init(make_key(0), inputs, None, every_step=False)
+        # As in training, with parameters only: initialization gives a cell a random
+        # stream for whatever it asks, and lets it write any state.
+        params = {"params": variables.get("params", {})}
+        return scanned.apply(params, inputs, None, every_step=False)
+
+    hidden = jax.eval_shape(read_time_step)
     if hidden.shape != (batch, hidden_size):
         raise ValueError(f"its output is {hidden.shape}, not {(batch, hidden_size)}")
 
@@ -117,9 +117,9 @@ def _make_direction(
     if config.is_linear:
         unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
         recurrence = ResidualLayers(
-            functools.partial(cell, config.hidden_size, unroll=unroll),
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
+            unroll=unroll,
             remat_steps=execution.remat_steps,
             precision=execution.precision,
             name=f"{prefix}layers",
