@@ -78,7 +78,7 @@ def make_recurrence(
     cell: CellClass,
     input_shape: tuple[int, int],
     execution: Execution,
-) -> Recurrence[Any]:
+) -> Recurrence:
     """Creates the recurrence of a configuration, for inputs [time, features].
 
     The class of the cell is that of `resolve_cell`. The type of the carry depends on
@@ -91,7 +91,7 @@ def make_recurrence(
     the recurrence is linear in its state; in the second direction after `backward_`.
     """
     time_steps, features = input_shape
-    recurrence: Recurrence[Any]
+    recurrence: Recurrence
     if config.fitting == "closed_form":
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
         return recurrence
@@ -111,9 +111,9 @@ def _make_direction(
     execution: Execution,
     *,
     prefix: str,
-) -> Recurrence[Any]:
+) -> Recurrence:
     """Creates the recurrence of one direction, with a prefix of its name."""
-    recurrence: Recurrence[Any]
+    recurrence: Recurrence
     if config.is_linear:
         unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
         recurrence = ResidualLayers(

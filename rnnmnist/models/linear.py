@@ -20,7 +20,7 @@ Pair = tuple[jax.Array, jax.Array]
 class ResidualLayers(nn.Module):
     """A stack of residual layers around linear recurrent units.
 
-    It is a `Recurrence[States]`.
+    It is a `Recurrence`.
 
     References:
         Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
