@@ -70,8 +70,6 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
             for axes, values in ((upper_axes, losses), (lower_axes, percents)):
                 mean = np.mean(values, axis=1)
                 axes.plot(steps, mean, color=colour, marker=marker, label=split)
-                if len(values[0]) == 1:
-                    continue
                 low, high = np.min(values, axis=1), np.max(values, axis=1)
                 axes.fill_between(
                     steps, low, high, color=colour, alpha=0.25, linewidth=0
@@ -84,9 +82,8 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
         # Runs differ in the last few percent, so the first steps may be cut off.
         validated = [line for line in metrics if line.split == "validation"]
         worst = 100 * min(line.accuracy for line in validated or metrics)
-        bottom = max(0.0, min(99.0, worst - (100 - worst) / 2))
-        top = 100 + (100 - bottom) / 40  # a line at 100 % stays visible
-        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))
+        bottom = max(0.0, worst - (100 - worst) / 2)
+        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, None))
         lower_axes.set_xlabel("step (updates)")
         lower_axes.set_xlim(left=0)
         integers = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
