@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,8 +113,7 @@ def render_page(
         overconfidence=overconfidence,
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
-        versions=machine.installed_versions()
-        | {"matplotlib": metadata.version("matplotlib")},
+        versions=machine.installed_versions(),
     )
 
 

@@ -17,7 +17,6 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.evaluation.formatting import format_percent
 from rnnmnist.runs.logs import Metrics
 
 DPI = 200  # dots per inch
@@ -70,6 +69,8 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
             for axes, values in ((upper_axes, losses), (lower_axes, percents)):
                 mean = np.mean(values, axis=1)
                 axes.plot(steps, mean, color=colour, marker=marker, label=split)
+                if len(values[0]) == 1:
+                    continue
                 low, high = np.min(values, axis=1), np.max(values, axis=1)
                 axes.fill_between(
                     steps, low, high, color=colour, alpha=0.25, linewidth=0
@@ -99,8 +100,9 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
     shades = ERROR_COLOURS.with_extremes(bad=LINE)
-    # On a square root scale, single errors stay visible beside hundreds.
-    norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
+    # On a square root scale, single errors stay visible beside hundreds. The largest
+    # count has three quarters of the darkest colour, on which it is legible.
+    norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, 24) for name in names]
     with new_figure(4.6) as figure:
@@ -108,7 +110,17 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
         mesh.set(edgecolor=LINE, linewidth=0.5)
         if len(counts) <= MAX_NUMBERS:
-            _write_counts(axes, counts, norm)
+            size = min(7.5, 95 / len(counts))
+            for (true, predicted), count in np.ndenumerate(counts):
+                if count or true == predicted:
+                    axes.text(
+                        predicted,
+                        true,
+                        f"{count:,}",
+                        ha="center",
+                        va="center_baseline",
+                        fontsize=size,
+                    )
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(range(len(names)), names, rotation=rotation)
         axes.set_yticks(range(len(names)), names)
@@ -135,25 +147,6 @@ def _format_recalls(counts: np.ndarray) -> list[str]:
     ]
 
 
-def _write_counts(axes: Axes, counts: np.ndarray, norm: PowerNorm) -> None:
-    """Writes the counts into a confusion matrix, but for those of errors that are 0."""
-    size = 8.5 if counts.max() < 10_000 else 7
-    for (true, predicted), count in np.ndenumerate(counts):
-        is_error = true != predicted
-        if is_error and count == 0:
-            continue
-        is_on_dark = is_error and norm(count) > 0.75
-        axes.text(
-            predicted,
-            true,
-            f"{count:,}",
-            ha="center",
-            va="center_baseline",
-            fontsize=min(size, 95 / len(counts)),
-            color=BACKGROUND if is_on_dark else FOREGROUND,
-        )
-
-
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples in four columns.
 
@@ -176,7 +169,16 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
                 _draw_curves(axes, tile.values, evidence)
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
-                _draw_image(axes, tile.values, evidence)
+                foreground = tile.values / 255
+                axes.imshow(evidence, cmap=EVIDENCE_COLOURS, vmin=-1, vmax=1)
+                axes.imshow(
+                    foreground,
+                    cmap=IMAGE_COLOURS,
+                    vmin=0,
+                    vmax=1,
+                    alpha=0.8 * foreground,
+                )
+                axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             predicted = f"predicted {_shorten(tile.predicted, 12)}\n{tile.probability}"
             axes.set_title(label, color=BLUE, fontsize=7)
@@ -186,14 +188,6 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             lines = grid.flat[0].get_lines()[: len(labels)]
             figure.legend(lines, labels, loc="outside lower left", ncols=4)
         return to_png(figure)
-
-
-def _draw_image(axes: Axes, image: np.ndarray, evidence: np.ndarray) -> None:
-    """Draws an image, uint8 [rows, columns], over the evidence of its pixels."""
-    foreground = image / 255
-    axes.imshow(evidence, cmap=EVIDENCE_COLOURS, vmin=-1, vmax=1)
-    axes.imshow(foreground, cmap=IMAGE_COLOURS, vmin=0, vmax=1, alpha=0.8 * foreground)
-    axes.set(xticks=[], yticks=[])
 
 
 def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
@@ -232,9 +226,6 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
         axes.fill_between(times, low, high, color=BLUE, alpha=0.25, linewidth=0)
         axes.plot(times, value, color=BLUE, marker="o", markersize=3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(
-            f"horizontal line: most frequent class, {format_percent(majority)}"
-        )
         axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
@@ -254,20 +245,17 @@ def new_figure(height: float) -> Iterator[Figure]:
         "axes.titlesize": 9,
         "axes.labelcolor": FOREGROUND,
         "axes.edgecolor": MUTED,
-        "axes.facecolor": BACKGROUND,
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "grid.color": LINE,
-        "grid.linewidth": 0.7,
         "xtick.color": MUTED,
         "ytick.color": MUTED,
         "xtick.labelcolor": FOREGROUND,
         "ytick.labelcolor": FOREGROUND,
         "lines.markersize": 4,
         "legend.frameon": False,
-        "figure.facecolor": BACKGROUND,
     }
     with matplotlib.style.context(["default", style]):
         yield Figure(figsize=(4.8, height), dpi=DPI, layout="constrained")
