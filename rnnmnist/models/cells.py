@@ -41,10 +41,24 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
     if not config.is_user_cell:
         known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
         return known
-    cell = import_cell(config.cell)
-    hidden_size = config.hidden_size
+    cell: CellClass = import_cell(config.cell)
+    batch, hidden_size = 2, config.hidden_size
+
+    def read_time_step() -> Any:  # Flax's type of `apply` is wider
+        scanned = ScannedCell(cell(features=hidden_size, name="cell"))
+        inputs = jnp.zeros((1, batch, 1))
+        variables = scanned.init(make_key(0), inputs, None, every_step=False)
+        # As in training, with parameters only: initialization gives a cell a random
+        # stream for whatever it asks, and lets it write any state.
+        params = {"params": variables.get("params", {})}
+        return scanned.apply(params, inputs, None, every_step=False)
+
     try:
-        _try_cell(cell(features=hidden_size, name="cell"), hidden_size)
+        hidden = jax.eval_shape(read_time_step)
+        if hidden.shape != (batch, hidden_size):
+            raise ValueError(
+                f"its output is {hidden.shape}, not {(batch, hidden_size)}"
+            )
     except Exception as error:  # a user's class can raise anything
         raise UserError(
             f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
@@ -53,24 +67,6 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
             f"{summarize_error(error)}"
         ) from error
     return cell
-
-
-def _try_cell(cell: nn.RNNCellBase, hidden_size: int) -> None:
-    """Traces a cell under `nn.scan`, and raises an error if that fails."""
-    scanned = ScannedCell(cell)
-    batch = 2
-
-    def read_time_step() -> Any:  # Flax's type of `apply` is wider
-        inputs = jnp.zeros((1, batch, 1))
-        variables = scanned.init(make_key(0), inputs, None, every_step=False)
-        # As in training, with parameters only: initialization gives a cell a random
-        # stream for whatever it asks, and lets it write any state.
-        params = {"params": variables.get("params", {})}
-        return scanned.apply(params, inputs, None, every_step=False)
-
-    hidden = jax.eval_shape(read_time_step)
-    if hidden.shape != (batch, hidden_size):
-        raise ValueError(f"its output is {hidden.shape}, not {(batch, hidden_size)}")
 
 
 def make_recurrence(
@@ -125,32 +121,21 @@ def _make_direction(
             name=f"{prefix}layers",
         )
     else:
-        name = f"{prefix}cell"
-        recurrence = _make_scanned_cell(config, cell, features, execution, name=name)
+        init: dict[str, nn.initializers.Initializer] = {}
+        if config.initializer == "tutorial":
+            # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden,
+            # outputs].
+            inputs = features * config.window + config.hidden_size
+            outputs = 4 * config.hidden_size
+            limit = math.sqrt(6 / (inputs + outputs))
+            glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+            init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+        scanned = LSTM if cell is LSTMCell else ScannedCell
+        recurrence = scanned(
+            cell(features=config.hidden_size, **init, name=f"{prefix}cell"),
+            unroll=execution.unroll,
+            precision=execution.precision,
+        )
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
     return recurrence
-
-
-def _make_scanned_cell(
-    config: RunModelConfig,
-    cell: CellClass,
-    features: int,
-    execution: Execution,
-    *,
-    name: str,
-) -> ScannedCell:
-    init: dict[str, nn.initializers.Initializer] = {}
-    if config.initializer == "tutorial":
-        # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden, outputs].
-        inputs = features * config.window + config.hidden_size
-        outputs = 4 * config.hidden_size
-        limit = math.sqrt(6 / (inputs + outputs))
-        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-        init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-    scanned = LSTM if cell is LSTMCell else ScannedCell
-    return scanned(
-        cell(features=config.hidden_size, **init, name=name),
-        unroll=execution.unroll,
-        precision=execution.precision,
-    )

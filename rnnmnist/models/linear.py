@@ -188,10 +188,7 @@ class TransposedDense(nn.Module):
         kernel = self.param("kernel", init, (self.features, inputs.shape[-1]))
         if gains is not None:
             kernel = gains[:, None] * kernel
-        if inputs.shape[:2] == (1, 1):  # a product with a vector is faster
-            outputs = jnp.inner(kernel, inputs[0]).T[None]
-        else:  # faster on a CPU than `inputs @ kernel.T`
-            outputs = jnp.inner(inputs, kernel)
+        outputs = jnp.inner(inputs, kernel)  # faster on a CPU than `inputs @ kernel.T`
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             outputs += bias[None, None]

@@ -95,14 +95,10 @@ class ScannedCell(nn.Module):
 
     def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Runs the cell over a block of time steps."""
-
-        def call_cell(
-            cell: nn.RNNCellBase, carry: Carry, inputs: jax.Array
-        ) -> tuple[Carry, jax.Array]:
-            return cell(carry, inputs)
-
         with jax.default_matmul_precision(self.precision):
-            return self.scan(call_cell, carry, inputs)
+            return self.scan(
+                lambda cell, carry, inputs: cell(carry, inputs), carry, inputs
+            )
 
     def scan(
         self,
