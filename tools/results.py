@@ -35,9 +35,9 @@ from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.reporting.pages import load_run_data
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runtime.devices import make_cpu_mesh
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -337,11 +337,11 @@ def is_run_of(workdir: Path, config: Config) -> bool:
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each row."""
-    run = load_run_data(TrainedRun(workdir, "best"))
-    if run.predicted_over_time is None:
-        raise ValueError(f"{workdir} has predictions at the end of an image only")
-    (predicted,) = run.predicted_over_time
-    is_correct = predicted == run.examples.labels[:, None]
+    run = TrainedRun(workdir, "best")
+    _, _, examples = run.load_split()
+    network = run.make_network(make_cpu_mesh())
+    predicted = network.probabilities(examples, every_step=True).argmax(axis=-1)
+    is_correct = predicted == examples.labels[:, None]
     return {
         "correct_after_steps": is_correct.sum(axis=0).tolist(),
         "decision_step": float(np.median(decision_times(predicted))),

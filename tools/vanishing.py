@@ -32,7 +32,6 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
-from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
@@ -221,7 +220,7 @@ def format_power(exponent: int) -> str:
 
 def plot_curves(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Plots curves, each [3][parts], as a line with a band, labelled by name."""
-    styles = dict(zip(NAMES, itertools.product("-:", LIGHT.series), strict=False))
+    styles = dict(zip(NAMES, itertools.product("-:", plots.SERIES), strict=False))
     parts = np.arange(1, PARTS + 1)
     for recurrence, name in NAMES.items():
         low, middle, high = np.maximum(curves[recurrence], FLOOR)

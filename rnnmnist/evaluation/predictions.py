@@ -6,7 +6,7 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 import functools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,22 +51,6 @@ class NonFiniteLogitsError(RunError):
             "train.learning_rate"
         )
         self.network = network
-
-
-class Layout(NamedTuple):
-    """How examples are divided into batches, and these into chunks.
-
-    A chunk is what is copied to the devices and computed in one call of a program.
-    """
-
-    batch_size: int  # examples, over all devices
-    batches: int  # of a chunk
-    time_steps: int | None  # to which sequences are padded; None: images
-
-    @property
-    def chunk_size(self) -> int:
-        """The number of examples in a chunk."""
-        return self.batches * self.batch_size
 
 
 @jax_defaults()
@@ -114,12 +98,18 @@ def compute_chunks(
 
     A program is compiled for each shape of a chunk, which takes seconds. Inputs, whose
     number and length can differ in each call, are padded so that few programs serve all
-    calls: `choose_layout` says to which shapes.
+    calls: `choose_time_steps` and `choose_chunk` say to which shapes.
     """
-    layout = choose_layout(inputs, model, mesh.shape[BATCH], every_step=every_step)
-    for start in range(0, len(inputs), layout.chunk_size):
-        part = slice(start, start + layout.chunk_size)
-        batches, used = make_chunk(inputs, part, layout, mesh)
+    time_steps = inputs.time_steps  # of images, their rows
+    if inputs.are_sequences:
+        time_steps = choose_time_steps(time_steps, model.input_shape[0])
+    shape = choose_chunk(
+        inputs, time_steps, model, mesh.shape[BATCH], every_step=every_step
+    )
+    chunk_size = math.prod(shape)
+    for start in range(0, len(inputs), chunk_size):
+        part = slice(start, start + chunk_size)
+        batches, used = make_chunk(inputs, part, shape, time_steps, mesh)
         outputs = predict_batches(
             params,
             batches,
@@ -131,30 +121,30 @@ def compute_chunks(
             method=method,
         )
         ensemble, _, _, *rest = outputs.shape
-        joined = jax.device_get(outputs).reshape(ensemble, layout.chunk_size, *rest)
+        joined = jax.device_get(outputs).reshape(ensemble, chunk_size, *rest)
         yield joined[:, : len(inputs) - start]  # not those of the zeros at the end
 
 
-def choose_layout(
-    inputs: Inputs, model: SequenceClassifier, shards: int, *, every_step: bool
-) -> Layout:
-    """Returns one of the few layouts that inputs have.
+def choose_chunk(
+    inputs: Inputs,
+    time_steps: int,
+    model: SequenceClassifier,
+    shards: int,
+    *,
+    every_step: bool,
+) -> tuple[int, int]:
+    """Returns the number of batches in a chunk, and the examples of a batch.
 
-    For each device, a batch is of 1, of a quarter of `eval_batch_size` or of all of it,
-    and sequences are padded to few lengths. The last batches of a chunk can be empty.
-    They take no time but that of a copy, for which chunks of large examples have fewer
-    batches.
+    A chunk is what is copied to the devices and computed in one call of a program. For
+    each device, a batch is of 1, of a quarter of `eval_batch_size` or of all of it. The
+    last batches of a chunk can be empty. They take no time but that of a copy, for
+    which chunks of large examples have fewer batches.
     """
-    example_bytes = inputs.take(np.arange(1)).nbytes
-    time_steps = None
-    if inputs.are_sequences:
-        time_steps = choose_time_steps(inputs.time_steps, model.input_shape[0])
-        example_bytes = example_bytes // inputs.time_steps * time_steps
     largest = model.execution.eval_batch_size
     if every_step and model.config.fitting == "closed_form":
         # Filters have thousands of hidden states for each example and time step.
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
-        sequence_bytes = state_bytes * (time_steps or model.input_shape[0])
+        sequence_bytes = state_bytes * max(time_steps, model.input_shape[0])
         largest = max(1, min(largest, EVERY_STEP_BYTES // sequence_bytes))
     count = math.ceil(len(inputs) / shards)
     quarter = max(1, largest // 4)
@@ -164,8 +154,9 @@ def choose_layout(
         batch_size = shards * quarter
     else:
         batch_size = shards * largest
-    batches = CHUNK_BYTES // (batch_size * example_bytes)
-    return Layout(batch_size, min(max(1, batches), CHUNK_BATCHES), time_steps)
+    step_bytes = inputs.take(np.arange(1)).nbytes // inputs.time_steps
+    batches = CHUNK_BYTES // (batch_size * step_bytes * time_steps)
+    return min(max(1, batches), CHUNK_BATCHES), batch_size
 
 
 def choose_time_steps(longest: int, trained: int) -> int:
@@ -180,33 +171,32 @@ def choose_time_steps(longest: int, trained: int) -> int:
 
 
 def make_chunk(
-    inputs: Inputs, part: slice, layout: Layout, mesh: Mesh
+    inputs: Inputs, part: slice, shape: tuple[int, int], time_steps: int, mesh: Mesh
 ) -> tuple[Batches, jax.Array]:
     """Returns a chunk of inputs on the devices, and how many of its batches are used.
 
-    The last one of these is filled with examples of zeros.
+    The last one of these is filled with examples of zeros. The shape is that of
+    `choose_chunk`.
     """
     values = inputs.take(part)
     count = len(values)
-    lengths = None if inputs.lengths is None else inputs.lengths[part]
-    shape = values.shape[1:]
-    if layout.time_steps is not None:
-        shape = (layout.time_steps, *values.shape[2:])
-        if lengths is None:
-            lengths = np.full(count, inputs.time_steps, np.int32)
-    filled = np.zeros((layout.chunk_size, *shape), values.dtype)
-    filled[:count, : values.shape[1]] = values
-    filled_lengths = None
-    if lengths is not None:
-        filled_lengths = np.ones(layout.chunk_size, np.int32)
-        filled_lengths[:count] = lengths
+    missing = (0, math.prod(shape) - count)
+    further = (0, time_steps - inputs.time_steps)
+    lengths = None
+    if inputs.are_sequences:
+        lengths = np.full(count, inputs.time_steps, np.int32)
+        if inputs.lengths is not None:
+            lengths = inputs.lengths[part]
+        lengths = np.pad(lengths, missing, constant_values=1)
 
     def put_batches(array: np.ndarray) -> jax.Array:
-        shape = (layout.batches, layout.batch_size, *array.shape[1:])
-        return device_put(array.reshape(shape), NamedSharding(mesh, jax.P(None, BATCH)))
+        batches = array.reshape(*shape, *array.shape[1:])
+        return device_put(batches, NamedSharding(mesh, jax.P(None, BATCH)))
 
-    batches = jax.tree.map(put_batches, (filled, filled_lengths))
-    used = np.int32(math.ceil(count / layout.batch_size))
+    filled = np.pad(values, (missing, further, (0, 0)))
+    batches = jax.tree.map(put_batches, (filled, lengths))
+    _, batch_size = shape
+    used = np.int32(math.ceil(count / batch_size))
     return batches, device_put(used, replicated_sharding(mesh))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, permutation_sha256
-from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.evaluation.probabilities import combine_members, log_softmax
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runs.results import Result
@@ -45,22 +45,14 @@ def score_network(
     examples, classes = logits.shape
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, logits.argmax(axis=-1)), 1)
+    of_labels = log_softmax(logits)[np.arange(examples), labels]
     return NetworkScores(
         seed=seed,
         examples=examples,
         correct=int(np.trace(confusion)),
-        loss=mean_loss(logits, labels),
+        loss=-float(of_labels.mean()),
         confusion=tuple(map(tuple, confusion.tolist())),
     )
-
-
-def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean cross-entropy of finite logits [examples, classes] in nats."""
-    # The largest logit is subtracted, so that no exponential is infinite.
-    largest = logits.max(axis=-1)
-    sums = np.exp(logits - largest[:, None]).sum(axis=-1)
-    losses = np.log(sums) + largest - logits[np.arange(len(labels)), labels]
-    return float(losses.mean())
 
 
 def score_split(

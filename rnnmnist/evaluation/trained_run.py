@@ -30,7 +30,6 @@ from rnnmnist.errors import (
     escape_unprintable,
     format_value,
     prefix_errors,
-    summarize_error,
 )
 from rnnmnist.evaluation.network import Network
 from rnnmnist.models.classifier import (
@@ -110,8 +109,7 @@ class TrainedRun:
             if is_of_fit:
                 config = config.replace({"data.path": str(moved_path)})
         config = config.replace(self.settings)
-        is_same_kind = config.model.is_user_cell == trained.is_user_cell
-        if not is_same_kind or config.model.cell_name != trained.cell_name:
+        if config.model.cell_name != trained.cell_name:
             raise UserError(
                 f"model.cell: must be the {trained.cell_name} of the run, not "
                 f"{config.model.cell}"
@@ -168,15 +166,13 @@ class TrainedRun:
         refuse_masked("inputs", values)
         if lengths is not None:
             raise UserError("lengths: are for sequences, not for images; remove them")
-        try:
+        wanted = f"uint8 images of shape {self.task.image_shape}"
+        with prefix_errors("inputs", f"pass {wanted}"):
             images = np.asarray(values)
-        except ValueError as error:  # such as images of different sizes
-            raise UserError(f"inputs: {summarize_error(error)}") from error
         is_image = images.shape[1:] == self.task.image_shape
         if not (images.size and is_image and images.dtype == np.uint8):
             raise UserError(
-                f"inputs: must be uint8 images of shape {self.task.image_shape}, not "
-                f"{images.dtype} of shape {images.shape}"
+                f"inputs: must be {wanted}, not {images.dtype} of shape {images.shape}"
             )
         return Inputs(images)
 

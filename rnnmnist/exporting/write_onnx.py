@@ -17,7 +17,6 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.exporting.onnx_recurrences import (
-    GATES,
     add_cell,
     add_filters,
     add_layers,
@@ -31,7 +30,6 @@ from rnnmnist.runtime.mesh import split_ensemble
 # These versions are of 2022, so that older runtimes accept the model.
 OPSET = 17
 IR_VERSION = 8
-CELLS = (*GATES, "lru", "filters")
 
 
 def write(run: TrainedRun, path: Path) -> None:
@@ -42,12 +40,12 @@ def write(run: TrainedRun, path: Path) -> None:
     `probabilities`, float32 [examples, classes]. The metadata have the classes.
 
     Raises:
-        UserError: if the cell is none of `CELLS`.
+        UserError: if the cell is the user's own.
     """
-    cell = run.config.model.cell
-    if cell not in CELLS:
+    if run.config.model.is_user_cell:
         raise UserError(
-            f"format: only stablehlo supports model.cell={cell}; use --format=stablehlo"
+            f"format: only stablehlo supports model.cell={run.config.model.cell}; use "
+            "--format=stablehlo"
         )
     task = run.task
     if task.image_shape:

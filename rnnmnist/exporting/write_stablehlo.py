@@ -1,6 +1,5 @@
 """Writes the StableHLO program: a network as one function, with its parameters."""
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from rnnmnist.evaluation.network import Network
+from rnnmnist.config.platforms import Execution
 from rnnmnist.evaluation.probabilities import combine_members
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.models.classifier import Params
-from rnnmnist.runtime.devices import make_cpu_mesh
+from rnnmnist.models.classifier import Params, SequenceClassifier, make_model
 from rnnmnist.runtime.jax_defaults import double_precision, jax_defaults
 from rnnmnist.runtime.mesh import map_ensemble
 
@@ -29,14 +27,11 @@ def write(run: TrainedRun, path: Path) -> None:
     matrix products have the precision of `execution.precision`, by default float32.
     """
     task = run.task
-    network = run.make_network(make_cpu_mesh())
     # A symbolic time can be divided into blocks of one time step only. Without blocks,
     # the arrays of linear recurrences would not stay in cache.
-    usual = network.model.execution
-    model = network.model.clone(
-        execution=usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
-    )
-    network = dataclasses.replace(network, model=model, params=run.params)
+    usual = Execution.create(run.config, "cpu")
+    execution = usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
+    model = make_model(run.config.model, task, execution)
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
         specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]
@@ -45,13 +40,16 @@ def write(run: TrainedRun, path: Path) -> None:
             jax.ShapeDtypeStruct((count, time, task.features), np.float32),
             jax.ShapeDtypeStruct((count,), np.int32),
         ]
-    program = jax.jit(functools.partial(compute_logits, network))
+    program = jax.jit(functools.partial(compute_logits, run, model))
     exported = jax.export.export(program, platforms=PLATFORMS)(*specs)
     path.write_bytes(exported.serialize())
 
 
 def compute_logits(
-    network: Network, examples: jax.Array, lengths: jax.Array | None = None
+    run: TrainedRun,
+    model: SequenceClassifier,
+    examples: jax.Array,
+    lengths: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the calibrated logits of a network or ensemble, float32 [n, classes].
 
@@ -61,25 +59,26 @@ def compute_logits(
     missing values are filled, all its logits are NaN here.
 
     Args:
-        network: the network.
+        run: the run, with the parameters of the network.
+        model: the network.
         examples: images, uint8 [n, rows, columns]; or sequences, float32 [n, time,
             features], whose missing values are NaN.
         lengths: int32 [n], the time steps of each sequence before its padding; None for
             images.
     """
     if lengths is None:
-        inputs = network.view(examples)
+        inputs = run.view(examples)
     else:
         with double_precision():
-            standardized = network.normalization.standardize(examples)
-        inputs = network.normalization.fill(standardized, lengths)
+            standardized = run.normalization.standardize(examples)
+        inputs = run.normalization.fill(standardized, lengths)
 
     def predict_member(params: Params) -> Any:  # Flax's type of `apply` is wider
-        return network.model.apply({"params": params}, inputs, lengths)
+        return model.apply({"params": params}, inputs, lengths)
 
     predict_members = map_ensemble(predict_member, vectorize=False)
-    members: jax.Array = predict_members(network.params)
-    logits = network.multiplier * combine_members(members)
+    members: jax.Array = predict_members(run.params)
+    logits = run.multiplier * combine_members(members)
     # Gates would hide an input that is NaN or infinite.
     is_finite = jnp.isfinite(inputs).all((1, 2))
     return jnp.where(is_finite[:, None], logits, jnp.nan)

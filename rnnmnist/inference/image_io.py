@@ -1,6 +1,5 @@
 """Reads images as grey levels. The only module that imports Pillow."""
 
-import contextlib
 import io
 import sys
 import warnings
@@ -16,17 +15,17 @@ from rnnmnist.errors import UserError
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-MAX_STANDARD_INPUT = 100_000_000  # bytes
 MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
 def find_images(argument: str) -> list[str]:
     """Expands a folder to its image files, sorted, if it has any."""
-    names: list[str] = []
-    with contextlib.suppress(OSError):
-        files = [file for file in Path(argument).iterdir() if file.is_file()]
-        names = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
-    return sorted(names) or [argument]
+    path = Path(argument)
+    if not path.is_dir():
+        return [argument]
+    files = sorted(path.iterdir())
+    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+    return images or [argument]
 
 
 def read(name: str) -> np.ndarray:
@@ -38,26 +37,21 @@ def read(name: str) -> np.ndarray:
     pixels become background.
     """
     if name == "-":
-        return decode(io.BytesIO(sys.stdin.buffer.read(MAX_STANDARD_INPUT)), name)
-    path = expand(name)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{name}: is no file, nor a folder of {', '.join(SUFFIXES)}")
-    with path.open("rb") as file:
+        return decode(io.BytesIO(sys.stdin.buffer.read()), name)
+    with expand(name).open("rb") as file:
         return decode(file, name)
 
 
 def decode(file: BinaryIO, name: str) -> np.ndarray:
     """Decodes an image file to grey levels, as `read` does."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=IMAGE_FORMATS) as image:
-                image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
-                image.load()
-                with contextlib.suppress(Exception):  # damaged metadata is ignored
-                    ImageOps.exif_transpose(image, in_place=True)
-                return _to_grey(image)
+        with (
+            warnings.catch_warnings(action="ignore"),  # of damaged metadata
+            Image.open(file, formats=IMAGE_FORMATS) as image,
+        ):
+            image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_grey(image)
     except UnidentifiedImageError:
         formats = ", ".join(IMAGE_FORMATS)
         raise UserError(
@@ -78,8 +72,9 @@ def convert_array(image: np.ndarray) -> np.ndarray:
             "image: must be uint8, or floats from 0 to 1, [height, width] without "
             f"channels, not {image.dtype} of shape {image.shape}"
         )
-    white = np.float32(255 if image.dtype == np.uint8 else 1)
-    levels = image.astype(np.float32) / white
+    levels = image.astype(np.float32)
+    if image.dtype == np.uint8:
+        levels /= 255
     low, high = levels.min(), levels.max()
     if not 0 <= low <= high <= 1:  # NaN is refused, too
         raise UserError(
@@ -91,17 +86,13 @@ def convert_array(image: np.ndarray) -> np.ndarray:
 
 def _to_grey(image: Image.Image) -> np.ndarray:
     """Converts an image of any mode to grey levels, as `read` describes it."""
-    if image.mode == "F" or image.mode.startswith("I"):  # grey of more than 8 bits
-        levels = np.asarray(image, np.float32)
-        maximum = 65_535 if np.max(levels) > 255 else 255
-        channels = _downsample(levels)[..., None] / maximum
-    else:
-        pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255
-        channels, opacity = pixels[..., :3], pixels[..., 3:]
-        opaque = opacity[..., 0] > 0.5
-        if opaque.any() and not opaque.all():
-            background = 1.0 if channels[opaque].mean() < 0.5 else 0.0
-            channels = channels * opacity + background * (1 - opacity)
+    if image.mode.startswith("I"):  # grey of 16 bits
+        return _downsample(np.asarray(image, np.float32) / 65_535)
+    pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255
+    colours, opacity = pixels[..., :3], pixels[..., 3:]
+    # The background is white if what is opaque is dark, else black.
+    background = (opacity * (colours - 0.5)).sum() < 0
+    channels = colours * opacity + background * (1 - opacity)
     return channels[..., np.argmax(channels.std(axis=(0, 1)))]
 
 

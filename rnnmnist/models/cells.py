@@ -21,10 +21,9 @@ from rnnmnist.models.user_cells import import_cell
 from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
 from rnnmnist.runtime.random_streams import make_key
 
-# The class of a Flax cell, or of a recurrence that is linear in its state. `Any`, since
-# the two have different constructors and nothing else in common.
+# The class of a Flax cell, of a linear recurrent unit, or of random filters. `Any`,
+# since these have different constructors and nothing else in common.
 CellClass = Callable[..., Any]
-# The number of matrices of each cell, one for each gate and one for the candidate.
 # The prefix of the names of the parameters of a recurrence that reads backward.
 BACKWARD = "backward_"
 FILTERS = "filters"  # the name of the parameters of random filters
@@ -42,10 +41,24 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
     if not config.is_user_cell:
         known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
         return known
-    cell = import_cell(config.cell)
-    hidden_size = config.hidden_size
+    cell: CellClass = import_cell(config.cell)
+    batch, hidden_size = 2, config.hidden_size
+
+    def read_time_step() -> Any:  # Flax's type of `apply` is wider
+        scanned = ScannedCell(cell(features=hidden_size, name="cell"))
+        inputs = jnp.zeros((1, batch, 1))
+        variables = scanned.init(make_key(0), inputs, None, every_step=False)
+        # As in training, with parameters only: initialization gives a cell a random
+        # stream for whatever it asks, and lets it write any state.
+        params = {"params": variables.get("params", {})}
+        return scanned.apply(params, inputs, None, every_step=False)
+
     try:
-        _try_cell(cell(features=hidden_size, name="cell"), hidden_size)
+        hidden = jax.eval_shape(read_time_step)
+        if hidden.shape != (batch, hidden_size):
+            raise ValueError(
+                f"its output is {hidden.shape}, not {(batch, hidden_size)}"
+            )
     except Exception as error:  # a user's class can raise anything
         raise UserError(
             f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
@@ -56,29 +69,12 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
     return cell
 
 
-def _try_cell(cell: nn.RNNCellBase, hidden_size: int) -> None:
-    """Traces a cell under `nn.scan`, and raises an error if that fails."""
-    scanned = ScannedCell(cell)
-    key = jax.eval_shape(make_key, 0)
-    batch = 2
-    inputs = jax.ShapeDtypeStruct((1, batch, 1), jnp.float32)  # one time step
-    init = functools.partial(scanned.init, every_step=False)
-    variables = jax.eval_shape(init, key, inputs, None)
-    # As in training, with parameters only: initialization gives a cell a random stream
-    # for whatever it asks, and lets it write any state.
-    params = {"params": variables.get("params", {})}
-    apply = functools.partial(scanned.apply, every_step=False)
-    hidden = jax.eval_shape(apply, params, inputs, None)
-    if hidden.shape != (batch, hidden_size):
-        raise ValueError(f"its output is {hidden.shape}, not {(batch, hidden_size)}")
-
-
 def make_recurrence(
     config: RunModelConfig,
     cell: CellClass,
     input_shape: tuple[int, int],
     execution: Execution,
-) -> Recurrence[Any]:
+) -> Recurrence:
     """Creates the recurrence of a configuration, for inputs [time, features].
 
     The class of the cell is that of `resolve_cell`. The type of the carry depends on
@@ -91,7 +87,7 @@ def make_recurrence(
     the recurrence is linear in its state; in the second direction after `backward_`.
     """
     time_steps, features = input_shape
-    recurrence: Recurrence[Any]
+    recurrence: Recurrence
     if config.fitting == "closed_form":
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
         return recurrence
@@ -111,46 +107,35 @@ def _make_direction(
     execution: Execution,
     *,
     prefix: str,
-) -> Recurrence[Any]:
+) -> Recurrence:
     """Creates the recurrence of one direction, with a prefix of its name."""
-    recurrence: Recurrence[Any]
+    recurrence: Recurrence
     if config.is_linear:
         unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
         recurrence = ResidualLayers(
-            functools.partial(cell, config.hidden_size, unroll=unroll),
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
+            unroll=unroll,
             remat_steps=execution.remat_steps,
             precision=execution.precision,
             name=f"{prefix}layers",
         )
     else:
-        name = f"{prefix}cell"
-        recurrence = _make_scanned_cell(config, cell, features, execution, name=name)
+        init: dict[str, nn.initializers.Initializer] = {}
+        if config.initializer == "tutorial":
+            # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden,
+            # outputs].
+            inputs = features * config.window + config.hidden_size
+            outputs = 4 * config.hidden_size
+            limit = math.sqrt(6 / (inputs + outputs))
+            glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+            init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+        scanned = LSTM if cell is LSTMCell else ScannedCell
+        recurrence = scanned(
+            cell(features=config.hidden_size, **init, name=f"{prefix}cell"),
+            unroll=execution.unroll,
+            precision=execution.precision,
+        )
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
     return recurrence
-
-
-def _make_scanned_cell(
-    config: RunModelConfig,
-    cell: CellClass,
-    features: int,
-    execution: Execution,
-    *,
-    name: str,
-) -> ScannedCell:
-    init: dict[str, nn.initializers.Initializer] = {}
-    if config.initializer == "tutorial":
-        # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden, outputs].
-        inputs = features * config.window + config.hidden_size
-        outputs = 4 * config.hidden_size
-        limit = math.sqrt(6 / (inputs + outputs))
-        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-        init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-    scanned = LSTM if cell is LSTMCell else ScannedCell
-    return scanned(
-        cell(features=config.hidden_size, **init, name=name),
-        unroll=execution.unroll,
-        precision=execution.precision,
-    )

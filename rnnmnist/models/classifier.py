@@ -82,8 +82,7 @@ class SequenceClassifier(nn.Module):
             ones = nn.initializers.ones
             self.difference_std = self.param(DIFFERENCE_STD, ones, (num_features,))
             self.recurrence_features = 2 * num_features
-        # `Any`, since the type of the carry depends on the configuration.
-        self.recurrence: Recurrence[Any] = make_recurrence(
+        self.recurrence: Recurrence = make_recurrence(
             self.config,
             self.cell,
             (time_steps, self.recurrence_features),

@@ -63,7 +63,7 @@ class FilterCarry(NamedTuple):
 
 
 class FilterBank(nn.Module):
-    """A bank of random recurrent filters. It is a `Recurrence[FilterCarry]`.
+    """A bank of random recurrent filters. It is a `Recurrence`.
 
     All parameters are drawn or chosen by `training.closed_form`, and none is trained.
     The hidden state has `THRESHOLDS` shares and the largest output of each filter.

@@ -5,7 +5,6 @@ time: operations are over blocks of time.
 """
 
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -19,9 +18,9 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 class ResidualLayers(nn.Module):
-    """A stack of residual layers around linear recurrences.
+    """A stack of residual layers around linear recurrent units.
 
-    It is a `Recurrence[States]`.
+    It is a `Recurrence`.
 
     References:
         Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
@@ -29,9 +28,9 @@ class ResidualLayers(nn.Module):
         for Long Sequences", ICML 2023, for the layers.
     """
 
-    make_recurrence: Callable[[], "LRU"]  # or another module with its methods
     hidden_size: int  # the number of features of every layer
     num_layers: int
+    unroll: int | None  # as for `linear_scan`
     # All layers compute a block of this many time steps before the next one, so that
     # arrays stay in cache. The backward pass keeps the states between blocks, and
     # computes the rest of a block again. None: the sequence is one block.
@@ -46,7 +45,7 @@ class ResidualLayers(nn.Module):
             self.hidden_size, bias_init=nn.initializers.normal(1.0)
         )
         self.layers = [
-            ResidualLayer(self.make_recurrence, self.hidden_size, name=f"layer_{index}")
+            ResidualLayer(self.hidden_size, self.unroll, name=f"layer_{index}")
             for index in range(self.num_layers)
         ]
 
@@ -95,13 +94,13 @@ class ResidualLayers(nn.Module):
 class ResidualLayer(nn.Module):
     """Normalization, a recurrence, GELU and a gated linear unit, added to the input."""
 
-    make_recurrence: Callable[[], "LRU"]
     features: int
+    unroll: int | None  # as for `linear_scan`
 
     def setup(self) -> None:
         """Creates the three layers, whose names are part of the checkpoint format."""
         self.norm = nn.LayerNorm()
-        self.recurrence = self.make_recurrence()
+        self.recurrence = LRU(self.features, self.unroll)
         self.glu = TransposedDense(2 * self.features)
 
     def __call__(
@@ -189,10 +188,7 @@ class TransposedDense(nn.Module):
         kernel = self.param("kernel", init, (self.features, inputs.shape[-1]))
         if gains is not None:
             kernel = gains[:, None] * kernel
-        if inputs.shape[:2] == (1, 1):  # a product with a vector is faster
-            outputs = jnp.inner(kernel, inputs[0]).T[None]
-        else:  # faster on a CPU than `inputs @ kernel.T`
-            outputs = jnp.inner(inputs, kernel)
+        outputs = jnp.inner(inputs, kernel)  # faster on a CPU than `inputs @ kernel.T`
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             outputs += bias[None, None]

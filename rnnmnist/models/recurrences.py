@@ -14,13 +14,12 @@ import jax.numpy as jnp
 
 from rnnmnist.runtime.random_streams import make_key
 
-Carry = TypeVar("Carry")
+# Each recurrence has its own type of carry, and Flax does not declare that of a cell.
+Carry = Any
 Output = TypeVar("Output")
-# Flax does not declare the type of a cell's carry, which each cell chooses.
-CellCarry = Any
 
 
-class Recurrence(Protocol[Carry]):
+class Recurrence(Protocol):
     """A layer that reads sequences, whole or one time step at a time."""
 
     def __call__(
@@ -67,7 +66,7 @@ def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 class ScannedCell(nn.Module):
-    """A Flax cell under `nn.scan`. It is a `Recurrence[CellCarry]`."""
+    """A Flax cell under `nn.scan`. It is a `Recurrence`."""
 
     cell: nn.RNNCellBase  # whose output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop
@@ -82,30 +81,24 @@ class ScannedCell(nn.Module):
         _, hidden = self.advance(carry, inputs)
         return hidden if every_step else select_last(hidden, lengths)
 
-    def start(self, batch: int, features: int) -> CellCarry:
+    def start(self, batch: int, features: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""
         # `initialize_carry` takes a key, since the first carry of a cell can be random.
         # With this constant key, it is the same in every call. Most cells begin with
         # zeros.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
-    def step(self, carry: CellCarry, inputs: jax.Array) -> tuple[CellCarry, jax.Array]:
+    def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Runs the cell on one time step."""
         with jax.default_matmul_precision(self.precision):
             return self.cell(carry, inputs)
 
-    def advance(
-        self, carry: CellCarry, inputs: jax.Array
-    ) -> tuple[CellCarry, jax.Array]:
+    def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Runs the cell over a block of time steps."""
-
-        def call_cell(
-            cell: nn.RNNCellBase, carry: CellCarry, inputs: jax.Array
-        ) -> tuple[CellCarry, jax.Array]:
-            return cell(carry, inputs)
-
         with jax.default_matmul_precision(self.precision):
-            return self.scan(call_cell, carry, inputs)
+            return self.scan(
+                lambda cell, carry, inputs: cell(carry, inputs), carry, inputs
+            )
 
     def scan(
         self,

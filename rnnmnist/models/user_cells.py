@@ -21,14 +21,11 @@ def import_cell(name: str) -> type[Any]:
 
     Raises:
         UserError: if the file or module does not run, or lacks the class.
-        OSError: if a file cannot be read.
     """
     source, _, class_name = name.rpartition(":")
-    is_file = source.endswith(".py")
-    content = Path(source).read_bytes() if is_file else b""
     try:
-        if is_file:
-            module = _run_file(source, content)
+        if source.endswith(".py"):
+            module = _run_file(source, Path(source).read_bytes())
         else:
             module = importlib.import_module(source)
     except (Exception, SystemExit) as error:  # a user's code can raise anything

@@ -1,6 +1,6 @@
 """Recurrences that contain another one, and change what it reads or returns."""
 
-from typing import Generic, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from flax.linen.recurrent import flip_sequences
 from rnnmnist.models.recurrences import Carry, Recurrence, select_last
 
 
-class WindowsCarry(NamedTuple, Generic[Carry]):
+class WindowsCarry(NamedTuple):
     """What `Windows` remembers of a sequence between two time steps."""
 
     recurrence: Carry  # after the last window that has ended
@@ -18,7 +18,7 @@ class WindowsCarry(NamedTuple, Generic[Carry]):
     time: jax.Array  # int32, the number of time steps that were read
 
 
-class Windows(nn.Module, Generic[Carry]):
+class Windows(nn.Module):
     """A recurrence that reads windows of inputs as the time steps of another one.
 
     A window is `size` consecutive time steps. One ends after every `stride` time steps.
@@ -28,7 +28,7 @@ class Windows(nn.Module, Generic[Carry]):
     It is 0 before the first window has ended.
     """
 
-    recurrence: Recurrence[Carry]
+    recurrence: Recurrence
     size: int
     stride: int  # at most the size
 
@@ -60,7 +60,7 @@ class Windows(nn.Module, Generic[Carry]):
         ended = (times + jnp.where(is_last, zeros_after, 0)) // self.stride  # windows
         return hidden[ended, jnp.arange(batch)]
 
-    def start(self, batch: int, features: int) -> WindowsCarry[Carry]:
+    def start(self, batch: int, features: int) -> WindowsCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         return WindowsCarry(
             recurrence=self.recurrence.start(batch, self.size * features),
@@ -69,8 +69,8 @@ class Windows(nn.Module, Generic[Carry]):
         )
 
     def step(
-        self, carry: WindowsCarry[Carry], inputs: jax.Array
-    ) -> tuple[WindowsCarry[Carry], jax.Array]:
+        self, carry: WindowsCarry, inputs: jax.Array
+    ) -> tuple[WindowsCarry, jax.Array]:
         """Returns the carry and the output of a sequence that ends with these inputs.
 
         Only a full window changes the carry of the recurrence.
@@ -90,7 +90,7 @@ class Windows(nn.Module, Generic[Carry]):
         return WindowsCarry(recurrence, window, carry.time + 1), hidden
 
 
-class MeanCarry(NamedTuple, Generic[Carry]):
+class MeanCarry(NamedTuple):
     """What `MeanPooling` remembers of a sequence between two time steps."""
 
     recurrence: Carry
@@ -98,10 +98,10 @@ class MeanCarry(NamedTuple, Generic[Carry]):
     time: jax.Array  # float32, the number of time steps that were read
 
 
-class MeanPooling(nn.Module, Generic[Carry]):
+class MeanPooling(nn.Module):
     """A recurrence whose hidden states are the means of another one's so far."""
 
-    recurrence: Recurrence[Carry]
+    recurrence: Recurrence
     hidden_size: int  # of the recurrence
 
     def __call__(
@@ -115,7 +115,7 @@ class MeanPooling(nn.Module, Generic[Carry]):
         means = hidden.cumsum(axis=0) / times[:, None, None]
         return means if every_step else select_last(means, lengths)
 
-    def start(self, batch: int, features: int) -> MeanCarry[Carry]:
+    def start(self, batch: int, features: int) -> MeanCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         return MeanCarry(
             recurrence=self.recurrence.start(batch, features),
@@ -123,9 +123,7 @@ class MeanPooling(nn.Module, Generic[Carry]):
             time=jnp.zeros(()),
         )
 
-    def step(
-        self, carry: MeanCarry[Carry], inputs: jax.Array
-    ) -> tuple[MeanCarry[Carry], jax.Array]:
+    def step(self, carry: MeanCarry, inputs: jax.Array) -> tuple[MeanCarry, jax.Array]:
         """Returns the carry and the mean after one time step."""
         recurrence, hidden = self.recurrence.step(carry.recurrence, inputs)
         total = carry.total + hidden
@@ -133,7 +131,7 @@ class MeanPooling(nn.Module, Generic[Carry]):
         return MeanCarry(recurrence, total, time), total / time
 
 
-class Bidirectional(nn.Module, Generic[Carry]):
+class Bidirectional(nn.Module):
     """Two recurrences, one of which reads each sequence from its end.
 
     Their hidden states after the last time step they read, [batch, hidden] each, are
@@ -146,8 +144,8 @@ class Bidirectional(nn.Module, Generic[Carry]):
         Transactions on Signal Processing 45(11), 1997.
     """
 
-    forward: Recurrence[Carry]
-    backward: Recurrence[Carry]
+    forward: Recurrence
+    backward: Recurrence
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool

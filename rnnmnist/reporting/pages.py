@@ -1,17 +1,13 @@
-"""The report of a run: its data, and the page with its pictures."""
+"""The report of a run: its pictures, and the page that contains them."""
 
 import base64
-import dataclasses
 import datetime
-import shlex
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples, find_padding
 from rnnmnist.errors import set_missing_filename
 from rnnmnist.evaluation import formatting
@@ -36,25 +32,6 @@ MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
 PICTURES = ("curves", "confusion", "steps", "gallery", "reliability")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
-class RunData:
-    """A run at one of its steps, with its predictions for every example of a split."""
-
-    trained: TrainedRun
-    network: Network
-    config: RunConfig  # with the `train` of the newest checkpoint, after a resume
-    last_step: int  # the newest checkpoint
-    task: Task  # that of the evaluated data
-    examples: Examples  # the whole split
-    result: Result
-    is_left_out: bool  # each example is predicted by a head fitted without it
-    probabilities: np.ndarray  # [examples, classes], of the network or the ensemble
-    # The class that each network predicts after each time step, int [networks,
-    # examples, time]; None if predictions are known at the end of an example only.
-    predicted_over_time: np.ndarray | None
-    metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
-
-
 class Report(NamedTuple):
     """The files of a report, and the scores that it shows.
 
@@ -70,121 +47,98 @@ class Report(NamedTuple):
     page: Path
 
 
-def report_run(trained: TrainedRun) -> Report:
-    """Writes the report of a run into its workdir."""
-    run = load_run_data(trained)
-    *pictures, page = write_pages(run)
-    return Report(scores=run.result, pictures=tuple(pictures), page=page)
-
-
-def load_run_data(run: TrainedRun) -> RunData:
-    """Reads a run's files and predicts every example of the evaluated split."""
-    task, split, examples, logits = load_evaluated(run)
-    is_left_out = logits is not None
-    network = run.make_network(make_cpu_mesh())
-    predicted_over_time = None
-    if logits is None and run.config.model.bidirectional:
-        logits = network.logits(examples)
-    elif logits is None:
-        over_time = network.logits(examples, every_step=True)
-        predicted_over_time = over_time.argmax(axis=-1)
-        last = -1 if examples.lengths is None else examples.lengths - 1
-        logits = over_time[:, np.arange(len(examples)), last]
-    combined = combine_members(logits.astype(np.float64))
-    newest = select(run.workdir, "latest")
-    config = dataclasses.replace(run.config, train=newest.config.train)
-    return RunData(
-        trained=run,
-        network=network,
-        config=config,
-        last_step=newest.step,
-        task=task,
-        examples=examples,
-        result=score_split(run, task, split, examples, logits),
-        is_left_out=is_left_out,
-        probabilities=softmax(run.multiplier * combined),
-        predicted_over_time=predicted_over_time,
-        metrics=logs.read(run.workdir),
-    )
-
-
-def write_pages(run: RunData) -> list[Path]:
-    """Writes the pictures and the page; returns their paths, the page last.
+def report_run(run: TrainedRun) -> Report:
+    """Writes the report of a run into its workdir.
 
     The page is one file that loads no other file and runs no script. Pictures of an
     earlier report that this one does not have are removed.
     """
-    errors = find_errors(run)
-    pictures = draw_pictures(run, errors)
-    folder = run.trained.workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{name}.png": content for name, content in pictures.items()}
-    files[folder / "index.html"] = render_page(run, pictures, errors).encode()
-    for path, content in files.items():
-        with set_missing_filename(path):
-            path.write_bytes(content)
-    for name in PICTURES:
-        if name not in pictures:
-            (folder / f"{name}.png").unlink(missing_ok=True)
-    return list(files)
-
-
-def draw_pictures(run: RunData, errors: list[plots.Tile]) -> dict[str, bytes]:
-    """Draws the pictures that a run has, as PNG files, by their names."""
-    classes = run.task.classes
+    task, split, examples, logits = load_evaluated(run)
     pictures: dict[str, bytes] = {}
-    if run.config.model.fitting == "gradient" and run.metrics:
-        pictures["curves"] = plots.learning_curves(run.metrics)
-    if len(classes) <= MAX_CLASSES:
-        confusion = np.array(run.result.confusion)
-        pictures["confusion"] = plots.confusion_matrix(confusion, classes)
-    if run.predicted_over_time is not None:
-        accuracy = estimate_over_time(run.predicted_over_time, run.examples)
-        majority = np.bincount(run.examples.labels).max() / len(run.examples)
-        pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
+    network = None  # the network is not the one that predicted a left-out example
+    if logits is None:
+        network = run.make_network(make_cpu_mesh())
+        if run.config.model.bidirectional:
+            logits = network.logits(examples)
+        else:
+            over_time = network.logits(examples, every_step=True)
+            accuracy = estimate_over_time(over_time.argmax(axis=-1), examples)
+            majority = np.bincount(examples.labels).max() / len(examples)
+            pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
+            last = -1 if examples.lengths is None else examples.lengths - 1
+            logits = over_time[:, np.arange(len(examples)), last]
+    result = score_split(run, task, split, examples, logits)
+    combined = combine_members(logits.astype(np.float64))
+    probabilities = softmax(run.multiplier * combined)
+    metrics = logs.read(run.workdir)
+    if run.config.model.fitting == "gradient" and metrics:
+        pictures["curves"] = plots.learning_curves(metrics)
+    if len(task.classes) <= MAX_CLASSES:
+        confusion = np.array(result.confusion)
+        pictures["confusion"] = plots.confusion_matrix(confusion, task.classes)
+    errors = find_errors(run, network, examples, probabilities)
     if errors:
-        pictures["gallery"] = plots.gallery(errors, run.task.feature_names)
-    return pictures
+        pictures["gallery"] = plots.gallery(errors, task.feature_names)
+    overconfidence = estimate_overconfidence(probabilities, examples.labels)
+    page = render_page(run, result, pictures, errors, overconfidence)
+    return write_files(run.workdir / "report", result, pictures, page)
 
 
 def render_page(
-    run: RunData, pictures: dict[str, bytes], errors: list[plots.Tile]
+    run: TrainedRun,
+    result: Result,
+    pictures: dict[str, bytes],
+    errors: list[plots.Tile],
+    overconfidence: tuple[float, float, float],
 ) -> str:
     """Renders the page; headings and sentences are in the template."""
-    trained = run.trained
-    flags = [f"--workdir={trained.workdir}", f"--step={trained.selector}"]
-    flags += [f"--config.{name}={value}" for name, value in trained.settings.items()]
+    newest = select(run.workdir, "latest")
     return html.render(
         html.FOLDER / "report.html",
         run=run,
-        trained=trained,
+        result=result,
+        # In the newest checkpoint, `train` is that of the last resume.
+        config=newest.config,
+        last_step=newest.step,
         formatting=formatting,
         pictures={
             name: base64.b64encode(content).decode()
             for name, content in pictures.items()
         },
-        completion=logs.completion(trained.workdir, run.last_step, run.config.train),
-        validation_selects=trained.task.examples["validation"]
-        >= MIN_VALIDATION_EXAMPLES,
-        confusions=most_frequent_errors(run),
-        num_errors=(run.probabilities.argmax(axis=1) != run.examples.labels).sum(),
+        completion=logs.completion(run.workdir, newest.step, newest.config.train),
+        validation_selects=run.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
+        confusions=most_frequent_errors(result),
         shown_errors=len(errors),
         largest_fall=max((np.abs(tile.falls).max() for tile in errors), default=0),
-        overconfidence=estimate_overconfidence(run.probabilities, run.examples.labels),
-        command=shlex.join(["rnnmnist", "report", *flags]),
+        overconfidence=overconfidence,
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
-        versions=machine.installed_versions()
-        | {"matplotlib": metadata.version("matplotlib")},
+        versions=machine.installed_versions(),
     )
 
 
-def most_frequent_errors(run: RunData) -> list[tuple[str, str, int]]:
+def write_files(
+    folder: Path, scores: Result, pictures: dict[str, bytes], page: str
+) -> Report:
+    """Writes the pictures and the page, and removes pictures of an earlier report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PICTURES:
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    files = {folder / f"{name}.png": content for name, content in pictures.items()}
+    page_path = folder / "index.html"
+    with set_missing_filename(folder):
+        for path, content in files.items():
+            path.write_bytes(content)
+        page_path.write_text(page, "utf-8")
+    return Report(scores, tuple(files), page_path)
+
+
+def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
     """Returns the true class, the predicted class and the count of frequent errors."""
-    classes = run.task.classes
+    classes = result.task.classes
     errors = [
         (classes[label], classes[predicted], int(count))
-        for (label, predicted), count in np.ndenumerate(run.result.confusion)
+        for (label, predicted), count in np.ndenumerate(result.confusion)
         if count and label != predicted
     ]
     errors.sort(key=lambda error: -error[2])
@@ -212,19 +166,21 @@ def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
     return np.array([low, correct / totals, high])
 
 
-def find_errors(run: RunData) -> list[plots.Tile]:
-    """Returns the most confident errors, with the time steps on which each depends."""
-    classes, examples = run.task.classes, run.examples
-    predicted = run.probabilities.argmax(axis=1)
-    confidence = run.probabilities.max(axis=1)
-    (wrong,) = np.nonzero(predicted != examples.labels)
-    order = np.argsort(-confidence[wrong], kind="stable")
-    positions = wrong[order][:MAX_ERRORS]
+def find_errors(
+    run: TrainedRun,
+    network: Network | None,
+    examples: Examples,
+    probabilities: np.ndarray,
+) -> list[plots.Tile]:
+    """Returns the most confident errors, with the time steps on which each depends.
+
+    Without a network, they depend on none.
+    """
+    positions = most_confident_errors(probabilities, examples.labels)
     falls = np.zeros((len(positions), run.task.time_steps))
-    # The network is not the one that predicted a left-out example.
-    if len(positions) and not run.is_left_out:
-        falls = occlude(run.network, examples, positions)
-    pixel_order = run.trained.pixel_order
+    if network is not None and len(positions):
+        falls = occlude(network, examples, positions)
+    classes, pixel_order = run.task.classes, run.pixel_order
     tiles = []
     for position, fall in zip(positions.tolist(), falls, strict=True):
         values = examples.strip_padding(position)
@@ -232,16 +188,25 @@ def find_errors(run: RunData) -> list[plots.Tile]:
         if pixel_order is not None:  # the time step in which each pixel is read
             ranks = pixel_order.argsort(axis=None)
             times = (ranks // pixel_order.shape[1]).reshape(values.shape)
+        predicted = probabilities[position].argmax()
+        confidence = probabilities[position, predicted]
         tile = plots.Tile(
             name=examples.name(position),
             values=values,
             falls=fall[times],
-            predicted=classes[predicted[position]],
-            probability=formatting.format_probability(confidence[position]),
+            predicted=classes[predicted],
+            probability=formatting.format_probability(confidence),
             label=classes[examples.labels[position]],
         )
         tiles.append(tile)
     return tiles
+
+
+def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the positions of wrong predictions, the most confident one first."""
+    (wrong,) = np.nonzero(probabilities.argmax(axis=1) != labels)
+    confidence = probabilities[wrong].max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")][:MAX_ERRORS]
 
 
 def estimate_overconfidence(

@@ -17,11 +17,24 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.evaluation.formatting import format_percent
-from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics
 
 DPI = 200  # dots per inch
+# The colours of the pages on a light background, as in `base.css`.
+BACKGROUND = "#ffffff"
+FOREGROUND = "#1b1f24"
+MUTED = "#57606a"
+LINE = "#d8dde3"
+BLUE = "#0072b2"
+ORANGE = "#c4501b"
+GREEN = "#007a5a"
+PURPLE = "#a03d85"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#8a6100", FOREGROUND)
+ERROR_COLOURS = LinearSegmentedColormap.from_list("errors", (BACKGROUND, ORANGE))
+IMAGE_COLOURS = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROUND))
+EVIDENCE_COLOURS = LinearSegmentedColormap.from_list(
+    "evidence", (GREEN, BACKGROUND, PURPLE)
+)
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 
 
@@ -44,8 +57,8 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     with new_figure(4.6) as figure:
         upper_axes, lower_axes = figure.subplots(2, sharex=True)
         for split, colour, marker in (
-            ("train", LIGHT.series[1], ""),
-            ("validation", LIGHT.series[0], "o"),
+            ("train", ORANGE, ""),
+            ("validation", BLUE, "o"),
         ):
             lines = [line for line in metrics if line.split == split]
             if not lines:
@@ -70,9 +83,8 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
         # Runs differ in the last few percent, so the first steps may be cut off.
         validated = [line for line in metrics if line.split == "validation"]
         worst = 100 * min(line.accuracy for line in validated or metrics)
-        bottom = max(0.0, min(99.0, worst - (100 - worst) / 2))
-        top = 100 + (100 - bottom) / 40  # a line at 100 % stays visible
-        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))
+        bottom = max(0.0, worst - (100 - worst) / 2)
+        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, None))
         lower_axes.set_xlabel("step (updates)")
         lower_axes.set_xlim(left=0)
         integers = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
@@ -87,17 +99,28 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     At the right, it has the accuracy of each class.
     """
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
-    shades = _shades(LIGHT.background, LIGHT.series[1]).with_extremes(bad=LIGHT.line)
-    # On a square root scale, single errors stay visible beside hundreds.
-    norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
+    shades = ERROR_COLOURS.with_extremes(bad=LINE)
+    # On a square root scale, single errors stay visible beside hundreds. The largest
+    # count has three quarters of the darkest colour, on which it is legible.
+    norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, 24) for name in names]
     with new_figure(4.6) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
-        mesh.set(edgecolor=LIGHT.line, linewidth=0.5)
+        mesh.set(edgecolor=LINE, linewidth=0.5)
         if len(counts) <= MAX_NUMBERS:
-            _write_counts(axes, counts, norm)
+            size = min(7.5, 95 / len(counts))
+            for (true, predicted), count in np.ndenumerate(counts):
+                if count or true == predicted:
+                    axes.text(
+                        predicted,
+                        true,
+                        f"{count:,}",
+                        ha="center",
+                        va="center_baseline",
+                        fontsize=size,
+                    )
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(range(len(names)), names, rotation=rotation)
         axes.set_yticks(range(len(names)), names)
@@ -124,25 +147,6 @@ def _format_recalls(counts: np.ndarray) -> list[str]:
     ]
 
 
-def _write_counts(axes: Axes, counts: np.ndarray, norm: PowerNorm) -> None:
-    """Writes the counts into a confusion matrix, but for those of errors that are 0."""
-    size = 8.5 if counts.max() < 10_000 else 7
-    for (true, predicted), count in np.ndenumerate(counts):
-        is_error = true != predicted
-        if is_error and count == 0:
-            continue
-        is_on_dark = is_error and norm(count) > 0.75
-        axes.text(
-            predicted,
-            true,
-            f"{count:,}",
-            ha="center",
-            va="center_baseline",
-            fontsize=min(size, 95 / len(counts)),
-            color=LIGHT.background if is_on_dark else LIGHT.foreground,
-        )
-
-
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples in four columns.
 
@@ -165,25 +169,25 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
                 _draw_curves(axes, tile.values, evidence)
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
-                _draw_image(axes, tile.values, evidence)
+                foreground = tile.values / 255
+                axes.imshow(evidence, cmap=EVIDENCE_COLOURS, vmin=-1, vmax=1)
+                axes.imshow(
+                    foreground,
+                    cmap=IMAGE_COLOURS,
+                    vmin=0,
+                    vmax=1,
+                    alpha=0.8 * foreground,
+                )
+                axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             predicted = f"predicted {_shorten(tile.predicted, 12)}\n{tile.probability}"
-            axes.set_title(label, color=LIGHT.series[0], fontsize=7)
-            axes.set_xlabel(predicted, color=LIGHT.series[1], fontsize=7, loc="left")
+            axes.set_title(label, color=BLUE, fontsize=7)
+            axes.set_xlabel(predicted, color=ORANGE, fontsize=7, loc="left")
         if features:
-            labels = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
+            labels = [_shorten(name, 20) for name in features[: len(SERIES)]]
             lines = grid.flat[0].get_lines()[: len(labels)]
             figure.legend(lines, labels, loc="outside lower left", ncols=4)
         return to_png(figure)
-
-
-def _draw_image(axes: Axes, image: np.ndarray, evidence: np.ndarray) -> None:
-    """Draws an image, uint8 [rows, columns], over the evidence of its pixels."""
-    foreground = image / 255
-    shades = _shades(LIGHT.background, LIGHT.foreground)
-    axes.imshow(evidence, cmap=_evidence_colours(), vmin=-1, vmax=1)
-    axes.imshow(foreground, cmap=shades, vmin=0, vmax=1, alpha=0.8 * foreground)
-    axes.set(xticks=[], yticks=[])
 
 
 def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
@@ -196,20 +200,16 @@ def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
         [0, 0.1],  # the lowest tenth of the axes
         evidence[None],
         transform=axes.get_xaxis_transform(),
-        cmap=_evidence_colours(),
+        cmap=EVIDENCE_COLOURS,
         vmin=-1,
         vmax=1,
     )
-    axes.set_prop_cycle(color=LIGHT.series)
+    axes.set_prop_cycle(color=SERIES)
     marker = "o" if len(values) == 1 else ""
     axes.plot(times, values, linewidth=1, marker=marker)
     axes.tick_params(labelsize=6)
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3))
-
-
-def _evidence_colours() -> LinearSegmentedColormap:
-    return _shades(LIGHT.series[2], LIGHT.background, LIGHT.series[3])
 
 
 def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
@@ -220,16 +220,12 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
     low, value, high = 100 * accuracy
     last = len(value)
     times = range(1, last + 1)
-    blue = LIGHT.series[0]
     with new_figure(3.4) as figure:
         axes = figure.subplots()
-        axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
-        axes.fill_between(times, low, high, color=blue, alpha=0.25, linewidth=0)
-        axes.plot(times, value, color=blue, marker="o", markersize=3)
+        axes.axhline(100 * majority, color=MUTED, linewidth=1, zorder=1)
+        axes.fill_between(times, low, high, color=BLUE, alpha=0.25, linewidth=0)
+        axes.plot(times, value, color=BLUE, marker="o", markersize=3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(
-            f"horizontal line: most frequent class, {format_percent(majority)}"
-        )
         axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
@@ -243,26 +239,23 @@ def new_figure(height: float) -> Iterator[Figure]:
     """
     style: dict[Any, Any] = {  # the type of matplotlib's parameter
         "font.size": 9,
-        "text.color": LIGHT.foreground,
+        "text.color": FOREGROUND,
         "text.parse_math": False,  # a name can contain dollar signs
         "axes.titlelocation": "left",
         "axes.titlesize": 9,
-        "axes.labelcolor": LIGHT.foreground,
-        "axes.edgecolor": LIGHT.muted,
-        "axes.facecolor": LIGHT.background,
+        "axes.labelcolor": FOREGROUND,
+        "axes.edgecolor": MUTED,
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "grid.color": LIGHT.line,
-        "grid.linewidth": 0.7,
-        "xtick.color": LIGHT.muted,
-        "ytick.color": LIGHT.muted,
-        "xtick.labelcolor": LIGHT.foreground,
-        "ytick.labelcolor": LIGHT.foreground,
+        "grid.color": LINE,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": FOREGROUND,
+        "ytick.labelcolor": FOREGROUND,
         "lines.markersize": 4,
         "legend.frameon": False,
-        "figure.facecolor": LIGHT.background,
     }
     with matplotlib.style.context(["default", style]):
         yield Figure(figsize=(4.8, height), dpi=DPI, layout="constrained")
@@ -273,10 +266,6 @@ def to_png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
-
-
-def _shades(*colours: str) -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list("shades", colours)
 
 
 def _shorten(name: str, length: int) -> str:

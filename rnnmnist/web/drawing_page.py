@@ -101,14 +101,13 @@ def select_samples(run: TrainedRun) -> list[dict[str, Any]]:
     probabilities = network.probabilities(Inputs(images))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     is_easy = label_probabilities >= MIN_EASY_PROBABILITY
-    easy_by_digit = [
-        np.flatnonzero(is_easy & (labels == digit))
+    easy = [
+        index
         for digit in range(probabilities.shape[1])
+        for index in np.flatnonzero(is_easy & (labels == digit))[
+            :EASY_PER_DIGIT
+        ].tolist()
     ]
-    easy: list[int] = []
-    for rank in range(EASY_PER_DIGIT):  # the first one of each digit, then the second
-        for indices in easy_by_digit:
-            easy.extend(indices[rank : rank + 1].tolist())
     hardest = label_probabilities.argsort(kind="stable")[:HARD].tolist()
     return [
         {

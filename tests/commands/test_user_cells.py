@@ -97,7 +97,7 @@ def test_a_run_with_a_users_cell(cell_file: Path, tmp_path: Path) -> None:
     cell_file.rename(tmp_path / "elsewhere.py")
     flag = f"--workdir={tmp_path}/run"
     lost = f"--config.model.cell={cell_file}:Leaky"
-    assert "leaky.py: No such file" in refused("evaluate", flag, lost)
+    assert "leaky.py does not run: FileNotFound" in refused("evaluate", flag, lost)
     other = "--config.model.cell=elsewhere.py:Wide"
     assert "must be the Leaky of the run, not" in refused("evaluate", flag, other)
     here = "--config.model.cell=elsewhere.py:Leaky"

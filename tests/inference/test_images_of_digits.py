@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,15 +206,14 @@ def test_unreadable_files_are_reported_and_skipped(
         "text.png": b"not an image",
         "sequences.csv": b"sequence,time,x\na,0,1\n",
         "cut.png": (folder / "a zero.png").read_bytes()[:300],
-        "large.png": saved(Image.new("1", (10_000, 10_000))),
+        "large.png": saved(Image.new("1", (13_500, 13_500))),
     }
     for name, content in bad.items():
         (folder / name).write_bytes(content)
-    os.mkfifo(folder / "pipe.png")
     with (folder / "sparse.png").open("wb") as file:
         file.truncate(10**12)
     (folder / "empty").mkdir()
-    names = [*bad, "missing.png", "pipe.png", "sparse.png", "empty"]
+    names = [*bad, "missing.png", "sparse.png", "empty"]
     paths = [str(folder / name) for name in names]
     with pytest.raises(SystemExit, match=r"^2$"):
         predict.main([*paths, str(folder / "seven.jpg")])

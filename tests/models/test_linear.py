@@ -16,8 +16,7 @@ LAYERS = 2
 def make_layers(
     unroll: int | None = 1, block_size: int | None = None
 ) -> ResidualLayers:
-    create = functools.partial(LRU, FEATURES, unroll=unroll)
-    return ResidualLayers(create, FEATURES, LAYERS, block_size, "float32")
+    return ResidualLayers(FEATURES, LAYERS, unroll, block_size, "float32")
 
 
 @functools.cache

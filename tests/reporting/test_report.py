@@ -1,19 +1,14 @@
 """Report pages and their files."""
 
-import copy
-import dataclasses
 import json
 import re
 import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import trainer
 from markupsafe import Markup
-from msgspec.structs import replace
 from support import (
     Once,
     called,
@@ -21,15 +16,13 @@ from support import (
 )
 
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation.scoring import score_logits
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.reporting.pages import (
-    RunData,
     estimate_over_time,
     estimate_overconfidence,
-    find_errors,
-    load_run_data,
-    write_pages,
+    most_confident_errors,
+    report_run,
 )
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.scores import wilson_interval
@@ -50,30 +43,10 @@ def reported(once: Once, reference_run: Path, data_dir: Path) -> Path:
     return once("reported", report) / "run #1"
 
 
-@pytest.fixture(scope="module")
-def run_data(reported: Path, data_dir: Path) -> RunData:
-    settings = {"data.data_dir": str(data_dir)}
-    return load_run_data(TrainedRun(reported, "best", settings))
-
-
-def with_attributes(run: RunData, **attributes: Any) -> RunData:
-    """A run that was trained otherwise."""
-    trained = copy.copy(run.trained)
-    vars(trained).update(attributes)
-    return dataclasses.replace(run, trained=trained)
-
-
 def text_of(page: Path) -> str:
     """Returns the text of a page in one line, without its style."""
     body = page.read_text().partition("</style>")[2]
     return Markup(body).striptags()
-
-
-def report_text(run: RunData) -> str:
-    """Returns the text of a run's report."""
-    with tempfile.TemporaryDirectory() as folder:
-        moved = with_attributes(run, workdir=Path(folder, run.trained.workdir.name))
-        return text_of(write_pages(moved)[-1])
 
 
 def test_a_report_has_plots_and_a_page_that_needs_no_network(
@@ -152,29 +125,26 @@ def test_overconfidence_is_the_excess_of_confidence(excess: float) -> None:
     assert mean == pytest.approx((low + high) / 2)
 
 
-def test_errors_are_sorted_by_confidence(run_data: RunData) -> None:
-    errors = find_errors(run_data)
-    shown = [float(tile.probability.strip("<> %")) for tile in errors]
-    assert shown == sorted(shown, reverse=True)
-    num_errors = run_data.result.examples - run_data.result.correct
-    assert len(errors) == min(16, num_errors) > 1
-    assert all(tile.label != tile.predicted for tile in errors)
+def test_errors_are_sorted_by_confidence() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])
+    errors = most_confident_errors(probabilities, np.array([1, 0, 1, 1]))
+    assert errors.tolist() == [0, 3, 1]
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
-    perfect = np.eye(10)[run_data.examples.labels]
-    scores = score_logits(perfect[None], run_data.examples.labels)
-    result = replace(run_data.result, networks=scores.networks)
-    run = dataclasses.replace(run_data, result=result, probabilities=perfect)
-    assert "500 of 500 images are correct" in report_text(run)
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_a_picture_that_a_page_no_longer_has_is_removed(
-    run_data: RunData, tmp_path: Path
+def test_a_network_without_errors_has_a_report_without_their_picture(
+    reported: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = with_attributes(run_data, workdir=tmp_path)
-    write_pages(run)
-    files = write_pages(dataclasses.replace(run, metrics=[]))
-    assert set((tmp_path / "report").iterdir()) == set(files)
+    workdir = trainer.copy_of(reported, tmp_path / "run")
+    run = TrainedRun(workdir, "best", {"data.data_dir": str(data_dir)})
+    _, _, examples = run.load_split()
+    perfect = np.eye(10)[examples.labels]
+    over_time = np.repeat(perfect[None, :, None], 28, axis=2)
+    monkeypatch.setattr(Network, "logits", lambda *_, **__: over_time)
+    report = report_run(run)
+    assert "500 of 500 images are correct" in text_of(report.page)
+    assert set(report.page.parent.iterdir()) == {*report.pictures, report.page}
+    assert "gallery.png" not in {path.name for path in report.pictures}

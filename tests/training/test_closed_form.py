@@ -15,8 +15,9 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.left_out import load_evaluated
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.reporting.pages import load_run_data, write_pages
+from rnnmnist.reporting.pages import report_run
 from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import read_arrays
@@ -257,12 +258,14 @@ def test_left_out_predictions_are_kept_for_the_report(
     assert (table["label"] == labels[table["sequence"]]).all()
     assert (table["label"] == table["predicted"]).sum() == line.correct < len(table)
 
-    data = load_run_data(TrainedRun(run, "best"))
-    assert data.result.split == "leave_one_group_out"
-    assert (data.result.correct, data.result.loss) == (line.correct, line.loss)
-    predicted = data.probabilities.argmax(axis=1)
-    (wrong,) = np.nonzero(predicted != data.examples.labels)
-    names = [data.examples.name(position) for position in wrong.tolist()]
+    opened = TrainedRun(run, "best")
+    report = report_run(opened)
+    assert report.scores.split == "leave_one_group_out"
+    assert (report.scores.correct, report.scores.loss) == (line.correct, line.loss)
+    _, _, examples, logits = load_evaluated(opened)
+    assert logits is not None
+    (wrong,) = np.nonzero(logits[0].argmax(axis=1) != examples.labels)
+    names = [examples.name(position) for position in wrong.tolist()]
     rows = table[table["label"] != table["predicted"]]
     assert names == rows["sequence"].astype(str).tolist()
 
@@ -270,8 +273,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     result = model.evaluate()
     assert (result.split, result.groups) == ("leave_one_group_out", 7)
     assert np.trace(result.confusion) == line.correct
-    page = write_pages(data)[-1].read_text()
-    assert f"{path.parent.name}/{path.name}" in page
+    assert f"{path.parent.name}/{path.name}" in report.page.read_text()
 
     path = path.with_suffix(".npz")
     path.write_bytes(b"damaged")
