@@ -52,8 +52,7 @@ def choose_config(
     Args:
         request: what the user has asked for.
         saved: the configuration of the run that is in the workdir, if there is one. A
-            run keeps its kind of network, and its weights of classes, which a command
-            line cannot give.
+            run keeps its kind of network.
         sequences: the number of training sequences, before some are held out. It is
             None before the data are read. Then the settings by which they are read are
             already those of the run, and the network may still be the other one.
@@ -62,10 +61,6 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences)
         config = load_config(find_config(name))
-    if saved is not None and not config.train.has_class_weights:
-        weights = saved.train.class_weight
-        if isinstance(weights, tuple):  # of classes by their names
-            config = config.replace({"train.class_weight": weights})
     return config.replace(request.settings), reason
 
 

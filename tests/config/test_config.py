@@ -187,8 +187,8 @@ def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
     default = {"train.num_steps": SETTINGS["train.num_steps"].default}
     assert Config.from_dict(tree) == config.replace(default)
     for name, value in (("train", {"momentum": 0.9}), ("optimizer", 3), ("train", 7)):
-        with pytest.raises(UserError, match=f"^{name}.*: no such setting"):
-            Config.from_dict({name: value})
+        with pytest.raises(TypeError):
+            Config.from_dict(tree | {name: value})
 
 
 def test_the_batch_of_sequences_grows_with_their_number() -> None:
