@@ -71,15 +71,11 @@ def _choose_recipe(
     cell = request.settings.get("model.cell")
     if cell is not None:
         return "filters" if cell in CLOSED_FORM_CELLS else "trained", None
-    of_training = [
-        name
-        for name, value in request.settings.items()
-        if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING
-    ]
+    for name, value in request.settings.items():
+        if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING:
+            return "trained", f"since {name} is given"
     if request.has_callback:
-        of_training.append("callback")
-    if of_training:
-        return "trained", f"since {of_training[0]} is given"
+        return "trained", "since callback is given"
     if saved is not None:
         is_trained = saved.model.fitting == "gradient"
         return "trained" if is_trained else "filters", None
