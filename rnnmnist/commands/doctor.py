@@ -28,7 +28,6 @@ from rnnmnist.errors import (
 if TYPE_CHECKING:
     from rnnmnist.config.recipes import Request
     from rnnmnist.config.schema import Config
-    from rnnmnist.config.tasks import Task
     from rnnmnist.data.examples import Dataset
 
 STEPS = 2
@@ -116,9 +115,12 @@ def check_run(args: argparse.Namespace) -> None:
 
 def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]":
     """Loads the data of a run; black images in place of a data set to be prepared."""
+    import numpy as np
+
     from rnnmnist.config.recipes import choose_config
     from rnnmnist.data import datasets
-    from rnnmnist.data.image_sets import image_task
+    from rnnmnist.data.examples import Dataset, Examples
+    from rnnmnist.data.image_sets import IMAGE_SHAPE, image_task
 
     chosen, _ = choose_config(request, saved)
     if chosen.data.name not in ("files", "mnist5k"):
@@ -132,25 +134,16 @@ def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]"
                 f"{chosen.data.name}: a run downloads {len(missing)} files and "
                 f"prepares the data set in {builder.data_dir}",
             )
-            return chosen, black_images(image_task(chosen.data))
+            task = image_task(chosen.data)
+            splits = {}
+            for split, count in task.examples.items():
+                images = np.zeros((count, *IMAGE_SHAPE), np.uint8)
+                labels = np.arange(count, dtype=np.int32) % len(task.classes)
+                splits[split] = Examples(images, labels=labels)
+            return chosen, Dataset(task, splits)
     chosen, _, dataset = datasets.load_for_training(request, saved)
     show("data", f"{dataset.task.name}: {dataset.task.sizes} {dataset.task.noun}")
     return chosen, dataset
-
-
-def black_images(task: "Task") -> "Dataset":
-    """Returns black images in place of those of a task, as many of each class."""
-    import numpy as np
-
-    from rnnmnist.data.examples import Dataset, Examples
-    from rnnmnist.data.image_sets import IMAGE_SHAPE
-
-    splits = {}
-    for split, count in task.examples.items():
-        images = np.zeros((count, *IMAGE_SHAPE), np.uint8)
-        labels = np.arange(count, dtype=np.int32) % len(task.classes)
-        splits[split] = Examples(images, labels=labels)
-    return Dataset(task, splits)
 
 
 def take_few(dataset: "Dataset") -> "Dataset":

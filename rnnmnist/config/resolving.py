@@ -106,7 +106,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
     run_config = fill_defaults(config, task)
     _refuse_settings_without_effect(config, task)
     _refuse_unknown_classes(config.train, task)
-    _refuse_sizes(run_config, task)
+    _refuse_sizes(run_config)
     return run_config
 
 
@@ -239,14 +239,9 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     )
 
 
-def _refuse_sizes(config: RunConfig, task: Task) -> None:
-    """Refuses windows that do not fit, and examples that 32 bits cannot count."""
+def _refuse_sizes(config: RunConfig) -> None:
+    """Refuses gaps between windows, and examples that 32 bits cannot count."""
     model, train = config.model, config.train
-    if model.window > task.time_steps:
-        raise UserError(
-            f"model.window: must be at most {task.time_steps}, the time steps of "
-            f"{task.name}, not {model.window}"
-        )
     if model.stride > model.window:
         raise UserError(
             f"model.stride: must be at most model.window={model.window}, not "

@@ -239,7 +239,6 @@ REFUSED: list[tuple[Task, dict[str, object], str]] = [
     ),
     (SEQUENCES, {"train.patience": 3}, "with a validation split"),
     (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}, "names the class 'aa'"),
-    (SEQUENCES, {"model.window": 31}, "at most 30"),
     (SEQUENCES, {"model.stride": 5, "model.window": 4}, "model.window=4"),
     (TASK, {"train.num_steps": 2**30, "train.batch_size": 2}, f"at most {2**30 - 1}"),
 ]
