@@ -50,8 +50,8 @@ class Model(TrainedRun):
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles what opens the run again, since a process has its own devices."""
-        values = self.config.flat()  # whose paths are absolute
-        settings = {name: values[name] for name in self.settings}
+        # Unlike those in `settings`, the paths in `config` are absolute.
+        settings = {name: self.config.flat()[name] for name in self.settings}
         return Model, (self.workdir, str(self.checkpoint_step), settings)
 
     @functools.cached_property

@@ -19,7 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnmnist.commands.command_line import Parser, opened_run
 from rnnmnist.config.files import REFERENCES
@@ -32,7 +32,6 @@ from rnnmnist.errors import (
     prefix_errors,
 )
 
-TYPE_CHECKING = False  # as in the package `rnnmnist`
 if TYPE_CHECKING:
     import numpy as np
 
