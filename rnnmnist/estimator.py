@@ -12,7 +12,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
@@ -25,7 +24,6 @@ from rnnmnist.runs.workdir import list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
@@ -45,8 +43,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     `validation=False`. The defaults are those of `rnnmnist.fit`.
 
     Args:
-        workdir: the folder of the run, which serves one `fit`. None is a temporary
-            folder, which is removed with the classifier.
+        workdir: the folder of the run, which the same `fit` resumes. None is a
+            temporary folder, which is removed with the classifier.
         random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
@@ -142,7 +140,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError, TypeError: if X or y fail the checks of scikit-learn.
-            UserError: if a parameter or a list is invalid, or the workdir has a run.
+            UserError: as `rnnmnist.fit`.
             RunError: as `rnnmnist.fit`.
         """
         inputs, y = self._check(X, y=y)
@@ -151,14 +149,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
         settings = self._settings_of_fit(len(labels))
-        if self.workdir is None:
+        workdir = self.workdir
+        if workdir is None:
             workdir = self._make_folder()
-        else:
-            workdir = parse_folder(self.workdir)
-        if list_steps(workdir):
-            raise UserError(
-                f"workdir: {workdir} has a run, and serves one fit; name another folder"
-            )
         model = fit(
             inputs,
             classes.astype(str)[labels],
@@ -167,11 +160,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
             **settings,
         )
-        last_step = list_steps(workdir)[-1]
+        last_step = list_steps(model.workdir)[-1]
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            step, _ = lowest_loss(workdir, last_step)
-            model = load(workdir, step, cell=config.model.cell)
+            step, _ = lowest_loss(model.workdir, last_step)
+            model = load(model.workdir, step, cell=config.model.cell)
         self.model_ = model
         self.classes_ = classes
         self.n_iter_ = math.ceil(
@@ -240,8 +233,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, list | tuple):
             if not y:
                 return X
-            check_consistent_length(X, y["y"])
-            self.__dict__.pop("feature_names_in_", None)
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,

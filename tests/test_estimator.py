@@ -58,8 +58,10 @@ def test_a_folder_lives_as_long_as_its_classifier(tmp_path: Path, capfd: Any) ->
     kept = new(workdir=tmp_path / "run", verbose=True)
     assert kept.fit(X, Y).workdir_ == tmp_path / "run"
     assert "step 60/60" in capfd.readouterr().out
-    with pytest.raises(UserError, match=r"^workdir: .*run has a run.*; name another"):
-        kept.fit(X, Y)
+    kept.fit(X, Y)
+    assert "complete at step 60" in capfd.readouterr().out
+    with pytest.raises(UserError, match=r"^workdir: .*trained on other data"):
+        kept.fit(2 * X, Y)
 
 
 @pytest.mark.slow
