@@ -170,7 +170,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = math.ceil(
             last_step * config.train.batch_size / examples["train"]
         )
-        if getattr(inputs, "ndim", 3) == 3:
+        if getattr(inputs, "ndim", 0) == 3:  # else scikit-learn sets it, if X has axes
             self.n_features_in_ = model.task.features
         return self
 
