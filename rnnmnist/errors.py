@@ -18,9 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-PACKAGE = Path(__file__).resolve().parent
-# A wheel has its configurations and models here, in whose folders reports are written.
-SHIPPED = PACKAGE / "shipped"
 # Errors of a full or broken disk, or of a machine that is short of something.
 MACHINE_ERRORS = (
     errno.ENOSPC,

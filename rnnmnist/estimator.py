@@ -12,12 +12,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
-from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
+from rnnmnist.fitting import FIT_SETTINGS, fit
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
 from rnnmnist.runs.logs import lowest_loss
@@ -25,7 +24,6 @@ from rnnmnist.runs.workdir import list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
@@ -33,14 +31,6 @@ except ModuleNotFoundError as error:
 
 # A number of updates that no run reaches. With it, a run saves its last step only.
 NEVER = 2**31 - 1
-
-
-class _Folder:
-    """A temporary folder that is removed with this object."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 # The fields are the parameters. scikit-learn copies them as they are, so they are
@@ -53,8 +43,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     `validation=False`. The defaults are those of `rnnmnist.fit`.
 
     Args:
-        workdir: the folder of the run, which serves one `fit`. None is a temporary
-            folder, which is removed with the classifier.
+        workdir: the folder of the run, which the same `fit` resumes. None is a
+            temporary folder, which is removed with the classifier.
         random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
@@ -150,7 +140,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError, TypeError: if X or y fail the checks of scikit-learn.
-            UserError: if a parameter or a list is invalid, or the workdir has a run.
+            UserError: as `rnnmnist.fit`.
             RunError: as `rnnmnist.fit`.
         """
         inputs, y = self._check(X, y=y)
@@ -158,17 +148,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
-        settings = self._settings_of_fit(classes, len(labels))
-        folder = None
+        settings = self._settings_of_fit(len(labels))
         workdir = self.workdir
         if workdir is None:
-            folder = _Folder()
-            workdir = folder.path / "run"
-        workdir = parse_folder(workdir)
-        if list_steps(workdir):
-            raise UserError(
-                f"workdir: {workdir} has a run, and serves one fit; name another folder"
-            )
+            workdir = self._make_folder()
         model = fit(
             inputs,
             classes.astype(str)[labels],
@@ -177,18 +160,17 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
             **settings,
         )
-        last_step = list_steps(workdir)[-1]
+        last_step = list_steps(model.workdir)[-1]
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            step, _ = lowest_loss(workdir, last_step)
-            model = load(workdir, step, cell=config.model.cell)
+            step, _ = lowest_loss(model.workdir, last_step)
+            model = load(model.workdir, step, cell=config.model.cell)
         self.model_ = model
-        self._folder = folder
         self.classes_ = classes
         self.n_iter_ = math.ceil(
             last_step * config.train.batch_size / examples["train"]
         )
-        if getattr(inputs, "ndim", 3) == 3:
+        if getattr(inputs, "ndim", 0) == 3:  # else scikit-learn sets it, if X has axes
             self.n_features_in_ = model.task.features
         return self
 
@@ -214,36 +196,31 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = self.missing in ("forward_fill", "zero")
+        tags.input_tags.allow_nan = self.missing != "error"
         return tags
 
-    def _settings_of_fit(self, classes: np.ndarray, sequences: int) -> dict[str, Any]:
+    def _make_folder(self) -> Path:
+        """Returns a temporary folder that is removed with the classifier."""
+        folder = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    def _settings_of_fit(self, sequences: int) -> dict[str, Any]:
         """Returns the settings of `rnnmnist.fit` for a number of sequences."""
         settings: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name in FIT_SETTINGS and value is not None
         }
-        if isinstance(self.class_weight, Mapping):
-            # The classes of a run are texts.
-            text_of = dict(zip(classes.tolist(), classes.astype(str), strict=True))
-            settings["class_weight"] = {
-                text_of.get(label, label): weight
-                for label, weight in self.class_weight.items()
-            }
         if self.random_state is not None:
             settings["seed"] = self.random_state
-        others = self.settings or {}
-        full_names(others, FIT_SETTINGS)  # refuses other names
         settings |= {"validation": self.early_stopping, "placement": "host"}
-        settings |= others
+        settings |= self.settings or {}
         if self.early_stopping:
-            patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
-            settings["patience"] = patience
+            settings["patience"] = self.n_iter_no_change
             # The checkpoint of the lowest loss, and those of the validations after it.
-            settings["keep_checkpoints"] = patience + 1
-            batch_size = FIT_SETTINGS["batch_size"].check(settings.get("batch_size"))
-            batch_size = batch_size or default_batch_size(sequences)
+            settings["keep_checkpoints"] = self.n_iter_no_change + 1
+            batch_size = settings.get("batch_size") or default_batch_size(sequences)
             epoch = max(1, round(sequences / batch_size))
             settings.setdefault("eval_every_steps", epoch)
         settings.setdefault("eval_every_steps", NEVER)
@@ -253,11 +230,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         """Checks X as scikit-learn does, with y in `fit`; keeps lists of sequences."""
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
-        if _is_list_of_sequences(X):
+        if isinstance(X, list | tuple):
             if not y:
                 return X
-            check_consistent_length(X, y["y"])
-            self.__dict__.pop("feature_names_in_", None)
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,
@@ -272,7 +247,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes, with the checkpoint in place of the model."""
         state = dict(super().__getstate__())
-        state.pop("_folder", None)
         model = state.pop("model_", None)
         if model is not None:
             step_folder = model.workdir / str(model.checkpoint_step)
@@ -289,24 +263,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         files = state.pop("_files", {})
         super().__setstate__(state)
         if files:
-            self._folder = _Folder()
-            step_folder = self._folder.path / self._step
+            folder = self._make_folder()
+            step_folder = folder / self._step
             for name, content in files.items():
                 path = step_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             seal(step_folder)
-            self.model_ = load(self._folder.path, cell=self._cell)
-
-
-def _is_list_of_sequences(X: Any) -> bool:
-    """Whether X is a list of arrays, or of different lengths, which is no array."""
-    if not isinstance(X, list | tuple):
-        return False
-    if any(getattr(sequence, "ndim", 0) for sequence in X):
-        return True
-    try:
-        np.shape(X)
-    except ValueError:
-        return True
-    return False
+            self.model_ = load(folder, cell=self._cell)

@@ -1,6 +1,5 @@
 """Training from Python: of a configuration, or on arrays."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,27 +13,21 @@ from rnnmnist.config.recipes import Request, choose_config, load_named
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
 from rnnmnist.config.settings import Setting, find
-from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences.checking import Sequences
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.errors import (
-    UserError,
-    errors_as_failures,
-    format_value,
-    warn_of_data,
-)
+from rnnmnist.errors import errors_as_failures, warn_of_data
 from rnnmnist.model import Model
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
-from rnnmnist.runtime.jax_defaults import refuse_fork
-from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.events import Callback
 from rnnmnist.training.resume import Start, open_workdir
 from rnnmnist.training.run import train_and_evaluate
 
+# The folder in a workdir with the sequences of `fit`. Its stem names the data set.
+ARRAYS = "arrays.data"
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 # Those of a run on arrays, which `fit` takes.
@@ -160,7 +153,8 @@ def fit(
         callback: is called on process 0 after each validation, which is saved by then,
             with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
             it returns True, the run ends there and is evaluated; the same call trains
-            on. What it raises leaves `fit` unchanged, and the same call resumes.
+            on. What it raises leaves `fit` unchanged, and the same call resumes. A run
+            without a validation split, and a fit of random filters, do not call it.
         **settings: values of settings, by their names without the section, such as
             `num_steps=1000` for `train.num_steps`. They replace those of a shipped
             configuration: `filters` for fewer than 2,000 training sequences, otherwise
@@ -173,8 +167,8 @@ def fit(
 
     Raises:
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
-            other arrays or settings, or a callback has no validation to be called for,
-            or this process was forked from one that has trained or loaded a network.
+            other arrays or settings, or this process was forked from one that has
+            trained or loaded a network.
         RunError: if a loss or gradient is not finite, or a file of the run cannot be
             read or written.
         KeyboardInterrupt: after an interrupt.
@@ -198,7 +192,6 @@ def fit(
     )
 
     def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
-        saved = start.config
         # The sizes of the axes tell, since such an array trains without an error.
         shape: tuple[int, ...] = getattr(inputs, "shape", ())
         if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
@@ -206,11 +199,9 @@ def fit(
                 f"inputs {shape} have more features than time steps; if they are "
                 "[examples, features, time], pass inputs.swapaxes(1, 2)"
             )
-        config, reason = choose_config(request, saved, sequences.count_training())
-        # The stem of the path is the name of the data, also after the run has moved.
-        path = folder / f"{folder.name}.data"
-        if saved is not None and str(saved.data.path).endswith(".data"):
-            path = folder / Path(str(saved.data.path)).name
+        count = sequences.count_training()
+        config, reason = choose_config(request, start.config, count)
+        path = folder / ARRAYS
         config = config.replace({"data.path": path})
         return config, reason, to_dataset(path, sequences, config.data)
 
@@ -236,21 +227,15 @@ def _train(
     """Trains, or resumes, a run in this process, and opens it.
 
     `load_data` returns what `datasets.load_for_training` does. Sequences that are in
-    memory are saved as `data.path`.
+    memory are saved in the workdir.
     """
-    refuse_fork()
     folder = parse_folder(workdir)
-    with (
-        without_library_logs(),
-        stop_on_interrupt() as stop,
-        open_workdir(request, folder) as start,
-    ):
+    with open_workdir(request, folder) as start:
         chosen, reason, dataset = load_data(start)
         config = resolve(chosen, dataset.task)
-        _check_callback(callback, config, dataset.task)
         start.check(config, dataset)
         if sequences is not None:
-            path = Path(str(config.data.path))
+            path = folder / ARRAYS
             if start.config is None or not path.exists():
                 _save(path, sequences)
         enable_compilation_cache()
@@ -258,7 +243,7 @@ def _train(
             config,
             dataset,
             start,
-            contextlib.nullcontext(stop),
+            stop_on_interrupt(),
             reason=reason,
             verbose=verbose,
             callback=callback,
@@ -271,20 +256,6 @@ def full_names(
 ) -> dict[str, object]:
     """Returns settings by their full names."""
     return {find(name, known).name: value for name, value in settings.items()}
-
-
-def _check_callback(callback: Callback | None, config: Config, task: Task) -> None:
-    """Refuses a callback for a run that would not call it."""
-    if callback is None:
-        return
-    if not callable(callback):
-        raise UserError(f"callback: must be a function, not {format_value(callback)}")
-    if config.model.fitting == "closed_form" or not task.examples["validation"]:
-        raise UserError(
-            "callback: needs a validation split and training by gradients, which "
-            f"{task.name} with model.cell={config.model.cell} does not have; mark "
-            "sequences with validation, choose another cell, or remove it"
-        )
 
 
 def _save(path: Path, sequences: Sequences) -> None:

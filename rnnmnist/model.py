@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.errors import UserError, errors_as_failures, format_value
+from rnnmnist.errors import errors_as_failures
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import StreamState
@@ -50,8 +50,8 @@ class Model(TrainedRun):
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles what opens the run again, since a process has its own devices."""
-        values = self.config.flat()  # whose paths are absolute
-        settings = {name: values[name] for name in self.settings}
+        # Unlike those in `settings`, the paths in `config` are absolute.
+        settings = {name: self.config.flat()[name] for name in self.settings}
         return Model, (self.workdir, str(self.checkpoint_step), settings)
 
     @functools.cached_property
@@ -136,10 +136,6 @@ class Model(TrainedRun):
                 missing that the run does not fill, or far from those in training.
             RunError: if the logits are not finite.
         """
-        if not isinstance(state, StreamState):
-            raise UserError(
-                f"state: must be that of start or step, not {format_value(state)}"
-            )
         return self.network.step(state, self.read_features(features))
 
     def occlusion(

@@ -430,7 +430,7 @@ def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
     mine.write_text("mine")
     fit(tmp_path / "run", num_steps=5)
     assert mine.read_text() == "mine"
-    assert (tmp_path / "run" / "run.data").is_dir()
+    assert (tmp_path / "run" / "arrays.data").is_dir()
 
 
 def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) -> None:
@@ -438,7 +438,6 @@ def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) ->
     nothing: Any = None
     number: Any = 3
     calls: dict[str, Callable[[], object]] = {
-        "callback: .*3": lambda: fit(unused, callback=number),
         "config: .*3": lambda: rnnmnist.train(number, workdir=unused),
         "workdir: .*None": lambda: fit(nothing),
         "workdir: .*3": lambda: load(number),

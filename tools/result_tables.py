@@ -26,7 +26,6 @@ from rnnmnist.evaluation.formatting import (
     format_mean_and_std,
     format_percent,
 )
-from rnnmnist.runtime.machine import join_versions
 
 # The rows of the README's table, with their data and recipe.
 HEADLINE = {
@@ -172,10 +171,12 @@ def sequences_origin() -> str:
         read_result(name) for name in (*(row.name for row in rows), "few_sequences")
     ]
     baselines = read_result("baselines")
+    versions = baselines["versions"].items()
+    listed = ", ".join(f"{name} {version}" for name, version in versions)
     return (
         f"{origin(measured_here)}"
         f"1-NN DTW and MiniRocket on the archive: on {baselines['hardware']}; "
-        f"{join_versions(baselines['versions'])}; measured on {baselines['date']}.\n"
+        f"{listed}; measured on {baselines['date']}.\n"
     )
 
 

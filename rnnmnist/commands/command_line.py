@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,16 +107,15 @@ def opened_run(args: argparse.Namespace) -> tuple[Path, str, dict[str, Any]]:
     They are the flags of `add_workdir` and `add_step_and_settings`.
     """
     workdir = files.resolve_workdir(args.workdir)
-    return workdir, args.step, parse_settings(args, OPENING_SETTINGS)
+    return workdir, args.step, parse_settings(args)
 
 
-def parse_settings(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Returns the values of the given settings, which have the types of these."""
-    given = {name: getattr(args, name) for name in names}
+def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the values of the settings that are given, which have their types."""
     return {
         name: SETTINGS[name].parse(text)
-        for name, text in given.items()
-        if text is not None
+        for name, text in vars(args).items()
+        if name in SETTINGS and text is not None
     }
 
 
@@ -160,7 +159,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """
     args = parser.parse(argv)
     args.name = Path(args.config).stem
-    args.request = Request(load_named(args.config), parse_settings(args, SETTINGS))
+    args.request = Request(load_named(args.config), parse_settings(args))
     if args.workdir is None:
         args.workdir = f"checkpoints/{args.name}"
     args.workdir = files.parse_folder(args.workdir)

@@ -20,18 +20,13 @@ def main(argv: list[str]) -> None:
     )
     parser.add_step_and_settings()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.formatting import format_accuracy, format_evaluation
+    from rnnmnist.evaluation.formatting import format_evaluation
     from rnnmnist.model import Model
     from rnnmnist.runs.results import path_of
-    from rnnmnist.runs.scores import Scores
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
     model = Model(*opened_run(args))
     result = model.evaluate(args.split)
     print(format_evaluation(result))
-    if len(result.networks) > 1:
-        for network in result.networks:
-            scores = Scores(networks=(network,), groups=result.groups)
-            print(f"seed {network.seed}: {format_accuracy(scores)}")
     print(path_of(result, model.workdir))

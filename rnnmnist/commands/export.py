@@ -10,11 +10,11 @@ equal but for rounding.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rnnmnist.commands.command_line import Parser, opened_run
 from rnnmnist.exporting.formats import FORMATS
 
-TYPE_CHECKING = False  # as in the package `rnnmnist`
 if TYPE_CHECKING:
     from rnnmnist.exporting.comparison import Certificate
 

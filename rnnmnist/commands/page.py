@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
         given = errors.format_value(args.output)
         raise errors.UserError(f"output: must name a .html file, not {given}")
     from rnnmnist.evaluation.trained_run import TrainedRun
+    from rnnmnist.runs.writing import write_atomically
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
@@ -36,6 +37,5 @@ def main(argv: list[str]) -> None:
     workdirs = [resolve_workdir(name) for name in args.workdir or REFERENCES]
     runs = [TrainedRun(workdir, "best") for workdir in workdirs]
     content = drawing_page.render(runs).encode()
-    with errors.set_missing_filename(path):
-        path.write_bytes(content)
+    write_atomically(path, content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")

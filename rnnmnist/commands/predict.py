@@ -19,7 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnmnist.commands.command_line import Parser, opened_run
 from rnnmnist.config.files import REFERENCES
@@ -29,11 +29,9 @@ from rnnmnist.errors import (
     UserError,
     errors_as_failures,
     escape_unprintable,
-    format_value,
     prefix_errors,
 )
 
-TYPE_CHECKING = False  # as in the package `rnnmnist`
 if TYPE_CHECKING:
     import numpy as np
 
@@ -192,10 +190,6 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
             state, time = model.start(), 0
             continue
         with prefix_errors(f"standard input, line {number}"):
-            if "_" in line:  # which float() would ignore
-                raise UserError(
-                    f"{format_value(line.strip())} contains an underscore; remove it"
-                )
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:

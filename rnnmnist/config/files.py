@@ -9,13 +9,13 @@ from pathlib import Path
 from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand
 from rnnmnist.errors import (
-    PACKAGE,
-    SHIPPED,
     UserError,
     format_value,
     prefix_errors,
     suggest_name,
 )
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 # The folders of the shipped models. The first one was trained with a loss after the
 # last row, the second one with a loss after every row.
@@ -26,7 +26,7 @@ RULE = "files"
 
 def shipped_folder(name: str) -> Path:
     """Returns a folder that ships in a wheel, or stands in the root of a clone."""
-    in_wheel = SHIPPED / name
+    in_wheel = PACKAGE / "shipped" / name
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
 

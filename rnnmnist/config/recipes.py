@@ -52,8 +52,7 @@ def choose_config(
     Args:
         request: what the user has asked for.
         saved: the configuration of the run that is in the workdir, if there is one. A
-            run keeps its kind of network, and its weights of classes, which a command
-            line cannot give.
+            run keeps its kind of network.
         sequences: the number of training sequences, before some are held out. It is
             None before the data are read. Then the settings by which they are read are
             already those of the run, and the network may still be the other one.
@@ -62,10 +61,6 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences)
         config = load_config(find_config(name))
-    if saved is not None and not config.train.has_class_weights:
-        weights = saved.train.class_weight
-        if isinstance(weights, tuple):  # of classes by their names
-            config = config.replace({"train.class_weight": weights})
     return config.replace(request.settings), reason
 
 
@@ -76,15 +71,11 @@ def _choose_recipe(
     cell = request.settings.get("model.cell")
     if cell is not None:
         return "filters" if cell in CLOSED_FORM_CELLS else "trained", None
-    of_training = [
-        name
-        for name, value in request.settings.items()
-        if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING
-    ]
+    for name, value in request.settings.items():
+        if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING:
+            return "trained", f"since {name} is given"
     if request.has_callback:
-        of_training.append("callback")
-    if of_training:
-        return "trained", f"since {of_training[0]} is given"
+        return "trained", "since callback is given"
     if saved is not None:
         is_trained = saved.model.fitting == "gradient"
         return "trained" if is_trained else "filters", None

@@ -8,7 +8,6 @@ used, so that a run can continue on another machine.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from rnnmnist.config.schema import (
@@ -28,6 +27,7 @@ from rnnmnist.config.schema import (
     ModelConfig,
     TrainConfig,
 )
+from rnnmnist.config.settings import ConfigSection
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError, format_value, suggest_name
 
@@ -105,9 +105,8 @@ def resolve(config: Config, task: Task) -> RunConfig:
     """
     run_config = fill_defaults(config, task)
     _refuse_settings_without_effect(config, task)
-    _refuse_two_lengths(config.train)
     _refuse_unknown_classes(config.train, task)
-    _refuse_sizes(run_config, task)
+    _refuse_sizes(run_config)
     return run_config
 
 
@@ -144,7 +143,7 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
         "stride": max(1, window // 4),
         "differences": is_closed_form,
     }
-    return RunModelConfig(**_replace_none(vars(model), defaults))
+    return RunModelConfig(**defaults | _given(model))
 
 
 def _fill_train(
@@ -157,7 +156,7 @@ def _fill_train(
     elif batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
     batch_size = min(batch_size, count)
-    if num_steps is None and train.num_epochs is not None:
+    if train.num_epochs is not None:
         num_steps = max(train.min_steps, round(train.num_epochs * count / batch_size))
     elif num_steps is None:
         num_steps = DEFAULT_STEPS
@@ -175,17 +174,12 @@ def _fill_train(
         "log_every_steps": min(100, max(10, num_steps // 100)),
         "eval_every_steps": max(1, num_steps // 10),
     }
-    return RunTrainConfig(**_replace_none(vars(train), defaults) | filled)
+    return RunTrainConfig(**defaults | _given(train) | filled)
 
 
-def _replace_none(
-    settings: dict[str, Any], defaults: Mapping[str, object]
-) -> dict[str, Any]:
-    """Returns settings with defaults for those that are None."""
-    return {
-        name: defaults.get(name) if value is None else value
-        for name, value in settings.items()
-    }
+def _given(section: ConfigSection) -> dict[str, Any]:
+    """Returns the settings that are not None."""
+    return {name: value for name, value in vars(section).items() if value is not None}
 
 
 def default_batch_size(sequences: int) -> int:
@@ -224,15 +218,6 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         )
 
 
-def _refuse_two_lengths(train: TrainConfig) -> None:
-    """Refuses a number of epochs beside a number of steps."""
-    if train.num_epochs is not None and train.num_steps is not None:
-        raise UserError(
-            f"train.num_epochs: {train.num_epochs} and train.num_steps="
-            f"{train.num_steps} both set the length of the run; remove one of them"
-        )
-
-
 def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     """Refuses a weight of a class that the task does not have.
 
@@ -254,14 +239,9 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     )
 
 
-def _refuse_sizes(config: RunConfig, task: Task) -> None:
-    """Refuses windows that do not fit, and examples that 32 bits cannot count."""
+def _refuse_sizes(config: RunConfig) -> None:
+    """Refuses gaps between windows, and examples that 32 bits cannot count."""
     model, train = config.model, config.train
-    if model.window > task.time_steps:
-        raise UserError(
-            f"model.window: must be at most {task.time_steps}, the time steps of "
-            f"{task.name}, not {model.window}"
-        )
     if model.stride > model.window:
         raise UserError(
             f"model.stride: must be at most model.window={model.window}, not "

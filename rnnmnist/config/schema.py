@@ -29,7 +29,7 @@ from rnnmnist.config.settings import (
     settings_of,
     to_python,
 )
-from rnnmnist.errors import UserError, format_value, prefix_errors
+from rnnmnist.errors import UserError, prefix_errors
 
 # The class of each recurrent cell, by its name. The new state of a linear cell is a
 # linear function of the state before; such cells are used in residual layers.
@@ -361,7 +361,7 @@ class TrainConfig(ConfigSection):
     )
     num_epochs: float | None = setting(
         None,
-        "passes over the training examples, which set num_steps instead",
+        "passes over the training examples, which set num_steps, whatever it is",
         gt=0,
         le=1e6,
         resume="allowed",  # a run has the number of steps instead
@@ -548,15 +548,6 @@ class Config(ConfigSection):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, section in SECTIONS.items():
-            value = getattr(self, name)
-            if not isinstance(value, section):
-                raise UserError(
-                    f"{name}: must be a {section.__name__}, not {format_value(value)}"
-                )
-
     @property
     def seeds(self) -> range:
         """The seed of each network."""
@@ -574,26 +565,19 @@ class Config(ConfigSection):
     def from_dict(tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
-        Settings that were added since have their defaults; others are a `UserError`.
+        Settings that were added since have their defaults; others are a `TypeError`.
         """
-        flat: dict[str, Any] = {}
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-            else:
-                flat[name] = value
-        return Config().replace(flat)
+        sections = {name: section(**tree[name]) for name, section in SECTIONS.items()}
+        return Config(**tree | sections)
 
     def replace(self, values: Mapping[str, object]) -> Self:
         """Returns a copy with other values of some settings, by their full names.
 
-        Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.
+        A new value of `train.num_steps` replaces that of `train.num_epochs`, too.
         """
         values = dict(values)
-        if values.get("train.num_epochs") is not None:
-            values.setdefault("train.num_steps", None)
-        elif values.get("train.num_steps") is not None:
-            values["train.num_epochs"] = None
+        if values.get("train.num_steps") is not None:
+            values.setdefault("train.num_epochs", None)
         changes: dict[str, Any] = {}
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():

@@ -162,15 +162,9 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
 
 
 def find(name: str, known: Mapping[str, Setting]) -> Setting:
-    """Returns a setting by its name, or raises a `UserError`.
-
-    The message suggests the setting of a section that has the name, or else the most
-    similar name.
-    """
-    if name in known:
-        return known[name]
-    last = name.rpartition(".")[2]
-    same = [full for full in known if full.rpartition(".")[2] == last]
-    listed = "rnnmnist train --help lists all settings"
-    remedy = suggest_name(name, same or known, listed)
-    raise UserError(f"{name}: no such setting; {remedy}")
+    """Returns a setting by its name, or raises a `UserError`."""
+    if name not in known:
+        listed = "rnnmnist train --help lists all settings"
+        remedy = suggest_name(name, known, listed)
+        raise UserError(f"{name}: no such setting; {remedy}")
+    return known[name]

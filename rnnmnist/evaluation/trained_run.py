@@ -42,7 +42,6 @@ from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.selection import select
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     device_put,
@@ -58,7 +57,6 @@ class TrainedRun:
     """
 
     @jax_defaults()
-    @without_library_logs()
     def __init__(
         self, workdir: Path, selector: str, settings: Mapping[str, object] = {}
     ) -> None:

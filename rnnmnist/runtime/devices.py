@@ -23,11 +23,13 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     distributed first, since networks do not communicate: over the most devices that
     divide their number. The remaining devices split each network's batch. More devices
     could be used otherwise: six seeds use three of four. A batch size of None can be
-    divided by any number of devices.
+    divided by any number of devices, which all split the batch then.
 
     If jax has no devices yet, the CPU is split into several, which is faster.
     """
     _split_cpu(num_devices, is_ensemble=num_seeds > 1)
+    if batch_size is None:
+        num_seeds = 1
     process_devices = [_local_devices(index) for index in range(process_count())]
     most = len(process_devices) * min(map(len, process_devices))
     grid = _grid(batch_size, num_seeds, most, num_devices)
@@ -62,11 +64,6 @@ def make_cpu_mesh() -> Mesh:
     except RuntimeError:  # such as by JAX_PLATFORMS=cuda
         devices = _local_devices()
     return _build_mesh(devices[:1], (1, 1))
-
-
-def make_batch_mesh(mesh: Mesh) -> Mesh:
-    """Returns a mesh of the same devices, all of which divide the batch."""
-    return _build_mesh(mesh.devices.ravel().tolist(), (1, mesh.size))
 
 
 def _build_mesh(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:

@@ -6,6 +6,7 @@ give other results for the same configuration.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,9 @@ from jax.sharding import Mesh
 
 from rnnmnist.errors import UserError
 
+# Both log by the logger of absl: orbax each step of a save, and optax that a schedule
+# has no warm-up. On a real problem, they raise.
+SILENT_PACKAGES = ("/orbax/", "/optax/")
 NO_MESH = Mesh(np.empty((), object), ())
 
 # `enable_x64` moved from one module to the other in jax 0.8, so that one of the two
@@ -29,6 +33,8 @@ _process_id: int | None = None  # of the process that has first computed
 def jax_defaults() -> Iterator[None]:
     """Computes with jax's defaults in this thread, within a block or a function.
 
+    Meanwhile, what `SILENT_PACKAGES` log is dropped.
+
     Raises:
         UserError: in a process that was forked from one which has computed.
     """
@@ -39,8 +45,22 @@ def jax_defaults() -> Iterator[None]:
         jax.threefry_partitionable(True),
         jax.transfer_guard("allow"),
         jax.set_mesh(NO_MESH),
+        _without_library_logs(),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _without_library_logs() -> Iterator[None]:
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return not any(package in record.pathname for package in SILENT_PACKAGES)
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_others)
 
 
 def refuse_fork() -> None:

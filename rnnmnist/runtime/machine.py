@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -78,8 +77,3 @@ def installed_versions() -> dict[str, str]:
     versions = {name: metadata.version(name) for name in LIBRARIES}
     versions["python"] = platform.python_version()
     return dict(sorted(versions.items()))
-
-
-def join_versions(versions: Mapping[str, str]) -> str:
-    """Lists versions in one line: `jax 0.10.2, numpy 2.4.6`."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -38,7 +38,6 @@ from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runtime.devices import make_batch_mesh
 from rnnmnist.runtime.mesh import device_put, replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
@@ -70,7 +69,7 @@ def fit_in_closed_form(
     task, splits = dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
-    program = Program.create(config, task, make_batch_mesh(mesh))
+    program = Program.create(config, task, mesh)
     parameters = count_params(abstract_params(program.model))
     progress.line(
         f"{format_parameters(config.num_seeds, parameters)}, of the head, which is "

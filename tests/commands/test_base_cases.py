@@ -277,7 +277,7 @@ def run(
     workdir = shutil.copytree(source, tmp_path / "run")
     if name == "begun":
         shutil.rmtree(workdir / str(FIRST))
-    path = trained_on = workdir / "run.data"  # which `fit` has written
+    path = trained_on = workdir / "arrays.data"  # which `fit` has written
     if name == "moved":
         path, trained_on = trained / "moved.npz", trained / "levels.npz"
     num_seeds = 2 if name == "seeds" else 1

@@ -40,7 +40,7 @@ def test_the_methods_return_what_their_commands_write(
         assert msgspec.to_builtins(returned) == written
     assert exports["stablehlo"].step_certificate is None
     report = rnnmnist.load(workdir).report()
-    scores = rnnmnist.load(workdir, path=workdir / "run.data").evaluate()
+    scores = rnnmnist.load(workdir, path=workdir / "arrays.data").evaluate()
     assert report.scores.split == "validation"
     assert report.scores.confusion == scores.confusion
     counts = [str(network.correct) for network in scores.networks]

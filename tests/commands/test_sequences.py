@@ -109,8 +109,8 @@ def test_fit_trains_on_a_list_of_arrays(tmp_path: Path) -> None:
     assert workdir == tmp_path / "run"
     with pytest.raises(UserError, match="trained on other data"):
         rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
-    shutil.rmtree(workdir / "run.data")
-    lost = f"data.path: {workdir}/run.data is missing"
+    shutil.rmtree(workdir / "arrays.data")
+    lost = f"data.path: {workdir}/arrays.data is missing"
     assert lost in refused("evaluate", f"--workdir={workdir}")
 
 

@@ -54,17 +54,6 @@ def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
     assert found == (config.replace({"seed": 3}), None)
 
 
-def test_weights_of_classes_are_those_of_the_run_unless_they_are_given() -> None:
-    weights = (("a", 1.0), ("b", 2.0))
-    saved = TRAINED.replace({"train.class_weight": weights})
-    for config in (None, TRAINED):
-        found, _ = choose_config(Request(config), saved)
-        assert found.train.class_weight == weights
-        request = Request(config, {"train.class_weight": "balanced"})
-        found, _ = choose_config(request, saved)
-        assert found.train.class_weight == "balanced"
-
-
 @pytest.mark.parametrize(
     ("count", "cell", "default"), [(10, "filters", 1000), (FEW_SEQUENCES, "lru", 64)]
 )
