@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.errors import errors_as_failures
+from rnnmnist.errors import UserError, errors_as_failures, format_value
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import StreamState
@@ -136,6 +136,10 @@ class Model(TrainedRun):
                 missing that the run does not fill, or far from those in training.
             RunError: if the logits are not finite.
         """
+        if not isinstance(state, StreamState):
+            raise UserError(
+                f"state: must be that of start or step, not {format_value(state)}"
+            )
         return self.network.step(state, self.read_features(features))
 
     def occlusion(

@@ -29,6 +29,7 @@ from rnnmnist.errors import (
     UserError,
     errors_as_failures,
     escape_unprintable,
+    format_value,
     prefix_errors,
 )
 
@@ -190,6 +191,10 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
             state, time = model.start(), 0
             continue
         with prefix_errors(f"standard input, line {number}"):
+            if "_" in line:  # which float() would ignore
+                raise UserError(
+                    f"{format_value(line.strip())} contains an underscore; remove it"
+                )
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:

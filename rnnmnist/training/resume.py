@@ -16,6 +16,7 @@ from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
+from rnnmnist.models.user_cells import import_cell
 from rnnmnist.runs.checkpoint_files import Header, read_header, repair
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
@@ -100,6 +101,8 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
         config, _ = choose_config(request, None if header is None else header.config)
         if config.data.name != "files":  # images need not be read for their task
             resolve(config, image_task(config.data))
+        if config.model.is_user_cell:
+            import_cell(config.model.cell)
         start = Start(workdir)
         if header is not None:
             task = header.task
