@@ -19,9 +19,9 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.errors import RunError, warn_of_data
+from rnnmnist.errors import warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
-from rnnmnist.evaluation.predictions import compute_chunks
+from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.cells import FILTERS
@@ -39,14 +39,14 @@ from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.devices import make_batch_mesh
-from rnnmnist.runtime.mesh import device_put, replicated_sharding
+from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress, format_parameters
 from rnnmnist.training.events import raise_if_stopped, record, score_validation
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.ridge import fit_ridge
-from rnnmnist.training.state import Program, TrainState, to_items
+from rnnmnist.training.state import Program
 
 STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
@@ -77,13 +77,11 @@ def fit_in_closed_form(
         "fitted in closed form"
     )
 
-    networks, left_out_logits = fit_networks(
-        config, program, task, train, stop=stop, workdir=workdir, mesh=mesh
-    )
+    params, left_out_logits = fit_networks(config, program, task, train, stop, workdir)
     # The factor of each head is part of its parameters, so that a single network is
     # calibrated. The mean of several is not.
     multiplier = 1.0
-    if len(networks) > 1:
+    if config.num_seeds > 1:
         multiplier = calibrate(left_out_logits, train.labels)
     scores = score_logits(
         left_out_logits, train.labels, config.seed, groups=train.num_groups
@@ -95,21 +93,17 @@ def fit_in_closed_form(
         # The report reads it. It is written before the checkpoint, with which the run
         # is complete.
         write_left_out(workdir, metrics, task, train, left_out_logits)
-    stacked: Params = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
     if len(splits["validation"]):
-        put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
-        params = jax.tree.map(put, stacked)
         metrics, _ = score_validation(
             config, program, params, splits["validation"], STEP
         )
         record(workdir, metrics, progress)
-    state = TrainState(
-        step=jnp.asarray(STEP, jnp.int32), params=stacked, ema_params=None, opt_state=()
-    )
     header = Header(
         step=STEP, config=config, task=task, metrics=metrics, multiplier=multiplier
     )
-    checkpoints.save(workdir, header, to_items(state))
+    checkpoints.save(
+        workdir, header, {"params": params, "state": {"step": np.int32(STEP)}}
+    )
 
 
 def fit_networks(
@@ -117,24 +111,19 @@ def fit_networks(
     program: Program,
     task: Task,
     train: Examples,
-    *,
     stop: StopFlag,
     workdir: Path,
-    mesh: Mesh,
-) -> tuple[list[Params], np.ndarray]:
-    """Returns the parameters of each network, and their leave-one-out logits.
+) -> tuple[Params, np.ndarray]:
+    """Returns the parameters of the networks, and their leave-one-out logits.
 
-    The logits are float64 [ensemble, examples, classes].
+    The parameters are on the devices. The logits are float64 [ensemble, examples,
+    classes].
     """
-    class_weights = weigh_classes(config.train, task, train.labels, mesh)
-    weights = np.ones(len(train))
-    if class_weights is not None:
-        weights *= jax.device_get(class_weights)[train.labels]
-    view = program.transform.view
+    weights = weigh_classes(config.train, task, train.labels)[train.labels]
     networks: list[Params] = []
     left_out_logits = []
     for seed in config.seeds:
-        params = draw_network(program.model, seed, task, train, view)
+        params = draw_network(program, seed, task, train)
         states = compute_states(program, params, train, stop, workdir)
         head = fit_ridge(
             states, train.labels, len(task.classes), weights, groups=train.groups
@@ -142,7 +131,9 @@ def fit_networks(
         kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
         networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
         left_out_logits.append(head.left_out_logits)
-    return networks, np.stack(left_out_logits)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+    replicated = replicated_sharding(program.mesh)
+    return jax.device_put(stacked, replicated), np.stack(left_out_logits)
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
@@ -164,22 +155,27 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
         )
 
 
-def draw_network(
-    model: SequenceClassifier, seed: int, task: Task, train: Examples, view: View
-) -> Params:
+def draw_network(program: Program, seed: int, task: Task, train: Examples) -> Params:
     """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
 
-    The thresholds are between outputs for training examples. They depend only on these
-    and on the seed.
+    The thresholds are between outputs of the filters for some training examples; of
+    long sequences, at some of the time steps, at equal distances.
     """
+    model, view = program.model, program.transform.view
     params, order, positions = jax.device_get(
         _draw(np.uint32(seed), np.int32(len(train)), model=model)
     )
-    if DIFFERENCE_STD in params:  # as 1; its values are those of the data
-        std = np.asarray(task.difference_std or 1, np.float32)
-        params[DIFFERENCE_STD] = params[DIFFERENCE_STD] * std
-    outputs = sample_outputs(model, params, train, order[: len(train)], view)
-    params[FILTERS]["thresholds"] = choose_thresholds(outputs, positions)
+    if model.config.differences and task.difference_std is not None:
+        params[DIFFERENCE_STD] = np.asarray(task.difference_std, np.float32)
+    sampled = []
+    for index in order[: len(train)].tolist():
+        example = train.take(slice(index, index + 1))
+        outputs = jax.device_get(_outputs(params, example, model=model, view=view))
+        end = model.input_shape[0] if train.lengths is None else train.lengths[index]
+        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIMES), 0])
+    params[FILTERS]["thresholds"] = choose_thresholds(
+        np.concatenate(sampled), positions
+    )
     return params
 
 
@@ -198,29 +194,6 @@ def _draw(
     order = epoch_order(for_order, jnp.arange(SAMPLE), examples)
     shape = (THRESHOLDS, model.config.hidden_size)
     return params, order, jax.random.uniform(for_positions, shape)
-
-
-def sample_outputs(
-    model: SequenceClassifier,
-    params: Params,
-    train: Examples,
-    indices: np.ndarray,
-    view: View,
-) -> np.ndarray:
-    """Returns outputs of the filters for some examples, float32 [values, filters].
-
-    Of long sequences, they are those at some of the time steps, at equal distances.
-    """
-    ends = np.full(len(train), model.input_shape[0])
-    if train.lengths is not None:
-        ends = train.lengths
-    sampled = []
-    for index in indices.tolist():
-        stored = train.take(slice(index, index + 1))
-        outputs = jax.device_get(_outputs(params, stored, model=model, view=view))
-        end = ends[index]
-        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIMES), 0])
-    return np.concatenate(sampled)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view"))
@@ -245,22 +218,16 @@ def compute_states(
 
     Raises:
         StoppedError: after a signal.
-        RunError: if hidden states are not finite.
+        NonFiniteLogitsError: if hidden states are not finite.
     """
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
     view = program.transform.view
     parts = []
-    for (part,) in compute_chunks(
+    for part in compute_chunks(
         program.model, ensemble, train, view, program.mesh, method="hidden"
     ):
         raise_if_stopped(stop, 0, STEP, workdir)
         parts.append(part)
-    states = np.concatenate(parts, dtype=np.float64)
-    is_finite = np.isfinite(states).all(axis=1)
-    if not is_finite.all():
-        name = train.name(int(is_finite.argmin()))
-        raise RunError(
-            f"the filters have no finite outputs for example {name}; correct values "
-            "that are too large"
-        )
-    return states
+    states = np.concatenate(parts, axis=1, dtype=np.float64)
+    check_finite(states, train, every_step=False)
+    return states[0]

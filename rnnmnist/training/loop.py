@@ -65,7 +65,12 @@ def loop_over_events(
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
     program = Program.create(config, task, mesh)
-    class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
+    class_weights = None  # all are 1
+    if config.train.has_class_weights:
+        weights = weigh_classes(config.train, task, splits["train"].labels)
+        class_weights = device_put(
+            weights.astype(np.float32), replicated_sharding(mesh)
+        )
     with open_batches(splits["train"], config, mesh) as batches:
         if step == 0:
             state = create_state(config, program, task)
