@@ -19,7 +19,7 @@ import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import UserError, prefix_errors
+from rnnmnist.errors import prefix_errors
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import result_path
@@ -48,13 +48,11 @@ def load_evaluated(
     if metrics is None or not is_fitted_to_all:
         return task, name, examples, None
     path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
-    if not path.exists():
-        raise UserError(
-            f"workdir: {path}, which has the leave-one-out predictions, is missing; "
-            "train in another workdir"
-        )
+    shape = (run.config.num_seeds, len(examples), len(task.classes))
     with prefix_errors(path, "train in another workdir"):
         logits = np.load(path)["logits"]
+        if logits.shape != shape:
+            raise ValueError(f"logits {logits.shape}, not {shape}")
     return task, metrics.split, examples.sort_by_group(), logits
 
 

@@ -29,9 +29,7 @@ from rnnmnist.models.classifier import (
     DIFFERENCE_STD,
     Params,
     SequenceClassifier,
-    abstract_params,
     add_differences,
-    count_params,
     init_params,
 )
 from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
@@ -42,7 +40,7 @@ from rnnmnist.runtime.devices import make_batch_mesh
 from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training.console import Progress, format_parameters
+from rnnmnist.training.console import Progress
 from rnnmnist.training.events import raise_if_stopped, record, score_validation
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.ridge import fit_ridge
@@ -71,12 +69,6 @@ def fit_in_closed_form(
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
     program = Program.create(config, task, make_batch_mesh(mesh))
-    parameters = count_params(abstract_params(program.model))
-    progress.line(
-        f"{format_parameters(config.num_seeds, parameters)}, of the head, which is "
-        "fitted in closed form"
-    )
-
     params, left_out_logits = fit_networks(config, program, task, train, stop, workdir)
     # The factor of each head is part of its parameters, so that a single network is
     # calibrated. The mean of several is not.

@@ -73,7 +73,7 @@ def loop_over_events(
         )
     with open_batches(splits["train"], config, mesh) as batches:
         if step == 0:
-            state = create_state(config, program, task)
+            state = create_state(config, program, task.difference_std)
         else:
             state = resume.restore_state(workdir, step, config, program)
         progress.start(
