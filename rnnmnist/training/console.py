@@ -58,14 +58,13 @@ class Progress:
         if self._verbose:
             write(text)
 
-    def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
-        """Prints the sizes of the networks and of the run, and where its data stay."""
+    def start(self, networks: int, parameters: int) -> None:
+        """Prints the sizes of the networks and of the run."""
         config = self._config
         each = f"{networks} x " if networks > 1 else ""
-        where = "the host" if on_host else "the devices"
         self.line(
             f"{each}{parameters:,} parameters, {config.num_steps:,} steps of "
-            f"{config.batch_size:,} {self._task.noun}, which stay on {where}"
+            f"{config.batch_size:,} {self._task.noun}"
         )
         self.line("compiling the training step")
 

@@ -79,7 +79,6 @@ def loop_over_events(
         progress.start(
             networks=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
-            on_host=batches.on_host,
         )
         is_stopped = all_max(stop.signal_number) > 0
         ends_early = False
