@@ -8,6 +8,7 @@ regression. Its leave-one-out predictions validate the run.
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from rnnmnist.models.classifier import (
     add_differences,
     init_params,
 )
-from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
+from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
@@ -62,14 +63,23 @@ def fit_in_closed_form(
     """Fits the networks of a run, and saves them as its only step.
 
     Raises:
-        StoppedError: after a signal, which is noticed between parts of the examples.
+        StoppedError: after a signal, which is noticed before a network is fitted.
         RunError: if hidden states are not finite, or a save fails.
     """
     task, splits = dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
     program = Program.create(config, task, make_batch_mesh(mesh))
-    params, left_out_logits = fit_networks(config, program, task, train, stop, workdir)
+    weights = weigh_classes(config.train, task, train.labels)[train.labels]
+    networks = []
+    for seed in config.seeds:
+        raise_if_stopped(stop, 0, STEP, workdir)
+        networks.append(fit_network(seed, program, task, train, weights))
+    all_params, all_logits = zip(*networks, strict=True)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
+    params = jax.device_put(stacked, replicated_sharding(program.mesh))
+    left_out_logits = np.stack(all_logits)
+
     # The factor of each head is part of its parameters, so that a single network is
     # calibrated. The mean of several is not.
     multiplier = 1.0
@@ -98,34 +108,32 @@ def fit_in_closed_form(
     )
 
 
-def fit_networks(
-    config: RunConfig,
-    program: Program,
-    task: Task,
-    train: Examples,
-    stop: StopFlag,
-    workdir: Path,
+def fit_network(
+    seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
 ) -> tuple[Params, np.ndarray]:
-    """Returns the parameters of the networks, and their leave-one-out logits.
+    """Returns the parameters of a network, and its leave-one-out logits.
 
-    The parameters are on the devices. The logits are float64 [ensemble, examples,
-    classes].
+    The weights are those of the examples, float64 [examples], and the logits float64
+    [examples, classes].
+
+    Raises:
+        NonFiniteLogitsError: if a hidden state is not finite.
     """
-    weights = weigh_classes(config.train, task, train.labels)[train.labels]
-    networks: list[Params] = []
-    left_out_logits = []
-    for seed in config.seeds:
-        params = draw_network(program, seed, task, train)
-        states = compute_states(program, params, train, stop, workdir)
-        head = fit_ridge(
-            states, train.labels, len(task.classes), weights, groups=train.groups
-        )
-        kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
-        networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
-        left_out_logits.append(head.left_out_logits)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
-    replicated = replicated_sharding(program.mesh)
-    return jax.device_put(stacked, replicated), np.stack(left_out_logits)
+    model, view, mesh = program.model, program.transform.view, program.mesh
+    params = draw_network(seed, model, view, task, train)
+
+    # Compute the hidden states on the devices.
+    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
+    chunks = compute_chunks(model, ensemble, train, view, mesh, method="hidden")
+    states = np.concatenate(list(chunks), axis=1, dtype=np.float64)
+    check_finite(states, train, every_step=False)
+
+    # Fit the head on the host.
+    head = fit_ridge(
+        states[0], train.labels, len(task.classes), weights, groups=train.groups
+    )
+    kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
+    return {**params, "head": {"kernel": kernel, "bias": bias}}, head.left_out_logits
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
@@ -147,13 +155,14 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
         )
 
 
-def draw_network(program: Program, seed: int, task: Task, train: Examples) -> Params:
+def draw_network(
+    seed: int, model: SequenceClassifier, view: View, task: Task, train: Examples
+) -> Params:
     """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
 
     The thresholds are between outputs of the filters for some training examples; of
     long sequences, at some of the time steps, at equal distances.
     """
-    model, view = program.model, program.transform.view
     params, order, positions = jax.device_get(
         _draw(np.uint32(seed), np.int32(len(train)), model=model)
     )
@@ -193,33 +202,10 @@ def _outputs(
     params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View
 ) -> jax.Array:
     """Returns the outputs of filters for stored examples, [time, examples, filters]."""
+    classifier = model.bind({"params": params})
+    bank: Any = classifier.recurrence  # a `FilterBank`
     inputs = view(stored).swapaxes(0, 1)
     if model.config.differences:
-        inputs = add_differences(inputs, None, params[DIFFERENCE_STD])
-    bank = FilterBank(
-        model.config.hidden_size, inputs.shape[-1], model.input_shape[0], parent=None
-    )
-    outputs = bank.apply({"params": params[FILTERS]}, inputs, method="outputs")
-    return jnp.asarray(outputs)
-
-
-def compute_states(
-    program: Program, params: Params, train: Examples, stop: StopFlag, workdir: Path
-) -> np.ndarray:
-    """Returns the hidden states of the training examples, float64 [examples, hidden].
-
-    Raises:
-        StoppedError: after a signal.
-        NonFiniteLogitsError: if hidden states are not finite.
-    """
-    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
-    view = program.transform.view
-    parts = []
-    for part in compute_chunks(
-        program.model, ensemble, train, view, program.mesh, method="hidden"
-    ):
-        raise_if_stopped(stop, 0, STEP, workdir)
-        parts.append(part)
-    states = np.concatenate(parts, axis=1, dtype=np.float64)
-    check_finite(states, train, every_step=False)
-    return states[0]
+        inputs = add_differences(inputs, None, classifier.difference_std)
+    outputs: jax.Array = bank.outputs(inputs)
+    return outputs
