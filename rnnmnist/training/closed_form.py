@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from msgspec.structs import asdict
 
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
@@ -24,7 +23,6 @@ from rnnmnist.errors import warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
-from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import (
     DIFFERENCE_STD,
@@ -36,13 +34,17 @@ from rnnmnist.models.classifier import (
 from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.devices import make_batch_mesh
 from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
-from rnnmnist.training.events import raise_if_stopped, record, score_validation
+from rnnmnist.training.events import (
+    measure,
+    raise_if_stopped,
+    record,
+    score_validation,
+)
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.ridge import fit_ridge
 from rnnmnist.training.state import Program
@@ -85,11 +87,8 @@ def fit_in_closed_form(
     multiplier = 1.0
     if config.num_seeds > 1:
         multiplier = calibrate(left_out_logits, train.labels)
-    scores = score_logits(
-        left_out_logits, train.labels, config.seed, groups=train.num_groups
-    )
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = Metrics(**asdict(scores), step=STEP, split=split)
+    metrics = measure(config, left_out_logits, train, STEP, split)
     record(workdir, metrics, progress)
     if task.evaluated_split == "train":
         # The report reads it. It is written before the checkpoint, with which the run
@@ -148,10 +147,9 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
         if len(np.unique(groups[train.labels == index])) == 1
     ]
     if single:
-        noun = task.noun[:-1] if train.groups is None else "group"
         warn_of_data(
-            f"each of these classes is in one training {noun} only, so that leaving it "
-            f"out leaves nothing of the class: {', '.join(single)[:200]}"
+            "leaving out one training example, or its group, leaves nothing of each "
+            f"class: {', '.join(single)[:200]}"
         )
 
 

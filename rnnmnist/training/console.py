@@ -12,7 +12,6 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import discard_output
 from rnnmnist.evaluation.formatting import (
-    format_accuracy,
     format_counts,
     format_percent,
     format_result,
@@ -183,9 +182,9 @@ def describe_validation(header: Header) -> str:
     step, scores = header.step, header.metrics
     if scores is None:
         return f"none: no sequences were held out; best is the last step, {step}"
+    accuracy = format_validation(scores)
     if header.config.model.fitting == "closed_form":
-        return format_validation(scores)
-    accuracy = format_accuracy(scores)
+        return accuracy
     if scores.examples < MIN_VALIDATION_EXAMPLES:
         return (
             f"{accuracy}, at the last step, {step}: fewer than "

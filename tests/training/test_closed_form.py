@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import trainer
 from support import called, data_warnings, output_of
 
 import rnnmnist
