@@ -64,11 +64,6 @@ def make_cpu_mesh() -> Mesh:
     return _build_mesh(devices[:1], (1, 1))
 
 
-def make_batch_mesh(mesh: Mesh) -> Mesh:
-    """Returns a mesh of the same devices, all of which divide the batch."""
-    return _build_mesh(mesh.devices.ravel().tolist(), (1, mesh.size))
-
-
 def _build_mesh(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:
     axis_types = (AxisType.Auto, AxisType.Auto)
     return Mesh(np.array(devices).reshape(shape), (SEEDS, BATCH), axis_types=axis_types)

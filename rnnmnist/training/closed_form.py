@@ -34,7 +34,6 @@ from rnnmnist.models.classifier import (
 from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runtime.devices import make_batch_mesh
 from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
@@ -71,7 +70,10 @@ def fit_in_closed_form(
     task, splits = dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
-    program = Program.create(config, task, make_batch_mesh(mesh))
+    # Networks are fitted in turn, so that all devices divide the examples.
+    devices = mesh.devices.reshape(1, -1)
+    batch_mesh = Mesh(devices, mesh.axis_names, axis_types=mesh.axis_types)
+    program = Program.create(config, task, batch_mesh)
     weights = weigh_classes(config.train, task, train.labels)[train.labels]
     networks = []
     for seed in config.seeds:
