@@ -39,13 +39,9 @@ def load_evaluated(
     """
     task, name, examples = run.load_split(split)
     metrics = run.validation_metrics
-    is_fitted_to_all = (
-        split is None
-        and name == "train"
-        and task.sha256 == run.task.sha256
-        and run.config.model.fitting == "closed_form"
-    )
-    if metrics is None or not is_fitted_to_all:
+    is_of_training = split is None and name == "train"
+    # Without a validation split, only fits in closed form have metrics.
+    if metrics is None or not is_of_training or task.sha256 != run.task.sha256:
         return task, name, examples, None
     path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
     shape = (run.config.num_seeds, len(examples), len(task.classes))

@@ -131,8 +131,8 @@ def standardize(
     mean = shares @ features
     features -= mean
     deviation = np.sqrt(shares @ features**2)
-    is_constant = deviation <= CONSTANT * np.abs(mean)
-    scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, deviation))
+    deviation[deviation <= CONSTANT * np.abs(mean)] = np.inf
+    scale = 1 / deviation
     features *= scale
     return mean, scale
 
