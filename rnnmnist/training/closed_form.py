@@ -120,12 +120,14 @@ def fit_network(
     Raises:
         NonFiniteLogitsError: if a hidden state is not finite.
     """
-    model, view, mesh = program.model, program.transform.view, program.mesh
-    params = draw_network(seed, model, view, task, train)
+    view = program.transform.view
+    params = draw_network(seed, program.model, view, task, train)
 
     # Compute the hidden states on the devices.
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
-    chunks = compute_chunks(model, ensemble, train, view, mesh, method="hidden")
+    chunks = compute_chunks(
+        program.model, ensemble, train, view, program.mesh, method="hidden"
+    )
     states = np.concatenate(list(chunks), axis=1, dtype=np.float64)
     check_finite(states, train, every_step=False)
 
@@ -133,8 +135,11 @@ def fit_network(
     head = fit_ridge(
         states[0], train.labels, len(task.classes), weights, groups=train.groups
     )
-    kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
-    return {**params, "head": {"kernel": kernel, "bias": bias}}, head.left_out_logits
+    fitted = {
+        "kernel": head.kernel.astype(np.float32),
+        "bias": head.bias.astype(np.float32),
+    }
+    return {**params, "head": fitted}, head.left_out_logits
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
@@ -150,8 +155,8 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     ]
     if single:
         warn_of_data(
-            "leaving out one training example, or its group, leaves nothing of each "
-            f"class: {', '.join(single)[:200]}"
+            "leaving out one training example, or its group, leaves nothing of these "
+            f"classes: {', '.join(single)[:200]}"
         )
 
 
