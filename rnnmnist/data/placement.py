@@ -42,7 +42,6 @@ class BatchSource(NamedTuple):
 
     gather: Callable[[int], Chunk]  # from the step of the first update of the chunk
     updates_per_chunk: int
-    on_host: bool  # where the examples stay
 
     def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int]]:
         """Yields the chunks of the updates that lead from a step to a later one.
@@ -80,7 +79,7 @@ def open_batches(
             gather = _host_gatherer(examples, config, mesh, updates, thread)
         else:
             gather = _device_gatherer(examples, config, mesh, updates)
-        yield BatchSource(gather, updates, on_host)
+        yield BatchSource(gather, updates)
 
 
 def chunk_updates(update_bytes: int) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import UserError, prefix_errors
+from rnnmnist.errors import prefix_errors
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import result_path
@@ -39,22 +39,16 @@ def load_evaluated(
     """
     task, name, examples = run.load_split(split)
     metrics = run.validation_metrics
-    is_fitted_to_all = (
-        split is None
-        and name == "train"
-        and task.sha256 == run.task.sha256
-        and run.config.model.fitting == "closed_form"
-    )
-    if metrics is None or not is_fitted_to_all:
+    is_of_training = split is None and name == "train"
+    # Without a validation split, only fits in closed form have metrics.
+    if metrics is None or not is_of_training or task.sha256 != run.task.sha256:
         return task, name, examples, None
     path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
-    if not path.exists():
-        raise UserError(
-            f"workdir: {path}, which has the leave-one-out predictions, is missing; "
-            "train in another workdir"
-        )
+    shape = (run.config.num_seeds, len(examples), len(task.classes))
     with prefix_errors(path, "train in another workdir"):
         logits = np.load(path)["logits"]
+        if logits.shape != shape:
+            raise ValueError(f"logits {logits.shape}, not {shape}")
     return task, metrics.split, examples.sort_by_group(), logits
 
 

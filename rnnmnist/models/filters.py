@@ -79,8 +79,7 @@ class FilterBank(nn.Module):
         All numbers of a filter are columns, so that filters are contiguous.
         """
         number = self.filters
-        tau_range = (SHORTEST, max(2 * SHORTEST, self.time_steps / LONGEST_PART))
-        self.pole = self.param("pole", draw_poles, number, tau_range)
+        self.pole = self.param("pole", draw_poles, number, self.time_steps)
         self.phase = self.param("phase", draw_phases, number)
         self.weights = self.param("weights", draw_weights, self.features, number)
         zeros = nn.initializers.zeros
@@ -95,19 +94,16 @@ class FilterBank(nn.Module):
         if every_step:
             _, hidden = jax.lax.scan(self.step, start, inputs)
             return hidden
+        if lengths is None:
+            lengths = jnp.full(batch, time)
+        ends = lengths[:, None]
 
         def read(index: jax.Array, carry: FilterCarry) -> FilterCarry:
-            after = self._advance(carry, inputs[index])
-            if lengths is None:
-                return after
-            is_read = (index < lengths)[:, None]
-            counts = jnp.where(is_read[:, None], after.counts, carry.counts)
-            largest = jnp.where(is_read, after.largest, carry.largest)
-            return after._replace(counts=counts, largest=largest)
+            carry, _ = self.advance(carry, inputs[index], is_read=index < ends)
+            return carry
 
-        last = time if lengths is None else lengths.max()
-        end = jax.lax.fori_loop(0, last, read, start)
-        return hidden_state(end, end.time if lengths is None else lengths[:, None])
+        last = jax.lax.fori_loop(0, lengths.max(), read, start)
+        return hidden_state(last, ends)
 
     def start(self, batch: int, features: int) -> FilterCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -123,34 +119,26 @@ class FilterBank(nn.Module):
         self, carry: FilterCarry, inputs: jax.Array
     ) -> tuple[FilterCarry, jax.Array]:
         """Returns the carry and the hidden state after one time step."""
-        carry = self._advance(carry, inputs)
+        carry, _ = self.advance(carry, inputs)
         return carry, hidden_state(carry, carry.time)
 
     def outputs(self, inputs: jax.Array) -> jax.Array:
         """Returns the outputs of all filters, [time, batch, filters]."""
-
-        def read(
-            carry: FilterCarry, inputs: jax.Array
-        ) -> tuple[FilterCarry, jax.Array]:
-            carry = self._filter(carry, inputs)
-            return carry, self._output(carry)
-
         _, batch, features = inputs.shape
-        _, outputs = jax.lax.scan(read, self.start(batch, features), inputs)
+        _, outputs = jax.lax.scan(self.advance, self.start(batch, features), inputs)
         return outputs
 
-    def _advance(self, carry: FilterCarry, inputs: jax.Array) -> FilterCarry:
-        """Reads one time step of each sequence, and records the outputs after it."""
-        carry = self._filter(carry, inputs)
-        outputs = self._output(carry)
-        is_above = outputs[:, None] > self.thresholds[None]
-        return carry._replace(
-            counts=carry.counts + is_above.astype(jnp.float32),
-            largest=jnp.maximum(carry.largest, outputs),
-        )
+    def advance(
+        self,
+        carry: FilterCarry,
+        inputs: jax.Array,
+        is_read: jax.Array | bool = True,
+    ) -> tuple[FilterCarry, jax.Array]:
+        """Returns the carry and the outputs, [batch, filters], after one time step.
 
-    def _filter(self, carry: FilterCarry, inputs: jax.Array) -> FilterCarry:
-        """Returns the carry with the states after one more time step."""
+        The outputs of sequences that are not read, bool [batch, 1], are -inf, so that
+        they are neither counted nor the largest.
+        """
         pole_real, pole_imaginary = self.pole[:, None]
         # Rounded as coarsely as accelerators do by default, outputs would be on the
         # other side of many thresholds.
@@ -161,33 +149,33 @@ class FilterBank(nn.Module):
             real += pole_real * before_real - pole_imaginary * before_imaginary
             imaginary += pole_real * before_imaginary + pole_imaginary * before_real
             states.append((real, imaginary))
-        return carry._replace(states=tuple(states), time=carry.time + 1)
-
-    def _output(self, carry: FilterCarry) -> jax.Array:
-        """Returns the outputs of the filters, [batch, filters]."""
         phase_real, phase_imaginary = self.phase[:, None]
-        real, imaginary = carry.states[-1]
-        return phase_real * real - phase_imaginary * imaginary
+        outputs = phase_real * real - phase_imaginary * imaginary
+        outputs = jnp.where(is_read, outputs, -jnp.inf)
+        is_above = outputs[:, None] > self.thresholds[None]
+        carry = FilterCarry(
+            states=tuple(states),
+            counts=carry.counts + is_above.astype(jnp.float32),
+            largest=jnp.maximum(carry.largest, outputs),
+            time=carry.time + 1,
+        )
+        return carry, outputs
 
 
 def hidden_state(carry: FilterCarry, times: jax.Array) -> jax.Array:
     """Returns shares and largest outputs after some time steps, [batch, hidden].
 
-    The times are int32 [] or [batch, 1]. The hidden state is NaN if an input was not
-    finite, which a comparison with a threshold hides.
+    The times are int32 [] or [batch, 1].
     """
     shares = carry.counts.reshape(carry.counts.shape[0], -1) / times.astype(jnp.float32)
-    hidden = jnp.concatenate([shares, carry.largest], axis=1)
-    is_finite = jnp.isfinite(carry.states[0][0]).all(axis=1, keepdims=True)
-    return jnp.where(is_finite, hidden, jnp.nan)
+    return jnp.concatenate([shares, carry.largest], axis=1)
 
 
-def draw_poles(
-    key: jax.Array, filters: int, tau_range: tuple[float, float]
-) -> jax.Array:
+def draw_poles(key: jax.Array, filters: int, time_steps: int) -> jax.Array:
     """Draws the real and the imaginary part of poles, float32 [2, filters]."""
     for_tau, for_frequency = jax.random.split(key)
-    low, high = np.log(tau_range).tolist()
+    longest = max(2 * SHORTEST, time_steps / LONGEST_PART)
+    low, high = np.log([SHORTEST, longest]).tolist()
     tau = jnp.exp(jax.random.uniform(for_tau, (filters,), minval=low, maxval=high))
     highest = FREQUENCY_RANGE * ORDER**0.5 / tau
     frequency = highest * jax.random.uniform(for_frequency, (filters,))
@@ -222,26 +210,24 @@ def draw_weights(key: jax.Array, features: int, filters: int) -> jax.Array:
 def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Chooses thresholds between outputs of training sequences.
 
-    A threshold is the midpoint of two neighbouring different values among the sorted
-    outputs of its filter.
+    A threshold is the midpoint of two neighbouring different outputs of its filter.
 
     Args:
         outputs: float32 [values, filters].
-        positions: in [0, 1), float [thresholds, filters], among the sorted outputs. The
-            threshold is in the next gap after this position, or else in the last one.
+        positions: in [0, 1), float [thresholds, filters], of the lower one among the
+            sorted outputs. For the position of the largest output, it is the upper one.
 
     Returns:
         Thresholds, float32 [thresholds, filters]. They are infinite, so that no output
         is above one, for filters with equal outputs.
     """
     thresholds = np.full(positions.shape, np.inf, np.float32)
-    ordered = np.sort(outputs.T, axis=1)
-    has_gap = np.diff(ordered, axis=1) > 0
-    after = (positions * (ordered.shape[1] - 1)).astype(int)
-    for index in np.flatnonzero(has_gap.any(axis=1)):
-        gaps = np.flatnonzero(has_gap[index])
-        chosen = np.searchsorted(gaps, after[:, index]).clip(max=len(gaps) - 1)
-        below = ordered[index, gaps[chosen]]
-        above = ordered[index, gaps[chosen] + 1]
-        thresholds[:, index] = below + (above - below) / 2
+    indices = (positions * (len(outputs) - 1)).astype(int)
+    for column, ordered in enumerate(np.sort(outputs.T, axis=1)):
+        values = np.unique(ordered)
+        if len(values) > 1:
+            above = np.searchsorted(values, ordered[indices[:, column]], side="right")
+            above = above.clip(max=len(values) - 1)
+            below = values[above - 1]
+            thresholds[:, column] = below + (values[above] - below) / 2
     return thresholds

@@ -8,44 +8,45 @@ regression. Its leave-one-out predictions validate the run.
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from msgspec.structs import asdict
 
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.errors import RunError, warn_of_data
+from rnnmnist.errors import warn_of_data
 from rnnmnist.evaluation.left_out import write_left_out
-from rnnmnist.evaluation.predictions import compute_chunks
+from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
-from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import (
     DIFFERENCE_STD,
     Params,
     SequenceClassifier,
-    abstract_params,
     add_differences,
-    count_params,
     init_params,
 )
-from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
+from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runtime.mesh import device_put, replicated_sharding
+from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training.console import Progress, format_parameters
-from rnnmnist.training.events import raise_if_stopped, record, score_validation
+from rnnmnist.training.console import Progress
+from rnnmnist.training.events import (
+    measure,
+    raise_if_stopped,
+    record,
+    score_validation,
+)
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.ridge import fit_ridge
-from rnnmnist.training.state import Program, TrainState, to_items
+from rnnmnist.training.state import Program
 
 STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
@@ -63,85 +64,79 @@ def fit_in_closed_form(
     """Fits the networks of a run, and saves them as its only step.
 
     Raises:
-        StoppedError: after a signal, which is noticed between parts of the examples.
+        StoppedError: after a signal, which is noticed before a network is fitted.
         RunError: if hidden states are not finite, or a save fails.
     """
     task, splits = dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
     program = Program.create(config, task, mesh)
-    parameters = count_params(abstract_params(program.model))
-    progress.line(
-        f"{format_parameters(config.num_seeds, parameters)}, of the head, which is "
-        "fitted in closed form"
-    )
+    weights = weigh_classes(config.train, task, train.labels)[train.labels]
+    networks = []
+    for seed in config.seeds:
+        raise_if_stopped(stop, 0, STEP, workdir)
+        networks.append(fit_network(seed, program, task, train, weights))
+    all_params, all_logits = zip(*networks, strict=True)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
+    params = jax.device_put(stacked, replicated_sharding(program.mesh))
+    left_out_logits = np.stack(all_logits)
 
-    networks, left_out_logits = fit_networks(
-        config, program, task, train, stop=stop, workdir=workdir, mesh=mesh
-    )
     # The factor of each head is part of its parameters, so that a single network is
     # calibrated. The mean of several is not.
     multiplier = 1.0
-    if len(networks) > 1:
+    if config.num_seeds > 1:
         multiplier = calibrate(left_out_logits, train.labels)
-    scores = score_logits(
-        left_out_logits, train.labels, config.seed, groups=train.num_groups
-    )
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = Metrics(**asdict(scores), step=STEP, split=split)
+    metrics = measure(config, left_out_logits, train, STEP, split)
     record(workdir, metrics, progress)
     if task.evaluated_split == "train":
         # The report reads it. It is written before the checkpoint, with which the run
         # is complete.
         write_left_out(workdir, metrics, task, train, left_out_logits)
-    stacked: Params = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
     if len(splits["validation"]):
-        put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
-        params = jax.tree.map(put, stacked)
         metrics, _ = score_validation(
             config, program, params, splits["validation"], STEP
         )
         record(workdir, metrics, progress)
-    state = TrainState(
-        step=jnp.asarray(STEP, jnp.int32), params=stacked, ema_params=None, opt_state=()
-    )
     header = Header(
         step=STEP, config=config, task=task, metrics=metrics, multiplier=multiplier
     )
-    checkpoints.save(workdir, header, to_items(state))
+    checkpoints.save(
+        workdir, header, {"params": params, "state": {"step": np.int32(STEP)}}
+    )
 
 
-def fit_networks(
-    config: RunConfig,
-    program: Program,
-    task: Task,
-    train: Examples,
-    *,
-    stop: StopFlag,
-    workdir: Path,
-    mesh: Mesh,
-) -> tuple[list[Params], np.ndarray]:
-    """Returns the parameters of each network, and their leave-one-out logits.
+def fit_network(
+    seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
+) -> tuple[Params, np.ndarray]:
+    """Returns the parameters of a network, and its leave-one-out logits.
 
-    The logits are float64 [ensemble, examples, classes].
+    The weights are those of the examples, float64 [examples], and the logits float64
+    [examples, classes].
+
+    Raises:
+        NonFiniteLogitsError: if a hidden state is not finite.
     """
-    class_weights = weigh_classes(config.train, task, train.labels, mesh)
-    weights = np.ones(len(train))
-    if class_weights is not None:
-        weights *= jax.device_get(class_weights)[train.labels]
     view = program.transform.view
-    networks: list[Params] = []
-    left_out_logits = []
-    for seed in config.seeds:
-        params = draw_network(program.model, seed, task, train, view)
-        states = compute_states(program, params, train, stop, workdir)
-        head = fit_ridge(
-            states, train.labels, len(task.classes), weights, groups=train.groups
-        )
-        kernel, bias = head.kernel.astype(np.float32), head.bias.astype(np.float32)
-        networks.append({**params, "head": {"kernel": kernel, "bias": bias}})
-        left_out_logits.append(head.left_out_logits)
-    return networks, np.stack(left_out_logits)
+    params = draw_network(seed, program.model, view, task, train)
+
+    # Compute the hidden states on the devices.
+    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
+    chunks = compute_chunks(
+        program.model, ensemble, train, view, program.mesh, method="hidden"
+    )
+    states = np.concatenate(list(chunks), axis=1, dtype=np.float64)
+    check_finite(states, train, every_step=False)
+
+    # Fit the head on the host.
+    head = fit_ridge(
+        states[0], train.labels, len(task.classes), weights, groups=train.groups
+    )
+    fitted = {
+        "kernel": head.kernel.astype(np.float32),
+        "bias": head.bias.astype(np.float32),
+    }
+    return {**params, "head": fitted}, head.left_out_logits
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
@@ -156,29 +151,34 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
         if len(np.unique(groups[train.labels == index])) == 1
     ]
     if single:
-        noun = task.noun[:-1] if train.groups is None else "group"
         warn_of_data(
-            f"each of these classes is in one training {noun} only, so that leaving it "
-            f"out leaves nothing of the class: {', '.join(single)[:200]}"
+            "leaving out one training example, or its group, leaves nothing of these "
+            f"classes: {', '.join(single)[:200]}"
         )
 
 
 def draw_network(
-    model: SequenceClassifier, seed: int, task: Task, train: Examples, view: View
+    seed: int, model: SequenceClassifier, view: View, task: Task, train: Examples
 ) -> Params:
     """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
 
-    The thresholds are between outputs for training examples. They depend only on these
-    and on the seed.
+    The thresholds are between outputs of the filters for some training examples; of
+    long sequences, at some of the time steps, at equal distances.
     """
     params, order, positions = jax.device_get(
         _draw(np.uint32(seed), np.int32(len(train)), model=model)
     )
-    if DIFFERENCE_STD in params:  # as 1; its values are those of the data
-        std = np.asarray(task.difference_std or 1, np.float32)
-        params[DIFFERENCE_STD] = params[DIFFERENCE_STD] * std
-    outputs = sample_outputs(model, params, train, order[: len(train)], view)
-    params[FILTERS]["thresholds"] = choose_thresholds(outputs, positions)
+    if model.config.differences and task.difference_std is not None:
+        params[DIFFERENCE_STD] = np.asarray(task.difference_std, np.float32)
+    sampled = []
+    for index in order[: len(train)].tolist():
+        example = train.take(slice(index, index + 1))
+        outputs = jax.device_get(_outputs(params, example, model=model, view=view))
+        end = model.input_shape[0] if train.lengths is None else train.lengths[index]
+        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIMES), 0])
+    params[FILTERS]["thresholds"] = choose_thresholds(
+        np.concatenate(sampled), positions
+    )
     return params
 
 
@@ -199,67 +199,15 @@ def _draw(
     return params, order, jax.random.uniform(for_positions, shape)
 
 
-def sample_outputs(
-    model: SequenceClassifier,
-    params: Params,
-    train: Examples,
-    indices: np.ndarray,
-    view: View,
-) -> np.ndarray:
-    """Returns outputs of the filters for some examples, float32 [values, filters].
-
-    Of long sequences, they are those at some of the time steps, at equal distances.
-    """
-    ends = np.full(len(train), model.input_shape[0])
-    if train.lengths is not None:
-        ends = train.lengths
-    sampled = []
-    for index in indices.tolist():
-        stored = train.take(slice(index, index + 1))
-        outputs = jax.device_get(_outputs(params, stored, model=model, view=view))
-        end = ends[index]
-        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIMES), 0])
-    return np.concatenate(sampled)
-
-
 @functools.partial(jax.jit, static_argnames=("model", "view"))
 def _outputs(
     params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View
 ) -> jax.Array:
     """Returns the outputs of filters for stored examples, [time, examples, filters]."""
+    classifier = model.bind({"params": params})
+    bank: Any = classifier.recurrence  # a `FilterBank`
     inputs = view(stored).swapaxes(0, 1)
     if model.config.differences:
-        inputs = add_differences(inputs, None, params[DIFFERENCE_STD])
-    bank = FilterBank(
-        model.config.hidden_size, inputs.shape[-1], model.input_shape[0], parent=None
-    )
-    outputs = bank.apply({"params": params[FILTERS]}, inputs, method="outputs")
-    return jnp.asarray(outputs)
-
-
-def compute_states(
-    program: Program, params: Params, train: Examples, stop: StopFlag, workdir: Path
-) -> np.ndarray:
-    """Returns the hidden states of the training examples, float64 [examples, hidden].
-
-    Raises:
-        StoppedError: after a signal.
-        RunError: if hidden states are not finite.
-    """
-    ensemble = jax.tree.map(lambda leaf: leaf[None], params)
-    view = program.transform.view
-    parts = []
-    for (part,) in compute_chunks(
-        program.model, ensemble, train, view, program.mesh, method="hidden"
-    ):
-        raise_if_stopped(stop, 0, STEP, workdir)
-        parts.append(part)
-    states = np.concatenate(parts, dtype=np.float64)
-    is_finite = np.isfinite(states).all(axis=1)
-    if not is_finite.all():
-        name = train.name(int(is_finite.argmin()))
-        raise RunError(
-            f"the filters have no finite outputs for example {name}; correct values "
-            "that are too large"
-        )
-    return states
+        inputs = add_differences(inputs, None, classifier.difference_std)
+    outputs: jax.Array = bank.outputs(inputs)
+    return outputs

@@ -2,8 +2,8 @@
 
 import logging
 import shlex
+import textwrap
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -12,7 +12,6 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import discard_output
 from rnnmnist.evaluation.formatting import (
-    format_accuracy,
     format_counts,
     format_percent,
     format_result,
@@ -58,13 +57,13 @@ class Progress:
         if self._verbose:
             write(text)
 
-    def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
-        """Prints the sizes of the networks and of the run, and where its data stay."""
-        noun, config = self._task.noun, self._config
-        where = "the host" if on_host else "the devices"
+    def start(self, networks: int, parameters: int) -> None:
+        """Prints the sizes of the networks and of the run."""
+        config = self._config
+        each = f"{networks} x " if networks > 1 else ""
         self.line(
-            f"{format_parameters(networks, parameters)}, {config.num_steps:,} steps of "
-            f"{config.batch_size:,} {noun}, which stay on {where}"
+            f"{each}{parameters:,} parameters, {config.num_steps:,} steps of "
+            f"{config.batch_size:,} {self._task.noun}"
         )
         self.line("compiling the training step")
 
@@ -92,12 +91,6 @@ class Progress:
             )
 
 
-def format_parameters(networks: int, parameters: int) -> str:
-    """Formats the number of parameters of each network: `5 x 81,674 parameters`."""
-    text = f"{parameters:,} parameters"
-    return f"{networks} x {text}" if networks > 1 else text
-
-
 def print_header(
     config: RunConfig,
     task: Task,
@@ -121,10 +114,6 @@ def print_header(
     )
     if task.image_shape is None:
         write(describe_sequences(task))
-    class_weights = config.train.class_weight
-    if isinstance(class_weights, tuple):
-        weights = [f"{name}: {weight:g}" for name, weight in class_weights]
-        write(f"class weights {', '.join(weights)}")
     if reason is not None:
         chosen, other = "a trained network", "filters"
         if config.model.fitting == "closed_form":
@@ -141,21 +130,16 @@ def print_header(
 
 def describe_sequences(task: Task) -> str:
     """Describes a user's sequences, and which of their groups validate."""
+    features = textwrap.shorten(", ".join(task.feature_names), 100, placeholder=" …")
+    classes = textwrap.shorten(", ".join(task.classes), 100, placeholder=" …")
     text = (
         f"{task.sizes} sequences for training / validation / test, of at most "
-        f"{task.time_steps:,} time steps with features: "
-        f"{format_first_ten(task.feature_names) or task.features}; classes: "
-        f"{format_first_ten(task.classes)}"
+        f"{task.time_steps:,} time steps with features: {features or task.features}; "
+        f"classes: {classes}"
     )
     if task.validation_groups:
         text += f"\nvalidation on the groups {', '.join(task.validation_groups)}"
     return text
-
-
-def format_first_ten(names: Sequence[str]) -> str:
-    """Formats the first ten names, with the number of all if there are others."""
-    text = ", ".join(names[:10])
-    return f"{text}, … ({len(names):,})" if len(names) > 10 else text
 
 
 def print_summary(
@@ -198,9 +182,9 @@ def describe_validation(header: Header) -> str:
     step, scores = header.step, header.metrics
     if scores is None:
         return f"none: no sequences were held out; best is the last step, {step}"
+    accuracy = format_validation(scores)
     if header.config.model.fitting == "closed_form":
-        return format_validation(scores)
-    accuracy = format_accuracy(scores)
+        return accuracy
     if scores.examples < MIN_VALIDATION_EXAMPLES:
         return (
             f"{accuracy}, at the last step, {step}: fewer than "

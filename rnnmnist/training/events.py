@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 from msgspec.structs import asdict
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
@@ -48,14 +49,20 @@ def score_validation(
             f"step {step}{config.seed_suffix(error.network)} is not saved: its "
             f"prediction for a validation example is not finite; {REMEDY}"
         ) from error
-    scores = score_logits(
-        logits, examples.labels, config.seed, groups=examples.num_groups
-    )
     multiplier = 1.0
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
         multiplier = calibrate(logits, examples.labels)
-    metrics = Metrics(**asdict(scores), step=step, split="validation")
-    return metrics, multiplier
+    return measure(config, logits, examples, step, "validation"), multiplier
+
+
+def measure(
+    config: RunConfig, logits: np.ndarray, examples: Examples, step: int, split: str
+) -> Metrics:
+    """Returns the metrics of logits [ensemble, examples, classes]."""
+    scores = score_logits(
+        logits, examples.labels, config.seed, groups=examples.num_groups
+    )
+    return Metrics(**asdict(scores), step=step, split=split)
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:

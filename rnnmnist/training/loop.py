@@ -65,16 +65,20 @@ def loop_over_events(
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
     program = Program.create(config, task, mesh)
-    class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
+    class_weights = None  # all are 1
+    if config.train.has_class_weights:
+        weights = weigh_classes(config.train, task, splits["train"].labels)
+        class_weights = device_put(
+            weights.astype(np.float32), replicated_sharding(mesh)
+        )
     with open_batches(splits["train"], config, mesh) as batches:
         if step == 0:
-            state = create_state(config, program, task)
+            state = create_state(config, program, task.difference_std)
         else:
             state = resume.restore_state(workdir, step, config, program)
         progress.start(
             networks=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
-            on_host=batches.on_host,
         )
         is_stopped = all_max(stop.signal_number) > 0
         ends_early = False

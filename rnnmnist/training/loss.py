@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.models.recurrences import select_last
-from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
 class ScoreSums(NamedTuple):
@@ -109,22 +107,18 @@ def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
     return squares / squares.sum()
 
 
-def weigh_classes(
-    config: RunTrainConfig, task: Task, labels: np.ndarray, mesh: Mesh
-) -> jax.Array | None:
-    """Returns the weights of the classes in the minimized loss, float32 [classes].
+def weigh_classes(config: RunTrainConfig, task: Task, labels: np.ndarray) -> np.ndarray:
+    """Returns the weights of the classes in the minimized loss, float64 [classes].
 
     Balanced weights are inversely proportional to the number of training examples of a
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
-    of the training split, int [examples]. Returns None for "none": all weights are 1.
+    of the training split, int [examples].
     """
     if config.class_weight == "none":
-        return None
+        return np.ones(len(task.classes))
     if config.class_weight == "balanced":
         counts = np.bincount(labels, minlength=len(task.classes))
         mean_count = counts.sum() / np.count_nonzero(counts)  # of classes that occur
-        weights = mean_count / np.maximum(counts, 1)
-    else:
-        weight_of = dict(config.class_weight)
-        weights = np.array([weight_of[name] for name in task.classes])
-    return device_put(weights.astype(np.float32), replicated_sharding(mesh))
+        return mean_count / np.maximum(counts, 1)
+    weight_of = dict(config.class_weight)
+    return np.array([weight_of[name] for name in task.classes])

@@ -67,16 +67,17 @@ def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Arr
     """
     peak = config.learning_rate
     warmup_steps = int(config.warmup_fraction * config.num_steps)
-    # Starts above 0, so that the first update changes the parameters.
-    rise = optax.linear_schedule(peak / (warmup_steps + 1), peak, warmup_steps)
-    after = optax.constant_schedule(peak)
+    first = peak / (warmup_steps + 1)  # above 0: the first update changes parameters
     if config.schedule == "cosine":
-        remaining_steps = max(1, config.num_steps - warmup_steps)
-        after = optax.cosine_decay_schedule(peak, remaining_steps)
-    joined = optax.join_schedules([rise, after], [warmup_steps])
+        decay_steps = max(config.num_steps, warmup_steps + 1)
+        schedule = optax.warmup_cosine_decay_schedule(
+            first, peak, warmup_steps, decay_steps
+        )
+    else:
+        schedule = optax.warmup_constant_schedule(first, peak, warmup_steps)
     # optax mixes integers and floats, and a process can forbid that promotion.
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.asarray(joined(step), jnp.float32)
+        return jnp.asarray(schedule(step), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "updates", "sharding"))
@@ -84,7 +85,9 @@ def learning_rates(
     start: jax.Array, *, config: RunTrainConfig, updates: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of a chunk, whose first update is `start`, float32."""
-    rates = learning_rate(config, start + jnp.arange(updates))
+    rates = jax.vmap(functools.partial(learning_rate, config))(
+        start + jnp.arange(updates)
+    )
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 

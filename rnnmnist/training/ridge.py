@@ -98,9 +98,11 @@ def fit_ridge(
         inverses = 1 / (eigenvalues + strength)
         fitted = coordinates @ (inverses[:, None] * products)
         residuals = centred_targets - fitted
-        if groups is None:
-            return leave_examples_out(residuals, coordinates, inverses, shares)
-        return leave_groups_out(residuals, coordinates, inverses, shares, groups)
+        if groups is not None:
+            return leave_groups_out(residuals, coordinates, inverses, shares, groups)
+        # The residual of the fit to all examples, divided by one minus the leverage.
+        leverages = np.einsum("ij,ij,j->i", coordinates, coordinates, inverses) + shares
+        return residuals / (1 - leverages)[:, None]
 
     errors = [np.square(leave_out(strength)).sum() for strength in strengths]
     strength = float(strengths[np.argmin(errors)])
@@ -129,8 +131,8 @@ def standardize(
     mean = shares @ features
     features -= mean
     deviation = np.sqrt(shares @ features**2)
-    is_constant = deviation <= CONSTANT * np.abs(mean)
-    scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, deviation))
+    deviation[deviation <= CONSTANT * np.abs(mean)] = np.inf
+    scale = 1 / deviation
     features *= scale
     return mean, scale
 
@@ -141,42 +143,15 @@ def decompose(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     Returns the eigenvalues of Z'Z that are not 0, [k], their eigenvectors,
     [features, k], and the coordinates of the examples in this basis, [examples, k].
     """
-    examples, number = features.shape
-    if examples < number:
-        values, vectors = nonzero_eigenvalues(features @ features.T)
-        roots = np.sqrt(values)
-        return values, features.T @ (vectors / roots), vectors * roots
-    values, basis = nonzero_eigenvalues(features.T @ features)
-    return values, basis, features @ basis
-
-
-def nonzero_eigenvalues(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the eigenvalues of a Gram matrix that are not 0, and eigenvectors."""
-    values, vectors = np.linalg.eigh(gram)
-    is_kept = values > ZERO * values[-1]
-    return values[is_kept], vectors[:, is_kept]
-
-
-def leave_examples_out(
-    residuals: np.ndarray,
-    coordinates: np.ndarray,
-    inverses: np.ndarray,
-    shares: np.ndarray,
-) -> np.ndarray:
-    """Returns the residual of each example by a fit without it.
-
-    It is the residual of the fit to all, divided by one minus the leverage.
-
-    Args:
-        residuals: of the fit to all examples, [examples, classes].
-        coordinates: of the examples, [examples, k].
-        inverses: by which the fit multiplies products of coordinates, [k].
-        shares: the weights of the examples, [examples], whose sum is 1. Their roots are
-            the direction of the offset.
-    """
-    leverages = np.einsum("ij,ij,j->i", coordinates, coordinates, inverses) + shares
-    result: np.ndarray = residuals / (1 - leverages)[:, None]
-    return result
+    is_wide = features.shape[0] < features.shape[1]
+    gram = features @ features.T if is_wide else features.T @ features
+    eigenvalues, vectors = np.linalg.eigh(gram)
+    is_kept = eigenvalues > ZERO * eigenvalues[-1]
+    eigenvalues, vectors = eigenvalues[is_kept], vectors[:, is_kept]
+    if not is_wide:
+        return eigenvalues, vectors, features @ vectors
+    roots = np.sqrt(eigenvalues)
+    return eigenvalues, features.T @ (vectors / roots), vectors * roots
 
 
 def leave_groups_out(
@@ -186,10 +161,18 @@ def leave_groups_out(
     shares: np.ndarray,
     groups: np.ndarray,
 ) -> np.ndarray:
-    """Returns the residual of each example by a fit without its group, int [examples].
+    """Returns the residual of each example by a fit without its group.
 
-    The other arguments are as those of `leave_examples_out`. For each group, the matrix
-    of the leverages of two examples takes the place of a leverage.
+    For each group, the matrix of the leverages of two examples takes the place of a
+    leverage.
+
+    Args:
+        residuals: of the fit to all examples, [examples, classes].
+        coordinates: of the examples, [examples, k].
+        inverses: by which the fit multiplies products of coordinates, [k].
+        shares: the weights of the examples, [examples], whose sum is 1. Their roots are
+            the direction of the offset.
+        groups: int [examples].
     """
     result = np.empty_like(residuals)
     for group in np.unique(groups):

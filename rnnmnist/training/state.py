@@ -105,16 +105,19 @@ STATE_SPECS: Specs = TrainState(
 
 
 def create_state(
-    config: RunConfig, program: Program, task: Task | None = None
+    config: RunConfig,
+    program: Program,
+    difference_std: tuple[float, ...] | None = None,
 ) -> TrainState:
-    """Initializes the training state of every network, for the data of a task."""
+    """Initializes the training state of every network.
+
+    `difference_std` is that of the task (`Task`). None stands for 1.
+    """
     sharding = replicated_sharding(program.mesh)
     seeds = np.asarray(config.seeds, np.uint32)
-    difference_std = np.array((task and task.difference_std) or 1, np.float32)
+    std = np.asarray(difference_std or 1, np.float32)
     return init_state(
-        device_put(seeds, sharding),
-        device_put(difference_std, sharding),
-        program=program,
+        device_put(seeds, sharding), device_put(std, sharding), program=program
     )
 
 
