@@ -18,6 +18,7 @@ from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+Resume = Literal["refused", "allowed", "warned"]
 
 
 def to_python(value: Any) -> Any:
@@ -52,7 +53,7 @@ class Setting(NamedTuple):
     by_default: str | None
     # Whether a resumed run may change it. `refused`: with another value, it would be
     # another run. `warned`: the result is not that of a run without a stop.
-    resume: Literal["refused", "allowed", "warned"]
+    resume: Resume
     # The runs in which it has an effect, such as `training by gradients`; None: all.
     applies_to: str | None
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
@@ -94,7 +95,7 @@ def setting(
     help: str,
     *,
     by_default: str | None = None,
-    resume: Literal["refused", "allowed", "warned"] = "refused",
+    resume: Resume = "refused",
     applies_to: str | None = None,
     is_path: bool = False,
     form: str = "",

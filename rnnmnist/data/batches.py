@@ -11,8 +11,8 @@ Examples take three forms on their way to the loss:
 
 1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
 2. `StoredExamples`: the examples on the devices, all of the split or those of a chunk.
-   A chunk is a number of consecutive updates. `gather_examples` selects its examples on
-   the devices, or `data/placement.py` selects them on the host.
+   A chunk has the examples of a fixed number of consecutive updates. `gather_examples`
+   selects them on the devices, or `data/placement.py` on the host.
 3. `Batch`: what the network and its loss read. In each update, `BatchTransform`
    computes it from the stored examples.
 
@@ -47,7 +47,7 @@ class StoredExamples(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Holds what a network and its loss read."""
+    """The examples of a batch, as a network and its loss read them."""
 
     inputs: jax.Array  # float32 [batch, time, features]
     labels: jax.Array  # int32 [batch]

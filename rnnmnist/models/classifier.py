@@ -50,9 +50,9 @@ class SequenceClassifier(nn.Module):
 
     That is the last hidden state or, with `model.pooling=mean`, the mean of all.
 
-    The setting `window` is implemented within the recurrence, which then divides its
-    inputs into windows of several time steps. It still takes inputs for each time step,
-    and returns hidden states for each.
+    With the setting `window`, the recurrence reads windows of several time steps at
+    once. It does this inside: it still takes inputs for each time step, and returns a
+    hidden state for each.
     """
 
     config: RunModelConfig
@@ -161,7 +161,7 @@ class SequenceClassifier(nn.Module):
         """
         recurrence_inputs = inputs
         if self.config.differences:
-            # There are no inputs before the first time step, whose difference is 0.
+            # The difference of the first time step is 0.
             last = jnp.where(carry.is_first, inputs, carry.last)
             two_time_steps = jnp.stack([last, inputs])
             both = add_differences(two_time_steps, None, self.difference_std)
@@ -232,8 +232,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # These keys are derived from `key` and a number. Flax derives the keys of its
-    # parameters from `key` and their names.
+    # Flax derives the keys of its parameters from `key` and their names. Keys that are
+    # derived from a number differ from these.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)
@@ -246,15 +246,16 @@ def _replace_gate_biases(
 ) -> Params:
     """Returns the parameters of an LSTM with the biases that `init_params` describes.
 
-    Flax has the biases of the input and of the forget gate in `hi` and `hf`.
+    In Flax's LSTM, the bias of the input gate is in `hi`, that of the forget gate in
+    `hf`.
     """
     input_bias = cell["hi"]["bias"]
     forget_bias = jnp.full_like(cell["hf"]["bias"], model.config.forget_bias)
     if model.config.initializer == "chrono":
         windows = model.config.count_windows(model.input_shape[0])
-        longest = max(1, windows - 1)
+        longest_memory = max(1, windows - 1)
         shape = forget_bias.shape
-        memories = jax.random.uniform(key, shape, minval=1, maxval=longest)
+        memories = jax.random.uniform(key, shape, minval=1, maxval=longest_memory)
         forget_bias = jnp.log(memories)
         input_bias = -forget_bias
     return {
@@ -267,8 +268,8 @@ def _replace_gate_biases(
 @functools.cache  # a call traces the model, which takes 10 ms
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
-    # The key is abstract, too: a caller may be tracing a program, and the operations
-    # that make a key would become part of that.
+    # The key is abstract, too: a caller may be tracing a program, to which the
+    # operations that make a key would be added.
     key = jax.eval_shape(make_key, 0)
     return jax.eval_shape(functools.partial(init_params, model), key)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rnnmnist.runtime.random_streams import make_key
 
-# Each recurrence has its own type of carry, and Flax does not declare that of a cell.
+# Each recurrence has its own type of carry. Flax declares none for its cells.
 Carry = Any
 Output = TypeVar("Output")
 

@@ -53,8 +53,8 @@ def loop_over_events(
     """Trains from a step to the end of the run, or until it is stopped.
 
     Each iteration trains to the next event and logs the training. Every
-    `eval_every_steps` updates and at the end, it also validates and saves. After a
-    signal, it saves. Returns the last step, whose checkpoint is saved.
+    `eval_every_steps` updates and at the end, it also validates and saves. A signal
+    during an iteration makes it save, and is the end. Returns the last step.
 
     Raises:
         StoppedError: after a signal.
@@ -119,8 +119,9 @@ def loop_over_events(
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
-                # Predictions multiply the logits by it, so that probabilities are
-                # calibrated. Each validation chooses it, and the checkpoint has it.
+                # A validation chooses the multiplier of the logits with which the
+                # probabilities are calibrated. The checkpoint stores it; without a
+                # validation, it is 1.
                 logit_multiplier = 1.0
                 if is_due and len(validation):
                     params = state.evaluated_params
@@ -196,7 +197,7 @@ def take_rows(stats: UpdateStats, rows: slice | np.ndarray) -> UpdateStats:
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:
-    """Returns the first step after this one on which any event is due."""
+    """Returns the first step after this one at which an event is due."""
     intervals = (config.log_every_steps, config.eval_every_steps)
     due = [(step // every + 1) * every for every in intervals]
     return min(config.num_steps, *due)
@@ -250,7 +251,7 @@ def rejection_error(
     row = int(np.argmin(stats.is_applied))
     network = int(np.argmin(stats.is_finite[row]))
     loss = stats.scores.loss[row, network] / config.train.batch_size
-    with jax.transfer_guard("allow"):
+    with jax.transfer_guard("allow"):  # which the loop disallows
         rate = float(learning_rate(config.train, step))
     return RunError(
         f"step {step + 1}{config.seed_suffix(network)} was not applied: its loss is "

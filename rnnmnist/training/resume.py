@@ -11,6 +11,7 @@ import jax
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
+from rnnmnist.config.settings import Resume
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
@@ -77,6 +78,13 @@ class Start(NamedTuple):
             from rnnmnist.training.ridge import check_fit
 
             check_fit(config, dataset)
+        if self.config is None or self.completion is not None:
+            return
+        for name, old, new in changed_settings(self.config, config, "warned"):
+            _logger.warning(
+                f"{name} was {old} and is now {new}: the result will differ from that "
+                "of an uninterrupted run"
+            )
 
 
 @contextlib.contextmanager
@@ -122,28 +130,32 @@ def check_resume(config: RunConfig, header: Header, workdir: Path) -> str | None
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    old, new = _settings(header.config), _settings(config)
-    changed = [name for name in new if new[name] != old[name]]
-    refused = [name for name in changed if SETTINGS[name].resume == "refused"]
-    warned = [name for name in changed if SETTINGS[name].resume == "warned"]
+    refused = changed_settings(header.config, config, "refused")
     complete = completion(workdir, header.step, config.train)
     if complete is not None:
         # No update would have them. The number of steps says whether it is complete.
-        refused += [name for name in warned if name != "train.num_steps"]
-        warned = []
+        warned = changed_settings(header.config, config, "warned")
+        refused += [change for change in warned if change[0] != "train.num_steps"]
     if refused:
-        values = [f"{name}={new[name]} (checkpoint: {old[name]})" for name in refused]
+        values = [f"{name}={new} (checkpoint: {old})" for name, old, new in refused]
         raise UserError(
             f"workdir: step {header.step} in {workdir} belongs to another run: "
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    for name in warned:
-        _logger.warning(
-            f"{name} was {old[name]} and is now {new[name]}: the result will differ "
-            "from that of an uninterrupted run"
-        )
     return complete
+
+
+def changed_settings(
+    old: RunConfig, new: RunConfig, resume: Resume
+) -> list[tuple[str, str, str]]:
+    """Returns the name and both values of each changed setting of a kind."""
+    old_values = _settings(old)
+    return [
+        (name, old_values[name], value)
+        for name, value in _settings(new).items()
+        if value != old_values[name] and SETTINGS[name].resume == resume
+    ]
 
 
 def check_processes(config: RunConfig, task: Task, step: int) -> None:

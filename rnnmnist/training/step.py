@@ -47,16 +47,17 @@ class UpdateStats(NamedTuple):
     """
 
     scores: ScoreSums  # sums over the examples of the batch
-    grad_norm: jax.Array  # float32, the global norm of the gradient of the mean loss
+    grad_norm: jax.Array  # float32, of the gradient of the mean loss, before clipping
     is_finite: jax.Array  # bool, of the loss, the gradient and the new parameters
 
     @property
     def is_applied(self) -> np.ndarray:
         """Whether each of several updates was applied, bool [updates].
 
-        The statistics are [updates, ensemble], on the host. An update is applied if its
-        numbers are finite in all networks. Otherwise it is rejected, and the updates
-        after it are not computed: their rows are 0, so they count as not applied, too.
+        This is for statistics of several updates, [updates, ensemble], on the host. An
+        update is applied if its numbers are finite in all networks. Otherwise it is
+        rejected, and the updates after it are not computed: their rows are 0, so they
+        count as not applied, too.
         """
         return np.asarray(self.is_finite).all(axis=1)
 
@@ -89,9 +90,10 @@ def train_chunk(
             run all of them: if an event, such as a log line, is due within the chunk,
             one call runs the updates before the event, and another one the rest.
         rates: the learning rate of each update of the chunk, float32 [updates].
-        num_updates: how many updates this call runs, int32 []. The first one has the
-            index `state.step`. Like the rates and the class weights, the number is an
-            array and not a static argument, so that one compiled program serves all.
+        num_updates: how many updates this call runs, int32 [], unless one is rejected.
+            The first one has the index `state.step`. Like the rates and the class
+            weights, the number is an array and not a static argument, so that one
+            compiled program serves calls with any number of updates.
         class_weights: float32 [classes]; None: all are 1.
         program: the model, the loss and all other settings that are compiled.
 
@@ -109,9 +111,9 @@ def train_chunk(
         in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
         out_specs=(STATE_SPECS, jax.P(None, SEEDS)),
         # With `check_vma=True`, jax tracks which arrays differ between devices. Then it
-        # adds up gradients by itself, one array at a time, which is slower. It also
-        # refuses a recurrence, because the first carry, zeros, is the same on all
-        # devices, and the carries after it are not.
+        # adds up gradients by itself, one array at a time, which is slower. It would
+        # also reject the loop of a recurrence: its first carry, zeros, is the same on
+        # all devices, and the carries after it are not.
         check_vma=False,
     )
     def train_shard(
@@ -124,17 +126,17 @@ def train_chunk(
         first_step = state.step
 
         def update(state: TrainState) -> tuple[TrainState, UpdateStats, jax.Array]:
+            position = state.step - chunk.start  # of the update in the chunk
             scores, grads = differentiate_batch(
                 state.params, chunk, state.step, class_weights, program=program
             )
-            rate = rates[state.step - chunk.start]
-            return apply_update(state, scores, grads, rate, program=program)
+            return apply_update(state, scores, grads, rates[position], program=program)
 
         def has_next_update(carry: LoopCarry) -> jax.Array:
             return (carry.state.step < first_step + num_updates) & carry.was_applied
 
         def run_update(carry: LoopCarry) -> LoopCarry:
-            row = carry.state.step - first_step
+            row = carry.state.step - first_step  # of the update in this call
             state, stats, was_applied = update(carry.state)
             all_stats = jax.tree.map(
                 lambda rows, new: rows.at[row].set(new), carry.stats, stats
@@ -185,9 +187,9 @@ def differentiate_batch(
     # Maps the function over the ensemble axis of its arguments.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    # Scores and gradients are concatenated into one vector: one exchange between the
-    # devices, and one division, are faster than one for each array. The division is
-    # for the gradients; the scores are taken from the sums before it.
+    # Scores and gradients are concatenated into one vector, since one exchange between
+    # the devices is faster than one for each array. So is one division. Only the
+    # gradients are divided: the scores are taken from the sums.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
     score_sums, _ = unravel(total)

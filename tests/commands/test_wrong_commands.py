@@ -36,7 +36,7 @@ IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
     ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
-    ("model.cell=absent.py:Cell", "absent.py: No such file or directory"),
+    ("model.cell=absent.py:Cell", "absent.py does not run"),
     ("model.cell=absent_module.a:Cell", "absent_module.a does not run"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
 ]
@@ -85,8 +85,14 @@ WRONG_COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def folder(once: Once, reference_run: Path) -> Path:
-    """Files of sequences, runs on them and on images, and files of other kinds."""
+def folder(
+    once: Once, reference_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Files of sequences, runs on them and on images, and files of other kinds.
+
+    Each worker has its own copy: a command that is refused can create the folder of its
+    run for a moment.
+    """
 
     def fill(folder: Path) -> None:
         folder.mkdir()
@@ -98,7 +104,8 @@ def folder(once: Once, reference_run: Path) -> Path:
         (folder / "empty").mkdir()
         (folder / "README.md").write_text("a text")
 
-    return once("wrong_commands", fill)
+    shared = once("wrong_commands", fill)
+    return shutil.copytree(shared, tmp_path_factory.mktemp("own") / "wrong_commands")
 
 
 def write_runs(folder: Path) -> None:
