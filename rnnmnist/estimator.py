@@ -19,7 +19,6 @@ from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
-from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
 
 try:
@@ -85,8 +84,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
         n_iter_no_change: the number of these epochs of X, or of validations if
-            `eval_every_steps` is among the settings. It is the setting `patience`. One
-            checkpoint more than that is kept, whatever `keep_checkpoints` is.
+            `eval_every_steps` is among the settings. It is the setting `patience`, from
+            which `keep_checkpoints` follows, too.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
             `placement` is "host", so that a second `fit` compiles nothing if the time
@@ -163,8 +162,15 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         last_step = list_steps(model.workdir)[-1]
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            step, _ = lowest_loss(model.workdir, last_step)
-            model = load(model.workdir, step, cell=config.model.cell)
+            steps = list_steps(model.workdir)
+            headers = [read_header(model.workdir, step) for step in steps]
+            losses = {
+                header.step: header.metrics.loss
+                for header in headers
+                if header.metrics is not None
+            }
+            lowest = min(losses, key=lambda step: losses[step])
+            model = load(model.workdir, lowest, cell=config.model.cell)
         self.model_ = model
         self.classes_ = classes
         self.n_iter_ = math.ceil(
@@ -218,8 +224,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         settings |= self.settings or {}
         if self.early_stopping:
             settings["patience"] = self.n_iter_no_change
-            # The checkpoint of the lowest loss, and those of the validations after it.
-            settings["keep_checkpoints"] = self.n_iter_no_change + 1
+            # The checkpoint of the lowest loss, those of the validations after it, and
+            # as many that interrupts have saved between validations.
+            settings["keep_checkpoints"] = 2 * (self.n_iter_no_change + 1)
             batch_size = settings.get("batch_size") or default_batch_size(sequences)
             epoch = max(1, round(sequences / batch_size))
             settings.setdefault("eval_every_steps", epoch)

@@ -222,8 +222,8 @@ class Model(TrainedRun):
             UserError: if a package is missing for a format, a folder exists or cannot
                 be written, or the network cannot be written in a format.
             RunError: if an export predicts another class than the network for an
-                example, unless the logits of the two classes are equal but for
-                rounding. All exports have been written then. Or if the disk is full.
+                example, unless the logits of the two classes tie, as the certificate
+                counts it. All exports have been written then. Or if the disk is full.
         """
         from rnnmnist.exporting.exports import write_exports
 

@@ -149,6 +149,29 @@ def test_swapped_axes_are_warned_of_once() -> None:
 
 
 @pytest.mark.slow
+def test_early_stopping_takes_the_lowest_loss_of_the_steps_that_are_left(
+    tmp_path: Path,
+) -> None:
+    """With few validation sequences. Saves after interrupts can displace a step."""
+    stopping = new(
+        workdir=tmp_path, early_stopping=True, n_iter_no_change=3, num_steps=40
+    )
+    loss: dict[int, float] = {}
+    for lost in (None, "lowest"):
+        if lost is not None:
+            shutil.rmtree(tmp_path / str(min(loss, key=loss.__getitem__)))
+        stopping.fit(X, Y)
+        kept = list_steps(tmp_path)
+        loss = {
+            line.step: line.loss
+            for line in logs.read(tmp_path)
+            if line.split == "validation" and line.step in kept
+        }
+        best = min(loss, key=loss.__getitem__)
+        assert stopping.model_.checkpoint_step == best
+
+
+@pytest.mark.slow
 def test_early_stopping_takes_the_best_step_on_a_tenth_of_the_groups(
     tmp_path: Path,
 ) -> None:

@@ -5,8 +5,8 @@
 Each format gets a folder with the network and a `certificate.json`, which contains the
 result of the comparison on every test example. With ONNX, `step.onnx` computes one time
 step of a stream, and `step_certificate.json` has the comparison on the first examples.
-The exit code is 1 if a prediction differs, unless the logits of the two classes are
-equal but for rounding.
+The exit code is 1 if a prediction differs, unless the logits of the two classes tie, as
+the certificate counts it.
 """
 
 from pathlib import Path

@@ -30,9 +30,9 @@ class Execution(NamedTuple):
         return execution._replace(precision=config.execution.precision)
 
 
-# The time steps of a block on a CPU, and at most of an iteration of its loop. The
-# arrays of so many fit its cache.
-LINEAR_REMAT_STEPS = 6
+# The most time steps that a linear recurrence computes at once on a CPU: in a block,
+# and in an iteration of its loop. The arrays of so many fit its cache.
+LINEAR_STEPS = 6
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.
@@ -51,7 +51,7 @@ DEFAULTS = {
         vectorize_seeds=False,
         eval_batch_size=64,
         parallel_scan=False,
-        remat_steps=LINEAR_REMAT_STEPS,
+        remat_steps=LINEAR_STEPS,
     ),
     "gpu": GPU,
     "tpu": GPU._replace(precision="bfloat16"),

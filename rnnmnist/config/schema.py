@@ -31,13 +31,13 @@ from rnnmnist.config.settings import (
 )
 from rnnmnist.errors import UserError, prefix_errors
 
-# The class of each recurrent cell, by its name. The new state of a linear cell is a
-# linear function of the state before; such cells are used in residual layers.
+# The class of each recurrent cell, by its name.
 GATED_CELLS = {
     "lstm": "rnnmnist.models.lstm:LSTMCell",
     "gru": "flax.linen:GRUCell",
     "rnn": "flax.linen:SimpleCell",
 }
+# Its new state is a linear function of the state before. It is used in residual layers.
 LINEAR_CELLS = {
     "lru": "rnnmnist.models.linear:LRU",
 }

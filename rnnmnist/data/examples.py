@@ -32,7 +32,7 @@ class View(NamedTuple):
         """Converts images to sequences, float32 [n, time, features].
 
         They are [n, rows, columns], uint8 or, from 0 to 1, float32, of NumPy or jax.
-        Float32 sequences are rows already.
+        Sequences have the view `rows`, and stay as they are.
         """
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255

@@ -27,13 +27,13 @@ BATCH = 128  # examples that an export gets at a time
 # called for each of their time steps.
 STREAMED = 256
 DRAWN = 256  # examples of a comparison without the data of the run
-# The largest difference of logits that counts as rounding, relative to the largest one
-# of an example. Sums in another order differ less.
-ROUNDING = 1e-4
-# As above, of the logits of random filters. Where outputs are dense, those that are
+# Two logits of an example tie if they differ by at most this part of its largest one.
+# Sums in another order differ less.
+TOLERANCE = 1e-4
+# As above, for random filters. Where outputs are dense, those that are
 # rounded differently are on the other side of some thresholds. On PLAID, one recording
 # of 215 has logits that differ by 0.14 of the largest one, 99 % by at most 0.02.
-ROUNDING_OF_FILTERS = 0.2
+TOLERANCE_OF_FILTERS = 0.2
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +50,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         correct: the number of predictions of the export that are the label; None if the
             examples were drawn.
         differing: the number of predictions that are not the network's.
-        ties: the number of differing predictions of classes whose logits differ by
-            rounding only.
+        ties: the number of differing predictions of classes whose logits tie.
         max_abs_difference: the largest difference between logits.
         versions: the versions of libraries, by their names.
     """
@@ -115,8 +114,8 @@ def compare(
     # A margin says by how much the network prefers its prediction to the export's.
     margins = expected.max(axis=-1) - expected[np.arange(count), predicted]
     uses_filters = run.config.model.fitting == "closed_form"
-    rounding = ROUNDING_OF_FILTERS if uses_filters else ROUNDING
-    is_close = margins <= rounding * np.maximum(1, np.abs(expected).max(axis=-1))
+    tolerance = TOLERANCE_OF_FILTERS if uses_filters else TOLERANCE
+    is_close = margins <= tolerance * np.maximum(1, np.abs(expected).max(axis=-1))
     correct = None
     if isinstance(examples, Examples):
         correct = int((predicted == examples.labels[:count]).sum())

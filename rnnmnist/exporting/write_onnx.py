@@ -17,6 +17,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.exporting.onnx_recurrences import (
+    GATES,
     add_cell,
     add_filters,
     add_layers,
@@ -40,11 +41,13 @@ def write(run: TrainedRun, path: Path) -> None:
     `probabilities`, float32 [examples, classes]. The metadata have the classes.
 
     Raises:
-        UserError: if the cell is the user's own.
+        UserError: if the cell has no operator in ONNX, as one of the user's own.
     """
-    if run.config.model.is_user_cell:
+    model = run.config.model
+    has_gates = model.fitting == "gradient" and not model.is_linear
+    if has_gates and model.cell not in GATES:
         raise UserError(
-            f"format: only stablehlo supports model.cell={run.config.model.cell}; use "
+            f"format: only stablehlo supports model.cell={model.cell}; use "
             "--format=stablehlo"
         )
     task = run.task

@@ -1,1 +1,1 @@
-"""Prediction for image files and sequences: preprocessing, classification, output."""
+"""Prediction for images of digits: reading, preprocessing, classification."""

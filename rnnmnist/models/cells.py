@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
+from rnnmnist.config.platforms import LINEAR_STEPS, Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import CELLS
 from rnnmnist.errors import UserError, summarize_error
@@ -111,7 +111,7 @@ def _make_direction(
     """Creates the recurrence of one direction, with a prefix of its name."""
     recurrence: Recurrence
     if config.is_linear:
-        unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
+        unroll = None if execution.parallel_scan else LINEAR_STEPS
         recurrence = ResidualLayers(
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,

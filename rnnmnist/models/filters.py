@@ -11,8 +11,8 @@ Its output is o[t] = Re(exp(i phi) h3[t]). The response to an impulse at time st
 (t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of a random length
 and frequency, computed with a state of constant size. The hidden state of the
 recurrence has two kinds of features: the shares of the time steps read so far at which
-an output is above a threshold, and the largest output so far. Several thresholds of
-each filter are drawn from its outputs in training.
+an output is above a threshold, and the largest output so far, at least 0. Several
+thresholds of each filter are drawn from its outputs in training.
 
 References:
     Dempster, Petitjean, Webb, "ROCKET: Exceptionally fast and accurate time series

@@ -59,29 +59,19 @@ def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
         return f"complete at step {step:,}{asked}"
     if config.patience is None:
         return None
-    lowest, validations_since = lowest_loss(workdir, step)
-    if validations_since < config.patience:
-        return None
-    return (
-        f"stopped at step {step:,} of {last:,}: no lower validation loss since step "
-        f"{lowest:,}"
-    )
-
-
-def lowest_loss(workdir: Path, step: int) -> tuple[int, int]:
-    """Returns the step of the lowest validation loss, and how many validations follow.
-
-    Only validations up to `step` count: a killed run can have logged later ones, which
-    no checkpoint has. The step is 0 if there are none.
-    """
+    # A killed run can have logged later validations, which no checkpoint has.
     losses = {
         line.step: line.loss
         for line in read(workdir)
         if line.split == "validation" and line.step <= step
     }
     lowest = min(losses, key=lambda validated: losses[validated], default=0)
-    later = [validated for validated in losses if validated > lowest]
-    return lowest, len(later)
+    if sum(validated > lowest for validated in losses) < config.patience:
+        return None
+    return (
+        f"stopped at step {step:,} of {last:,}: no lower validation loss since step "
+        f"{lowest:,}"
+    )
 
 
 def append(workdir: Path, metrics: Metrics) -> None:

@@ -80,7 +80,7 @@ def fit_ridge(
         labels: int [examples], of at least two classes.
         classes: the number of all classes.
         weights: above 0, float64 [examples].
-        groups: the numbers of at least two groups, int [examples].
+        groups: the group of each example, of at least two, [examples].
         strengths: from which one is chosen, above 0.
     """
     targets = 2 * np.eye(classes)[labels] - 1
@@ -172,7 +172,7 @@ def leave_groups_out(
         inverses: by which the fit multiplies products of coordinates, [k].
         shares: the weights of the examples, [examples], whose sum is 1. Their roots are
             the direction of the offset.
-        groups: int [examples].
+        groups: the group of each example, [examples].
     """
     result = np.empty_like(residuals)
     for group in np.unique(groups):

@@ -1,4 +1,4 @@
-"""The doctor: its report on this machine, and that it changes nothing."""
+"""The doctor: its report on this machine, and that it leaves nothing behind."""
 
 import re
 from collections.abc import Sequence
