@@ -54,11 +54,9 @@ def train(
     It does what `rnnmnist train` does, in this process alone, and treats interrupts,
     jax and logging as `rnnmnist.fit` does.
 
-    >>> import rnnmnist, tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> model = rnnmnist.train(workdir=folder, num_steps=20, verbose=False)
-    >>> model.evaluate().examples
-    500
+    This trains the network of `configs/default.py` for fewer steps::
+
+        model = rnnmnist.train("default", workdir="runs/mnist", num_steps=430)
 
     Args:
         config: the name of a shipped configuration, such as `default`; a path of one,

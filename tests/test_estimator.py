@@ -44,6 +44,8 @@ def test_a_check_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_folder_lives_as_long_as_its_classifier(tmp_path: Path, capfd: Any) -> None:
     classifier = new().fit(X, Y)
     first = classifier.workdir_
@@ -140,6 +142,8 @@ def test_weights_are_of_labels_and_missing_values_are_filled() -> None:
     assert (classifier.predict(gaps) == 0.0).mean() > 0.4
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_swapped_axes_are_warned_of_once() -> None:
     """The collections of aeon are [n, features, time]."""
     message = r"pass inputs\.swapaxes\(1, 2\)"

@@ -35,6 +35,7 @@ from rnnmnist.runtime.machine import usable_cores
 from rnnmnist.training import loop, resume, run
 
 STEPS = 30
+slow_case = functools.partial(pytest.param, marks=pytest.mark.slow)
 fit = functools.partial(fit_small, num_steps=STEPS)
 
 
@@ -147,15 +148,9 @@ def interrupt_after(*delays: float) -> threading.Thread:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(
-    "count",
-    [
-        2,
-        pytest.param(20, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
 def test_an_interrupted_fit_resumes_to_the_same_end(
-    reference: Path, tmp_path: Path, interrupts: list[int], count: int
+    reference: Path, tmp_path: Path, interrupts: list[int]
 ) -> None:
     """At random moments of training, validation and saving; half of them twice.
 
@@ -163,6 +158,7 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
     file open.
     """
     seconds = float((reference.parent / "seconds.txt").read_text())
+    count = 20
     generator = random.Random(count)
     before, stopped = left_behind(), 0
     for is_twice, ignored in ((False, ()), (True, ("files", "maps"))):
@@ -211,11 +207,11 @@ def test_fit_prints_nothing_unless_verbose(
 @pytest.mark.parametrize(
     ("place", "name", "raised", "saved"),
     [
-        (resume, "lock", KeyboardInterrupt, 0),
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
-        (checkpoints, "save", KeyboardInterrupt, 15),  # of step 10, and of a line
-        (run, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
-        (loop, "score_validation", RunError, 0),
+        slow_case(resume, "lock", KeyboardInterrupt, 0),
+        slow_case(checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
+        slow_case(run, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
+        slow_case(loop, "score_validation", RunError, 0),
     ],
 )
 def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
@@ -270,6 +266,8 @@ def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) ->
     assert compile_seconds() == before
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_fits_in_threads_end_as_alone(
     tmp_path: Path,
     reference: Path,

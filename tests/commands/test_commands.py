@@ -185,6 +185,7 @@ def test_a_non_finite_step_stops_the_run_and_is_named(
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.slow
 # The stream that swallows the output is open until the process of a command ends.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file.*null:ResourceWarning")

@@ -153,6 +153,7 @@ def test_a_module_is_imported_as_python_does_it(
     assert cell is sys.modules["own_cells.leaky"].Cell
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_an_edited_file_is_run_anew_and_an_unedited_one_compiles_nothing(
     cell_file: Path, tmp_path: Path

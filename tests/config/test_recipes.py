@@ -68,6 +68,7 @@ def test_a_size_is_that_of_filters_or_of_a_network(
         assert (found.cell, found.hidden_size) == (cell, size)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
     tmp_path: Path,
 ) -> None:

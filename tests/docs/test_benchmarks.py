@@ -17,10 +17,15 @@ OURS = {"steps": 1, "seeds": 2, "batch": 32, "flax_cell": True, "rows": 56}
 @pytest.mark.parametrize(
     ("script", "task", "settings", "amount"),
     [
-        ("run_ours.py", "product_numpy", {"size": 8}, 20 * 2 * 8**3),
-        ("run_flax.py", "train", {"steps": 2}, 256),
         ("run_ours.py", "train", OURS | {"execution": {"unroll": 2}}, 64),
-        ("run_ours.py", "evaluate", {"images": 300}, 300),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in (
+                ("run_ours.py", "product_numpy", {"size": 8}, 20 * 2 * 8**3),
+                ("run_flax.py", "train", {"steps": 2}, 256),
+                ("run_ours.py", "evaluate", {"images": 300}, 300),
+            )
+        ),
     ],
 )
 def test_a_worker_runs_its_task_once_per_line(
@@ -38,6 +43,7 @@ def test_a_worker_runs_its_task_once_per_line(
     assert all(line["seconds"] > 0 and line["peak_mib"] > 50 for line in lines)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_operations_are_sorted_shares_of_the_time() -> None:
     argv = BENCHMARKS / "operations.py", "--config=embedded", "--shape", "4", "128"

@@ -109,6 +109,7 @@ def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
     assert accuracy_of(tmp_path / "runs/vowels") > 0.93
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) -> None:
     write_sensors(tmp_path)
@@ -119,6 +120,7 @@ def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) ->
     assert "('falling', 'rising')" in output
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_page_on_other_tools_runs(
     tmp_path: Path, environment: dict[str, str]

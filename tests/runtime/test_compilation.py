@@ -23,6 +23,7 @@ def test_compile_seconds_are_counted_once() -> None:
     assert compile_seconds() - before == pytest.approx(5.0)
 
 
+@pytest.mark.slow
 def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def test_processes_have_equally_many_devices_or_are_refused(
     assert devices._grid(9, 2, 5) == (2, 1)
 
 
+@pytest.mark.slow
 def test_the_cpu_is_split_before_jax_has_devices(environment: dict[str, str]) -> None:
     """NPROC is the number of XLA's threads: one more for several seeds."""
     more = str(5) if jax.__version_info__ < (0, 11) else None

@@ -74,6 +74,8 @@ def test_a_run_without_validation(
     assert f" --split: arrays has no {missing} split; choose" in evaluated.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
     weights = {"no": 60 / 2 / 40, "yes": 60 / 2 / 20}
     balanced = fit(tmp_path / "a", class_weight="balanced")

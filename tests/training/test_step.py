@@ -99,6 +99,8 @@ class Training:
         return params_sha256({"state": trees})
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_one_program_serves_every_length() -> None:
     enable_compilation_cache()  # from now on, the seconds are counted
     training = Training(AVERAGED, mesh_of(8))

@@ -185,6 +185,8 @@ BESIDE["label"] = np.where(ROWS // TIME % 2, "odd", "even")
 FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 1}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     """Of tables and of arrays with names, also by a trained network."""
     run = tmp_path / "run"
