@@ -108,10 +108,15 @@ def errors_as_failures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def set_missing_filename(path: Path) -> Iterator[None]:
-    """Sets the path of an `OSError` that has none, as those of `read` and `write`."""
+    """Sets the path of an `OSError` that has none, as those of `read` and `write`.
+
+    NumPy's error of a full disk has no number either, and becomes a `RunError`.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise RunError(f"{path}: {error}") from error
         if error.filename is None:
             error.filename = str(path)
         raise

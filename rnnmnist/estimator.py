@@ -224,9 +224,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         settings |= self.settings or {}
         if self.early_stopping:
             settings["patience"] = self.n_iter_no_change
-            # The checkpoint of the lowest loss, those of the validations after it, and
-            # as many that interrupts have saved between validations.
-            settings["keep_checkpoints"] = 2 * (self.n_iter_no_change + 1)
+            # The checkpoint of the lowest loss, and those of the validations after it.
+            settings["keep_checkpoints"] = self.n_iter_no_change + 1
             batch_size = settings.get("batch_size") or default_batch_size(sequences)
             epoch = max(1, round(sequences / batch_size))
             settings.setdefault("eval_every_steps", epoch)

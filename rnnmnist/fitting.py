@@ -233,9 +233,7 @@ def _train(
         config = resolve(chosen, dataset.task)
         start.check(config, dataset)
         if sequences is not None:
-            path = folder / ARRAYS
-            if start.config is None or not path.exists():
-                _save(path, sequences)
+            _save(folder / ARRAYS, sequences)
         enable_compilation_cache()
         train_and_evaluate(
             config,

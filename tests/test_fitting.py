@@ -26,7 +26,7 @@ from support import INPUTS, REPOSITORY, fit_small, jax_settings, run_python
 import rnnmnist
 from rnnmnist import load
 from rnnmnist.data import placement
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import read_undamaged
 from rnnmnist.runs.workdir import list_steps, lock
@@ -418,8 +418,12 @@ print(model.classify(inputs).shape)
 
 def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
     moved = fit(tmp_path / "run").rename(tmp_path / "moved")
+    (moved / "arrays.data" / "labels.npy").unlink()  # is written again
     fit(moved)
     assert len(list(moved.glob("*.data"))) == 1
+    assert load(moved).evaluate("train").examples > 0
+    with pytest.raises(UserError, match="feature_names: are other, and those of"):
+        fit(moved, feature_names=["other"], num_steps=40)
 
 
 def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def _configure_logging() -> None:
 
 def format_error(error: Exception | str) -> str:
     """Returns the message of an error, with the flag if its subject is one."""
-    line = " ".join(str(error).split())
+    line = errors.escape_unprintable(" ".join(str(error).split()))
     subject = line.partition(":")[0]
     if subject in SETTINGS:
         return f"--config.{line}"

@@ -105,6 +105,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
     """
     run_config = fill_defaults(config, task)
     _refuse_settings_without_effect(config, task)
+    _refuse_two_lengths(config.train)
     _refuse_unknown_classes(config.train, task)
     _refuse_sizes(run_config)
     return run_config
@@ -215,6 +216,15 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         raise UserError(
             f"{name}: is for {setting.applies_to} only, and {task.name} has "
             f"{task.noun}, with model.cell={model.cell}; {remedy}"
+        )
+
+
+def _refuse_two_lengths(train: TrainConfig) -> None:
+    """Refuses a number of epochs beside a number of steps."""
+    if train.num_epochs is not None and train.num_steps is not None:
+        raise UserError(
+            f"train.num_epochs: {train.num_epochs} and train.num_steps="
+            f"{train.num_steps} both set the length of the run; remove one of them"
         )
 
 

@@ -361,7 +361,7 @@ class TrainConfig(ConfigSection):
     )
     num_epochs: float | None = setting(
         None,
-        "passes over the training examples, which set num_steps, whatever it is",
+        "passes over the training examples, which set num_steps instead",
         gt=0,
         le=1e6,
         resume="allowed",  # a run has the number of steps instead
@@ -573,11 +573,13 @@ class Config(ConfigSection):
     def replace(self, values: Mapping[str, object]) -> Self:
         """Returns a copy with other values of some settings, by their full names.
 
-        A new value of `train.num_steps` replaces that of `train.num_epochs`, too.
+        Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.
         """
         values = dict(values)
-        if values.get("train.num_steps") is not None:
-            values.setdefault("train.num_epochs", None)
+        if values.get("train.num_epochs") is not None:
+            values.setdefault("train.num_steps", None)
+        elif values.get("train.num_steps") is not None:
+            values["train.num_epochs"] = None
         changes: dict[str, Any] = {}
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in values.items():

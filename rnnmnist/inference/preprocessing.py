@@ -63,6 +63,8 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     are inverted first. The result is 0 for the background and 1 for the digit, and all
     0 if the contrast is below `MIN_CONTRAST` or close to the noise.
     """
+    if np.ptp(grey) < MIN_CONTRAST:
+        return np.zeros_like(grey)
     grey = _smooth(grey)
     # Strokes deviate most from the local mean; light strokes deviate towards white.
     window = max(3, round(0.6 * min(grey.shape)))

@@ -9,7 +9,6 @@ import numpy as np
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples, find_padding
-from rnnmnist.errors import set_missing_filename
 from rnnmnist.evaluation import formatting
 from rnnmnist.evaluation.left_out import load_evaluated
 from rnnmnist.evaluation.network import Network
@@ -22,6 +21,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.selection import select
+from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_cpu_mesh
 
@@ -122,14 +122,14 @@ def write_files(
 ) -> Report:
     """Writes the pictures and the page, and removes pictures of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES:
-        (folder / f"{name}.png").unlink(missing_ok=True)
     files = {folder / f"{name}.png": content for name, content in pictures.items()}
+    for path, content in files.items():
+        write_atomically(path, content)
     page_path = folder / "index.html"
-    with set_missing_filename(folder):
-        for path, content in files.items():
-            path.write_bytes(content)
-        page_path.write_text(page, "utf-8")
+    write_atomically(page_path, page.encode())
+    for name in PICTURES:
+        if name not in pictures:
+            (folder / f"{name}.png").unlink(missing_ok=True)
     return Report(scores, tuple(files), page_path)
 
 

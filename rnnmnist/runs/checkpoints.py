@@ -74,9 +74,11 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
 
 
 def _outdated(workdir: Path, keep: int) -> set[int]:
-    """Returns all steps but the best one and the newest ones, of which some are kept.
+    """Returns all steps but the best one, the last one, and some validated ones.
 
-    A step that has been damaged meanwhile is kept; the next start moves it aside.
+    These are the newest ones. Saves between validations, after a signal, are not
+    counted. A step that has been damaged meanwhile is kept; the next start moves it
+    aside.
     """
     steps = list_steps(workdir)
     headers = []
@@ -84,7 +86,9 @@ def _outdated(workdir: Path, keep: int) -> set[int]:
         with contextlib.suppress(Failure):
             headers.append(read_header(workdir, step))
     undamaged = {header.step for header in headers}
-    return undamaged - {best_header(headers).step, *steps[-keep:]}
+    validated = [header.step for header in headers if header.metrics is not None]
+    newest = (validated or steps)[-keep:]
+    return undamaged - {best_header(headers).step, steps[-1], *newest}
 
 
 def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -> Tree:

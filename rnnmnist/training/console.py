@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import discard_output
+from rnnmnist.errors import discard_output, escape_unprintable
 from rnnmnist.evaluation.formatting import (
     format_counts,
     format_percent,
@@ -34,7 +34,9 @@ def write(text: str) -> None:
     A training does not end because the reader of its output has, as `| head` does.
     """
     try:
-        print(text, flush=True)
+        # Names in the data can contain escape sequences of a terminal.
+        for line in text.split("\n"):
+            print(escape_unprintable(line), flush=True)
     except BrokenPipeError:
         _logger.warning("standard output has no reader any more; training goes on")
         discard_output()

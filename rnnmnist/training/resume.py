@@ -72,6 +72,12 @@ class Start(NamedTuple):
                 f"data than {task.name} (SHA-256 {self.task.sha256}, not "
                 f"{task.sha256}); name another workdir, or the same data"
             )
+        if self.task is not None and self.task.feature_names != task.feature_names:
+            raise UserError(
+                f"feature_names: are {', '.join(task.feature_names)}, and those of "
+                f"step {self.step} in {self.workdir} are "
+                f"{', '.join(self.task.feature_names)}; name another workdir"
+            )
         check_processes(config, task, self.step)
         resolve_cell(config.model)
         if config.model.fitting == "closed_form" and self.completion is None:

@@ -159,7 +159,8 @@ def test_the_later_of_steps_and_epochs_wins() -> None:
     of_steps, of_epochs = (Config().replace(given) for given in (steps, epochs))
     assert resolve(of_steps.replace(epochs), TASK) == resolve(of_epochs, TASK)
     assert resolve(of_epochs.replace(steps), TASK) == resolve(of_steps, TASK)
-    assert resolve(Config().replace(steps | epochs), TASK) == resolve(of_epochs, TASK)
+    with pytest.raises(UserError, match=r"num_epochs: 2.* both set the length"):
+        resolve(Config().replace(steps | epochs), TASK)
 
 
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:

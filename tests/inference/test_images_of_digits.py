@@ -120,6 +120,10 @@ def test_images_of_any_size_can_have_no_foreground(shape: tuple[int, int]) -> No
         assert not found.any()
 
 
+def test_an_almost_black_image_has_no_foreground() -> None:
+    assert not preprocess(robustness.upsample(IMAGES[0]) / 24).any()
+
+
 def test_specks_and_components_at_the_border_are_removed() -> None:
     page = np.array(black_on_white(IMAGES[150]))
     clean = preprocess(page / 255)

@@ -10,7 +10,7 @@ import pytest
 from support import TASK, make_metrics, run_config
 
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.console import Progress
+from rnnmnist.training.console import Progress, write
 
 
 def test_the_time_left_is_that_of_the_steps_so_far(
@@ -26,6 +26,11 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     assert line == (
         "step 200/400  50 %  loss 0.5123  accuracy 75.00 %  12,346 images/s  60 s left"
     )
+
+
+def test_names_cannot_change_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a group \x1b]0;title\x07\nthe next line")
+    assert capsys.readouterr().out == "a group \\x1b]0;title\\x07\nthe next line\n"
 
 
 @pytest.mark.slow

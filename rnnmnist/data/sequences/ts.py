@@ -81,6 +81,8 @@ def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
             f"@classLabel, {format_value(' '.join(classes))}"
         )
     columns = []
+    if "_" in "".join(dimensions):  # which float() would ignore
+        raise UserError("a value contains an underscore; remove it")
     for dimension in dimensions:
         cells = map(str.strip, dimension.split(","))
         columns.append([float("nan" if cell == "?" else cell) for cell in cells])

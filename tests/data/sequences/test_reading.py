@@ -416,6 +416,7 @@ WRONG_TS = [
     ("5:6:bird", "(0,5):(0,6):bird", "line 11: cannot be read (ValueError: could not"),
     ("6:bird", "6,6:bird", "line 11: cannot be read (ValueError: "),
     ("5:6:bird", "5:bird", "size 1); "),
+    ("5:6:bird", "5:1_6:bird", "line 11: a value contains an underscore"),
 ]
 WRONG_CSV = [
     ("sequence, time,0,1,label", "sequence;time", "has the columns ['sequence;time'];"),
