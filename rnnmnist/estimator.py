@@ -65,8 +65,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             if a sequence of X has more than 500 time steps, otherwise 1.
         stride: time steps from one window to the next. None is a quarter of the
             window, rounded down, at least 1.
-        num_epochs: passes over X, of at least 600 updates in all (`min_steps`). None is
-            20.
+        num_epochs: passes over X. None is 20, but at least 600 updates.
         num_steps: updates, instead of `num_epochs`.
         batch_size: sequences per update. None is 16 to 128, growing with the number of
             sequences.

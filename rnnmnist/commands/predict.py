@@ -191,14 +191,14 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
             state, time = model.start(), 0
             continue
         with prefix_errors(f"standard input, line {number}"):
-            if "_" in line:  # which float() would ignore
-                raise UserError(
-                    f"{format_value(line.strip())} contains an underscore; remove it"
-                )
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:
                 raise UserError(f"{error}; give numbers with commas between") from error
+            if "_" in line:  # which float() ignores
+                raise UserError(
+                    f"{format_value(line.strip())} contains an underscore; remove it"
+                )
             state, probabilities = model.step(state, values)
         time += 1
         yield {"step": time} | _to_json(model, probabilities)

@@ -573,11 +573,13 @@ class Config(ConfigSection):
     def replace(self, values: Mapping[str, object]) -> Self:
         """Returns a copy with other values of some settings, by their full names.
 
-        Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.
+        Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both,
+        and that of the latter `train.min_steps`, too.
         """
         values = dict(values)
         if values.get("train.num_epochs") is not None:
             values.setdefault("train.num_steps", None)
+            values.setdefault("train.min_steps", 1)
         elif values.get("train.num_steps") is not None:
             values["train.num_epochs"] = None
         changes: dict[str, Any] = {}

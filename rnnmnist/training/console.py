@@ -3,7 +3,6 @@
 import logging
 import shlex
 import textwrap
-import time
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -43,16 +42,12 @@ def write(text: str) -> None:
 
 
 class Progress:
-    """Prints the progress of a run that has finished `step` steps, unless quiet."""
+    """Prints the progress of a run, unless quiet."""
 
-    def __init__(
-        self, config: RunTrainConfig, task: Task, step: int, *, verbose: bool
-    ) -> None:
+    def __init__(self, config: RunTrainConfig, task: Task, *, verbose: bool) -> None:
         self._verbose = verbose
         self._config = config
         self._task = task
-        self._first_step = step
-        self._started = time.monotonic()
 
     def line(self, text: str) -> None:
         """Prints a line."""
@@ -74,13 +69,14 @@ class Progress:
         accuracy = format_percent(metrics.accuracy)
         if metrics.split == "train":
             step, num_steps = metrics.step, self._config.num_steps
-            seconds = time.monotonic() - self._started
-            finished = max(1, step - self._first_step)
+            examples_per_step = len(metrics.networks) * self._config.batch_size
+            speed = metrics.examples_per_second or 1
+            seconds_left = (num_steps - step) * examples_per_step / speed
             self.line(
                 f"step {step}/{num_steps}  {100 * step // num_steps} %  "
                 f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
-                f"{metrics.examples_per_second:,.0f} {self._task.noun}/s  "
-                f"{seconds / finished * (num_steps - step):.0f} s left"
+                f"{speed:,.0f} {self._task.noun}/s  "
+                f"{seconds_left:.0f} s left"
             )
         else:
             groups = ""

@@ -62,7 +62,7 @@ def train_and_evaluate(
         if is_process_0():
             write_json(workdir / "config.json", config)
             logs.remove_metrics_after(workdir, step)
-        progress = console.Progress(config.train, task, step, verbose=verbose)
+        progress = console.Progress(config.train, task, verbose=verbose)
         with stop_context as stop:
             if config.model.fitting == "closed_form":
                 from rnnmnist.training.closed_form import fit_in_closed_form

@@ -159,6 +159,8 @@ def test_the_later_of_steps_and_epochs_wins() -> None:
     of_steps, of_epochs = (Config().replace(given) for given in (steps, epochs))
     assert resolve(of_steps.replace(epochs), TASK) == resolve(of_epochs, TASK)
     assert resolve(of_epochs.replace(steps), TASK) == resolve(of_steps, TASK)
+    of_recipe = Config().replace({"train.min_steps": 600})
+    assert resolve(of_recipe.replace(epochs), TASK) == resolve(of_epochs, TASK)
     with pytest.raises(UserError, match=r"num_epochs: 2.* both set the length"):
         resolve(Config().replace(steps | epochs), TASK)
 

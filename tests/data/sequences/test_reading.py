@@ -23,7 +23,7 @@ from rnnmnist.data.sequences import reading
 from rnnmnist.data.sequences.checking import Sequences, check_arrays
 from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
-from rnnmnist.data.sequences.tables import read_stream
+from rnnmnist.data.sequences.tables import read_csv, read_stream
 from rnnmnist.errors import UserError, as_failure
 
 NAN = float("nan")
@@ -450,6 +450,12 @@ def test_wrong_texts_are_refused(
     assert old in content
     path = write_text(tmp_path, name, content.replace(old, new, 1))
     assert message in refusal(path)
+
+
+def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> None:
+    path = write_text(tmp_path, "data.csv", CSV.replace(",label", ",activity", 1))
+    with pytest.raises(UserError, match=r"label=activty names no column.*'activity'"):
+        read_csv(path, {"activty": "label"})
 
 
 def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
