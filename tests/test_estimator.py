@@ -87,6 +87,8 @@ def test_a_pickle_carries_the_checkpoint(
     assert read_undamaged(loaded.workdir_ / str(step))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_it_classifies_lists_and_arrays() -> None:
     lists = [one[: 6 + index % 7] for index, one in enumerate(X)]
     classifier = new().fit(lists, Y)
@@ -132,6 +134,8 @@ def test_fits_of_other_sequences_compile_nothing() -> None:
     assert compile_seconds() == before
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_weights_are_of_labels_and_missing_values_are_filled() -> None:
     labels = (np.arange(60) % 3).astype(float)
     gaps = np.where(X > 2, np.nan, X)

@@ -82,6 +82,7 @@ def cell_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_run_with_a_users_cell(cell_file: Path, tmp_path: Path) -> None:
     """Trains, and evaluates and resumes with the file in another place."""
     np.savez(tmp_path / "levels.npz", inputs=INPUTS, labels=LABELS)

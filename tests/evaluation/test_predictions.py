@@ -174,6 +174,8 @@ def classify_random(model: Model, draw: Callable[[int, int], Any], calls: int) -
     return len(compiled) - before
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_three_programs_serve_calls_with_any_sequences(tmp_path: Path) -> None:
     """Any number of them, whose longest is shorter than the longest of the training."""
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=8))

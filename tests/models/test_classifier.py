@@ -197,6 +197,8 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
         assert (params["cell"][gate]["bias"] == expected).all()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_chrono_draws_the_biases_of_two_gates() -> None:
     """Forget gates that keep 1 to T - 1 windows, and the opposite input gates."""
     params = init(initializer="chrono", window=2, stride=2)

@@ -120,6 +120,8 @@ def stopped(runs: Path) -> Path:
     return fit(runs / "run", **ENDING)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.usefixtures("unrendered")
 def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
@@ -136,6 +138,8 @@ def test_a_stopped_run_says_why_and_is_complete(
     assert reason in (stopped / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_callback_gets_each_validation_and_ends_the_run(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

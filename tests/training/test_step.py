@@ -288,6 +288,8 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     assert state.evaluated_params is state.params
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
     ("cell", "spared"),
     [
