@@ -16,7 +16,7 @@ from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
-from rnnmnist.fitting import FIT_SETTINGS, fit
+from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
 from rnnmnist.runs.workdir import list_steps
@@ -219,13 +219,16 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         }
         if self.random_state is not None:
             settings["seed"] = self.random_state
-        settings |= {"validation": self.early_stopping, "placement": "host"}
-        settings |= self.settings or {}
+        others = dict(self.settings or {})
+        full_names(others, FIT_SETTINGS)  # refuses other names
+        settings |= {"validation": self.early_stopping, "placement": "host"} | others
         if self.early_stopping:
-            settings["patience"] = self.n_iter_no_change
+            patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
+            settings["patience"] = patience
             # The checkpoint of the lowest loss, and those of the validations after it.
-            settings["keep_checkpoints"] = self.n_iter_no_change + 1
-            batch_size = settings.get("batch_size") or default_batch_size(sequences)
+            settings["keep_checkpoints"] = patience + 1
+            batch_size = FIT_SETTINGS["batch_size"].check(settings.get("batch_size"))
+            batch_size = batch_size or default_batch_size(sequences)
             epoch = max(1, round(sequences / batch_size))
             settings.setdefault("eval_every_steps", epoch)
         settings.setdefault("eval_every_steps", NEVER)
@@ -238,6 +241,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, list | tuple):
             if not y:
                 return X
+            for name in ("n_features_in_", "feature_names_in_"):
+                self.__dict__.pop(name, None)  # of an earlier fit
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,

@@ -103,6 +103,8 @@ def test_it_classifies_lists_and_arrays() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": "many"}, "train.num_steps: "),
     ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
+    ({"settings": {"workdir": "x"}}, "workdir: "),
+    ({"early_stopping": True, "batch_size": "16"}, "train.batch_size: "),
     ({"random_state": -1}, "seed: "),
     ({"early_stopping": True, "n_iter_no_change": 0}, "train.patience: "),
     ({"class_weight": {"heigh": 5, "low": 1}}, "train.class_weight: .*'heigh'"),
@@ -160,7 +162,7 @@ def test_swapped_axes_are_warned_of_once() -> None:
 def test_early_stopping_takes_the_lowest_loss_of_the_steps_that_are_left(
     tmp_path: Path,
 ) -> None:
-    """With few validation sequences. Saves after interrupts can displace a step."""
+    """With few validation sequences. A damaged step is moved aside."""
     stopping = new(
         workdir=tmp_path, early_stopping=True, n_iter_no_change=3, num_steps=40
     )

@@ -257,6 +257,9 @@ def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) ->
     metrics = workdir / "metrics.jsonl"
     text = metrics.read_text()
     metrics.write_text(text[: text.index('"step": 25')])
+    with pytest.raises(UserError, match="belongs to another run"):
+        fit(workdir, hidden_size=7)
+    assert not list(workdir.glob("damaged-*"))  # a call that is refused renames nothing
     fit(workdir, keep_checkpoints=3)
     assert_same_end(workdir, reference)
     assert (workdir / "damaged-10").is_dir()

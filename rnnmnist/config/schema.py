@@ -29,7 +29,7 @@ from rnnmnist.config.settings import (
     settings_of,
     to_python,
 )
-from rnnmnist.errors import UserError, prefix_errors
+from rnnmnist.errors import UserError, format_value, prefix_errors
 
 # The class of each recurrent cell, by its name.
 GATED_CELLS = {
@@ -469,7 +469,7 @@ class TrainConfig(ConfigSection):
     )
     keep_checkpoints: int = setting(
         2,
-        "newest checkpoints kept, in addition to the best one",
+        "newest validated checkpoints kept, in addition to the best and the last one",
         ge=1,
         resume="allowed",
     )
@@ -547,6 +547,15 @@ class Config(ConfigSection):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, section in SECTIONS.items():
+            value = getattr(self, name)
+            if not isinstance(value, section):
+                raise UserError(
+                    f"{name}: must be a {section.__name__}, not {format_value(value)}"
+                )
 
     @property
     def seeds(self) -> range:

@@ -25,7 +25,7 @@ from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
-from rnnmnist.errors import MissingDataError, RunError, prefix_errors
+from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
 
 URLS = {  # folders of the original files
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -147,8 +147,14 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     """Returns the original files to download, from a host that must respond."""
-    files = [] if manual_dir is None else Path(manual_dir).iterdir()
-    present = {file.name for file in files}
+    present: set[str] = set()
+    if manual_dir is not None:
+        folder = Path(manual_dir)
+        if not folder.is_dir():
+            raise UserError(
+                f"data.manual_dir: {folder} is no folder; name the one with the files"
+            )
+        present = {file.name for file in folder.iterdir()}
     missing = [
         url
         for url in original_urls(builder)

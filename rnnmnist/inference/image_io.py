@@ -1,5 +1,6 @@
 """Reads images as grey levels. The only module that imports Pillow."""
 
+import contextlib
 import io
 import sys
 import warnings
@@ -50,7 +51,8 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
             Image.open(file, formats=IMAGE_FORMATS) as image,
         ):
             image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
-            ImageOps.exif_transpose(image, in_place=True)
+            with contextlib.suppress(Exception):  # damaged metadata turn no image
+                ImageOps.exif_transpose(image, in_place=True)
             return _to_grey(image)
     except UnidentifiedImageError:
         formats = ", ".join(IMAGE_FORMATS)

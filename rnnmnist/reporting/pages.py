@@ -1,6 +1,7 @@
 """The report of a run: its pictures, and the page that contains them."""
 
 import base64
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -98,7 +99,7 @@ def render_page(
         run=run,
         result=result,
         # In the newest checkpoint, `train` is that of the last resume.
-        config=newest.config,
+        config=dataclasses.replace(run.config, train=newest.config.train),
         last_step=newest.step,
         formatting=formatting,
         pictures={

@@ -83,8 +83,9 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
         # Runs differ in the last few percent, so the first steps may be cut off.
         validated = [line for line in metrics if line.split == "validation"]
         worst = 100 * min(line.accuracy for line in validated or metrics)
-        bottom = max(0.0, worst - (100 - worst) / 2)
-        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, None))
+        bottom = min(99.0, max(0.0, worst - (100 - worst) / 2))
+        top = 100 + (100 - bottom) / 40  # so that a line at 100 % is seen
+        lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))
         lower_axes.set_xlabel("step (updates)")
         lower_axes.set_xlim(left=0)
         integers = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])

@@ -29,7 +29,6 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import (
     HEADER_FILE,
     SUMS_FILE,
-    check_folders,
     list_steps,
     remove_unfinished,
 )
@@ -96,6 +95,14 @@ def read_header(workdir: Path, step: int) -> Header:
     return header
 
 
+def read_newest(workdir: Path) -> Header | None:
+    """Returns the header of the newest undamaged step; None if there is none."""
+    for step in reversed(list_steps(workdir)):
+        if read_undamaged(workdir / str(step)) is not None:
+            return read_header(workdir, step)
+    return None
+
+
 def read_undamaged(folder: Path) -> dict[str, bytes] | None:
     """Returns what `read_files` does, or None if `SHA256SUMS` does not list the same.
 
@@ -154,7 +161,6 @@ def repair(workdir: Path) -> None:
 
     So their steps can be saved again.
     """
-    check_folders(workdir)
     remove_unfinished(workdir)
     for step in list_steps(workdir):
         folder = workdir / str(step)

@@ -85,6 +85,8 @@ def _outdated(workdir: Path, keep: int) -> set[int]:
     for step in steps:
         with contextlib.suppress(Failure):
             headers.append(read_header(workdir, step))
+    if not headers:  # files or memory are short
+        return set()
     undamaged = {header.step for header in headers}
     validated = [header.step for header in headers if header.metrics is not None]
     newest = (validated or steps)[-keep:]

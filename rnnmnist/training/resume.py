@@ -18,10 +18,10 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.runs.checkpoint_files import Header, read_header, repair
+from rnnmnist.runs.checkpoint_files import Header, read_newest
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
-from rnnmnist.runs.workdir import list_steps, lock
+from rnnmnist.runs.workdir import check_folders, lock
 from rnnmnist.runtime.distributed import (
     broadcast,
     is_process_0,
@@ -97,21 +97,19 @@ class Start(NamedTuple):
 def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
     """Locks a workdir, and yields what a run starts from in it.
 
-    Damaged steps are renamed. The settings are checked as far as that needs no data. A
-    run that resumes has the defaults for the data of its checkpoint. Of several
-    processes, the first one creates the workdir and holds the lock.
+    The settings are checked as far as that needs no data. A run that resumes has the
+    defaults for the data of its checkpoint. Of several processes, the first one creates
+    the workdir and holds the lock.
     """
     with lock(workdir) if is_process_0() else contextlib.nullcontext():
-        if is_process_0():
-            repair(workdir)
         wait_for_process_0()
         if not workdir.is_dir():
             raise UserError(
                 f"workdir: {workdir} is not one folder for all processes; name one on "
                 "a file system that they share"
             )
-        steps = list_steps(workdir)
-        header = read_header(workdir, steps[-1]) if steps else None
+        check_folders(workdir)
+        header = read_newest(workdir)
         config, _ = choose_config(request, None if header is None else header.config)
         if config.data.name != "files":  # images need not be read for their task
             resolve(config, image_task(config.data))

@@ -11,6 +11,7 @@ from rnnmnist.data.examples import Dataset
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoint_files import repair
 from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.writing import write_json
@@ -58,6 +59,8 @@ def train_and_evaluate(
     step = start.step
     if verbose:
         console.print_header(config, task, mesh, start, reason)
+    if is_process_0():
+        repair(workdir)
     if start.completion is None:
         if is_process_0():
             write_json(workdir / "config.json", config)

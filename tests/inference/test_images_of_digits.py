@@ -73,6 +73,7 @@ def files_of_a_digit(page: Image.Image) -> Iterator[tuple[str, bytes]]:
         yield kind, saved(page.resize((131, 131)), kind)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 270 degrees
+    yield "damaged metadata", saved(page, "PNG", exif=b"Exif\0\0garbage!!")
     yield "turned", saved(page.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
     for on, off in ("yellow", "white"), ("#c81e1e", "#1e1ec8"):
         yield on, saved(ImageOps.colorize(page, on, off))

@@ -119,7 +119,7 @@ def _choose_columns(
     names: Sequence[str], roles: Roles, wanted: Sequence[str]
 ) -> dict[str, str]:
     """Returns the names of the columns that are read, by their roles and features."""
-    if not are_names(wanted):  # otherwise these can be new sequences without labels
+    if not wanted:  # otherwise these can be new sequences without labels
         for name, role in roles.items():
             if name not in names:
                 remedy = suggest_name(name, names, "remove it, or name one")

@@ -65,10 +65,11 @@ def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
         tag, *arguments = text.split()
         tag = tag.lower()
         if tag == "@data":
-            break
-        if tag == "@classlabel" and arguments[0].lower() == "true":
+            return classes
+        has_classes = "false" not in map(str.lower, arguments[:1])
+        if tag == "@classlabel" and has_classes:
             classes = arguments[1:]
-    return classes
+    raise UserError("has no line @data; write it before the cases")
 
 
 def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:

@@ -411,7 +411,7 @@ def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> Non
 
 
 WRONG_TS = [
-    ("@data", "@date", "has no cases; "),
+    ("@data", "@date", "has no line @data; "),
     ("bird\n", "brid\n", "line 11: the label is 'brid'; allowed are "),
     ("5:6:bird", "(0,5):(0,6):bird", "line 11: cannot be read (ValueError: could not"),
     ("6:bird", "6,6:bird", "line 11: cannot be read (ValueError: "),
@@ -456,6 +456,10 @@ def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> Non
     path = write_text(tmp_path, "data.csv", CSV.replace(",label", ",activity", 1))
     with pytest.raises(UserError, match=r"label=activty names no column.*'activity'"):
         read_csv(path, {"activty": "label"})
+    lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
+    unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
+    # The features of a network are named for new sequences, which need no labels.
+    assert "labels" not in read_csv(unlabelled, {"activity": "label"}, ("0", "1"))
 
 
 def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
