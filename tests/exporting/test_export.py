@@ -77,8 +77,7 @@ NETWORKS = {
         ZERO, "lru", pooling="mean", window=4, stride=3, **DIFFERENCES
     ),
 }
-# In the default run, each operator is used by one of these or in another test; CI
-# exports all of them.
+# These are exported in the default run, and CI exports all.
 FAST = {"2 x filters on sequences", "mean of gru"}
 
 
