@@ -241,8 +241,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, list | tuple):
             if not y:
                 return X
-            for name in ("n_features_in_", "feature_names_in_"):
-                self.__dict__.pop(name, None)  # of an earlier fit
+            self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,
