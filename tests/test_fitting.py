@@ -270,7 +270,6 @@ def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 def test_fits_in_threads_end_as_alone(
     tmp_path: Path,
     reference: Path,

@@ -100,7 +100,6 @@ def test_a_report_and_an_evaluation_are_of_left_out_predictions(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 def test_streams_and_batches_of_any_size_equal_the_whole(run: Path) -> None:
     """Also for sequences that are longer than those of the training."""
     model = rnnmnist.load(run)
@@ -120,7 +119,6 @@ def test_streams_and_batches_of_any_size_equal_the_whole(run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
     run: Path, tmp_path: Path
 ) -> None:
@@ -161,7 +159,6 @@ def test_several_processes_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 def test_given_splits_are_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,7 +222,6 @@ def test_groups_are_left_out_as_a_whole(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.usefixtures("unrendered")
 def test_an_accuracy_over_groups_is_never_stated_without_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -309,7 +305,6 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
     with data_warnings() as messages:

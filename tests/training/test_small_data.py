@@ -75,7 +75,6 @@ def test_a_run_without_validation(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
     weights = {"no": 60 / 2 / 40, "yes": 60 / 2 / 20}
     balanced = fit(tmp_path / "a", class_weight="balanced")
@@ -121,7 +120,6 @@ def stopped(runs: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.usefixtures("unrendered")
 def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
@@ -139,7 +137,6 @@ def test_a_stopped_run_says_why_and_is_complete(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
 def test_a_callback_gets_each_validation_and_ends_the_run(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
