@@ -30,9 +30,9 @@ DRAWN = 256  # examples of a comparison without the data of the run
 # Two logits of an example tie if they differ by at most this part of its largest one.
 # Sums in another order differ less.
 TOLERANCE = 1e-4
-# As above, for random filters. Where outputs are dense, those that are
-# rounded differently are on the other side of some thresholds. On PLAID, one recording
-# of 215 has logits that differ by 0.14 of the largest one, 99 % by at most 0.02.
+# The same for random filters. Where their outputs are dense, those that are rounded
+# differently are on the other side of some thresholds. On PLAID, one recording of 215
+# has logits that differ by 0.14 of the largest one, 99 % by at most 0.02.
 TOLERANCE_OF_FILTERS = 0.2
 
 

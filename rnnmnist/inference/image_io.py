@@ -51,7 +51,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
             Image.open(file, formats=IMAGE_FORMATS) as image,
         ):
             image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
-            with contextlib.suppress(Exception):  # damaged metadata turn no image
+            with contextlib.suppress(Exception):  # damaged metadata are ignored
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_grey(image)
     except UnidentifiedImageError:

@@ -59,7 +59,7 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
         sync(folder, *folder.rglob("*"))  # orbax syncs the files of arrays only
         folder.rename(workdir / folder.name)
         sync(workdir)
-        for step in _outdated(workdir, header.config.train.keep_checkpoints):
+        for step in _outdated_steps(workdir, header.config.train.keep_checkpoints):
             # Renamed first, so that no step is found half deleted.
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
@@ -73,12 +73,12 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
         remove_unfinished(workdir)
 
 
-def _outdated(workdir: Path, keep: int) -> set[int]:
-    """Returns all steps but the best one, the last one, and some validated ones.
+def _outdated_steps(workdir: Path, keep: int) -> set[int]:
+    """Returns the steps to delete.
 
-    These are the newest ones. Saves between validations, after a signal, are not
-    counted. A step that has been damaged meanwhile is kept; the next start moves it
-    aside.
+    The best step, the last one, and so many of the newest validated ones are kept. A
+    step that a signal has saved between two validations is not validated. A step that
+    has been damaged meanwhile is kept, too; the next start moves it aside.
     """
     steps = list_steps(workdir)
     headers = []

@@ -65,7 +65,7 @@ def write_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         try:
             new.rename(path)
-        except BaseException:  # as an interrupt
+        except BaseException:  # such as an interrupt, after which the old one is back
             if old.exists():
                 old.rename(path)
             raise

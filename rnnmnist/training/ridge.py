@@ -131,6 +131,7 @@ def standardize(
     mean = shares @ features
     features -= mean
     deviation = np.sqrt(shares @ features**2)
+    # The scale of a constant feature is 0.
     deviation[deviation <= CONSTANT * np.abs(mean)] = np.inf
     scale = 1 / deviation
     features *= scale

@@ -101,13 +101,10 @@ def select_samples(run: TrainedRun) -> list[dict[str, Any]]:
     probabilities = network.probabilities(Inputs(images))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     is_easy = label_probabilities >= MIN_EASY_PROBABILITY
-    easy = [
-        index
-        for digit in range(probabilities.shape[1])
-        for index in np.flatnonzero(is_easy & (labels == digit))[
-            :EASY_PER_DIGIT
-        ].tolist()
-    ]
+    easy: list[int] = []
+    for digit in range(probabilities.shape[1]):
+        easy_of_digit = np.flatnonzero(is_easy & (labels == digit))
+        easy += easy_of_digit[:EASY_PER_DIGIT].tolist()
     hardest = label_probabilities.argsort(kind="stable")[:HARD].tolist()
     return [
         {
