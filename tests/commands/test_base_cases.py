@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -230,12 +230,13 @@ USES: dict[str, Callable[[Run], None]] = {
 }
 
 
-def cases() -> Iterator[tuple[str, str, str]]:
+def cases() -> Iterator[Any]:
     """Yields the parameters of the tests: a run, a use, and what becomes of it."""
     columns, *rows = (line.split() for line in TABLE.strip().splitlines())
     for index, name in enumerate(columns, 1):
+        marks = pytest.mark.slow if name == "seeds" else ()
         for row in rows:
-            yield name, row[0], row[index]
+            yield pytest.param(name, row[0], row[index], marks=marks)
 
 
 def write(folder: Path) -> Path:

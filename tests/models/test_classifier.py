@@ -83,7 +83,13 @@ def test_the_scan_equals_a_loop_over_the_cell() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cell", NETWORKS)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, marks=pytest.mark.slow if cell in ("lstm", "lru") else ())
+        for cell in NETWORKS
+    ],
+)
 def test_logits_after_each_step(cell: str) -> None:
     """They equal those of padded sequences, and those of one step at a time.
 

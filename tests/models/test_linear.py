@@ -76,7 +76,12 @@ def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(  # 3 does not divide the 7 steps
-    ("unroll", "block_size"), [(1, None), (3, 3), (None, 100)]
+    ("unroll", "block_size"),
+    [
+        (3, 3),
+        pytest.param(1, None, marks=pytest.mark.slow),
+        pytest.param(None, 100, marks=pytest.mark.slow),
+    ],
 )
 def test_every_form_equals_a_plain_loop(
     unroll: int | None, block_size: int | None

@@ -72,7 +72,11 @@ def assert_close(one: Any, other: Any) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("dtype", "every_step", "unroll"),
-    [(FLOAT32, True, 100), (FLOAT64, False, 4), (FLOAT64, True, 1)],
+    [
+        (FLOAT64, True, 1),
+        pytest.param(FLOAT64, False, 4, marks=pytest.mark.slow),
+        pytest.param(FLOAT32, True, 100, marks=pytest.mark.slow),
+    ],
 )
 def test_values_and_gradients_equal_those_of_flax(
     dtype: Any, every_step: bool, unroll: int

@@ -45,7 +45,12 @@ def loss_by_hand(
 
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
-    ("padded", "every_step"), [(True, True), (True, False), (False, False)]
+    ("padded", "every_step"),
+    [
+        (True, True),
+        (True, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     padded: bool, every_step: bool
