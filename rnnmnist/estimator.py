@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
@@ -219,8 +219,18 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         }
         if self.random_state is not None:
             settings["seed"] = self.random_state
-        others = dict(self.settings or {})
+        others = {} if self.settings is None else self.settings
+        if not isinstance(others, Mapping):
+            raise UserError(
+                f"settings: {format_value(others)} is no mapping; pass a dictionary "
+                "from the names of settings to values"
+            )
         full_names(others, FIT_SETTINGS)  # refuses other names
+        for name in {"seed", *self.get_params(deep=False)} & others.keys():
+            raise UserError(
+                f"settings: {name} is set by a parameter of RNNClassifier, seed by "
+                "random_state; remove it here"
+            )
         settings |= {"validation": self.early_stopping, "placement": "host"} | others
         if self.early_stopping:
             patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)

@@ -97,6 +97,8 @@ def test_it_classifies_lists_and_arrays() -> None:
     assert classifier.predict(X).shape == (60,)
     with pytest.raises(UserError, match="features"):
         classifier.predict(X[..., :1])
+    numbers = [one[:, 0].tolist() for one in lists]  # of one feature
+    assert new().fit(numbers, Y).predict(numbers).shape == (60,)
 
 
 # Arguments of `fit`, or parameters, and the start of the error.
@@ -104,6 +106,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": "many"}, "train.num_steps: "),
     ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
     ({"settings": {"workdir": "x"}}, "workdir: "),
+    ({"settings": "abc"}, "settings: 'abc' is no mapping"),
+    ({"settings": {"seed": 3}}, "settings: seed is set by a parameter"),
     ({"early_stopping": True, "batch_size": "16"}, "train.batch_size: "),
     ({"random_state": -1}, "seed: "),
     ({"early_stopping": True, "n_iter_no_change": 0}, "train.patience: "),

@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 def load_named(name: str | Path) -> Config | None:
     """Loads a configuration by its path or its name; for the rule, returns None."""
-    return None if name == RULE else load_config(find_config(name))
+    return None if str(name) == RULE else load_config(find_config(name))
 
 
 def choose_config(

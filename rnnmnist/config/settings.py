@@ -117,7 +117,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class ConfigSection:
-    """A group of settings, which are checked on construction."""
+    """A section of settings, which are checked on construction."""
 
     prefix: ClassVar[str] = ""  # with which the names of its settings begin
 

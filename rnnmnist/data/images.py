@@ -26,6 +26,7 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
 from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
+from rnnmnist.runtime.jax_defaults import without_library_logs
 
 URLS = {  # folders of the original files
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -110,6 +111,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+@without_library_logs()
 def load_splits(config: DataConfig) -> dict[str, Examples]:
     """Loads every split in the original order, prepared if it is not yet."""
     tfds.disable_progress_bar()

@@ -16,6 +16,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
@@ -46,7 +47,9 @@ def load_evaluated(
     path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
     shape = (run.config.num_seeds, len(examples), len(task.classes))
     with prefix_errors(path, "train in another workdir"):
-        logits = np.load(path)["logits"]
+        # Of a file that is no archive, `np.load` would suggest to unpickle it.
+        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
+            logits = file["logits"]
         if logits.shape != shape:
             raise ValueError(f"logits {logits.shape}, not {shape}")
     return task, metrics.split, examples.sort_by_group(), logits

@@ -80,8 +80,15 @@ def report_run(run: TrainedRun) -> Report:
     errors = find_errors(run, network, examples, probabilities)
     if errors:
         pictures["gallery"] = plots.gallery(errors, task.feature_names)
-    overconfidence = estimate_overconfidence(probabilities, examples.labels)
-    page = render_page(run, result, pictures, errors, overconfidence)
+    page = render_page(
+        run,
+        result,
+        pictures,
+        errors,
+        num_errors=int((probabilities.argmax(axis=1) != examples.labels).sum()),
+        mean_confidence=float(probabilities.max(axis=1).mean()),
+        overconfidence=estimate_overconfidence(probabilities, examples.labels),
+    )
     return write_files(run.workdir / "report", result, pictures, page)
 
 
@@ -90,6 +97,9 @@ def render_page(
     result: Result,
     pictures: dict[str, bytes],
     errors: list[plots.Tile],
+    *,
+    num_errors: int,
+    mean_confidence: float,
     overconfidence: tuple[float, float, float],
 ) -> str:
     """Renders the page; headings and sentences are in the template."""
@@ -110,6 +120,8 @@ def render_page(
         validation_selects=run.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
         confusions=most_frequent_errors(result),
         shown_errors=len(errors),
+        num_errors=num_errors,
+        mean_confidence=mean_confidence,
         largest_fall=max((np.abs(tile.falls).max() for tile in errors), default=0),
         overconfidence=overconfidence,
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",

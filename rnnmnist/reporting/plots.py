@@ -196,15 +196,16 @@ def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
     times = np.arange(1, len(values) + 1)
     edges = np.append(times, len(times) + 1) - 0.5
     axes.margins(y=0.2)
-    axes.pcolormesh(
-        edges,
-        [0, 0.1],  # the lowest tenth of the axes
-        evidence[None],
-        transform=axes.get_xaxis_transform(),
-        cmap=EVIDENCE_COLOURS,
-        vmin=-1,
-        vmax=1,
-    )
+    if evidence.any():  # there is none of left-out predictions
+        axes.pcolormesh(
+            edges,
+            [0, 0.1],  # the lowest tenth of the axes
+            evidence[None],
+            transform=axes.get_xaxis_transform(),
+            cmap=EVIDENCE_COLOURS,
+            vmin=-1,
+            vmax=1,
+        )
     axes.set_prop_cycle(color=SERIES)
     marker = "o" if len(values) == 1 else ""
     axes.plot(times, values, linewidth=1, marker=marker)

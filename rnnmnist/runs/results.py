@@ -63,7 +63,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         """Whether the multiplier was chosen on these examples.
 
         The loss is then slightly too low. Predictions of examples that are left out
-        also chose the multiplier that each fitted head contains.
+        also chose the factor that each fitted head contains.
         """
         is_left_out = self.split in ("leave_one_out", "leave_one_group_out")
         is_calibrated = self.split == "validation" and self.multiplier != 1

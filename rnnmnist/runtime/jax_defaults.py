@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 
 from rnnmnist.errors import UserError
 
-# Both log by the logger of absl: orbax each step of a save, and optax that a schedule
-# has no warm-up. On a real problem, they raise.
-SILENT_PACKAGES = ("/orbax/", "/optax/")
+# They log by the logger of absl: orbax each step of a save, optax that a schedule has
+# no warm-up, TFDS that a data set is not prepared. On a real problem, they raise.
+SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 
 # `enable_x64` moved from one module to the other in jax 0.8, so that one of the two
@@ -45,13 +45,15 @@ def jax_defaults() -> Iterator[None]:
         jax.threefry_partitionable(True),
         jax.transfer_guard("allow"),
         jax.set_mesh(NO_MESH),
-        _without_library_logs(),
+        without_library_logs(),
     ):
         yield
 
 
 @contextlib.contextmanager
-def _without_library_logs() -> Iterator[None]:
+def without_library_logs() -> Iterator[None]:
+    """Drops what `SILENT_PACKAGES` log, within a block or a function."""
+
     def is_of_others(record: logging.LogRecord) -> bool:
         return not any(package in record.pathname for package in SILENT_PACKAGES)
 

@@ -13,7 +13,7 @@ strength are
     B = V (ZV)'Y / (eigenvalues + strength)
 
 and so is the prediction for each example by a fit without it, or without its group.
-These leave-one-out predictions choose the strength, and the multiplier by which scores
+These leave-one-out predictions choose the strength, and the factor by which scores
 become logits.
 
 References:
@@ -44,7 +44,7 @@ ZERO = 1e-14
 # of the examples, and the Gram matrix with what its decomposition needs.
 COPIES_OF_STATES = 2
 COPIES_OF_GRAM = 5
-COPIES_OF_GROUP = 3  # of the matrix of the leverages within the largest group
+COPIES_OF_GROUP = 4  # of the matrix of the leverages within the largest group
 
 
 class RidgeHead(NamedTuple):
@@ -71,7 +71,7 @@ def fit_ridge(
     """Fits a head, with the strength of the least leave-one-out error.
 
     Weights of equal examples add up: an example of weight 2 counts as two in the fit,
-    the error, and the multiplier, but is left out as one.
+    the error, and the factor, but is left out as one.
 
     With groups, all examples of a group are left out together.
 

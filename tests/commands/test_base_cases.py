@@ -176,7 +176,9 @@ def export(run: Run) -> None:
     output("export", *flags, *run.places)
     for name in formats.FORMATS:
         certificate = json.loads((run.folder / name / "certificate.json").read_text())
-        assert certificate["examples"] in (EXAMPLES, DRAWN)
+        is_drawn = certificate["split"] == "drawn"
+        assert certificate["examples"] == (DRAWN if is_drawn else EXAMPLES)
+        assert (certificate["correct"] is None) == is_drawn
         assert certificate["differing"] == 0
 
 

@@ -52,6 +52,7 @@ def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
     assert config is not None
     found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
     assert found == (config.replace({"seed": 3}), None)
+    assert load_named(Path("files")) is None  # the rule
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_time_steps_that_a_stream_refuses() -> None:
         (np.full(28, 255), "features: must be grey levels from 0 to 1"),
         (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
         (["1"] * 28, "features: must be 28 numbers"),
+        ({"0": 0.5}, "features: must be 28 numbers"),
         ([1, [2]], "features: "),
     ]
     for features, message in wrong:

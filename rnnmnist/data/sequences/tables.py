@@ -60,15 +60,24 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
     header_line, cells = next(_csv_rows(path), (0, []))
     names = [cell.strip() for cell in cells]
     columns = _choose_columns(names, roles, wanted)
-    table = pyarrow.csv.read_csv(
-        path,
-        pyarrow.csv.ReadOptions(column_names=names, skip_rows=header_line),
-        pyarrow.csv.ParseOptions(newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(
-            include_columns=list(columns.values()),
-            column_types=dict.fromkeys(names, pa.string()),
-        ),
-    )
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            pyarrow.csv.ReadOptions(column_names=names, skip_rows=header_line),
+            pyarrow.csv.ParseOptions(newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                include_columns=list(columns.values()),
+                column_types=dict.fromkeys(names, pa.string()),
+            ),
+        )
+    except pa.ArrowInvalid:
+        for line, cells in _csv_rows(path):
+            if len(cells) != len(names):
+                raise UserError(
+                    f"line {line}: has {len(cells)} cells, not {len(names)} as line "
+                    f"{header_line}; put quotes around texts that contain a comma"
+                ) from None
+        raise
 
     def place(row: int) -> str:
         line, _ = next(itertools.islice(_csv_rows(path), row + 1, None))
@@ -155,6 +164,9 @@ def _to_arrays(
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
     cells = {role: _Column(name, table[name], place) for role, name in columns.items()}
+    for column in cells.values():
+        if pa.types.is_nested(column.values.type):
+            raise column.refusal(0, "one number or text in each row")
     codes, ids = cells.pop("sequence").texts()
     lengths = np.bincount(codes)
     order = cells.pop("time").order_within(codes)

@@ -253,6 +253,7 @@ def test_a_list_with_swapped_axes_is_told_so() -> None:
         ("sensors.csv", None, r"rnnmnist\.read_sequences"),
         (np.ones((3, 4)), None, "pass labels"),
         (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\), with labels"),
+        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "row 1: the column x has"),
         (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
         (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
         (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
