@@ -219,7 +219,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         }
         if self.random_state is not None:
             settings["seed"] = self.random_state
-        others = {} if self.settings is None else self.settings
+        others: Mapping[str, Any] = {} if self.settings is None else self.settings
         if not isinstance(others, Mapping):
             raise UserError(
                 f"settings: {format_value(others)} is no mapping; pass a dictionary "
@@ -231,7 +231,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 f"settings: {name} is set by a parameter of RNNClassifier, seed by "
                 "random_state; remove it here"
             )
-        settings |= {"validation": self.early_stopping, "placement": "host"} | others
+        settings |= {"validation": self.early_stopping, "placement": "host"}
+        settings |= others
         if self.early_stopping:
             patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
             settings["patience"] = patience
