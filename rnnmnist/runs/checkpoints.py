@@ -25,7 +25,6 @@ from rnnmnist.runs.selection import best_header
 from rnnmnist.runs.workdir import (
     HEADER_FILE,
     UNFINISHED,
-    describe_last_checkpoint,
     list_steps,
     remove_unfinished,
 )
@@ -65,10 +64,9 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
         raise
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
-            f"a checkpoint could not be written in {workdir} "
-            f"({summarize_error(error)}); {describe_last_checkpoint(workdir)}; free "
-            "disk space, memory, threads or open files, whichever is short, and run "
-            "the command again"
+            f"step {header.step} could not be saved in {workdir} "
+            f"({summarize_error(error)}); free disk space, memory, threads or open "
+            "files, whichever is short, and run the command again"
         ) from error
     finally:
         remove_unfinished(workdir)

@@ -84,11 +84,3 @@ def _numbered(workdir: Path) -> list[Path]:
 def remove_unfinished(workdir: Path) -> None:
     """Removes what a process has not finished to save or to delete."""
     shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
-
-
-def describe_last_checkpoint(workdir: Path) -> str:
-    """Describes the newest checkpoint of a workdir, for error messages."""
-    steps = list_steps(workdir)
-    if not steps:
-        return "no checkpoint yet"
-    return f"the last checkpoint is step {steps[-1]}"

@@ -15,7 +15,6 @@ from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import NetworkScores
-from rnnmnist.runs.workdir import describe_last_checkpoint
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max
 from rnnmnist.runtime.mesh import (
@@ -110,7 +109,7 @@ def loop_over_events(
                 # Fail if an update was rejected: if its loss, its gradient or an
                 # updated parameter was not finite.
                 if step < target:
-                    raise rejection_error(config, stats, step, workdir)
+                    raise rejection_error(config, stats, step)
 
                 # Stop after this event if any process got a signal, so that all stop at
                 # the same step.
@@ -240,9 +239,7 @@ def measure_training(
     )
 
 
-def rejection_error(
-    config: RunConfig, stats: UpdateStats, step: int, workdir: Path
-) -> RunError:
+def rejection_error(config: RunConfig, stats: UpdateStats, step: int) -> RunError:
     """Returns the error that ends a run after a rejected update.
 
     `step` is the number of applied updates. The message calls the rejected one
@@ -256,6 +253,5 @@ def rejection_error(
     return RunError(
         f"step {step + 1}{config.seed_suffix(network)} was not applied: its loss is "
         f"{loss} and its gradient norm {stats.grad_norm[row, network]}; one of them or "
-        f"an updated parameter is not finite at learning rate {rate:.3g}; "
-        f"{describe_last_checkpoint(workdir)}; {REMEDY}"
+        f"an updated parameter is not finite at learning rate {rate:.3g}; {REMEDY}"
     )

@@ -148,7 +148,7 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     assert not stats.is_applied.any()
     np.testing.assert_array_equal(stats.is_finite[0], [True, True, False, True])
     assert not np.isfinite(stats.scores.loss[0, 2])
-    rejected = rejection_error(NETWORKS, jax.device_get(stats), 3, Path())
+    rejected = rejection_error(NETWORKS, jax.device_get(stats), 3)
     assert f" of seed {NETWORKS.seeds[2]} " in str(rejected)
     after = trained._replace(state=state).networks()
     jax.tree.map(np.testing.assert_array_equal, after, before)
