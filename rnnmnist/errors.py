@@ -29,8 +29,6 @@ MACHINE_ERRORS = (
     errno.ENFILE,
     errno.ENOMEM,
 )
-# A note of errors that the callback of a user has raised.
-BY_CALLBACK = "raised by the callback"
 
 
 class Failure(Exception):  # noqa: N818
@@ -81,11 +79,11 @@ def as_failure(error: BaseException) -> Failure | None:
 
     The message is then the path and the reason. It is a `RunError` if the machine is
     the cause, otherwise a `UserError`. For any other exception, such as an `OSError`
-    without a path or of a callback, the result is None.
+    without a path, the result is None.
     """
     if isinstance(error, Failure):
         return error
-    if not isinstance(error, OSError) or BY_CALLBACK in getattr(error, "__notes__", ()):
+    if not isinstance(error, OSError):
         return None
     path = error.filename
     reason = error.strerror or str(error)

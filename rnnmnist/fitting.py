@@ -151,8 +151,9 @@ def fit(
         callback: is called on process 0 after each validation, which is saved by then,
             with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
             it returns True, the run ends there and is evaluated; the same call trains
-            on. What it raises leaves `fit` unchanged, and the same call resumes. A run
-            without a validation split, and a fit of random filters, do not call it.
+            on. What it raises leaves `fit`, an `OSError` of a file as a `UserError` or
+            `RunError`; the same call resumes. A run without a validation split, and a
+            fit of random filters, do not call it.
         **settings: values of settings, by their names without the section, such as
             `num_steps=1000` for `train.num_steps`. They replace those of a shipped
             configuration: `filters` for fewer than 2,000 training sequences, otherwise

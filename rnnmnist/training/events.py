@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import BY_CALLBACK, RunError, StoppedError
+from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
@@ -91,12 +91,7 @@ def decide_end(
     """Returns whether a run ends at a validation, by its callback or its patience."""
 
     def decide() -> bool:
-        try:
-            ends_by_callback = callback is not None and callback(metrics)
-        except OSError as error:
-            error.add_note(BY_CALLBACK)  # others are those of a file of the run
-            raise
-        if ends_by_callback:
+        if callback is not None and callback(metrics):
             return True
         return logs.completion(workdir, metrics.step, config) is not None
 
