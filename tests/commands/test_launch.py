@@ -33,6 +33,7 @@ def passed_to(program: str, script: str, *args: str, **variables: str) -> list[s
     return finished.stdout.split("\0")[:-1]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_slurm(new_run: trainer.Run) -> None:
     """jax detects the tasks by SLURM's variables."""

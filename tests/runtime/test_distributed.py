@@ -188,6 +188,7 @@ def test_missing_processes_are_one_line(
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_doctor_checks_all_processes(new_run: Run) -> None:
     running = new_run.start_together(program=["-m", "rnnmnist", "doctor"])
