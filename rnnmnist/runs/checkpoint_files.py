@@ -73,12 +73,17 @@ def read_header(workdir: Path, step: int) -> Header:
             f"undamaged steps are {', '.join(whole) or 'none'}; choose one of them, or "
             "repeat the training command, which moves the damaged one aside"
         )
+    return _parse_header(folder, files)
+
+
+def _parse_header(folder: Path, files: Mapping[str, bytes]) -> Header:
+    """Returns the header among the files of a checkpoint."""
     try:
         content = json.loads(files[HEADER_FILE])
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']}, not {FORMAT}")
         # Unlike `msgspec.convert`, `from_dict` refuses a setting that this version does
-        # not have. Earlier versions left some defaults to the readers of a header.
+        # not have.
         given = Config.from_dict(content["config"])
         config = fill_defaults(given, msgspec.convert(content["task"], Task))
         header = msgspec.convert(content | {"config": config}, Header)
@@ -87,7 +92,7 @@ def read_header(workdir: Path, step: int) -> Header:
             f"workdir: the checkpoint {folder} is of another version of rnnmnist "
             f"({summarize_error(error)}); use that version, or name another workdir"
         ) from error
-    if header.step != step:
+    if folder.name != str(header.step):
         raise UserError(
             f"workdir: the folder {folder} is the checkpoint of step {header.step}; "
             "give it its name again"
@@ -98,8 +103,10 @@ def read_header(workdir: Path, step: int) -> Header:
 def read_newest(workdir: Path) -> Header | None:
     """Returns the header of the newest undamaged step; None if there is none."""
     for step in reversed(list_steps(workdir)):
-        if read_undamaged(workdir / str(step)) is not None:
-            return read_header(workdir, step)
+        folder = workdir / str(step)
+        files = read_undamaged(folder)
+        if files is not None:
+            return _parse_header(folder, files)
     return None
 
 
