@@ -35,7 +35,6 @@ from rnnmnist.runtime.machine import usable_cores
 from rnnmnist.training import loop, resume, run
 
 STEPS = 30
-slow_case = functools.partial(pytest.param, marks=pytest.mark.slow)
 fit = functools.partial(fit_small, num_steps=STEPS)
 
 
@@ -204,14 +203,15 @@ def test_fit_prints_nothing_unless_verbose(
     assert "resuming from step 40\n" in printed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "name", "raised", "saved"),
     [
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
-        slow_case(resume, "lock", KeyboardInterrupt, 0),
-        slow_case(checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
-        slow_case(run, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
-        slow_case(loop, "score_validation", RunError, 0),
+        (resume, "lock", KeyboardInterrupt, 0),
+        (checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
+        (run, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
+        (loop, "score_validation", RunError, 0),
     ],
 )
 def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(

@@ -26,7 +26,8 @@ IMAGES = random_examples(7).stored
 
 
 @pytest.mark.parametrize(
-    ("cell", "pooling", "window"), [("lstm", "last", 1), ("lru", "mean", 8)]
+    ("cell", "pooling", "window"),
+    [("lstm", "last", 1), pytest.param("lru", "mean", 8, marks=pytest.mark.slow)],
 )
 def test_a_stream_predicts_as_for_whole_sequences(
     cell: str,

@@ -77,8 +77,6 @@ NETWORKS = {
         ZERO, "lru", pooling="mean", window=4, stride=3, **DIFFERENCES
     ),
 }
-# This one is exported in the default run, and CI exports all.
-FAST = "2 x filters on sequences"
 
 
 def save(
@@ -132,14 +130,9 @@ def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedRun
     return TrainedRun(workdir, "best", paths)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == FAST else pytest.mark.slow)
-        for name in NETWORKS
-    ],
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_an_export_predicts_as_its_network(
     name: str, tmp_path: Path, data_dir: Path
 ) -> None:
