@@ -8,6 +8,7 @@ save, of about 0.15 s on a CPU, needs no background. Of several processes, the f
 saves, and each of them reads.
 """
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -60,8 +61,6 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
         for step in _outdated_steps(workdir, header.config.train.keep_checkpoints):
             # Renamed first, so that no step is found half deleted.
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
-    except Failure:  # an earlier checkpoint is damaged, or cannot be read
-        raise
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
             f"step {header.step} could not be saved in {workdir} "
@@ -76,13 +75,20 @@ def _outdated_steps(workdir: Path, keep: int) -> set[int]:
     """Returns the steps to delete.
 
     The best step, the last one, and so many of the newest validated ones are kept. A
-    step that a signal has saved between two validations is not validated.
+    step that a signal has saved between two validations is not validated. A step that
+    has been damaged meanwhile is kept, too; the next start moves it aside.
     """
     steps = list_steps(workdir)
-    headers = [read_header(workdir, step) for step in steps]
+    headers = []
+    for step in steps:
+        with contextlib.suppress(Failure):
+            headers.append(read_header(workdir, step))
+    if not headers:  # files or memory are short
+        return set()
+    undamaged = {header.step for header in headers}
     validated = [header.step for header in headers if header.metrics is not None]
     newest = (validated or steps)[-keep:]
-    return set(steps) - {best_header(headers).step, steps[-1], *newest}
+    return undamaged - {best_header(headers).step, steps[-1], *newest}
 
 
 def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -> Tree:
