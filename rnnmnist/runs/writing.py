@@ -60,6 +60,12 @@ def write_folder(path: Path) -> Iterator[Path]:
         new = Path(name, path.name)
         new.mkdir()
         yield new
+        old = Path(name, "old")
         if path.exists():
-            path.rename(Path(name, "old"))
-        new.rename(path)
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:  # such as an interrupt, after which the old one is back
+            if old.exists():
+                old.rename(path)
+            raise

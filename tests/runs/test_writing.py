@@ -31,6 +31,26 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_an_interrupt_between_the_renames_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    write(path, "first")
+    rename = Path.rename
+
+    def interrupt(self: Path, target: Path) -> Path:
+        if target == path and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    interrupted: list[bool] = []
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, "second")
+    assert (path / "file").read_text() == "first"
+
+
 def test_files_that_survive_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
