@@ -226,10 +226,13 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 "from the names of settings to values"
             )
         full_names(others, FIT_SETTINGS)  # refuses other names
-        for name in {"seed", *self.get_params(deep=False)} & others.keys():
+        own = {"seed", *self.get_params(deep=False)}
+        if self.early_stopping:
+            own |= {"patience", "keep_checkpoints"}
+        for name in sorted(own & others.keys()):
             raise UserError(
-                f"settings: {name} is set by a parameter of RNNClassifier, seed by "
-                "random_state; remove it here"
+                f"settings: {name} follows from the parameters of RNNClassifier; set "
+                "these, and remove it here"
             )
         settings |= {"validation": self.early_stopping, "placement": "host"}
         settings |= others

@@ -63,7 +63,7 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
-            f"step {header.step} could not be saved in {workdir} "
+            f"the save of step {header.step} in {workdir} failed "
             f"({summarize_error(error)}); free disk space, memory, threads or open "
             "files, whichever is short, and run the command again"
         ) from error

@@ -161,8 +161,12 @@ def report(run: Run) -> None:
     printed = output("report", f"--workdir={run.workdir}", *run.places)
     path = Path(printed.splitlines()[-1])
     assert path == run.workdir / "report/index.html"
+    text = path.read_text().replace("\N{NO-BREAK SPACE}", " ")
     accuracy, *_ = re.findall(r"\d+\.\d\d %", printed)
-    assert accuracy in path.read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert accuracy in text
+    ensembles = re.findall(r"; ensemble \S+ % \((\d+) of ", printed)
+    assert len(ensembles) == (run.num_seeds > 1)
+    assert all(f"is correct on {correct} sequences" in text for correct in ensembles)
 
 
 def page(run: Run) -> None:

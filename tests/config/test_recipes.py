@@ -31,6 +31,7 @@ def chosen(
 
 def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
     """Unless a cell, a setting of training or a callback is given, or a run goes on."""
+    assert load_named("files") is load_named(Path("files")) is None
     few, many = FEW_SEQUENCES - 1, FEW_SEQUENCES
     for settings in ({}, {"train.class_weight": "balanced"}):
         cell, reason = chosen(few, settings)
@@ -52,7 +53,6 @@ def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
     assert config is not None
     found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
     assert found == (config.replace({"seed": 3}), None)
-    assert load_named(Path("files")) is None  # the rule
 
 
 @pytest.mark.parametrize(

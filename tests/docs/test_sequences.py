@@ -133,7 +133,6 @@ def test_the_page_on_other_tools_runs(
     assert (tmp_path / "runs/trial2/metrics.jsonl").exists()
 
 
-@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_page_on_streams_runs(tmp_path: Path, environment: dict[str, str]) -> None:
     (python,) = code_blocks("docs/streams.md", "python")

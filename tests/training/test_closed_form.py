@@ -275,15 +275,18 @@ def test_left_out_predictions_are_kept_for_the_report(
     result = model.evaluate()
     assert (result.split, result.groups) == ("leave_one_group_out", 7)
     assert np.trace(result.confusion) == line.correct
-    assert f"{path.parent.name}/{path.name}" in report.page.read_text()
+    text = report.page.read_text()
+    assert f"{path.parent.name}/{path.name}" in text
+    assert f"{len(wrong)} errors" in text
 
     path = path.with_suffix(".npz")
     np.savez(path, logits=np.zeros((1, 2, 3)))
     with pytest.raises(UserError, match=rf"^{path}: .*\(1, 2, 3\).*another workdir"):
         model.evaluate()
     path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=f"^{path}: .*another workdir"):
+    with pytest.raises(UserError, match=f"^{path}: .*another workdir") as damaged:
         model.evaluate()
+    assert "pickle" not in str(damaged.value)
     path.unlink()  # as of a checkpoint that was copied without its run
     with pytest.raises(UserError, match=f"^{path}: "):
         model.evaluate()

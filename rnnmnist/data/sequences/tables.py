@@ -74,8 +74,9 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
         for line, cells in _csv_rows(path):
             if len(cells) != len(names):
                 raise UserError(
-                    f"line {line}: has {len(cells)} cells, not {len(names)} as line "
-                    f"{header_line}; put quotes around texts that contain a comma"
+                    f"line {line}: the number of cells is {len(cells)}, not "
+                    f"{len(names)} as in line {header_line}; close all quotes, and put "
+                    "them around texts that contain a comma"
                 ) from None
         raise
 
