@@ -5,6 +5,7 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
+import io
 import logging
 import os
 import sys
@@ -37,6 +38,13 @@ FLAGS = (
     "num_processes",
     "process_id",
 )
+
+
+class _Nowhere(io.TextIOWrapper):
+    """A stream that discards what is written."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,8 +97,7 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            # It is open until the process ends.
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            sys.stdout = _Nowhere(io.BytesIO())
         return args
 
 
