@@ -198,7 +198,7 @@ def test_a_failed_save_leaves_the_earlier_steps(
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     before = file_times(workdir)
     monkeypatch.setattr(checkpoints, "sync", fail)
-    with pytest.raises(RunError, match=r"step 3 could not be saved .*No space left"):
+    with pytest.raises(RunError, match=r"the save of step 3 .* failed .*No space left"):
         save(workdir, state, {3: 0.5})
     assert file_times(workdir) == before
 

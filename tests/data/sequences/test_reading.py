@@ -424,7 +424,11 @@ WRONG_CSV = [
     ("sequence,", "sequnce,", ": has the columns ['sequnce', 'time',"),
     (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
     ("0,1,label", "0,0,label", ": has the columns ['sequence', 'time', '0', '0'"),
-    ("b,7,5,6,bird", '"b\n2",7,5', "line 4: the number of cells is 3, not 5 as in line 1"),
+    (
+        "b,7,5,6,bird",
+        '"b\n2",7,5',
+        "line 4: the number of cells is 3, not 5 as in line 1",
+    ),
     ("b,7,5", f"b,{2**63 + 2**11},5", f"line 3: the column time has '{2**63 + 2**11}'"),
     ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
     ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
