@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -133,6 +133,11 @@ def evaluate(run: Run) -> None:
     assert result["examples"] == EXAMPLES
     members = result.get("members", [result])
     assert len(members) == run.num_seeds
+    losses = [
+        f"{result[name]:.4f}" for name in ("loss", "ensemble_loss") if name in result
+    ]
+    pattern = "mean loss {}, ensemble {}" if run.num_seeds > 1 else ", loss {}"
+    assert pattern.format(*losses) in printed
 
 
 def predict_image(run: Run) -> None:
@@ -236,13 +241,12 @@ USES: dict[str, Callable[[Run], None]] = {
 }
 
 
-def cases() -> Iterator[Any]:
+def cases() -> Iterator[tuple[str, str, str]]:
     """Yields the parameters of the tests: a run, a use, and what becomes of it."""
     columns, *rows = (line.split() for line in TABLE.strip().splitlines())
     for index, name in enumerate(columns, 1):
-        marks = pytest.mark.slow if name == "seeds" else ()
         for row in rows:
-            yield pytest.param(name, row[0], row[index], marks=marks)
+            yield name, row[0], row[index]
 
 
 def write(folder: Path) -> Path:

@@ -178,6 +178,15 @@ def test_no_flipped_byte_of_prepared_data_is_read(
     assert refused >= 3
 
 
+def test_damaged_information_on_prepared_data_is_one_line(
+    prepared: DataConfig, tmp_path: Path
+) -> None:
+    (path,) = tmp_path.rglob("dataset_info.json")
+    path.write_text("{")
+    with pytest.raises(RunError, match=r"^[^\n]* cannot be read \([^\n]*delete[^\n]*$"):
+        datasets.load(prepared)
+
+
 @pytest.mark.slow
 def test_two_first_starts_prepare_once(
     environment: dict[str, str], originals: Path, tmp_path: Path

@@ -48,6 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_a_run_without_validation(
     runs: Path, capsys: pytest.CaptureFixture[str], split: str
@@ -72,6 +73,8 @@ def test_a_run_without_validation(
     evaluated = called("evaluate", f"--workdir={workdir}", f"--split={missing}")
     assert evaluated.returncode == 2
     assert f" --split: arrays has no {missing} split; choose" in evaluated.stderr
+    text = rnnmnist.load(workdir).report().page.read_text()
+    assert ("arrays has no test or validation split" in text) == (split == "train")
 
 
 @pytest.mark.slow
