@@ -229,10 +229,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         own = {"seed", *self.get_params(deep=False)}
         if self.early_stopping:
             own |= {"patience", "keep_checkpoints"}
-        for name in sorted(own & others.keys()):
+        repeated = sorted(own & others.keys())
+        if repeated:
             raise UserError(
-                f"settings: {name} follows from the parameters of RNNClassifier; set "
-                "these, and remove it here"
+                f"settings: {repeated[0]} follows from the parameters of "
+                "RNNClassifier; set these, and remove it here"
             )
         settings |= {"validation": self.early_stopping, "placement": "host"}
         settings |= others

@@ -16,10 +16,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
+from rnnmnist.data.sequences.reading import open_npz
 from rnnmnist.errors import prefix_errors
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs.logs import Metrics
@@ -47,8 +47,7 @@ def load_evaluated(
     path = result_path(run.workdir, metrics.split, metrics.step).with_suffix(".npz")
     shape = (run.config.num_seeds, len(examples), len(task.classes))
     with prefix_errors(path, "train in another workdir"):
-        # Of a file that is no archive, `np.load` would suggest to unpickle it.
-        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
+        with open_npz(path) as file:
             logits = file["logits"]
         if logits.shape != shape:
             raise ValueError(f"logits {logits.shape}, not {shape}")

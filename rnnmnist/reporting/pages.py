@@ -80,15 +80,7 @@ def report_run(run: TrainedRun) -> Report:
     errors = find_errors(run, network, examples, probabilities)
     if errors:
         pictures["gallery"] = plots.gallery(errors, task.feature_names)
-    page = render_page(
-        run,
-        result,
-        pictures,
-        errors,
-        num_errors=int((probabilities.argmax(axis=1) != examples.labels).sum()),
-        mean_confidence=float(probabilities.max(axis=1).mean()),
-        overconfidence=estimate_overconfidence(probabilities, examples.labels),
-    )
+    page = render_page(run, result, pictures, errors, probabilities, examples.labels)
     return write_files(run.workdir / "report", result, pictures, page)
 
 
@@ -97,13 +89,16 @@ def render_page(
     result: Result,
     pictures: dict[str, bytes],
     errors: list[plots.Tile],
-    *,
-    num_errors: int,
-    mean_confidence: float,
-    overconfidence: tuple[float, float, float],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
 ) -> str:
-    """Renders the page; headings and sentences are in the template."""
+    """Renders the page; headings and sentences are in the template.
+
+    The probabilities are those of the classes, [examples, classes]; of several
+    networks, their mean.
+    """
     newest = select(run.workdir, "latest")
+    is_wrong = probabilities.argmax(axis=1) != labels
     return html.render(
         html.FOLDER / "report.html",
         run=run,
@@ -120,10 +115,10 @@ def render_page(
         validation_selects=run.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
         confusions=most_frequent_errors(result),
         shown_errors=len(errors),
-        num_errors=num_errors,
-        mean_confidence=mean_confidence,
+        num_errors=int(is_wrong.sum()),
+        mean_confidence=float(probabilities.max(axis=1).mean()),
         largest_fall=max((np.abs(tile.falls).max() for tile in errors), default=0),
-        overconfidence=overconfidence,
+        overconfidence=estimate_overconfidence(probabilities, labels),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
         versions=machine.installed_versions(),
