@@ -26,7 +26,8 @@ from rnnmnist.runtime.random_streams import make_key
 Params = Mapping[str, Any]
 # The name of the parameter that is computed from the training data.
 DIFFERENCE_STD = "difference_std"
-# The keys of `Params` whose parameters are not trained.
+# The keys of `Params` whose parameters are not trained. Their gradients are 0, and the
+# optimizer does not decay them.
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
@@ -50,9 +51,9 @@ class SequenceClassifier(nn.Module):
 
     That is the last hidden state or, with `model.pooling=mean`, the mean of all.
 
-    With the setting `window`, the recurrence reads windows of several time steps at
-    once. It does this inside: it still takes inputs for each time step, and returns a
-    hidden state for each.
+    With the setting `window`, the recurrence puts several time steps together and reads
+    them as one. Its interface is the same: it takes the inputs of each time step, and
+    the hidden state after a time step is that of the last window that has ended.
     """
 
     config: RunModelConfig
@@ -67,9 +68,9 @@ class SequenceClassifier(nn.Module):
         """Creates the parameters and the two layers.
 
         The parameters of the cell are `params["cell"]`, not
-        `params["recurrence"]["cell"]`, because the cell is created here, by the
-        function `make_recurrence`, and not in a method of the recurrence. The names are
-        part of the checkpoint format.
+        `params["recurrence"]["cell"]`. `make_recurrence` gives the cell that name.
+        Flax makes a module a child of the one whose method is running when it is
+        created, which is this method. The names are part of the checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features
@@ -204,9 +205,10 @@ def make_model(
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
     if config.fitting == "closed_form":
-        # The weights of the head are large, and its products nearly cancel. If an
-        # accelerator rounded them as coarsely as it does by default, little would be
-        # left of the logits.
+        # The recurrence is random filters, and a ridge regression fits the head, not
+        # the training step. The weights of such a head are large, and its products
+        # nearly cancel. If an accelerator rounded them as coarsely as it does by
+        # default, little would be left of the logits.
         execution = execution._replace(precision="float32")
     return SequenceClassifier(config, cell, shape, len(task.classes), execution)
 

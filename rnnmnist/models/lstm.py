@@ -85,7 +85,7 @@ class LSTM(ScannedCell):
     def advance(
         self, carry: LSTMCarry, inputs: jax.Array
     ) -> tuple[LSTMCarry, jax.Array]:
-        """Runs the cell over a block of time steps."""
+        """Runs the cell over time steps, [time, batch, features]."""
         carry, hidden = self._scan_steps(lambda carry: carry.h, carry, inputs)
         return carry, hidden.mT
 

@@ -70,7 +70,9 @@ class ScannedCell(nn.Module):
 
     cell: nn.RNNCellBase  # whose output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop
-    precision: str | None = None  # as for `jax.default_matmul_precision`
+    # Of matrix products, as for `jax.default_matmul_precision`. None is the default of
+    # the platform, whatever the caller has set.
+    precision: str | None = None
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
@@ -94,7 +96,7 @@ class ScannedCell(nn.Module):
             return self.cell(carry, inputs)
 
     def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        """Runs the cell over a block of time steps."""
+        """Runs the cell over time steps, [time, batch, features]."""
         with jax.default_matmul_precision(self.precision):
             return self.scan(
                 lambda cell, carry, inputs: cell(carry, inputs), carry, inputs
@@ -109,8 +111,10 @@ class ScannedCell(nn.Module):
         """Calls `body` on the inputs of one time step after another.
 
         `body` maps the cell, the carry and the inputs of a time step to the new carry
-        and an output. The first axis of the inputs is time. Returns the last carry, and
-        the outputs of all time steps, whose first axis is time.
+        and an output. Here it calls the cell. The subclass `LSTM` (`models/lstm.py`)
+        has a body of its own, which computes the same faster. The first axis of the
+        inputs is time. Returns the last carry, and the outputs of all time steps, whose
+        first axis is time.
         """
         time_steps = inputs.shape[0]
         # This is `jax.lax.scan` for a body that calls a module. Flax passes the

@@ -22,7 +22,7 @@ class ScoreSums(NamedTuple):
     compute it in `Objective`.
     """
 
-    loss: jax.Array  # of `Objective`, in nats, without class weights and penalties
+    loss: jax.Array  # cross-entropy, in nats; without class weights and penalties
     correct: jax.Array  # the number of correct predictions; exact in float32
 
 
@@ -48,7 +48,8 @@ class Objective:
         To add a term for each example, add it to `losses`: class weights apply to it,
         and it is logged. To add a penalty on the parameters, which all examples share,
         add it to `minimized` before the return, multiplied by the number of examples,
-        `len(batch.labels)`: it is not logged.
+        `len(batch.labels)`: it is not logged. It must leave out the parameters that are
+        not trained (`NOT_TRAINED`).
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -114,11 +115,11 @@ def weigh_classes(config: RunTrainConfig, task: Task, labels: np.ndarray) -> np.
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
     of the training split, int [examples].
     """
-    if config.class_weight == "none":
+    if config.class_weight == "none":  # for the ridge regression, which always weighs
         return np.ones(len(task.classes))
     if config.class_weight == "balanced":
         counts = np.bincount(labels, minlength=len(task.classes))
         mean_count = counts.sum() / np.count_nonzero(counts)  # of classes that occur
         return mean_count / np.maximum(counts, 1)
-    weight_of = dict(config.class_weight)
+    weight_of = dict(config.class_weight)  # pairs of a class and its weight
     return np.array([weight_of[name] for name in task.classes])

@@ -125,8 +125,11 @@ def train_chunk(
     ) -> tuple[TrainState, UpdateStats]:
         first_step = state.step
 
+        # This call can begin within the chunk. So an update has two indices: `position`
+        # among those of the chunk, and `row` among those of this call.
+
         def update(state: TrainState) -> tuple[TrainState, UpdateStats, jax.Array]:
-            position = state.step - chunk.start  # of the update in the chunk
+            position = state.step - chunk.start
             scores, grads = differentiate_batch(
                 state.params, chunk, state.step, class_weights, program=program
             )
@@ -136,7 +139,7 @@ def train_chunk(
             return (carry.state.step < first_step + num_updates) & carry.was_applied
 
         def run_update(carry: LoopCarry) -> LoopCarry:
-            row = carry.state.step - first_step  # of the update in this call
+            row = carry.state.step - first_step
             state, stats, was_applied = update(carry.state)
             all_stats = jax.tree.map(
                 lambda rows, new: rows.at[row].set(new), carry.stats, stats
@@ -184,16 +187,18 @@ def differentiate_batch(
         grads, scores = differentiate(params, batch, class_weights)
         return scores, grads
 
-    # Maps the function over the ensemble axis of its arguments.
+    # Maps the function over the ensemble axis of its arguments: by `jax.vmap` on an
+    # accelerator, and on a CPU by a loop, which is faster there.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    # Scores and gradients are concatenated into one vector, since one exchange between
-    # the devices is faster than one for each array. So is one division. Only the
-    # gradients are divided: the scores are taken from the sums.
+    # Scores and gradients are concatenated into one vector, because one exchange
+    # between the devices is faster than one for each array, and so is one division.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
+    mean = total / program.transform.batch_size
+    # The log needs the sums of the scores, the optimizer the mean of the gradients.
     score_sums, _ = unravel(total)
-    _, mean_grads = unravel(total / program.transform.batch_size)
+    _, mean_grads = unravel(mean)
     return score_sums, mean_grads
 
 
@@ -211,7 +216,8 @@ def apply_update(
     learning rate, float32 []. Returns the new state, which is the old one if the update
     is rejected, the statistics of the update, and whether it was applied, bool [].
     """
-    # The optimizer is made while this is traced, since its rate is a traced array.
+    # The optimizer is made while this is traced, since its rate is a traced array. The
+    # rate is not part of the optimizer's state, which `init_state` has made.
     optimizer = make_optimizer(rate, program.clip_norm, program.weight_decay)
 
     def update_network(
