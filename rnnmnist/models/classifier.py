@@ -67,10 +67,10 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        The parameters of the cell are `params["cell"]`, not
-        `params["recurrence"]["cell"]`. `make_recurrence` gives the cell that name.
-        Flax makes a module a child of the one whose method is running when it is
-        created, which is this method. The names are part of the checkpoint format.
+        `make_recurrence` creates the cell, with the name "cell". This method calls it,
+        so to Flax the cell is a submodule of the classifier: its parameters are
+        `params["cell"]`, not `params["recurrence"]["cell"]`. The names are part of the
+        checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features
@@ -198,9 +198,9 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters.
 
-    If the cell is the user's own, this imports its code. For safety, callers pass only
-    a cell that the user has named, in a command or in Python, never one that only a
-    checkpoint names.
+    If the cell is the user's own, this imports its code. For safety, the cell of the
+    configuration must be one that the user has named, in a command or in Python, never
+    one that only a checkpoint names.
     """
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
@@ -234,8 +234,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # Flax derives the keys of its parameters from `key` and their names. Keys that are
-    # derived from a number differ from these.
+    # Flax derives the keys of the parameters from `key` and their names. `fold_in` of a
+    # small number makes other keys.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)

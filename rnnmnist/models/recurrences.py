@@ -111,10 +111,10 @@ class ScannedCell(nn.Module):
         """Calls `body` on the inputs of one time step after another.
 
         `body` maps the cell, the carry and the inputs of a time step to the new carry
-        and an output. Here it calls the cell. The subclass `LSTM` (`models/lstm.py`)
-        has a body of its own, which computes the same faster. The first axis of the
-        inputs is time. Returns the last carry, and the outputs of all time steps, whose
-        first axis is time.
+        and an output. `advance` passes one that calls the cell. The subclass `LSTM`
+        (`models/lstm.py`) passes another one, which computes the same faster. The first
+        axis of the inputs is time. Returns the last carry, and the outputs of all time
+        steps, whose first axis is time.
         """
         time_steps = inputs.shape[0]
         # This is `jax.lax.scan` for a body that calls a module. Flax passes the

@@ -18,11 +18,11 @@ from rnnmnist.models.recurrences import select_last
 class ScoreSums(NamedTuple):
     """Sums of scores over examples. Those of one network are float32 [].
 
-    The log has the mean of every field. To log another score, add a field here, and
-    compute it in `Objective`.
+    The log of the training has the mean of every field. To log another score, add a
+    field here, and compute it in `Objective`.
     """
 
-    loss: jax.Array  # cross-entropy, in nats; without class weights and penalties
+    loss: jax.Array  # in nats; without class weights, and penalties on parameters
     correct: jax.Array  # the number of correct predictions; exact in float32
 
 
@@ -115,7 +115,7 @@ def weigh_classes(config: RunTrainConfig, task: Task, labels: np.ndarray) -> np.
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
     of the training split, int [examples].
     """
-    if config.class_weight == "none":  # for the ridge regression, which always weighs
+    if config.class_weight == "none":  # only `training/closed_form.py` asks for these
         return np.ones(len(task.classes))
     if config.class_weight == "balanced":
         counts = np.bincount(labels, minlength=len(task.classes))

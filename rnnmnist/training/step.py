@@ -216,8 +216,9 @@ def apply_update(
     learning rate, float32 []. Returns the new state, which is the old one if the update
     is rejected, the statistics of the update, and whether it was applied, bool [].
     """
-    # The optimizer is made while this is traced, since its rate is a traced array. The
-    # rate is not part of the optimizer's state, which `init_state` has made.
+    # The learning rate is a traced array, so the optimizer is made in the trace.
+    # Its first state is from an optimizer with another rate (`init_state`): the rate is
+    # not part of the state.
     optimizer = make_optimizer(rate, program.clip_norm, program.weight_decay)
 
     def update_network(
