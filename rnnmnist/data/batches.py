@@ -41,7 +41,7 @@ from rnnmnist.runtime.random_streams import Stream, stream_key
 class StoredExamples(NamedTuple):
     """Examples as they are stored, with any leading axes."""
 
-    values: jax.Array  # [..., values]: uint8 pixels of an image, or a float32 sequence
+    values: jax.Array  # [..., n]: the uint8 pixels of an image, or a float32 sequence
     labels: jax.Array  # int32 [...]
     lengths: jax.Array | None  # int32 [...], in time steps; None: no padding
 

@@ -53,7 +53,8 @@ class SequenceClassifier(nn.Module):
 
     With the setting `window`, the recurrence puts several time steps together and reads
     them as one. Its interface is the same: it takes the inputs of each time step, and
-    the hidden state after a time step is that of the last window that has ended.
+    the hidden state after a time step is that of the last window that has ended, or 0
+    before the first one has ended.
     """
 
     config: RunModelConfig
@@ -234,8 +235,7 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # Flax derives the keys of the parameters from `key` and their names. `fold_in` of a
-    # small number makes other keys.
+    # These keys are not those that `init` has derived from `key`, by names.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)

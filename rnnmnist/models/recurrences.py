@@ -70,9 +70,7 @@ class ScannedCell(nn.Module):
 
     cell: nn.RNNCellBase  # whose output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop
-    # Of matrix products, as for `jax.default_matmul_precision`. None is the default of
-    # the platform, whatever the caller has set.
-    precision: str | None = None
+    precision: str | None = None  # as for `jax.default_matmul_precision`
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool

@@ -118,9 +118,9 @@ def loop_over_events(
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
-                # The probabilities of the trained network are the softmax of logits
-                # times a number, which calibrates them. A validation chooses it, and
-                # the checkpoint stores it. Without a validation, it is 1.
+                # The softmax of `logit_multiplier * logits` gives the probabilities. A
+                # validation chooses the multiplier that calibrates them, and the
+                # checkpoint stores it. Without a validation, it is 1.
                 logit_multiplier = 1.0
                 if is_due and len(validation):
                     params = state.evaluated_params

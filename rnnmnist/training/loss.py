@@ -22,7 +22,7 @@ class ScoreSums(NamedTuple):
     field here, and compute it in `Objective`.
     """
 
-    loss: jax.Array  # in nats; without class weights, and penalties on parameters
+    loss: jax.Array  # in nats; class weights and penalties are left out
     correct: jax.Array  # the number of correct predictions; exact in float32
 
 
@@ -91,9 +91,7 @@ def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array
         # On an accelerator, a matrix product would be less precise by default.
         return jnp.matmul(losses, weights, precision="float32")
     weights = jax.vmap(lambda length: time_weights(time_steps, length))(lengths)
-    # A loss in the padding can be infinite, and infinity times 0 is NaN.
-    weighted = jnp.where(weights > 0, losses * weights, 0)
-    return weighted.sum(axis=1)
+    return (losses * weights).sum(axis=1)
 
 
 def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:

@@ -216,9 +216,8 @@ def apply_update(
     learning rate, float32 []. Returns the new state, which is the old one if the update
     is rejected, the statistics of the update, and whether it was applied, bool [].
     """
-    # The learning rate is a traced array, so the optimizer is made in the trace.
-    # Its first state is from an optimizer with another rate (`init_state`): the rate is
-    # not part of the state.
+    # The learning rate is a traced array, so the optimizer is made in the trace. Its
+    # state, which is handed on from one update to the next, does not contain the rate.
     optimizer = make_optimizer(rate, program.clip_norm, program.weight_decay)
 
     def update_network(
