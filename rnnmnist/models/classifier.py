@@ -26,8 +26,8 @@ from rnnmnist.runtime.random_streams import make_key
 Params = Mapping[str, Any]
 # The name of the parameter that is computed from the training data.
 DIFFERENCE_STD = "difference_std"
-# The keys of `Params` whose parameters are not trained. Their gradients are 0, and the
-# optimizer does not decay them.
+# The keys of `Params` that no update changes. The gradients of `DIFFERENCE_STD` are 0,
+# and the optimizer does not decay it. A network of random filters has no updates.
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
@@ -54,7 +54,8 @@ class SequenceClassifier(nn.Module):
     With the setting `window`, the recurrence puts several time steps together and reads
     them as one. Its interface is the same: it takes the inputs of each time step, and
     the hidden state after a time step is that of the last window that has ended, or 0
-    before the first one has ended.
+    before the first one. The last window ends with the sequence, even if it is not
+    full.
     """
 
     config: RunModelConfig
@@ -68,9 +69,9 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        `make_recurrence` creates the cell, with the name "cell". This method calls it,
-        so to Flax the cell is a submodule of the classifier: its parameters are
-        `params["cell"]`, not `params["recurrence"]["cell"]`. The names are part of the
+        The parameters of the cell are `params["cell"]`, although the cell is a field of
+        the recurrence. In Flax, a module is a child of the one whose method creates it.
+        That is this method, which calls `make_recurrence`. The names are part of the
         checkpoint format.
         """
         time_steps, num_features = self.input_shape
@@ -235,7 +236,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # These keys are not those that `init` has derived from `key`, by names.
+    # `init` derives a key of each parameter from `key` and the parameter's name, so
+    # none of them is used here again.
     cells = {
         name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
         for index, name in enumerate(names)

@@ -52,8 +52,8 @@ def loop_over_events(
     """Trains from a step to the end of the run, or until it is stopped.
 
     Each iteration trains to the next event and logs the training. Every
-    `eval_every_steps` updates and at the end, it also validates and saves. A signal
-    during an iteration makes it save, and is the end. Returns the last step.
+    `eval_every_steps` updates and at the end, it also validates and saves. After a
+    signal, it saves at the next event and ends. Returns the last step.
 
     Raises:
         StoppedError: after a signal.
@@ -144,7 +144,7 @@ def loop_over_events(
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
                     ends_early = decide_end(validated, config.train, workdir, callback)
-    # If a signal has stopped the run, end the process with an error.
+    # If any process got a signal, all raise an error.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
 

@@ -238,6 +238,7 @@ def apply_update(
         all_grads, _ = ravel_pytree(grads)
         all_params, _ = ravel_pytree(params)
         grad_norm = optax.tree.norm(all_grads)
+        # Class weights and penalties are part of the gradient, but not of this loss.
         is_finite = jnp.isfinite(scores.loss) & jnp.isfinite(grad_norm)
         stats = UpdateStats(
             scores=scores,
