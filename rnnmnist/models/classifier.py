@@ -51,14 +51,12 @@ class SequenceClassifier(nn.Module):
 
     That is the last hidden state or, with `model.pooling=mean`, the mean of all.
 
-    With the setting `window`, the recurrence puts several time steps together and reads
-    them as one. Its interface is the same: it takes the inputs of each time step, and
-    the hidden state after a time step is that of the last window that has ended, or 0
-    before the first one. The last window ends with the sequence, even if it is not
-    full.
+    With the setting `window`, the recurrence reads windows of several time steps as
+    one. It still takes the inputs of each time step, and returns a hidden state for
+    each. `Windows` (`models/wrappers.py`) says what that is within a window.
     """
 
-    config: RunModelConfig
+    config: RunModelConfig  # `ModelConfig` with a value in place of each None
     cell: CellClass  # the class of `config.cell`
     # The number of time steps and of features for which the parameters are
     # initialized. Other numbers of time steps are accepted.
@@ -69,10 +67,10 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        The parameters of the cell are `params["cell"]`, although the cell is a field of
-        the recurrence. In Flax, a module is a child of the one whose method creates it.
-        That is this method, which calls `make_recurrence`. The names are part of the
-        checkpoint format.
+        `make_recurrence` creates the cell with the name "cell". Flax makes a module a
+        child of the module whose method creates it, and that is this method. So the
+        parameters of the cell are `params["cell"]`, although the cell is a field of the
+        recurrence. The names are part of the checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features
@@ -236,12 +234,11 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     names = ["cell"]
     if model.config.bidirectional:
         names.append(f"{BACKWARD}cell")
-    # `init` derives a key of each parameter from `key` and the parameter's name, so
-    # none of them is used here again.
-    cells = {
-        name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
-        for index, name in enumerate(names)
-    }
+    cells = {}
+    for index, name in enumerate(names):
+        # A key that `init` has not used: it folds hashes of names into `key`.
+        cell_key = jax.random.fold_in(key, index)
+        cells[name] = _replace_gate_biases(params[name], model, cell_key)
     return {**params, **cells}
 
 

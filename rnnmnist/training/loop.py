@@ -144,7 +144,7 @@ def loop_over_events(
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
                     ends_early = decide_end(validated, config.train, workdir, callback)
-    # If any process got a signal, all raise an error.
+    # All processes raise an error if one got a signal, also in the last iteration.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
 
@@ -211,7 +211,7 @@ def measure_training(
     every other field of `ScoreSums` and of `UpdateStats`. `is_finite` is left out.
     """
     applied = take_rows(stats, stats.is_applied)
-    examples = config.train.batch_size * len(applied.is_applied)
+    examples = config.train.batch_size * int(stats.is_applied.sum())
     sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
     networks = [
         NetworkScores(seed=seed, examples=examples, correct=int(correct), loss=loss)
