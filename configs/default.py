@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the recipe. Its settings, also those left out, have their defaults."""
+    """Returns the recipe, whose settings have their default values."""
     return Config(
         seed=0,
         data=DataConfig(

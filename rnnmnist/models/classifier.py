@@ -26,8 +26,7 @@ from rnnmnist.runtime.random_streams import make_key
 Params = Mapping[str, Any]
 # The name of the parameter that is computed from the training data.
 DIFFERENCE_STD = "difference_std"
-# The keys of `Params` that no update changes. The gradients of `DIFFERENCE_STD` are 0,
-# and the optimizer does not decay it. A network of random filters has no updates.
+# The keys of `Params` whose parameters are neither trained nor decayed.
 NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
@@ -67,10 +66,11 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        `make_recurrence` creates the cell with the name "cell". Flax makes a module a
-        child of the module whose method creates it, and that is this method. So the
-        parameters of the cell are `params["cell"]`, although the cell is a field of the
-        recurrence. The names are part of the checkpoint format.
+        `make_recurrence` creates the cell, with `name="cell"`. Flax makes a module a
+        child of the module whose method creates it. Here that is the classifier, whose
+        `setup` calls the function. So the parameters of the cell are `params["cell"]`,
+        although the cell is a field of the recurrence. The names are part of the
+        checkpoint format.
         """
         time_steps, num_features = self.input_shape
         self.recurrence_features = num_features

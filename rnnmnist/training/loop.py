@@ -144,7 +144,7 @@ def loop_over_events(
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
                     ends_early = decide_end(validated, config.train, workdir, callback)
-    # All processes raise an error if one got a signal, also in the last iteration.
+    # After a signal, all processes raise an error, even if the run is complete.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
 

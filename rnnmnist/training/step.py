@@ -112,8 +112,8 @@ def train_chunk(
         out_specs=(STATE_SPECS, jax.P(None, SEEDS)),
         # With `check_vma=True`, jax tracks which arrays differ between devices. Then it
         # adds up gradients by itself, one array at a time, which is slower. It would
-        # also reject the loop of a recurrence: its first carry, zeros, is the same on
-        # all devices, and the carries after it are not.
+        # also reject the loop of a recurrence, whose first carry, zeros, is the same on
+        # all devices, while later ones differ.
         check_vma=False,
     )
     def train_shard(
@@ -156,6 +156,7 @@ def train_chunk(
         return end.state, end.stats
 
     state, stats = train_shard(state, chunk, rates, num_updates, class_weights)
+    # Every process reads the statistics of all networks.
     return state, jax.lax.with_sharding_constraint(
         stats, replicated_sharding(program.mesh)
     )
@@ -238,7 +239,6 @@ def apply_update(
         all_grads, _ = ravel_pytree(grads)
         all_params, _ = ravel_pytree(params)
         grad_norm = optax.tree.norm(all_grads)
-        # Class weights and penalties are part of the gradient, but not of this loss.
         is_finite = jnp.isfinite(scores.loss) & jnp.isfinite(grad_norm)
         stats = UpdateStats(
             scores=scores,
