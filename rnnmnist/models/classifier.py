@@ -236,7 +236,7 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
         names.append(f"{BACKWARD}cell")
     cells = {}
     for index, name in enumerate(names):
-        # A key that `init` has not used: it folds hashes of names into `key`.
+        # `init` folds hashes of names into `key`, so it has not used this key.
         cell_key = jax.random.fold_in(key, index)
         cells[name] = _replace_gate_biases(params[name], model, cell_key)
     return {**params, **cells}

@@ -122,7 +122,7 @@ def loop_over_events(
                 # validation chooses the multiplier that calibrates them, and the
                 # checkpoint stores it. Without a validation, it is 1.
                 logit_multiplier = 1.0
-                if is_due and len(validation):
+                if is_due and len(validation.labels):
                     params = state.evaluated_params
                     validated, logit_multiplier = score_validation(
                         config, program, params, validation, step
