@@ -232,7 +232,7 @@ def _train(
     with open_workdir(request, folder) as start:
         chosen, reason, dataset = load_data(start)
         config = resolve(chosen, dataset.task)
-        start.check(config, dataset)
+        mesh = start.check(config, dataset)
         if sequences is not None:
             _save(folder / ARRAYS, sequences)
         enable_compilation_cache()
@@ -240,6 +240,7 @@ def _train(
             config,
             dataset,
             start,
+            mesh,
             stop_on_interrupt(),
             reason=reason,
             verbose=verbose,

@@ -479,6 +479,7 @@ def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) ->
     nothing: Any = None
     number: Any = 3
     calls: dict[str, Callable[[], object]] = {
+        "execution.num_devices: .*3": lambda: fit(unused, num_devices=3),
         "config: .*3": lambda: rnnmnist.train(number, workdir=unused),
         "workdir: .*None": lambda: fit(nothing),
         "workdir: .*3": lambda: load(number),

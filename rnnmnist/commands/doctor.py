@@ -62,7 +62,6 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.config.resolving import resolve
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
-    from rnnmnist.runtime.devices import make_mesh
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import platform_of
     from rnnmnist.runtime.signals import StopFlag, stop_on_signal
@@ -80,10 +79,7 @@ def check_run(args: argparse.Namespace) -> None:
         show("workdir", f"{args.workdir}, {state}")
         chosen, dataset = load(args.request, start.config)
         config = resolve(chosen, dataset.task)
-        start.check(config, dataset)
-        mesh = make_mesh(
-            config.sharded_batch, config.execution.num_devices, config.num_seeds
-        )
+        mesh = start.check(config, dataset)
         devices = f"{jax.device_count()} x {platform_of(mesh)}"
         show("devices", f"{mesh.size} of {devices}")
         if args.require not in (None, platform_of(mesh)):
@@ -105,6 +101,7 @@ def check_run(args: argparse.Namespace) -> None:
                 config,
                 dataset,
                 Start(folder),
+                mesh,
                 contextlib.nullcontext(StopFlag()),
                 verbose=False,
             )

@@ -37,11 +37,12 @@ def main(argv: list[str]) -> None:
             loaded = datasets.load_for_training(args.request, start.config)
         chosen, reason, dataset = loaded
         config = resolve(chosen, dataset.task)
-        start.check(config, dataset)
+        mesh = start.check(config, dataset)
         train_and_evaluate(
             config,
             dataset,
             start,
+            mesh,
             stop_on_signal(),
             reason=reason,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
@@ -22,6 +23,7 @@ from rnnmnist.runs.checkpoint_files import Header, read_newest
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_folders, lock
+from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import (
     broadcast,
     is_process_0,
@@ -63,8 +65,11 @@ class Start(NamedTuple):
     completion: str | None = None
 
     @jax_defaults()
-    def check(self, config: RunConfig, dataset: Dataset) -> None:
-        """Checks that the run can train on its data, before anything is written."""
+    def check(self, config: RunConfig, dataset: Dataset) -> Mesh:
+        """Checks that the run can train on its data, before anything is written.
+
+        Returns the mesh of its devices.
+        """
         task = dataset.task
         if self.task is not None and self.task.sha256 != task.sha256:
             raise UserError(
@@ -79,18 +84,19 @@ class Start(NamedTuple):
                 f"{', '.join(self.task.feature_names)}; name another workdir"
             )
         check_processes(config, task, self.step)
+        mesh = create_mesh(config)
         resolve_cell(config.model)
         if config.model.fitting == "closed_form" and self.completion is None:
             from rnnmnist.training.ridge import check_fit
 
             check_fit(config, dataset)
-        if self.config is None or self.completion is not None:
-            return
-        for name, old, new in changed_settings(self.config, config, "warned"):
-            _logger.warning(
-                f"{name} was {old} and is now {new}: the result will differ from that "
-                "of an uninterrupted run"
-            )
+        if self.config is not None and self.completion is None:
+            for name, old, new in changed_settings(self.config, config, "warned"):
+                _logger.warning(
+                    f"{name} was {old} and is now {new}: the result will differ from "
+                    "that of an uninterrupted run"
+                )
+        return mesh
 
 
 @contextlib.contextmanager
@@ -112,7 +118,7 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
         header = read_newest(workdir)
         config, _ = choose_config(request, None if header is None else header.config)
         if config.data.name != "files":  # images need not be read for their task
-            resolve(config, image_task(config.data))
+            create_mesh(resolve(config, image_task(config.data)))
         if config.model.is_user_cell:
             import_cell(config.model.cell)
         start = Start(workdir)
@@ -121,6 +127,13 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
             completion = check_resume(fill_defaults(config, task), header, workdir)
             start = Start(workdir, header.step, header.config, task, completion)
         yield start
+
+
+def create_mesh(config: RunConfig) -> Mesh:
+    """Returns the mesh of a run, whose devices divide its batches."""
+    return make_mesh(
+        config.sharded_batch, config.execution.num_devices, config.num_seeds
+    )
 
 
 def check_resume(config: RunConfig, header: Header, workdir: Path) -> str | None:

@@ -16,7 +16,6 @@ from rnnmnist.runs.results import Result, write_result
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.writing import write_json
 from rnnmnist.runtime.compilation import compile_seconds
-from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.signals import StopFlag
@@ -30,6 +29,7 @@ def train_and_evaluate(
     config: RunConfig,
     dataset: Dataset,
     start: Start,
+    mesh: Mesh,
     stop_context: contextlib.AbstractContextManager[StopFlag],
     *,
     reason: str | None = None,
@@ -43,7 +43,8 @@ def train_and_evaluate(
     Args:
         config: the configuration, resolved for the task of the data set.
         dataset: the data, which are the same on all processes.
-        start: the open run, from which the training starts, after `Start.check`.
+        start: the open run, from which the training starts.
+        mesh: the mesh of its devices, which `start.check` returns.
         stop_context: a context that handles signals during the updates, and yields the
             flag that they set.
         reason: why the rule of `choose_config` has chosen the network, if it has.
@@ -53,9 +54,6 @@ def train_and_evaluate(
     """
     started, compiled = time.monotonic(), compile_seconds()
     workdir, task = start.workdir, dataset.task
-    mesh = make_mesh(
-        config.sharded_batch, config.execution.num_devices, config.num_seeds
-    )
     step = start.step
     if verbose:
         console.print_header(config, task, mesh, start, reason)

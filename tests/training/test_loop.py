@@ -38,7 +38,8 @@ from rnnmnist.training.step import UpdateStats
 def train(config: RunConfig, workdir: Path) -> None:
     dataset = datasets.load(config.data)
     start = Start(workdir)
-    train_and_evaluate(config, dataset, start, stop_on_signal())
+    mesh = start.check(config, dataset)
+    train_and_evaluate(config, dataset, start, mesh, stop_on_signal())
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(

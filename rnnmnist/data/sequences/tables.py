@@ -44,7 +44,7 @@ TIMES = (
     "offset"
 )
 TEXTS = (
-    "texts that are not empty; leave out sequences without a label, or classify them "
+    "texts and whole numbers; leave out sequences without a label, or classify them "
     "with rnnmnist predict, in a file without this column"
 )
 
@@ -191,8 +191,18 @@ class _Column(NamedTuple):
     place: Place
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
-        """Returns indices of texts, int32 [rows], and the texts."""
-        texts = _to_texts(self.values)
+        """Returns indices of texts, int32 [rows], and the texts.
+
+        Floats have to be whole numbers, as pandas makes of integers in a merge.
+        """
+        values = self.values
+        if pa.types.is_floating(values.type):
+            numbers = values.to_numpy()
+            is_whole = np.rint(numbers) == numbers  # not of NaN
+            if not is_whole.all():
+                raise self.refusal(int(is_whole.argmin()), TEXTS)
+            values = pa.chunked_array([numbers.astype(np.int64)])
+        texts = _to_texts(values)
         row = pc.index(texts.is_null(), True).as_py()
         if row >= 0:
             raise self.refusal(row, TEXTS)
@@ -272,11 +282,7 @@ def _try_cast(values: Any, kind: pa.DataType) -> Any:
 
 
 def _to_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns the texts of a column, stripped, and null where a value is missing.
-
-    A whole number that is a float, as pandas makes of integers when it merges frames,
-    has no decimal point.
-    """
+    """Returns the texts of a column, stripped, and null where a value is missing."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
