@@ -100,19 +100,6 @@ def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
     assert validated[-1]["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"yes": 0}, "above 0, not .*yes"),
-        ([5], r"must be .* not \[5\]"),
-    ],
-)
-def test_wrong_weights_are_refused(tmp_path: Path, given: object, message: str) -> None:
-    with pytest.raises(UserError, match=rf"^train\.class_weight: .*{message}"):
-        fit(tmp_path / "run", class_weight=given)
-    assert not (tmp_path / "run").exists()
-
-
 ENDING: dict[str, Any] = {"num_steps": 200, "learning_rate": 0.02, "patience": 3}
 
 

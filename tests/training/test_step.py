@@ -312,17 +312,26 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
         np.testing.assert_allclose(leaf, 1 if kept else decayed, rtol=1e-6)
 
 
+OPTIMIZERS: dict[str, Any] = {
+    "lion": functools.partial(optax.lion, weight_decay=0.1, mask=decay_mask),
+    "lamb": functools.partial(optax.lamb, weight_decay=0.1, mask=decay_mask),
+    "sgd": functools.partial(optax.sgd, momentum=0.9),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_make_optimizer_can_return_another_optimizer(
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two updates are those of a plain loop, which has the layers of LAMB."""
-    optimizer = functools.partial(optax.lamb, weight_decay=0.1, mask=decay_mask)
+    optimizer = OPTIMIZERS[name]
     for module in (state_module, step_module):
         monkeypatch.setattr(module, "make_optimizer", lambda rate, *_: optimizer(rate))
     # A program of its own, since equal ones are compiled once.
-    config = CONFIG.replace({"data.max_shift": 0, "train.clip_norm": 100.0})
+    clip_norm = 100.0 + list(OPTIMIZERS).index(name)
+    config = CONFIG.replace({"data.max_shift": 0, "train.clip_norm": clip_norm})
     training = Training(config, mesh_of(2))
     (params,) = split_ensemble(jax.device_get(training.state.params))
     assert training.advance(2).is_applied.all()
