@@ -103,12 +103,8 @@ def data_dir(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """Environment variables of commands: no network, default devices."""
-    nowhere = "http://127.0.0.1:9"
-    proxies = {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
-    variables = os.environ | proxies | {"PYTHONUNBUFFERED": "1"}
-    variables |= {name.upper(): text for name, text in proxies.items()}
-    return variables
+    """Environment variables of commands."""
+    return os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, Mesh
 
 import rnnmnist
@@ -253,6 +254,12 @@ SMALL: dict[str, Any] = {
     "eval_every_steps": 10,
     "num_devices": 1,
 }
+
+
+def disconnect(patch: pytest.MonkeyPatch) -> None:
+    """Lets each download fail, as on a machine without a network."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        patch.setenv(name, "http://127.0.0.1:9")
 
 
 def fit_small(workdir: Path, **settings: Any) -> Path:

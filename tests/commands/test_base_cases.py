@@ -26,6 +26,7 @@ from support import (
     SMALL,
     Once,
     called,
+    disconnect,
     file_times,
     fit_small,
     flags_of,
@@ -307,8 +308,7 @@ def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
 def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
     """Returns the shipped model, whose data are not here."""
     workdir = REPOSITORY / "checkpoints/reference"
-    for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
-        patch.setenv(variable, "http://127.0.0.1:9")  # there is no network
+    disconnect(patch)
     places = [f"--config.data.data_dir={folder}"]
     flags = ["--config=default", *places]
     images, labels = image_sets.embedded_images()["test"]

@@ -7,20 +7,16 @@ from pathlib import Path
 import jax
 import pytest
 import trainer
-from support import called, output_of, run_python
+from support import called, disconnect, output_of, run_python
 
 from rnnmnist.commands import doctor
 from rnnmnist.errors import RunError
 
 
 @pytest.fixture
-def offline(
-    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither prepared data nor a network nor a home folder."""
-    for name in environment:
-        if "proxy" in name.lower():
-            monkeypatch.setenv(name, environment[name])
+    disconnect(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
 

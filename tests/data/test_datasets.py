@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trainer
-from support import random_examples
+from support import disconnect, random_examples
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets, image_sets, images
@@ -113,8 +113,7 @@ def test_a_wrong_file_is_named_and_leaves_no_files(
 def test_without_files_and_network_the_missing_ones_are_named(
     originals_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    disconnect(monkeypatch)
     missing = ("train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
     for name in missing:
         (tmp_path / "originals" / name).unlink()

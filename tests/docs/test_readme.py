@@ -1,5 +1,6 @@
 """The commands of the README and of the pages on commands run as they are written."""
 
+import os
 import re
 import shlex
 import shutil
@@ -23,7 +24,8 @@ def test_the_blocks_of_the_readme_run_in_order_in_one_clone(
     """Except the installations and the tests; `.ci/run` runs the first two blocks."""
     clone = tmp_path / "rnnmnist"
     subprocess.run(["git", "clone", "--quiet", committed, clone], check=True)
-    variables = environment | {"HOME": str(tmp_path), "PYTHONPATH": str(clone)}
+    python_path = os.pathsep.join([str(clone), environment["PYTHONPATH"]])
+    variables = environment | {"HOME": str(tmp_path), "PYTHONPATH": python_path}
     printed = ""
     fence = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     for language, text in fence.findall(README):
