@@ -248,8 +248,5 @@ class TrainedRun:
             )
         split = task.evaluated_split if split is None else split
         if not len(splits[split]):
-            raise UserError(
-                f"split: {task.name} has no {split} split; choose "
-                f"{task.evaluated_split}"
-            )
+            raise UserError(f"split: {task.name} has no {split} split; leave it out")
         return task, split, splits[split]

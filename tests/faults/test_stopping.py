@@ -134,6 +134,7 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
     steps: list[int] = []
     try:
         while not list_steps(workdir):
+            assert process.poll() is None
             time.sleep(0.05)
         while len(steps) <= 20 or len(set(steps)) <= 10:
             for selector in ("best", "latest"):

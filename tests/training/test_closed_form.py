@@ -14,6 +14,7 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import read_arrays
@@ -124,23 +125,28 @@ def test_small_differences_are_read_beside_large_values(
     generator = np.random.default_rng(0)
     slow_or_fast = np.arange(COUNT)[:, None] % 2
     times = np.arange(100)
-    waves = np.sin((0.5 + 0.5 * slow_or_fast) * times + PHASES)
-    peaks = 1e4 * (generator.random(waves.shape) < 0.01)
+    waves = np.sin((1 + slow_or_fast) * times / 2 + PHASES)
+    peaks = 1e7 * (generator.random(waves.shape) < 0.01)
     inputs = {
         "heavy tails": waves + np.abs(generator.standard_cauchy(waves.shape)) ** 3 / 50,
-        "spikes": 1e-3 * waves + peaks,
-        "dead time": 1e-3 * np.where(times < 50, waves, 0) + peaks,
+        "spikes": waves + peaks,
+        "dead time": np.where(times < 50, waves, 0) + peaks,
     }[kind]
     labels = slow_or_fast[:, 0].astype(str)
     run = fit(tmp_path / "run", inputs=inputs, labels=labels)
     (line,) = logs.read(run)
     assert line.accuracy > 0.8
     model = rnnmnist.load(run)
-    together = model.classify(inputs[:4])
-    for values, expected in zip(inputs, together, strict=False):
+    network, four = model.network, model.read_inputs(inputs[:4])
+    parts = network.model, network.params, four, network.view, network.mesh
+    (hidden,) = compute_chunks(*parts, method="hidden")
+    probabilities = network.probabilities(four)
+    for values, states, expected in zip(inputs, hidden[0], probabilities, strict=False):
         state = model.start()
         for value in values:
             state, found = model.step(state, [value])
+        shares = state.recurrence.counts.ravel() / len(values)
+        np.testing.assert_allclose(shares, states[: len(shares)], rtol=1e-6)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     called("export", f"--workdir={run}", f"--output={tmp_path}", "--format=onnx")
 
