@@ -117,12 +117,8 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
 
 
 def variables_together(environment: dict[str, str]) -> dict[str, str]:
-    """Returns the variables of the processes of one run on loopback: no proxies.
-
-    Each process keeps its compiled programs.
-    """
-    clean = {k: v for k, v in environment.items() if "proxy" not in k.lower()}
-    return clean | {"PYTHONPATH": PYTHONPATH, "KEEP_PROGRAMS": "1"}
+    """Returns the variables of processes that keep their compiled programs."""
+    return environment | {"PYTHONPATH": PYTHONPATH, "KEEP_PROGRAMS": "1"}
 
 
 def start_together(
@@ -130,7 +126,7 @@ def start_together(
     argvs: Sequence[Sequence[str]],
     program: Sequence[object] = MAIN,
 ) -> list[subprocess.Popen[str]]:
-    """Starts the processes of one run on loopback, without proxies, the first one last.
+    """Starts the processes of one run on loopback, the first one last.
 
     `argvs` has the command line of each.
     """

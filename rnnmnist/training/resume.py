@@ -117,10 +117,13 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
         check_folders(workdir)
         header = read_newest(workdir)
         config, _ = choose_config(request, None if header is None else header.config)
-        if config.data.name != "files":  # images need not be read for their task
-            create_mesh(resolve(config, image_task(config.data)))
         if config.model.is_user_cell:
             import_cell(config.model.cell)
+        if config.data.name != "files":  # images need not be read for their task
+            image_config = resolve(config, image_task(config.data))
+            # Several processes wait here for each other, and are compared first.
+            if process_count() == 1:
+                create_mesh(image_config)
         start = Start(workdir)
         if header is not None:
             task = header.task

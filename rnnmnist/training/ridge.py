@@ -36,7 +36,7 @@ from rnnmnist.runtime.machine import main_memory
 
 STRENGTHS = np.logspace(-4, 4, 17)
 # The largest standard deviation of features that are constant but for rounding,
-# relative to their mean. The features are sums of float32.
+# relative to their mean. The features are computed in float32.
 CONSTANT = 1e-5
 # The largest eigenvalue that is 0 but for rounding, relative to the largest of all.
 ZERO = 1e-14

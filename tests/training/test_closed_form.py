@@ -148,7 +148,8 @@ def test_small_differences_are_read_beside_large_values(
         shares = state.recurrence.counts.ravel() / len(values)
         np.testing.assert_allclose(shares, states[: len(shares)], rtol=1e-6)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    called("export", f"--workdir={run}", f"--output={tmp_path}", "--format=onnx")
+    export = f"--workdir={run}", f"--output={tmp_path}", "--format=onnx"
+    assert output_of(called("export", *export))
 
 
 @pytest.mark.slow

@@ -44,8 +44,8 @@ TIMES = (
     "offset"
 )
 TEXTS = (
-    "texts and whole numbers; leave out sequences without a label, or classify them "
-    "with rnnmnist predict, in a file without this column"
+    "texts and whole numbers of 64 bits; leave out sequences without a label, or "
+    "classify them with rnnmnist predict, in a file without this column"
 )
 
 Place = Callable[[int], str]  # returns how a message calls a row, from 0
@@ -198,7 +198,7 @@ class _Column(NamedTuple):
         values = self.values
         if pa.types.is_floating(values.type):
             numbers = values.to_numpy()
-            is_whole = np.rint(numbers) == numbers  # not of NaN
+            is_whole = (np.rint(numbers) == numbers) & (np.abs(numbers) < 2.0**63)
             if not is_whole.all():
                 raise self.refusal(int(is_whole.argmin()), TEXTS)
             values = pa.chunked_array([numbers.astype(np.int64)])

@@ -92,7 +92,7 @@ def test_whole_numbers_that_are_floats_are_integers(create: Any) -> None:
     assert found.groups.tolist() == ["1", "1", "2"]
 
 
-@pytest.mark.parametrize("label", [np.nan, 0.5])
+@pytest.mark.parametrize("label", [np.nan, 0.5, np.inf, 1e19])
 def test_a_label_that_is_missing_or_no_whole_number_is_no_class(label: float) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [1.0, label]}
     with pytest.raises(UserError, match="row 2: the column label has "):
