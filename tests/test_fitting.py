@@ -481,7 +481,7 @@ def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) ->
     calls: dict[str, Callable[[], object]] = {
         "execution.num_devices: .*3": lambda: fit(unused, num_devices=3),
         "execution.num_devices: .*5": lambda: rnnmnist.train(
-            "tutorial", workdir=unused, num_devices=5, data_dir=tmp_path / "none"
+            "tutorial", workdir=unused, num_devices=5, data_dir=unused
         ),
         "config: .*3": lambda: rnnmnist.train(number, workdir=unused),
         "workdir: .*None": lambda: fit(nothing),
