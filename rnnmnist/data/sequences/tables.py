@@ -196,8 +196,11 @@ class _Column(NamedTuple):
         Floats have to be whole numbers, as pandas makes of integers in a merge.
         """
         values = self.values
-        if pa.types.is_floating(values.type):
-            numbers = values.to_numpy()
+        kind = values.type
+        if pa.types.is_dictionary(kind):  # categories
+            kind = kind.value_type
+        if pa.types.is_floating(kind):
+            numbers = values.cast(kind).to_numpy().astype(np.float64)
             is_whole = (np.rint(numbers) == numbers) & (np.abs(numbers) < 2.0**63)
             if not is_whole.all():
                 raise self.refusal(int(is_whole.argmin()), TEXTS)

@@ -95,8 +95,10 @@ def test_whole_numbers_that_are_floats_are_integers(create: Any) -> None:
 @pytest.mark.parametrize("label", [np.nan, 0.5, np.inf, 1e19])
 def test_a_label_that_is_missing_or_no_whole_number_is_no_class(label: float) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [1.0, label]}
-    with pytest.raises(UserError, match="row 2: the column label has "):
-        read_memory(pd.DataFrame(table))
+    frame = pd.DataFrame(table)
+    for kind in ("float32", "category"):
+        with pytest.raises(UserError, match="row 2: the column label has "):
+            read_memory(frame.astype({"label": kind}))
 
 
 def test_a_network_of_one_feature_takes_tables_and_wide_arrays(tmp_path: Path) -> None:
