@@ -189,7 +189,7 @@ fit(folder / "compiled" / "run")
 generator = random.Random(0)
 stopped = 0
 for number in range(10):
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # outside of a fit
+    signal.signal(signal.SIGINT, lambda *_: None)  # outside of a fit
     delays = generator.uniform(0, seconds / 2), generator.uniform(0, 0.1)
     sender = interrupt_after(*delays)
     try:

@@ -3,7 +3,8 @@
     python tools/tutorial_seeds.py gradients
 
 A page states what all of them show. For each seed, this prints what the cells of the
-page print, and runs its hidden checks. Each seed takes a few minutes.
+page print, and runs its hidden checks, which print more figures. Each seed takes a few
+minutes.
 """
 
 import argparse

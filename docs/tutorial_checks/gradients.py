@@ -18,6 +18,8 @@ half, twice = scaled["kernel x 0.5"], scaled["kernel x 2.0"]
 assert half[0] / half[27] < 1e-9
 assert jnp.allclose(twice[0] / twice[6], 2**6, rtol=1e-3)
 assert twice[0] / twice[27] > 1e3
+for name, found in learned.items():
+    print(f"{name}: accuracy {found:.1%}")
 original, doubled, too_fast, clipped = learned.values()
 assert original > doubled + 0.05
 assert clipped > too_fast + 0.15

@@ -211,7 +211,8 @@ def measure_training(
     every other field of `ScoreSums` and of `UpdateStats`. `is_finite` is left out.
     """
     applied = take_rows(stats, stats.is_applied)
-    examples = config.train.batch_size * int(stats.is_applied.sum())
+    num_updates = int(stats.is_applied.sum())
+    examples = config.train.batch_size * num_updates
     sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
     networks = [
         NetworkScores(seed=seed, examples=examples, correct=int(correct), loss=loss)

@@ -113,7 +113,9 @@ def weigh_classes(config: RunTrainConfig, task: Task, labels: np.ndarray) -> np.
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
     of the training split, int [examples].
     """
-    if config.class_weight == "none":  # of `training/closed_form.py`, which always asks
+    if config.class_weight == "none":
+        # The training loop does not ask for these weights, but a fit in closed form
+        # does (`training/closed_form.py`).
         return np.ones(len(task.classes))
     if config.class_weight == "balanced":
         counts = np.bincount(labels, minlength=len(task.classes))

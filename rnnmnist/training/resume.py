@@ -121,7 +121,8 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
             import_cell(config.model.cell)
         if config.data.name != "files":  # images need not be read for their task
             image_config = resolve(config, image_task(config.data))
-            # Several processes wait here for each other, and are compared first.
+            # Making a mesh waits for all processes. Several are compared before, in
+            # `Start.check`.
             if process_count() == 1:
                 create_mesh(image_config)
         start = Start(workdir)

@@ -44,8 +44,9 @@ TIMES = (
     "offset"
 )
 TEXTS = (
-    "texts and whole numbers of 64 bits; leave out sequences without a label, or "
-    "classify them with rnnmnist predict, in a file without this column"
+    "texts and whole numbers of 64 bits; divide other numbers into classes, as by "
+    "np.digitize; leave out sequences without a label, or classify them with rnnmnist "
+    "predict, in a file without this column"
 )
 
 Place = Callable[[int], str]  # returns how a message calls a row, from 0
@@ -196,9 +197,7 @@ class _Column(NamedTuple):
         Floats have to be whole numbers, as pandas makes of integers in a merge.
         """
         values = self.values
-        kind = values.type
-        if pa.types.is_dictionary(kind):  # categories
-            kind = kind.value_type
+        kind = _type_of_cells(values)
         if pa.types.is_floating(kind):
             numbers = values.cast(kind).to_numpy().astype(np.float64)
             is_whole = (np.rint(numbers) == numbers) & (np.abs(numbers) < 2.0**63)
@@ -286,9 +285,8 @@ def _try_cast(values: Any, kind: pa.DataType) -> Any:
 
 def _to_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns the texts of a column, stripped, and null where a value is missing."""
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = _type_of_cells(values)
+    if pa.types.is_dictionary(values.type):
         # Arrow converts the categories of polars to texts only in this way.
         values = values.cast(pa.dictionary(pa.int32(), pa.string()))
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
@@ -296,3 +294,10 @@ def _to_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
         texts = pc.utf8_capitalize(texts)  # as Python and pandas write them
     is_missing = pc.is_in(texts, pa.array(["", "nan"]))
     return pc.if_else(is_missing, None, texts)
+
+
+def _type_of_cells(values: pa.ChunkedArray) -> pa.DataType:
+    """Returns the type of the texts or numbers in a column, also of categories."""
+    if pa.types.is_dictionary(values.type):
+        return values.type.value_type
+    return values.type
