@@ -47,7 +47,7 @@ class UserError(Failure, ValueError):
     """A mistake of the user, or something that the user must do first. Exit code 2.
 
     The message is one line with the setting or file, the value, and what is allowed. It
-    begins with its subject, such as `workdir` or `data.path`; commands add the flag.
+    begins with the name of the setting or argument, such as `data.path` or `workdir`.
     """
 
     exit_code = 2

@@ -25,27 +25,6 @@ from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
 
-# Flags other than settings with which the message of an error can begin.
-FLAGS = (
-    "config",
-    "workdir",
-    "step",
-    "split",
-    "format",
-    "output",
-    "require",
-    "coordinator_address",
-    "num_processes",
-    "process_id",
-)
-
-
-class _Nowhere(io.TextIOWrapper):
-    """A stream that discards what is written."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` with exact flag names and one-line errors."""
@@ -97,7 +76,7 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = _Nowhere(io.BytesIO())
+            sys.stdout = io.TextIOWrapper(io.BytesIO())  # which nobody reads
         return args
 
 
@@ -187,14 +166,8 @@ def _configure_logging() -> None:
 
 
 def format_error(error: Exception | str) -> str:
-    """Returns the message of an error, with the flag if its subject is one."""
-    line = errors.escape_unprintable(" ".join(str(error).split()))
-    subject = line.partition(":")[0]
-    if subject in SETTINGS:
-        return f"--config.{line}"
-    if subject in FLAGS:
-        return f"--{line}"
-    return line
+    """Returns the message of an error on one line."""
+    return errors.escape_unprintable(" ".join(str(error).split()))
 
 
 def run(main: Callable[[list[str]], None]) -> None:

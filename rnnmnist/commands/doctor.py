@@ -3,9 +3,9 @@
     rnnmnist doctor --require=gpu
 
 The flags of `rnnmnist train` describe the run. Two of its steps are trained in a
-temporary folder, on black images if the data set is not prepared; random filters are
-fitted to a few sequences. The exit code is 1 if the run would not work, or would use
-other devices than required.
+temporary folder, on the embedded images if the data set is not prepared; random filters
+are fitted to a few sequences. The exit code is 1 if the run would not work, or would
+use other devices than required.
 """
 
 import argparse
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rnnmnist.data.examples import Dataset
 
 STEPS = 2
-FITTED = 24  # examples of each split, if filters are fitted
+FEW = 24  # examples of each split, at most, if filters are fitted
 
 
 def main(argv: list[str]) -> None:
@@ -58,6 +58,7 @@ def show(label: str, text: str) -> None:
 def check_run(args: argparse.Namespace) -> None:
     """Shows what a run would use, and trains its first steps in a temporary folder."""
     import jax
+    import numpy as np
 
     from rnnmnist.config.resolving import resolve
     from rnnmnist.runtime import machine
@@ -89,7 +90,13 @@ def check_run(args: argparse.Namespace) -> None:
                 "runtime type), and unset JAX_PLATFORMS"
             )
         if config.model.fitting == "closed_form":
-            dataset = take_few(dataset)
+            few = {
+                split: examples.select(
+                    np.arange(len(examples))[:: 1 + len(examples) // FEW]
+                )
+                for split, examples in dataset.splits.items()
+            }
+            dataset = dataset._replace(splits=few)
             warnings.simplefilter("ignore", DataWarning)  # of these few examples
         else:
             config = config.replace({"train.num_steps": STEPS})
@@ -109,13 +116,11 @@ def check_run(args: argparse.Namespace) -> None:
 
 
 def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]":
-    """Loads the data of a run; black images in place of a data set to be prepared."""
-    import numpy as np
-
+    """Loads the data of a run; embedded images in place of data to be prepared."""
     from rnnmnist.config.recipes import choose_config
+    from rnnmnist.config.schema import DataConfig
     from rnnmnist.data import datasets
-    from rnnmnist.data.examples import Dataset, Examples
-    from rnnmnist.data.image_sets import IMAGE_SHAPE, image_task
+    from rnnmnist.data.image_sets import image_task
 
     chosen, _ = choose_config(request, saved)
     if chosen.data.name not in ("files", "mnist5k"):
@@ -129,25 +134,8 @@ def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]"
                 f"{chosen.data.name}: a run downloads {len(missing)} files and "
                 f"prepares the data set in {builder.data_dir}",
             )
-            task = image_task(chosen.data)
-            splits = {}
-            for split, count in task.examples.items():
-                images = np.zeros((count, *IMAGE_SHAPE), np.uint8)
-                labels = np.arange(count, dtype=np.int32) % len(task.classes)
-                splits[split] = Examples(images, labels=labels)
-            return chosen, Dataset(task, splits)
+            embedded = datasets.load(DataConfig("mnist5k"))
+            return chosen, embedded._replace(task=image_task(chosen.data))
     chosen, _, dataset = datasets.load_for_training(request, saved)
     show("data", f"{dataset.task.name}: {dataset.task.sizes} {dataset.task.noun}")
     return chosen, dataset
-
-
-def take_few(dataset: "Dataset") -> "Dataset":
-    """Returns a data set with a few examples of each split, at equal distances."""
-    import numpy as np
-
-    splits = {}
-    for split, examples in dataset.splits.items():
-        count = min(FITTED, len(examples))
-        positions = np.linspace(0, len(examples) - 1, count).astype(int)
-        splits[split] = examples.select(positions)
-    return dataset._replace(splits=splits)

@@ -30,11 +30,11 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     distributed.initialize(*args.processes)
     with open_workdir(args.request, args.workdir) as start:
-        if distributed.is_process_0():
-            loaded = datasets.load_for_training(args.request, start.config)
-        distributed.wait_for_process_0()  # which prepares the data
         if not distributed.is_process_0():
-            loaded = datasets.load_for_training(args.request, start.config)
+            distributed.wait_for_process_0()  # which prepares the data
+        loaded = datasets.load_for_training(args.request, start.config)
+        if distributed.is_process_0():
+            distributed.wait_for_process_0()
         chosen, reason, dataset = loaded
         config = resolve(chosen, dataset.task)
         mesh = start.check(config, dataset)

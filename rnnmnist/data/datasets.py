@@ -21,9 +21,8 @@ def load_for_training(
     """
     config, _ = choose_config(request, saved)
     if config.data.name != "files":
-        dataset = load(config.data)
-        config, reason = choose_config(request, saved, dataset.task.examples["train"])
-        return config, reason, dataset
+        count = image_task(config.data).examples["train"]
+        return *choose_config(request, saved, count), load(config.data)
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 

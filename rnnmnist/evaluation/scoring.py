@@ -27,14 +27,15 @@ def score_logits(
     """
     logits = logits.astype(np.float64)
     calibrated = multiplier * combine_members(logits)
+    ensemble = None
     if len(logits) == 1:
-        network = score_network(calibrated, labels, first_seed)
-        return Scores(networks=(network,), groups=groups)
+        logits = calibrated[None]
+    else:
+        ensemble = score_network(calibrated, labels)
     networks = [
         score_network(network, labels, first_seed + index)
         for index, network in enumerate(logits)
     ]
-    ensemble = score_network(calibrated, labels)
     return Scores(networks=tuple(networks), ensemble=ensemble, groups=groups)
 
 

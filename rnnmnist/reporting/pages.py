@@ -29,8 +29,8 @@ from rnnmnist.runtime.devices import make_cpu_mesh
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
-# The pictures that a report can have. The last one is of earlier versions.
-PICTURES = ("curves", "confusion", "steps", "gallery", "reliability")
+# The pictures that a report can have.
+PICTURES = ("curves", "confusion", "steps", "gallery")
 
 
 class Report(NamedTuple):
@@ -130,15 +130,16 @@ def write_files(
 ) -> Report:
     """Writes the pictures and the page, and removes pictures of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{name}.png": content for name, content in pictures.items()}
-    for path, content in files.items():
-        write_atomically(path, content)
+    paths = []
+    for name in PICTURES:
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)
+        if name in pictures:
+            write_atomically(path, pictures[name])
+            paths.append(path)
     page_path = folder / "index.html"
     write_atomically(page_path, page.encode())
-    for name in PICTURES:
-        if name not in pictures:
-            (folder / f"{name}.png").unlink(missing_ok=True)
-    return Report(scores, tuple(files), page_path)
+    return Report(scores, tuple(paths), page_path)
 
 
 def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
@@ -149,8 +150,7 @@ def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
         for (label, predicted), count in np.ndenumerate(result.confusion)
         if count and label != predicted
     ]
-    errors.sort(key=lambda error: -error[2])
-    return errors[:MAX_CONFUSIONS]
+    return sorted(errors, key=lambda error: -error[2])[:MAX_CONFUSIONS]
 
 
 def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:

@@ -49,7 +49,7 @@ WRONG_SEQUENCES = [
 # Other wrong commands, and a part of the error.
 WRONG_COMMANDS = [
     ("main --config=embeded", "did you mean 'embedded'?"),
-    ("main --workdir=", "--workdir: "),
+    ("main --workdir=", "workdir: "),
     ("main --workdir=~absent/run", "~absent/run: "),
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "is not valid UTF-8"),

@@ -159,7 +159,7 @@ def test_a_workdir_that_is_not_shared_is_refused(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     args = [trainer.arguments(tmp_path / name, data_dir) for name in ("here", "there")]
-    assert f"--workdir: {tmp_path}/there " in refusal(environment, *args)
+    assert f"workdir: {tmp_path}/there " in refusal(environment, *args)
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_missing_processes_are_one_line(
     )
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
-        f"error: --num_processes: not all of 2 processes have joined {address} within "
+        f"error: num_processes: not all of 2 processes have joined {address} within "
         "1 s; start each of them, with the same flags\n"
     )
 

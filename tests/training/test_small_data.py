@@ -72,7 +72,7 @@ def test_a_run_without_validation(
     missing = "validation" if split == "test" else "test"
     evaluated = called("evaluate", f"--workdir={workdir}", f"--split={missing}")
     assert evaluated.returncode == 2
-    assert f" --split: arrays has no {missing} split; leave it out" in evaluated.stderr
+    assert f" split: arrays has no {missing} split; leave it out" in evaluated.stderr
     text = rnnmnist.load(workdir).report().page.read_text()
     assert ("arrays has no test or validation split" in text) == (split == "train")
 
