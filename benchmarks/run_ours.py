@@ -54,20 +54,21 @@ class Trainer:
         self._stack = contextlib.ExitStack()
         self.batches = self._stack.enter_context(opened)
         self.state: Any = create_state(config, self.program)
+        self.step = 0
 
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
-        step = int(self.state.step)
-        self.state, stats = train_to(
+        target = self.step + count
+        self.state, updates = train_to(
             self.state,
-            step,
-            step + count,
+            self.step,
+            target,
             config=self.config.train,
             program=self.program,
             batches=self.batches,
         )
-        images = self.config.train.batch_size * self.config.num_seeds
-        return int(stats.is_applied.sum()) * images
+        self.step = target
+        return self.config.train.batch_size * updates.grad_norm.size
 
     def evaluate(self) -> int:
         """Evaluates the images; returns their number."""

@@ -19,6 +19,7 @@ from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import load
 from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
+from rnnmnist.runs.logs import validation_losses
 from rnnmnist.runs.workdir import list_steps
 
 try:
@@ -161,14 +162,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         last_step = list_steps(model.workdir)[-1]
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            steps = list_steps(model.workdir)
-            headers = [read_header(model.workdir, step) for step in steps]
-            losses = {
-                header.step: header.metrics.loss
-                for header in headers
-                if header.metrics is not None
-            }
-            lowest = min(losses, key=lambda step: losses[step])
+            losses = validation_losses(model.workdir, last_step)
+            lowest = min(losses, key=losses.__getitem__)
             model = load(model.workdir, lowest, cell=config.model.cell)
         self.model_ = model
         self.classes_ = classes

@@ -72,7 +72,7 @@ def batches_of(examples: Examples, config: RunConfig, mesh: Mesh) -> BatchSource
 
 def chunk_of(source: BatchSource, step: int) -> Chunk:
     """The chunk that has the batch of update `step`."""
-    ((chunk, _),) = source.chunks(step, step + 1)
+    ((chunk, _, _),) = source.chunks(step, step + 1)
     return chunk
 
 
@@ -81,7 +81,7 @@ def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     return learning_rates(
         chunk.start,
         config=config.train,
-        updates=len(chunk.examples.labels),
+        updates=chunk.batches.labels.shape[1],
         sharding=chunk.start.sharding,
     )
 
@@ -97,7 +97,8 @@ def read_batch(
     chunk = jax.device_get(chunk_of(source, step))
     size = transform.batch_size // num_shards
     own = slice(shard * size, (shard + 1) * size)
-    stored = jax.tree.map(lambda leaf: leaf[0][own], chunk.examples_at(np.int32(step)))
+    position = step - chunk.start
+    stored = jax.tree.map(lambda leaf: leaf[0, position, own], chunk.batches)
     batch: Batch = jax.device_get(
         transformed(transform, stored, chunk.seeds[0], step, shard)
     )

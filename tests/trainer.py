@@ -26,9 +26,9 @@ SETTINGS = (
     "--config.train.eval_every_steps=20",
     "--config.execution.num_devices=2",  # equal results on every machine
 )
-# The first update is finite, but no output of the network after it.
+# The first update is finite, and the second one is not.
 WILD = (
-    "--config.train.learning_rate=1e38",
+    "--config.train.learning_rate=1e15",
     "--config.train.weight_decay=0.9",
     "--config.train.schedule=constant",
     "--config.train.warmup_fraction=0",

@@ -562,10 +562,6 @@ class Config(ConfigSection):
         """The seed of each network."""
         return range(self.seed, self.seed + self.num_seeds)
 
-    def seed_suffix(self, index: int) -> str:
-        """Returns " of seed N" for messages about a member of an ensemble, else ""."""
-        return f" of seed {self.seeds[index]}" if self.num_seeds > 1 else ""
-
     def flat(self) -> dict[str, Any]:
         """Returns the value of every setting by its full name."""
         return {name: operator.attrgetter(name)(self) for name in SETTINGS}

@@ -7,19 +7,22 @@ stream of examples. The stream is one epoch after another: each has all N traini
 examples once, in an order of its own. `shuffling.epoch_order` maps positions of the
 stream to examples.
 
-Examples take three forms on their way to the loss:
+Examples take two forms on their way to the loss:
 
 1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
-2. `StoredExamples`: the examples on the devices, all of the split or those of a chunk.
-   A chunk has the examples of a fixed number of consecutive updates. `gather_examples`
-   selects them on the devices, or `data/placement.py` on the host.
-3. `Batch`: what the network and its loss read. In each update, `BatchTransform`
-   computes it from the stored examples.
+2. `Batch`: examples on the devices. `to_batch` in `data/placement.py` converts
+   `Examples` to a `Batch`. `gather_examples` selects the examples of a chunk, which are
+   the batches of a fixed number of consecutive updates. In each update,
+   `BatchTransform` replaces the stored inputs by the inputs of the network.
 
-To give examples a second label, add a field beside `labels` to all three, and set it
-where they are made: `Examples` in `data/images.py` or `data/sequences/reading.py`,
-`StoredExamples` in `data/placement.py`, `Batch` in `BatchTransform.__call__`. The loss
-reads it in `Objective` (`training/loss.py`).
+To give each example a second label:
+
+1. Add a field to `Examples`, an array with one entry for each example.
+2. Set the field where `Examples` are made: `load` in `data/datasets.py` for the
+   embedded images, `_read_split` in `data/images.py` for other images, and `to_dataset`
+   in `data/sequences/reading.py` for sequences.
+3. Add a field to `Batch`, and set it in `to_batch`.
+4. Read the field of the batch in `Objective.__call__` (`training/loss.py`).
 """
 
 import functools
@@ -34,47 +37,40 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.examples import View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.runtime.mesh import BATCH, OVER_SEEDS, REPLICATED, SEEDS, Specs
+from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.runtime.random_streams import Stream, stream_key
 
 
-class StoredExamples(NamedTuple):
-    """Examples as they are stored, with any leading axes."""
+class Batch(NamedTuple):
+    """Examples on the devices: a batch, several batches, or a whole split.
 
-    values: jax.Array  # [..., n]: the uint8 pixels of an image, or a float32 sequence
+    The network and its loss read arrays with one leading axis, [batch]. Before, the
+    arrays have any leading axes.
+    """
+
+    # Stored: [..., n], the uint8 pixels of an image, or the float32 values of a
+    # sequence. After `BatchTransform`: float32 [batch, time, features].
+    inputs: jax.Array
     labels: jax.Array  # int32 [...]
     lengths: jax.Array | None  # int32 [...], in time steps; None: no padding
-
-
-class Batch(NamedTuple):
-    """The examples of a batch, as a network and its loss read them."""
-
-    inputs: jax.Array  # float32 [batch, time, features]
-    labels: jax.Array  # int32 [batch]
-    lengths: jax.Array | None  # int32 [batch], in time steps; None: no padding
+    weights: jax.Array | None  # float32 [...], of examples in the loss; None: all are 1
 
 
 class Chunk(NamedTuple):
-    """The examples of consecutive updates, on the devices."""
+    """The batches of consecutive updates, on the devices."""
 
-    examples: StoredExamples  # [updates, ensemble, batch, ...]
+    batches: Batch  # with stored inputs, [ensemble, updates, batch, ...]
     seeds: jax.Array  # uint32 [ensemble]
-    start: jax.Array  # int32 [], the step of the first of these updates
-
-    def examples_at(self, step: jax.Array) -> StoredExamples:
-        """Returns the examples of update `step`, [ensemble, batch, ...]."""
-        return jax.tree.map(lambda array: array[step - self.start], self.examples)
+    start: jax.Array  # int32 [], the number of updates before the first of these
 
 
-# How the arrays of a chunk are partitioned over a mesh. Arrays of examples are
-# [updates, ensemble, batch, ...]: their second axis is divided over the mesh axis
-# `seeds`, and their third one over the mesh axis `batch`.
-EXAMPLES_SPEC: Specs = jax.P(None, SEEDS, BATCH)
-CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, start=REPLICATED)
+# How a mesh partitions the batches of a chunk, [ensemble, updates, batch, ...]: by its
+# axis `seeds` along the first of these axes, and by its axis `batch` along the third.
+BATCHES_SPEC = jax.P(SEEDS, None, BATCH)
 
 
 class BatchTransform(NamedTuple):
-    """Computes batches from stored examples.
+    """Converts the stored inputs of a batch to the inputs of the network.
 
     It is a static argument of compiled programs, which compare its fields.
     """
@@ -98,7 +94,7 @@ class BatchTransform(NamedTuple):
 
     def __call__(
         self,
-        examples: StoredExamples,
+        stored: Batch,
         seed: jax.Array,
         step: jax.Array | int,
         shard: jax.Array | int,
@@ -107,10 +103,10 @@ class BatchTransform(NamedTuple):
 
         A batch is divided into consecutive shards of equal size, one for each device
         along the axis `batch` of the mesh. `shard` is the index of this shard, and
-        `examples` are its examples.
+        `stored` has its examples with stored inputs.
         """
-        size = len(examples.labels)  # of the shard
-        values = examples.values.reshape(size, *self.shape)
+        size = len(stored.labels)  # of the shard
+        values = stored.inputs.reshape(size, *self.shape)
         if self.distortions != Distortions():
             key = jax.random.fold_in(stream_key(seed, Stream.DISTORTION), step)
             # On an accelerator, a matrix product is less precise by default, and would
@@ -125,7 +121,7 @@ class BatchTransform(NamedTuple):
                 )
                 values = apply_warp(values, warp)
         inputs = self.view(values)  # also scales pixels to [0, 1]
-        return Batch(inputs=inputs, labels=examples.labels, lengths=examples.lengths)
+        return stored._replace(inputs=inputs)
 
 
 def batch_indices(
@@ -145,35 +141,35 @@ def batch_indices(
         num_examples: the number of training examples.
 
     Returns:
-        Indices, int32 [updates, ensemble, batch].
+        Indices, int32 [ensemble, updates, batch].
     """
 
-    def batch_of_network(step: jax.Array, seed: jax.Array) -> jax.Array:
+    def batch_of_update(seed: jax.Array, step: jax.Array) -> jax.Array:
         positions = step * batch_size + jnp.arange(batch_size)
         return epoch_order(stream_key(seed, Stream.ORDER), positions, num_examples)
 
-    batches_of_update = jax.vmap(batch_of_network, (None, 0))
-    batches_of_chunk = jax.vmap(batches_of_update, (0, None))
-    return batches_of_chunk(start + jnp.arange(updates), seeds)
+    batches_of_network = jax.vmap(batch_of_update, (None, 0))
+    batches_of_ensemble = jax.vmap(batches_of_network, (0, None))
+    return batches_of_ensemble(seeds, start + jnp.arange(updates))
 
 
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))
 def gather_examples(
-    examples: StoredExamples,
+    split: Batch,
     seeds: jax.Array,
     start: jax.Array,
     *,
     updates: int,
     batch_size: int,
     sharding: NamedSharding,
-) -> StoredExamples:
-    """Selects the examples of a chunk, [updates, ensemble, batch, ...], on the devices.
+) -> Batch:
+    """Selects the batches of a chunk on the devices, [ensemble, updates, batch, ...].
 
-    `examples` are all of the training split, and `sharding` is that of the result. The
-    other arguments are those of `batch_indices`.
+    `split` has all training examples, and the result has the given sharding. The other
+    arguments are those of `batch_indices`.
     """
-    num_examples = len(examples.labels)
+    num_examples = len(split.labels)
     indices = batch_indices(seeds, start, updates, batch_size, num_examples)
     indices = jax.lax.with_sharding_constraint(indices, sharding)
-    gathered = jax.tree.map(lambda array: array[indices], examples)
+    gathered = jax.tree.map(lambda array: array[indices], split)
     return jax.lax.with_sharding_constraint(gathered, sharding)

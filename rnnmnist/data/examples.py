@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ SPLITS = ("train", "validation", "test")
 LARGEST = float(np.finfo(np.float32).max)
 MAX_DEVIATIONS = 1e6  # limit of the distance of a value from the mean in training
 NORMALIZED_BYTES = 1 << 22  # normalized at a time
+# The fields of `Inputs` that have no entry for each example.
+SHARED = ("stored", "normalization", "ids")
 
 
 if TYPE_CHECKING:
@@ -212,6 +214,8 @@ class Examples(Inputs):
     labels: np.ndarray  # int32 [examples]
     # Integers or str [examples], such as the subject of each.
     groups: np.ndarray | None = None
+    # float32 [examples], the weights of the examples in training; None: all are 1.
+    weights: np.ndarray | None = None
 
     @property
     def num_groups(self) -> int | None:
@@ -225,15 +229,18 @@ class Examples(Inputs):
         return self.select(np.argsort(self.groups, kind="stable"))
 
     def select(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions."""
+        """Returns the examples at some positions.
+
+        The fields in `SHARED` describe all stored examples, so the result shares them.
+        Every other field has one entry for each example, and is indexed.
+        """
         indices = np.arange(len(self)) if self.indices is None else self.indices
-        return dataclasses.replace(
-            self,
-            lengths=None if self.lengths is None else self.lengths[positions],
-            indices=indices[positions],
-            labels=self.labels[positions],
-            groups=None if self.groups is None else self.groups[positions],
-        )
+        selected: dict[str, Any] = {"indices": indices[positions]}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and field.name not in (*SHARED, "indices"):
+                selected[field.name] = value[positions]
+        return dataclasses.replace(self, **selected)
 
 
 class Dataset(NamedTuple):

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import (
-    EXAMPLES_SPEC,
+    BATCHES_SPEC,
+    Batch,
     Chunk,
-    StoredExamples,
     batch_indices,
     gather_examples,
 )
@@ -43,16 +43,16 @@ class BatchSource(NamedTuple):
     gather: Callable[[int], Chunk]  # from the step of the first update of the chunk
     updates_per_chunk: int
 
-    def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int]]:
+    def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int, int]]:
         """Yields the chunks of the updates that lead from a step to a later one.
 
-        With each comes the number of updates that are taken from it. The first chunk
-        can also have the examples of earlier updates.
+        With each chunk come the positions in it of the first of these updates, and
+        after the last of them.
         """
         while step < target:
             start = step - step % self.updates_per_chunk
             end = min(target, start + self.updates_per_chunk)
-            yield self.gather(start), end - step
+            yield self.gather(start), step - start, end - start
             step = end
 
 
@@ -82,6 +82,29 @@ def open_batches(
         yield BatchSource(gather, updates)
 
 
+def to_batch(
+    examples: Examples, indices: slice | np.ndarray, sharding: Sharding
+) -> Batch:
+    """Copies examples with stored inputs to the devices.
+
+    The leading axes of the arrays are those of the indices.
+    """
+    labels = examples.labels[indices]
+    positions = indices.ravel() if isinstance(indices, np.ndarray) else indices
+    # Rows are gathered faster than images of [28, 28].
+    inputs = examples.take(positions).reshape(*labels.shape, -1)
+
+    def put(array: np.ndarray | None) -> jax.Array | None:
+        return None if array is None else device_put(array[indices], sharding)
+
+    return Batch(
+        inputs=device_put(inputs, sharding),
+        labels=device_put(labels, sharding),
+        lengths=put(examples.lengths),
+        weights=put(examples.weights),
+    )
+
+
 def chunk_updates(update_bytes: int) -> int:
     """Returns the number of updates in a chunk whose batches have these bytes."""
     return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
@@ -91,29 +114,22 @@ def _device_gatherer(
     examples: Examples, config: RunConfig, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
-    values = examples.take(slice(None))
-    lengths = examples.lengths
     whole = replicated_sharding(mesh)
-    stored = StoredExamples(
-        # Rows are gathered faster than images of [28, 28].
-        values=device_put(values.reshape(len(values), -1), whole),
-        labels=device_put(examples.labels, whole),
-        lengths=None if lengths is None else device_put(lengths, whole),
-    )
+    split = to_batch(examples, slice(None), whole)
     seeds = device_put(np.asarray(config.seeds, np.uint32), seeds_sharding(mesh))
 
     @functools.lru_cache(1)  # several events can fall into a chunk
     def gather(start: int) -> Chunk:
         step = device_put(np.int32(start), whole)
-        gathered = gather_examples(
-            stored,
+        batches = gather_examples(
+            split,
             seeds,
             step,
             updates=updates,
             batch_size=config.train.batch_size,
-            sharding=NamedSharding(mesh, EXAMPLES_SPEC),
+            sharding=NamedSharding(mesh, BATCHES_SPEC),
         )
-        return Chunk(gathered, seeds, step)
+        return Chunk(batches, seeds, step)
 
     return gather
 
@@ -130,22 +146,14 @@ def _host_gatherer(
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
     choose = jax.jit(batch_indices, static_argnums=(2, 3))
-    sharding = NamedSharding(mesh, EXAMPLES_SPEC)
-    lengths = examples.lengths
+    sharding = NamedSharding(mesh, BATCHES_SPEC)
 
     @jax_defaults()
     def gather(start: int) -> Chunk:
         step = device_put(np.int32(start), local_sharding())
         chosen = choose(local_seeds, step, updates, config.train.batch_size, count)
-        indices = jax.device_get(chosen)
-        values = examples.take(indices.ravel()).reshape(*indices.shape, -1)
-        gathered = StoredExamples(
-            values=device_put(values, sharding),
-            labels=device_put(examples.labels[indices], sharding),
-            lengths=None if lengths is None else device_put(lengths[indices], sharding),
-        )
         return Chunk(
-            gathered,
+            to_batch(examples, jax.device_get(chosen), sharding),
             seeds=device_put(seeds, seeds_sharding(mesh)),
             start=device_put(np.int32(start), replicated_sharding(mesh)),
         )

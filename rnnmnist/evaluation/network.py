@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from rnnmnist.data.examples import Inputs, Normalization, View
-from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
+from rnnmnist.evaluation.predictions import nonfinite_logits_error, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.models.classifier import Params, SequenceClassifier, StreamState
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -84,7 +84,7 @@ class Network:
         state, logits = _step(self.params, state, inputs[None], model=self.model)
         logits = jax.device_get(logits)
         if not np.isfinite(logits).all():
-            raise NonFiniteLogitsError("the sequence up to this time step", network=0)
+            raise nonfinite_logits_error("the sequence up to this time step")
         (probabilities,) = softmax(self.multiplier * combine_members(logits))
         return state, probabilities
 

@@ -38,19 +38,13 @@ EVERY_STEP_BYTES = 1 << 28
 Batches = tuple[jax.Array, jax.Array | None]
 
 
-class NonFiniteLogitsError(RunError):
-    """Logits are infinite or NaN, so that they predict nothing.
-
-    `network` is the index of the first network of the ensemble that has such logits.
-    """
-
-    def __init__(self, subject: str, network: int) -> None:
-        super().__init__(
-            f"the network has no prediction for {subject}, since its logits are not "
-            "finite; correct values that are too large, or train with a lower "
-            "train.learning_rate"
-        )
-        self.network = network
+def nonfinite_logits_error(subject: str) -> RunError:
+    """Returns the error that a sequence has logits which are infinite or NaN."""
+    return RunError(
+        f"the network has no prediction for {subject}, since its logits are not "
+        "finite; correct values that are too large, or train with a lower "
+        "train.learning_rate"
+    )
 
 
 @jax_defaults()
@@ -70,7 +64,7 @@ def predict_logits(
     of a device's batch, the loss only by rounding.
 
     Raises:
-        NonFiniteLogitsError: if logits are not finite, with the first such example.
+        RunError: if logits are not finite; it names the first such example.
     """
     chunks = compute_chunks(model, params, inputs, view, mesh, every_step=every_step)
     logits = np.concatenate(list(chunks), axis=1)
@@ -201,15 +195,15 @@ def make_chunk(
 
 
 def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
-    """Raises a `NonFiniteLogitsError` unless all logits before padding are finite."""
+    """Raises a `RunError` unless all logits before padding are finite."""
     is_finite = np.isfinite(logits).all(axis=-1)
     if every_step:
         if inputs.lengths is not None:
             is_finite |= find_padding(logits.shape[2], inputs.lengths)
         is_finite = is_finite.all(axis=-1)
     if not is_finite.all():
-        position, network = np.argwhere(~is_finite.T)[0].tolist()
-        raise NonFiniteLogitsError(f"example {inputs.name(position)}", network)
+        position = int(is_finite.all(axis=0).argmin())
+        raise nonfinite_logits_error(f"example {inputs.name(position)}")
 
 
 @functools.partial(
@@ -235,7 +229,7 @@ def predict_batches(
     the batches. The logits are replicated.
     """
 
-    def predict_shard(params: Params, batches: Batches, count: jax.Array) -> jax.Array:
+    def predict_shard(params: Params, batches: Batches) -> jax.Array:
         def predict_one_batch(params: Params, index: jax.Array | int) -> jax.Array:
             stored, lengths = jax.tree.map(lambda leaf: leaf[index], batches)
             variables = {"params": params}
@@ -260,11 +254,11 @@ def predict_batches(
     run = jax.shard_map(
         predict_shard,
         mesh=mesh,
-        in_specs=(jax.P(SEEDS), jax.P(None, BATCH), jax.P()),
+        in_specs=(jax.P(SEEDS), jax.P(None, BATCH)),
         out_specs=jax.P(SEEDS, None, BATCH),
         check_vma=False,
     )
-    logits = run(params, batches, count)
+    logits = run(params, batches)
     return jax.lax.with_sharding_constraint(logits, replicated_sharding(mesh))
 
 

@@ -3,7 +3,7 @@
 A workdir holds one folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
-- `state`: what resuming needs besides them (the optimizer's state and the step);
+- `state`: the trained parameters and the optimizer's state, for a resume;
 - `header`: configuration, task, validation metrics, and the multiplier of the logits.
 
 `SHA256SUMS` has the SHA-256 of each file of the items. `read_header` compares all of
@@ -33,10 +33,11 @@ from rnnmnist.runs.workdir import (
     remove_unfinished,
 )
 
-# The format is raised if a setting or a field of the header is renamed or removed, and
-# its older values would be misread; then the shipped models must be rewritten and
-# sealed, too. A setting that is added has the default with which earlier runs trained.
-FORMAT = 6
+# The format is raised if a setting, a field of the header or an array is renamed or
+# removed, and older checkpoints would be misread; then the shipped models must be
+# rewritten and sealed, too. A setting that is added has the default with which earlier
+# runs trained.
+FORMAT = 7
 ITEMS = ("params", "state", "header")
 
 _logger = logging.getLogger(__name__)

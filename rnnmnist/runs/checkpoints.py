@@ -108,9 +108,9 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
         )
     if like is not None and _shapes(restored) != _shapes(like):
         raise RunError(
-            f"checkpoint {folder}: its {item} have other shapes than those of its "
-            "settings, since it is of another version of rnnmnist, or the code of its "
-            "cell has changed; name another workdir"
+            f"checkpoint {folder}: the arrays of {item} have other shapes than its "
+            "settings give, since it is of another version of rnnmnist, or the code of "
+            "its cell has changed; name another workdir"
         )
     return restored
 

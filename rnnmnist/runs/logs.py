@@ -26,8 +26,8 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
         split: `train` or `validation`; of random filters also `leave_one_out`, or with
             groups `leave_one_group_out`.
         examples_per_second: in training, by all members together.
-        means: in training, the means of all else that updates report, by their names,
-            each with a number for each member.
+        means: the means of all other metrics by their names, each with a number for
+            each member.
     """
 
     step: int
@@ -53,25 +53,28 @@ def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
     many validations in a row had no lower loss than the lowest one before. The loss is
     the mean over seeds.
     """
-    last = config.num_steps
-    if step >= last:
-        asked = f" (asked for {last:,})" if step > last else ""
-        return f"complete at step {step:,}{asked}"
+    if step >= config.num_steps:
+        return f"complete at step {step:,}"
     if config.patience is None:
         return None
     # A killed run can have logged later validations, which no checkpoint has.
-    losses = {
-        line.step: line.loss
-        for line in read(workdir)
-        if line.split == "validation" and line.step <= step
-    }
-    lowest = min(losses, key=lambda validated: losses[validated], default=0)
+    losses = validation_losses(workdir, step)
+    lowest = min(losses, key=losses.__getitem__, default=0)
     if sum(validated > lowest for validated in losses) < config.patience:
         return None
     return (
-        f"stopped at step {step:,} of {last:,}: no lower validation loss since step "
-        f"{lowest:,}"
+        f"stopped at step {step:,} of {config.num_steps:,}: no lower validation loss "
+        f"since step {lowest:,}"
     )
+
+
+def validation_losses(workdir: Path, last: int) -> dict[int, float]:
+    """Returns the losses of the validations until a step, by their steps."""
+    return {
+        line.step: line.loss
+        for line in read(workdir)
+        if line.split == "validation" and line.step <= last
+    }
 
 
 def append(workdir: Path, metrics: Metrics) -> None:

@@ -19,16 +19,12 @@ T = TypeVar("T")
 # The axes of the mesh: over the networks, and over the shards of their batches.
 SEEDS = "seeds"
 BATCH = "batch"
-# What `shard_map` takes for a tree of arrays: a `jax.P` for each array or subtree, with
-# the axes of the mesh that partition it. Python has no type for such trees.
-Specs = Any
-OVER_SEEDS: Specs = jax.P(SEEDS)  # of arrays with a leading ensemble axis
-REPLICATED: Specs = jax.P()  # a copy on every device
+OVER_SEEDS = jax.P(SEEDS)  # how the mesh partitions arrays with an ensemble axis first
 
 
 def seeds_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of the leading ensemble axis over the mesh."""
-    return NamedSharding(mesh, jax.P(SEEDS))
+    return NamedSharding(mesh, OVER_SEEDS)
 
 
 def platform_of(mesh: Mesh) -> str:

@@ -44,7 +44,7 @@ from rnnmnist.training.events import (
     record,
     score_validation,
 )
-from rnnmnist.training.loss import weigh_classes
+from rnnmnist.training.loss import weigh_examples
 from rnnmnist.training.ridge import fit_ridge
 from rnnmnist.training.state import Program
 
@@ -71,7 +71,7 @@ def fit_in_closed_form(
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
     program = Program.create(config, task, mesh)
-    weights = weigh_classes(config.train, task, train.labels)[train.labels]
+    weights = weigh_examples(config.train, task, train.labels)
     networks = []
     for seed in config.seeds:
         raise_if_stopped(stop, 0, STEP, workdir)
@@ -115,7 +115,7 @@ def fit_network(
     [examples, classes].
 
     Raises:
-        NonFiniteLogitsError: if a hidden state is not finite.
+        RunError: if a hidden state is not finite.
     """
     view = program.transform.view
     params = draw_network(seed, program.model, view, task, train)

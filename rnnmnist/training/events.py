@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import RunError, StoppedError
-from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
+from rnnmnist.errors import StoppedError, prefix_errors
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.classifier import Params
@@ -20,12 +20,11 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
+from rnnmnist.training.metrics import average_metrics
 from rnnmnist.training.state import Program
 
 # Takes the metrics of a validation. True ends the run, which can be resumed.
 Callback = Callable[[Metrics], bool | None]
-
-REMEDY = "lower train.learning_rate or set train.clip_norm"  # if a loss is not finite
 
 
 def score_validation(
@@ -40,19 +39,16 @@ def score_validation(
     Returns their metrics, and the multiplier of their logits, which is 1 if the split
     is too small to select a checkpoint.
     """
-    try:
+    with prefix_errors(f"step {step} is not saved"):
         logits = predict_logits(
             program.model, params, examples, program.transform.view, program.mesh
         )
-    except NonFiniteLogitsError as error:
-        raise RunError(
-            f"step {step}{config.seed_suffix(error.network)} is not saved: its "
-            f"prediction for a validation example is not finite; {REMEDY}"
-        ) from error
     multiplier = 1.0
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
         multiplier = calibrate(logits, examples.labels)
-    return measure(config, logits, examples, step, "validation"), multiplier
+    metrics = measure(config, logits, examples, step, "validation")
+    means = average_metrics(program.objective.metrics, logits, examples.labels)
+    return replace(metrics, means=means or None), multiplier
 
 
 def measure(

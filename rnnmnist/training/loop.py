@@ -1,5 +1,6 @@
 """The training loop: from one event to the next, it trains, logs, validates, saves."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -17,25 +18,20 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max
-from rnnmnist.runtime.mesh import (
-    device_put,
-    replicate,
-    replicated_sharding,
-)
+from rnnmnist.runtime.mesh import device_put, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.events import (
-    REMEDY,
     Callback,
     decide_end,
     raise_if_stopped,
     record,
     score_validation,
 )
-from rnnmnist.training.loss import ScoreSums, weigh_classes
+from rnnmnist.training.loss import weigh_examples
 from rnnmnist.training.optimizer import learning_rate, learning_rates
-from rnnmnist.training.state import Program, TrainState, create_state, to_items
-from rnnmnist.training.step import UpdateStats, train_chunk
+from rnnmnist.training.state import Program, TrainState, create_state
+from rnnmnist.training.step import UpdateMetrics, train_chunk
 
 
 def loop_over_events(
@@ -64,13 +60,11 @@ def loop_over_events(
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
     program = Program.create(config, task, mesh)
-    class_weights = None  # all are 1
+    training = splits["train"]
     if config.train.has_class_weights:
-        weights = weigh_classes(config.train, task, splits["train"].labels)
-        class_weights = device_put(
-            weights.astype(np.float32), replicated_sharding(mesh)
-        )
-    with open_batches(splits["train"], config, mesh) as batches:
+        weights = weigh_examples(config.train, task, training.labels)
+        training = dataclasses.replace(training, weights=weights.astype(np.float32))
+    with open_batches(training, config, mesh) as batches:
         if step == 0:
             state = create_state(config, program, task.difference_std)
         else:
@@ -84,32 +78,33 @@ def loop_over_events(
         # In the loop, an implicit copy to or from the host is an error.
         with jax.transfer_guard("disallow"):
             while step < num_steps and not (is_stopped or ends_early):
-                # Train to the next event. The state stays on the devices. The
-                # statistics are NumPy arrays.
+                # Train to the next event. The state stays on the devices. The metrics
+                # are NumPy arrays.
                 target = next_event(step, config.train)
                 started = running_seconds()  # without the time of compilation
-                state, stats = train_to(
+                state, updates = train_to(
                     state,
                     step,
                     target,
                     config=config.train,
                     program=program,
                     batches=batches,
-                    class_weights=class_weights,
                 )
                 seconds = running_seconds() - started
-                num_updates = int(stats.is_applied.sum())
-                step += num_updates
 
-                # Log the training.
-                if num_updates:
-                    trained = measure_training(config, step, stats, seconds)
+                # Log the updates before the first one that is not finite.
+                is_finite = updates.is_finite.all(axis=0)  # in all networks
+                num_finite = int(np.logical_and.accumulate(is_finite).sum())
+                step += num_finite
+                if num_finite:
+                    finite = select_updates(updates, 0, num_finite)
+                    trained = measure_training(config, step, finite, seconds)
                     record(workdir, trained, progress)
 
-                # Fail if an update was rejected: if its loss, its gradient or an
-                # updated parameter was not finite.
+                # If a loss, a gradient or a parameter is not finite, end the run. The
+                # state is lost, and the last checkpoint stays.
                 if step < target:
-                    raise rejection_error(config, stats, step)
+                    raise nonfinite_error(config, updates, num_finite, step)
 
                 # Stop after this event if any process got a signal, so that all stop at
                 # the same step.
@@ -131,7 +126,7 @@ def loop_over_events(
 
                 # Save.
                 if is_due or is_stopped:
-                    items = replicate(to_items(state), mesh)  # for every process
+                    items = {"params": state.evaluated_params, "state": state._asdict()}
                     header = Header(
                         step=step,
                         config=config,
@@ -139,7 +134,8 @@ def loop_over_events(
                         metrics=validated,
                         multiplier=logit_multiplier,
                     )
-                    checkpoints.save(workdir, header, items)
+                    # Replicated, since one process saves the arrays of all.
+                    checkpoints.save(workdir, header, replicate(items, mesh))
 
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
@@ -157,42 +153,41 @@ def train_to(
     config: RunTrainConfig,
     program: Program,
     batches: BatchSource,
-    class_weights: jax.Array | None = None,
-) -> tuple[TrainState, UpdateStats]:
-    """Trains from a step to a later one, or until an update is rejected.
+) -> tuple[TrainState, UpdateMetrics]:
+    """Trains from a step to a later one, by one call of `train_chunk` for each chunk.
 
-    There is one call of `train_chunk` for each chunk. The arrays of the old state are
-    donated to it, and cannot be used afterwards. Returns the new state, and the
-    statistics of the updates, [updates, ensemble], as NumPy arrays.
+    After a chunk with an update that is not finite, no other chunk is computed. The
+    arrays of the old state are donated, and cannot be used afterwards. Returns the new
+    state, and the metrics of the updates, NumPy arrays [ensemble, updates].
     """
     replicated = replicated_sharding(program.mesh)
-    parts: list[UpdateStats] = []
-    for chunk, num_updates in batches.chunks(step, target):
+    parts: list[UpdateMetrics] = []
+    for chunk, first, end in batches.chunks(step, target):
         rates = learning_rates(  # of all updates of the chunk, used or not
             chunk.start,
             config=config,
             updates=batches.updates_per_chunk,
             sharding=replicated,
         )
-        state, all_stats = train_chunk(
+        state, metrics = train_chunk(
             state,
             chunk,
             rates,
-            device_put(np.int32(num_updates), replicated),
-            class_weights,
+            device_put(np.int32(first), replicated),
+            device_put(np.int32(end), replicated),
             program=program,
         )
-        stats = take_rows(jax.device_get(all_stats), slice(num_updates))
-        parts.append(stats)
-        if not stats.is_applied.all():
+        part = select_updates(jax.device_get(metrics), first, end)
+        parts.append(part)
+        if not part.is_finite.all():
             break
-    return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return state, jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
 
-def take_rows(stats: UpdateStats, rows: slice | np.ndarray) -> UpdateStats:
-    """Returns the statistics of some of the updates, as NumPy arrays."""
-    taken: UpdateStats = jax.tree.map(lambda leaf: leaf[rows], stats)
-    return taken
+def select_updates(metrics: UpdateMetrics, first: int, end: int) -> UpdateMetrics:
+    """Returns the metrics of consecutive updates, NumPy arrays [ensemble, updates]."""
+    selected: UpdateMetrics = jax.tree.map(lambda leaf: leaf[:, first:end], metrics)
+    return selected
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:
@@ -203,32 +198,25 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 
 
 def measure_training(
-    config: RunConfig, step: int, stats: UpdateStats, seconds: float
+    config: RunConfig, step: int, updates: UpdateMetrics, seconds: float
 ) -> Metrics:
-    """Returns the metrics of the updates since the last event, which took `seconds`.
+    """Returns the line of the log for the updates since the last event.
 
-    Besides the loss and the accuracy, the metrics contain the dictionary `means`, with
-    every other field of `ScoreSums` and of `UpdateStats`. `is_finite` is left out.
+    `updates` are NumPy arrays [ensemble, updates], and took so many seconds.
     """
-    applied = take_rows(stats, stats.is_applied)
-    num_updates = int(stats.is_applied.sum())
-    examples = config.train.batch_size * num_updates
-    sums = ScoreSums(*(leaf.sum(axis=0, dtype=float) for leaf in applied.scores))
+    examples = config.train.batch_size * updates.grad_norm.shape[1]
+    average = jax.tree.map(lambda leaf: leaf.mean(axis=1, dtype=float), updates)
+    # The mean of float32 numbers, so that the product is a count but for rounding.
+    correct = np.rint(average.means.accuracy * examples).astype(int)
     networks = [
-        NetworkScores(seed=seed, examples=examples, correct=int(correct), loss=loss)
-        for seed, correct, loss in zip(
-            config.seeds, sums.correct, (sums.loss / examples).tolist(), strict=True
+        NetworkScores(seed=seed, examples=examples, correct=count, loss=loss)
+        for seed, count, loss in zip(
+            config.seeds, correct.tolist(), average.means.loss.tolist(), strict=True
         )
     ]
-    means = {
-        name: total / examples
-        for name, total in sums._asdict().items()
-        if name not in ("loss", "correct")
-    }
-    means |= {
-        name: values.mean(axis=0)
-        for name, values in applied._asdict().items()
-        if name not in ("scores", "is_finite")
+    means = average.means.others | {
+        "grad_norm": average.grad_norm,
+        "param_norm": average.param_norm,
     }
     speed = config.num_seeds * examples / seconds
     return Metrics(
@@ -240,19 +228,21 @@ def measure_training(
     )
 
 
-def rejection_error(config: RunConfig, stats: UpdateStats, step: int) -> RunError:
-    """Returns the error that ends a run after a rejected update.
+def nonfinite_error(
+    config: RunConfig, updates: UpdateMetrics, position: int, step: int
+) -> RunError:
+    """Returns the error that ends a run after an update that is not finite.
 
-    `step` is the number of applied updates. The message calls the rejected one
-    `step + 1`. The statistics are NumPy arrays, of this and of earlier updates.
+    `updates` are NumPy arrays [ensemble, updates]. The update at `position` follows
+    `step` finite ones, and the message calls it `step + 1`.
     """
-    row = int(np.argmin(stats.is_applied))
-    network = int(np.argmin(stats.is_finite[row]))
-    loss = stats.scores.loss[row, network] / config.train.batch_size
+    network = int(np.argmin(updates.is_finite[:, position]))
+    values = jax.tree.map(lambda leaf: leaf[network, position], updates)
     with jax.transfer_guard("allow"):  # which the loop disallows
         rate = float(learning_rate(config.train, step))
     return RunError(
-        f"step {step + 1}{config.seed_suffix(network)} was not applied: its loss is "
-        f"{loss} and its gradient norm {stats.grad_norm[row, network]}; one of them or "
-        f"an updated parameter is not finite at learning rate {rate:.3g}; {REMEDY}"
+        f"step {step + 1} is not finite: for seed {config.seeds[network]}, the loss is "
+        f"{values.means.loss}, the norm of the gradient {values.grad_norm} and the "
+        f"norm of the parameters {values.param_norm} at learning rate {rate:.3g}; "
+        "lower train.learning_rate or set train.clip_norm"
     )

@@ -13,43 +13,56 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.models.recurrences import select_last
+from rnnmnist.training.metrics import Metric, apply_metrics
 
 
-class ScoreSums(NamedTuple):
-    """Sums of scores over examples. Those of one network are float32 [].
+class BatchMetrics(NamedTuple):
+    """Metrics of a batch, float32 [].
 
-    The log of the training has the mean of every field. To log another score, add a
-    field here, and compute it in `Objective`.
+    The objective returns sums over the examples of a shard. The training step adds up
+    the sums of all shards and divides them by the size of the batch. To log another
+    metric, add a function to `training/metrics.py`.
     """
 
-    loss: jax.Array  # in nats; class weights and penalties are left out
-    correct: jax.Array  # the number of correct predictions; exact in float32
+    loss: jax.Array  # the unweighted cross-entropy in nats, without penalties
+    accuracy: jax.Array
+    others: dict[str, jax.Array]  # the values of `METRICS`, by their names
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss that is minimized, as a function of parameters and a batch."""
+    """The minimized loss, as a function of parameters and a batch.
+
+    The fields are the static settings of the loss. To add a setting, declare it in
+    `TrainConfig` (`config/schema.py`), add a field here, and set the field in
+    `Program.create` (`training/state.py`).
+    """
 
     model: SequenceClassifier
     every_step: bool  # takes the mean of the losses after all time steps
     label_smoothing: float  # probability spread evenly over all classes
+    metrics: tuple[Metric, ...] = ()  # beside the loss and the accuracy
 
-    def __call__(
-        self, params: Params, batch: Batch, class_weights: jax.Array | None = None
-    ) -> tuple[jax.Array, ScoreSums]:
-        """Returns the loss that is minimized, float32 [], and the scores.
+    def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, BatchMetrics]:
+        """Returns the minimized loss of a batch, float32 [], and sums of its metrics.
 
-        The loss is the cross-entropy, weighted by the class of each example, and summed
-        over the examples. Class weights are float32 [classes]; None: all are 1.
+        The minimized loss is the cross-entropy of each example, multiplied by the
+        example's weight, and summed over the examples.
 
-        In training, each device calls this with its shard of the batch. The training
-        step adds up the gradients of all shards, and divides them by the size of the
-        batch. So every term of the loss must be a sum over the examples of the shard.
-        To add a term for each example, add it to `losses`: class weights apply to it,
-        and it is logged. To add a penalty on the parameters, which all examples share,
-        add it to `minimized` before the return, multiplied by the number of examples,
-        `len(batch.labels)`: it is not logged. It must leave out the parameters that are
-        not trained (`NOT_TRAINED`).
+        In training, each device calls the objective with its shard of the batch. The
+        training step adds up the gradients of all shards, and divides them by the size
+        of the batch. So every term of the loss must be a sum over the examples of the
+        shard. To add a term for each example, add it to `losses`: weights apply to it,
+        and training lines of the log contain it. To add a penalty on the parameters,
+        which all examples share, add it to the returned loss, multiplied by the number
+        of examples, `len(batch.labels)`: the log does not contain it. A penalty must
+        leave out the parameters that are not trained (`NOT_TRAINED`).
+
+        A validation does not call the objective. Its loss is the cross-entropy of the
+        last logits (`score_logits` in `evaluation/scoring.py`), without label
+        smoothing, weights, earlier time steps, or any term that is added here.
+        Patience compares this loss, and the best checkpoint has the highest validation
+        accuracy.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -70,14 +83,15 @@ class Objective:
             losses = optax.softmax_cross_entropy(logits, targets)
             last_logits = logits
         is_correct = last_logits.argmax(axis=-1) == labels
-        scores = ScoreSums(
-            loss=losses.sum(), correct=jnp.sum(is_correct, dtype=jnp.float32)
+        metrics = apply_metrics(self.metrics, last_logits, labels)
+        sums = BatchMetrics(
+            loss=losses.sum(),
+            accuracy=jnp.sum(is_correct, dtype=jnp.float32),
+            others=jax.tree.map(jnp.sum, metrics),
         )
-        if class_weights is None:
-            minimized = scores.loss
-        else:
-            minimized = jnp.sum(losses * class_weights[labels])
-        return minimized, scores
+        if batch.weights is not None:
+            losses *= batch.weights
+        return losses.sum(), sums
 
 
 def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array:
@@ -106,20 +120,25 @@ def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
     return squares / squares.sum()
 
 
-def weigh_classes(config: RunTrainConfig, task: Task, labels: np.ndarray) -> np.ndarray:
-    """Returns the weights of the classes in the minimized loss, float64 [classes].
+def weigh_examples(
+    config: RunTrainConfig, task: Task, labels: np.ndarray
+) -> np.ndarray:
+    """Returns the weights of training examples in the loss, float64 [examples].
 
-    Balanced weights are inversely proportional to the number of training examples of a
-    class, and their mean over all examples is 1, as in scikit-learn. Labels are those
-    of the training split, int [examples].
+    The weight of an example is the weight of its class. Balanced weights are inversely
+    proportional to the number of training examples of a class, and their mean over all
+    examples is 1, as in scikit-learn.
+
+    Args:
+        config: has the setting `class_weight`.
+        task: has the names of the classes.
+        labels: the labels of the training split, int [examples].
     """
     if config.class_weight == "none":
-        # The training loop does not ask for these weights, but a fit in closed form
-        # does (`training/closed_form.py`).
-        return np.ones(len(task.classes))
+        return np.ones(len(labels))
     if config.class_weight == "balanced":
-        counts = np.bincount(labels, minlength=len(task.classes))
-        mean_count = counts.sum() / np.count_nonzero(counts)  # of classes that occur
-        return mean_count / np.maximum(counts, 1)
+        counts = np.bincount(labels)
+        mean_count = len(labels) / np.count_nonzero(counts)  # of classes that occur
+        return mean_count / counts[labels]
     weight_of = dict(config.class_weight)  # pairs of a class and its weight
-    return np.array([weight_of[name] for name in task.classes])
+    return np.array([weight_of[name] for name in task.classes])[labels]

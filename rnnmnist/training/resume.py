@@ -31,18 +31,8 @@ from rnnmnist.runtime.distributed import (
 )
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
-from rnnmnist.runtime.mesh import (
-    device_put,
-    replicated_sharding,
-    seeds_sharding,
-)
-from rnnmnist.training.state import (
-    Program,
-    TrainState,
-    abstract_state,
-    from_items,
-    to_items,
-)
+from rnnmnist.runtime.mesh import device_put, seeds_sharding
+from rnnmnist.training.state import Program, TrainState, abstract_state
 
 _logger = logging.getLogger(__name__)
 
@@ -221,12 +211,7 @@ def restore_state(
     workdir: Path, step: int, config: RunConfig, program: Program
 ) -> TrainState:
     """Restores the state of a step of a run with this configuration."""
-    expected = to_items(abstract_state(config, program))
-    items = {
-        item: read_arrays(workdir, step, item, like) for item, like in expected.items()
-    }
-    state = from_items(items)
-    shardings = jax.tree.map(lambda _: seeds_sharding(program.mesh), state)
-    shardings = shardings._replace(step=replicated_sharding(program.mesh))
-    restored: TrainState = jax.tree.map(device_put, state, shardings)
-    return restored
+    expected = abstract_state(config, program)._asdict()
+    arrays = read_arrays(workdir, step, "state", expected)
+    sharding = seeds_sharding(program.mesh)
+    return TrainState(**jax.tree.map(lambda leaf: device_put(leaf, sharding), arrays))

@@ -1,15 +1,13 @@
 """The training state, and the program that updates it."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
@@ -23,24 +21,23 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runtime.mesh import (
-    OVER_SEEDS,
-    REPLICATED,
-    Specs,
     device_put,
     platform_of,
     replicated_sharding,
+    seeds_sharding,
 )
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.training.loss import Objective
+from rnnmnist.training.metrics import METRICS
 from rnnmnist.training.optimizer import make_optimizer
 
 
 class Program(NamedTuple):
-    """Holds what the compiled training step depends on besides its arrays.
+    """Static arguments of the compiled training step.
 
     Programs are equal, and hashed, by their fields. Learning rates, the weights of
-    classes and seeds are arguments of the step, so that a search over them, or a longer
-    run, compiles its schedule only.
+    examples and seeds are arrays, so that a search over them, or a longer run, compiles
+    its schedule only.
     """
 
     transform: BatchTransform
@@ -68,7 +65,10 @@ class Program(NamedTuple):
         return cls(
             transform=BatchTransform.create(config, task),
             objective=Objective(
-                model, train.loss == "every_step", train.label_smoothing
+                model=model,
+                every_step=train.loss == "every_step",
+                label_smoothing=train.label_smoothing,
+                metrics=METRICS,
             ),
             weight_decay=train.weight_decay,
             clip_norm=train.clip_norm,
@@ -81,27 +81,28 @@ class Program(NamedTuple):
         """The classifier that is trained."""
         return self.objective.model
 
+    def make_optimizer(
+        self, learning_rate: jax.typing.ArrayLike
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer of one network with a learning rate."""
+        return make_optimizer(learning_rate, self.clip_norm, self.weight_decay)
+
 
 class TrainState(NamedTuple):
-    """All that a resume needs, since batches follow from the seed and the step.
+    """The state of one network between two updates, or of an ensemble.
 
-    All arrays but `step` have a leading ensemble axis.
+    All arrays of an ensemble have a leading ensemble axis. A resume needs the state and
+    the number of finished updates, since batches follow from the seed and that number.
     """
 
-    step: jax.Array  # int32 [], the number of finished updates
     params: Params  # float32, the trained weights
-    ema_params: Params | None  # their moving average; None without averaging
+    ema_params: Params | None  # moving average of `params`; None without averaging
     opt_state: optax.OptState
 
     @property
     def evaluated_params(self) -> Params:
         """The weights that are validated, saved as `params`, and evaluated."""
         return self.params if self.ema_params is None else self.ema_params
-
-
-STATE_SPECS: Specs = TrainState(
-    step=REPLICATED, params=OVER_SEEDS, ema_params=OVER_SEEDS, opt_state=OVER_SEEDS
-)
 
 
 def create_state(
@@ -146,38 +147,13 @@ def init_state(
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
         # No learning rate is part of the optimizer's state, so this one can be any.
-        optimizer = make_optimizer(0.0, program.clip_norm, program.weight_decay)
-        return params, optimizer.init(params)
+        return params, program.make_optimizer(0.0).init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
     params, opt_state = jax.lax.map(init_network, seeds)
     state = TrainState(
-        step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
         params=params,
         ema_params=params if program.ema_decay else None,
         opt_state=opt_state,
     )
-    shardings = jax.tree.map(
-        functools.partial(NamedSharding, program.mesh), STATE_SPECS
-    )
-    return jax.lax.with_sharding_constraint(state, shardings)
-
-
-def to_items(state: TrainState) -> dict[str, Mapping[str, Any]]:
-    """Returns the items of a checkpoint: the evaluated parameters, and the rest."""
-    rest = {"step": state.step, "opt_state": state.opt_state}
-    if state.ema_params is not None:
-        rest["trained_params"] = state.params
-    return {"params": state.evaluated_params, "state": rest}
-
-
-def from_items(items: Mapping[str, Mapping[str, Any]]) -> TrainState:
-    """Returns the state in the items of a checkpoint, as `to_items` returns them."""
-    evaluated, rest = items["params"], items["state"]
-    is_averaged = "trained_params" in rest
-    return TrainState(
-        step=rest["step"],
-        params=rest["trained_params"] if is_averaged else evaluated,
-        ema_params=evaluated if is_averaged else None,
-        opt_state=rest["opt_state"],
-    )
+    return jax.lax.with_sharding_constraint(state, seeds_sharding(program.mesh))

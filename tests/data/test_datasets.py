@@ -8,6 +8,7 @@ import http.server
 import itertools
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from support import disconnect, random_examples
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets, image_sets, images
 from rnnmnist.data.examples import SPLITS, Examples
+from rnnmnist.data.sequences import reading
 from rnnmnist.errors import RunError, UserError
 
 TRAIN = random_examples(5100, seed=1)
@@ -79,6 +81,62 @@ def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
     for pixels, labels in image_sets.embedded_images().values():
         digest.update(pixels.tobytes() + labels.tobytes())
     assert digest.hexdigest() == task.sha256
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PairLabelled(Examples):
+    """Examples with a second label, which follows from the first one and the index."""
+
+    second: np.ndarray = dataclasses.field(default_factory=lambda: np.array([]))
+
+    def __post_init__(self) -> None:
+        if not self.second.size:  # else they are selected from others
+            object.__setattr__(self, "second", pair(self.labels, self.stored))
+
+
+def pair(labels: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return labels * 1000 + np.asarray(stored).reshape(len(stored), -1)[:, -1]
+
+
+@pytest.mark.parametrize("kind", ["embedded", "prepared", "array", "folder"])
+def test_a_field_of_a_subclass_of_examples_stays_with_its_examples(
+    kind: str,
+    originals_config: DataConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In each kind of data, after a selection of splits, positions and groups."""
+    for module in (datasets, images, reading):
+        monkeypatch.setattr(module, "Examples", PairLabelled)
+    config = {"embedded": DataConfig("mnist5k"), "prepared": originals_config}.get(kind)
+    if config is None:
+        generator = np.random.default_rng(0)
+        split = generator.permutation(["train", "validation", "test"] * 20)
+        group = generator.permutation(["a", "b", "c"] * 20)
+        arrays: dict[str, Any] = {
+            "inputs": generator.integers(0, 99, (60, 7, 2)).astype(np.float64),
+            "labels": generator.permutation(np.arange(60) % 3),
+            "split": split,
+            "groups": np.char.add(split, group),
+        }
+        path = tmp_path / f"sequences{'' if kind == 'folder' else '.npz'}"
+        if kind == "folder":
+            path.mkdir()
+            for name, array in arrays.items():
+                np.save(path / f"{name}.npy", array)
+        else:
+            np.savez(path, **arrays)
+        config = DataConfig("files", path=str(path))
+    for examples in datasets.load(config).splits.values():
+        assert isinstance(examples, PairLabelled)
+        for selected in (
+            examples,
+            examples.select(np.arange(len(examples))[::-3]),
+            examples.sort_by_group(),
+        ):
+            assert isinstance(selected, PairLabelled)
+            raw = selected.raw(slice(None))
+            np.testing.assert_array_equal(selected.second, pair(selected.labels, raw))
 
 
 def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> None:

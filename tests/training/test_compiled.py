@@ -119,10 +119,13 @@ def compare(
     """Compares two updates, compiled for some devices, with a reference of a type."""
     mesh = make_mesh(config.train.batch_size, devices, config.num_seeds)
     program = Program.create(config, task, mesh)
+    if class_weights is not None:
+        weights = class_weights[examples.labels]
+        examples = dataclasses.replace(examples, weights=weights)
     with open_batches(examples, config, mesh) as source:
         chunk = chunk_of(source, 0)
     state = create_state(config, program)
-    arrays: Any = state, chunk, rates_of(chunk, config), class_weights
+    arrays: Any = state, chunk, rates_of(chunk, config)
     same = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf,
         jax.device_get(arrays),
@@ -161,7 +164,6 @@ def train(
     state: TrainState,
     chunk: Chunk,
     rates: jax.Array,
-    class_weights: np.ndarray | None,
     *,
     program: Program,
 ) -> list[Any]:
@@ -170,12 +172,12 @@ def train(
     The first moment of Adam is a weighted sum of both clipped gradients.
     """
     _, unravel = ravel_pytree(split_ensemble(state.params)[0])
-    state, stats = train_chunk(
-        state, chunk, rates, np.int32(2), class_weights, program=program
+    state, metrics = train_chunk(
+        state, chunk, rates, np.int32(0), np.int32(2), program=program
     )
     results = {
-        "loss": stats.scores.loss[:2].T,
-        "grad_norm": stats.grad_norm[:2].T,
+        "loss": metrics.means.loss[:, :2],
+        "grad_norm": metrics.grad_norm[:, :2],
         "gradients": jax.vmap(unravel)(optax.tree.get(state.opt_state, "mu")),
     }
     return split_ensemble(jax.device_get(results))

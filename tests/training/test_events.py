@@ -1,8 +1,9 @@
-"""Validations choose the multiplier of the logits."""
+"""Validations compute metrics, and choose the multiplier of the logits."""
 
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import trainer
@@ -14,6 +15,7 @@ from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import logs
 from rnnmnist.runs.selection import select
 from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.training import state
 
 # Noisy sequences, of which few are for training, so that networks learn them by heart.
 LABELS = np.arange(390) % 3
@@ -97,6 +99,24 @@ def test_metrics_are_of_logits_without_a_multiplier(run_of_one_seed: Path) -> No
     assert f"loss {result['loss']:.4f} (" in output
     output = output_of(called("evaluate", f"--workdir={workdir}"))
     assert f"loss {trainer.result(workdir)['loss']:.4f}\n" in output
+
+
+def test_a_metric_is_logged_by_training_and_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each network, under its name."""
+
+    def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return 1.0 * (logits.argmax(axis=-1) != labels)
+
+    monkeypatch.setattr(state, "METRICS", (error_rate,))
+    workdir = fit(tmp_path / "run", num_steps=4, eval_every_steps=2, num_seeds=2)
+    lines = logs.read(workdir)
+    assert [line.split for line in lines] == ["train", "validation"] * 2
+    for line in lines:
+        assert line.means is not None
+        expected = [1 - network.accuracy for network in line.networks]
+        assert line.means["error_rate"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -66,10 +66,13 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     slope = jax.jit(
         jax.value_and_grad(Objective(model, every_step, SMOOTHING), has_aux=True)
     )
-    arrays: Any = INPUTS, labels, lengths if padded else None
-    (minimized, (total, correct)), grads = slope(
-        params, Batch(*arrays), class_weights if padded else None
-    )
+    arrays: dict[str, Any] = {
+        "inputs": INPUTS,
+        "labels": labels,
+        "lengths": lengths if padded else None,
+        "weights": class_weights[labels] if padded else None,
+    }
+    (minimized, sums), grads = slope(params, Batch(**arrays))
     weights = np.zeros((20, STEPS), np.float32)
     for own, length in zip(weights, lengths, strict=True):
         if every_step:
@@ -78,8 +81,8 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
         else:
             own[length - 1] = 1
     expected, slopes = loss_by_hand(model, params, labels, weights, class_weights)
-    found = float(minimized), float(total)
+    found = float(minimized), float(sums.loss)
     assert found == pytest.approx(tuple(map(float, expected)), rel=1e-6)
-    assert int(correct) == len(labels) - 1
+    assert int(sums.accuracy) == len(labels) - 1
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, grads, slopes)
