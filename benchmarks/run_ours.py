@@ -68,7 +68,7 @@ class Trainer:
             batches=self.batches,
         )
         self.step = target
-        return self.config.train.batch_size * updates.grad_norm.size
+        return self.config.train.batch_size * updates["loss"].size
 
     def evaluate(self) -> int:
         """Evaluates the images; returns their number."""

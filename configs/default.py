@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the recipe, whose settings have their default values."""
+    """Returns the recipe, whose settings are defaults, except for `log_every_steps`."""
     return Config(
         seed=0,
         data=DataConfig(

@@ -206,7 +206,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return folder
 
     def _settings_of_fit(self, sequences: int) -> dict[str, Any]:
-        """Returns the settings of `rnnmnist.fit` for a number of sequences."""
         settings: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()

@@ -257,7 +257,6 @@ def full_names(
 
 
 def _save(path: Path, sequences: Sequences) -> None:
-    """Saves sequences as a folder of .npy files."""
     labels = np.array(sequences.classes)[sequences.labels]
     arrays = vars(sequences) | {"labels": labels, "classes": None}
     with write_folder(path) as folder:

@@ -220,7 +220,6 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
 
 
 def _refuse_two_lengths(train: TrainConfig) -> None:
-    """Refuses a number of epochs beside a number of steps."""
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
             f"train.num_epochs: {train.num_epochs} and train.num_steps="

@@ -143,7 +143,6 @@ def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
 
 
 def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Setting:
-    """Returns the setting that a field of a certain type declares."""
     constraints = field.metadata["constraints"]
     declared: Setting = field.metadata["declared"]
     can_be_none = types.NoneType in typing.get_args(kind)

@@ -17,12 +17,23 @@ Examples take two forms on their way to the loss:
 
 To give each example a second label:
 
-1. Add a field to `Examples`, an array with one entry for each example.
+1. Add a field to `Examples`, an array with one entry for each example or None.
 2. Set the field where `Examples` are made: `load` in `data/datasets.py` for the
    embedded images, `_read_split` in `data/images.py` for other images, and `to_dataset`
    in `data/sequences/reading.py` for sequences.
 3. Add a field to `Batch`, and set it in `to_batch`.
 4. Read the field of the batch in `Objective.__call__` (`training/loss.py`).
+
+A label that does not follow from the stored data has to be read, too:
+
+- of the embedded images, in `embedded_images` (`data/image_sets.py`);
+- of other images, where `data/images.py` stores them: `_info`, `_split_generators` and
+  `_generate_examples` of the builder, whose version is raised;
+- of sequences, as an argument of `check_arrays` and a field of `Sequences`
+  (`data/sequences/checking.py`), and in `reading.py` as a name in `ARRAYS` and in the
+  hash of `read_values`, by which a resume recognizes its data. An argument of
+  `rnnmnist.fit` is handed on in `fitting.py`, and a column has a role in `COLUMNS`
+  (`data/sequences/tables.py`).
 """
 
 import functools
@@ -44,12 +55,13 @@ from rnnmnist.runtime.random_streams import Stream, stream_key
 class Batch(NamedTuple):
     """Examples on the devices: a batch, several batches, or a whole split.
 
-    The network and its loss read arrays with one leading axis, [batch]. Before, the
-    arrays have any leading axes.
+    The leading axes of the arrays are [examples] for a split, [ensemble, updates,
+    batch] for the batches of a chunk, and [batch] for what the network and its loss
+    read.
     """
 
-    # Stored: [..., n], the uint8 pixels of an image, or the float32 values of a
-    # sequence. After `BatchTransform`: float32 [batch, time, features].
+    # [..., values]: the uint8 pixels of an image, or the float32 values of a sequence.
+    # `BatchTransform` replaces them by float32 [batch, time, features].
     inputs: jax.Array
     labels: jax.Array  # int32 [...]
     lengths: jax.Array | None  # int32 [...], in time steps; None: no padding
@@ -61,11 +73,11 @@ class Chunk(NamedTuple):
 
     batches: Batch  # with stored inputs, [ensemble, updates, batch, ...]
     seeds: jax.Array  # uint32 [ensemble]
-    start: jax.Array  # int32 [], the number of updates before the first of these
+    start: jax.Array  # int32 [], the number of finished updates before the first one
 
 
-# How a mesh partitions the batches of a chunk, [ensemble, updates, batch, ...]: by its
-# axis `seeds` along the first of these axes, and by its axis `batch` along the third.
+# How a mesh partitions the batches of a chunk, [ensemble, updates, batch, ...]: the
+# ensemble over the mesh axis `seeds`, and each batch over the mesh axis `batch`.
 BATCHES_SPEC = jax.P(SEEDS, None, BATCH)
 
 
@@ -102,8 +114,13 @@ class BatchTransform(NamedTuple):
         """Returns one shard of a network's batch in update `step`.
 
         A batch is divided into consecutive shards of equal size, one for each device
-        along the axis `batch` of the mesh. `shard` is the index of this shard, and
-        `stored` has its examples with stored inputs.
+        along the axis `batch` of the mesh.
+
+        Args:
+            stored: the examples of the shard, [shard, ...].
+            seed: the seed of the network, uint32 [].
+            step: the number of finished updates, int32 [].
+            shard: the index of the shard, int32 [].
         """
         size = len(stored.labels)  # of the shard
         values = stored.inputs.reshape(size, *self.shape)
@@ -135,7 +152,7 @@ def batch_indices(
 
     Args:
         seeds: uint32 [ensemble].
-        start: int32 [], the step of the first of these updates.
+        start: int32 [], the number of finished updates before the first of these.
         updates: the number of these updates.
         batch_size: the number of examples in a batch.
         num_examples: the number of training examples.

@@ -225,7 +225,6 @@ def streamed_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]
 
 
 def _add_lengths(sequences: np.ndarray, examples: Inputs) -> tuple[np.ndarray, ...]:
-    """Returns the first sequences of examples in float32, and their lengths."""
     count, time, _ = sequences.shape
     lengths = np.full(count, time)
     if examples.lengths is not None:

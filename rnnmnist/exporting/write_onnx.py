@@ -224,7 +224,6 @@ def _add_mean(graph: Graph, config: RunModelConfig, hidden: str, lengths: str) -
 
 
 def _add_images(graph: Graph, run: TrainedRun) -> str:
-    """Converts `images` to inputs of the network, [time, examples, features]."""
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
     pixels = graph.Gather(graph.Flatten(levels), run.pixel_order, axis=1)
     return graph.Transpose(pixels, perm=[1, 0, 2])

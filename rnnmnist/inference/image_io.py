@@ -87,7 +87,6 @@ def convert_array(image: np.ndarray) -> np.ndarray:
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
-    """Converts an image of any mode to grey levels, as `read` describes it."""
     if image.mode.startswith("I"):  # grey of 16 bits
         return _downsample(np.asarray(image, np.float32) / 65_535)
     pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255

@@ -108,7 +108,6 @@ def _make_direction(
     *,
     prefix: str,
 ) -> Recurrence:
-    """Creates the recurrence of one direction, with a prefix of its name."""
     recurrence: Recurrence
     if config.is_linear:
         unroll = None if execution.parallel_scan else LINEAR_STEPS

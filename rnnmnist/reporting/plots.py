@@ -140,7 +140,6 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
 
 
 def _format_recalls(counts: np.ndarray) -> list[str]:
-    """Formats the accuracy of each class; empty for classes without examples."""
     totals = counts.sum(axis=1)
     return [
         f"{100 * correct / total:.1f} %" if total else ""
@@ -271,7 +270,6 @@ def to_png(figure: Figure) -> bytes:
 
 
 def _shorten(name: str, length: int) -> str:
-    """Replaces the middle of a name that is longer than a length."""
     if len(name) <= length:
         return name
     end = (length - 1) // 2

@@ -78,7 +78,6 @@ def read_header(workdir: Path, step: int) -> Header:
 
 
 def _parse_header(folder: Path, files: Mapping[str, bytes]) -> Header:
-    """Returns the header among the files of a checkpoint."""
     try:
         content = json.loads(files[HEADER_FILE])
         if content["format"] != FORMAT:

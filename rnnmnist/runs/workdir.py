@@ -73,7 +73,6 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _numbered(workdir: Path) -> list[Path]:
-    """Returns the paths in a workdir that are named like steps."""
     if not workdir.is_dir():
         return []
     return [

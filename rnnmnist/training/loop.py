@@ -31,7 +31,10 @@ from rnnmnist.training.events import (
 from rnnmnist.training.loss import weigh_examples
 from rnnmnist.training.optimizer import learning_rate, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state
-from rnnmnist.training.step import UpdateMetrics, train_chunk
+from rnnmnist.training.step import train_chunk
+
+# Metrics of updates on the host by their names, float32 [ensemble, updates].
+UpdateMetrics = dict[str, np.ndarray]
 
 
 def loop_over_events(
@@ -82,7 +85,7 @@ def loop_over_events(
                 # are NumPy arrays.
                 target = next_event(step, config.train)
                 started = running_seconds()  # without the time of compilation
-                state, updates = train_to(
+                state, metrics = train_to(
                     state,
                     step,
                     target,
@@ -93,18 +96,18 @@ def loop_over_events(
                 seconds = running_seconds() - started
 
                 # Log the updates before the first one that is not finite.
-                is_finite = updates.is_finite.all(axis=0)  # in all networks
+                is_finite = find_finite(metrics).all(axis=0)  # in all networks
                 num_finite = int(np.logical_and.accumulate(is_finite).sum())
                 step += num_finite
                 if num_finite:
-                    finite = select_updates(updates, 0, num_finite)
+                    finite = select_updates(metrics, 0, num_finite)
                     trained = measure_training(config, step, finite, seconds)
                     record(workdir, trained, progress)
 
                 # If a loss, a gradient or a parameter is not finite, end the run. The
                 # state is lost, and the last checkpoint stays.
                 if step < target:
-                    raise nonfinite_error(config, updates, num_finite, step)
+                    raise nonfinite_error(config, metrics, num_finite, step)
 
                 # Stop after this event if any process got a signal, so that all stop at
                 # the same step.
@@ -158,7 +161,7 @@ def train_to(
 
     After a chunk with an update that is not finite, no other chunk is computed. The
     arrays of the old state are donated, and cannot be used afterwards. Returns the new
-    state, and the metrics of the updates, NumPy arrays [ensemble, updates].
+    state, and the metrics of the updates.
     """
     replicated = replicated_sharding(program.mesh)
     parts: list[UpdateMetrics] = []
@@ -179,15 +182,20 @@ def train_to(
         )
         part = select_updates(jax.device_get(metrics), first, end)
         parts.append(part)
-        if not part.is_finite.all():
+        if not find_finite(part).all():
             break
-    return state, jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+    return state, jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *parts)
 
 
 def select_updates(metrics: UpdateMetrics, first: int, end: int) -> UpdateMetrics:
-    """Returns the metrics of consecutive updates, NumPy arrays [ensemble, updates]."""
-    selected: UpdateMetrics = jax.tree.map(lambda leaf: leaf[:, first:end], metrics)
-    return selected
+    """Returns the metrics of consecutive updates."""
+    return {name: values[:, first:end] for name, values in metrics.items()}
+
+
+def find_finite(metrics: UpdateMetrics) -> np.ndarray:
+    """Returns whether updates are finite, bool [ensemble, updates]."""
+    values = [metrics[name] for name in ("loss", "grad_norm", "param_norm")]
+    return np.isfinite(values).all(axis=0)
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:
@@ -198,51 +206,48 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 
 
 def measure_training(
-    config: RunConfig, step: int, updates: UpdateMetrics, seconds: float
+    config: RunConfig, step: int, metrics: UpdateMetrics, seconds: float
 ) -> Metrics:
     """Returns the line of the log for the updates since the last event.
 
-    `updates` are NumPy arrays [ensemble, updates], and took so many seconds.
+    The updates took so many seconds. The line has the mean of each metric.
     """
-    examples = config.train.batch_size * updates.grad_norm.shape[1]
-    average = jax.tree.map(lambda leaf: leaf.mean(axis=1, dtype=float), updates)
-    # The mean of float32 numbers, so that the product is a count but for rounding.
-    correct = np.rint(average.means.accuracy * examples).astype(int)
+    examples = config.train.batch_size * metrics["loss"].shape[1]
+    means = {name: values.mean(axis=1, dtype=float) for name, values in metrics.items()}
+    # The accuracies are float32 numbers, so that this is a count but for rounding.
+    correct = np.rint(means.pop("accuracy") * examples).astype(int)
+    losses = means.pop("loss")
     networks = [
         NetworkScores(seed=seed, examples=examples, correct=count, loss=loss)
         for seed, count, loss in zip(
-            config.seeds, correct.tolist(), average.means.loss.tolist(), strict=True
+            config.seeds, correct.tolist(), losses.tolist(), strict=True
         )
     ]
-    means = average.means.others | {
-        "grad_norm": average.grad_norm,
-        "param_norm": average.param_norm,
-    }
     speed = config.num_seeds * examples / seconds
     return Metrics(
         networks=tuple(networks),
         step=step,
         split="train",
         examples_per_second=round(speed, 1),
-        means={name: tuple(mean.tolist()) for name, mean in means.items()},
+        means={name: tuple(values.tolist()) for name, values in means.items()},
     )
 
 
 def nonfinite_error(
-    config: RunConfig, updates: UpdateMetrics, position: int, step: int
+    config: RunConfig, metrics: UpdateMetrics, position: int, step: int
 ) -> RunError:
     """Returns the error that ends a run after an update that is not finite.
 
-    `updates` are NumPy arrays [ensemble, updates]. The update at `position` follows
-    `step` finite ones, and the message calls it `step + 1`.
+    The metrics have the update at `position`. It follows `step` finished updates, so
+    that the message calls it `step + 1`.
     """
-    network = int(np.argmin(updates.is_finite[:, position]))
-    values = jax.tree.map(lambda leaf: leaf[network, position], updates)
+    network = int(np.argmin(find_finite(metrics)[:, position]))
+    values = {name: rows[network, position] for name, rows in metrics.items()}
     with jax.transfer_guard("allow"):  # which the loop disallows
         rate = float(learning_rate(config.train, step))
     return RunError(
         f"step {step + 1} is not finite: for seed {config.seeds[network]}, the loss is "
-        f"{values.means.loss}, the norm of the gradient {values.grad_norm} and the "
-        f"norm of the parameters {values.param_norm} at learning rate {rate:.3g}; "
+        f"{values['loss']}, the norm of the gradient {values['grad_norm']} and the "
+        f"norm of the parameters {values['param_norm']} at learning rate {rate:.3g}; "
         "lower train.learning_rate or set train.clip_norm"
     )

@@ -1,7 +1,6 @@
 """The training loss."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +12,18 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.models.recurrences import select_last
-from rnnmnist.training.metrics import Metric, apply_metrics
-
-
-class BatchMetrics(NamedTuple):
-    """Metrics of a batch, float32 [].
-
-    The objective returns sums over the examples of a shard. The training step adds up
-    the sums of all shards and divides them by the size of the batch. To log another
-    metric, add a function to `training/metrics.py`.
-    """
-
-    loss: jax.Array  # the unweighted cross-entropy in nats, without penalties
-    accuracy: jax.Array
-    others: dict[str, jax.Array]  # the values of `METRICS`, by their names
+from rnnmnist.training.metrics import Metric, accuracy, apply_metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The minimized loss, as a function of parameters and a batch.
 
-    The fields are the static settings of the loss. To add a setting, declare it in
-    `TrainConfig` (`config/schema.py`), add a field here, and set the field in
-    `Program.create` (`training/state.py`).
+    The fields are the static settings of the loss. To add a setting:
+
+    1. Declare it in `TrainConfig` (`config/schema.py`) and in `FitSettings`
+       (`config/fit_settings.py`).
+    2. Add a field here, and set it in `Program.create` (`training/state.py`).
     """
 
     model: SequenceClassifier
@@ -43,26 +31,28 @@ class Objective:
     label_smoothing: float  # probability spread evenly over all classes
     metrics: tuple[Metric, ...] = ()  # beside the loss and the accuracy
 
-    def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, BatchMetrics]:
-        """Returns the minimized loss of a batch, float32 [], and sums of its metrics.
+    def __call__(
+        self, params: Params, batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the minimized loss, float32 [], and metrics, which are logged.
 
-        The minimized loss is the cross-entropy of each example, multiplied by the
-        example's weight, and summed over the examples.
+        The loss and the metrics are sums over examples: in training, over one device's
+        shard of the batch. The training step adds up the shards, and divides by the
+        size of the batch. The minimized loss is the sum of the losses of the examples,
+        multiplied by their weights.
 
-        In training, each device calls the objective with its shard of the batch. The
-        training step adds up the gradients of all shards, and divides them by the size
-        of the batch. So every term of the loss must be a sum over the examples of the
-        shard. To add a term for each example, add it to `losses`: weights apply to it,
-        and training lines of the log contain it. To add a penalty on the parameters,
-        which all examples share, add it to the returned loss, multiplied by the number
-        of examples, `len(batch.labels)`: the log does not contain it. A penalty must
-        leave out the parameters that are not trained (`NOT_TRAINED`).
+        - To add a term for each example, add it to `losses` where a comment says so.
+          Weights apply to it, and the training loss in the log contains it.
+        - To add a penalty on the parameters, which all examples share, add
+          `len(batch.labels) * penalty` to the returned loss. The log does not contain
+          it. A penalty leaves out the parameters that are not trained, whose names are
+          in `NOT_TRAINED` (`models/classifier.py`).
 
         A validation does not call the objective. Its loss is the cross-entropy of the
         last logits (`score_logits` in `evaluation/scoring.py`), without label
         smoothing, weights, earlier time steps, or any term that is added here.
-        Patience compares this loss, and the best checkpoint has the highest validation
-        accuracy.
+        `train.patience` compares this loss. The choice of the best checkpoint compares
+        validation accuracies (`runs/selection.py`).
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -76,19 +66,17 @@ class Objective:
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, self.label_smoothing)
         if self.every_step:  # logits are [batch, time, classes]
+            # The targets are the same at all time steps: [batch, 1, classes].
             over_time = optax.softmax_cross_entropy(logits, targets[:, None])
             losses = average_over_time(over_time, lengths)
             last_logits = select_last(logits.swapaxes(0, 1), lengths)
         else:  # logits are [batch, classes]
             losses = optax.softmax_cross_entropy(logits, targets)
             last_logits = logits
-        is_correct = last_logits.argmax(axis=-1) == labels
-        metrics = apply_metrics(self.metrics, last_logits, labels)
-        sums = BatchMetrics(
-            loss=losses.sum(),
-            accuracy=jnp.sum(is_correct, dtype=jnp.float32),
-            others=jax.tree.map(jnp.sum, metrics),
-        )
+        # To add a term for each example, add it to `losses` here.
+        metrics = apply_metrics((accuracy, *self.metrics), last_logits, labels)
+        sums = {name: values.sum() for name, values in metrics.items()}
+        sums["loss"] = losses.sum()  # without weights
         if batch.weights is not None:
             losses *= batch.weights
         return losses.sum(), sums

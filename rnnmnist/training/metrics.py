@@ -1,16 +1,9 @@
-"""Metrics of training and validation, beside the loss and the accuracy.
+"""Metrics of training and validation: functions of logits and labels.
 
-To add a metric, write a function here and name it in `METRICS`. Its mean over examples
-is then in the lines of training and of validation in `metrics.jsonl`, under the name
-of the function. The probability of the predicted class, as an example:
-
-```python
-def confidence(logits, labels):
-    return jax.nn.softmax(logits).max(axis=-1)
-
-
-METRICS = (confidence,)
-```
+To add a metric, write a function like `accuracy` here, and name it in `METRICS`. Its
+mean over examples is then in the lines of training and of validation in
+`metrics.jsonl`: in `means`, under the name of the function, with a number for each
+network. A fit of random filters has no such means.
 """
 
 import functools
@@ -20,10 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Takes logits, float32 [examples, classes], of which an example has one row, and
-# labels, int32 [examples]. Returns one number for each example, float32 [examples].
+# A function, declared by `def` with a name of its own. It takes logits, float32
+# [examples, classes], of which an example has one row, after its last time step; and
+# labels, int32 [examples]. It returns one number for each example, [examples].
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns whether predictions are correct, bool [examples]."""
+    return logits.argmax(axis=-1) == labels
+
+
+# The metrics beside the loss and the accuracy, which each line has.
 METRICS: tuple[Metric, ...] = ()
 
 

@@ -23,9 +23,13 @@ def make_optimizer(
     """Returns the optimizer of a network: AdamW of clipped gradients.
 
     A `clip_norm` of 0 does not clip. To train with another optimizer of optax, return
-    that instead, such as `optax.lamb(learning_rate, weight_decay=weight_decay,
-    mask=decay_mask)`. In each update, it takes the gradients and the parameters of one
-    network, as trees. It must not
+    it instead, such as `optax.chain(clip, optax.lamb(learning_rate,
+    weight_decay=weight_decay, mask=decay_mask))`. A checkpoint does not record the
+    change, so train in a new workdir. A setting of the optimizer is a field of
+    `Program` (`training/state.py`), whose method `optimizer` calls this function.
+
+    In each update, an optimizer takes the gradients and the parameters of one network,
+    as trees. It must not
 
     - compare the learning rate with a number, or keep it in its state: it is a traced
       array, so that one compiled program serves all rates;

@@ -35,16 +35,17 @@ from rnnmnist.training.optimizer import make_optimizer
 class Program(NamedTuple):
     """Static arguments of the compiled training step.
 
-    Programs are equal, and hashed, by their fields. Learning rates, the weights of
-    examples and seeds are arrays, so that a search over them, or a longer run, compiles
-    its schedule only.
+    Programs are equal, and hashed, by their fields. Equal ones share a compiled step,
+    also after the code of a function has changed in this process. Learning rates, the
+    weights of examples and seeds are arrays and not fields, so that another value, or a
+    longer run, does not compile the step again.
     """
 
     transform: BatchTransform
     objective: Objective
-    weight_decay: float  # 0 disables this, as it does the next two
-    clip_norm: float
-    ema_decay: float
+    weight_decay: float  # 0: none
+    clip_norm: float  # 0: no clipping
+    ema_decay: float  # 0: no averaging
     mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
 
     @classmethod
@@ -81,7 +82,7 @@ class Program(NamedTuple):
         """The classifier that is trained."""
         return self.objective.model
 
-    def make_optimizer(
+    def optimizer(
         self, learning_rate: jax.typing.ArrayLike
     ) -> optax.GradientTransformation:
         """Returns the optimizer of one network with a learning rate."""
@@ -139,15 +140,15 @@ def init_state(
 
     def init_network(seed: jax.Array) -> tuple[Params, optax.OptState]:
         params = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
-        if DIFFERENCE_STD in params:  # as 1; its values are those of the data
+        if DIFFERENCE_STD in params:  # initialized as 1
             scaled = params[DIFFERENCE_STD] * difference_std
             params = {**params, DIFFERENCE_STD: scaled}
         # XLA rounds the random numbers of a vector and of a small matrix differently.
-        # Joined to one vector first, they have the bits of earlier versions.
+        # Without this, networks would differ in their last bits from published ones.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
         # No learning rate is part of the optimizer's state, so this one can be any.
-        return params, program.make_optimizer(0.0).init(params)
+        return params, program.optimizer(0.0).init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
     params, opt_state = jax.lax.map(init_network, seeds)

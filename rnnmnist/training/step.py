@@ -1,21 +1,21 @@
 """The training step: the updates of a chunk of batches in one compiled call.
 
-`update` is one update of one network on one batch:
+The module has three functions, each of which calls the next one:
 
-1. Each device differentiates the loss of its shard of the batch (`Objective`).
-2. The devices add up their gradients and metrics (`jax.lax.psum`).
-3. The optimizer changes the parameters (`make_optimizer` in `training/optimizer.py`).
+- `train_chunk` divides the ensemble and the batches of a chunk over the devices;
+- `train_network` runs the updates of one network;
+- `update` is one update by one batch. It calls the loss (`Objective`) and the optimizer
+  (`make_optimizer` in `training/optimizer.py`).
 
-`train_chunk` runs `update` for consecutive batches. The ensemble axis and the mesh of
-devices occur only there.
+In `train_network` and `update`, no array has an ensemble axis. They run on each device,
+on that device's shard of every batch. The devices meet only in `update`, where they add
+up their gradients and metrics (`jax.lax.psum`).
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -26,46 +26,23 @@ from rnnmnist.runtime.mesh import (
     map_ensemble,
     replicated_sharding,
 )
-from rnnmnist.training.loss import BatchMetrics
 from rnnmnist.training.optimizer import update_average
 from rnnmnist.training.state import Program, TrainState
 
-
-class UpdateMetrics(NamedTuple):
-    """Metrics of one update of one network, float32 [].
-
-    `train_chunk` returns the metrics of all updates of a chunk and of all networks,
-    float32 [ensemble, updates]. A training line of `metrics.jsonl` has their means over
-    the updates since the line before.
-    """
-
-    means: BatchMetrics  # over the batch
-    grad_norm: jax.Array  # of the gradient of the mean loss, before clipping
-    param_norm: jax.Array  # of the updated parameters
-
-    @property
-    def is_finite(self) -> np.ndarray:
-        """Whether an update and its result are finite, bool [ensemble, updates].
-
-        The arrays must be NumPy arrays.
-        """
-        values = (self.means.loss, self.grad_norm, self.param_norm)
-        return np.isfinite(values).all(axis=0)
+# Metrics of an update by their names: float32 [], or with further axes in front.
+Metrics = dict[str, jax.Array]
 
 
-Updated = tuple[TrainState, UpdateMetrics]
-
-
-@functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="ensemble")
 def train_chunk(
-    state: TrainState,
+    ensemble: TrainState,
     chunk: Chunk,
     rates: jax.Array,
     first: jax.Array,
     end: jax.Array,
     *,
     program: Program,
-) -> Updated:
+) -> tuple[TrainState, Metrics]:
     """Runs updates on the batches of a chunk without returning to the host.
 
     An event, such as a log line, can be due within a chunk. Then one call runs the
@@ -73,11 +50,8 @@ def train_chunk(
     `end` are arrays, so that one compiled program serves calls with any number of
     updates.
 
-    An update that is not finite does not stop the loop. The host finds such an update
-    in the metrics, and ends the run (`training/loop.py`).
-
     Args:
-        state: the state of the ensemble. Its memory is reused for the new state.
+        ensemble: the state of all networks. Its memory is reused for the new state.
         chunk: the batches of consecutive updates.
         rates: the learning rate of each update of the chunk, float32 [updates].
         first: the position in the chunk of the first update of this call, int32 [].
@@ -85,43 +59,28 @@ def train_chunk(
         program: the static arguments.
 
     Returns:
-        The new state, and the metrics of all updates of the chunk, [ensemble,
-        updates]. The metrics of updates outside of this call are 0.
+        The new state of all networks, and their metrics, [ensemble, updates], with an
+        entry for each update of the chunk. Entries of updates outside of this call are
+        0.
     """
-
-    def train_network(state: TrainState, batches: Batch, seed: jax.Array) -> Updated:
-        """Trains one network on the shards of one device; there is no ensemble axis."""
-
-        def run_update(position: jax.Array, carry: Updated) -> Updated:
-            state, all_metrics = carry
-            step = chunk.start + position
-            stored = jax.tree.map(lambda array: array[position], batches)
-            with jax.named_scope("batch"):
-                shard = jax.lax.axis_index(BATCH)
-                batch = program.transform(stored, seed, step, shard)
-            state, metrics = update(
-                state, batch, step, rates[position], program=program
-            )
-            all_metrics = jax.tree.map(
-                lambda row, value: row.at[position].set(value), all_metrics, metrics
-            )
-            return state, all_metrics
-
-        zeros = jnp.zeros(len(rates))
-        means = BatchMetrics(
-            loss=zeros,
-            accuracy=zeros,
-            others={metric.__name__: zeros for metric in program.objective.metrics},
-        )
-        no_metrics = UpdateMetrics(means=means, grad_norm=zeros, param_norm=zeros)
-        return jax.lax.fori_loop(first, end, run_update, (state, no_metrics))
-
-    # Each device runs the updates on its own shards. With automatic partitioning, two
-    # CPU devices are slower than one.
+    # These arguments are the same on all devices and for all networks.
+    train = functools.partial(
+        train_network,
+        start=chunk.start,
+        rates=rates,
+        first=first,
+        end=end,
+        program=program,
+    )
+    # With automatic partitioning, two CPU devices are slower than one. So each device
+    # trains its own networks on its own shards of their batches.
     train_on_devices = jax.shard_map(
-        map_ensemble(train_network, program.model.execution.vectorize_seeds),
+        # Maps over the ensemble axis: by `jax.vmap` on an accelerator, and by a loop on
+        # a CPU, where it is faster.
+        map_ensemble(train, program.model.execution.vectorize_seeds),
         mesh=program.mesh,
         in_specs=(OVER_SEEDS, BATCHES_SPEC, OVER_SEEDS),
+        # The devices along the mesh axis `batch` have equal results, by the `psum`.
         out_specs=OVER_SEEDS,
         # With `check_vma=True`, jax tracks which arrays differ between devices. It then
         # adds up gradients by itself, one array at a time, which is slower. It would
@@ -129,12 +88,66 @@ def train_chunk(
         # all devices, while later carries differ.
         check_vma=False,
     )
-    state, metrics = train_on_devices(state, chunk.batches, chunk.seeds)
+    ensemble, metrics = train_on_devices(ensemble, chunk.batches, chunk.seeds)
     # Every process reads the metrics of all networks.
     metrics = jax.lax.with_sharding_constraint(
         metrics, replicated_sharding(program.mesh)
     )
-    return state, metrics
+    return ensemble, metrics
+
+
+def train_network(
+    state: TrainState,
+    batches: Batch,
+    seed: jax.Array,
+    *,
+    start: jax.Array,
+    rates: jax.Array,
+    first: jax.Array,
+    end: jax.Array,
+    program: Program,
+) -> tuple[TrainState, Metrics]:
+    """Runs consecutive updates of one network, on the shards of one device.
+
+    An update that is not finite does not stop the loop. The host finds such an update
+    in the metrics, and ends the run (`training/loop.py`).
+
+    Args:
+        state: the state of the network before the first update.
+        batches: the shards of the batches of a chunk, [updates, shard, ...].
+        seed: the seed of the network, uint32 [].
+        start: the number of finished updates before the chunk, int32 [].
+        rates: as for `train_chunk`.
+        first: as for `train_chunk`.
+        end: as for `train_chunk`.
+        program: the static arguments.
+
+    Returns:
+        The new state, and the metrics, [updates].
+    """
+
+    def update_at(position: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
+        step = start + position
+        stored = jax.tree.map(lambda array: array[position], batches)
+        with jax.named_scope("batch"):
+            shard = jax.lax.axis_index(BATCH)
+            batch = program.transform(stored, seed, step, shard)
+        return update(state, batch, step, rates[position], program=program)
+
+    def run_update(
+        position: jax.Array, carry: tuple[TrainState, Metrics]
+    ) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, values = update_at(position, state)
+        metrics = jax.tree.map(
+            lambda row, value: row.at[position].set(value), metrics, values
+        )
+        return state, metrics
+
+    # `eval_shape` gives the names of the metrics, without computing anything.
+    _, names = jax.eval_shape(update_at, first, state)
+    no_metrics = {name: jnp.zeros(len(rates)) for name in names}
+    return jax.lax.fori_loop(first, end, run_update, (state, no_metrics))
 
 
 def update(
@@ -144,38 +157,44 @@ def update(
     rate: jax.Array,
     *,
     program: Program,
-) -> Updated:
+) -> tuple[TrainState, Metrics]:
     """Updates one network by the gradient of one batch.
 
+    To log another number of each update, add it to `metrics` at the end. To log another
+    function of logits and labels, see `training/metrics.py`.
+
     Args:
-        state: the state of the network, without an ensemble axis.
+        state: the state of the network.
         batch: this device's shard of the batch.
         step: the number of finished updates, int32 [].
         rate: the learning rate, float32 [].
         program: the static arguments.
     """
-    # The gradients of the minimized loss, and the metrics, are sums over the shard.
+    # Sums over the examples of the shard.
     differentiate = jax.grad(program.objective, has_aux=True)
-    sums = differentiate(state.params, batch)
-    # All arrays are joined to one vector, because one exchange between the devices is
-    # faster than one exchange for each array.
-    vector, unravel = ravel_pytree(sums)
-    total = jax.lax.psum(vector, BATCH)
-    grads, means = unravel(total / program.transform.batch_size)
+    grads, metrics = differentiate(state.params, batch)
+    # Sums over the batch. All arrays are joined to one vector, because one exchange
+    # between the devices is faster than one exchange for each array.
+    vector, unravel = ravel_pytree((grads, metrics))
+    vector = jax.lax.psum(vector, BATCH)
+    # Means over the batch.
+    grads, metrics = unravel(vector / program.transform.batch_size)
     with jax.named_scope("update"):
-        optimizer = program.make_optimizer(rate)
+        # The optimizer is only functions. Its numbers are in `opt_state`.
+        optimizer = program.optimizer(rate)
         # optax adds integers to floats, which jax refuses in a process that has set
         # `jax_numpy_dtype_promotion` to "strict".
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+            changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_average(ema_params, params, step, program.ema_decay)
         # The norm of one vector is faster than the norm of a tree.
-        metrics = UpdateMetrics(
-            means=means,
-            grad_norm=optax.tree.norm(ravel_pytree(grads)[0]),
-            param_norm=optax.tree.norm(ravel_pytree(params)[0]),
-        )
+        metrics |= {
+            # of the gradient of the minimized loss, before clipping
+            "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),
+            # of the updated parameters
+            "param_norm": optax.tree.norm(ravel_pytree(params)[0]),
+        }
     return TrainState(params, ema_params, opt_state), metrics

@@ -176,8 +176,8 @@ def train(
         state, chunk, rates, np.int32(0), np.int32(2), program=program
     )
     results = {
-        "loss": metrics.means.loss[:, :2],
-        "grad_norm": metrics.grad_norm[:, :2],
+        "loss": metrics["loss"][:, :2],
+        "grad_norm": metrics["grad_norm"][:, :2],
         "gradients": jax.vmap(unravel)(optax.tree.get(state.opt_state, "mu")),
     }
     return split_ensemble(jax.device_get(results))

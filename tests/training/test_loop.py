@@ -29,10 +29,8 @@ from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
 from rnnmnist.training.loop import measure_training
-from rnnmnist.training.loss import BatchMetrics
 from rnnmnist.training.resume import Start
 from rnnmnist.training.run import evaluate_best_checkpoint, train_and_evaluate
-from rnnmnist.training.step import UpdateMetrics
 
 
 def train(config: RunConfig, workdir: Path) -> None:
@@ -76,24 +74,16 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
 
 def test_a_log_line_has_the_mean_of_everything_that_updates_report() -> None:
     config = run_config({"num_seeds": 2, "train.batch_size": 3})
-    values: dict[str, Any] = {
+    metrics = {
         "loss": np.array([[2, 0], [4, 2]], np.float32),
         "accuracy": np.array([[3, 1], [2, 0]], np.float32) / np.float32(3),
-        "others": {"confidence": np.array([[0.5, 1], [0, 1]], np.float32)},
-    }
-    norms: dict[str, Any] = {
+        "confidence": np.array([[0.5, 1], [0, 1]], np.float32),
         "grad_norm": np.array([[1, 3], [2, 5]], np.float32),
-        "param_norm": np.array([[7, 7], [7, 7]], np.float32),
     }
-    updates = UpdateMetrics(means=BatchMetrics(**values), **norms)
-    line = measure_training(config, 2, updates, seconds=0.5)
+    line = measure_training(config, 2, metrics, seconds=0.5)
     assert [member.correct for member in line.networks] == [4, 2]
     assert [member.loss for member in line.networks] == [1, 3]
-    assert line.means == {
-        "confidence": (0.75, 0.5),
-        "grad_norm": (2, 3.5),
-        "param_norm": (7, 7),
-    }
+    assert line.means == {"confidence": (0.75, 0.5), "grad_norm": (2, 3.5)}
     assert (line.step, line.examples, line.examples_per_second) == (2, 6, 24)
 
 

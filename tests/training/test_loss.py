@@ -64,7 +64,10 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     labels[0] = (labels[0] + 1) % CLASSES  # the only one that is not predicted
     class_weights = np.array([2, 0.5, 1, 3] if padded else [1] * 4, np.float32)
     slope = jax.jit(
-        jax.value_and_grad(Objective(model, every_step, SMOOTHING), has_aux=True)
+        jax.value_and_grad(
+            Objective(model, every_step=every_step, label_smoothing=SMOOTHING),
+            has_aux=True,
+        )
     )
     arrays: dict[str, Any] = {
         "inputs": INPUTS,
@@ -81,8 +84,8 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
         else:
             own[length - 1] = 1
     expected, slopes = loss_by_hand(model, params, labels, weights, class_weights)
-    found = float(minimized), float(sums.loss)
+    found = float(minimized), float(sums["loss"])
     assert found == pytest.approx(tuple(map(float, expected)), rel=1e-6)
-    assert int(sums.accuracy) == len(labels) - 1
+    assert int(sums["accuracy"]) == len(labels) - 1
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, grads, slopes)

@@ -165,7 +165,6 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sequences as one array, with their lengths."""
     arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
     try:
         lengths = np.array(list(map(len, arrays)))

@@ -80,7 +80,6 @@ def read_folder(path: Path) -> dict[str, Any]:
 def _load_arrays(
     names: Sequence[str], load: Callable[[str], np.ndarray]
 ) -> dict[str, Any]:
-    """Loads the arrays with these names, which are arguments of `check_arrays`."""
     for name in names:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
@@ -338,7 +337,6 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
 
 
 def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
-    """Checks that a table has the columns to which a setting gives roles."""
     for name, role in roles.items():
         array = {"label": "labels"}.get(role, role)
         if getattr(sequences, array, ()) is None:

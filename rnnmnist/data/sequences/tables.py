@@ -129,7 +129,6 @@ def _number_row(row: int) -> str:
 def _choose_columns(
     names: Sequence[str], roles: Roles, wanted: Sequence[str]
 ) -> dict[str, str]:
-    """Returns the names of the columns that are read, by their roles and features."""
     if not wanted:  # otherwise these can be new sequences without labels
         for name, role in roles.items():
             if name not in names:
