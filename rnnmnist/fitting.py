@@ -157,8 +157,8 @@ def fit(
         **settings: values of settings, by their names without the section, such as
             `num_steps=1000` for `train.num_steps`. They replace those of a shipped
             configuration: `filters` for fewer than 2,000 training sequences, otherwise
-            `trained`. `trained` is also used if a setting of training by gradients is
-            given, and `cell` decides in any case. `class_weight` can also be a mapping
+            `trained`. `trained` is also used if a callback or a setting of training by
+            gradients is given, and `cell` decides in any case. `class_weight` can also be a mapping
             from classes to weights. A class that it does not name has the weight 1.
 
     Returns:
@@ -168,8 +168,8 @@ def fit(
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
             other arrays or settings, or this process was forked from one that has
             trained or loaded a network.
-        RunError: if a loss or gradient is not finite, or a file of the run cannot be
-            read or written.
+        RunError: if a loss, a gradient or a parameter is not finite, or a file of the
+            run cannot be read or written.
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_folder(workdir)

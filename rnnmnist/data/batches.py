@@ -11,8 +11,9 @@ Examples take two forms on their way to the loss:
 
 1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
 2. `Batch`: examples on the devices. `to_batch` in `data/placement.py` converts
-   `Examples` to a `Batch`. `gather_examples` selects the examples of a chunk, which are
-   the batches of a fixed number of consecutive updates. In each update,
+   `Examples` to a `Batch`: of the whole split, from which `gather_examples` selects the
+   batches of a chunk on the devices, or of a chunk that the host has selected. A chunk
+   has the batches of a fixed number of consecutive updates. In each update,
    `BatchTransform` replaces the stored inputs by the inputs of the network.
 
 To give each example a second label:
@@ -22,18 +23,23 @@ To give each example a second label:
    embedded images, `_read_split` in `data/images.py` for other images, and `to_dataset`
    in `data/sequences/reading.py` for sequences.
 3. Add a field to `Batch`, and set it in `to_batch`.
-4. Read the field of the batch in `Objective.__call__` (`training/loss.py`).
+4. Read the field of the batch in `Objective.__call__` (`training/loss.py`). A
+   validation and `METRICS` see the first label only.
 
 A label that does not follow from the stored data has to be read, too:
 
-- of the embedded images, in `embedded_images` (`data/image_sets.py`);
-- of other images, where `data/images.py` stores them: `_info`, `_split_generators` and
-  `_generate_examples` of the builder, whose version is raised;
+- of the embedded images, in `embedded_images` (`data/image_sets.py`), whose callers
+  unpack pairs;
+- of other images, where `data/images.py` stores them: in `FILES`, with a checksum in
+  `data/checksums.tsv`, and in `_info`, `_split_generators` and `_generate_examples` of
+  the builder, whose version is raised;
 - of sequences, as an argument of `check_arrays` and a field of `Sequences`
-  (`data/sequences/checking.py`), and in `reading.py` as a name in `ARRAYS` and in the
-  hash of `read_values`, by which a resume recognizes its data. An argument of
-  `rnnmnist.fit` is handed on in `fitting.py`, and a column has a role in `COLUMNS`
-  (`data/sequences/tables.py`).
+  (`data/sequences/checking.py`), and in `data/sequences/reading.py` as a name in
+  `ARRAYS`. Where there is such a label, the hash of `read_values` includes it, since a
+  resume recognizes its data by the hash. For an argument of `rnnmnist.fit`, hand it on in `fitting.py`. For a column of a table,
+  add its role to `COLUMNS` and to `_to_arrays` (`data/sequences/tables.py`), which
+  would take it for a feature otherwise, and to the setting `data.columns`
+  (`config/schema.py`).
 """
 
 import functools

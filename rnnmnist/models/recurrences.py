@@ -20,7 +20,10 @@ Output = TypeVar("Output")
 
 
 class Recurrence(Protocol):
-    """A layer that reads sequences, whole or one time step at a time."""
+    """A layer that reads sequences, whole or one time step at a time.
+
+    `Bidirectional` (`models/wrappers.py`) reads whole sequences only.
+    """
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool

@@ -51,12 +51,13 @@ def loop_over_events(
     """Trains from a step to the end of the run, or until it is stopped.
 
     Each iteration trains to the next event and logs the training. Every
-    `eval_every_steps` updates and at the end, it also validates and saves. After a
-    signal, it saves at the next event and ends. Returns the last step.
+    `eval_every_steps` updates and at the end, it also validates and saves. Then the
+    callback or `train.patience` can end the run. Returns the last step.
 
     Raises:
-        StoppedError: after a signal.
-        RunError: if a loss, gradient or parameter is not finite, or a save fails.
+        StoppedError: after a signal, with the next event saved.
+        RunError: if a loss, gradient, parameter or logit of a validation is not finite,
+            or a save fails.
     """
     task, splits = dataset
     validation = splits["validation"]
@@ -104,9 +105,9 @@ def loop_over_events(
                     trained = measure_training(config, step, finite, seconds)
                     record(workdir, trained, progress)
 
-                # If a loss, a gradient or a parameter is not finite, end the run. The
-                # state is lost, and the last checkpoint stays.
-                if step < target:
+                # If an update is not finite, end the run. All updates after it have
+                # changed the state, which is of no use. The last checkpoint stays.
+                if num_finite < len(is_finite):
                     raise nonfinite_error(config, metrics, num_finite, step)
 
                 # Stop after this event if any process got a signal, so that all stop at

@@ -21,9 +21,10 @@ class Objective:
 
     The fields are the static settings of the loss. To add a setting:
 
-    1. Declare it in `TrainConfig` (`config/schema.py`) and in `FitSettings`
-       (`config/fit_settings.py`).
-    2. Add a field here, and set it in `Program.create` (`training/state.py`).
+    1. Declare it in `TrainConfig` (`config/schema.py`), with `applies_to=GRADIENT`, and
+       in `FitSettings` (`config/fit_settings.py`).
+    2. Add a field with a default here, and set it in `Program.create`
+       (`training/state.py`).
     """
 
     model: SequenceClassifier
@@ -41,8 +42,9 @@ class Objective:
         size of the batch. The minimized loss is the sum of the losses of the examples,
         multiplied by their weights.
 
-        - To add a term for each example, add it to `losses` where a comment says so.
-          Weights apply to it, and the training loss in the log contains it.
+        - To add a term for each example, add it to `losses` where a comment says so. To
+          take another loss, replace both calls of `optax.softmax_cross_entropy`.
+          Weights apply, and the training loss in the log is that of `losses`.
         - To add a penalty on the parameters, which all examples share, add
           `len(batch.labels) * penalty` to the returned loss. The log does not contain
           it. A penalty leaves out the parameters that are not trained, whose names are

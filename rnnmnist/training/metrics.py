@@ -3,7 +3,7 @@
 To add a metric, write a function like `accuracy` here, and name it in `METRICS`. Its
 mean over examples is then in the lines of training and of validation in
 `metrics.jsonl`: in `means`, under the name of the function, with a number for each
-network. A fit of random filters has no such means.
+network. Random filters have it for a validation split only.
 """
 
 import functools
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A function, declared by `def` with a name of its own. It takes logits, float32
+# A function, declared by `def` with a name of its own, which is not that of another
+# metric (`loss`, `accuracy`, `grad_norm`, `param_norm`). It takes logits, float32
 # [examples, classes], of which an example has one row, after its last time step; and
 # labels, int32 [examples]. It returns one number for each example, [examples].
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
@@ -50,6 +51,6 @@ def average_metrics(
         apply = functools.partial(apply_metrics, metrics, labels=jnp.asarray(labels))
         values = jax.vmap(apply)(jnp.asarray(logits))
         return {
-            name: tuple(np.mean(rows, axis=1, dtype=float).tolist())
+            name: tuple(np.asarray(rows).mean(axis=1, dtype=float).tolist())
             for name, rows in values.items()
         }

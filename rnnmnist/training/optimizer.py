@@ -29,7 +29,7 @@ def make_optimizer(
     `Program` (`training/state.py`), whose method `optimizer` calls this function.
 
     In each update, an optimizer takes the gradients and the parameters of one network,
-    as trees. It must not
+    as trees, and nothing else, such as the loss. It must not
 
     - compare the learning rate with a number, or keep it in its state: it is a traced
       array, so that one compiled program serves all rates;

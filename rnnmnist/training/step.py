@@ -1,15 +1,16 @@
 """The training step: the updates of a chunk of batches in one compiled call.
 
-The module has three functions, each of which calls the next one:
+The module has three functions, from the outside to the inside:
 
 - `train_chunk` divides the ensemble and the batches of a chunk over the devices;
-- `train_network` runs the updates of one network;
+- `train_network` runs the updates of one network, and computes the inputs of each batch
+  (`BatchTransform`);
 - `update` is one update by one batch. It calls the loss (`Objective`) and the optimizer
   (`make_optimizer` in `training/optimizer.py`).
 
 In `train_network` and `update`, no array has an ensemble axis. They run on each device,
-on that device's shard of every batch. The devices meet only in `update`, where they add
-up their gradients and metrics (`jax.lax.psum`).
+on that device's shard of every batch. During the updates, only the devices that share a
+batch communicate: in `update`, they add up gradients and metrics (`jax.lax.psum`).
 """
 
 import functools
@@ -29,7 +30,8 @@ from rnnmnist.runtime.mesh import (
 from rnnmnist.training.optimizer import update_average
 from rnnmnist.training.state import Program, TrainState
 
-# Metrics of an update by their names: float32 [], or with further axes in front.
+# Metrics of an update by their names, float32 []; of the updates of a chunk, [updates];
+# of an ensemble, [ensemble, updates].
 Metrics = dict[str, jax.Array]
 
 
@@ -46,9 +48,10 @@ def train_chunk(
     """Runs updates on the batches of a chunk without returning to the host.
 
     An event, such as a log line, can be due within a chunk. Then one call runs the
-    updates before the event, and another call runs the updates after it. `first` and
-    `end` are arrays, so that one compiled program serves calls with any number of
-    updates.
+    updates before the event, and another call runs the updates after it: with an event
+    after step 43, the calls for the steps 0 to 99 are those with `first` and `end` at 0
+    and 43, and at 43 and 100. Both are arrays, so that one compiled program serves
+    calls with any number of updates.
 
     Args:
         ensemble: the state of all networks. Its memory is reused for the new state.
@@ -63,7 +66,8 @@ def train_chunk(
         entry for each update of the chunk. Entries of updates outside of this call are
         0.
     """
-    # These arguments are the same on all devices and for all networks.
+    # These arguments are the same for all devices and networks. Since the function
+    # contains them, they are neither divided nor mapped over.
     train = functools.partial(
         train_network,
         start=chunk.start,
@@ -76,20 +80,21 @@ def train_chunk(
     # trains its own networks on its own shards of their batches.
     train_on_devices = jax.shard_map(
         # Maps over the ensemble axis: by `jax.vmap` on an accelerator, and by a loop on
-        # a CPU, where it is faster.
+        # a CPU, where it is faster. A single network loses the axis, and is not mapped.
         map_ensemble(train, program.model.execution.vectorize_seeds),
         mesh=program.mesh,
-        in_specs=(OVER_SEEDS, BATCHES_SPEC, OVER_SEEDS),
-        # The devices along the mesh axis `batch` have equal results, by the `psum`.
+        in_specs=(OVER_SEEDS, BATCHES_SPEC, OVER_SEEDS),  # of the three arguments
+        # Devices along the mesh axis `batch` must have equal results, as the `psum` in
+        # `update` ensures. Nothing checks that.
         out_specs=OVER_SEEDS,
-        # With `check_vma=True`, jax tracks which arrays differ between devices. It then
-        # adds up gradients by itself, one array at a time, which is slower. It would
-        # also reject the loop of a recurrence, whose first carry, zeros, is the same on
-        # all devices, while later carries differ.
+        # With `check_vma=True`, jax checks which arrays differ between devices, but adds
+        # up gradients by itself, one array at a time, which is slower. It would also
+        # reject the loop of a recurrence, whose first carry, zeros, is the same on all
+        # devices, while later carries differ.
         check_vma=False,
     )
     ensemble, metrics = train_on_devices(ensemble, chunk.batches, chunk.seeds)
-    # Every process reads the metrics of all networks.
+    # On every device, since every process reads the metrics of all networks.
     metrics = jax.lax.with_sharding_constraint(
         metrics, replicated_sharding(program.mesh)
     )
@@ -129,7 +134,7 @@ def train_network(
     def update_at(position: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
         step = start + position
         stored = jax.tree.map(lambda array: array[position], batches)
-        with jax.named_scope("batch"):
+        with jax.named_scope("batch"):  # a label in profiles
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(stored, seed, step, shard)
         return update(state, batch, step, rates[position], program=program)
@@ -144,9 +149,9 @@ def train_network(
         )
         return state, metrics
 
-    # `eval_shape` gives the names of the metrics, without computing anything.
-    _, names = jax.eval_shape(update_at, first, state)
-    no_metrics = {name: jnp.zeros(len(rates)) for name in names}
+    # Zeros for each metric of `update`, whose names follow without computing anything.
+    _, metrics = jax.eval_shape(update_at, first, state)
+    no_metrics = {name: jnp.zeros(len(rates)) for name in metrics}
     return jax.lax.fori_loop(first, end, run_update, (state, no_metrics))
 
 
@@ -160,8 +165,10 @@ def update(
 ) -> tuple[TrainState, Metrics]:
     """Updates one network by the gradient of one batch.
 
-    To log another number of each update, add it to `metrics` at the end. To log another
-    function of logits and labels, see `training/metrics.py`.
+    To log another number of each update, add it to `metrics` at the end: a scalar that
+    is equal on all devices, such as a function of `grads`, `changes` or `params`. The
+    log has its mean over the updates since the line before. For a function of examples,
+    see `training/metrics.py`, or add a sum to those of `Objective`.
 
     Args:
         state: the state of the network.
@@ -169,18 +176,23 @@ def update(
         step: the number of finished updates, int32 [].
         rate: the learning rate, float32 [].
         program: the static arguments.
+
+    Returns:
+        The new state, and the metrics, float32 [].
     """
-    # Sums over the examples of the shard.
+    # Gradients and metrics are sums over the examples of the shard. `jax.grad` drops
+    # the minimized loss itself; the loss in the log is one of the metrics.
     differentiate = jax.grad(program.objective, has_aux=True)
-    grads, metrics = differentiate(state.params, batch)
-    # Sums over the batch. All arrays are joined to one vector, because one exchange
-    # between the devices is faster than one exchange for each array.
-    vector, unravel = ravel_pytree((grads, metrics))
-    vector = jax.lax.psum(vector, BATCH)
-    # Means over the batch.
-    grads, metrics = unravel(vector / program.transform.batch_size)
+    sums = differentiate(state.params, batch)
+    # All arrays are joined to one vector, because one exchange between the devices is
+    # faster than one exchange for each array.
+    vector, unravel = ravel_pytree(sums)
+    total = jax.lax.psum(vector, BATCH)
+    mean = total / program.transform.batch_size  # of all devices together
+    grads, metrics = unravel(mean)
     with jax.named_scope("update"):
-        # The optimizer is only functions. Its numbers are in `opt_state`.
+        # The learning rate is traced, so the optimizer is made here. It consists of
+        # functions; its numbers are in `opt_state`.
         optimizer = program.optimizer(rate)
         # optax adds integers to floats, which jax refuses in a process that has set
         # `jax_numpy_dtype_promotion` to "strict".
@@ -190,11 +202,13 @@ def update(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_average(ema_params, params, step, program.ema_decay)
-        # The norm of one vector is faster than the norm of a tree.
+        # The norm of one vector is faster than the norm of a tree. (`mean` also has the
+        # metrics.)
         metrics |= {
             # of the gradient of the minimized loss, before clipping
             "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),
             # of the updated parameters
             "param_norm": optax.tree.norm(ravel_pytree(params)[0]),
         }
-    return TrainState(params, ema_params, opt_state), metrics
+    state = TrainState(params=params, ema_params=ema_params, opt_state=opt_state)
+    return state, metrics
