@@ -158,8 +158,9 @@ def fit(
             `num_steps=1000` for `train.num_steps`. They replace those of a shipped
             configuration: `filters` for fewer than 2,000 training sequences, otherwise
             `trained`. `trained` is also used if a callback or a setting of training by
-            gradients is given, and `cell` decides in any case. `class_weight` can also be a mapping
-            from classes to weights. A class that it does not name has the weight 1.
+            gradients is given, and `cell` decides in any case. `class_weight` can also
+            be a mapping from classes to weights. A class that it does not name has the
+            weight 1.
 
     Returns:
         The network of the best step.

@@ -36,10 +36,10 @@ A label that does not follow from the stored data has to be read, too:
 - of sequences, as an argument of `check_arrays` and a field of `Sequences`
   (`data/sequences/checking.py`), and in `data/sequences/reading.py` as a name in
   `ARRAYS`. Where there is such a label, the hash of `read_values` includes it, since a
-  resume recognizes its data by the hash. For an argument of `rnnmnist.fit`, hand it on in `fitting.py`. For a column of a table,
-  add its role to `COLUMNS` and to `_to_arrays` (`data/sequences/tables.py`), which
-  would take it for a feature otherwise, and to the setting `data.columns`
-  (`config/schema.py`).
+  resume recognizes its data by the hash. For an argument of `rnnmnist.fit`, hand it on
+  in `fitting.py`. For a column of a table, add its role to `COLUMNS` and to
+  `_to_arrays` (`data/sequences/tables.py`), which would take it for a feature
+  otherwise, and to the setting `data.columns` (`config/schema.py`).
 """
 
 import functools

@@ -113,7 +113,6 @@ def chunk_updates(update_bytes: int) -> int:
 def _device_gatherer(
     examples: Examples, config: RunConfig, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
-    """Copies examples to every device, which gathers its own shards of a chunk."""
     whole = replicated_sharding(mesh)
     split = to_batch(examples, slice(None), whole)
     seeds = device_put(np.asarray(config.seeds, np.uint32), seeds_sharding(mesh))

@@ -123,7 +123,6 @@ def _save(
 
 
 def _metadata(run: TrainedRun) -> dict[str, str]:
-    """Returns what the network is and where it comes from; the values are JSON."""
     content = {
         "classes": run.task.classes,
         "features": run.task.feature_names,

@@ -87,9 +87,9 @@ def train_chunk(
         # Devices along the mesh axis `batch` must have equal results, as the `psum` in
         # `update` ensures. Nothing checks that.
         out_specs=OVER_SEEDS,
-        # With `check_vma=True`, jax checks which arrays differ between devices, but adds
-        # up gradients by itself, one array at a time, which is slower. It would also
-        # reject the loop of a recurrence, whose first carry, zeros, is the same on all
+        # With `check_vma=True`, jax checks which arrays differ between devices. But it
+        # adds up gradients by itself, one array at a time, which is slower. It also
+        # rejects the loop of a recurrence, whose first carry, zeros, is the same on all
         # devices, while later carries differ.
         check_vma=False,
     )

@@ -247,7 +247,6 @@ def _array(
 
 
 def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the labels as int32 indices, and the classes."""
     values, inverse = np.unique(labels, return_inverse=True)
     names = [str(value) for value in values]
     are_integers = all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names)
