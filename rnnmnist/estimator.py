@@ -163,7 +163,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
             losses = validation_losses(model.workdir, last_step)
-            lowest = min(losses, key=losses.__getitem__)
+            lowest = min(losses, key=losses.__getitem__, default=last_step)
             model = load(model.workdir, lowest, cell=config.model.cell)
         self.model_ = model
         self.classes_ = classes
@@ -244,7 +244,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return settings
 
     def _check(self, X: Any, **y: Any) -> Any:
-        """Checks X as scikit-learn does, with y in `fit`; keeps lists of sequences."""
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
         if isinstance(X, list | tuple):

@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = io.TextIOWrapper(io.BytesIO())  # which nobody reads
+            sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")  # which nobody reads
         return args
 
 

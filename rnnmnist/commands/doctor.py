@@ -3,9 +3,9 @@
     rnnmnist doctor --require=gpu
 
 The flags of `rnnmnist train` describe the run. Two of its steps are trained in a
-temporary folder, on the embedded images if the data set is not prepared; random filters
-are fitted to a few sequences. The exit code is 1 if the run would not work, or would
-use other devices than required.
+temporary folder, on the embedded images if the data set is not prepared, whose smaller
+number says nothing about memory; random filters are fitted to a few sequences. The exit
+code is 1 if the run would not work, or would use other devices than required.
 """
 
 import argparse
@@ -90,12 +90,11 @@ def check_run(args: argparse.Namespace) -> None:
                 "runtime type), and unset JAX_PLATFORMS"
             )
         if config.model.fitting == "closed_form":
-            few = {
-                split: examples.select(
-                    np.arange(len(examples))[:: 1 + len(examples) // FEW]
-                )
-                for split, examples in dataset.splits.items()
-            }
+            few = {}
+            for split, examples in dataset.splits.items():
+                count = min(FEW, len(examples))
+                positions = np.linspace(0, len(examples) - 1, count).astype(int)
+                few[split] = examples.select(positions)
             dataset = dataset._replace(splits=few)
             warnings.simplefilter("ignore", DataWarning)  # of these few examples
         else:

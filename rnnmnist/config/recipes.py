@@ -67,7 +67,6 @@ def choose_config(
 def _choose_recipe(
     request: Request, saved: Config | None, sequences: int | None
 ) -> tuple[str, str | None]:
-    """Returns the name of a shipped configuration, and why it is chosen."""
     cell = request.settings.get("model.cell")
     if cell is not None:
         return "filters" if cell in CLOSED_FORM_CELLS else "trained", None

@@ -179,7 +179,6 @@ def _fill_train(
 
 
 def _given(section: ConfigSection) -> dict[str, Any]:
-    """Returns the settings that are not None."""
     return {name: value for name, value in vars(section).items() if value is not None}
 
 

@@ -128,7 +128,7 @@ def _device_gatherer(
             batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, BATCHES_SPEC),
         )
-        return Chunk(batches, seeds, step)
+        return Chunk(batches=batches, seeds=seeds, start=step)
 
     return gather
 

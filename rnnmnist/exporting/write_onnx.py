@@ -134,7 +134,6 @@ def _metadata(run: TrainedRun) -> dict[str, str]:
 
 
 def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
-    """Describes an input or output whose first axis is that of examples."""
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
@@ -169,7 +168,6 @@ def _add_logits(graph: Graph, run: TrainedRun, values: str, lengths: str) -> str
 
 
 def _combine_members(graph: Graph, logits: list[str]) -> str:
-    """Combines the logits of each member as `combine_members` does."""
     if len(logits) == 1:
         return logits[0]
     stacked = [graph.Unsqueeze(member, [0]) for member in logits]
@@ -181,7 +179,6 @@ def _combine_members(graph: Graph, logits: list[str]) -> str:
 def _add_network(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
-    """Adds a network for [time, examples, features]; returns its logits."""
     if config.fitting == "closed_form":
         hidden = add_filters(graph, params[FILTERS], values, lengths)
     else:

@@ -133,10 +133,11 @@ def write_files(
     paths = []
     for name in PICTURES:
         path = folder / f"{name}.png"
-        path.unlink(missing_ok=True)
         if name in pictures:
             write_atomically(path, pictures[name])
             paths.append(path)
+        else:  # an earlier report can have it
+            path.unlink(missing_ok=True)
     page_path = folder / "index.html"
     write_atomically(page_path, page.encode())
     return Report(scores, tuple(paths), page_path)

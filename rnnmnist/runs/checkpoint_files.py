@@ -3,7 +3,7 @@
 A workdir holds one folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
-- `state`: the trained parameters and the optimizer's state, for a resume;
+- `state`: all arrays of the training, for a resume; also the parameters, once more;
 - `header`: configuration, task, validation metrics, and the multiplier of the logits.
 
 `SHA256SUMS` has the SHA-256 of each file of the items. `read_header` compares all of

@@ -144,7 +144,8 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
         stored[[0, 0, 2, 3], [0, 2, 4, 1], [1, 0, 2, 2]] = np.nan
     stored[PADDING] = garbage
     mean, std = np.linspace(-1, 1, 28), np.linspace(0.25, 2, 28)
-    inputs = Inputs(stored, LENGTHS, None, Normalization(mean, std, missing))
+    normalization = Normalization(mean, std, missing)
+    inputs = Inputs(stored, lengths=LENGTHS, normalization=normalization)
     return inputs.take(slice(None))
 
 

@@ -90,6 +90,16 @@ def save(
         checkpoints.save(workdir, header, replicate(items, mesh_of(devices)))
 
 
+def test_a_state_without_an_average_is_restored(
+    tmp_path: Path, state: TrainState
+) -> None:
+    save(tmp_path, state, {5: 0.5})
+    program = Program.create(CONFIG, TASK, mesh_of(1))
+    found = restore_state(tmp_path, 5, CONFIG, program)
+    assert found.ema_params is None
+    assert array_checksums(found) == array_checksums(state)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int

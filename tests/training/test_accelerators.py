@@ -166,7 +166,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
         ),
         "train_chunk": train_chunk.lower(
             state,
-            Chunk(batches, seeds, number),
+            Chunk(batches=batches, seeds=seeds, start=number),
             array((updates,), jnp.float32, jax.P()),
             number,
             number,

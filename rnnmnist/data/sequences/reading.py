@@ -295,7 +295,6 @@ def _adapt(sequences: Sequences, trained: Task) -> Sequences:
 
 
 def _warn_of_splits(sequences: Sequences, splits: Mapping[str, np.ndarray]) -> None:
-    """Warns of classes that are not in a split, and of groups that are in several."""
     classes, labels = np.array(sequences.classes), np.asarray(sequences.labels)
     for name in ("train", "validation"):
         present = labels[splits[name]]
@@ -319,7 +318,6 @@ def _warn_of_splits(sequences: Sequences, splits: Mapping[str, np.ndarray]) -> N
 
 
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
-    """Warns of features that say where a sequence stands in the file, or nothing."""
     names = np.array(sequences.feature_names)
     is_steady = moments.is_steady
     if is_steady.any() and not is_steady.all():

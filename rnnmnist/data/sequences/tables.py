@@ -274,7 +274,6 @@ class _Column(NamedTuple):
 
 
 def _try_cast(values: Any, kind: pa.DataType) -> Any:
-    """Returns values of another type; None if one of them cannot be converted."""
     try:
         # An integer beyond 2**53 is rounded to a float.
         return values.cast(kind, safe=kind != pa.float64())
