@@ -243,6 +243,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         settings.setdefault("eval_every_steps", NEVER)
         return settings
 
+    # Checks X as scikit-learn does, with y in `fit`, and keeps lists of sequences.
     def _check(self, X: Any, **y: Any) -> Any:
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)

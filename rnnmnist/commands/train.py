@@ -32,10 +32,9 @@ def main(argv: list[str]) -> None:
     with open_workdir(args.request, args.workdir) as start:
         if not distributed.is_process_0():
             distributed.wait_for_process_0()  # which prepares the data
-        loaded = datasets.load_for_training(args.request, start.config)
+        chosen, reason, dataset = datasets.load_for_training(args.request, start.config)
         if distributed.is_process_0():
             distributed.wait_for_process_0()
-        chosen, reason, dataset = loaded
         config = resolve(chosen, dataset.task)
         mesh = start.check(config, dataset)
         train_and_evaluate(

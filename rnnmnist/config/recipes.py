@@ -64,6 +64,7 @@ def choose_config(
     return config.replace(request.settings), reason
 
 
+# Returns the name of a shipped configuration, and the reason for the choice.
 def _choose_recipe(
     request: Request, saved: Config | None, sequences: int | None
 ) -> tuple[str, str | None]:

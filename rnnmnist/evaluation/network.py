@@ -97,6 +97,7 @@ def _step(
     *,
     model: SequenceClassifier,
 ) -> tuple[StreamState, jax.Array]:
+    """Returns the state and the logits of each network after one more time step."""
     # Flax does not declare what `apply` returns.
     step: Any = functools.partial(model.apply, method="step")
     return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, state, inputs)

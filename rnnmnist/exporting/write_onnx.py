@@ -122,6 +122,7 @@ def _save(
     onnx.save(model, path)
 
 
+# The network and its origin; the values are JSON.
 def _metadata(run: TrainedRun) -> dict[str, str]:
     content = {
         "classes": run.task.classes,
@@ -133,6 +134,7 @@ def _metadata(run: TrainedRun) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in content.items()}
 
 
+# An input or output whose first axis is the examples.
 def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
@@ -179,6 +181,7 @@ def _combine_members(graph: Graph, logits: list[str]) -> str:
 def _add_network(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
+    """Adds a network for [time, examples, features]; returns its logits."""
     if config.fitting == "closed_form":
         hidden = add_filters(graph, params[FILTERS], values, lengths)
     else:
@@ -219,6 +222,7 @@ def _add_mean(graph: Graph, config: RunModelConfig, hidden: str, lengths: str) -
     return graph.Div(total, count_time_steps(graph, lengths))
 
 
+# Converts `images` to inputs of the network, [time, examples, features].
 def _add_images(graph: Graph, run: TrainedRun) -> str:
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
     pixels = graph.Gather(graph.Flatten(levels), run.pixel_order, axis=1)

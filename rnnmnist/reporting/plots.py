@@ -139,6 +139,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         return to_png(figure)
 
 
+# The accuracy of each class as text; empty for classes without examples.
 def _format_recalls(counts: np.ndarray) -> list[str]:
     totals = counts.sum(axis=1)
     return [

@@ -33,8 +33,8 @@ from rnnmnist.training.optimizer import learning_rate, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state
 from rnnmnist.training.step import train_chunk
 
-# Metrics of updates on the host by their names, float32 [ensemble, updates].
-UpdateMetrics = dict[str, np.ndarray]
+# `UpdateMetrics` of the training step on the host, float32 [ensemble, updates].
+HostMetrics = dict[str, np.ndarray]
 
 
 def loop_over_events(
@@ -105,8 +105,8 @@ def loop_over_events(
                     trained = measure_training(config, step, finite, seconds)
                     record(workdir, trained, progress)
 
-                # If an update is not finite, end the run. All updates after it have
-                # changed the state, which is of no use. The last checkpoint stays.
+                # If an update is not finite, end the run. Later updates have changed the
+                # state, so it is not saved. The last checkpoint stays.
                 if num_finite < len(is_finite):
                     raise nonfinite_error(config, metrics, num_finite, step)
 
@@ -157,7 +157,7 @@ def train_to(
     config: RunTrainConfig,
     program: Program,
     batches: BatchSource,
-) -> tuple[TrainState, UpdateMetrics]:
+) -> tuple[TrainState, HostMetrics]:
     """Trains from a step to a later one, by one call of `train_chunk` for each chunk.
 
     After a chunk with an update that is not finite, no other chunk is computed. The
@@ -165,7 +165,7 @@ def train_to(
     state, and the metrics of the updates.
     """
     replicated = replicated_sharding(program.mesh)
-    parts: list[UpdateMetrics] = []
+    parts: list[HostMetrics] = []
     for chunk, first, end in batches.chunks(step, target):
         rates = learning_rates(  # of all updates of the chunk, used or not
             chunk.start,
@@ -188,12 +188,12 @@ def train_to(
     return state, jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *parts)
 
 
-def select_updates(metrics: UpdateMetrics, first: int, end: int) -> UpdateMetrics:
+def select_updates(metrics: HostMetrics, first: int, end: int) -> HostMetrics:
     """Returns the metrics of consecutive updates."""
     return {name: values[:, first:end] for name, values in metrics.items()}
 
 
-def find_finite(metrics: UpdateMetrics) -> np.ndarray:
+def find_finite(metrics: HostMetrics) -> np.ndarray:
     """Returns whether updates are finite, bool [ensemble, updates]."""
     values = [metrics[name] for name in ("loss", "grad_norm", "param_norm")]
     return np.isfinite(values).all(axis=0)
@@ -207,15 +207,15 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 
 
 def measure_training(
-    config: RunConfig, step: int, metrics: UpdateMetrics, seconds: float
+    config: RunConfig, step: int, metrics: HostMetrics, seconds: float
 ) -> Metrics:
     """Returns the line of the log for the updates since the last event.
 
-    The updates took so many seconds. The line has the mean of each metric.
+    The line has the mean of each metric. `seconds` is the duration of the updates.
     """
     examples = config.train.batch_size * metrics["loss"].shape[1]
     means = {name: values.mean(axis=1, dtype=float) for name, values in metrics.items()}
-    # The accuracies are float32 numbers, so that this is a count but for rounding.
+    # An accuracy is a rounded float32 number, so the product is rounded to the count.
     correct = np.rint(means.pop("accuracy") * examples).astype(int)
     losses = means.pop("loss")
     networks = [
@@ -235,7 +235,7 @@ def measure_training(
 
 
 def nonfinite_error(
-    config: RunConfig, metrics: UpdateMetrics, position: int, step: int
+    config: RunConfig, metrics: HostMetrics, position: int, step: int
 ) -> RunError:
     """Returns the error that ends a run after an update that is not finite.
 

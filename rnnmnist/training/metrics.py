@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A function, declared by `def` with a name of its own, which is not that of another
-# metric (`loss`, `accuracy`, `grad_norm`, `param_norm`). It takes logits, float32
-# [examples, classes], of which an example has one row, after its last time step; and
-# labels, int32 [examples]. It returns one number for each example, [examples].
+# A function with a unique name; `loss`, `accuracy`, `grad_norm` and `param_norm` are
+# taken. It maps logits after the last time step, float32 [examples, classes], and
+# labels, int32 [examples], to one number for each example, [examples].
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -25,7 +24,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return logits.argmax(axis=-1) == labels
 
 
-# The metrics beside the loss and the accuracy, which each line has.
+# The metrics that are logged in addition to the loss and the accuracy.
 METRICS: tuple[Metric, ...] = ()
 
 

@@ -32,7 +32,7 @@ from rnnmnist.training.state import Program, TrainState
 
 # Metrics of an update by their names, float32 []; of the updates of a chunk, [updates];
 # of an ensemble, [ensemble, updates].
-Metrics = dict[str, jax.Array]
+UpdateMetrics = dict[str, jax.Array]
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="ensemble")
@@ -44,7 +44,7 @@ def train_chunk(
     end: jax.Array,
     *,
     program: Program,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, UpdateMetrics]:
     """Runs updates on the batches of a chunk without returning to the host.
 
     An event, such as a log line, can be due within a chunk. Then one call runs the
@@ -66,8 +66,8 @@ def train_chunk(
         entry for each update of the chunk. Entries of updates outside of this call are
         0.
     """
-    # These arguments are the same for all devices and networks. Since the function
-    # contains them, they are neither divided nor mapped over.
+    # `partial` binds the arguments that all devices and networks share, so that neither
+    # `shard_map` nor `map_ensemble` divides them.
     train = functools.partial(
         train_network,
         start=chunk.start,
@@ -111,7 +111,7 @@ def train_network(
     first: jax.Array,
     end: jax.Array,
     program: Program,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, UpdateMetrics]:
     """Runs consecutive updates of one network, on the shards of one device.
 
     An update that is not finite does not stop the loop. The host finds such an update
@@ -131,7 +131,9 @@ def train_network(
         The new state, and the metrics, [updates].
     """
 
-    def update_at(position: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
+    def update_at(
+        position: jax.Array, state: TrainState
+    ) -> tuple[TrainState, UpdateMetrics]:
         step = start + position
         stored = jax.tree.map(lambda array: array[position], batches)
         with jax.named_scope("batch"):  # a label in profiles
@@ -140,8 +142,8 @@ def train_network(
         return update(state, batch, step, rates[position], program=program)
 
     def run_update(
-        position: jax.Array, carry: tuple[TrainState, Metrics]
-    ) -> tuple[TrainState, Metrics]:
+        position: jax.Array, carry: tuple[TrainState, UpdateMetrics]
+    ) -> tuple[TrainState, UpdateMetrics]:
         state, metrics = carry
         state, values = update_at(position, state)
         metrics = jax.tree.map(
@@ -149,7 +151,8 @@ def train_network(
         )
         return state, metrics
 
-    # Zeros for each metric of `update`, whose names follow without computing anything.
+    # `eval_shape` finds the names of the metrics without computing them. Each metric
+    # starts as zeros.
     _, metrics = jax.eval_shape(update_at, first, state)
     no_metrics = {name: jnp.zeros(len(rates)) for name in metrics}
     return jax.lax.fori_loop(first, end, run_update, (state, no_metrics))
@@ -162,7 +165,7 @@ def update(
     rate: jax.Array,
     *,
     program: Program,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, UpdateMetrics]:
     """Updates one network by the gradient of one batch.
 
     To log another number of each update, add it to `metrics` at the end: a scalar that
@@ -202,8 +205,8 @@ def update(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_average(ema_params, params, step, program.ema_decay)
-        # The norm of one vector is faster than the norm of a tree. (`mean` also has the
-        # metrics.)
+        # The norm of one vector is faster than the norm of a tree. The gradients are
+        # joined again, since the vector `mean` also contains the metrics.
         metrics |= {
             # of the gradient of the minimized loss, before clipping
             "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),

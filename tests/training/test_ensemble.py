@@ -35,7 +35,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.models.classifier import abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runtime.mesh import split_ensemble
-from rnnmnist.training.loop import UpdateMetrics, find_finite, nonfinite_error
+from rnnmnist.training.loop import HostMetrics, find_finite, nonfinite_error
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -76,7 +76,7 @@ class Trained(NamedTuple):
     program: Program
     state: TrainState
     chunk: Chunk
-    metrics: UpdateMetrics  # on the host, of all updates of the chunk
+    metrics: HostMetrics  # on the host, of all updates of the chunk
 
     def networks(self) -> list[Any]:
         """The parameters, their averages and the optimizer's state of each network."""

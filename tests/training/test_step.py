@@ -35,7 +35,7 @@ from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training import state
-from rnnmnist.training.loop import UpdateMetrics, find_finite, train_to
+from rnnmnist.training.loop import HostMetrics, find_finite, train_to
 from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import decay_mask, learning_rate
 from rnnmnist.training.state import Program, abstract_state, create_state
@@ -73,7 +73,7 @@ class Training:
         self.step = 0
         self.source = batches_of(EXAMPLES, config, mesh)
 
-    def advance(self, steps: int) -> UpdateMetrics:
+    def advance(self, steps: int) -> HostMetrics:
         target = self.step + steps
         self.state, metrics = train_to(
             self.state,

@@ -317,6 +317,7 @@ def _warn_of_splits(sequences: Sequences, splits: Mapping[str, np.ndarray]) -> N
             )
 
 
+# Warns of clocks and counters, and of features without a value in training.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     names = np.array(sequences.feature_names)
     is_steady = moments.is_steady
