@@ -5,7 +5,6 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
-import io
 import logging
 import os
 import sys
@@ -76,7 +75,8 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")  # which nobody reads
+            # Open until the process ends.
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return args
 
 

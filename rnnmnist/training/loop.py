@@ -105,8 +105,8 @@ def loop_over_events(
                     trained = measure_training(config, step, finite, seconds)
                     record(workdir, trained, progress)
 
-                # If an update is not finite, end the run. Later updates have changed the
-                # state, so it is not saved. The last checkpoint stays.
+                # If an update is not finite, end the run. Later updates have changed
+                # the state, so it is not saved. The last checkpoint stays.
                 if num_finite < len(is_finite):
                     raise nonfinite_error(config, metrics, num_finite, step)
 
