@@ -29,7 +29,8 @@ from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.models.classifier import abstract_params, count_params, make_model
+from rnnmnist.models.classifier import make_model
+from rnnmnist.models.parameters import abstract_params, count_params
 
 NUMBERS = Path(__file__).resolve().with_name("long_sequences.json")
 TIME = 784

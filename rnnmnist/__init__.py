@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rnnmnist.fitting import fit, train
     from rnnmnist.inference.images_of_digits import Prediction
     from rnnmnist.model import Model, load
-    from rnnmnist.models.classifier import StreamState
     from rnnmnist.reporting.pages import Report
     from rnnmnist.runs.logs import Metrics
     from rnnmnist.runs.results import Result
@@ -81,7 +80,7 @@ _MODULES = {
     "Result": "runs.results",
     "RunError": "errors",
     "Scores": "runs.scores",
-    "StreamState": "models.classifier",
+    "StreamState": "evaluation.network",
     "Task": "config.tasks",
     "TrainConfig": "config.schema",
     "UserError": "errors",

@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.errors import UserError, errors_as_failures, format_value
-from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.network import Network, StreamState
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.models.classifier import StreamState
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.devices import make_device_mesh, make_mesh

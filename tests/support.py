@@ -31,12 +31,8 @@ from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import Failure, as_failure
-from rnnmnist.models.classifier import (
-    Params,
-    SequenceClassifier,
-    abstract_params,
-    make_model,
-)
+from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
@@ -167,7 +163,7 @@ def random_params(model: SequenceClassifier) -> Params:
     )
     if model.config.differences:
         std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
-        params |= {"difference_std": std}
+        params |= {"deltas": {"std": std}}
     if "filters" in params:  # logits are of the size of those of other networks
         params["head"]["kernel"] *= 0.1
     return params
@@ -230,10 +226,10 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     """
     params = random_params(model_of(config.model, task))
     factors = np.linspace(1, -1, config.num_seeds, dtype=np.float32)
-    std = params.get("difference_std")
+    deltas = params.get("deltas")
     params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
-    if std is not None:
-        params |= {"difference_std": np.tile(std, (config.num_seeds, 1))}
+    if deltas is not None:
+        params |= {"deltas": {"std": np.tile(deltas["std"], (config.num_seeds, 1))}}
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
     filled = fill_defaults(config, task)
     header = Header(step=3, config=filled, task=task, metrics=metrics, multiplier=1.5)

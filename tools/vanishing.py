@@ -30,7 +30,8 @@ from rnnmnist.config.resolving import resolve
 from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import plots
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble

@@ -25,6 +25,11 @@ class Execution(NamedTuple):
     def create(cls, config: Config, platform: str) -> "Execution":
         """Returns how a run executes on a platform, which need not be present."""
         execution = DEFAULTS.get(platform, GPU)  # jax also names GPUs cuda and rocm
+        if config.model.fitting == "closed_form":
+            # A ridge regression fits the head. Its weights are large, and its products
+            # nearly cancel, so the coarser precisions of accelerators would leave
+            # little of the logits.
+            return execution._replace(precision="float32")
         if config.execution.precision == "auto":
             return execution
         return execution._replace(precision=config.execution.precision)

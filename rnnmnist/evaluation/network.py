@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,9 +12,24 @@ from numpy.typing import NDArray
 from rnnmnist.data.examples import Inputs, Normalization, View
 from rnnmnist.evaluation.predictions import nonfinite_logits_error, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
-from rnnmnist.models.classifier import Params, SequenceClassifier, StreamState
+from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.parameters import Params
+from rnnmnist.models.recurrences import Carry
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import replicated_sharding
+
+
+class StreamState(NamedTuple):
+    """What a network remembers of a sequence between two time steps.
+
+    Attributes:
+        carry: of the recurrent layer, on the devices, with a leading ensemble axis.
+        last: the inputs of the previous time step, float32 [features], which replace
+            missing values of the next one. They are 0 before the first time step.
+    """
+
+    carry: Carry
+    last: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -62,8 +77,9 @@ class Network:
         start: Any = functools.partial(self.model.apply, method="start")
         starts = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
         # With the sharding that `_step` returns, so that one program serves all steps.
-        state: StreamState = jax.device_put(starts, replicated_sharding(self.mesh))
-        return state
+        carry = jax.device_put(starts, replicated_sharding(self.mesh))
+        _, features = self.model.input_shape
+        return StreamState(carry, last=np.zeros(features, np.float32))
 
     @jax_defaults()
     def step(
@@ -77,27 +93,26 @@ class Network:
             RunError: if the logits are not finite.
         """
         standardized = self.normalization.standardize(values[None, None])[0, 0]
-        # The one before can have what replaces a missing value.
-        last = jax.device_get(state.last)[0, 0]  # which all members have
-        two_time_steps = np.stack([last, standardized])
+        # The time step before can have what replaces a missing value.
+        two_time_steps = np.stack([state.last, standardized])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
-        state, logits = _step(self.params, state, inputs[None], model=self.model)
+        carry, logits = _step(self.params, state.carry, inputs[None], model=self.model)
         logits = jax.device_get(logits)
         if not np.isfinite(logits).all():
             raise nonfinite_logits_error("the sequence up to this time step")
         (probabilities,) = softmax(self.multiplier * combine_members(logits))
-        return state, probabilities
+        return StreamState(carry, last=inputs), probabilities
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _step(
     params: Params,
-    state: StreamState,
+    carry: Carry,
     inputs: jax.Array,
     *,
     model: SequenceClassifier,
-) -> tuple[StreamState, jax.Array]:
-    """Returns the state and the logits of each network after one more time step."""
+) -> tuple[Carry, jax.Array]:
+    """Returns the carry and the logits of each network after one more time step."""
     # Flax does not declare what `apply` returns.
     step: Any = functools.partial(model.apply, method="step")
-    return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, state, inputs)
+    return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, carry, inputs)

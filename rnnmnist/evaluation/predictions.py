@@ -15,8 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.errors import RunError
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.filters import THRESHOLDS
+from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     BATCH,

@@ -32,12 +32,8 @@ from rnnmnist.errors import (
     prefix_errors,
 )
 from rnnmnist.evaluation.network import Network
-from rnnmnist.models.classifier import (
-    Params,
-    abstract_params,
-    count_params,
-    make_model,
-)
+from rnnmnist.models.classifier import make_model
+from rnnmnist.models.parameters import Params, abstract_params, count_params
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.selection import select
 from rnnmnist.runtime.devices import make_device_mesh

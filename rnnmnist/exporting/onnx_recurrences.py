@@ -9,8 +9,8 @@ import onnx.parser
 
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.exporting.onnx_graph import Graph
-from rnnmnist.models.classifier import Params
 from rnnmnist.models.filters import ORDER
+from rnnmnist.models.parameters import Params
 
 # The gates of each cell that has an operator, in ONNX's order, with Flax's names.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}

@@ -24,8 +24,8 @@ from rnnmnist.exporting.onnx_recurrences import (
     add_times,
     count_time_steps,
 )
-from rnnmnist.models.cells import BACKWARD, FILTERS
-from rnnmnist.models.classifier import DIFFERENCE_STD, Params
+from rnnmnist.models.cells import BACKWARD, DELTAS, FILTERS
+from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
 # These versions are of 2022, so that older runtimes accept the model.
@@ -147,7 +147,7 @@ def _add_logits(graph: Graph, run: TrainedRun, values: str, lengths: str) -> str
     config = run.config.model
     members = split_ensemble(jax.device_get(run.params))
     if config.differences:  # whose deviations are the same for all members
-        values = _add_differences(graph, values, members[0][DIFFERENCE_STD])
+        values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_used = graph.Less(add_times(graph, values), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
     # An input that is NaN or infinite is NaN times 0, the others are 0. The recurrent
@@ -248,8 +248,8 @@ def _add_sequences(graph: Graph, run: TrainedRun, sequences: str) -> str:
     return values
 
 
-def _add_differences(graph: Graph, values: str, std: np.ndarray) -> str:
-    """Appends differences to [time, examples, features], as `add_differences` does."""
+def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
+    """Appends delta features to [time, examples, features], as `Deltas` does."""
     started = graph.read_state(1)  # 0 before the first time step, then 1
     last = graph.read_state(len(std))
     # Nothing comes before the first time step. A copy of it stands there, so that the

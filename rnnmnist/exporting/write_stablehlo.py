@@ -12,7 +12,8 @@ import numpy as np
 from rnnmnist.config.platforms import Execution
 from rnnmnist.evaluation.probabilities import combine_members
 from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.models.classifier import Params, SequenceClassifier, make_model
+from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.jax_defaults import double_precision, jax_defaults
 from rnnmnist.runtime.mesh import map_ensemble
 

@@ -18,15 +18,17 @@ from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
+from rnnmnist.models.wrappers import Bidirectional, Deltas, MeanPooling, Windows
 from rnnmnist.runtime.random_streams import make_key
 
 # The class of a Flax cell, of a linear recurrent unit, or of random filters. `Any`,
 # since these have different constructors and nothing else in common.
 CellClass = Callable[..., Any]
-# The prefix of the names of the parameters of a recurrence that reads backward.
+# Names of parameters: of random filters, of delta features, and the prefix of a
+# recurrence that reads backward.
+FILTERS = "filters"
+DELTAS = "deltas"
 BACKWARD = "backward_"
-FILTERS = "filters"  # the name of the parameters of random filters
 
 
 def resolve_cell(config: RunModelConfig) -> CellClass:
@@ -84,20 +86,31 @@ def make_recurrence(
     meanwhile, also by this function, to the classifier, so a `name` that is given here
     is the name of a parameter of the classifier: `params["cell"]`, whatever wraps the
     cell. The names are part of the checkpoint format: `filters`, `cell`, or `layers` if
-    the recurrence is linear in its state; in the second direction after `backward_`.
+    the recurrence is linear in its state; in the second direction after `backward_`;
+    and `deltas`.
     """
-    time_steps, features = input_shape
+    time_steps, num_features = input_shape
+    features = 2 * num_features if config.differences else num_features
     recurrence: Recurrence
     if config.fitting == "closed_form":
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
-        return recurrence
-    recurrence = _make_direction(config, cell, features, execution, prefix="")
-    if config.bidirectional:
-        backward = _make_direction(config, cell, features, execution, prefix=BACKWARD)
-        recurrence = Bidirectional(recurrence, backward)
+    else:
+        recurrence = _make_direction(config, cell, features, execution, prefix="")
+        if config.bidirectional:
+            backward = _make_direction(
+                config, cell, features, execution, prefix=BACKWARD
+            )
+            recurrence = Bidirectional(recurrence, backward)
     if config.window > 1:
         recurrence = Windows(recurrence, size=config.window, stride=config.stride)
+    if config.differences:
+        recurrence = Deltas(recurrence, num_features, name=DELTAS)
     return recurrence
+
+
+def cell_names(config: RunModelConfig) -> list[str]:
+    """Returns the names of the parameters of scanned cells."""
+    return ["cell", f"{BACKWARD}cell"] if config.bidirectional else ["cell"]
 
 
 def _make_direction(

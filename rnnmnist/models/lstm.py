@@ -1,8 +1,8 @@
 """The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -132,6 +132,40 @@ class LSTMCell(nn.OptimizedLSTMCell):
         scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
         copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))
         return Kernels(kernel, *copies)
+
+
+def init_gate_biases(
+    params: Mapping[str, Any],
+    key: jax.Array,
+    forget_bias: float,
+    longest_memory: int | None,
+) -> Mapping[str, Any]:
+    """Replaces the biases of the forget and input gates of a new `LSTMCell`.
+
+    The bias of the forget gate is `forget_bias`. With `longest_memory`, it is log(u)
+    instead, and the bias of the input gate is -log(u), where u is uniform between 1 and
+    `longest_memory` for each unit, which then remembers about u time steps.
+
+    In Flax's cell, `hi` contains the bias of the input gate, `hf` that of the forget
+    gate.
+
+    References:
+        Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
+        Network Architectures", ICML 2015, on a forget bias of 1. Tallec and Ollivier,
+        "Can recurrent neural networks warp time?", ICLR 2018, on `longest_memory`.
+    """
+    input_bias = params["hi"]["bias"]
+    forget = jnp.full_like(params["hf"]["bias"], forget_bias)
+    if longest_memory is not None:
+        shape = forget.shape
+        memories = jax.random.uniform(key, shape, minval=1, maxval=longest_memory)
+        forget = jnp.log(memories)
+        input_bias = -forget
+    return {
+        **params,
+        "hi": {**params["hi"], "bias": input_bias},
+        "hf": {**params["hf"], "bias": forget},
+    }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,4 +1,4 @@
-"""Recurrences that contain another one, and change what it reads or returns."""
+"""Recurrences that wrap another recurrence, and change its inputs or its outputs."""
 
 from typing import NamedTuple, NoReturn
 
@@ -8,6 +8,81 @@ import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
 from rnnmnist.models.recurrences import Carry, Recurrence, select_last
+
+
+class DeltasCarry(NamedTuple):
+    """What `Deltas` remembers of a sequence between two time steps."""
+
+    recurrence: Carry
+    last: jax.Array  # [batch, features], the inputs of the previous time step
+    is_first: jax.Array  # bool [], whether there is no previous time step
+
+
+class Deltas(nn.Module):
+    """Appends delta features: the change of each feature since the previous time step.
+
+    The wrapped recurrence reads the inputs and their deltas, [time, batch, 2 x
+    features]. The deltas are divided by their standard deviation in the training data,
+    and are 0 at the first time step and in the padding.
+
+    References:
+        Furui, "Speaker-Independent Isolated Word Recognition Using Dynamic Features of
+        Speech Spectrum", IEEE Transactions on Acoustics, Speech, and Signal Processing
+        34(1), 1986.
+    """
+
+    recurrence: Recurrence
+    features: int  # of the inputs
+
+    def setup(self) -> None:
+        """Declares the standard deviation, which `init_params` sets.
+
+        It is a parameter, although it is not trained. As a constant, it would be part
+        of the compiled program, and each data set would need a program of its own.
+        """
+        self.std = self.param("std", nn.initializers.ones, (self.features,))
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
+        """Runs the recurrence over whole sequences and their deltas."""
+        both = self.append_deltas(inputs, lengths)
+        return self.recurrence(both, lengths, every_step=every_step)
+
+    def start(self, batch: int, features: int) -> DeltasCarry:
+        """Returns the carry before the first time step of `batch` sequences."""
+        return DeltasCarry(
+            recurrence=self.recurrence.start(batch, 2 * features),
+            last=jnp.zeros((batch, features)),
+            is_first=jnp.array(True),
+        )
+
+    def step(
+        self, carry: DeltasCarry, inputs: jax.Array
+    ) -> tuple[DeltasCarry, jax.Array]:
+        """Runs the recurrence on one time step and its deltas."""
+        last = jnp.where(carry.is_first, inputs, carry.last)
+        both = self._concatenate(inputs[None], last[None])[0]
+        recurrence, hidden = self.recurrence.step(carry.recurrence, both)
+        return DeltasCarry(recurrence, inputs, jnp.array(False)), hidden
+
+    def append_deltas(self, inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
+        """Returns whole sequences with their deltas, [time, batch, 2 x features]."""
+        times = jnp.arange(inputs.shape[0])
+        # A slice, such as `inputs[:-1]`, fails in exports, in which the number of time
+        # steps is symbolic.
+        last = inputs[jnp.maximum(times - 1, 0)]
+        if lengths is not None:
+            # The inputs fall to 0 at the first time step of the padding. Its delta is 0
+            # nevertheless.
+            is_used = times[:, None, None] < lengths[None, :, None]
+            last = jnp.where(is_used, last, inputs)
+        return self._concatenate(inputs, last)
+
+    def _concatenate(self, inputs: jax.Array, last: jax.Array) -> jax.Array:
+        std = jax.lax.stop_gradient(self.std)  # not trained
+        deltas = (inputs - last) / std[None, None]
+        return jnp.concatenate([inputs, deltas], axis=-1)
 
 
 class WindowsCarry(NamedTuple):

@@ -37,7 +37,7 @@ from rnnmnist.runs.workdir import (
 # removed, and older checkpoints would be misread; then the shipped models must be
 # rewritten and sealed, too. A setting that is added has the default with which earlier
 # runs trained.
-FORMAT = 7
+FORMAT = 8
 ITEMS = ("params", "state", "header")
 
 _logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.errors import Failure, RunError, summarize_error
-from rnnmnist.models.classifier import Params
+from rnnmnist.models.parameters import Params
 from rnnmnist.runs.checkpoint_files import Header, read_errors, read_header, seal
 from rnnmnist.runs.selection import best_header
 from rnnmnist.runs.workdir import (

@@ -24,14 +24,9 @@ from rnnmnist.evaluation.left_out import write_left_out
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
-from rnnmnist.models.classifier import (
-    DIFFERENCE_STD,
-    Params,
-    SequenceClassifier,
-    add_differences,
-    init_params,
-)
+from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
+from rnnmnist.models.parameters import Params, init_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.mesh import replicated_sharding
@@ -165,11 +160,10 @@ def draw_network(
     The thresholds are between outputs of the filters for some training examples; of
     long sequences, at some of the time steps, at equal distances.
     """
+    delta_std = np.asarray(task.difference_std or 1, np.float32)
     params, order, positions = jax.device_get(
-        _draw(np.uint32(seed), np.int32(len(train)), model=model)
+        _draw(np.uint32(seed), np.int32(len(train)), delta_std, model=model)
     )
-    if model.config.differences and task.difference_std is not None:
-        params[DIFFERENCE_STD] = np.asarray(task.difference_std, np.float32)
     sampled = []
     for index in order[: len(train)].tolist():
         example = train.take(slice(index, index + 1))
@@ -184,16 +178,21 @@ def draw_network(
 
 @functools.partial(jax.jit, static_argnames="model")
 def _draw(
-    seed: jax.Array, examples: jax.Array, *, model: SequenceClassifier
+    seed: jax.Array,
+    examples: jax.Array,
+    delta_std: jax.Array,
+    *,
+    model: SequenceClassifier,
 ) -> tuple[Params, jax.Array, jax.Array]:
     """Returns a network, an order of examples, and where thresholds are.
 
-    The order has the first indices of a random one, int32 [SAMPLE], which repeat if
-    there are fewer examples. The positions are as `choose_thresholds` takes them.
+    `delta_std` is an argument of `init_params`. The order has the first indices of a
+    random permutation, int32 [SAMPLE], which repeat if there are fewer examples. The
+    positions are as `choose_thresholds` takes them.
     """
     key = stream_key(seed, Stream.FILTERS)
     for_network, for_order, for_positions = jax.random.split(key, 3)
-    params = init_params(model, for_network)
+    params = init_params(model, for_network, delta_std)
     order = epoch_order(for_order, jnp.arange(SAMPLE), examples)
     shape = (THRESHOLDS, model.config.hidden_size)
     return params, order, jax.random.uniform(for_positions, shape)
@@ -204,10 +203,11 @@ def _outputs(
     params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View
 ) -> jax.Array:
     """Returns the outputs of filters for stored examples, [time, examples, filters]."""
-    classifier = model.bind({"params": params})
-    bank: Any = classifier.recurrence  # a `FilterBank`
     inputs = view(stored).swapaxes(0, 1)
-    if model.config.differences:
-        inputs = add_differences(inputs, None, classifier.difference_std)
-    outputs: jax.Array = bank.outputs(inputs)
+    classifier = model.bind({"params": params})  # named, since layers do not keep it
+    layer: Any = classifier.recurrence
+    if model.config.differences:  # `Deltas` around a `FilterBank`
+        inputs = layer.append_deltas(inputs, None)
+        layer = layer.recurrence
+    outputs: jax.Array = layer.outputs(inputs)
     return outputs

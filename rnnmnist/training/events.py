@@ -14,7 +14,7 @@ from rnnmnist.errors import StoppedError, prefix_errors
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.models.classifier import Params
+from rnnmnist.models.parameters import Params
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0

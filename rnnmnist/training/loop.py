@@ -11,7 +11,7 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
-from rnnmnist.models.classifier import abstract_params, count_params
+from rnnmnist.models.parameters import abstract_params, count_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics

@@ -10,7 +10,8 @@ import optax
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.parameters import Params
 from rnnmnist.models.recurrences import select_last
 from rnnmnist.training.metrics import Metric, accuracy, apply_metrics
 
@@ -48,7 +49,7 @@ class Objective:
         - To add a penalty on the parameters, which all examples share, add
           `len(batch.labels) * penalty` to the returned loss. The log does not contain
           it. A penalty leaves out the parameters that are not trained, whose names are
-          in `NOT_TRAINED` (`models/classifier.py`).
+          in `NOT_TRAINED` (`models/parameters.py`).
 
         A validation does not call the objective. Its loss is the cross-entropy of the
         last logits (`score_logits` in `evaluation/scoring.py`), without label

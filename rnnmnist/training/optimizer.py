@@ -12,7 +12,7 @@ from jax.tree_util import DictKey
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
-from rnnmnist.models.classifier import NOT_TRAINED, Params
+from rnnmnist.models.parameters import NOT_TRAINED, Params
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 

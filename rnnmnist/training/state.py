@@ -13,13 +13,8 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
-from rnnmnist.models.classifier import (
-    DIFFERENCE_STD,
-    Params,
-    SequenceClassifier,
-    init_params,
-    make_model,
-)
+from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.parameters import Params, init_params
 from rnnmnist.runtime.mesh import (
     device_put,
     platform_of,
@@ -139,10 +134,8 @@ def init_state(
     """
 
     def init_network(seed: jax.Array) -> tuple[Params, optax.OptState]:
-        params = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
-        if DIFFERENCE_STD in params:  # initialized as 1
-            scaled = params[DIFFERENCE_STD] * difference_std
-            params = {**params, DIFFERENCE_STD: scaled}
+        key = stream_key(seed, Stream.WEIGHTS)
+        params = init_params(program.model, key, difference_std)
         # XLA rounds the random numbers of a vector and of a small matrix differently.
         # Without this, networks would differ in their last bits from published ones.
         vector, unravel = ravel_pytree(params)

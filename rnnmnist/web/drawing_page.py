@@ -17,8 +17,8 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference import preprocessing
 from rnnmnist.inference.images_of_digits import check_digits
-from rnnmnist.models.classifier import Params
 from rnnmnist.models.lstm import GATES
+from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import html
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble

@@ -10,7 +10,8 @@ from support import TASK, run_config
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
-from rnnmnist.models.classifier import abstract_params, make_model
+from rnnmnist.models.classifier import make_model
+from rnnmnist.models.parameters import abstract_params
 
 PLATFORMS = {  # the names of their compilers and of their precision
     "cpu": ("cpu", "HIGHEST"),

@@ -29,7 +29,7 @@ from rnnmnist.evaluation.predictions import (
     decision_times,
     predict_logits,
 )
-from rnnmnist.models.classifier import Params
+from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
 MODEL = model_of(ModelConfig(hidden_size=8))

@@ -18,9 +18,9 @@ from rnnmnist.config.schema import (
 )
 from rnnmnist.data.examples import Inputs, Normalization
 from rnnmnist.models.cells import BACKWARD
-from rnnmnist.models.classifier import (
+from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.parameters import (
     Params,
-    SequenceClassifier,
     abstract_params,
     count_params,
     init_params,
@@ -129,7 +129,7 @@ def test_differences_are_read_beside_inputs() -> None:
     model, params = build("lru", differences=True)
     changes = np.diff(INPUTS, axis=1, prepend=INPUTS[:, :1])
     trained = dict(params)
-    changes /= trained.pop("difference_std")
+    changes /= trained.pop("deltas")["std"]
     plain = model_of(ModelConfig("lru", hidden_size=16), task_of(28, 56, 10))
     expected = logits_of(plain, trained, np.concatenate([INPUTS, changes], axis=2))
     assert_close(logits_of(model, params, INPUTS), expected)

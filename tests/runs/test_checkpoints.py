@@ -24,7 +24,7 @@ from rnnmnist.config.recipes import Request
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.models.classifier import abstract_params
+from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runs import checkpoint_files, checkpoints
 from rnnmnist.runs.checkpoint_files import (
     FORMAT,

@@ -32,7 +32,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
-from rnnmnist.models.classifier import abstract_params
+from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import HostMetrics, find_finite, nonfinite_error

@@ -11,7 +11,8 @@ from support import model_of, random_params, task_of
 
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Batch
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.parameters import Params
 from rnnmnist.training.loss import Objective
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1

@@ -1,0 +1,67 @@
+"""The parameters of a network: their initial values, shapes and number."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnmnist.models.cells import DELTAS, FILTERS, cell_names
+from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.lstm import init_gate_biases
+from rnnmnist.runtime.random_streams import make_key
+
+# Nested dictionaries of arrays, with Flax's names. `Any`, since some values are arrays
+# and others are dictionaries.
+Params = Mapping[str, Any]
+# The modules whose parameters are computed from the training data or drawn. They are
+# neither trained nor decayed.
+NOT_TRAINED = (DELTAS, FILTERS)
+
+
+def init_params(
+    model: SequenceClassifier, key: jax.Array, delta_std: jax.typing.ArrayLike = 1.0
+) -> Params:
+    """Initializes the parameters of one network, float32.
+
+    Args:
+        model: the network.
+        key: of the random numbers.
+        delta_std: the standard deviation of delta features in the training data, float
+            [features] or []. Networks without delta features do not have it.
+    """
+    config = model.config
+    inputs = jnp.zeros((1, *model.input_shape))
+    params: Params = model.init(key, inputs)["params"]
+    if config.differences:
+        std = params[DELTAS]["std"] * jnp.asarray(delta_std)
+        params = {**params, DELTAS: {"std": std}}
+    if config.cell == "lstm":
+        longest_memory = None
+        if config.initializer == "chrono":
+            time_steps, _ = model.input_shape
+            longest_memory = max(1, config.count_windows(time_steps) - 1)
+        for index, name in enumerate(cell_names(config)):
+            # `init` folds hashes of names into `key`, so it has not used this key.
+            cell_key = jax.random.fold_in(key, index)
+            cell = init_gate_biases(
+                params[name], cell_key, config.forget_bias, longest_memory
+            )
+            params = {**params, name: cell}
+    return params
+
+
+@functools.cache  # a call traces the model, which takes 10 ms
+def abstract_params(model: SequenceClassifier) -> Params:
+    """Returns the shapes and types of the parameters of one network."""
+    # The key is abstract, too: a caller may be tracing a program, to which the
+    # operations that make a key would be added.
+    key = jax.eval_shape(make_key, 0)
+    return jax.eval_shape(functools.partial(init_params, model), key)
+
+
+def count_params(params: Params) -> int:
+    """Returns the number of trained parameters, over all members of an ensemble."""
+    trained = {name: tree for name, tree in params.items() if name not in NOT_TRAINED}
+    return sum(leaf.size for leaf in jax.tree.leaves(trained))
