@@ -55,10 +55,9 @@ GRADIENT = "training by gradients"
 AUGMENTATION = "training by gradients on images"
 ONE_DIRECTION = "training by gradients in one direction"
 VALIDATED = "training by gradients with a validation split"
-LRU = "model.cell=lru"
 LSTM = "model.cell=lstm"
 KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
-KINDS_OF_TRAINING = (GRADIENT, AUGMENTATION, ONE_DIRECTION, VALIDATED, LRU, LSTM)
+KINDS_OF_TRAINING = (GRADIENT, AUGMENTATION, ONE_DIRECTION, VALIDATED, LSTM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,11 +246,12 @@ class ModelConfig(ConfigSection):
     )
     num_layers: int | None = setting(
         None,
-        "residual layers of lru",
-        by_default=f"{DEFAULT_LAYERS}; other cells have 1",
+        "stacked layers, each of which reads the outputs of the layer before it; of "
+        "lru, residual layers",
+        by_default=f"1; of lru, {DEFAULT_LAYERS}",
         ge=1,
         le=64,
-        applies_to=LRU,
+        applies_to=GRADIENT,
     )
     pooling: Literal["last", "mean"] = setting(
         "last",

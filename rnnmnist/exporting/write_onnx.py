@@ -24,7 +24,7 @@ from rnnmnist.exporting.onnx_recurrences import (
     add_times,
     count_time_steps,
 )
-from rnnmnist.models.cells import BACKWARD, DELTAS, FILTERS
+from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
@@ -192,21 +192,41 @@ def _add_network(
 def _add_recurrence(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
-    """Adds what the head reads of one direction or both, [examples, hidden]."""
-    directions = {"": values}
-    if config.bidirectional:
-        directions[BACKWARD] = _reverse(graph, values, lengths)
+    """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""
+    *lower, last = layer_names(config)
+    for names in lower:
+        forward, *backward = _add_layer(graph, config, params, names, values, lengths)
+        flipped = [_reverse(graph, hidden, lengths) for hidden in backward]
+        values = graph.Concat(forward, *flipped, axis=2)
     results = []
-    for prefix, inputs in directions.items():
-        if config.is_linear:
-            hidden = add_layers(graph, config, params[f"{prefix}layers"], inputs)
-        else:
-            hidden = add_cell(graph, config, params[f"{prefix}cell"], inputs)
+    for hidden in _add_layer(graph, config, params, last, values, lengths):
         if config.pooling == "mean":
             results.append(_add_mean(graph, config, hidden, lengths))
         else:
             results.append(_add_last(graph, hidden, lengths))
     return graph.Concat(*results, axis=1)
+
+
+def _add_layer(
+    graph: Graph,
+    config: RunModelConfig,
+    params: Params,
+    names: list[str],
+    values: str,
+    lengths: str,
+) -> list[str]:
+    """Adds a layer; returns the hidden states of each direction in its reading order.
+
+    They are [time, examples, hidden].
+    """
+    inputs = [values]
+    if config.bidirectional:
+        inputs.append(_reverse(graph, values, lengths))
+    add_direction = add_layers if config.is_linear else add_cell
+    return [
+        add_direction(graph, config, params[name], each)
+        for name, each in zip(names, inputs, strict=True)
+    ]
 
 
 def _add_last(graph: Graph, sequences: str, lengths: str) -> str:

@@ -18,7 +18,13 @@ from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.models.wrappers import Bidirectional, Deltas, MeanPooling, Windows
+from rnnmnist.models.wrappers import (
+    Bidirectional,
+    Deltas,
+    MeanPooling,
+    Stack,
+    Windows,
+)
 from rnnmnist.runtime.random_streams import make_key
 
 # The class of a Flax cell, of a linear recurrent unit, or of random filters. `Any`,
@@ -85,9 +91,13 @@ def make_recurrence(
     The caller is the `setup` of the classifier. Flax binds each module that is created
     meanwhile, also by this function, to the classifier, so a `name` that is given here
     is the name of a parameter of the classifier: `params["cell"]`, whatever wraps the
-    cell. The names are part of the checkpoint format: `filters`, `cell`, or `layers` if
-    the recurrence is linear in its state; in the second direction after `backward_`;
-    and `deltas`.
+    cell. The names are part of the checkpoint format:
+
+    - `filters`: random filters;
+    - `cell`, `cell_1`, `cell_2`: the cells of one layer after another;
+    - `layers`: all residual layers of a recurrence that is linear in its state;
+    - `backward_cell`, `backward_layers`: the second direction;
+    - `deltas`: the standard deviation of delta features.
     """
     time_steps, num_features = input_shape
     features = 2 * num_features if config.differences else num_features
@@ -95,12 +105,7 @@ def make_recurrence(
     if config.fitting == "closed_form":
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
     else:
-        recurrence = _make_direction(config, cell, features, execution, prefix="")
-        if config.bidirectional:
-            backward = _make_direction(
-                config, cell, features, execution, prefix=BACKWARD
-            )
-            recurrence = Bidirectional(recurrence, backward)
+        recurrence = _make_layers(config, cell, features * config.window, execution)
     if config.window > 1:
         recurrence = Windows(recurrence, size=config.window, stride=config.stride)
     if config.differences:
@@ -108,9 +113,34 @@ def make_recurrence(
     return recurrence
 
 
-def cell_names(config: RunModelConfig) -> list[str]:
-    """Returns the names of the parameters of scanned cells."""
-    return ["cell", f"{BACKWARD}cell"] if config.bidirectional else ["cell"]
+def layer_names(config: RunModelConfig) -> list[list[str]]:
+    """Returns the names of the parameters of each layer, in each of its directions."""
+    if config.is_linear:
+        names = ["layers"]
+    else:
+        names = ["cell", *(f"cell_{index}" for index in range(1, config.num_layers))]
+    prefixes = ["", BACKWARD] if config.bidirectional else [""]
+    return [[prefix + name for prefix in prefixes] for name in names]
+
+
+def _make_layers(
+    config: RunModelConfig, cell: CellClass, features: int, execution: Execution
+) -> Recurrence:
+    all_names = layer_names(config)
+    layers: list[Recurrence] = []
+    for names in all_names:
+        directions = [
+            _make_direction(config, cell, features, execution, name) for name in names
+        ]
+        if config.pooling == "mean" and names is all_names[-1]:
+            directions = [
+                MeanPooling(direction, config.hidden_size) for direction in directions
+            ]
+        layers.append(
+            Bidirectional(*directions) if config.bidirectional else directions[0]
+        )
+        features = config.hidden_size * len(names)  # of the next layer
+    return layers[0] if len(layers) == 1 else Stack(layers, config.hidden_size)
 
 
 def _make_direction(
@@ -118,36 +148,29 @@ def _make_direction(
     cell: CellClass,
     features: int,
     execution: Execution,
-    *,
-    prefix: str,
+    name: str,
 ) -> Recurrence:
-    recurrence: Recurrence
     if config.is_linear:
         unroll = None if execution.parallel_scan else LINEAR_STEPS
-        recurrence = ResidualLayers(
+        return ResidualLayers(
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             unroll=unroll,
             remat_steps=execution.remat_steps,
             precision=execution.precision,
-            name=f"{prefix}layers",
+            name=name,
         )
-    else:
-        init: dict[str, nn.initializers.Initializer] = {}
-        if config.initializer == "tutorial":
-            # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden,
-            # outputs].
-            inputs = features * config.window + config.hidden_size
-            outputs = 4 * config.hidden_size
-            limit = math.sqrt(6 / (inputs + outputs))
-            glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-            init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-        scanned = LSTM if cell is LSTMCell else ScannedCell
-        recurrence = scanned(
-            cell(features=config.hidden_size, **init, name=f"{prefix}cell"),
-            unroll=execution.unroll,
-            precision=execution.precision,
-        )
-    if config.pooling == "mean":
-        recurrence = MeanPooling(recurrence, config.hidden_size)
-    return recurrence
+    init: dict[str, nn.initializers.Initializer] = {}
+    if config.initializer == "tutorial":
+        # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden, outputs].
+        inputs = features + config.hidden_size
+        outputs = 4 * config.hidden_size
+        limit = math.sqrt(6 / (inputs + outputs))
+        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+        init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+    scanned = LSTM if cell is LSTMCell else ScannedCell
+    return scanned(
+        cell(features=config.hidden_size, **init, name=name),
+        unroll=execution.unroll,
+        precision=execution.precision,
+    )

@@ -1,13 +1,14 @@
 """The parameters of a network: their initial values, shapes and number."""
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rnnmnist.models.cells import DELTAS, FILTERS, cell_names
+from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.lstm import init_gate_biases
 from rnnmnist.runtime.random_streams import make_key
@@ -42,7 +43,7 @@ def init_params(
         if config.initializer == "chrono":
             time_steps, _ = model.input_shape
             longest_memory = max(1, config.count_windows(time_steps) - 1)
-        for index, name in enumerate(cell_names(config)):
+        for index, name in enumerate(itertools.chain(*layer_names(config))):
             # `init` folds hashes of names into `key`, so it has not used this key.
             cell_key = jax.random.fold_in(key, index)
             cell = init_gate_biases(

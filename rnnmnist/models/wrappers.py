@@ -1,5 +1,6 @@
 """Recurrences that wrap another recurrence, and change its inputs or its outputs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import flax.linen as nn
@@ -206,13 +207,45 @@ class MeanPooling(nn.Module):
         return MeanCarry(recurrence, total, time), total / time
 
 
+class Stack(nn.Module):
+    """Stacked recurrent layers: each reads all outputs of the layer before it."""
+
+    layers: Sequence[Recurrence]
+    hidden_size: int  # of every layer, in one direction
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
+        """Runs the layers over whole sequences."""
+        *lower, last = self.layers
+        for layer in lower:
+            inputs = layer(inputs, lengths, every_step=True)
+        return last(inputs, lengths, every_step=every_step)
+
+    def start(self, batch: int, features: int) -> list[Carry]:
+        """Returns the carries before the first time step of `batch` sequences."""
+        first, *upper = self.layers
+        carries = [first.start(batch, features)]
+        return carries + [layer.start(batch, self.hidden_size) for layer in upper]
+
+    def step(
+        self, carry: list[Carry], inputs: jax.Array
+    ) -> tuple[list[Carry], jax.Array]:
+        """Runs the layers on one time step."""
+        carries = []
+        for layer, before in zip(self.layers, carry, strict=True):
+            after, inputs = layer.step(before, inputs)
+            carries.append(after)
+        return carries, inputs
+
+
 class Bidirectional(nn.Module):
     """Two recurrences, one of which reads each sequence from its end.
 
-    Their hidden states after the last time step they read, [batch, hidden] each, are
-    concatenated. Before the end of a sequence, the second one has not read anything. So
-    there is no carry and no hidden state after each time step, and `every_step` is
-    False.
+    Their outputs, [..., batch, hidden] each, are concatenated. With `every_step`, the
+    output of the second recurrence at a time step is that after it has read the
+    sequence from its end back to this time step. It depends on later time steps, so
+    there is no carry, and a layer in two directions cannot read streams.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
@@ -229,10 +262,12 @@ class Bidirectional(nn.Module):
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
         after = self.forward(inputs, lengths, every_step=every_step)
         before = self.backward(flipped, lengths, every_step=every_step)
+        if every_step:
+            before = flip_sequences(before, lengths, num_batch_dims=1, time_major=True)
         return jnp.concatenate([after, before], axis=-1)
 
     def start(self, batch: int, features: int) -> NoReturn:
-        """Raises an error, since there is no state of a part of a sequence."""
+        """Raises an error, since there is no carry after a part of a sequence."""
         raise NotImplementedError
 
     def step(self, carry: NoReturn, inputs: jax.Array) -> NoReturn:

@@ -32,6 +32,7 @@ STROKE_WIDTH = 2.3  # pixels of 28; below MNIST's, so that loops in digits stay 
 # Settings of the networks that the page can show.
 SUPPORTED = {
     "model.cell": "lstm",
+    "model.num_layers": 1,
     "model.pooling": "last",
     "model.window": 1,
     "model.bidirectional": False,

@@ -230,7 +230,7 @@ REFUSED: list[tuple[Task, dict[str, object], str]] = [
     (SEQUENCES, {"data.view": "columns"}, "mine has sequences"),
     (TASK, {"data.path": "a.npz"}, "--config=files"),
     (TASK, {"data.permutation": "random:1"}, "data.view=permuted"),
-    (TASK, {"model.num_layers": 2, "model.cell": "a.py:A"}, "model.cell=lru"),
+    (TASK, {"model.num_layers": 2, "model.cell": "filters"}, "training by gradients"),
     (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}, "model.cell=lstm"),
     (TASK, {"train.num_steps": 5, "model.cell": "filters"}, "configuration filters"),
     (TASK, {"data.max_shift": 2, "model.cell": "filters"}, "by gradients on images"),

@@ -44,10 +44,11 @@ LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
     """A configuration for images if the data have a view, else for sequences."""
     name: Any = "mnist5k" if "view" in data else "files"
-    layers = 2 if cell in LINEAR_CELLS else 1
+    if cell in LINEAR_CELLS:
+        model |= {"num_layers": 2}
     return Config(
         data=DataConfig(name=name, **data),
-        model=ModelConfig(cell, hidden_size=24, num_layers=layers, **model),
+        model=ModelConfig(cell, hidden_size=24, **model),
     )
 
 
@@ -56,12 +57,17 @@ FILL, ZERO = {"missing": "forward_fill"}, {"missing": "zero"}
 BOTH = {"bidirectional": True}
 DIFFERENCES = {"differences": True}
 NETWORKS = {
-    "gru on pixels": config_of({"view": "pixels"}, "gru", window=56, stride=56),
+    "2 layers of gru on pixels": config_of(
+        {"view": "pixels"}, "gru", num_layers=2, window=56, stride=56
+    ),
     "rnn on permuted pixels": config_of(
         {"view": "permuted"}, "rnn", pooling="mean", window=16, stride=16, **BOTH
     ),
     "lru on columns": config_of({"view": "columns"}, "lru", **DIFFERENCES),
-    "lstm on one feature": config_of({}, "lstm", **BOTH),
+    "3 layers of lstm on one feature": config_of({}, "lstm", num_layers=3, **BOTH),
+    "2 layers of lstm on windows": config_of(
+        {}, "lstm", num_layers=2, pooling="mean", window=4, stride=3
+    ),
     "gru on sequences": config_of(FILL, "gru", pooling="mean", **BOTH, **DIFFERENCES),
     "rnn on windows": config_of(
         ZERO | {"normalize": "none"}, "rnn", window=4, stride=4

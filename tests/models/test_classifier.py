@@ -31,8 +31,8 @@ LENGTHS = np.array([4, 1, 28, 13, 20], np.int32)
 PADDING = np.arange(28) >= LENGTHS[:, None]
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 NETWORKS: dict[str, dict[str, Any]] = {
-    "lstm": {},
-    "gru": {"differences": True, "window": 5, "stride": 3},
+    "lstm": {"num_layers": 2},
+    "gru": {"differences": True, "window": 5, "stride": 3, "num_layers": 3},
     "rnn": {"window": 4, "stride": 4},
     "lru": {"differences": True, "pooling": "mean", "window": 8},
     "filters": {},
@@ -192,6 +192,32 @@ def test_the_second_direction_reads_each_sequence_from_its_end(cell: str) -> Non
     assert_close(logits_of(model, params, forward, LENGTHS), expected)
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both directions"])
+def test_a_layer_reads_the_sequences_of_the_layer_below(both: bool) -> None:
+    """In two directions, the backward states are in the order of the time steps."""
+    model, params = build("rnn", num_layers=2, bidirectional=both, pooling="mean")
+    prefixes = ["", BACKWARD] if both else [""]
+    step = jax.jit(nn.SimpleCell(features=16).apply)
+    results = []
+    for index, length in enumerate(LENGTHS):
+        values = INPUTS[index, :length]
+        for layer in ("cell", "cell_1"):
+            outputs = []
+            for prefix in prefixes:
+                times = slice(None, None, -1 if prefix else 1)
+                hidden, states = np.zeros((1, 16), np.float32), []
+                for row in values[times]:
+                    variables = {"params": params[prefix + layer]}
+                    hidden, _ = step(variables, hidden, row[None])
+                    states.append(np.ravel(hidden))
+                outputs.append(np.array(states)[times])
+            values = np.concatenate(outputs, axis=1)
+        results.append(values.mean(axis=0))
+    expected = np.array(results) @ params["head"]["kernel"] + params["head"]["bias"]
+    padded = np.where(PADDING[..., None], np.float32(0), INPUTS)
+    assert_close(logits_of(model, params, padded, LENGTHS), expected)
+
+
 @pytest.mark.parametrize(("cell", "number"), [("lstm", 81_674), ("gru", 61_706)])
 def test_the_number_of_parameters(cell: str, number: int) -> None:
     model = model_of(ModelConfig(cell=cell))
@@ -208,12 +234,16 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 @pytest.mark.usefixtures("fast_programs")
 def test_chrono_draws_the_biases_of_two_gates() -> None:
     """Forget gates that keep 1 to T - 1 windows, and the opposite input gates."""
-    params = init(initializer="chrono", window=2, stride=2)
-    forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
-    np.testing.assert_array_equal(forget, -opposite)
-    memories = np.exp(forget)
-    assert 1 <= memories.min() < 3 < 11 < memories.max() <= 13
-    assert memories.mean() == pytest.approx(7, rel=0.2)
+    params = init(initializer="chrono", window=2, stride=2, num_layers=2)
+    drawn = []
+    for name in ("cell", "cell_1"):
+        forget, opposite = (params[name][gate]["bias"] for gate in ("hf", "hi"))
+        np.testing.assert_array_equal(forget, -opposite)
+        memories = np.exp(forget)
+        assert 1 <= memories.min() < 3 < 11 < memories.max() <= 13
+        assert memories.mean() == pytest.approx(7, rel=0.2)
+        drawn.append(memories)
+    assert (drawn[0] != drawn[1]).all()
 
 
 def test_the_tutorial_initializer() -> None:
