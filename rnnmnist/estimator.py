@@ -54,8 +54,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             "filters", which are random and do not have these parameters, and "lru".
         hidden_size: units of the hidden state, or filters. None is 64; of filters,
             1,000.
-        num_layers: residual layers of lru.
-            None is 2 for lru, and 1 for other cells, which have no other number.
+        num_layers: stacked layers, each of which reads the outputs of the layer before
+            it. None is 1; of lru, 2.
+        dropout: the probability with which training drops each output of a layer. None
+            is 0.
         pooling: what the head reads: the hidden state after the "last" time step, or
             the "mean" of those of all time steps, which None is.
         bidirectional: whether a second recurrence reads the sequence from its end. None
@@ -113,6 +115,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     cell: str | None = None
     hidden_size: int | None = None
     num_layers: int | None = None
+    dropout: float | None = None
     pooling: Literal["last", "mean"] | None = None
     bidirectional: bool | None = None
     differences: bool | None = None

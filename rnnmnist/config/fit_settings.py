@@ -26,6 +26,7 @@ class FitSettings(TypedDict, total=False):
     cell: str
     hidden_size: int | None
     num_layers: int | None
+    dropout: float
     pooling: Literal["last", "mean"]
     window: int | None
     stride: int | None

@@ -253,6 +253,14 @@ class ModelConfig(ConfigSection):
         le=64,
         applies_to=GRADIENT,
     )
+    dropout: float = setting(
+        0.0,
+        "probability with which training drops each output of a layer, before the next "
+        "layer and before the head",
+        ge=0,
+        lt=1,
+        applies_to=GRADIENT,
+    )
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last time step, or the mean "

@@ -16,7 +16,7 @@ import msgspec
 
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 Resume = Literal["refused", "allowed", "warned"]
 
@@ -103,9 +103,9 @@ def setting(
 ) -> Any:
     """Declares a `Setting`: a field of a `ConfigSection`.
 
-    The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
-    not apply to None. `form` describes the values of other types than those of `TYPES`,
-    and the texts that match a pattern. The other arguments are fields of `Setting`.
+    The constraints are `ge`, `gt`, `le`, `lt` or `pattern`, as for `msgspec.Meta`. They
+    do not apply to None. `form` describes the values of types that `TYPES` lacks, and
+    the texts that match a pattern. The other arguments are fields of `Setting`.
     """
     # `settings_of` adds the name and the type.
     declared = Setting(

@@ -72,6 +72,7 @@ class Batch(NamedTuple):
     labels: jax.Array  # int32 [...]
     lengths: jax.Array | None  # int32 [...], in time steps; None: no padding
     weights: jax.Array | None  # float32 [...], of examples in the loss; None: all are 1
+    keys: jax.Array | None = None  # [batch], for dropout, which `BatchTransform` sets
 
 
 class Chunk(NamedTuple):
@@ -97,6 +98,7 @@ class BatchTransform(NamedTuple):
     shape: tuple[int, ...]  # of an example: rows and columns, or time and features
     distortions: Distortions  # limits of random distortions; by default, none
     view: View
+    has_dropout: bool  # whether the network needs keys
 
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
@@ -108,6 +110,7 @@ class BatchTransform(NamedTuple):
             shape=task.image_shape or (task.time_steps, task.features),
             distortions=Distortions(**limits),
             view=View(config.data.view, config.data.permutation),
+            has_dropout=config.model.dropout > 0,
         )
 
     def __call__(
@@ -144,7 +147,14 @@ class BatchTransform(NamedTuple):
                 )
                 values = apply_warp(values, warp)
         inputs = self.view(values)  # also scales pixels to [0, 1]
-        return stored._replace(inputs=inputs)
+        keys = None
+        if self.has_dropout:
+            # A key for each example, by its position in the whole batch, so that its
+            # mask does not depend on the number of devices.
+            key = jax.random.fold_in(stream_key(seed, Stream.DROPOUT), step)
+            positions = shard * size + jnp.arange(size)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+        return stored._replace(inputs=inputs, keys=keys)
 
 
 def batch_indices(

@@ -7,6 +7,7 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import CellClass, make_recurrence, resolve_cell
+from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.recurrences import Carry, Recurrence
 
 
@@ -54,6 +55,7 @@ class SequenceClassifier(nn.Module):
         lengths: jax.Array | None = None,
         *,
         every_step: bool = False,
+        keys: jax.Array | None = None,
     ) -> jax.Array:
         """Computes logits.
 
@@ -62,14 +64,17 @@ class SequenceClassifier(nn.Module):
             lengths: int32 [batch], the number of time steps of each sequence before the
                 padding, at least 1. None means that there is no padding.
             every_step: whether there are logits after each time step.
+            keys: the keys of dropout in training, one for each example, [batch]. None
+                means that nothing is dropped.
 
         Returns:
             The logits after the last time step of each sequence, float32 [batch,
             classes], or with `every_step` [batch, time, classes]. Those in the padding
             have no meaning.
         """
-        hidden = self.hidden(inputs, lengths, every_step=every_step)
-        logits = self.head(hidden)
+        dropout = Dropout(self.config.dropout, keys)
+        hidden = self.hidden(inputs, lengths, every_step=every_step, dropout=dropout)
+        logits = self.head(dropout.apply(hidden, "last_layer"))
         if every_step:  # hidden states are [time, batch, hidden]
             logits = logits.swapaxes(0, 1)
         return logits
@@ -80,15 +85,18 @@ class SequenceClassifier(nn.Module):
         lengths: jax.Array | None = None,
         *,
         every_step: bool = False,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
-        """Computes the inputs of the head. The arguments are those of `__call__`.
+        """Computes the inputs of the head, before dropout.
 
         Returns the outputs of the recurrent layer after the last time step of each
         sequence, [batch, hidden], or with `every_step` after each time step, [time,
         batch, hidden].
         """
         time_major = inputs.swapaxes(0, 1)
-        return self.recurrence(time_major, lengths, every_step=every_step)
+        return self.recurrence(
+            time_major, lengths, every_step=every_step, dropout=dropout
+        )
 
     def start(self, batch: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""

@@ -37,6 +37,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnmnist.models.dropout import NO_DROPOUT, Dropout
+
 ORDER = 3  # recurrences, one behind the other
 THRESHOLDS = 4  # of each filter
 # The time constants are log-uniform, from this number of time steps to the sixth part
@@ -86,7 +88,12 @@ class FilterBank(nn.Module):
         self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, number))
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Filters whole sequences, up to the end of the longest one."""
         time, batch, features = inputs.shape  # time and batch can be symbolic

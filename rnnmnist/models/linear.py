@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.recurrences import select_last
 
 States = tuple[jax.Array, ...]  # of each layer, complex64 [batch, hidden]
@@ -50,24 +51,41 @@ class ResidualLayers(nn.Module):
         ]
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Runs the layers over whole sequences."""
         time, batch, features = inputs.shape
         carry = self.start(batch, features)
+        masks = []
+        if dropout.keys is not None:
+            # Drawn for all time steps, so that the backward pass, which computes blocks
+            # again, does not draw them again.
+            masks = [
+                dropout.draw_mask(f"{self.name}_{index}", (time, self.hidden_size))
+                for index in range(self.num_layers - 1)
+            ]
         size = min(self.remat_steps or time, time)
         if size == time:
-            _, hidden = self.advance(carry, inputs)
+            _, hidden = self.advance(carry, inputs, masks)
         else:
-            padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
-            blocks = padded.reshape(-1, size, batch, features)
+
+            def divide(array: jax.Array) -> jax.Array:
+                padded = jnp.pad(array, ((0, -time % size), (0, 0), (0, 0)))
+                return padded.reshape(-1, size, batch, array.shape[-1])
+
+            blocks, mask_blocks = jax.tree.map(divide, (inputs, masks))
             # With `remat`, the backward pass computes a block again.
             scan_blocks = nn.scan(
                 nn.remat(ResidualLayers.advance, prevent_cse=False),
                 variable_broadcast="params",
                 split_rngs={"params": False},
             )
-            _, hidden = scan_blocks(self, carry, blocks)
+            _, hidden = scan_blocks(self, carry, blocks, mask_blocks)
             hidden = hidden.reshape(-1, batch, self.hidden_size)[:time]
         return hidden if every_step else select_last(hidden, lengths)
 
@@ -77,17 +95,25 @@ class ResidualLayers(nn.Module):
 
     def step(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
         """Runs the layers on one time step."""
-        carry, hidden = self.advance(carry, inputs[None])
+        carry, hidden = self.advance(carry, inputs[None], [])
         return carry, hidden[0]
 
-    def advance(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
-        """Runs the layers over a block of time steps."""
+    def advance(
+        self, carry: States, inputs: jax.Array, masks: list[jax.Array]
+    ) -> tuple[States, jax.Array]:
+        """Runs the layers over a block of time steps.
+
+        The masks of dropout, [time, batch, hidden], are for the outputs of each layer
+        but the last. In evaluations, there are none.
+        """
         states = []
         with jax.default_matmul_precision(self.precision):
             hidden = self.encoder(inputs)
-            for layer, state in zip(self.layers, carry, strict=True):
-                new_state, hidden = layer(state, hidden)
-                states.append(new_state)
+            for index, layer in enumerate(self.layers):
+                if masks and index:
+                    hidden *= masks[index - 1]
+                state, hidden = layer(carry[index], hidden)
+                states.append(state)
         return tuple(states), hidden
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.recurrences import Output, ScannedCell
 from rnnmnist.runtime.random_streams import make_key
 
@@ -61,7 +62,12 @@ class LSTM(ScannedCell):
     cell: "LSTMCell"
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Runs the cell over whole sequences."""
         if every_step or lengths is not None:

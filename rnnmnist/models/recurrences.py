@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.runtime.random_streams import make_key
 
 # Each recurrence has its own type of carry. Flax declares none for its cells.
@@ -26,7 +27,12 @@ class Recurrence(Protocol):
     """
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Reads whole sequences and returns their hidden states.
 
@@ -36,6 +42,7 @@ class Recurrence(Protocol):
                 its padding, at least 1. None means that there is no padding.
             every_step: whether the result has a hidden state for each time step, not
                 only for the last one.
+            dropout: applied between layers. A single layer does not use it.
 
         Returns:
             The hidden state after the last time step of each sequence, [batch, hidden],
@@ -76,7 +83,12 @@ class ScannedCell(nn.Module):
     precision: str | None = None  # as for `jax.default_matmul_precision`
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Runs the cell over whole sequences."""
         _, batch, features = inputs.shape

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
+from rnnmnist.models.dropout import Dropout
 from rnnmnist.models.recurrences import Carry, Recurrence, select_last
 
 
@@ -44,11 +45,16 @@ class Deltas(nn.Module):
         self.std = self.param("std", nn.initializers.ones, (self.features,))
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Runs the recurrence over whole sequences and their deltas."""
         both = self.append_deltas(inputs, lengths)
-        return self.recurrence(both, lengths, every_step=every_step)
+        return self.recurrence(both, lengths, every_step=every_step, dropout=dropout)
 
     def start(self, batch: int, features: int) -> DeltasCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -109,7 +115,12 @@ class Windows(nn.Module):
     stride: int  # at most the size
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Runs the recurrence over the windows of whole sequences."""
         time, batch, features = inputs.shape  # time and batch can be symbolic
@@ -125,7 +136,9 @@ class Windows(nn.Module):
         counts = None
         if lengths is not None:
             counts = (lengths + zeros_after) // self.stride
-        hidden = self.recurrence(windows, counts, every_step=every_step)
+        hidden = self.recurrence(
+            windows, counts, every_step=every_step, dropout=dropout
+        )
         if not every_step:
             return hidden
         # Element n is the output after n windows, which is 0 after none.
@@ -181,10 +194,15 @@ class MeanPooling(nn.Module):
     hidden_size: int  # of the recurrence
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Runs the recurrence over whole sequences."""
-        hidden = self.recurrence(inputs, lengths, every_step=True)
+        hidden = self.recurrence(inputs, lengths, every_step=True, dropout=dropout)
         if lengths is None and not every_step:
             return hidden.mean(axis=0)
         times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
@@ -214,13 +232,19 @@ class Stack(nn.Module):
     hidden_size: int  # of every layer, in one direction
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Runs the layers over whole sequences."""
         *lower, last = self.layers
-        for layer in lower:
-            inputs = layer(inputs, lengths, every_step=True)
-        return last(inputs, lengths, every_step=every_step)
+        for index, layer in enumerate(lower):
+            outputs = layer(inputs, lengths, every_step=True, dropout=dropout)
+            inputs = dropout.apply(outputs, f"layer_{index}")
+        return last(inputs, lengths, every_step=every_step, dropout=dropout)
 
     def start(self, batch: int, features: int) -> list[Carry]:
         """Returns the carries before the first time step of `batch` sequences."""
@@ -256,12 +280,17 @@ class Bidirectional(nn.Module):
     backward: Recurrence
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None,
+        *,
+        every_step: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Runs both over whole sequences."""
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
-        after = self.forward(inputs, lengths, every_step=every_step)
-        before = self.backward(flipped, lengths, every_step=every_step)
+        after = self.forward(inputs, lengths, every_step=every_step, dropout=dropout)
+        before = self.backward(flipped, lengths, every_step=every_step, dropout=dropout)
         if every_step:
             before = flip_sequences(before, lengths, num_batch_dims=1, time_major=True)
         return jnp.concatenate([after, before], axis=-1)

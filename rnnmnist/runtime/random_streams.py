@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     ORDER = 1
     DISTORTION = 2
     FILTERS = 3
+    DROPOUT = 4
 
 
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:

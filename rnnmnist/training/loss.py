@@ -63,7 +63,11 @@ class Objective:
         """
         labels, lengths = batch.labels, batch.lengths
         outputs = self.model.apply(
-            {"params": params}, batch.inputs, lengths, every_step=self.every_step
+            {"params": params},
+            batch.inputs,
+            lengths,
+            every_step=self.every_step,
+            keys=batch.keys,
         )
         logits = jnp.asarray(outputs)  # for type checkers: `apply` can return a pair
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])

@@ -66,7 +66,7 @@ NETWORKS = {
     "lru on columns": config_of({"view": "columns"}, "lru", **DIFFERENCES),
     "3 layers of lstm on one feature": config_of({}, "lstm", num_layers=3, **BOTH),
     "2 layers of lstm on windows": config_of(
-        {}, "lstm", num_layers=2, pooling="mean", window=4, stride=3
+        {}, "lstm", num_layers=2, pooling="mean", window=4, stride=3, dropout=0.5
     ),
     "gru on sequences": config_of(FILL, "gru", pooling="mean", **BOTH, **DIFFERENCES),
     "rnn on windows": config_of(

@@ -1,0 +1,58 @@
+"""Dropout with masks that do not depend on the number of devices."""
+
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Dropout(NamedTuple):
+    """Drops outputs of layers in one update of the training.
+
+    Each example has a key, so its masks depend neither on the device that computes the
+    example nor on the other examples of the batch.
+
+    An output of a layer is dropped where the next layer or the head reads it. As in
+    `torch.nn.LSTM`, the outputs at different time steps are dropped independently.
+    Unlike there, the outputs of the last layer are dropped, too, after the pooling over
+    time. S5 differs: it drops the outputs of a residual layer before they are added to
+    its inputs, and the same units at all time steps.
+
+    References:
+        Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way
+        to Prevent Neural Networks from Overfitting", JMLR 15, 2014.
+    """
+
+    rate: float  # the probability with which an output is dropped
+    keys: jax.Array | None  # of random numbers, [batch]; None: nothing is dropped
+
+    def apply(self, outputs: jax.Array, layer: str) -> jax.Array:
+        """Drops outputs of a layer, [..., batch, hidden]."""
+        if self.keys is None:
+            return outputs
+        *leading, _, size = outputs.shape
+        return outputs * self.draw_mask(layer, (*leading, size))
+
+    def draw_mask(self, layer: str, shape: tuple[int, ...]) -> jax.Array:
+        """Returns a mask: 0 where an output is dropped, and 1 / (1 - rate) elsewhere.
+
+        It needs keys.
+
+        Args:
+            layer: a name of the layer. Masks of different layers are independent.
+            shape: of the outputs of one example, [..., hidden].
+
+        Returns:
+            The mask, float32 [..., batch, hidden].
+        """
+
+        def draw(key: jax.Array) -> jax.Array:
+            layer_key = jax.random.fold_in(key, zlib.crc32(layer.encode()))
+            is_kept = jax.random.bernoulli(layer_key, 1 - self.rate, shape)
+            return jnp.where(is_kept, 1 / (1 - self.rate), 0.0)
+
+        return jax.vmap(draw, out_axes=-2)(self.keys)  # type: ignore[arg-type]
+
+
+NO_DROPOUT = Dropout(rate=0.0, keys=None)

@@ -1,0 +1,151 @@
+"""Dropout: its masks, and runs that depend on seed and step alone."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import (
+    batches_of,
+    chunk_of,
+    mesh_of,
+    model_of,
+    random_examples,
+    random_params,
+    rates_of,
+    run_config,
+    task_of,
+)
+
+from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.data.examples import Examples
+from rnnmnist.models.dropout import Dropout
+from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.training.state import Program, create_state
+from rnnmnist.training.step import train_chunk
+
+RATE = 0.25
+NETWORKS: dict[str, dict[str, Any]] = {
+    "lstm": {"window": 4, "stride": 4},
+    "gru": {"bidirectional": True, "pooling": "mean"},
+    "lru": {"bidirectional": True, "pooling": "mean", "num_layers": 3},
+}
+TASK = task_of(28, 28, 10)
+LENGTHS = np.arange(24, dtype=np.int32) % 28 + 1
+EXAMPLES = Examples(
+    random_examples(24).stored / np.float32(255),
+    np.asarray(LENGTHS),
+    labels=random_examples(24).labels,
+)
+STEPS = 8
+
+
+def config_of(cell: str, **settings: Any) -> RunConfig:
+    model = {"cell": cell, "hidden_size": 8, "num_layers": 2, "dropout": RATE}
+    model |= NETWORKS[cell]
+    changes = {f"model.{name}": value for name, value in model.items()}
+    return run_config(
+        {"train.batch_size": 16, "train.num_steps": 50, **changes, **settings}
+    )
+
+
+def train(config: RunConfig, devices: int, cuts: Sequence[int] = (STEPS,)) -> list[Any]:
+    """Returns the networks after `STEPS` updates, in calls that end with the cuts."""
+    mesh = mesh_of(devices)
+    program = Program.create(config, TASK, mesh)
+    chunk = chunk_of(batches_of(EXAMPLES, config, mesh), 0)
+    state = create_state(config, program)
+    first = 0
+    for end in cuts:
+        state, _ = train_chunk(
+            state,
+            chunk,
+            rates_of(chunk, config),
+            jnp.int32(first),
+            jnp.int32(end),
+            program=program,
+        )
+        first = end
+    return split_ensemble(jax.device_get(state.params))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
+@pytest.mark.parametrize("cell", NETWORKS)
+def test_masks_follow_from_the_seed_and_the_step(cell: str) -> None:
+    """Not from the calls, the devices or the other seeds."""
+    config = config_of(cell)
+    (expected,) = train(config, 1)
+    (resumed,) = train(config, 1, (3, STEPS))
+    assert params_sha256(resumed) == params_sha256(expected)
+    (shared,) = train(config, 2)
+    two = config.replace({"num_seeds": 2})
+    first, second = train(two, 1)
+    close = functools.partial(np.testing.assert_allclose, atol=2e-4)
+    jax.tree.map(close, shared, expected)
+    jax.tree.map(close, first, expected)
+    (alone,) = train(config.replace({"seed": config.seed + 1}), 1)
+    jax.tree.map(close, second, alone)
+    (undropped,) = train(config.replace({"model.dropout": 0.0}), 1)
+    changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), undropped, expected)
+    assert max(jax.tree.leaves(changes)) > 0.02  # more than the tolerance
+
+
+def test_a_mask_keeps_the_mean() -> None:
+    """Masks of examples, time steps, units and layers are independent."""
+    keys = jax.random.split(jax.random.key(0), 30)
+    dropout = Dropout(RATE, keys)
+    drawn = [dropout.draw_mask(name, (20, 40)) for name in ("a", "b")]
+    masks = np.array(drawn)
+    assert masks.shape == (2, 20, 30, 40)
+    assert set(np.unique(masks)) == {0, np.float32(1 / (1 - RATE))}
+    for axis in range(4):
+        means = masks.mean(axis=tuple({0, 1, 2, 3} - {axis}))
+        np.testing.assert_allclose(means, 1, atol=0.12)
+        moved = np.moveaxis(masks, axis, 0)
+        same = (moved[0] == moved[1]).mean()
+        assert same == pytest.approx(RATE**2 + (1 - RATE) ** 2, abs=0.05)
+    fewer = Dropout(RATE, keys[7:9]).draw_mask("a", (20, 40))
+    np.testing.assert_array_equal(fewer, masks[0, :, 7:9])
+
+
+def test_outputs_are_dropped_between_layers_and_before_the_head() -> None:
+    model = model_of(ModelConfig("rnn", hidden_size=8, num_layers=2, dropout=RATE))
+    params = random_params(model)
+    keys = jax.random.split(jax.random.key(1), 5)
+    inputs = np.random.default_rng(0).normal(size=(5, 28, 28)).astype(np.float32)
+    found: Any = model.apply({"params": params}, inputs, keys=keys)
+    dropout = Dropout(RATE, keys)
+    step: Any = nn.SimpleCell(features=8).apply
+    values: Any = inputs.swapaxes(0, 1)
+    for name in ("cell", "cell_1"):
+        hidden = jnp.zeros((5, 8))
+        states = []
+        for row in values:
+            hidden, _ = step({"params": params[name]}, hidden, row)
+            states.append(hidden)
+        values = dropout.apply(jnp.stack(states), "layer_0")
+    dropped = dropout.apply(hidden, "last_layer")
+    expected = dropped @ params["head"]["kernel"] + params["head"]["bias"][None]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_of_residual_layers_have_the_masks_of_the_whole_sequence() -> None:
+    keys = jax.random.split(jax.random.key(1), 5)
+    inputs = np.random.default_rng(0).normal(size=(5, 28, 28)).astype(np.float32)
+    config = ModelConfig("lru", hidden_size=8, num_layers=3, dropout=RATE)
+    whole: Any = model_of(config).clone(execution=DEFAULTS["tpu"])
+    blocks: Any = model_of(config)
+    assert blocks.execution.remat_steps and not whole.execution.remat_steps
+    variables = {"params": random_params(blocks)}
+    expected = whole.apply(variables, inputs, keys=keys)
+    found = blocks.apply(variables, inputs, keys=keys)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(found - blocks.apply(variables, inputs)).max() > 0.1
