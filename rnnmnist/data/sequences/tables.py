@@ -2,9 +2,8 @@
 
 import csv
 import io
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +48,6 @@ TEXTS = (
     "predict, in a file without this column"
 )
 
-Place = Callable[[int], str]  # returns how a message calls a row, from 0
 Roles = Mapping[str, str]  # the roles of columns with other names, by their names
 
 
@@ -58,49 +56,23 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
 
     If the wanted features have names, these alone are read, as by the other functions.
     """
-    header_line, cells = next(_csv_rows(path), (0, []))
-    names = [cell.strip() for cell in cells]
-    columns = _choose_columns(names, roles, wanted)
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            pyarrow.csv.ReadOptions(column_names=names, skip_rows=header_line),
-            pyarrow.csv.ParseOptions(newlines_in_values=True),
-            pyarrow.csv.ConvertOptions(
-                include_columns=list(columns.values()),
-                column_types=dict.fromkeys(names, pa.string()),
-            ),
-        )
-    except pa.ArrowInvalid:
-        for line, cells in _csv_rows(path):
-            if len(cells) != len(names):
-                raise UserError(
-                    f"line {line}: the number of cells is {len(cells)}, not "
-                    f"{len(names)} as in line {header_line}; close all quotes, and put "
-                    "them around texts that contain a comma"
-                ) from None
-        raise
-
-    def place(row: int) -> str:
-        line, _ = next(itertools.islice(_csv_rows(path), row + 1, None))
-        return f"line {line}"
-
-    return _to_arrays(table, columns, place)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows that are not empty, and the number of the line where each ends.
-
-    The first one has the names of the columns.
-    """
     with (
         pa.input_stream(path) as stream,  # decompressed, if the name says so
         io.TextIOWrapper(stream, "utf-8-sig", newline="") as file,
     ):
-        reader = csv.reader(file)
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
+        found = next(filter(None, csv.reader(file)), [])  # the first line with cells
+    names = {name.strip(): name for name in found}
+    columns = _choose_columns([name.strip() for name in found], roles, wanted)
+    read_names = [names[name] for name in columns.values()]
+    table = pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            include_columns=read_names,
+            column_types=dict.fromkeys(read_names, pa.string()),
+        ),
+    )
+    return _to_arrays(table.rename_columns(list(columns.values())), columns)
 
 
 def read_parquet(
@@ -110,7 +82,7 @@ def read_parquet(
     with pyarrow.parquet.ParquetFile(path) as file:
         columns = _choose_columns(file.schema_arrow.names, roles, wanted)
         table = file.read(columns=list(columns.values()))
-    return _to_arrays(table, columns, _number_row)
+    return _to_arrays(table, columns)
 
 
 def read_stream(
@@ -119,11 +91,7 @@ def read_stream(
     """Reads a table in memory, which is an object that offers the Arrow stream."""
     table = pa.RecordBatchReader.from_stream(inputs).read_all()
     columns = _choose_columns(table.column_names, roles, wanted)
-    return _to_arrays(table, columns, _number_row)
-
-
-def _number_row(row: int) -> str:
-    return f"row {row + 1}"
+    return _to_arrays(table, columns)
 
 
 def _choose_columns(
@@ -155,16 +123,14 @@ def _choose_columns(
     return {role: name for role, name in columns.items() if role in chosen}
 
 
-def _to_arrays(
-    table: pa.Table, columns: Mapping[str, str], place: Place
-) -> dict[str, Any]:
+def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     """Makes the arguments of `check_arrays` of the columns of a table.
 
     The sequences are in the order of their first rows in the table.
     """
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
-    cells = {role: _Column(name, table[name], place) for role, name in columns.items()}
+    cells = {role: _Column(name, table[name]) for role, name in columns.items()}
     for column in cells.values():
         if pa.types.is_nested(column.values.type):
             raise column.refusal(0, "one number or text in each row")
@@ -188,7 +154,6 @@ class _Column(NamedTuple):
 
     name: str
     values: pa.ChunkedArray
-    place: Place
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
         """Returns indices of texts, int32 [rows], and the texts.
@@ -264,11 +229,14 @@ class _Column(NamedTuple):
         raise self.refusal(row, allowed)
 
     def refusal(self, row: int, allowed: str) -> UserError:
-        """Returns the error that the value of a row is not allowed."""
+        """Returns the error that the value of a row is not allowed.
+
+        Messages count rows from 1, without the line of the columns' names.
+        """
         value = self.values[row].as_py()
         text = "" if value is None else str(value)
         return UserError(
-            f"{self.place(row)}: the column {escape_unprintable(self.name)} has "
+            f"row {row + 1}: the column {escape_unprintable(self.name)} has "
             f"{format_value(text)}; allowed are {allowed}"
         )
 

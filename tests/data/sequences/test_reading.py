@@ -422,22 +422,22 @@ WRONG_CSV = [
     ("sequence, time,0,1,label", "sequence;time", "has the columns ['sequence;time'];"),
     (CSV[CSV.index("a,0") :], "", "has no rows"),
     ("sequence,", "sequnce,", ": has the columns ['sequnce', 'time',"),
-    (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
+    (",label", ",lable", "row 1: the column lable has 'cat'; allowed are numbers"),
     ("0,1,label", "0,0,label", ": has the columns ['sequence', 'time', '0', '0'"),
     (
         "b,7,5,6,bird",
         '"b\n2",7,5',
-        "line 4: the number of cells is 3, not 5 as in line 1",
+        "Expected 5 columns, got 3: ",
     ),
-    ("b,7,5", f"b,{2**63 + 2**11},5", f"line 3: the column time has '{2**63 + 2**11}'"),
-    ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
-    ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
+    ("b,7,5", f"b,{2**63 + 2**11},5", f"row 2: the column time has '{2**63 + 2**11}'"),
+    ("b,7,5", "b,2026-05-01,5", "row 2: the column time has '2026-05-01'"),
+    ("6,bird", "6,", "row 2: the column label has ''; allowed are texts"),
     (
         "a,2.5",
         "a,0.0",
-        "line 4: the column time has '0.0'; allowed are different times",
+        "row 3: the column time has '0.0'; allowed are different times",
     ),
-    ("4,cat", "4,dog", "line 4: the column label has 'dog'; allowed are one text"),
+    ("4,cat", "4,dog", "row 3: the column label has 'dog'; allowed are one text"),
 ]
 
 
@@ -470,7 +470,7 @@ def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
     for name, content in (("data.csv.gz", CSV), ("cut.csv.gz", CSV + "a,b\n")):
         (tmp_path / name).write_bytes(gzip.compress(content.encode()))
     np.testing.assert_array_equal(read(tmp_path / "data.csv.gz").lengths, LENGTHS)
-    assert "line 8: the number of cells is 2, not 5" in refusal(tmp_path / "cut.csv.gz")
+    assert "Expected 5 columns, got 2: a,b" in refusal(tmp_path / "cut.csv.gz")
     path = (tmp_path / "data.csv.gz").rename(tmp_path / "data.csv")
     assert ".csv.gz only if it is compressed" in refusal(path)
 
