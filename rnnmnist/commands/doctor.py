@@ -2,10 +2,10 @@
 
     rnnmnist doctor --require=gpu
 
-The flags of `rnnmnist train` describe the run. Two of its steps are trained in a
-temporary folder, on the embedded images if the data set is not prepared, whose smaller
-number says nothing about memory; random filters are fitted to a few sequences. The exit
-code is 1 if the run would not work, or would use other devices than required.
+The flags of `rnnmnist train` describe the run. The doctor loads its data, which
+downloads and prepares a data set of images as the run would, and trains two of its
+steps, or fits its random filters, in a temporary folder. The exit code is 1 if the run
+would not work, or would use other devices than required.
 """
 
 import argparse
@@ -13,25 +13,12 @@ import contextlib
 import platform
 import tempfile
 import time
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rnnmnist.commands import command_line
-from rnnmnist.errors import (
-    DataWarning,
-    RunError,
-    as_failure,
-    summarize_error,
-)
-
-if TYPE_CHECKING:
-    from rnnmnist.config.recipes import Request
-    from rnnmnist.config.schema import Config
-    from rnnmnist.data.examples import Dataset
+from rnnmnist.errors import RunError, as_failure, summarize_error
 
 STEPS = 2
-FEW = 24  # examples of each split, at most, if filters are fitted
 
 
 def main(argv: list[str]) -> None:
@@ -58,9 +45,9 @@ def show(label: str, text: str) -> None:
 def check_run(args: argparse.Namespace) -> None:
     """Shows what a run would use, and trains its first steps in a temporary folder."""
     import jax
-    import numpy as np
 
     from rnnmnist.config.resolving import resolve
+    from rnnmnist.data.datasets import load_for_training
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.distributed import broadcast, initialize
@@ -78,8 +65,10 @@ def check_run(args: argparse.Namespace) -> None:
     with open_workdir(args.request, args.workdir) as start:
         state = start.completion or f"a run would go on from step {start.step}"
         show("workdir", f"{args.workdir}, {state}")
-        chosen, dataset = load(args.request, start.config)
-        config = resolve(chosen, dataset.task)
+        chosen, _, dataset = load_for_training(args.request, start.config)
+        task = dataset.task
+        show("data", f"{task.name}: {task.sizes} {task.noun}")
+        config = resolve(chosen, task)
         mesh = start.check(config, dataset)
         devices = f"{jax.device_count()} x {platform_of(mesh)}"
         show("devices", f"{mesh.size} of {devices}")
@@ -89,15 +78,7 @@ def check_run(args: argparse.Namespace) -> None:
                 "or jax[cuda12] on a machine with one (in Colab: Runtime, Change "
                 "runtime type), and unset JAX_PLATFORMS"
             )
-        if config.model.fitting == "closed_form":
-            few = {}
-            for split, examples in dataset.splits.items():
-                count = min(FEW, len(examples))
-                positions = np.linspace(0, len(examples) - 1, count).astype(int)
-                few[split] = examples.select(positions)
-            dataset = dataset._replace(splits=few)
-            warnings.simplefilter("ignore", DataWarning)  # of these few examples
-        else:
+        if config.model.fitting == "gradient":
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()
         # A signal takes effect once the folder is removed.
@@ -112,29 +93,3 @@ def check_run(args: argparse.Namespace) -> None:
                 verbose=False,
             )
     show("training", f"{time.monotonic() - started:.1f} s")
-
-
-def load(request: "Request", saved: "Config | None") -> "tuple[Config, Dataset]":
-    """Loads the data of a run; embedded images in place of data to be prepared."""
-    from rnnmnist.config.recipes import choose_config
-    from rnnmnist.config.schema import DataConfig
-    from rnnmnist.data import datasets
-    from rnnmnist.data.image_sets import image_task
-
-    chosen, _ = choose_config(request, saved)
-    if chosen.data.name not in ("files", "mnist5k"):
-        from rnnmnist.data.images import make_builder, missing_urls  # imports TFDS
-
-        builder = make_builder(chosen.data)
-        if not builder.is_prepared():  # without these files, their host must respond
-            missing = missing_urls(builder, chosen.data.manual_dir)
-            show(
-                "data",
-                f"{chosen.data.name}: a run downloads {len(missing)} files and "
-                f"prepares the data set in {builder.data_dir}",
-            )
-            embedded = datasets.load(DataConfig("mnist5k"))
-            return chosen, embedded._replace(task=image_task(chosen.data))
-    chosen, _, dataset = datasets.load_for_training(request, saved)
-    show("data", f"{dataset.task.name}: {dataset.task.sizes} {dataset.task.noun}")
-    return chosen, dataset
