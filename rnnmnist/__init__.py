@@ -9,7 +9,6 @@ import importlib
 
 TYPE_CHECKING = False  # type checkers take it for that of `typing`, a slow import
 if TYPE_CHECKING:
-    from rnnmnist.config.fit_settings import FitSettings
     from rnnmnist.config.schema import (
         Config,
         DataConfig,
@@ -40,7 +39,6 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "DataWarning",
     "ExecutionConfig",
     "Export",
-    "FitSettings",
     "Metrics",
     "Model",
     "ModelConfig",
@@ -69,7 +67,6 @@ _MODULES = {
     "DataWarning": "errors",
     "ExecutionConfig": "config.schema",
     "Export": "exporting.exports",
-    "FitSettings": "config.fit_settings",
     "Metrics": "runs.logs",
     "Model": "model",
     "ModelConfig": "config.schema",

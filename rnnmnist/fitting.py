@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.fit_settings import FitSettings
 from rnnmnist.config.recipes import Request, choose_config, load_named
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
@@ -97,7 +96,7 @@ def fit(
     feature_names: ArrayLike | None = None,
     verbose: bool = True,
     callback: Callback | None = None,
-    **settings: Unpack[FitSettings],
+    **settings: Any,
 ) -> Model:
     """Trains a classifier of sequences, or resumes the run in `workdir`.
 

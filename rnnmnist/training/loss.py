@@ -22,8 +22,7 @@ class Objective:
 
     The fields are the static settings of the loss. To add a setting:
 
-    1. Declare it in `TrainConfig` (`config/schema.py`), with `applies_to=GRADIENT`, and
-       in `FitSettings` (`config/fit_settings.py`).
+    1. Declare it in `TrainConfig` (`config/schema.py`), with `applies_to=GRADIENT`.
     2. Add a field with a default here, and set it in `Program.create`
        (`training/state.py`).
     """
