@@ -25,14 +25,15 @@ class Execution(NamedTuple):
     def create(cls, config: Config, platform: str) -> "Execution":
         """Returns how a run executes on a platform, which need not be present."""
         execution = DEFAULTS.get(platform, GPU)  # jax also names GPUs cuda and rocm
+        precision = config.execution.precision
         if config.model.fitting == "closed_form":
             # A ridge regression fits the head. Its weights are large, and its products
             # nearly cancel, so the coarser precisions of accelerators would leave
             # little of the logits.
-            return execution._replace(precision="float32")
-        if config.execution.precision == "auto":
+            precision = "float32"
+        if precision == "auto":
             return execution
-        return execution._replace(precision=config.execution.precision)
+        return execution._replace(precision=precision)
 
 
 # The most time steps that a linear recurrence computes at once on a CPU: in a block,

@@ -78,8 +78,7 @@ class Network:
         starts = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
         # With the sharding that `_step` returns, so that one program serves all steps.
         carry = jax.device_put(starts, replicated_sharding(self.mesh))
-        _, features = self.model.input_shape
-        return StreamState(carry, last=np.zeros(features, np.float32))
+        return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
 
     @jax_defaults()
     def step(
@@ -101,7 +100,7 @@ class Network:
         if not np.isfinite(logits).all():
             raise nonfinite_logits_error("the sequence up to this time step")
         (probabilities,) = softmax(self.multiplier * combine_members(logits))
-        return StreamState(carry, last=inputs), probabilities
+        return StreamState(carry, inputs), probabilities
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -193,40 +193,30 @@ def _add_recurrence(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""
+    add_direction = add_layers if config.is_linear else add_cell
+
+    def add_layer(names: list[str]) -> list[str]:
+        """Returns the hidden states of each direction, in the order of its reading."""
+        inputs = [values]
+        if config.bidirectional:
+            inputs.append(_reverse(graph, values, lengths))
+        return [
+            add_direction(graph, config, params[name], each)
+            for name, each in zip(names, inputs, strict=True)
+        ]
+
     *lower, last = layer_names(config)
     for names in lower:
-        forward, *backward = _add_layer(graph, config, params, names, values, lengths)
-        flipped = [_reverse(graph, hidden, lengths) for hidden in backward]
-        values = graph.Concat(forward, *flipped, axis=2)
+        forward, *backward = add_layer(names)
+        in_order = [_reverse(graph, hidden, lengths) for hidden in backward]
+        values = graph.Concat(forward, *in_order, axis=2)
     results = []
-    for hidden in _add_layer(graph, config, params, last, values, lengths):
+    for hidden in add_layer(last):
         if config.pooling == "mean":
             results.append(_add_mean(graph, config, hidden, lengths))
         else:
             results.append(_add_last(graph, hidden, lengths))
     return graph.Concat(*results, axis=1)
-
-
-def _add_layer(
-    graph: Graph,
-    config: RunModelConfig,
-    params: Params,
-    names: list[str],
-    values: str,
-    lengths: str,
-) -> list[str]:
-    """Adds a layer; returns the hidden states of each direction in its reading order.
-
-    They are [time, examples, hidden].
-    """
-    inputs = [values]
-    if config.bidirectional:
-        inputs.append(_reverse(graph, values, lengths))
-    add_direction = add_layers if config.is_linear else add_cell
-    return [
-        add_direction(graph, config, params[name], each)
-        for name, each in zip(names, inputs, strict=True)
-    ]
 
 
 def _add_last(graph: Graph, sequences: str, lengths: str) -> str:

@@ -140,7 +140,7 @@ def _make_layers(
             Bidirectional(*directions) if config.bidirectional else directions[0]
         )
         features = config.hidden_size * len(names)  # of the next layer
-    return layers[0] if len(layers) == 1 else Stack(layers, config.hidden_size)
+    return Stack(layers, config.hidden_size)
 
 
 def _make_direction(

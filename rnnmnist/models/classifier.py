@@ -7,7 +7,7 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import CellClass, make_recurrence, resolve_cell
-from rnnmnist.models.dropout import NO_DROPOUT, Dropout
+from rnnmnist.models.dropout import Dropout
 from rnnmnist.models.recurrences import Carry, Recurrence
 
 
@@ -72,9 +72,8 @@ class SequenceClassifier(nn.Module):
             classes], or with `every_step` [batch, time, classes]. Those in the padding
             have no meaning.
         """
-        dropout = Dropout(self.config.dropout, keys)
-        hidden = self.hidden(inputs, lengths, every_step=every_step, dropout=dropout)
-        logits = self.head(dropout.apply(hidden, "last_layer"))
+        hidden = self.hidden(inputs, lengths, every_step=every_step, keys=keys)
+        logits = self.head(hidden)
         if every_step:  # hidden states are [time, batch, hidden]
             logits = logits.swapaxes(0, 1)
         return logits
@@ -85,18 +84,19 @@ class SequenceClassifier(nn.Module):
         lengths: jax.Array | None = None,
         *,
         every_step: bool = False,
-        dropout: Dropout = NO_DROPOUT,
+        keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes the inputs of the head, before dropout.
+        """Computes the inputs of the head. The arguments are those of `__call__`.
 
         Returns the outputs of the recurrent layer after the last time step of each
         sequence, [batch, hidden], or with `every_step` after each time step, [time,
         batch, hidden].
         """
-        time_major = inputs.swapaxes(0, 1)
-        return self.recurrence(
-            time_major, lengths, every_step=every_step, dropout=dropout
+        dropout = Dropout(self.config.dropout, keys)
+        outputs = self.recurrence(
+            inputs.swapaxes(0, 1), lengths, every_step=every_step, dropout=dropout
         )
+        return dropout.apply(outputs, "last_layer")
 
     def start(self, batch: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""

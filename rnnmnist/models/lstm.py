@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.recurrences import Output, ScannedCell
 from rnnmnist.runtime.random_streams import make_key
 
@@ -61,23 +60,6 @@ class LSTM(ScannedCell):
 
     cell: "LSTMCell"
 
-    def __call__(
-        self,
-        inputs: jax.Array,
-        lengths: jax.Array | None,
-        *,
-        every_step: bool,
-        dropout: Dropout = NO_DROPOUT,
-    ) -> jax.Array:
-        """Runs the cell over whole sequences."""
-        if every_step or lengths is not None:
-            return super().__call__(inputs, lengths, every_step=every_step)
-        # All sequences end with the last time step, so the loop keeps no other state.
-        _, batch, features = inputs.shape
-        carry = self.start(batch, features)
-        last, _ = self._scan_steps(lambda _: None, carry, inputs)
-        return last.h.T
-
     def start(self, batch: int, features: int) -> LSTMCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         c, h = super().start(batch, features)
@@ -94,6 +76,12 @@ class LSTM(ScannedCell):
         """Runs the cell over time steps, [time, batch, features]."""
         carry, hidden = self._scan_steps(lambda carry: carry.h, carry, inputs)
         return carry, hidden.mT
+
+    def read_to_end(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
+        """Returns the hidden states after the last time step, [batch, hidden]."""
+        # The loop stores no state of another time step.
+        last, _ = self._scan_steps(lambda _: None, carry, inputs)
+        return last.h.T
 
     def _scan_steps(
         self,

@@ -33,11 +33,9 @@ def init_params(
             [features] or []. Networks without delta features do not have it.
     """
     config = model.config
-    inputs = jnp.zeros((1, *model.input_shape))
-    params: Params = model.init(key, inputs)["params"]
+    params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
     if config.differences:
-        std = params[DELTAS]["std"] * jnp.asarray(delta_std)
-        params = {**params, DELTAS: {"std": std}}
+        params = {**params, DELTAS: {"std": params[DELTAS]["std"] * delta_std}}
     if config.cell == "lstm":
         longest_memory = None
         if config.initializer == "chrono":

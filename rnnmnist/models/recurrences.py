@@ -93,6 +93,8 @@ class ScannedCell(nn.Module):
         """Runs the cell over whole sequences."""
         _, batch, features = inputs.shape
         carry = self.start(batch, features)
+        if lengths is None and not every_step:
+            return self.read_to_end(carry, inputs)
         _, hidden = self.advance(carry, inputs)
         return hidden if every_step else select_last(hidden, lengths)
 
@@ -114,6 +116,11 @@ class ScannedCell(nn.Module):
             return self.scan(
                 lambda cell, carry, inputs: cell(carry, inputs), carry, inputs
             )
+
+    def read_to_end(self, carry: Carry, inputs: jax.Array) -> jax.Array:
+        """Returns the hidden states after the last time step, [batch, hidden]."""
+        _, hidden = self.advance(carry, inputs)
+        return hidden[-1]
 
     def scan(
         self,

@@ -248,9 +248,10 @@ class Stack(nn.Module):
 
     def start(self, batch: int, features: int) -> list[Carry]:
         """Returns the carries before the first time step of `batch` sequences."""
-        first, *upper = self.layers
-        carries = [first.start(batch, features)]
-        return carries + [layer.start(batch, self.hidden_size) for layer in upper]
+        return [
+            layer.start(batch, self.hidden_size if index else features)
+            for index, layer in enumerate(self.layers)
+        ]
 
     def step(
         self, carry: list[Carry], inputs: jax.Array

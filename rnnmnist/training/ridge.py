@@ -55,7 +55,6 @@ class RidgeHead(NamedTuple):
     # For each example, float64 [examples, classes], by a head that was fitted without
     # it, but with the same strength, factor and standardization.
     left_out_logits: np.ndarray
-    strength: float
     factor: float  # by which the scores, about -1 to 1, become logits
 
 
@@ -115,7 +114,6 @@ def fit_ridge(
         kernel=factor * kernel,
         bias=factor * bias,
         left_out_logits=factor * scores,
-        strength=strength,
         factor=factor,
     )
 
