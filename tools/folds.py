@@ -18,10 +18,15 @@ The tables of `docs/results_choices.md` have the following rows. The recipes:
 
     python tools/folds.py --data=FOLDER -- "1 layer" "2 layers" …
 
+Dropout, with SEVEN for BasicMotions JapaneseVowels ItalyPowerDemand GunPoint ArrowHead
+OSULeaf PickupGestureWiimoteZ:
+
+    python tools/folds.py --data=FOLDER --seeds 0 1 --sets SEVEN \
+        -- trained "dropout 0.1" "dropout 0.2"
+
 The variants of the filters (all names of `VARIANTS`, and MiniRocket):
 
-    python tools/folds.py --data=FOLDER --seeds 0 1 --sets BasicMotions JapaneseVowels \
-        ItalyPowerDemand GunPoint ArrowHead OSULeaf PickupGestureWiimoteZ \
+    python tools/folds.py --data=FOLDER --seeds 0 1 --sets SEVEN \
         --aeon=PYTHON -- filters "1 recurrence" …
 
 The folds that chose nothing:
@@ -77,6 +82,13 @@ RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.
     "differences, rate 4e-3": FASTER,
     "differences, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
     "both directions": FASTER | {"bidirectional": True, "hidden_size": 45},
+}
+# Other settings are those of `trained.py`.
+TRAINED: dict[str, Any] = {"cell": "lru"}
+DROPOUT = {
+    "trained": TRAINED,
+    "dropout 0.1": TRAINED | {"dropout": 0.1},
+    "dropout 0.2": TRAINED | {"dropout": 0.2},
 }
 EARLY = (25, 50, 75)  # percentages of the time steps
 
@@ -137,7 +149,7 @@ def train(folds: Folds, recipe: str, fold: int) -> dict[str, Any]:
     """Trains a recipe without a fold; returns the counts of that fold."""
     name = f"{folds.path.stem}-{fold}-of-{folds.number}-seed-{folds.seed}"
     workdir = RUNS.with_name("folds") / recipe / name
-    _fit(folds, fold, workdir, RECIPES[recipe])
+    _fit(folds, fold, workdir, (RECIPES | DROPOUT)[recipe])
     return _read_counts(workdir)
 
 
@@ -262,7 +274,7 @@ def measure(
 def main() -> None:
     """Parses the command line, and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    choices = [*RECIPES, *VARIANTS, MINIROCKET]
+    choices = [*RECIPES, *DROPOUT, *VARIANTS, MINIROCKET]
     parser.add_argument("names", nargs="+", choices=choices, metavar="CLASSIFIER")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--folds", type=int, default=5)

@@ -87,11 +87,13 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             "seconds",
         ),
         "ablation": partial(result_tables.differences, results.ABLATION),
+        "layers": partial(table, results.LAYERS, "change", "parameters", TEST, "seeds"),
         "origin": partial(
             result_tables.origin_of,
             results.CONFIGURATIONS.values(),
             results.ABLATION,
             results.DIRECTIONS,
+            results.LAYERS,
         ),
     },
     "docs/results_sequences.md": {
@@ -102,6 +104,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/results_choices.md": {
         "recipes": fold_tables.recipes,
+        "dropout": fold_tables.dropout,
         "variants": fold_tables.variants,
         "other_folds": fold_tables.other_folds,
         "earliness": fold_tables.earliness,

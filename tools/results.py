@@ -165,6 +165,11 @@ DIRECTIONS = (  # with the same libraries
     Row("forward", 5, "default", "forward"),
     Row("bidirectional", 5, f"default {BOTH}", "both, 86 units each", BOTH),
 )
+LAYERS = (
+    dataclasses.replace(DIRECTIONS[0], label="`default`"),
+    Row("two_layers", 5, "default model.num_layers=2", "`model.num_layers=2`"),
+    Row("dropout", 5, "default model.dropout=0.2", "`model.dropout=0.2`"),
+)
 # Seed 0, chosen before training; `tools/make_reference.py` saves the networks.
 REFERENCES = (
     Row("reference", 1, "best", "last row"),
@@ -234,6 +239,7 @@ ROWS = {
         *CONFIGURATIONS.values(),
         *CELLS,
         *ABLATION,
+        *LAYERS,
         *DIRECTIONS,
         *REFERENCES,
         *PIXELS,

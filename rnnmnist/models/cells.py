@@ -88,10 +88,10 @@ def make_recurrence(
     The class of the cell is that of `resolve_cell`. The type of the carry depends on
     the configuration.
 
-    The caller is the `setup` of the classifier. Flax binds each module that is created
-    meanwhile, also by this function, to the classifier, so a `name` that is given here
-    is the name of a parameter of the classifier: `params["cell"]`, whatever wraps the
-    cell. The names are part of the checkpoint format:
+    The caller is the `setup` of the classifier. A module that is created with a `name`
+    meanwhile becomes a child of the classifier, also if it is a field of a wrapper. So
+    the parameters of a cell are `params["cell"]`, whatever wraps the cell. The names
+    are part of the checkpoint format:
 
     - `filters`: random filters;
     - `cell`, `cell_1`, `cell_2`: the cells of one layer after another;
@@ -102,7 +102,7 @@ def make_recurrence(
     time_steps, num_features = input_shape
     features = 2 * num_features if config.differences else num_features
     recurrence: Recurrence
-    if config.fitting == "closed_form":
+    if config.fitting == "closed_form":  # without windows
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
     else:
         recurrence = _make_layers(config, cell, features * config.window, execution)
@@ -114,7 +114,10 @@ def make_recurrence(
 
 
 def layer_names(config: RunModelConfig) -> list[list[str]]:
-    """Returns the names of the parameters of each layer, in each of its directions."""
+    """Returns the names of the parameters of each layer, in each of its directions.
+
+    Residual layers have one name together, since `ResidualLayers` stacks them itself.
+    """
     if config.is_linear:
         names = ["layers"]
     else:
@@ -126,21 +129,18 @@ def layer_names(config: RunModelConfig) -> list[list[str]]:
 def _make_layers(
     config: RunModelConfig, cell: CellClass, features: int, execution: Execution
 ) -> Recurrence:
-    all_names = layer_names(config)
-    layers: list[Recurrence] = []
-    for names in all_names:
-        directions = [
-            _make_direction(config, cell, features, execution, name) for name in names
-        ]
-        if config.pooling == "mean" and names is all_names[-1]:
-            directions = [
-                MeanPooling(direction, config.hidden_size) for direction in directions
-            ]
+    layers: list[list[Recurrence]] = []  # the directions of each
+    for names in layer_names(config):
         layers.append(
-            Bidirectional(*directions) if config.bidirectional else directions[0]
+            [_make_direction(config, cell, features, execution, name) for name in names]
         )
         features = config.hidden_size * len(names)  # of the next layer
-    return Stack(layers, config.hidden_size)
+    if config.pooling == "mean":
+        layers[-1] = [MeanPooling(each, config.hidden_size) for each in layers[-1]]
+    return Stack(
+        [Bidirectional(*each) if config.bidirectional else each[0] for each in layers],
+        config.hidden_size,
+    )
 
 
 def _make_direction(

@@ -1,4 +1,4 @@
-"""The classifier: a recurrent layer, and a dense head that reads its outputs."""
+"""The classifier: a recurrence, which contains all recurrent layers, and a head."""
 
 import flax.linen as nn
 import jax
@@ -12,18 +12,27 @@ from rnnmnist.models.recurrences import Carry, Recurrence
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies sequences by a recurrent layer and a dense head.
+    """Classifies sequences by a recurrence and a dense head.
 
-    The head reads the layer's output after the last time step: the hidden state or,
-    with `model.pooling=mean`, the mean of all hidden states.
+    The recurrence contains all recurrent layers, and the wrappers around them
+    (`make_recurrence`). The head reads its final output, which has a `size` of
+
+    - `hidden_size`: the hidden state after the last time step or, with
+      `model.pooling=mean`, the mean of the hidden states of all time steps;
+    - twice that with `model.bidirectional`: also the hidden state of the second
+      direction after the first time step, which it reads last;
+    - five times that for random filters.
 
     Attributes:
         config: the settings of the network.
-        cell: the class of `config.cell`.
+        cell: the class of `config.cell`, which is imported before the model is made.
         input_shape: the number of time steps and of features for which parameters are
             initialized. Sequences can have another number of time steps.
         classes: the number of classes.
         execution: how the network is compiled for a platform.
+
+    A model is a static argument of compiled programs, so it is equal to, and hashed as,
+    a model with equal fields.
     """
 
     config: RunModelConfig
@@ -33,13 +42,17 @@ class SequenceClassifier(nn.Module):
     execution: Execution
 
     def setup(self) -> None:
-        """Creates the two layers."""
+        """Creates the recurrence and the head.
+
+        The named modules that `make_recurrence` creates become children of this one:
+        the parameters are `params["cell"]`, not `params["recurrence"]["cell"]`.
+        """
         self.recurrence: Recurrence = make_recurrence(
             self.config, self.cell, self.input_shape, self.execution
         )
-        kernel_init = nn.initializers.lecun_normal()  # Flax's defaults
+        kernel_init = nn.initializers.lecun_normal()  # as `nn.Dense` by default
         bias_init = nn.initializers.zeros_init()
-        if self.config.initializer == "tutorial":
+        if self.config.initializer == "tutorial":  # as the tutorial of 2016
             kernel_init = nn.initializers.normal(stddev=1.0)
             bias_init = nn.initializers.normal(stddev=1.0)
         self.head = nn.Dense(
@@ -60,10 +73,10 @@ class SequenceClassifier(nn.Module):
         """Computes logits.
 
         Args:
-            inputs: float [batch, time, features], which are 0 in the padding.
+            inputs: float [batch, time, features]. The caller sets the padding to 0.
             lengths: int32 [batch], the number of time steps of each sequence before the
                 padding, at least 1. None means that there is no padding.
-            every_step: whether there are logits after each time step.
+            every_step: whether to return logits after each time step.
             keys: the keys of dropout in training, one for each example, [batch]. None
                 means that nothing is dropped.
 
@@ -72,9 +85,10 @@ class SequenceClassifier(nn.Module):
             classes], or with `every_step` [batch, time, classes]. Those in the padding
             have no meaning.
         """
-        hidden = self.hidden(inputs, lengths, every_step=every_step, keys=keys)
-        logits = self.head(hidden)
-        if every_step:  # hidden states are [time, batch, hidden]
+        logits = self.head(
+            self.hidden(inputs, lengths, every_step=every_step, keys=keys)
+        )
+        if every_step:  # logits are [time, batch, classes], and smaller to swap
             logits = logits.swapaxes(0, 1)
         return logits
 
@@ -88,9 +102,9 @@ class SequenceClassifier(nn.Module):
     ) -> jax.Array:
         """Computes the inputs of the head. The arguments are those of `__call__`.
 
-        Returns the outputs of the recurrent layer after the last time step of each
-        sequence, [batch, hidden], or with `every_step` after each time step, [time,
-        batch, hidden].
+        Returns the outputs of the recurrence, after dropout if there are keys: those
+        after the last time step of each sequence, [batch, size], or with `every_step`
+        those after each time step, [time, batch, size].
         """
         dropout = Dropout(self.config.dropout, keys)
         outputs = self.recurrence(
@@ -99,15 +113,19 @@ class SequenceClassifier(nn.Module):
         return dropout.apply(outputs, "last_layer")
 
     def start(self, batch: int) -> Carry:
-        """Returns the carry before the first time step of `batch` sequences."""
-        _, features = self.input_shape
-        return self.recurrence.start(batch, features)
+        """Returns the carry before the first time step of `batch` sequences.
+
+        With `model.bidirectional`, `start` and `step` raise an error, since the second
+        direction begins at the end of a sequence.
+        """
+        return self.recurrence.start(batch, self.input_shape[1])
 
     def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Returns the carry and the logits after one time step.
 
-        Inputs are [batch, features]. The logits, [batch, classes], are those of the
-        sequences up to this time step.
+        Inputs are [batch, features]. The logits, [batch, classes], are those of
+        sequences that end with this time step. With windows, they differ from those of
+        `every_step`, which are of the last window that has ended (`Windows`).
         """
         carry, hidden = self.recurrence.step(carry, inputs)
         return carry, self.head(hidden)
@@ -118,10 +136,13 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters.
 
-    A user's cell is imported here. For safety, the configuration must name a cell that
-    the user has named in a command or in Python, never a cell that only a checkpoint
-    names.
+    This runs the code of a user's cell. The caller must not pass a configuration whose
+    cell only a checkpoint names, which nothing checks here.
     """
-    shape = (task.time_steps, task.features)
-    cell = resolve_cell(config)
-    return SequenceClassifier(config, cell, shape, len(task.classes), execution)
+    return SequenceClassifier(
+        config=config,
+        cell=resolve_cell(config),
+        input_shape=(task.time_steps, task.features),
+        classes=len(task.classes),
+        execution=execution,
+    )

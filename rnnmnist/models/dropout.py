@@ -10,14 +10,18 @@ import jax.numpy as jnp
 class Dropout(NamedTuple):
     """Drops outputs of layers in one update of the training.
 
-    Each example has a key, so its masks depend neither on the device that computes the
-    example nor on the other examples of the batch.
+    Each example has a key, which `BatchTransform` (`data/batches.py`) derives from the
+    seed, the step and the position of the example in the whole batch. Each mask is
+    drawn from the key of its example alone, by a generator whose bits do not depend on
+    `vmap` (`runtime/random_streams.py`). So an example has the same masks on any number
+    of devices.
 
-    An output of a layer is dropped where the next layer or the head reads it. As in
-    `torch.nn.LSTM`, the outputs at different time steps are dropped independently.
-    Unlike there, the outputs of the last layer are dropped, too, after the pooling over
-    time. S5 differs: it drops the outputs of a residual layer before they are added to
-    its inputs, and the same units at all time steps.
+    An output of a layer is dropped where the next layer or the head reads it; of a
+    residual layer, the sum with its inputs. As in `torch.nn.LSTM`, outputs at different
+    time steps are dropped independently. Unlike there, the outputs of the last layer
+    are dropped, too, after the pooling over time. The paper of S5 instead drops the
+    outputs of a residual layer before they are added to its inputs, and the same units
+    at all time steps.
 
     References:
         Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way
@@ -40,7 +44,8 @@ class Dropout(NamedTuple):
         It needs keys.
 
         Args:
-            layer: a name of the layer. Masks of different layers are independent.
+            layer: a name of the layer, from which the random stream of its masks
+                follows: a renamed layer has other masks.
             shape: of the outputs of one example, [..., hidden].
 
         Returns:

@@ -34,12 +34,13 @@ def init_params(
     """
     config = model.config
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    if config.differences:
+    if config.differences:  # `Deltas` has initialized the deviation as 1
         params = {**params, DELTAS: {"std": params[DELTAS]["std"] * delta_std}}
     if config.cell == "lstm":
         longest_memory = None
         if config.initializer == "chrono":
             time_steps, _ = model.input_shape
+            # T - 1 for T calls of the cell, as in the paper of `init_gate_biases`.
             longest_memory = max(1, config.count_windows(time_steps) - 1)
         for index, name in enumerate(itertools.chain(*layer_names(config))):
             # `init` folds hashes of names into `key`, so it has not used this key.
@@ -61,6 +62,6 @@ def abstract_params(model: SequenceClassifier) -> Params:
 
 
 def count_params(params: Params) -> int:
-    """Returns the number of trained parameters, over all members of an ensemble."""
+    """Returns the number of trained parameters."""
     trained = {name: tree for name, tree in params.items() if name not in NOT_TRAINED}
     return sum(leaf.size for leaf in jax.tree.leaves(trained))

@@ -42,12 +42,14 @@ class Recurrence(Protocol):
                 its padding, at least 1. None means that there is no padding.
             every_step: whether the result has a hidden state for each time step, not
                 only for the last one.
-            dropout: applied between layers. A single layer does not use it.
+            dropout: for the outputs of inner layers. `Stack` and `ResidualLayers` apply
+                it between their layers, and the classifier to the final output.
 
         Returns:
             The hidden state after the last time step of each sequence, [batch, hidden],
             or with `every_step` those after all time steps, [time, batch, hidden].
-            `MeanPooling` (`models/wrappers.py`) returns means of hidden states instead.
+            `MeanPooling` returns means of hidden states instead, and `Bidirectional`
+            twice as many numbers (`models/wrappers.py`).
         """
         ...
 

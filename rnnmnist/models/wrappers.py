@@ -53,8 +53,8 @@ class Deltas(nn.Module):
         dropout: Dropout,
     ) -> jax.Array:
         """Runs the recurrence over whole sequences and their deltas."""
-        both = self.append_deltas(inputs, lengths)
-        return self.recurrence(both, lengths, every_step=every_step, dropout=dropout)
+        inputs = self.append_deltas(inputs, lengths)
+        return self.recurrence(inputs, lengths, every_step=every_step, dropout=dropout)
 
     def start(self, batch: int, features: int) -> DeltasCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -106,8 +106,8 @@ class Windows(nn.Module):
     A window is `size` consecutive time steps. One ends after every `stride` time steps.
     The first windows begin before the sequence, and the last one can end after it;
     there, a window has zeros. With `every_step`, the output after a time step is that
-    of the last window that has ended, so that it does not depend on later time steps.
-    It is 0 before the first window has ended.
+    of the last window that has ended, and 0 before the first one has. With the last
+    time step of a sequence, a window ends that can have zeros at its end.
     """
 
     recurrence: Recurrence
@@ -267,10 +267,12 @@ class Stack(nn.Module):
 class Bidirectional(nn.Module):
     """Two recurrences, one of which reads each sequence from its end.
 
-    Their outputs, [..., batch, hidden] each, are concatenated. With `every_step`, the
-    output of the second recurrence at a time step is that after it has read the
-    sequence from its end back to this time step. It depends on later time steps, so
-    there is no carry, and a layer in two directions cannot read streams.
+    Their outputs are concatenated. Without `every_step`, each is the output after the
+    last time step that the recurrence reads, [batch, hidden]: the second one has read
+    the sequence back to its first time step. With `every_step`, the output of the
+    second one at a time step is that after it has read the sequence back to this time
+    step. It depends on later time steps, so there is no carry, and a layer in two
+    directions cannot read streams.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
@@ -290,11 +292,11 @@ class Bidirectional(nn.Module):
     ) -> jax.Array:
         """Runs both over whole sequences."""
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
-        after = self.forward(inputs, lengths, every_step=every_step, dropout=dropout)
-        before = self.backward(flipped, lengths, every_step=every_step, dropout=dropout)
-        if every_step:
-            before = flip_sequences(before, lengths, num_batch_dims=1, time_major=True)
-        return jnp.concatenate([after, before], axis=-1)
+        first = self.forward(inputs, lengths, every_step=every_step, dropout=dropout)
+        second = self.backward(flipped, lengths, every_step=every_step, dropout=dropout)
+        if every_step:  # in the order of the time steps
+            second = flip_sequences(second, lengths, num_batch_dims=1, time_major=True)
+        return jnp.concatenate([first, second], axis=-1)
 
     def start(self, batch: int, features: int) -> NoReturn:
         """Raises an error, since there is no carry after a part of a sequence."""
