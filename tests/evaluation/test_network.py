@@ -39,7 +39,9 @@ def test_a_stream_predicts_as_for_whole_sequences(
 ) -> None:
     """Several in turn, and by the command, up to a wrong line."""
     data = DataConfig(name="files", missing="forward_fill")
-    model = ModelConfig(cell, pooling=pooling, hidden_size=8, window=window)
+    model = ModelConfig(
+        cell, pooling=pooling, hidden_size=8, num_layers=2, window=window
+    )
     config = Config(num_seeds=2, data=data, model=model)
     task = dataclasses.replace(task_of(6, 2, 3), mean=(0.5, -1.0), std=(2.0, 0.25))
     workdir = save_network(tmp_path / "run", config, task)
@@ -49,7 +51,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     network = load(workdir)
     lengths = np.tile(np.arange(1, 7), 3)
     whole = network.classify(inputs.repeat(6, axis=0), lengths).reshape(3, 6, 3)
-    assert whole.std(axis=(0, 1)).min() > 0.01
+    assert whole.std(axis=(0, 1)).min() > 0.005
 
     streamed = np.zeros_like(whole)
     states = [network.start() for _ in inputs]

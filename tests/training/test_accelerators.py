@@ -73,6 +73,7 @@ RUNS = {
     "eight seeds": "default num_seeds=8",
     "augmented": "best",
     "gru in both directions": "default model.cell=gru model.bidirectional=true",
+    "two layers with dropout": "default model.num_layers=2 model.dropout=0.2",
     "lru": "default model.cell=lru model.pooling=mean",
 }
 # Instructions that send something to other devices, and the operations of jax that they
@@ -215,6 +216,7 @@ def assert_sharded(shardings: Any, arrays: Any) -> None:
                 (4, "augmented"),
                 (1, "gru in both directions"),
                 (4, "gru in both directions"),
+                (4, "two layers with dropout"),
                 (4, "lru"),
                 (1, "eight seeds"),
                 (4, "eight seeds"),

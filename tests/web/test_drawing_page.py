@@ -109,7 +109,12 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
 def test_the_page_shows_one_lstm() -> None:
     run = TrainedRun(REPOSITORY / REFERENCES[0], "best")
     config = run.config
-    for name, value in (("model.cell", "gru"), ("num_seeds", 3), ("model.window", 4)):
+    for name, value in (
+        ("model.cell", "gru"),
+        ("model.num_layers", 2),
+        ("num_seeds", 3),
+        ("model.window", 4),
+    ):
         run.config = config.replace({name: value})
         with pytest.raises(UserError, match=f"{name}={value}"):
             drawing_page.render([run])
