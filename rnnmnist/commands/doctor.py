@@ -50,6 +50,7 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.data.datasets import load_for_training
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.devices import make_device_mesh
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import platform_of
     from rnnmnist.runtime.signals import StopFlag, stop_on_signal
@@ -62,6 +63,14 @@ def check_run(args: argparse.Namespace) -> None:
     show("machine", f"{platform.system()}, {machine.describe_processor()}, {memory}")
     enable_compilation_cache()
     initialize(*args.processes)
+    if args.require is not None:  # before data are downloaded
+        found = platform_of(make_device_mesh())
+        if found != args.require:
+            raise RunError(
+                f"require: jax uses {jax.device_count()} x {found}, not a "
+                f"{args.require}; install jax[tpu] or jax[cuda12] on a machine with "
+                "one (in Colab: Runtime, Change runtime type), and unset JAX_PLATFORMS"
+            )
     with open_workdir(args.request, args.workdir) as start:
         state = start.completion or f"a run would go on from step {start.step}"
         show("workdir", f"{args.workdir}, {state}")
@@ -70,14 +79,8 @@ def check_run(args: argparse.Namespace) -> None:
         show("data", f"{task.name}: {task.sizes} {task.noun}")
         config = resolve(chosen, task)
         mesh = start.check(config, dataset)
-        devices = f"{jax.device_count()} x {platform_of(mesh)}"
-        show("devices", f"{mesh.size} of {devices}")
-        if args.require not in (None, platform_of(mesh)):
-            raise RunError(
-                f"require: jax uses {devices}, not a {args.require}; install jax[tpu] "
-                "or jax[cuda12] on a machine with one (in Colab: Runtime, Change "
-                "runtime type), and unset JAX_PLATFORMS"
-            )
+        devices = f"{mesh.size} of {jax.device_count()} x {platform_of(mesh)}"
+        show("devices", devices)
         if config.model.fitting == "gradient":
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()

@@ -92,7 +92,7 @@ class Network:
             RunError: if the logits are not finite.
         """
         standardized = self.normalization.standardize(values[None, None])[0, 0]
-        # The time step before can have what replaces a missing value.
+        # Forward fill takes a missing value from the previous time step.
         two_time_steps = np.stack([state.last, standardized])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
         carry, logits = _step(self.params, state.carry, inputs[None], model=self.model)

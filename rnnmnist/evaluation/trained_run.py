@@ -103,7 +103,8 @@ class TrainedRun:
             if is_of_fit:
                 config = config.replace({"data.path": str(moved_path)})
         config = config.replace(self.settings)
-        if config.model.cell_name != trained.cell_name:
+        is_same_kind = config.model.is_user_cell == trained.is_user_cell
+        if not is_same_kind or config.model.cell_name != trained.cell_name:
             raise UserError(
                 f"model.cell: must be the {trained.cell_name} of the run, not "
                 f"{config.model.cell}"

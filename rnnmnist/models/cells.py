@@ -88,10 +88,10 @@ def make_recurrence(
     The class of the cell is that of `resolve_cell`. The type of the carry depends on
     the configuration.
 
-    The caller is the `setup` of the classifier. A module that is created with a `name`
-    meanwhile becomes a child of the classifier, also if it is a field of a wrapper. So
-    the parameters of a cell are `params["cell"]`, whatever wraps the cell. The names
-    are part of the checkpoint format:
+    The caller is the `setup` of the classifier. Flax makes each module that is created
+    here with a `name` a child of the classifier, even if a wrapper holds it. So the
+    parameters of a cell are `params["cell"]`, whatever wraps the cell. The names are
+    part of the checkpoint format:
 
     - `filters`: random filters;
     - `cell`, `cell_1`, `cell_2`: the cells of one layer after another;

@@ -15,13 +15,10 @@ class SequenceClassifier(nn.Module):
     """Classifies sequences by a recurrence and a dense head.
 
     The recurrence contains all recurrent layers, and the wrappers around them
-    (`make_recurrence`). The head reads its final output, which has a `size` of
-
-    - `hidden_size`: the hidden state after the last time step or, with
-      `model.pooling=mean`, the mean of the hidden states of all time steps;
-    - twice that with `model.bidirectional`: also the hidden state of the second
-      direction after the first time step, which it reads last;
-    - five times that for random filters.
+    (`make_recurrence`). The head reads its final output, [batch, size]: the last hidden
+    state or, with `model.pooling=mean`, the mean of the hidden states of all time
+    steps. The size is `hidden_size`, with `model.bidirectional` twice that, for the
+    outputs of both directions, and for random filters five times that.
 
     Attributes:
         config: the settings of the network.

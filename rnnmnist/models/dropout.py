@@ -16,12 +16,12 @@ class Dropout(NamedTuple):
     `vmap` (`runtime/random_streams.py`). So an example has the same masks on any number
     of devices.
 
-    An output of a layer is dropped where the next layer or the head reads it; of a
-    residual layer, the sum with its inputs. As in `torch.nn.LSTM`, outputs at different
-    time steps are dropped independently. Unlike there, the outputs of the last layer
-    are dropped, too, after the pooling over time. The paper of S5 instead drops the
-    outputs of a residual layer before they are added to its inputs, and the same units
-    at all time steps.
+    Dropout applies to the outputs of a layer where the next layer or the head reads
+    them. As in `torch.nn.LSTM`, outputs at different time steps are dropped
+    independently. Unlike there, dropout also applies to the inputs of the head, after
+    the pooling over time. Of a residual layer, the sum with its inputs is dropped. The
+    code of S5 (`s5/layers.py`) instead drops outputs inside of a residual layer, before
+    the gate and before the sum, and the same units at all time steps.
 
     References:
         Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way
@@ -41,11 +41,10 @@ class Dropout(NamedTuple):
     def draw_mask(self, layer: str, shape: tuple[int, ...]) -> jax.Array:
         """Returns a mask: 0 where an output is dropped, and 1 / (1 - rate) elsewhere.
 
-        It needs keys.
+        Requires `keys`.
 
         Args:
-            layer: a name of the layer, from which the random stream of its masks
-                follows: a renamed layer has other masks.
+            layer: the name that seeds the mask. A renamed layer has another mask.
             shape: of the outputs of one example, [..., hidden].
 
         Returns:

@@ -30,7 +30,7 @@ def init_params(
         model: the network.
         key: of the random numbers.
         delta_std: the standard deviation of delta features in the training data, float
-            [features] or []. Networks without delta features do not have it.
+            [features] or []. Ignored without `model.differences`.
     """
     config = model.config
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]

@@ -48,8 +48,8 @@ class Recurrence(Protocol):
         Returns:
             The hidden state after the last time step of each sequence, [batch, hidden],
             or with `every_step` those after all time steps, [time, batch, hidden].
-            `MeanPooling` returns means of hidden states instead, and `Bidirectional`
-            twice as many numbers (`models/wrappers.py`).
+            `MeanPooling` returns running means, and `Bidirectional` returns [batch, 2 x
+            hidden] (`models/wrappers.py`).
         """
         ...
 

@@ -268,11 +268,10 @@ class Bidirectional(nn.Module):
     """Two recurrences, one of which reads each sequence from its end.
 
     Their outputs are concatenated. Without `every_step`, each is the output after the
-    last time step that the recurrence reads, [batch, hidden]: the second one has read
-    the sequence back to its first time step. With `every_step`, the output of the
-    second one at a time step is that after it has read the sequence back to this time
-    step. It depends on later time steps, so there is no carry, and a layer in two
-    directions cannot read streams.
+    last time step that the recurrence reads, which is the first one of the sequence for
+    the backward recurrence. With `every_step`, the backward output at time step t has
+    read the time steps from the last one down to t. So it depends on later time steps:
+    there is no carry, and a layer in two directions cannot read streams.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE

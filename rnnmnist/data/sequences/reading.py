@@ -46,8 +46,9 @@ CHECKED_BYTES = 1 << 24  # of values at a time
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
 READABLE = (
-    "save it again, a .csv file in UTF-8, with quotes around texts that contain a "
-    "comma, and as .csv.gz only if it is compressed"
+    "save it again, a .csv file in UTF-8, with as many cells in each row, all quotes "
+    "closed, and quotes around texts that contain a comma, and as .csv.gz only if it "
+    "is compressed"
 )
 ONE_TYPE = "pass a table with one type in a column; as .astype(str), it shows the row"
 

@@ -66,6 +66,8 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
     read_names = [names[name] for name in columns.values()]
     table = pyarrow.csv.read_csv(
         path,
+        # With threads, Arrow does not say which row has another number of cells.
+        pyarrow.csv.ReadOptions(use_threads=False),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
             include_columns=read_names,

@@ -427,7 +427,7 @@ WRONG_CSV = [
     (
         "b,7,5,6,bird",
         '"b\n2",7,5',
-        "Expected 5 columns, got 3: ",
+        "Row #3: Expected 5 columns, got 3: ",
     ),
     ("b,7,5", f"b,{2**63 + 2**11},5", f"row 2: the column time has '{2**63 + 2**11}'"),
     ("b,7,5", "b,2026-05-01,5", "row 2: the column time has '2026-05-01'"),
@@ -470,7 +470,7 @@ def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
     for name, content in (("data.csv.gz", CSV), ("cut.csv.gz", CSV + "a,b\n")):
         (tmp_path / name).write_bytes(gzip.compress(content.encode()))
     np.testing.assert_array_equal(read(tmp_path / "data.csv.gz").lengths, LENGTHS)
-    assert "Expected 5 columns, got 2: a,b" in refusal(tmp_path / "cut.csv.gz")
+    assert "Row #8: Expected 5 columns, got 2: a,b" in refusal(tmp_path / "cut.csv.gz")
     path = (tmp_path / "data.csv.gz").rename(tmp_path / "data.csv")
     assert ".csv.gz only if it is compressed" in refusal(path)
 
