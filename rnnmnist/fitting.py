@@ -1,5 +1,6 @@
 """Training from Python: of a configuration, or on arrays."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.recipes import Request, choose_config, load_named
-from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config
+from rnnmnist.config.recipes import Request, load_named
+from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find
-from rnnmnist.data import datasets
-from rnnmnist.data.examples import Dataset
+from rnnmnist.data.datasets import Source, open_source
 from rnnmnist.data.sequences.checking import Sequences
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import errors_as_failures, warn_of_data
@@ -22,7 +21,7 @@ from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.events import Callback
-from rnnmnist.training.resume import Start, open_workdir
+from rnnmnist.training.resume import open_run
 from rnnmnist.training.run import train_and_evaluate
 
 # The folder in a workdir with the sequences of `fit`. Its stem names the data set.
@@ -77,11 +76,9 @@ def train(
         full_names(settings, TRAIN_SETTINGS),
         has_callback=callback is not None,
     )
-
-    def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
-        return datasets.load_for_training(request, start.config)
-
-    return _train(request, load_data, workdir, verbose=verbose, callback=callback)
+    return _train(
+        request, parse_folder(workdir), open_source, verbose=verbose, callback=callback
+    )
 
 
 @errors_as_failures()
@@ -178,19 +175,20 @@ def fit(
         full_names(settings, FIT_SETTINGS),
         has_callback=callback is not None,
     )
-    data = choose_config(request)[0].data
     sequences = read_memory(
         inputs,
-        data.roles,
-        data.feature_names,
+        request.data.roles,
+        request.data.feature_names,
         labels=labels,
         lengths=lengths,
         split=split,
         groups=groups,
         feature_names=feature_names,
     )
+    path = folder / ARRAYS
+    settings_of_data = {**request.settings, "data.path": path}
 
-    def load_data(start: Start) -> tuple[Config, str | None, Dataset]:
+    def open_arrays(_: DataConfig) -> Source:
         # The sizes of the axes tell, since such an array trains without an error.
         shape: tuple[int, ...] = getattr(inputs, "shape", ())
         if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
@@ -198,16 +196,15 @@ def fit(
                 f"inputs {shape} have more features than time steps; if they are "
                 "[examples, features, time], pass inputs.swapaxes(1, 2)"
             )
-        count = sequences.count_training()
-        config, reason = choose_config(request, start.config, count)
-        path = folder / ARRAYS
-        config = config.replace({"data.path": path})
-        return config, reason, to_dataset(path, sequences, config.data)
+        return Source(
+            sequences.count_training(),
+            functools.partial(to_dataset, path, sequences),
+        )
 
     return _train(
-        request,
-        load_data,
+        request._replace(settings=settings_of_data),
         folder,
+        open_arrays,
         verbose=verbose,
         callback=callback,
         sequences=sequences,
@@ -216,8 +213,8 @@ def fit(
 
 def _train(
     request: Request,
-    load_data: Callable[[Start], tuple[Config, str | None, Dataset]],
-    workdir: str | Path,
+    workdir: Path,
+    open_source: Callable[[DataConfig], Source],
     *,
     verbose: bool,
     callback: Callback | None,
@@ -225,28 +222,14 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and opens it.
 
-    `load_data` returns what `datasets.load_for_training` does. Sequences that are in
-    memory are saved in the workdir.
+    Sequences that are in memory are saved in the workdir.
     """
-    folder = parse_folder(workdir)
-    with open_workdir(request, folder) as start:
-        chosen, reason, dataset = load_data(start)
-        config = resolve(chosen, dataset.task)
-        mesh = start.check(config, dataset)
+    with open_run(request, workdir, open_source) as run:
         if sequences is not None:
-            _save(folder / ARRAYS, sequences)
+            _save(workdir / ARRAYS, sequences)
         enable_compilation_cache()
-        train_and_evaluate(
-            config,
-            dataset,
-            start,
-            mesh,
-            stop_on_interrupt(),
-            reason=reason,
-            verbose=verbose,
-            callback=callback,
-        )
-    return Model(folder, "best", {"model.cell": config.model.cell})
+        train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
+    return Model(workdir, "best", {"model.cell": run.config.model.cell})
 
 
 def full_names(

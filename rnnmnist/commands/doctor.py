@@ -46,15 +46,14 @@ def check_run(args: argparse.Namespace) -> None:
     """Shows what a run would use, and trains its first steps in a temporary folder."""
     import jax
 
-    from rnnmnist.config.resolving import resolve
-    from rnnmnist.data.datasets import load_for_training
+    from rnnmnist.data.datasets import open_source
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.devices import make_device_mesh
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import platform_of
     from rnnmnist.runtime.signals import StopFlag, stop_on_signal
-    from rnnmnist.training.resume import Start, open_workdir
+    from rnnmnist.training.resume import Run, open_run
     from rnnmnist.training.run import train_and_evaluate
 
     versions = machine.installed_versions().items()
@@ -71,14 +70,11 @@ def check_run(args: argparse.Namespace) -> None:
                 f"{args.require}; install jax[tpu] or jax[cuda12] on a machine with "
                 "one (in Colab: Runtime, Change runtime type), and unset JAX_PLATFORMS"
             )
-    with open_workdir(args.request, args.workdir) as start:
-        state = start.completion or f"a run would go on from step {start.step}"
+    with open_run(args.request, args.workdir, open_source) as run:
+        config, task, mesh = run.config, run.dataset.task, run.mesh
+        state = run.completion or f"a run would go on from step {run.step}"
         show("workdir", f"{args.workdir}, {state}")
-        chosen, _, dataset = load_for_training(args.request, start.config)
-        task = dataset.task
         show("data", f"{task.name}: {task.sizes} {task.noun}")
-        config = resolve(chosen, task)
-        mesh = start.check(config, dataset)
         devices = f"{mesh.size} of {jax.device_count()} x {platform_of(mesh)}"
         show("devices", devices)
         if config.model.fitting == "gradient":
@@ -88,10 +84,7 @@ def check_run(args: argparse.Namespace) -> None:
         with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as own:
             folder = Path(broadcast(lambda: own))  # which processes share
             train_and_evaluate(
-                config,
-                dataset,
-                Start(folder),
-                mesh,
+                Run(folder, config, run.dataset, mesh),
                 contextlib.nullcontext(StopFlag()),
                 verbose=False,
             )

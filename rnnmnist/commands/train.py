@@ -8,7 +8,6 @@ Any setting can be given as --config.KEY=VALUE.
 import argparse
 
 from rnnmnist.commands import command_line
-from rnnmnist.config.resolving import resolve
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -20,28 +19,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Trains, or resumes, the run of the command line."""
     args = parse(argv)
-    from rnnmnist.data import datasets
+    from rnnmnist.data.datasets import open_source
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
-    from rnnmnist.training.resume import open_workdir
+    from rnnmnist.training.resume import open_run
     from rnnmnist.training.run import train_and_evaluate
 
     enable_compilation_cache()
     distributed.initialize(*args.processes)
-    with open_workdir(args.request, args.workdir) as start:
-        if not distributed.is_process_0():
-            distributed.wait_for_process_0()  # which prepares the data
-        chosen, reason, dataset = datasets.load_for_training(args.request, start.config)
-        if distributed.is_process_0():
-            distributed.wait_for_process_0()
-        config = resolve(chosen, dataset.task)
-        mesh = start.check(config, dataset)
-        train_and_evaluate(
-            config,
-            dataset,
-            start,
-            mesh,
-            stop_on_signal(),
-            reason=reason,
-        )
+    with open_run(args.request, args.workdir, open_source) as run:
+        train_and_evaluate(run, stop_on_signal())

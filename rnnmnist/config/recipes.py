@@ -14,6 +14,7 @@ from rnnmnist.config.schema import (
     KINDS_OF_TRAINING,
     SETTINGS,
     Config,
+    DataConfig,
 )
 
 # Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
@@ -35,6 +36,17 @@ class Request(NamedTuple):
     settings: Mapping[str, object] = {}
     has_callback: bool = False
 
+    @property
+    def data(self) -> DataConfig:
+        """The settings of the data, which all recipes share."""
+        config = self.config or Config(data=DataConfig(name="files"))
+        own = {
+            name: value
+            for name, value in self.settings.items()
+            if name.startswith(DataConfig.prefix)
+        }
+        return config.replace(own).data
+
 
 def load_named(name: str | Path) -> Config | None:
     """Loads a configuration by its path or its name; for the rule, returns None."""
@@ -42,7 +54,7 @@ def load_named(name: str | Path) -> Config | None:
 
 
 def choose_config(
-    request: Request, saved: Config | None = None, sequences: int | None = None
+    request: Request, saved: Config | None = None, sequences: int = 0
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and why the rule has chosen it.
 
@@ -53,9 +65,7 @@ def choose_config(
         request: what the user has asked for.
         saved: the configuration of the run that is in the workdir, if there is one. A
             run keeps its kind of network.
-        sequences: the number of training sequences, before some are held out. It is
-            None before the data are read. Then the settings by which they are read are
-            already those of the run, and the network may still be the other one.
+        sequences: the number of training sequences, before some are held out.
     """
     config, reason = request.config, None
     if config is None:
@@ -66,7 +76,7 @@ def choose_config(
 
 # Returns the name of a shipped configuration, and the reason for the choice.
 def _choose_recipe(
-    request: Request, saved: Config | None, sequences: int | None
+    request: Request, saved: Config | None, sequences: int
 ) -> tuple[str, str | None]:
     cell = request.settings.get("model.cell")
     if cell is not None:
@@ -80,6 +90,6 @@ def _choose_recipe(
         is_trained = saved.model.fitting == "gradient"
         return "trained" if is_trained else "filters", None
     limit = f"{FEW_SEQUENCES:,} training sequences"
-    if sequences is None or sequences < FEW_SEQUENCES:
+    if sequences < FEW_SEQUENCES:
         return "filters", f"for fewer than {limit}"
     return "trained", f"for {limit} or more"

@@ -1,36 +1,43 @@
 """Data sets by their names, with the examples of each split."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
-from rnnmnist.config.recipes import Request, choose_config
-from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.image_sets import embedded_images, image_task
 from rnnmnist.errors import prefix_errors
 
 
-def load_for_training(
-    request: Request, saved: Config | None
-) -> tuple[Config, str | None, Dataset]:
-    """Loads the data set of a run, with the splits that its training uses.
+class Source(NamedTuple):
+    """The data of a run before their values are checked.
 
-    `saved` is the configuration of the run that is in the workdir, if there is one.
-    Returns what `choose_config` returns for the number of training examples, and the
-    data set.
+    Attributes:
+        examples: the number of training examples, before some are held out.
+        load: loads the data set.
     """
-    config, _ = choose_config(request, saved)
-    if config.data.name != "files":
-        count = image_task(config.data).examples["train"]
-        return *choose_config(request, saved, count), load(config.data)
+
+    examples: int
+    load: Callable[[DataConfig], Dataset]
+
+
+def open_source(config: DataConfig) -> Source:
+    """Reads sequences; images are not read before they are loaded."""
+    if config.name != "files":
+        return Source(image_task(config).examples["train"], load)
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
-    path, sequences = reading.read_path(config.data, config.data.feature_names)
-    with prefix_errors(path):
-        config, reason = choose_config(request, saved, sequences.count_training())
-        dataset = reading.to_dataset(path, sequences, config.data)
-    return config, reason, dataset
+    path, sequences = reading.read_path(config, config.feature_names)
+
+    def load_sequences(config: DataConfig) -> Dataset:
+        with prefix_errors(path):
+            return reading.to_dataset(path, sequences, config)
+
+    return Source(sequences.count_training(), load_sequences)
 
 
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:

@@ -5,8 +5,6 @@ import shlex
 import textwrap
 from pathlib import Path
 
-from jax.sharding import Mesh
-
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import discard_output, escape_unprintable
@@ -22,7 +20,7 @@ from rnnmnist.runs.checkpoint_files import Header, read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
-from rnnmnist.training.resume import Start
+from rnnmnist.training.resume import Run
 
 _logger = logging.getLogger(__name__)
 
@@ -89,17 +87,10 @@ class Progress:
             )
 
 
-def print_header(
-    config: RunConfig,
-    task: Task,
-    mesh: Mesh,
-    start: Start,
-    reason: str | None,
-) -> None:
-    """Prints network, data set, devices, and where the run resumes or is complete.
-
-    `reason` says why the rule of `choose_config` has chosen the network, if it has.
-    """
+def print_header(run: Run) -> None:
+    """Prints network, data set, devices, and where the run resumes or is complete."""
+    workdir, config, dataset, mesh, step, completion, reason = run
+    task = dataset.task
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
@@ -107,8 +98,7 @@ def print_header(
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     write(
-        f"{config.model.description} on {task.name}, {seeds}, {devices}, in "
-        f"{start.workdir}"
+        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:
         write(describe_sequences(task))
@@ -117,13 +107,13 @@ def print_header(
         if config.model.fitting == "closed_form":
             chosen, other = "random filters", "lru"
         write(f"{chosen}, {reason}; model.cell={other} chooses the other")
-    if start.completion is not None:
+    if completion is not None:
         trains_on = ""
-        if start.step < config.train.num_steps:
+        if step < config.train.num_steps:
             trains_on = "; train.patience=none or a larger one trains on"
-        write(start.completion + trains_on)
-    elif start.step:
-        write(f"resuming from step {start.step}")
+        write(completion + trains_on)
+    elif step:
+        write(f"resuming from step {step}")
 
 
 def describe_sequences(task: Task) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
-from rnnmnist.config.schema import DATA_PATHS, SETTINGS
+from rnnmnist.config.schema import DATA_PATHS, SETTINGS, DataConfig
 from rnnmnist.config.settings import Resume
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.datasets import Source
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
@@ -37,65 +38,37 @@ from rnnmnist.training.state import Program, TrainState, abstract_state
 _logger = logging.getLogger(__name__)
 
 
-class Start(NamedTuple):
-    """What a run starts from: the newest checkpoint in its workdir, if there is one.
+class Run(NamedTuple):
+    """A run that is checked, and ready to train.
 
     Attributes:
         workdir: the folder of the run.
-        step: the number of finished updates.
-        config: the configuration of the run so far; None without a checkpoint.
-        task: the task of the run so far; None without a checkpoint.
+        config: the configuration, resolved for the task of the data set.
+        dataset: the data, which are the same on all processes.
+        mesh: the mesh of the devices.
+        step: the number of finished updates, of which the workdir has a checkpoint.
         completion: why the run is complete, and None if it is not.
+        reason: why the rule of `choose_config` has chosen the network, if it has.
     """
 
     workdir: Path
+    config: RunConfig
+    dataset: Dataset
+    mesh: Mesh
     step: int = 0
-    config: RunConfig | None = None
-    task: Task | None = None
     completion: str | None = None
-
-    @jax_defaults()
-    def check(self, config: RunConfig, dataset: Dataset) -> Mesh:
-        """Checks that the run can train on its data, before anything is written.
-
-        Returns the mesh of its devices.
-        """
-        task = dataset.task
-        if self.task is not None and self.task.sha256 != task.sha256:
-            raise UserError(
-                f"workdir: step {self.step} in {self.workdir} was trained on other "
-                f"data than {task.name} (SHA-256 {self.task.sha256}, not "
-                f"{task.sha256}); name another workdir, or the same data"
-            )
-        if self.task is not None and self.task.feature_names != task.feature_names:
-            raise UserError(
-                f"feature_names: are {', '.join(task.feature_names)}, and those of "
-                f"step {self.step} in {self.workdir} are "
-                f"{', '.join(self.task.feature_names)}; name another workdir"
-            )
-        check_processes(config, task, self.step)
-        mesh = create_mesh(config)
-        resolve_cell(config.model)
-        if config.model.fitting == "closed_form" and self.completion is None:
-            from rnnmnist.training.ridge import check_fit
-
-            check_fit(config, dataset)
-        if self.config is not None and self.completion is None:
-            for name, old, new in changed_settings(self.config, config, "warned"):
-                _logger.warning(
-                    f"{name} was {old} and is now {new}: the result will differ from "
-                    "that of an uninterrupted run"
-                )
-        return mesh
+    reason: str | None = None
 
 
 @contextlib.contextmanager
-def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
-    """Locks a workdir, and yields what a run starts from in it.
+def open_run(
+    request: Request, workdir: Path, open_source: Callable[[DataConfig], Source]
+) -> Iterator[Run]:
+    """Locks a workdir, loads the data, and checks that the run can start or resume.
 
-    The settings are checked as far as that needs no data. A run that resumes has the
-    defaults for the data of its checkpoint. Of several processes, the first one creates
-    the workdir and holds the lock.
+    Nothing is written. What a run on images can be refused for is found before they are
+    downloaded. A run that resumes has the defaults for the data of its checkpoint. Of
+    several processes, the first one creates the workdir and holds the lock.
     """
     with lock(workdir) if is_process_0() else contextlib.nullcontext():
         wait_for_process_0()
@@ -106,21 +79,67 @@ def open_workdir(request: Request, workdir: Path) -> Iterator[Start]:
             )
         check_folders(workdir)
         header = read_newest(workdir)
-        config, _ = choose_config(request, None if header is None else header.config)
-        if config.model.is_user_cell:
-            import_cell(config.model.cell)
-        if config.data.name != "files":  # images need not be read for their task
-            image_config = resolve(config, image_task(config.data))
-            # Making a mesh waits for all processes. Several are compared before, in
-            # `Start.check`.
+        source = open_source(request.data)
+        saved = None if header is None else header.config
+        chosen, reason = choose_config(request, saved, source.examples)
+        if chosen.model.is_user_cell:
+            import_cell(chosen.model.cell)
+        if chosen.data.name != "files":  # images need not be read for their task
+            image_config = resolve(chosen, image_task(chosen.data))
+            # Making a mesh waits for all processes. Several are compared before.
             if process_count() == 1:
                 create_mesh(image_config)
-        start = Start(workdir)
+        step, completion = 0, None
         if header is not None:
-            task = header.task
-            completion = check_resume(fill_defaults(config, task), header, workdir)
-            start = Start(workdir, header.step, header.config, task, completion)
-        yield start
+            step = header.step
+            config = fill_defaults(chosen, header.task)
+            completion = check_resume(config, header, workdir)
+        if not is_process_0():
+            wait_for_process_0()  # which prepares the data
+        dataset = source.load(chosen.data)
+        if is_process_0():
+            wait_for_process_0()
+        config = resolve(chosen, dataset.task)
+        if header is not None:
+            check_data(dataset.task, header, workdir)
+        check_processes(config, dataset.task, step)
+        with jax_defaults():
+            mesh = create_mesh(config)
+            resolve_cell(config.model)
+        run = Run(workdir, config, dataset, mesh, step, completion, reason)
+        if completion is None:
+            _prepare_updates(run, saved)
+        yield run
+
+
+def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
+    """Checks the memory of a fit in closed form, and warns of changed settings."""
+    if run.config.model.fitting == "closed_form":
+        from rnnmnist.training.ridge import check_fit
+
+        check_fit(run.config, run.dataset)
+    if saved is not None:
+        for name, old, new in changed_settings(saved, run.config, "warned"):
+            _logger.warning(
+                f"{name} was {old} and is now {new}: the result will differ from that "
+                "of an uninterrupted run"
+            )
+
+
+def check_data(task: Task, header: Header, workdir: Path) -> None:
+    """Checks that data are those of a checkpoint."""
+    if header.task.sha256 != task.sha256:
+        raise UserError(
+            f"workdir: step {header.step} in {workdir} was trained on other data than "
+            f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
+            "another workdir, or the same data"
+        )
+    if header.task.feature_names != task.feature_names:
+        raise UserError(
+            f"feature_names: are {', '.join(task.feature_names)}, and those of step "
+            f"{header.step} in {workdir} are {', '.join(header.task.feature_names)}; "
+            "name another workdir"
+        )
 
 
 def create_mesh(config: RunConfig) -> Mesh:

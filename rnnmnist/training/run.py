@@ -6,7 +6,6 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.examples import Dataset
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.trained_run import TrainedRun
@@ -21,18 +20,14 @@ from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
 from rnnmnist.training.events import Callback
-from rnnmnist.training.resume import Start
+from rnnmnist.training.resume import Run
 
 
 @jax_defaults()
 def train_and_evaluate(
-    config: RunConfig,
-    dataset: Dataset,
-    start: Start,
-    mesh: Mesh,
+    run: Run,
     stop_context: contextlib.AbstractContextManager[StopFlag],
     *,
-    reason: str | None = None,
     verbose: bool = True,
     callback: Callback | None = None,
 ) -> None:
@@ -41,25 +36,21 @@ def train_and_evaluate(
     A complete run is only evaluated.
 
     Args:
-        config: the configuration, resolved for the task of the data set.
-        dataset: the data, which are the same on all processes.
-        start: the open run, from which the training starts.
-        mesh: the mesh of its devices, which `start.check` returns.
+        run: the run, which `open_run` has checked.
         stop_context: a context that handles signals during the updates, and yields the
             flag that they set.
-        reason: why the rule of `choose_config` has chosen the network, if it has.
         verbose: whether progress and the summary are printed.
         callback: a function that is called with the metrics of each validation. If it
             returns True, the run ends there. A fit in closed form does not call it.
     """
     started, compiled = time.monotonic(), compile_seconds()
-    workdir, task = start.workdir, dataset.task
-    step = start.step
+    workdir, config, dataset, mesh, step, completion, _ = run
+    task = dataset.task
     if verbose:
-        console.print_header(config, task, mesh, start, reason)
+        console.print_header(run)
     if is_process_0():
         repair(workdir)
-    if start.completion is None:
+    if completion is None:
         if is_process_0():
             write_json(workdir / "config.json", config)
             logs.remove_metrics_after(workdir, step)

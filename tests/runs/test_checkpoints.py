@@ -23,6 +23,7 @@ from support import (
 from rnnmnist.config.recipes import Request
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.data.datasets import open_source
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runs import checkpoint_files, checkpoints
@@ -38,7 +39,7 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
-from rnnmnist.training.resume import open_workdir, restore_state
+from rnnmnist.training.resume import open_run, restore_state
 from rnnmnist.training.state import Program, TrainState, create_state
 
 GIVEN = Config().replace(
@@ -175,7 +176,7 @@ def test_training_refuses_a_numbered_folder_of_the_user(
     before = file_times(tmp_path)
     with (
         pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"),
-        open_workdir(Request(GIVEN), workdir),
+        open_run(Request(GIVEN), workdir, open_source),
     ):
         pass
     assert file_times(tmp_path) == before
@@ -276,7 +277,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     assert header.task == TASK
     with (
         pytest.raises(UserError, match="parameters only"),
-        open_workdir(Request(GIVEN.replace({"data.path": None})), target),
+        open_run(Request(GIVEN.replace({"data.path": None})), target, open_source),
     ):
         pass
     found = checkpoints.read_arrays(target, 2, "params", LIKE)

@@ -29,15 +29,13 @@ from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
 from rnnmnist.training.loop import measure_training
-from rnnmnist.training.resume import Start
+from rnnmnist.training.resume import Run, create_mesh
 from rnnmnist.training.run import evaluate_best_checkpoint, train_and_evaluate
 
 
 def train(config: RunConfig, workdir: Path) -> None:
-    dataset = datasets.load(config.data)
-    start = Start(workdir)
-    mesh = start.check(config, dataset)
-    train_and_evaluate(config, dataset, start, mesh, stop_on_signal())
+    run = Run(workdir, config, datasets.load(config.data), create_mesh(config))
+    train_and_evaluate(run, stop_on_signal())
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(
