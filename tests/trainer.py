@@ -19,8 +19,6 @@ from rnnmnist.runs.workdir import UNFINISHED, list_steps
 STEPS = 120
 SETTINGS = (
     "--config.model.hidden_size=48",
-    "--config.model.num_layers=2",
-    "--config.model.dropout=0.1",
     "--config.train.batch_size=48",  # epochs end within batches
     f"--config.train.num_steps={STEPS}",
     "--config.train.ema_decay=0.9",  # evaluated and trained weights differ

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import (
+    INPUTS,
+    LABELS,
+    SMALL,
     batches_of,
     chunk_of,
     mesh_of,
@@ -21,6 +25,7 @@ from support import (
     task_of,
 )
 
+import rnnmnist
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import ModelConfig
@@ -96,6 +101,32 @@ def test_masks_follow_from_the_seed_and_the_step(cell: str) -> None:
     (undropped,) = train(config.replace({"model.dropout": 0.0}), 1)
     changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), undropped, expected)
     assert max(jax.tree.leaves(changes)) > 0.02  # more than the tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
+@pytest.mark.parametrize("cell", NETWORKS)
+def test_a_run_that_stops_and_resumes_has_the_same_end(
+    cell: str, tmp_path: Path
+) -> None:
+    """By its files, after its first validation."""
+    settings = SMALL | {"cell": cell, "num_layers": 2, "dropout": RATE}
+    settings["split"] = ["train"] * 30 + ["validation"] * 10
+    hashes = []
+    for name, callback in (("whole", None), ("stopped", lambda _: True)):
+        for each in (callback, None):
+            model = rnnmnist.fit(
+                INPUTS,
+                LABELS,
+                workdir=tmp_path / name,
+                verbose=False,
+                callback=each,
+                **settings,
+            )
+            hashes.append((model.checkpoint_step, model.params_sha256))
+    whole, again, stopped, resumed = hashes
+    assert stopped[0] == 10
+    assert whole == again == resumed
 
 
 def test_a_mask_keeps_the_mean() -> None:
