@@ -175,36 +175,32 @@ def fit(
         full_names(settings, FIT_SETTINGS),
         has_callback=callback is not None,
     )
+    data = request.data
     sequences = read_memory(
         inputs,
-        request.data.roles,
-        request.data.feature_names,
+        data.roles,
+        data.feature_names,
         labels=labels,
         lengths=lengths,
         split=split,
         groups=groups,
         feature_names=feature_names,
     )
-    path = folder / ARRAYS
-    settings_of_data = {**request.settings, "data.path": path}
-
-    def open_arrays(_: DataConfig) -> Source:
-        # The sizes of the axes tell, since such an array trains without an error.
-        shape: tuple[int, ...] = getattr(inputs, "shape", ())
-        if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
-            warn_of_data(
-                f"inputs {shape} have more features than time steps; if they are "
-                "[examples, features, time], pass inputs.swapaxes(1, 2)"
-            )
-        return Source(
-            sequences.count_training(),
-            functools.partial(to_dataset, path, sequences),
+    # The sizes of the axes tell, since such an array trains without an error.
+    shape: tuple[int, ...] = getattr(inputs, "shape", ())
+    if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
+        warn_of_data(
+            f"inputs {shape} have more features than time steps; if they are "
+            "[examples, features, time], pass inputs.swapaxes(1, 2)"
         )
-
+    path = folder / ARRAYS
+    source = Source(
+        sequences.count_training(), functools.partial(to_dataset, path, sequences)
+    )
     return _train(
-        request._replace(settings=settings_of_data),
+        request._replace(settings={**request.settings, "data.path": path}),
         folder,
-        open_arrays,
+        lambda _: source,
         verbose=verbose,
         callback=callback,
         sequences=sequences,

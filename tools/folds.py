@@ -83,7 +83,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.
     "differences, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
     "both directions": FASTER | {"bidirectional": True, "hidden_size": 45},
 }
-# Other settings are those of `trained.py`.
+# `trained.py` has the other settings.
 TRAINED: dict[str, Any] = {"cell": "lru"}
 DROPOUT = {
     "trained": TRAINED,

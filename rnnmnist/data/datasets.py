@@ -13,7 +13,7 @@ from rnnmnist.errors import prefix_errors
 
 
 class Source(NamedTuple):
-    """The data of a run before their values are checked.
+    """The data of a run, before their values are checked.
 
     Attributes:
         examples: the number of training examples, before some are held out.

@@ -20,12 +20,13 @@ from rnnmnist.runtime.mesh import replicated_sharding
 
 
 class StreamState(NamedTuple):
-    """What a network remembers of a sequence between two time steps.
+    """The state of a network after some time steps of a sequence.
 
     Attributes:
-        carry: of the recurrent layer, on the devices, with a leading ensemble axis.
-        last: the inputs of the previous time step, float32 [features], which replace
-            missing values of the next one. They are 0 before the first time step.
+        carry: the carry of the recurrence, with a leading ensemble axis.
+        last: the inputs of the previous time step, float32 [features]. With
+            `data.missing=forward_fill`, they replace missing values of the next time
+            step. They are 0 before the first time step.
     """
 
     carry: Carry

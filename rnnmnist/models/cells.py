@@ -102,7 +102,8 @@ def make_recurrence(
     time_steps, num_features = input_shape
     features = 2 * num_features if config.differences else num_features
     recurrence: Recurrence
-    if config.fitting == "closed_form":  # without windows
+    if config.fitting == "closed_form":
+        # A configuration of random filters has no windows, which `resolve` refuses.
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
     else:
         recurrence = _make_layers(config, cell, features * config.window, execution)

@@ -85,7 +85,7 @@ class SequenceClassifier(nn.Module):
         logits = self.head(
             self.hidden(inputs, lengths, every_step=every_step, keys=keys)
         )
-        if every_step:  # logits are [time, batch, classes], and smaller to swap
+        if every_step:  # the recurrence and the head return the time axis first
             logits = logits.swapaxes(0, 1)
         return logits
 
@@ -99,9 +99,9 @@ class SequenceClassifier(nn.Module):
     ) -> jax.Array:
         """Computes the inputs of the head. The arguments are those of `__call__`.
 
-        Returns the outputs of the recurrence, after dropout if there are keys: those
-        after the last time step of each sequence, [batch, size], or with `every_step`
-        those after each time step, [time, batch, size].
+        Returns the outputs of the recurrence, after dropout if there are keys. They are
+        [batch, size], after the last time step of each sequence, or with `every_step`
+        [time, batch, size], after each time step.
         """
         dropout = Dropout(self.config.dropout, keys)
         outputs = self.recurrence(
@@ -120,9 +120,10 @@ class SequenceClassifier(nn.Module):
     def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Returns the carry and the logits after one time step.
 
-        Inputs are [batch, features]. The logits, [batch, classes], are those of
-        sequences that end with this time step. With windows, they differ from those of
-        `every_step`, which are of the last window that has ended (`Windows`).
+        Inputs are [batch, features]. The logits, [batch, classes], equal a call on
+        sequences that end with this time step. With windows, `every_step` returns other
+        logits: between the ends of two windows, it repeats the logits of the last
+        window that has ended (`Windows`).
         """
         carry, hidden = self.recurrence.step(carry, inputs)
         return carry, self.head(hidden)

@@ -103,15 +103,15 @@ class ResidualLayers(nn.Module):
     ) -> tuple[States, jax.Array]:
         """Runs the layers over a block of time steps.
 
-        The masks of dropout, [time, batch, hidden], are for the outputs of each layer
-        but the last. In evaluations, there are none.
+        Each layer but the last one has a mask of dropout for its outputs, [time, batch,
+        hidden]. The list is empty in an evaluation.
         """
         states = []
         with jax.default_matmul_precision(self.precision):
             hidden = self.encoder(inputs)
             for index, layer in enumerate(self.layers):
-                if masks and index:
-                    hidden *= masks[index - 1]
+                if masks and index > 0:
+                    hidden *= masks[index - 1]  # of the layer before this one
                 state, hidden = layer(carry[index], hidden)
                 states.append(state)
         return tuple(states), hidden

@@ -140,8 +140,8 @@ def init_gate_biases(
     instead, and the bias of the input gate is -log(u), where u is uniform between 1 and
     `longest_memory` for each unit, which then remembers about u time steps.
 
-    In Flax's cell, `hi` contains the bias of the input gate, `hf` that of the forget
-    gate.
+    Flax's cell has the bias of the input gate in `hi`, and the bias of the forget gate
+    in `hf`.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent

@@ -28,7 +28,7 @@ def init_params(
 
     Args:
         model: the network.
-        key: of the random numbers.
+        key: a typed key for the random numbers.
         delta_std: the standard deviation of delta features in the training data, float
             [features] or []. Ignored without `model.differences`.
     """

@@ -13,7 +13,7 @@ from rnnmnist.models.recurrences import Carry, Recurrence, select_last
 
 
 class DeltasCarry(NamedTuple):
-    """What `Deltas` remembers of a sequence between two time steps."""
+    """The carry of `Deltas`."""
 
     recurrence: Carry
     last: jax.Array  # [batch, features], the inputs of the previous time step
@@ -80,8 +80,9 @@ class Deltas(nn.Module):
         # steps is symbolic.
         last = inputs[jnp.maximum(times - 1, 0)]
         if lengths is not None:
-            # The inputs fall to 0 at the first time step of the padding. Its delta is 0
-            # nevertheless.
+            # In the padding, an input is its own predecessor, so that its delta is 0.
+            # Otherwise the first time step of the padding, where the inputs fall to 0,
+            # would have a delta.
             is_used = times[:, None, None] < lengths[None, :, None]
             last = jnp.where(is_used, last, inputs)
         return self._concatenate(inputs, last)
@@ -106,8 +107,8 @@ class Windows(nn.Module):
     A window is `size` consecutive time steps. One ends after every `stride` time steps.
     The first windows begin before the sequence, and the last one can end after it;
     there, a window has zeros. With `every_step`, the output after a time step is that
-    of the last window that has ended, and 0 before the first one has. With the last
-    time step of a sequence, a window ends that can have zeros at its end.
+    of the last window that has ended, and 0 before the first window has ended. A window
+    also ends with the last time step of a sequence, and is then filled with zeros.
     """
 
     recurrence: Recurrence

@@ -66,9 +66,10 @@ def open_run(
 ) -> Iterator[Run]:
     """Locks a workdir, loads the data, and checks that the run can start or resume.
 
-    Nothing is written. What a run on images can be refused for is found before they are
-    downloaded. A run that resumes has the defaults for the data of its checkpoint. Of
-    several processes, the first one creates the workdir and holds the lock.
+    Nothing is written. Settings are checked before images are downloaded, and after
+    sequences are read, whose number chooses the network. A run that resumes has the
+    defaults for the data of its checkpoint. Of several processes, the first one creates
+    the workdir and holds the lock.
     """
     with lock(workdir) if is_process_0() else contextlib.nullcontext():
         wait_for_process_0()
@@ -127,7 +128,7 @@ def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
 
 
 def check_data(task: Task, header: Header, workdir: Path) -> None:
-    """Checks that data are those of a checkpoint."""
+    """Refuses to resume from a checkpoint with other data than its training had."""
     if header.task.sha256 != task.sha256:
         raise UserError(
             f"workdir: step {header.step} in {workdir} was trained on other data than "

@@ -60,10 +60,11 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
         pa.input_stream(path) as stream,  # decompressed, if the name says so
         io.TextIOWrapper(stream, "utf-8-sig", newline="") as file,
     ):
-        found = next(filter(None, csv.reader(file)), [])  # the first line with cells
-    names = {name.strip(): name for name in found}
-    columns = _choose_columns([name.strip() for name in found], roles, wanted)
-    read_names = [names[name] for name in columns.values()]
+        header = next(filter(None, csv.reader(file)), [])  # the first line with cells
+    columns = _choose_columns([name.strip() for name in header], roles, wanted)
+    # Arrow knows the columns by their names in the file, with spaces around them.
+    names_in_file = {name.strip(): name for name in header}
+    read_names = [names_in_file[name] for name in columns.values()]
     table = pyarrow.csv.read_csv(
         path,
         # With threads, Arrow does not say which row has another number of cells.
