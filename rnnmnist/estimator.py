@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,10 +14,8 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError, format_value
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
-from rnnmnist.model import load
-from rnnmnist.runs.checkpoint_files import read_files, read_header, seal
+from rnnmnist.model import Model
 from rnnmnist.runs.logs import validation_losses
-from rnnmnist.runs.workdir import list_steps
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -43,8 +38,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     `validation=False`. The defaults are those of `rnnmnist.fit`.
 
     Args:
-        workdir: the folder of the run, which the same `fit` resumes. None is a
-            temporary folder, which is removed with the classifier.
+        workdir: the folder of the run, which the same `fit` resumes. None trains in
+            memory.
         random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
@@ -97,8 +92,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     X is real [n, time, features], [n, time] of one feature, or a list of sequences,
     [time, features] or [time], of different lengths; y is [n], integers, strings or
-    booleans. After `fit`, the run is in `workdir_`, its network is `model_`, and
-    `n_iter_` is the number of epochs. A pickle carries the network, not the sequences.
+    booleans. After `fit`, the network is `model_`, the folder of the run `workdir_`
+    (None in memory), and `n_iter_` the number of epochs. A pickle carries the network,
+    not the sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -151,23 +147,20 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
         settings = self._settings_of_fit(len(labels))
-        workdir = self.workdir
-        if workdir is None:
-            workdir = self._make_folder()
         model = fit(
             inputs,
             classes.astype(str)[labels],
             groups=groups,
-            workdir=workdir,
+            workdir=self.workdir,
             verbose=self.verbose,
             **settings,
         )
-        last_step = list_steps(model.workdir)[-1]
+        record, last_step = model.record, model.record.step
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            losses = validation_losses(model.workdir, last_step)
+            losses = validation_losses(record.lines, last_step)
             lowest = min(losses, key=losses.__getitem__, default=last_step)
-            model = load(model.workdir, lowest, cell=config.model.cell)
+            model = Model(record, str(lowest), model.settings, model.dataset)
         self.model_ = model
         self.classes_ = classes
         self.n_iter_ = math.ceil(
@@ -178,8 +171,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     @property
-    def workdir_(self) -> Path:
-        """The folder of the run."""
+    def workdir_(self) -> Path | None:
+        """The folder of the run; None in memory."""
         return self.model_.workdir
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -201,12 +194,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.allow_nan = self.missing != "error"
         return tags
-
-    def _make_folder(self) -> Path:
-        """Returns a temporary folder that is removed with the classifier."""
-        folder = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return folder
 
     def _settings_of_fit(self, sequences: int) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -264,31 +251,3 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
             ensure_all_finite="allow-nan",  # the run refuses or fills it
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Returns the attributes, with the checkpoint in place of the model."""
-        state = dict(super().__getstate__())
-        model = state.pop("model_", None)
-        if model is not None:
-            step_folder = model.workdir / str(model.checkpoint_step)
-            read_header(model.workdir, model.checkpoint_step)  # refuses a damaged one
-            files = read_files(step_folder)
-            # Only a resume needs the state.
-            state["_files"] = {n: files[n] for n in files if not n.startswith("state/")}
-            state["_step"] = step_folder.name
-            state["_cell"] = model.config.model.cell  # with the path of a file
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Writes the checkpoint to a temporary folder, and restores the network."""
-        files = state.pop("_files", {})
-        super().__setstate__(state)
-        if files:
-            folder = self._make_folder()
-            step_folder = folder / self._step
-            for name, content in files.items():
-                path = step_folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            seal(step_folder)
-            self.model_ = load(folder, cell=self._cell)

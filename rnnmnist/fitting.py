@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
@@ -13,19 +12,15 @@ from rnnmnist.config.recipes import Request, load_named
 from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find
 from rnnmnist.data.datasets import Source, open_source
-from rnnmnist.data.sequences.checking import Sequences
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import errors_as_failures, warn_of_data
 from rnnmnist.model import Model
-from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.events import Callback
 from rnnmnist.training.resume import open_run
 from rnnmnist.training.run import train_and_evaluate
 
-# The folder in a workdir with the sequences of `fit`. Its stem names the data set.
-ARRAYS = "arrays.data"
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 # Those of a run on arrays, which `fit` takes.
@@ -42,24 +37,24 @@ FIT_SETTINGS = {
 def train(
     config: str | Path | Config = "embedded",
     *,
-    workdir: str | Path,
+    workdir: str | Path | None = None,
     verbose: bool = True,
     callback: Callback | None = None,
     **settings: Any,
 ) -> Model:
-    """Trains the network of a configuration, or resumes the run in `workdir`.
+    """Trains the network of a configuration, in memory or in a workdir.
 
-    It does what `rnnmnist train` does, in this process alone, and treats interrupts,
-    jax and logging as `rnnmnist.fit` does.
+    It does what `rnnmnist train` does, in this process alone, and treats the workdir,
+    interrupts, jax and logging as `rnnmnist.fit` does.
 
     This trains the network of `configs/default.py` for fewer steps::
 
-        model = rnnmnist.train("default", workdir="runs/mnist", num_steps=430)
+        model = rnnmnist.train("default", num_steps=430)
 
     Args:
         config: the name of a shipped configuration, such as `default`; a path of one,
             with a separator or with `.py`; or a `Config`.
-        workdir: the folder of the run.
+        workdir: as for `rnnmnist.fit`.
         verbose: as for `rnnmnist.fit`.
         callback: as for `rnnmnist.fit`.
         **settings: other values of settings, by their names without the section, such
@@ -76,9 +71,7 @@ def train(
         full_names(settings, TRAIN_SETTINGS),
         has_callback=callback is not None,
     )
-    return _train(
-        request, parse_folder(workdir), open_source, verbose=verbose, callback=callback
-    )
+    return _train(request, workdir, open_source, verbose=verbose, callback=callback)
 
 
 @errors_as_failures()
@@ -86,7 +79,7 @@ def fit(
     inputs: ArrayLike,
     labels: ArrayLike | None = None,
     *,
-    workdir: str | Path,
+    workdir: str | Path | None = None,
     lengths: ArrayLike | None = None,
     split: ArrayLike | None = None,
     groups: ArrayLike | None = None,
@@ -95,14 +88,16 @@ def fit(
     callback: Callback | None = None,
     **settings: Any,
 ) -> Model:
-    """Trains a classifier of sequences, or resumes the run in `workdir`.
+    """Trains a classifier of sequences, in memory or in a workdir.
 
-    The arrays are saved in the workdir, from which the run is evaluated.
+    Without a workdir, no file is written: `Model.save` keeps the network. With a
+    workdir, the arrays and checkpoints are saved in it, the same call resumes the run,
+    and all commands work on it.
 
     After an interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook), training
-    continues to its next line (`log_every_steps` updates) and saves; then
-    `KeyboardInterrupt` is raised. The same call resumes. A second interrupt raises it
-    as soon as the running call of a compiled program has ended.
+    continues to its next line (`log_every_steps` updates) and saves, if there is a
+    workdir; then `KeyboardInterrupt` is raised. A second interrupt raises it as soon as
+    the running call of a compiled program has ended.
     Outside of the main thread, `fit` leaves signals alone. SIGTERM is always the
     caller's; `docs/reliability.md` has the line that makes it such an interrupt.
 
@@ -114,11 +109,10 @@ def fit(
     It computes with jax's defaults, in float32, also where the process has others; a
     callback is called with them.
 
-    >>> import numpy as np, rnnmnist, tempfile
+    >>> import numpy as np, rnnmnist
     >>> labels = np.arange(40) % 2
     >>> inputs = np.ones((40, 5, 1)) * labels[:, None, None]
-    >>> folder = tempfile.mkdtemp()
-    >>> model = rnnmnist.fit(inputs, labels, workdir=folder, verbose=False)
+    >>> model = rnnmnist.fit(inputs, labels, verbose=False)
     >>> model.classify(inputs[:3]).argmax(-1)
     array([0, 1, 0])
 
@@ -128,7 +122,7 @@ def fit(
             with the columns of a .csv file, such as a frame of pandas or polars, which
             has the other arrays in its columns.
         labels: integers, booleans or strings [examples].
-        workdir: the folder of the run.
+        workdir: the folder of the run; None trains in memory.
         lengths: integers [examples], the time steps before the padding of each; by
             default, all.
         split: strings [examples]: "train", "validation" or "test". By default, all are
@@ -144,12 +138,12 @@ def fit(
         verbose: whether progress and a summary are printed. Warnings are given in any
             case: of the data as `rnnmnist.DataWarning`, others by the logger
             `rnnmnist`.
-        callback: is called on process 0 after each validation, which is saved by then,
-            with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
-            it returns True, the run ends there and is evaluated; the same call trains
-            on. What it raises leaves `fit`, an `OSError` of a file as a `UserError` or
-            `RunError`; the same call resumes. A run without a validation split, and a
-            fit of random filters, do not call it.
+        callback: is called on process 0 after each validation, which a run in a workdir
+            has saved by then, with its line of the log (`step`, `loss`, `accuracy` and
+            others). If it returns True, the run ends there and is evaluated. What it
+            raises leaves `fit`, an `OSError` of a file as a `UserError` or `RunError`.
+            In a workdir, the same call then trains on. A run without a validation
+            split, and a fit of random filters, do not call it.
         **settings: values of settings, by their names without the section, such as
             `num_steps=1000` for `train.num_steps`. They replace those of a shipped
             configuration: `filters` for fewer than 2,000 training sequences, otherwise
@@ -169,7 +163,6 @@ def fit(
             run cannot be read or written.
         KeyboardInterrupt: after an interrupt.
     """
-    folder = parse_folder(workdir)
     request = Request(
         None,
         full_names(settings, FIT_SETTINGS),
@@ -193,39 +186,40 @@ def fit(
             f"inputs {shape} have more features than time steps; if they are "
             "[examples, features, time], pass inputs.swapaxes(1, 2)"
         )
-    path = folder / ARRAYS
     source = Source(
-        sequences.count_training(), functools.partial(to_dataset, path, sequences)
+        sequences.count_training(),
+        functools.partial(to_dataset, "arrays", sequences),
     )
     return _train(
-        request._replace(settings={**request.settings, "data.path": path}),
-        folder,
+        request,
+        workdir,
         lambda _: source,
         verbose=verbose,
         callback=callback,
-        sequences=sequences,
+        arrays=sequences.to_arrays(),
     )
 
 
 def _train(
     request: Request,
-    workdir: Path,
+    workdir: str | Path | None,
     open_source: Callable[[DataConfig], Source],
     *,
     verbose: bool,
     callback: Callback | None,
-    sequences: Sequences | None = None,
+    arrays: Mapping[str, ArrayLike] = {},
 ) -> Model:
-    """Trains, or resumes, a run in this process, and opens it.
+    """Trains, or resumes, a run in this process, and returns its best network.
 
-    Sequences that are in memory are saved in the workdir.
+    A run in a workdir keeps the arrays.
     """
-    with open_run(request, workdir, open_source) as run:
-        if sequences is not None:
-            _save(workdir / ARRAYS, sequences)
+    folder = None if workdir is None else parse_folder(workdir)
+    with open_run(request, folder, open_source) as run:
+        record, cell = run.record, run.config.model.cell
+        record.save_arrays(arrays)
         enable_compilation_cache()
         train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
-    return Model(workdir, "best", {"model.cell": run.config.model.cell})
+    return Model(record, "best", {"model.cell": cell}, run.dataset)
 
 
 def full_names(
@@ -233,12 +227,3 @@ def full_names(
 ) -> dict[str, object]:
     """Returns settings by their full names."""
     return {find(name, known).name: value for name, value in settings.items()}
-
-
-def _save(path: Path, sequences: Sequences) -> None:
-    labels = np.array(sequences.classes)[sequences.labels]
-    arrays = vars(sequences) | {"labels": labels, "classes": None}
-    with write_folder(path) as folder:
-        for name, array in arrays.items():
-            if array is not None:
-                np.save(folder / f"{name}.npy", array, allow_pickle=False)

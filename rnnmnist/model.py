@@ -1,6 +1,5 @@
 """The handle of a trained network: `load` opens a run, and a `Model` answers."""
 
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -8,13 +7,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.errors import UserError, errors_as_failures, format_value
-from rnnmnist.evaluation.network import Network, StreamState
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
+from rnnmnist.data.examples import Inputs
+from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
+from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.network import Network
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
-from rnnmnist.runtime.devices import make_device_mesh, make_mesh
+from rnnmnist.runtime.devices import make_mesh
 
 if TYPE_CHECKING:
     from rnnmnist.exporting.exports import Export
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from rnnmnist.reporting.pages import Report
 
 
-class Model(TrainedRun):
-    """A trained network, or an ensemble, and the run that it is of.
+class Model(Network):
+    """A trained network, or an ensemble.
 
-    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. It can be pickled: a
-    pickle contains the folder of the run and its step, not the parameters. What the
-    reference does not list is internal.
+    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. A pickle contains
+    the network, without the data and the log of its run. What the reference does not
+    list is internal.
 
     Attributes:
-        workdir: the folder of the run.
-        checkpoint_step: the step of the checkpoint that was restored.
+        workdir: the folder of the run; None if it is in memory only.
+        checkpoint_step: the step of the checkpoint.
         config: the settings of the run.
         task: what is classified, such as the `classes` in the order of probabilities.
         validation_metrics: the scores of the checkpoint on the validation split, or of
@@ -48,15 +49,27 @@ class Model(TrainedRun):
     """
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
-        """Pickles what opens the run again, since a process has its own devices."""
-        # Unlike those in `settings`, the paths in `config` are absolute.
-        settings = {name: self.config.flat()[name] for name in self.settings}
-        return Model, (self.workdir, str(self.checkpoint_step), settings)
+        """Pickles the checkpoint alone, which any process opens without devices."""
+        record = Record.of(self.header, self.params)
+        return Model, (record, self.selector, self.settings)
 
-    @functools.cached_property
-    def network(self) -> Network:
-        """The network on one device, for predictions."""
-        return self.make_network(make_device_mesh())
+    @errors_as_failures()
+    def save(self, folder: str | Path) -> None:
+        """Saves the network in a folder, which `rnnmnist.load` and all commands open.
+
+        The folder contains the parameters and the settings. A training cannot go on in
+        it, and `evaluate`, `report` and `export` need data that you name.
+
+        Args:
+            folder: a folder without checkpoints, which need not exist.
+
+        Raises:
+            UserError: if the folder has checkpoints, or cannot be written.
+            RunError: if the disk is full.
+        """
+        from rnnmnist.runs.folder import save_network  # imports orbax
+
+        save_network(parse_folder(folder, "folder"), self.header, self.params)
 
     @errors_as_failures()
     def predict(self, image: str | Path | bytes | np.ndarray) -> "Prediction":
@@ -73,7 +86,7 @@ class Model(TrainedRun):
         """
         from rnnmnist.inference.images_of_digits import predict  # imports Pillow
 
-        return predict(self, self.network, image)
+        return predict(self, image)
 
     def classify(
         self,
@@ -108,38 +121,15 @@ class Model(TrainedRun):
         """
         if every_step:
             self.check_streams()
-        given = self.read_inputs(inputs, lengths)
-        return self.network.probabilities(given, every_step=every_step)
+        given = self._read(inputs, lengths)
+        return self.probabilities(given, every_step=every_step)
 
-    def start(self) -> StreamState:
-        """Returns the state before the first time step of a sequence, for `step`."""
-        self.check_streams()
-        return self.network.start()
-
-    def step(
-        self, state: StreamState, features: ArrayLike
-    ) -> tuple[StreamState, NDArray[np.float32]]:
-        """Classifies a sequence after one more time step, in constant time and memory.
-
-        Args:
-            state: from `start`, or from the time step before.
-            features: real [features], the values of one time step; of an image, its
-                grey levels from 0 to 1 in the order of `data.view`.
-
-        Returns:
-            The new state, and the probabilities of the classes, float32 [classes], as
-            for the whole sequence.
-
-        Raises:
-            UserError: if these are no numbers or have another shape, or a value is
-                missing that the run does not fill, or far from those in training.
-            RunError: if the logits are not finite.
-        """
-        if not isinstance(state, StreamState):
-            raise UserError(
-                f"state: must be that of start or step, not {format_value(state)}"
-            )
-        return self.network.step(state, self.read_features(features))
+    def _read(self, inputs: ArrayLike, lengths: ArrayLike | None) -> Inputs:
+        """Checks inputs as the network takes them."""
+        data = self.config.data
+        sequences = read_given(self.task, data, inputs, lengths=lengths)
+        with prefix_errors("inputs"):
+            return to_inputs(sequences, self.task, data)
 
     def occlusion(
         self, inputs: ArrayLike, lengths: ArrayLike | None = None
@@ -158,42 +148,63 @@ class Model(TrainedRun):
         """
         from rnnmnist.evaluation.occlusion import occlude
 
-        return occlude(self.network, self.read_inputs(inputs, lengths))
+        return occlude(self, self._read(inputs, lengths))
 
     @errors_as_failures()
     def evaluate(
-        self, split: Literal["train", "validation", "test"] | None = None
+        self,
+        split: Literal["train", "validation", "test"] | None = None,
+        *,
+        inputs: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Result:
-        """Evaluates the network on a whole split, and writes the result into `workdir`.
+        """Evaluates the network on a whole split, or on other arrays.
 
-        It uses all devices that help.
+        It uses all devices that help. A result on the data of a run in a workdir is
+        written into `workdir`; in a read-only one, a warning is logged instead.
 
         Args:
             split: None is `test`, or, in a run without one, `validation`. If nothing
                 was held out, it is the leave-one-out predictions of random filters, and
                 `train` of a trained network.
+            inputs: images, or sequences, as for `classify`, in place of the data of the
+                run. Sequences of the training have the splits that they had in it, and
+                others are of the split `test`.
+            labels: the classes of the inputs, as for `rnnmnist.fit`; None for a table,
+                which has them in a column.
+            lengths: int [n], the time steps before the padding of each sequence.
+            groups: integers or strings [n], such as the subject of each sequence.
 
         Returns:
             The scores, as in the result file. Accuracies are fractions, and losses are
-            in nats. In a read-only workdir, no file is written, and a warning is
-            logged.
+            in nats.
 
         Raises:
             UserError: if there is no such split, or the data are missing or others, or
-                a file cannot be read or written.
+                an array is invalid, or a file cannot be read or written.
             RunError: if logits are not finite, or the disk is full.
         """
-        from rnnmnist.evaluation.left_out import load_evaluated
+        from rnnmnist.data.sequences.reading import to_dataset
         from rnnmnist.evaluation.scoring import score_split
-        from rnnmnist.runs.results import write_result
+        from rnnmnist.evaluation.splits import load_evaluated
 
-        task, name, examples, logits = load_evaluated(self, split)
+        dataset = None
+        if inputs is not None or labels is not None:
+            data = self.config.data
+            arrays = {"labels": labels, "lengths": lengths, "groups": groups}
+            sequences = read_given(self.task, data, inputs, **arrays)
+            with prefix_errors("inputs"):
+                dataset = to_dataset("inputs", sequences, data, self.task)
+        task, name, examples, logits = load_evaluated(self, split, dataset)
         if logits is None:  # else these are left-out predictions
             config = self.config
             mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
-            logits = self.make_network(mesh).logits(examples)
+            logits = self.on(mesh).logits(examples)
         result = score_split(self, task, name, examples, logits)
-        write_result(self.workdir, result)
+        if dataset is None:
+            self.record.save_result(result)
         return result
 
     @errors_as_failures()
@@ -229,21 +240,29 @@ class Model(TrainedRun):
         return dict(write_exports(self, format, output, force=force))
 
     @errors_as_failures()
-    def report(self) -> "Report":
-        """Writes the report page and its pictures into the folder `report` of the run.
+    def report(self, folder: str | Path | None = None) -> "Report":
+        """Writes the report page and its pictures.
 
         It computes on a CPU device, if jax has one.
+
+        Args:
+            folder: where to write. By default, it is the folder `report` in `workdir`.
 
         Returns:
             The scores on the evaluated split, and the paths of the files.
 
         Raises:
-            UserError: if the data are missing or others, or a folder cannot be written.
+            UserError: if no folder is named for a network in memory, or the data are
+                missing or others, or a folder cannot be written.
             RunError: if logits are not finite, or the disk is full.
         """
-        from rnnmnist.reporting.pages import report_run
+        from rnnmnist.reporting.pages import write_report
 
-        return report_run(self)
+        if folder is not None:
+            return write_report(self, parse_folder(folder, "folder"))
+        if self.workdir is None:
+            raise UserError("folder: name one, since the run is in memory")
+        return write_report(self, self.workdir / "report")
 
 
 @errors_as_failures()
@@ -257,7 +276,7 @@ def load(
     data_dir: str | Path | None = None,
     manual_dir: str | Path | None = None,
 ) -> Model:
-    """Opens a run at one of its steps; without a folder, the shipped reference model.
+    """Opens a run, or a saved network; without a folder, the shipped reference model.
 
     This sets what `rnnmnist.fit` sets: the number of CPU devices, of which predictions
     use the first, if jax has no devices yet, and the compilation cache. A process that
@@ -288,6 +307,8 @@ def load(
         "data.data_dir": data_dir,
         "data.manual_dir": manual_dir,
     }
+    from rnnmnist.runs.folder import Folder  # imports orbax
+
     enable_compilation_cache()
     settings = {name: value for name, value in given.items() if value is not None}
-    return Model(resolve_workdir(workdir), str(step), settings)
+    return Model(Folder(resolve_workdir(workdir)), str(step), settings)

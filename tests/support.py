@@ -34,8 +34,8 @@ from rnnmnist.errors import Failure, as_failure
 from rnnmnist.models.classifier import SequenceClassifier, make_model
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.records import Header
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training.optimizer import learning_rates
@@ -262,7 +262,8 @@ def disconnect(patch: pytest.MonkeyPatch) -> None:
 def fit_small(workdir: Path, **settings: Any) -> Path:
     """Trains a small run quietly, perhaps with other settings."""
     given = SMALL | {"verbose": False} | settings
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given).workdir
+    rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given)
+    return workdir
 
 
 def flags_of(settings: Mapping[str, object]) -> list[str]:

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
-from support import called
 
 import rnnmnist
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import read_undamaged
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 
@@ -46,16 +44,10 @@ def test_a_check_of_scikit_learn(estimator: Any, check: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_folder_lives_as_long_as_its_classifier(tmp_path: Path, capfd: Any) -> None:
+def test_a_run_in_a_folder_is_resumed(tmp_path: Path, capfd: Any) -> None:
     classifier = new().fit(X, Y)
-    first = classifier.workdir_
+    assert classifier.workdir_ is None
     assert capfd.readouterr() == ("", "")
-    assert called("evaluate", f"--workdir={first}", "--split=train").returncode == 0
-    second = classifier.fit(X, Y).workdir_
-    assert second.exists()
-    del classifier
-    assert not first.exists()
-    assert not second.exists()
 
     kept = new(workdir=tmp_path / "run", verbose=True)
     assert kept.fit(X, Y).workdir_ == tmp_path / "run"
@@ -67,24 +59,18 @@ def test_a_folder_lives_as_long_as_its_classifier(tmp_path: Path, capfd: Any) ->
 
 
 @pytest.mark.slow
-def test_a_pickle_carries_the_checkpoint(
+def test_a_pickle_carries_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the folder, which another process does not have, or the optimizer's state.
-
-    The cell is one of the user's own.
-    """
+    """Not the sequences or the optimizer's state. The cell is one of the user's own."""
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("from flax.linen import GRUCell as Own\n")
     classifier = new(cell="own.py:Own", hidden_size=128, num_steps=1).fit(X, Y)
     content = pickle.dumps(classifier)
     monkeypatch.chdir("/")
-    shutil.rmtree(classifier.workdir_)
     loaded = pickle.loads(content)
     np.testing.assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
     assert len(content) < 1.5 * 4 * classifier.model_.num_parameters
-    (step,) = list_steps(loaded.workdir_)
-    assert read_undamaged(loaded.workdir_ / str(step))
 
 
 @pytest.mark.slow

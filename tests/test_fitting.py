@@ -34,12 +34,12 @@ import rnnmnist
 from rnnmnist import load
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints
+from rnnmnist.runs import checkpoints, folder
 from rnnmnist.runs.checkpoint_files import read_undamaged
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
-from rnnmnist.training import loop, resume, run
+from rnnmnist.training import loop, run
 
 STEPS = 30
 fit = functools.partial(fit_small, num_steps=STEPS)
@@ -245,9 +245,9 @@ def test_fit_prints_nothing_unless_verbose(
     ("place", "name", "raised", "saved"),
     [
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
-        (resume, "lock", KeyboardInterrupt, 0),
+        (folder, "lock", KeyboardInterrupt, 0),
         (checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
-        (run, "evaluate_best_checkpoint", KeyboardInterrupt, 30),
+        (run, "score_split", KeyboardInterrupt, 30),
         (loop, "score_validation", RunError, 0),
     ],
 )
@@ -476,7 +476,6 @@ def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
 
 def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) -> None:
     unused = tmp_path / "run"
-    nothing: Any = None
     number: Any = 3
     calls: dict[str, Callable[[], object]] = {
         "execution.num_devices: .*3": lambda: fit(unused, num_devices=3),
@@ -484,7 +483,6 @@ def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) ->
             "tutorial", workdir=unused, num_devices=5, data_dir=unused
         ),
         "config: .*3": lambda: rnnmnist.train(number, workdir=unused),
-        "workdir: .*None": lambda: fit(nothing),
         "workdir: .*3": lambda: load(number),
         "output: .*3": lambda: load().export("onnx", number),
     }

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from support import REPOSITORY, array_checksums, called, output_of
 
-from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import read_arrays
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.workdir import UNFINISHED, list_steps
 
 STEPS = 120
@@ -187,7 +187,7 @@ def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
     return {
         "params": array_checksums(read_arrays(workdir, step, "params")),
         "state": array_checksums(read_arrays(workdir, step, "state")),
-        "metrics": read_header(workdir, step).metrics,
+        "metrics": Folder(workdir).headers[step].metrics,
     }
 
 

@@ -29,10 +29,11 @@ import results
 from rnnmnist.config.resolving import resolve
 from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import plots
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
@@ -107,8 +108,8 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
 
 def measure_gradients(workdir: Path) -> dict[str, Any]:
     """Measures the gradients of a run, before and after training."""
-    run = TrainedRun(workdir, "best")
-    network = run.make_network(make_device_mesh())
+    run = Network(Folder(workdir), "best")
+    network = run.on(make_device_mesh())
     config, model = run.config, network.model
     examples = datasets.load(config.data).splits["validation"]
     view = network.view

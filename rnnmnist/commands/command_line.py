@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import absl.logging
 
@@ -23,6 +23,9 @@ from rnnmnist.config.recipes import Request, load_named
 from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
+
+if TYPE_CHECKING:
+    from rnnmnist.model import Model
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,13 +83,16 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
-def opened_run(args: argparse.Namespace) -> tuple[Path, str, dict[str, Any]]:
-    """Returns what `Model` takes: the folder of a run, its step, and settings.
+def open_model(args: argparse.Namespace) -> "Model":
+    """Opens the run that the flags of a command name, at a step, with settings.
 
     They are the flags of `add_workdir` and `add_step_and_settings`.
     """
+    from rnnmnist.model import Model  # imports jax
+    from rnnmnist.runs.folder import Folder
+
     workdir = files.resolve_workdir(args.workdir)
-    return workdir, args.step, parse_settings(args)
+    return Model(Folder(workdir), args.step, parse_settings(args))
 
 
 def parse_settings(args: argparse.Namespace) -> dict[str, Any]:

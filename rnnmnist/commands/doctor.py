@@ -47,6 +47,7 @@ def check_run(args: argparse.Namespace) -> None:
     import jax
 
     from rnnmnist.data.datasets import open_source
+    from rnnmnist.runs.folder import Folder
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.devices import make_device_mesh
@@ -72,7 +73,7 @@ def check_run(args: argparse.Namespace) -> None:
             )
     with open_run(args.request, args.workdir, open_source) as run:
         config, task, mesh = run.config, run.dataset.task, run.mesh
-        state = run.completion or f"a run would go on from step {run.step}"
+        state = run.completion or f"a run would go on from step {run.record.step}"
         show("workdir", f"{args.workdir}, {state}")
         show("data", f"{task.name}: {task.sizes} {task.noun}")
         devices = f"{mesh.size} of {jax.device_count()} x {platform_of(mesh)}"
@@ -84,7 +85,7 @@ def check_run(args: argparse.Namespace) -> None:
         with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as own:
             folder = Path(broadcast(lambda: own))  # which processes share
             train_and_evaluate(
-                Run(folder, config, run.dataset, mesh),
+                Run(Folder(folder), config, run.dataset, mesh),
                 contextlib.nullcontext(StopFlag()),
                 verbose=False,
             )

@@ -5,7 +5,7 @@
 The checkpoint contains its configuration; no other flag describes the model or data.
 """
 
-from rnnmnist.commands.command_line import Parser, opened_run
+from rnnmnist.commands.command_line import Parser, open_model
 
 
 def main(argv: list[str]) -> None:
@@ -21,12 +21,10 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_evaluation
-    from rnnmnist.model import Model
-    from rnnmnist.runs.results import path_of
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
-    model = Model(*opened_run(args))
+    model = open_model(args)
     result = model.evaluate(args.split)
     print(format_evaluation(result))
-    print(path_of(result, model.workdir))
+    print(f"{model.workdir}/{result.path}")

@@ -12,7 +12,7 @@ the certificate counts it.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rnnmnist.commands.command_line import Parser, opened_run
+from rnnmnist.commands.command_line import Parser, open_model
 from rnnmnist.exporting.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.exporting.exports import write_exports
-    from rnnmnist.model import Model
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    run = Model(*opened_run(args))
-    exports = write_exports(run, args.format, args.output, force=args.force)
+    exports = write_exports(
+        open_model(args), args.format, args.output, force=args.force
+    )
     for name, (folder, certificate, step_certificate) in exports:
         print(format_certificate(folder / f"model.{name}", certificate), flush=True)
         if step_certificate is not None:

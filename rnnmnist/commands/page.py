@@ -28,14 +28,15 @@ def main(argv: list[str]) -> None:
     if path.suffix != ".html":
         given = errors.format_value(args.output)
         raise errors.UserError(f"output: must name a .html file, not {given}")
-    from rnnmnist.evaluation.trained_run import TrainedRun
+    from rnnmnist.evaluation.network import Network
+    from rnnmnist.runs.folder import Folder
     from rnnmnist.runs.writing import write_atomically
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
     workdirs = [resolve_workdir(name) for name in args.workdir or REFERENCES]
-    runs = [TrainedRun(workdir, "best") for workdir in workdirs]
-    content = drawing_page.render(runs).encode()
+    networks = [Network(Folder(workdir)) for workdir in workdirs]
+    content = drawing_page.render(networks).encode()
     write_atomically(path, content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rnnmnist.commands.command_line import Parser, opened_run
+from rnnmnist.commands.command_line import Parser, open_model
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.settings import expand
 from rnnmnist.errors import (
@@ -71,13 +71,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
-    from rnnmnist.model import Model
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     # The declared type is that of any stream; Python's own has the method.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    model = Model(*opened_run(args))
+    model = open_model(args)
     if args.stream:
         for result in predict_lines(model, sys.stdin):
             print(json.dumps(result), flush=True)
@@ -164,12 +163,14 @@ def predict_sequences(
     """Classifies each sequence of a file, and yields what is printed of it."""
     from rnnmnist.data.sequences import reading
     from rnnmnist.evaluation.formatting import format_probability
+    from rnnmnist.evaluation.inputs import to_inputs
 
     path = expand(name)
     roles, wanted = model.config.data.roles, model.task.feature_names
     sequences = reading.read(path, roles, wanted, pair=False)
     with prefix_errors(path):
-        predictions = model.network.probabilities(model.check_sequences(sequences))
+        inputs = to_inputs(sequences, model.task, model.config.data)
+        predictions = model.probabilities(inputs)
     for index, probabilities in enumerate(predictions):
         content: dict[str, Any] = {"file": name, "sequence": index}
         if sequences.ids is not None:

@@ -5,7 +5,7 @@
 The report is written to DIR/report.
 """
 
-from rnnmnist.commands.command_line import Parser, opened_run
+from rnnmnist.commands.command_line import Parser, open_model
 
 
 def main(argv: list[str]) -> None:
@@ -15,10 +15,9 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_evaluation
-    from rnnmnist.model import Model
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    written = Model(*opened_run(args)).report()
+    written = open_model(args).report()
     print(format_evaluation(written.scores))
     print(*written.pictures, written.page, sep="\n")

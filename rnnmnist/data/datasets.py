@@ -35,7 +35,7 @@ def open_source(config: DataConfig) -> Source:
 
     def load_sequences(config: DataConfig) -> Dataset:
         with prefix_errors(path):
-            return reading.to_dataset(path, sequences, config)
+            return reading.to_dataset(path.stem, sequences, config)
 
     return Source(sequences.count_training(), load_sequences)
 
@@ -51,7 +51,7 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
         wanted = config.feature_names if trained is None else trained.feature_names
         path, sequences = reading.read_path(config, wanted)
         with prefix_errors(path):
-            return reading.to_dataset(path, sequences, config, trained)
+            return reading.to_dataset(path.stem, sequences, config, trained)
 
     task = image_task(config)
     if config.name == "mnist5k":

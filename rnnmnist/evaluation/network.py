@@ -1,22 +1,33 @@
-"""A network with its parameters, as functions: logits, probabilities and streams."""
+"""A trained network: its header and parameters, and what they compute."""
 
-import dataclasses
 import functools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from numpy.typing import NDArray
+from msgspec.structs import replace
+from numpy.typing import ArrayLike, NDArray
 
-from rnnmnist.data.examples import Inputs, Normalization, View
+from rnnmnist.config.platforms import Execution
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Dataset, Inputs, Normalization, View
+from rnnmnist.errors import UserError, escape_unprintable, format_value
+from rnnmnist.evaluation.inputs import read_features
 from rnnmnist.evaluation.predictions import nonfinite_logits_error, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
-from rnnmnist.models.classifier import SequenceClassifier
-from rnnmnist.models.parameters import Params
+from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.parameters import Params, count_params, params_sha256
 from rnnmnist.models.recurrences import Carry
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.records import Record
+from rnnmnist.runs.workdir import ARRAYS
+from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import replicated_sharding
+from rnnmnist.runtime.mesh import device_put, platform_of, replicated_sharding
 
 
 class StreamState(NamedTuple):
@@ -33,25 +44,151 @@ class StreamState(NamedTuple):
     last: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Network:
-    """A network, or an ensemble, on the devices of a mesh."""
+    """A trained network, or an ensemble: a checkpoint of a record.
 
-    model: SequenceClassifier
-    params: Params  # with a leading ensemble axis, replicated over the mesh
-    mesh: Mesh
-    view: View  # reads images
-    normalization: Normalization  # converts sequences
-    multiplier: float  # of the logits, whose softmax are then the probabilities
+    `rnnmnist.Model` is the network of a user, and describes the properties. It has the
+    methods that import further packages.
 
+    Attributes:
+        record: the record of the run.
+        selector: selects the checkpoint: `best`, `latest` or its number.
+        settings: those of `OPENING_SETTINGS` that the caller has given.
+        dataset: the data of the run; None if they are not in memory.
+        header: the header of the checkpoint, with the settings.
+        params: the evaluated parameters, as NumPy arrays with a leading ensemble axis.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        selector: str = "best",
+        settings: Mapping[str, object] = {},
+        dataset: Dataset | None = None,
+    ) -> None:
+        """Restores the checkpoint that is selected.
+
+        Code of the user's is imported only if the settings name it as `model.cell`,
+        never if just the checkpoint does.
+        """
+        self.record = record
+        self.selector = selector
+        self.dataset = dataset
+        header = record.select(selector)
+        config = _find_files(header.config, settings, record.workdir)
+        # The paths in a configuration are absolute.
+        self.settings = {name: config.flat()[name] for name in settings}
+        self.header = replace(header, config=config)
+        self.params: Params = record.read_params(self.header)
+
+    @property
+    def workdir(self) -> Path | None:
+        """The folder of the run; None in memory."""
+        return self.record.workdir
+
+    @property
+    def checkpoint_step(self) -> int:
+        """The step of the checkpoint."""
+        return self.header.step
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return self.header.config
+
+    @property
+    def task(self) -> Task:
+        """What is classified."""
+        return self.header.task
+
+    @property
+    def validation_metrics(self) -> Metrics | None:
+        """The scores of the validation; None without one."""
+        return self.header.metrics
+
+    @property
+    def multiplier(self) -> float:
+        """The factor of the logits whose softmax are the probabilities."""
+        return self.header.multiplier
+
+    @functools.cached_property
+    def params_sha256(self) -> str:
+        """The SHA-256 of the parameters, as in result files."""
+        return params_sha256(self.params)
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of trained parameters of one member."""
+        return count_params(self.params) // self.config.num_seeds
+
+    @functools.cached_property
+    def view(self) -> View:
+        """How images are read."""
+        return View(self.config.data.view, self.config.data.permutation)
+
+    @functools.cached_property
+    def normalization(self) -> Normalization:
+        """How sequences are standardized and filled."""
+        return Normalization.create(self.task, self.config.data.missing)
+
+    @property
+    def pixel_order(self) -> np.ndarray | None:
+        """The pixels, in row order, of each time step of an image, [time, features]."""
+        shape = self.task.image_shape
+        if shape is None:
+            return None
+        return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
+
+    def check_streams(self) -> None:
+        """Raises a `UserError` if there are no outputs before the last time step."""
+        if self.config.model.bidirectional:
+            raise UserError(
+                "model.bidirectional: with True, the network classifies whole "
+                "sequences only; for outputs over time, train one without it"
+            )
+
+    def on(self, mesh: Mesh) -> "Network":
+        """Returns the same network on the devices of a mesh."""
+        network = Network(
+            self.record, str(self.header.step), self.settings, self.dataset
+        )
+        network.mesh = mesh
+        return network
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices on which the network computes; by default, a single one."""
+        return make_device_mesh()
+
+    @functools.cached_property
+    def model(self) -> SequenceClassifier:
+        """The Flax module, as the platform of the mesh executes it."""
+        execution = Execution.create(self.config, platform_of(self.mesh))
+        return make_model(self.config.model, self.task, execution)
+
+    @functools.cached_property
+    def device_params(self) -> Params:
+        """The parameters on each device of the mesh."""
+        sharding = replicated_sharding(self.mesh)
+        return jax.tree.map(
+            functools.partial(device_put, sharding=sharding), self.params
+        )
+
+    @jax_defaults()
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the logits of each network, float32 [ensemble, examples, classes].
 
         With `every_step`, they are [ensemble, examples, time, classes]. They are not
         calibrated.
         """
+        view = View() if inputs.are_sequences else self.view
         return predict_logits(
-            self.model, self.params, inputs, self.view, self.mesh, every_step=every_step
+            self.model,
+            self.device_params,
+            inputs,
+            view,
+            self.mesh,
+            every_step=every_step,
         )
 
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
@@ -74,34 +211,81 @@ class Network:
     @jax_defaults()
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
+        self.check_streams()
         # Flax does not declare what `apply` returns.
         start: Any = functools.partial(self.model.apply, method="start")
-        starts = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
+        starts = jax.vmap(start, in_axes=(0, None))({"params": self.device_params}, 1)
         # With the sharding that `_step` returns, so that one program serves all steps.
         carry = jax.device_put(starts, replicated_sharding(self.mesh))
         return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
 
     @jax_defaults()
     def step(
-        self, state: StreamState, values: np.ndarray
+        self, state: StreamState, features: ArrayLike
     ) -> tuple[StreamState, NDArray[np.float32]]:
-        """Reads one time step, float64 [features], before its normalization.
+        """Classifies a sequence after one more time step, in constant time and memory.
 
-        Returns the new state, and the probabilities of the classes, float32 [classes].
+        Args:
+            state: from `start`, or from the time step before.
+            features: real [features], the values of one time step; of an image, its
+                grey levels from 0 to 1 in the order of `data.view`.
+
+        Returns:
+            The new state, and the probabilities of the classes, float32 [classes], as
+            for the whole sequence.
 
         Raises:
+            UserError: if these are no numbers or have another shape, or a value is
+                missing that the run does not fill, or far from those in training.
             RunError: if the logits are not finite.
         """
+        if not isinstance(state, StreamState):
+            raise UserError(
+                f"state: must be that of start or step, not {format_value(state)}"
+            )
+        values = read_features(self.task, self.normalization, features)
         standardized = self.normalization.standardize(values[None, None])[0, 0]
         # Forward fill takes a missing value from the previous time step.
         two_time_steps = np.stack([state.last, standardized])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
-        carry, logits = _step(self.params, state.carry, inputs[None], model=self.model)
+        carry, logits = _step(
+            self.device_params, state.carry, inputs[None], model=self.model
+        )
         logits = jax.device_get(logits)
         if not np.isfinite(logits).all():
             raise nonfinite_logits_error("the sequence up to this time step")
         (probabilities,) = softmax(self.multiplier * combine_members(logits))
         return StreamState(carry, inputs), probabilities
+
+
+def _find_files(
+    config: RunConfig, settings: Mapping[str, object], workdir: Path | None
+) -> RunConfig:
+    """Returns the configuration of a checkpoint with what the caller names.
+
+    The arrays of `fit` lie in the workdir. Of other files, the caller names those that
+    have moved, and a cell of the user's, whose class has the name of
+    the run's. A cell of the package needs no name.
+    """
+    trained = config.model
+    if trained.is_user_cell and settings.get("model.cell") is None:
+        raise UserError(
+            f"model.cell: {workdir or 'the network'} has a cell of its own, whose code "
+            "runs only if you name it; if you trust it, set model.cell (in Python, "
+            f"cell) to {escape_unprintable(trained.cell)}"
+        )
+    if config.data.name == "files" and config.data.path is None and workdir is not None:
+        arrays = workdir / ARRAYS
+        if arrays.exists():
+            config = config.replace({"data.path": str(arrays)})
+    config = config.replace(settings)
+    is_same_kind = config.model.is_user_cell == trained.is_user_cell
+    if not is_same_kind or config.model.cell_name != trained.cell_name:
+        raise UserError(
+            f"model.cell: must be the {trained.cell_name} of the run, not "
+            f"{config.model.cell}"
+        )
+    return config
 
 
 @functools.partial(jax.jit, static_argnames="model")

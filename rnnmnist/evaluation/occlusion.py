@@ -1,10 +1,8 @@
 """Occlusion: on which time steps a prediction depends."""
 
-import dataclasses
-
 import numpy as np
 
-from rnnmnist.data.examples import Inputs, View, find_padding
+from rnnmnist.data.examples import Inputs, find_padding
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import log_softmax
 
@@ -31,11 +29,9 @@ def occlude(
     windows = np.arange(time_steps) // window_sizes[:, None]
     windows[find_padding(time_steps, ends)] = -1
 
-    of_sequences = dataclasses.replace(network, view=View())  # images are viewed here
-
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        return log_softmax(of_sequences.calibrated_logits(occluded))
+        return log_softmax(network.calibrated_logits(occluded))
 
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]

@@ -4,9 +4,9 @@ import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, permutation_sha256
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members, log_softmax
-from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.models.parameters import params_sha256
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import NetworkScores, Scores
 from rnnmnist.runtime.mesh import split_ensemble
@@ -57,7 +57,7 @@ def score_network(
 
 
 def score_split(
-    run: TrainedRun, task: Task, split: str, examples: Examples, logits: np.ndarray
+    run: Network, task: Task, split: str, examples: Examples, logits: np.ndarray
 ) -> Result:
     """Scores the logits of a run, [ensemble, examples, classes], for a whole split."""
     scores = score_logits(

@@ -14,7 +14,7 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
@@ -71,7 +71,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 @jax_defaults()
 def compare(
     artefact: Path,
-    run: TrainedRun,
+    run: Network,
     task: Task,
     split: str,
     examples: Inputs,
@@ -134,7 +134,7 @@ def compare(
     )
 
 
-def draw_inputs(run: TrainedRun) -> Inputs:
+def draw_inputs(run: Network) -> Inputs:
     """Draws inputs for a comparison without the data of a run.
 
     The values of sequences are normal, with the mean and deviation of each feature in
@@ -199,7 +199,7 @@ def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
     return lambda *inputs: np.asarray(predict(*inputs))
 
 
-def exported_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]:
+def exported_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
     """Returns examples as an exported network takes them.
 
     They are images, uint8 [n, rows, columns]; or sequences before normalization,
@@ -211,7 +211,7 @@ def exported_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]
     return _add_lengths(values, examples)
 
 
-def streamed_inputs(run: TrainedRun, examples: Inputs) -> tuple[np.ndarray, ...]:
+def streamed_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
     """Returns the first examples as the model of a time step takes them, and lengths.
 
     A time step has grey levels from 0 to 1 in the order of the view, or the features of

@@ -13,7 +13,8 @@ from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import MissingDataError, RunError, UserError, format_value
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.splits import load_split
 from rnnmnist.exporting.comparison import (
     DRAWN,
     Certificate,
@@ -44,7 +45,7 @@ class Export(NamedTuple):
 
 
 def write_exports(
-    run: TrainedRun, format: str, output: str | Path, *, force: bool
+    run: Network, format: str, output: str | Path, *, force: bool
 ) -> Iterator[tuple[str, Export]]:
     """Yields each format and its export, when it has been written.
 
@@ -52,7 +53,7 @@ def write_exports(
     """
     folder = parse_folder(output, "output")
     names = _check_formats(format, folder, force=force)
-    network = run.make_network(make_cpu_mesh())
+    network = run.on(make_cpu_mesh())
     task, split, examples = _load_examples(run)
     certify = functools.partial(
         compare,
@@ -86,13 +87,13 @@ def write_exports(
         )
 
 
-def _load_examples(run: TrainedRun) -> tuple[Task, str, Inputs]:
+def _load_examples(run: Network) -> tuple[Task, str, Inputs]:
     """Loads the examples of the comparison, or draws them if the data are missing.
 
     Data that the caller has named must be there.
     """
     try:
-        return run.load_split()
+        return load_split(run)
     except MissingDataError:
         if run.settings.keys() & set(DATA_PATHS):
             raise

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.exporting.onnx_recurrences import (
     GATES,
@@ -33,7 +33,7 @@ OPSET = 17
 IR_VERSION = 8
 
 
-def write(run: TrainedRun, path: Path) -> None:
+def write(run: Network, path: Path) -> None:
     """Writes the model of a network for whole sequences.
 
     The inputs are `images`, or `sequences` and `lengths`, as `exported_inputs` returns
@@ -67,7 +67,7 @@ def write(run: TrainedRun, path: Path) -> None:
     _save(graph, run, inputs, values, lengths, path)
 
 
-def write_step(run: TrainedRun, path: Path) -> None:
+def write_step(run: Network, path: Path) -> None:
     """Writes the model of one time step, as `Network.step` computes it.
 
     The run is one of which `write` writes a model, and is not bidirectional.
@@ -90,7 +90,7 @@ def write_step(run: TrainedRun, path: Path) -> None:
 
 def _save(
     graph: Graph,
-    run: TrainedRun,
+    run: Network,
     inputs: list[onnx.ValueInfoProto],
     values: str,
     lengths: str,
@@ -123,7 +123,7 @@ def _save(
 
 
 # The network and its origin; the values are JSON.
-def _metadata(run: TrainedRun) -> dict[str, str]:
+def _metadata(run: Network) -> dict[str, str]:
     content = {
         "classes": run.task.classes,
         "features": run.task.feature_names,
@@ -139,7 +139,7 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
-def _add_logits(graph: Graph, run: TrainedRun, values: str, lengths: str) -> str:
+def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
     """Adds all members of the network; returns the logits that they have together.
 
     Values are [time, examples, features], and lengths int64 [examples].
@@ -233,13 +233,13 @@ def _add_mean(graph: Graph, config: RunModelConfig, hidden: str, lengths: str) -
 
 
 # Converts `images` to inputs of the network, [time, examples, features].
-def _add_images(graph: Graph, run: TrainedRun) -> str:
+def _add_images(graph: Graph, run: Network) -> str:
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
     pixels = graph.Gather(graph.Flatten(levels), run.pixel_order, axis=1)
     return graph.Transpose(pixels, perm=[1, 0, 2])
 
 
-def _add_sequences(graph: Graph, run: TrainedRun, sequences: str) -> str:
+def _add_sequences(graph: Graph, run: Network, sequences: str) -> str:
     """Converts sequences to [time, examples, features], as `Normalization` does.
 
     The padding keeps its values.

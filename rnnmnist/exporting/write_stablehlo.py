@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnmnist.config.platforms import Execution
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members
-from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.models.classifier import SequenceClassifier, make_model
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.jax_defaults import double_precision, jax_defaults
@@ -21,7 +21,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @jax_defaults()
-def write(run: TrainedRun, path: Path) -> None:
+def write(run: Network, path: Path) -> None:
     """Writes `compute_logits` of the network of a run.
 
     It takes any number of examples and, of sequences, of time steps. On every platform,
@@ -47,7 +47,7 @@ def write(run: TrainedRun, path: Path) -> None:
 
 
 def compute_logits(
-    run: TrainedRun,
+    run: Network,
     model: SequenceClassifier,
     examples: jax.Array,
     lengths: jax.Array | None = None,

@@ -12,7 +12,6 @@ from rnnmnist.data.image_sets import DIGITS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import decision_times
-from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import preprocess
 
@@ -47,26 +46,27 @@ class Prediction(NamedTuple):
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
 
 
-def check_digits(run: TrainedRun) -> None:
+def check_digits(network: Network) -> None:
     """Raises a `UserError` if a network was not trained on images of digits."""
-    task = run.task
+    task = network.task
     if task.image_shape is None or task.classes != DIGITS:
         raise UserError(
-            f"workdir: {run.workdir} was trained on {task.noun} of {task.name}, not on "
-            "images of digits; name a run on mnist, or call classify"
+            f"workdir: {network.workdir or 'the network'} was trained on {task.noun} "
+            f"of {task.name}, not on images of digits; name a run on mnist, or call "
+            "classify"
         )
 
 
-def predict(
-    run: TrainedRun, network: Network, image: str | Path | bytes | np.ndarray
-) -> Prediction:
+def predict(network: Network, image: str | Path | bytes | np.ndarray) -> Prediction:
     """Preprocesses and classifies one image, as `Model.predict` describes."""
-    check_digits(run)
+    check_digits(network)
     preprocessed = preprocess_image(image)
-    every_step = not run.config.model.bidirectional
+    every_step = not network.config.model.bidirectional
     inputs = Inputs(preprocessed[None])
     probabilities = network.probabilities(inputs, every_step=every_step)
-    return Prediction(probabilities.reshape(-1, len(run.task.classes)), preprocessed)
+    return Prediction(
+        probabilities.reshape(-1, len(network.task.classes)), preprocessed
+    )
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> NDArray[np.uint8]:

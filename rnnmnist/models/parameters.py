@@ -1,12 +1,14 @@
 """The parameters of a network: their initial values, shapes and number."""
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.classifier import SequenceClassifier
@@ -65,3 +67,11 @@ def count_params(params: Params) -> int:
     """Returns the number of trained parameters."""
     trained = {name: tree for name, tree in params.items() if name not in NOT_TRAINED}
     return sum(leaf.size for leaf in jax.tree.leaves(trained))
+
+
+def params_sha256(params: Params) -> str:
+    """Returns the SHA-256 over the bytes of all arrays in tree order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(params)):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()

@@ -11,17 +11,15 @@ import numpy as np
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples, find_padding
 from rnnmnist.evaluation import formatting
-from rnnmnist.evaluation.left_out import load_evaluated
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.reporting import html, plots
 from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Z_95, wilson_interval
-from rnnmnist.runs.selection import select
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_cpu_mesh
@@ -48,8 +46,8 @@ class Report(NamedTuple):
     page: Path
 
 
-def report_run(run: TrainedRun) -> Report:
-    """Writes the report of a run into its workdir.
+def write_report(run: Network, folder: Path) -> Report:
+    """Writes the report of a network into a folder.
 
     The page is one file that loads no other file and runs no script. Pictures of an
     earlier report that this one does not have are removed.
@@ -58,7 +56,7 @@ def report_run(run: TrainedRun) -> Report:
     pictures: dict[str, bytes] = {}
     network = None  # the network is not the one that predicted a left-out example
     if logits is None:
-        network = run.make_network(make_cpu_mesh())
+        network = run.on(make_cpu_mesh())
         if run.config.model.bidirectional:
             logits = network.logits(examples)
         else:
@@ -71,9 +69,8 @@ def report_run(run: TrainedRun) -> Report:
     result = score_split(run, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
     probabilities = softmax(run.multiplier * combined)
-    metrics = logs.read(run.workdir)
-    if run.config.model.fitting == "gradient" and metrics:
-        pictures["curves"] = plots.learning_curves(metrics)
+    if run.config.model.fitting == "gradient" and run.record.lines:
+        pictures["curves"] = plots.learning_curves(run.record.lines)
     if len(task.classes) <= MAX_CLASSES:
         confusion = np.array(result.confusion)
         pictures["confusion"] = plots.confusion_matrix(confusion, task.classes)
@@ -81,11 +78,11 @@ def report_run(run: TrainedRun) -> Report:
     if errors:
         pictures["gallery"] = plots.gallery(errors, task.feature_names)
     page = render_page(run, result, pictures, errors, probabilities, examples.labels)
-    return write_files(run.workdir / "report", result, pictures, page)
+    return write_files(folder, result, pictures, page)
 
 
 def render_page(
-    run: TrainedRun,
+    run: Network,
     result: Result,
     pictures: dict[str, bytes],
     errors: list[plots.Tile],
@@ -97,7 +94,7 @@ def render_page(
     The probabilities are those of the classes, [examples, classes]; of several
     networks, their mean.
     """
-    newest = select(run.workdir, "latest")
+    newest = run.record.headers[run.record.step]
     is_wrong = probabilities.argmax(axis=1) != labels
     return html.render(
         html.FOLDER / "report.html",
@@ -111,7 +108,7 @@ def render_page(
             name: base64.b64encode(content).decode()
             for name, content in pictures.items()
         },
-        completion=logs.completion(run.workdir, newest.step, newest.config.train),
+        completion=logs.completion(run.record.lines, newest.step, newest.config.train),
         validation_selects=run.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
         confusions=most_frequent_errors(result),
         shown_errors=len(errors),
@@ -176,7 +173,7 @@ def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
 
 
 def find_errors(
-    run: TrainedRun,
+    run: Network,
     network: Network | None,
     examples: Examples,
     probabilities: np.ndarray,

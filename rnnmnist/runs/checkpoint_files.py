@@ -4,7 +4,7 @@ A workdir holds one folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
 - `state`: all arrays of the training, for a resume; also the parameters, once more;
-- `header`: configuration, task, validation metrics, and the multiplier of the logits.
+- `header`: the `Header`.
 
 `SHA256SUMS` has the SHA-256 of each file of the items. `read_header` compares all of
 them before anything is parsed, because orbax does not detect a flipped byte. Only a
@@ -21,63 +21,28 @@ from pathlib import Path
 
 import msgspec
 
-from rnnmnist.config.resolving import RunConfig, fill_defaults
+from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, summarize_error
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.workdir import (
-    HEADER_FILE,
-    SUMS_FILE,
-    list_steps,
-    remove_unfinished,
-)
+from rnnmnist.runs.records import FORMAT, Header
+from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
 
-# The format is raised if a setting, a field of the header or an array is renamed or
-# removed, and older checkpoints would be misread; then the shipped models must be
-# rewritten and sealed, too. A setting that is added has the default with which earlier
-# runs trained.
-FORMAT = 8
 ITEMS = ("params", "state", "header")
 
 _logger = logging.getLogger(__name__)
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of the item `header`."""
-
-    format: int = FORMAT
-    step: int
-    config: RunConfig
-    task: Task
-    # Of the validation split, or leave-one-out predictions; None if there are neither.
-    metrics: Metrics | None
-    # By which the logits are multiplied for the probabilities. The metrics, which
-    # select the checkpoint, are those without it.
-    multiplier: float = 1.0
-
-
-def read_header(workdir: Path, step: int) -> Header:
-    """Returns the header of a checkpoint, whose files are all as they were saved.
+def read_header(folder: Path) -> Header | None:
+    """Returns the header of a checkpoint; None if a file is not as it was saved.
 
     Raises:
         UserError: if the checkpoint is of another version of rnnmnist.
-        RunError: if a file is damaged or cannot be read.
+        RunError: if a file cannot be read.
     """
-    folder = workdir / str(step)
     files = read_undamaged(folder)
     if files is None:
-        folders = [workdir / str(other) for other in list_steps(workdir)]
-        whole = [each.name for each in folders if read_undamaged(each) is not None]
-        raise RunError(
-            f"checkpoint {folder} is damaged: its files differ from {SUMS_FILE}; the "
-            f"undamaged steps are {', '.join(whole) or 'none'}; choose one of them, or "
-            "repeat the training command, which moves the damaged one aside"
-        )
-    return _parse_header(folder, files)
-
-
-def _parse_header(folder: Path, files: Mapping[str, bytes]) -> Header:
+        return None
     try:
         content = json.loads(files[HEADER_FILE])
         if content["format"] != FORMAT:
@@ -98,16 +63,6 @@ def _parse_header(folder: Path, files: Mapping[str, bytes]) -> Header:
             "give it its name again"
         )
     return header
-
-
-def read_newest(workdir: Path) -> Header | None:
-    """Returns the header of the newest undamaged step; None if there is none."""
-    for step in reversed(list_steps(workdir)):
-        folder = workdir / str(step)
-        files = read_undamaged(folder)
-        if files is not None:
-            return _parse_header(folder, files)
-    return None
 
 
 def read_undamaged(folder: Path) -> dict[str, bytes] | None:
@@ -163,25 +118,17 @@ def seal(folder: Path) -> None:
     (folder / SUMS_FILE).write_text(format_sums(read_files(folder)))
 
 
-def repair(workdir: Path) -> None:
-    """Removes unfinished checkpoints, and renames damaged ones to `damaged-STEP`.
-
-    So their steps can be saved again.
-    """
-    remove_unfinished(workdir)
-    for step in list_steps(workdir):
-        folder = workdir / str(step)
-        if read_undamaged(folder) is not None:
-            continue
-        target = workdir / f"damaged-{step}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = workdir / f"damaged-{step}-{number}"
-        folder.rename(target)
-        _logger.warning(
-            f"checkpoint {step} is damaged and not used; it is now {target}"
-        )
+def move_aside(folder: Path) -> None:
+    """Renames a damaged checkpoint to `damaged-STEP`, so that it can be saved again."""
+    target = folder.with_name(f"damaged-{folder.name}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"damaged-{folder.name}-{number}")
+    folder.rename(target)
+    _logger.warning(
+        f"checkpoint {folder.name} is damaged and not used; it is now {target}"
+    )
 
 
 @contextlib.contextmanager

@@ -8,45 +8,36 @@ save, of about 0.15 s on a CPU, needs no background. Of several processes, the f
 saves, and each of them reads.
 """
 
-import contextlib
-import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
-from rnnmnist.errors import Failure, RunError, summarize_error
-from rnnmnist.models.parameters import Params
-from rnnmnist.runs.checkpoint_files import Header, read_errors, read_header, seal
-from rnnmnist.runs.selection import best_header
-from rnnmnist.runs.workdir import (
-    HEADER_FILE,
-    UNFINISHED,
-    list_steps,
-    remove_unfinished,
-)
+from rnnmnist.errors import RunError, summarize_error
+from rnnmnist.runs.checkpoint_files import read_errors, seal
+from rnnmnist.runs.records import Header, Tree
+from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED, remove_unfinished
 from rnnmnist.runs.writing import sync, write_json
-from rnnmnist.runtime.distributed import is_process_0
 
 # orbax numbers the saves of a process, and mixes up two that run at the same time.
 SAVE_LOCK = threading.Lock()
 
-Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
 
-
-def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
-    """Saves a checkpoint, and deletes those that are no longer kept.
+def save(
+    workdir: Path,
+    header: Header,
+    arrays: Mapping[str, Tree],
+    outdated: Iterable[int] = (),
+) -> None:
+    """Saves a checkpoint, and deletes outdated ones.
 
     There is a tree of arrays for each of the items `params` and `state`. The step is
     written in another folder, so that none is found incomplete if the process is
     killed.
     """
-    if not is_process_0():
-        return
     folder = workdir / UNFINISHED / str(header.step)
     try:
         with SAVE_LOCK, _open_checkpointer() as checkpointer:
@@ -58,7 +49,7 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
         sync(folder, *folder.rglob("*"))  # orbax syncs the files of arrays only
         folder.rename(workdir / folder.name)
         sync(workdir)
-        for step in _outdated_steps(workdir, header.config.train.keep_checkpoints):
+        for step in outdated:
             # Renamed first, so that no step is found half deleted.
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
@@ -69,26 +60,6 @@ def save(workdir: Path, header: Header, arrays: Mapping[str, Tree]) -> None:
         ) from error
     finally:
         remove_unfinished(workdir)
-
-
-def _outdated_steps(workdir: Path, keep: int) -> set[int]:
-    """Returns the steps to delete.
-
-    The best step, the last one, and so many of the newest validated ones are kept. A
-    step that a signal has saved between two validations is not validated. A step that
-    has been damaged meanwhile is kept, too; the next start moves it aside.
-    """
-    steps = list_steps(workdir)
-    headers = []
-    for step in steps:
-        with contextlib.suppress(Failure):
-            headers.append(read_header(workdir, step))
-    if not headers:  # files or memory are short
-        return set()
-    undamaged = {header.step for header in headers}
-    validated = [header.step for header in headers if header.metrics is not None]
-    newest = (validated or steps)[-keep:]
-    return undamaged - {best_header(headers).step, steps[-1], *newest}
 
 
 def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -> Tree:
@@ -129,11 +100,3 @@ def _open_checkpointer() -> ocp.Checkpointer:
     )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
     return ocp.Checkpointer(handler, multiprocessing_options=options)
-
-
-def params_sha256(params: Params) -> str:
-    """Returns the SHA-256 over the bytes of all arrays in tree order."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(params)):
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
         return content
 
 
-def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
+def completion(
+    lines: Iterable[Metrics], step: int, config: RunTrainConfig
+) -> str | None:
     """Returns why a run that has finished `step` steps is complete, None if it is not.
 
     A run is complete at its last step. With a patience, it is also complete when so
@@ -58,7 +60,7 @@ def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
     if config.patience is None:
         return None
     # A killed run can have logged later validations, which no checkpoint has.
-    losses = validation_losses(workdir, step)
+    losses = validation_losses(lines, step)
     lowest = min(losses, key=losses.__getitem__, default=0)
     if sum(validated > lowest for validated in losses) < config.patience:
         return None
@@ -68,11 +70,11 @@ def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
     )
 
 
-def validation_losses(workdir: Path, last: int) -> dict[int, float]:
+def validation_losses(lines: Iterable[Metrics], last: int) -> dict[int, float]:
     """Returns the losses of the validations until a step, by their steps."""
     return {
         line.step: line.loss
-        for line in read(workdir)
+        for line in lines
         if line.split == "validation" and line.step <= last
     }
 

@@ -1,15 +1,10 @@
 """The result files of a run."""
 
-import errno
-import logging
 from pathlib import Path
 from typing import Any
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs.scores import RECORDED, Scores, select_fields
-from rnnmnist.runs.writing import write_json
-
-_logger = logging.getLogger(__name__)
 
 # The fields of a result file that describe the run and the data as a whole. Each of
 # the `members` of an ensemble has the SHA-256 of its own parameters.
@@ -59,6 +54,18 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     tutorial_128: Scores | None = None
 
     @property
+    def path(self) -> Path:
+        """The path of the file in the workdir.
+
+        If the data are others than those of the training, it has their SHA-256.
+        """
+        path = result_path(self.split, self.step)
+        sha256 = self.task.sha256
+        if sha256 != self.trained_on_sha256:
+            path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
+        return path
+
+    @property
     def chose_multiplier(self) -> bool:
         """Whether the multiplier was chosen on these examples.
 
@@ -71,36 +78,9 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         return is_of_run and (is_left_out or is_calibrated)
 
 
-def result_path(workdir: Path, split: str, step: int) -> Path:
-    """Returns the path of a result on the data of the run."""
-    return workdir / "evaluation" / f"{split}-{step}.json"
-
-
-def path_of(result: Result, workdir: Path) -> Path:
-    """Returns the path of a result.
-
-    If the data are others than those of the training, the name has their SHA-256.
-    """
-    path = result_path(workdir, result.split, result.step)
-    sha256 = result.task.sha256
-    if sha256 != result.trained_on_sha256:
-        path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
-    return path
-
-
-def write_result(workdir: Path, result: Result) -> Path:
-    """Writes the file of a result in a workdir, and returns its path.
-
-    A read-only workdir causes a warning.
-    """
-    path = path_of(result, workdir)
-    try:
-        write_json(path, to_json(result))
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        _logger.warning(f"the result is not recorded: {error}")
-    return path
+def result_path(split: str, step: int) -> Path:
+    """Returns the path in a workdir of a result on the data of the run."""
+    return Path("evaluation", f"{split}-{step}.json")
 
 
 def to_json(result: Result) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
 
-UNFINISHED = ".unfinished"  # the folder of steps that are being saved or deleted
+# The folder with the arrays of `fit`. Its stem names the data set.
+ARRAYS = "arrays.data"
+UNFINISHED = ".unfinished"  # the folder of what is being saved or deleted
 # In the folder of a step; see `checkpoint_files.py`.
 SUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"

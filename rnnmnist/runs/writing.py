@@ -47,15 +47,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
+def write_folder(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
     """Yields a new folder of the same name, which replaces `path` after the block.
 
-    An error inside the block leaves `path` as it was.
+    An error inside the block leaves `path` as it was. Until then, the new folder is in
+    `unfinished`, by default beside `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    parent = unfinished or path.parent
+    parent.mkdir(parents=True, exist_ok=True)
     with (
         set_missing_filename(path),
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
+        tempfile.TemporaryDirectory(dir=parent, prefix=f".{path.name}-") as name,
     ):
         new = Path(name, path.name)
         new.mkdir()

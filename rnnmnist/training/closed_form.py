@@ -7,39 +7,31 @@ regression. Its leave-one-out predictions validate the run.
 
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Dataset, Examples, View
+from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import warn_of_data
-from rnnmnist.evaluation.left_out import write_left_out
+from rnnmnist.evaluation.left_out import format_table
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.models.parameters import Params, init_params
-from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.records import Header
 from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
-from rnnmnist.training.events import (
-    measure,
-    raise_if_stopped,
-    record,
-    score_validation,
-)
+from rnnmnist.training.events import measure, raise_if_stopped, score_validation
 from rnnmnist.training.loss import weigh_examples
+from rnnmnist.training.resume import Run
 from rnnmnist.training.ridge import fit_ridge
 from rnnmnist.training.state import Program
 
@@ -48,28 +40,22 @@ SAMPLE = 24  # training examples whose outputs give the thresholds
 SAMPLED_TIMES = 1024  # of each of these, at most
 
 
-def fit_in_closed_form(
-    config: RunConfig,
-    dataset: Dataset,
-    workdir: Path,
-    mesh: Mesh,
-    stop: StopFlag,
-    progress: Progress,
-) -> None:
-    """Fits the networks of a run, and saves them as its only step.
+def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
+    """Fits the networks of a run, saves them as its only step, and returns that.
 
     Raises:
         StoppedError: after a signal, which is noticed before a network is fitted.
         RunError: if hidden states are not finite, or a save fails.
     """
-    task, splits = dataset
+    config, record = run.config, run.record
+    task, splits = run.dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
-    program = Program.create(config, task, mesh)
+    program = Program.create(config, task, run.mesh)
     weights = weigh_examples(config.train, task, train.labels)
     networks = []
     for seed in config.seeds:
-        raise_if_stopped(stop, 0, STEP, workdir)
+        raise_if_stopped(stop, 0, STEP, record)
         networks.append(fit_network(seed, program, task, train, weights))
     all_params, all_logits = zip(*networks, strict=True)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
@@ -83,22 +69,23 @@ def fit_in_closed_form(
         multiplier = calibrate(left_out_logits, train.labels)
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
     metrics = measure(config, left_out_logits, train, STEP, split)
-    record(workdir, metrics, progress)
+    record.log(metrics)
+    progress.show(metrics)
     if task.evaluated_split == "train":
-        # The report reads it. It is written before the checkpoint, with which the run
-        # is complete.
-        write_left_out(workdir, metrics, task, train, left_out_logits)
+        # Before the checkpoint, with which the run is complete.
+        table = format_table(metrics, task, train, left_out_logits)
+        record.save_table(f"{split}-{STEP}", table)
     if len(splits["validation"]):
         metrics, _ = score_validation(
             config, program, params, splits["validation"], STEP
         )
-        record(workdir, metrics, progress)
+        record.log(metrics)
+        progress.show(metrics)
     header = Header(
         step=STEP, config=config, task=task, metrics=metrics, multiplier=multiplier
     )
-    checkpoints.save(
-        workdir, header, {"params": params, "state": {"step": np.int32(STEP)}}
-    )
+    record.save(header, params, {"left_out": left_out_logits})
+    return STEP
 
 
 def fit_network(

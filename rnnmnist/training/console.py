@@ -3,9 +3,8 @@
 import logging
 import shlex
 import textwrap
-from pathlib import Path
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig
+from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import discard_output, escape_unprintable
 from rnnmnist.evaluation.formatting import (
@@ -16,7 +15,7 @@ from rnnmnist.evaluation.formatting import (
     format_validation,
 )
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import Header, read_header
+from rnnmnist.runs.records import Header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
@@ -89,17 +88,16 @@ class Progress:
 
 def print_header(run: Run) -> None:
     """Prints network, data set, devices, and where the run resumes or is complete."""
-    workdir, config, dataset, mesh, step, completion, reason = run
-    task = dataset.task
+    record, config, dataset, mesh, completion, reason = run
+    task, step = dataset.task, record.step
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
     devices = f"{mesh.size} {platform_of(mesh)} device{'s' if mesh.size > 1 else ''}"
     if process_count() > 1:
         devices += f" of {process_count()} processes"
-    write(
-        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
-    )
+    place = record.workdir or "memory"
+    write(f"{config.model.description} on {task.name}, {seeds}, {devices}, in {place}")
     if task.image_shape is None:
         write(describe_sequences(task))
     if reason is not None:
@@ -131,38 +129,39 @@ def describe_sequences(task: Task) -> str:
 
 
 def print_summary(
-    workdir: Path,
+    run: Run,
     steps: int,
-    config: RunConfig,
     result: Result | None,
     *,
     seconds: float,
     compiling: float,
 ) -> None:
     """Prints the results of a run that has ended and the commands that read them."""
-    best = steps if result is None else result.step
-    header = read_header(workdir, best)
-    task = header.task
+    record, config, task = run.record, run.config, run.dataset.task
+    header = record.select("best")
     early_end = ""
     if steps < config.train.num_steps:
-        reason = logs.completion(workdir, steps, config.train)
+        reason = logs.completion(record.lines, steps, config.train)
         early_end = f"; {reason or 'ended by a callback'}"
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
     examples = steps * header.config.train.batch_size
-    flags = [f"--workdir={workdir}"]
+    flags = [f"--workdir={record.workdir}"]
     if config.model.is_user_cell:  # these commands import such a cell only if named
         flags.append(f"--config.model.cell={config.model.cell}")
     write(
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
         f"seconds     {seconds:.1f}, of which {compiling:.1f} to compile\n"
         f"validation  {describe_validation(header)}\n"
-        f"test        {test}\n"
-        f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    rnnmnist evaluate {shlex.join(flags)}\n"
-        f"report      rnnmnist report {shlex.join(flags)}"
+        f"test        {test}"
     )
+    if record.workdir is not None:
+        write(
+            f"checkpoint  {record.workdir / str(header.step)}\n"
+            f"evaluate    rnnmnist evaluate {shlex.join(flags)}\n"
+            f"report      rnnmnist report {shlex.join(flags)}"
+        )
 
 
 def describe_validation(header: Header) -> str:

@@ -1,7 +1,6 @@
-"""What a run does besides its updates: it validates, logs, and stops."""
+"""What a run does besides its updates: it validates, and stops."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,11 +14,10 @@ from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.parameters import Params
-from rnnmnist.runs import logs
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
+from rnnmnist.runs.logs import Metrics, completion
+from rnnmnist.runs.records import Record
+from rnnmnist.runtime.distributed import all_max, broadcast
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training import console
 from rnnmnist.training.metrics import average_metrics
 from rnnmnist.training.state import Program
 
@@ -61,35 +59,21 @@ def measure(
     return Metrics(**asdict(scores), step=step, split=split)
 
 
-def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:
+def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
     """Raises a `StoppedError` on all processes if one of them has got a signal."""
     if number := all_max(stop.signal_number):
-        saved = f"saved step {step}" if step else "before the first step"
-        raise StoppedError(
-            f"{saved} of {num_steps} in {workdir}; start the run again to resume",
-            number,
-        )
-
-
-def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
-    """Logs metrics, once for all processes, and prints them.
-
-    The standard output of all processes but the first is discarded.
-    """
-    if is_process_0():
-        logs.append(workdir, metrics)
-    progress.show(metrics)
+        raise StoppedError(record.describe_stop(step, num_steps), number)
 
 
 def decide_end(
-    metrics: Metrics, config: RunTrainConfig, workdir: Path, callback: Callback | None
+    metrics: Metrics, config: RunTrainConfig, record: Record, callback: Callback | None
 ) -> bool:
     """Returns whether a run ends at a validation, by its callback or its patience."""
 
     def decide() -> bool:
         if callback is not None and callback(metrics):
             return True
-        return logs.completion(workdir, metrics.step, config) is not None
+        return completion(record.lines, metrics.step, config) is not None
 
     with jax.transfer_guard("allow"):  # the callback may copy arrays to the host
         return broadcast(decide)

@@ -1,35 +1,31 @@
 """The training loop: from one event to the next, it trains, logs, validates, saves."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
-from rnnmnist.data.examples import Dataset
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.models.parameters import abstract_params, count_params
-from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.records import Header
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max
 from rnnmnist.runtime.mesh import device_put, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training import console, resume
+from rnnmnist.training.console import Progress
 from rnnmnist.training.events import (
     Callback,
     decide_end,
     raise_if_stopped,
-    record,
     score_validation,
 )
 from rnnmnist.training.loss import weigh_examples
 from rnnmnist.training.optimizer import learning_rate, learning_rates
+from rnnmnist.training.resume import Run, restore_state
 from rnnmnist.training.state import Program, TrainState, create_state
 from rnnmnist.training.step import train_chunk
 
@@ -38,17 +34,9 @@ HostMetrics = dict[str, np.ndarray]
 
 
 def loop_over_events(
-    config: RunConfig,
-    dataset: Dataset,
-    workdir: Path,
-    *,
-    mesh: Mesh,
-    step: int,
-    stop: StopFlag,
-    progress: console.Progress,
-    callback: Callback | None,
+    run: Run, stop: StopFlag, progress: Progress, callback: Callback | None
 ) -> int:
-    """Trains from a step to the end of the run, or until it is stopped.
+    """Trains from the newest checkpoint to the end of a run, or until it is stopped.
 
     Each iteration trains to the next event and logs the training. Every
     `eval_every_steps` updates and at the end, it also validates and saves. Then the
@@ -59,7 +47,9 @@ def loop_over_events(
         RunError: if a loss, gradient, parameter or logit of a validation is not finite,
             or a save fails.
     """
-    task, splits = dataset
+    config, mesh, record = run.config, run.mesh, run.record
+    task, splits = run.dataset
+    step = record.step
     validation = splits["validation"]
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
@@ -72,7 +62,7 @@ def loop_over_events(
         if step == 0:
             state = create_state(config, program, task.difference_std)
         else:
-            state = resume.restore_state(workdir, step, config, program)
+            state = restore_state(record, config, program)
         progress.start(
             networks=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
@@ -103,7 +93,8 @@ def loop_over_events(
                 if num_finite:
                     finite = select_updates(metrics, 0, num_finite)
                     trained = measure_training(config, step, finite, seconds)
-                    record(workdir, trained, progress)
+                    record.log(trained)
+                    progress.show(trained)
 
                 # If an update is not finite, end the run. Later updates have changed
                 # the state, so it is not saved. The last checkpoint stays.
@@ -126,11 +117,11 @@ def loop_over_events(
                     validated, logit_multiplier = score_validation(
                         config, program, params, validation, step
                     )
-                    record(workdir, validated, progress)
+                    record.log(validated)
+                    progress.show(validated)
 
                 # Save.
                 if is_due or is_stopped:
-                    items = {"params": state.evaluated_params, "state": state._asdict()}
                     header = Header(
                         step=step,
                         config=config,
@@ -139,13 +130,14 @@ def loop_over_events(
                         multiplier=logit_multiplier,
                     )
                     # Replicated, since one process saves the arrays of all.
-                    checkpoints.save(workdir, header, replicate(items, mesh))
+                    arrays = state.evaluated_params, state._asdict()
+                    record.save(header, *replicate(arrays, mesh))
 
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
-                    ends_early = decide_end(validated, config.train, workdir, callback)
+                    ends_early = decide_end(validated, config.train, record, callback)
     # After a signal, all processes raise an error, even if the run is complete.
-    raise_if_stopped(stop, step, num_steps, workdir)
+    raise_if_stopped(stop, step, num_steps, record)
     return step
 
 

@@ -1,4 +1,4 @@
-"""Where a run begins and ends: its workdir, its first step, and its settings."""
+"""The start of a run: its record, settings, data and devices, which are checked."""
 
 import contextlib
 import logging
@@ -20,10 +20,8 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.runs.checkpoint_files import Header, read_newest
-from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.logs import completion
-from rnnmnist.runs.workdir import check_folders, lock
+from rnnmnist.runs.records import Header, Record
 from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import (
     broadcast,
@@ -42,44 +40,36 @@ class Run(NamedTuple):
     """A run that is checked, and ready to train.
 
     Attributes:
-        workdir: the folder of the run.
+        record: the record of the run, which can have checkpoints.
         config: the configuration, resolved for the task of the data set.
         dataset: the data, which are the same on all processes.
         mesh: the mesh of the devices.
-        step: the number of finished updates, of which the workdir has a checkpoint.
         completion: why the run is complete, and None if it is not.
         reason: why the rule of `choose_config` has chosen the network, if it has.
     """
 
-    workdir: Path
+    record: Record
     config: RunConfig
     dataset: Dataset
     mesh: Mesh
-    step: int = 0
     completion: str | None = None
     reason: str | None = None
 
 
 @contextlib.contextmanager
 def open_run(
-    request: Request, workdir: Path, open_source: Callable[[DataConfig], Source]
+    request: Request,
+    workdir: Path | None,
+    open_source: Callable[[DataConfig], Source],
 ) -> Iterator[Run]:
-    """Locks a workdir, loads the data, and checks that the run can start or resume.
+    """Opens a record, loads the data, and checks that the run can start or resume.
 
-    Nothing is written. Settings are checked before images are downloaded, and after
-    sequences are read, whose number chooses the network. A run that resumes has the
-    defaults for the data of its checkpoint. Of several processes, the first one creates
-    the workdir and holds the lock.
+    Without a workdir, the record is in memory. Nothing is written. Settings are checked
+    before images are downloaded, and after sequences are read, whose number chooses the
+    network. A run that resumes has the defaults for the data of its checkpoint.
     """
-    with lock(workdir) if is_process_0() else contextlib.nullcontext():
-        wait_for_process_0()
-        if not workdir.is_dir():
-            raise UserError(
-                f"workdir: {workdir} is not one folder for all processes; name one on "
-                "a file system that they share"
-            )
-        check_folders(workdir)
-        header = read_newest(workdir)
+    with _open_record(workdir) as record:
+        header = record.headers.get(record.step)
         source = open_source(request.data)
         saved = None if header is None else header.config
         chosen, reason = choose_config(request, saved, source.examples)
@@ -90,11 +80,10 @@ def open_run(
             # Making a mesh waits for all processes. Several are compared before.
             if process_count() == 1:
                 create_mesh(image_config)
-        step, completion = 0, None
+        completed = None
         if header is not None:
-            step = header.step
             config = fill_defaults(chosen, header.task)
-            completion = check_resume(config, header, workdir)
+            completed = check_resume(config, header, record)
         if not is_process_0():
             wait_for_process_0()  # which prepares the data
         dataset = source.load(chosen.data)
@@ -102,15 +91,26 @@ def open_run(
             wait_for_process_0()
         config = resolve(chosen, dataset.task)
         if header is not None:
-            check_data(dataset.task, header, workdir)
-        check_processes(config, dataset.task, step)
+            check_data(dataset.task, header, record.workdir)
+        check_processes(config, dataset.task, record.step)
         with jax_defaults():
             mesh = create_mesh(config)
             resolve_cell(config.model)
-        run = Run(workdir, config, dataset, mesh, step, completion, reason)
-        if completion is None:
+        run = Run(record, config, dataset, mesh, completed, reason)
+        if completed is None:
             _prepare_updates(run, saved)
         yield run
+
+
+@contextlib.contextmanager
+def _open_record(workdir: Path | None) -> Iterator[Record]:
+    if workdir is None:
+        yield Record()
+        return
+    from rnnmnist.runs.folder import open_folder  # imports orbax
+
+    with open_folder(workdir) as folder:
+        yield folder
 
 
 def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
@@ -127,7 +127,7 @@ def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
             )
 
 
-def check_data(task: Task, header: Header, workdir: Path) -> None:
+def check_data(task: Task, header: Header, workdir: Path | None) -> None:
     """Refuses to resume from a checkpoint with other data than its training had."""
     if header.task.sha256 != task.sha256:
         raise UserError(
@@ -150,31 +150,26 @@ def create_mesh(config: RunConfig) -> Mesh:
     )
 
 
-def check_resume(config: RunConfig, header: Header, workdir: Path) -> str | None:
-    """Checks that a run may resume from a checkpoint with these settings.
+def check_resume(config: RunConfig, header: Header, record: Record) -> str | None:
+    """Checks that a run may resume from its newest checkpoint with these settings.
 
     Returns why the run is complete, and None if it is not. A complete run has no other
     settings that change its result.
     """
-    if not (workdir / str(header.step) / "state").exists():
-        raise UserError(
-            f"workdir: {workdir} holds parameters only, which cannot be trained on; "
-            "name another workdir"
-        )
     refused = changed_settings(header.config, config, "refused")
-    complete = completion(workdir, header.step, config.train)
-    if complete is not None:
+    completed = completion(record.lines, header.step, config.train)
+    if completed is not None:
         # No update would have them. The number of steps says whether it is complete.
         warned = changed_settings(header.config, config, "warned")
         refused += [change for change in warned if change[0] != "train.num_steps"]
     if refused:
         values = [f"{name}={new} (checkpoint: {old})" for name, old, new in refused]
         raise UserError(
-            f"workdir: step {header.step} in {workdir} belongs to another run: "
+            f"workdir: step {header.step} in {record.workdir} belongs to another run: "
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    return complete
+    return completed
 
 
 def changed_settings(
@@ -227,11 +222,8 @@ def _settings(config: RunConfig) -> dict[str, str]:
     }
 
 
-def restore_state(
-    workdir: Path, step: int, config: RunConfig, program: Program
-) -> TrainState:
-    """Restores the state of a step of a run with this configuration."""
-    expected = abstract_state(config, program)._asdict()
-    arrays = read_arrays(workdir, step, "state", expected)
+def restore_state(record: Record, config: RunConfig, program: Program) -> TrainState:
+    """Restores the state of the newest checkpoint of a run with this configuration."""
+    arrays = record.read_state(abstract_state(config, program)._asdict())
     sharding = seeds_sharding(program.mesh)
     return TrainState(**jax.tree.map(lambda leaf: device_put(leaf, sharding), arrays))

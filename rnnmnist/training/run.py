@@ -2,20 +2,11 @@
 
 import contextlib
 import time
-from pathlib import Path
 
-from jax.sharding import Mesh
-
-from rnnmnist.data.examples import Dataset
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import repair
-from rnnmnist.runs.results import Result, write_result
-from rnnmnist.runs.selection import select
-from rnnmnist.runs.writing import write_json
 from rnnmnist.runtime.compilation import compile_seconds
-from rnnmnist.runtime.distributed import broadcast, is_process_0
+from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
@@ -44,64 +35,37 @@ def train_and_evaluate(
             returns True, the run ends there. A fit in closed form does not call it.
     """
     started, compiled = time.monotonic(), compile_seconds()
-    workdir, config, dataset, mesh, step, completion, _ = run
-    task = dataset.task
+    config, task, record = run.config, run.dataset.task, run.record
+    step = record.step
     if verbose:
         console.print_header(run)
-    if is_process_0():
-        repair(workdir)
-    if completion is None:
-        if is_process_0():
-            write_json(workdir / "config.json", config)
-            logs.remove_metrics_after(workdir, step)
+    record.begin(config if run.completion is None else None)
+    if run.completion is None:
         progress = console.Progress(config.train, task, verbose=verbose)
         with stop_context as stop:
             if config.model.fitting == "closed_form":
                 from rnnmnist.training.closed_form import fit_in_closed_form
 
-                fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
-                step = config.train.num_steps
+                step = fit_in_closed_form(run, stop, progress)
             else:
                 from rnnmnist.training.loop import loop_over_events
 
-                step = loop_over_events(
-                    config,
-                    dataset,
-                    workdir,
-                    mesh=mesh,
-                    step=step,
-                    stop=stop,
-                    progress=progress,
-                    callback=callback,
-                )
+                step = loop_over_events(run, stop, progress, callback)
     result = None
-    if task.evaluated_split != "train":  # there is a test or validation split
-        result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
+    split = task.evaluated_split
+    if split != "train":  # there is a test or validation split
+        # A user's own cell is imported because the configuration of this run names it,
+        # never because the checkpoint does.
+        network = Network(record, "best", {"model.cell": config.model.cell})
+        examples = run.dataset.splits[split]
+        logits = network.on(run.mesh).logits(examples)
+        result = score_split(network, task, split, examples, logits)
+        record.save_result(result)
     if is_process_0() and verbose:
         console.print_summary(
-            workdir,
+            run,
             step,
-            config,
             result,
             seconds=time.monotonic() - started,
             compiling=compile_seconds() - compiled,
         )
-
-
-def evaluate_best_checkpoint(
-    workdir: Path, mesh: Mesh, dataset: Dataset, cell: str
-) -> Result:
-    """Evaluates the best checkpoint on `evaluated_split`, and writes the result.
-
-    `cell` is the setting `model.cell`. A user's own cell is imported because the
-    configuration of this run names it, never because the checkpoint does.
-    """
-    best = broadcast(lambda: select(workdir, "best").step)
-    run = TrainedRun(workdir, str(best), {"model.cell": cell})
-    task, splits = dataset
-    examples = splits[task.evaluated_split]
-    logits = run.make_network(mesh).logits(examples)
-    result = score_split(run, task, task.evaluated_split, examples, logits)
-    if is_process_0():
-        write_result(workdir, result)
-    return result

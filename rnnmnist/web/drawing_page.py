@@ -14,13 +14,12 @@ import numpy as np
 from rnnmnist.data import image_sets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
 from rnnmnist.inference import preprocessing
 from rnnmnist.inference.images_of_digits import check_digits
 from rnnmnist.models.lstm import GATES
 from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import html
-from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 
 FOLDER = Path(__file__).parent
@@ -42,7 +41,7 @@ SUPPORTED = {
 }
 
 
-def render(runs: Sequence[TrainedRun]) -> str:
+def render(runs: Sequence[Network]) -> str:
     """Renders the page as HTML.
 
     The networks are described side by side. The first one selects the samples.
@@ -62,7 +61,7 @@ def render(runs: Sequence[TrainedRun]) -> str:
         (params,) = split_ensemble(run.params)
         title = TITLES[loss]
         if losses.count(loss) > 1:
-            title += f": {run.workdir.name}"
+            title += f": {Path(str(run.workdir)).name}"
         networks.append(
             {
                 "title": title,
@@ -91,15 +90,14 @@ def render(runs: Sequence[TrainedRun]) -> str:
     )
 
 
-def select_samples(run: TrainedRun) -> list[dict[str, Any]]:
+def select_samples(run: Network) -> list[dict[str, Any]]:
     """Selects easy and hard digits of the embedded test split, for JavaScript.
 
     The easy samples are the first ones of each digit to whose label the network assigns
     a high probability. The hard samples are those for whose label it is lowest.
     """
     images, labels = image_sets.embedded_images()["test"]
-    network = run.make_network(make_device_mesh())
-    probabilities = network.probabilities(Inputs(images))
+    probabilities = run.probabilities(Inputs(images))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     is_easy = label_probabilities >= MIN_EASY_PROBABILITY
     easy: list[int] = []

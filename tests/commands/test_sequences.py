@@ -110,7 +110,7 @@ def test_fit_trains_on_a_list_of_arrays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="trained on other data"):
         rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
     shutil.rmtree(workdir / "arrays.data")
-    lost = f"data.path: {workdir}/arrays.data is missing"
+    lost = f"data.path: {workdir} does not contain the sequences"
     assert lost in refused("evaluate", f"--workdir={workdir}")
 
 

@@ -12,7 +12,7 @@ from support import REPOSITORY
 
 import results
 import rnnmnist
-from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.models.parameters import params_sha256
 from rnnmnist.runtime.mesh import split_ensemble
 
 

@@ -18,8 +18,9 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runtime.devices import make_device_mesh
 
 IMAGES = random_examples(7).stored
@@ -99,7 +100,7 @@ def test_both_directions_have_no_outputs_over_time(
     workdir = save_network(tmp_path / "run", config, image_task(config.data))
     network = load(workdir)
     for ask in (network.start, lambda: network.classify(IMAGES, every_step=True)):
-        with pytest.raises(UserError, match=r"bidirectional=True and classifies whole"):
+        with pytest.raises(UserError, match=r"^model\.bidirectional: "):
             ask()
     prediction = network.predict(IMAGES[0])
     assert prediction.probabilities.shape == (1, 10)
@@ -122,9 +123,9 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     changes = {"data.view": "permuted"}
     config = Config(model=ModelConfig(hidden_size=4)).replace(changes)
     task = image_task(config.data)
-    run = TrainedRun(save_network(tmp_path / "run", config, task), "best")
+    run = Network(Folder(save_network(tmp_path / "run", config, task)), "best")
     examples = random_examples(3)
-    logits = run.make_network(make_device_mesh()).logits(examples)
+    logits = run.on(make_device_mesh()).logits(examples)
     result = score_split(run, task, "validation", examples, logits)
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 

@@ -11,7 +11,8 @@ from support import random_examples, save_network, task_of
 from rnnmnist import load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
+from rnnmnist.runs.folder import Folder
 
 
 @pytest.mark.parametrize("view", ["columns", "permuted"])
@@ -24,7 +25,7 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
     model = load(workdir)
     images = random_examples(2).stored
     whole = model.classify(images)
-    order = TrainedRun(workdir, "best").pixel_order
+    order = Network(Folder(workdir), "best").pixel_order
     assert order is not None
     times = np.empty((28, 28), int)
     for time, pixels in enumerate(order):

@@ -23,10 +23,11 @@ from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import RunError
+from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
 from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.splits import load_split
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
     exported_inputs,
@@ -36,6 +37,7 @@ from rnnmnist.exporting.comparison import (
     streamed_inputs,
 )
 from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runtime.devices import make_cpu_mesh
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
@@ -112,13 +114,15 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
     return {"inputs": inputs, "labels": labels, "lengths": lengths, "split": split}
 
 
-def flags_of(workdir: Path, paths: Mapping[str, object], output: Path) -> list[str]:
+def flags_of(
+    workdir: Path | None, paths: Mapping[str, object], output: Path
+) -> list[str]:
     """Returns the flags of `rnnmnist export` but the format."""
     data = [f"--config.{name}={value}" for name, value in paths.items()]
     return [f"--workdir={workdir}", *data, f"--output={output}"]
 
 
-def write(name: str, run: TrainedRun, folder: Path) -> Path:
+def write(name: str, run: Network, folder: Path) -> Path:
     """Writes an export without its certificate."""
     path = folder / f"model.{name}"
     importlib.import_module(f"rnnmnist.exporting.write_{name}").write(run, path)
@@ -130,10 +134,10 @@ def certificate_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedRun:
+def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Network:
     folder = tmp_path_factory.mktemp("lstm")
     workdir, paths = save(folder, LSTM, data_dir)
-    return TrainedRun(workdir, "best", paths)
+    return Network(Folder(workdir), "best", paths)
 
 
 @pytest.mark.slow
@@ -144,9 +148,9 @@ def test_an_export_predicts_as_its_network(
 ) -> None:
     features = 1 if "one feature" in name else 3
     workdir, paths = save(tmp_path, NETWORKS[name], data_dir, features)
-    run = TrainedRun(workdir, "best", paths)
-    network = run.make_network(make_cpu_mesh())
-    _, _, examples = run.load_split()
+    run = Network(Folder(workdir), "best", paths)
+    network = run.on(make_cpu_mesh())
+    _, _, examples = load_split(run)
     inputs = exported_inputs(run, examples)
     logits = network.calibrated_logits(examples)
     np.testing.assert_allclose(
@@ -162,7 +166,9 @@ def test_an_export_predicts_as_its_network(
         complete = values[lengths == 9]
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
-        expected = network.calibrated_logits(run.read_inputs(longer, times))
+        data = run.config.data
+        sequences = read_given(run.task, data, longer, lengths=times)
+        expected = network.calibrated_logits(to_inputs(sequences, run.task, data))
         cases.append(([longer, times], expected))
         refused = values.copy()  # by training; padding is NaN, too
         expected = logits.copy()
@@ -182,7 +188,7 @@ def test_an_export_predicts_as_its_network(
 
 
 def check_time_step(
-    run: TrainedRun, network: Network, examples: Inputs, logits: np.ndarray, path: Path
+    run: Network, network: Network, examples: Inputs, logits: np.ndarray, path: Path
 ) -> None:
     """Checks `step.onnx` at the ends of sequences, and after each step of one."""
     write_onnx.write_step(run, path)
@@ -196,7 +202,7 @@ def check_time_step(
     state = network.start()
     carried = np.zeros((1, size), np.float32)
     for row in values[longest, : min(30, lengths[longest])]:
-        state, expected = network.step(state, run.read_features(row))
+        state, expected = network.step(state, row)
         inputs = {"state": carried, "features": row[None]}
         names = ["next_state", "probabilities"]
         carried, (probabilities,) = session.run(names, inputs)
@@ -208,7 +214,7 @@ def test_an_exported_stream_stays_nan_after_a_value_that_is_refused(
 ) -> None:
     """Of one stream, not of the others in the batch."""
     workdir, paths = save(tmp_path, config_of({}, "lstm"), data_dir)
-    run = TrainedRun(workdir, "best", paths)
+    run = Network(Folder(workdir), "best", paths)
     write_onnx.write_step(run, tmp_path / "step.onnx")
     predict = load_onnx_step(tmp_path / "step.onnx")
     values = np.zeros((3, 4, 3), np.float32)
@@ -229,9 +235,9 @@ def test_every_format_is_compared_and_replaced_with_force(
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
     export.main([*flags_of(workdir, paths, output), "--format=all", "--force"])
     printed = capsys.readouterr().out
-    run = TrainedRun(workdir, "best", paths)
-    task, split, examples = run.load_split()
-    logits = run.make_network(make_cpu_mesh()).logits(examples)
+    run = Network(Folder(workdir), "best", paths)
+    task, split, examples = load_split(run)
+    logits = run.on(make_cpu_mesh()).logits(examples)
     ensemble = score_split(run, task, split, examples, logits).ensemble
     assert ensemble is not None
     assert {path.name for path in output.iterdir()} == set(FORMATS)
@@ -250,7 +256,7 @@ def test_every_format_is_compared_and_replaced_with_force(
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
-    lstm: TrainedRun, tmp_path: Path
+    lstm: Network, tmp_path: Path
 ) -> None:
     content = write("onnx", lstm, tmp_path).read_bytes()
     assert len(content) < 4 * lstm.num_parameters + 20_000
@@ -265,7 +271,7 @@ def test_onnx_has_native_operators_probabilities_and_metadata(
 
 
 def test_another_prediction_is_an_error_unless_it_is_a_tie(
-    lstm: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lstm: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network computes other logits than the export for one example."""
     flags = [
@@ -273,8 +279,8 @@ def test_another_prediction_is_an_error_unless_it_is_a_tie(
         "--format=onnx",
         "--force",
     ]
-    _, _, examples = lstm.load_split()
-    logits = lstm.make_network(make_cpu_mesh()).logits(examples)
+    _, _, examples = load_split(lstm)
+    logits = lstm.on(make_cpu_mesh()).logits(examples)
     second, first = logits[0, 5].argsort()[-2:]
     monkeypatch.setattr(Network, "logits", lambda *_: logits)
     logits[0, 5, second] = logits[0, 5, first] + 1e-5
@@ -289,7 +295,7 @@ def test_another_prediction_is_an_error_unless_it_is_a_tie(
 
 
 def test_a_missing_package_is_named(
-    lstm: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lstm: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
     flags = flags_of(lstm.workdir, lstm.settings, tmp_path / "out")
@@ -333,14 +339,14 @@ def test_digits_that_float32_does_not_hold_are_counted(tmp_path: Path) -> None:
 def test_another_network_fails_the_comparison(
     name: str,
     function: str,
-    lstm: TrainedRun,
+    lstm: Network,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A file holds parameters other than those of the run, or such that are NaN."""
     module = importlib.import_module(f"rnnmnist.exporting.write_{name}")
     original: Callable[..., None] = getattr(module, function)
-    other = TrainedRun(lstm.workdir, "best", lstm.settings)
+    other = Network(lstm.record, "best", lstm.settings)
     monkeypatch.setattr(module, function, lambda _, path: original(other, path))
     flags = [*flags_of(lstm.workdir, lstm.settings, tmp_path), f"--format={name}"]
     for factor, message in (np.nan, "not finite, for "), (-1, "predict another class"):

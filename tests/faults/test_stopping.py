@@ -14,9 +14,10 @@ from support import UNOPTIMIZED, Command, one_line_error, run_python
 from trainer import Run
 
 from rnnmnist.errors import RunError
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.evaluation.trained_run import TrainedRun
-from rnnmnist.runs.results import write_result
+from rnnmnist.evaluation.splits import load_split
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.workdir import UNFINISHED, list_steps
 from rnnmnist.runtime.devices import make_device_mesh
 
@@ -139,13 +140,14 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
         while len(steps) <= 20 or len(set(steps)) <= 10:
             for selector in ("best", "latest"):
                 try:
-                    run = TrainedRun(workdir, selector)
+                    run = Network(Folder(workdir), selector)
                 except RunError as error:
                     assert "run the command again" in str(error)
                     continue
-                task, split, examples = run.load_split("validation")
-                logits = run.make_network(make_device_mesh()).logits(examples)
-                write_result(workdir, score_split(run, task, split, examples, logits))
+                task, split, examples = load_split(run, "validation")
+                logits = run.on(make_device_mesh()).logits(examples)
+                result = score_split(run, task, split, examples, logits)
+                run.record.save_result(result)
             steps.append(run.checkpoint_step)
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)

@@ -17,14 +17,14 @@ from support import (
 
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.splits import load_split
 from rnnmnist.reporting.pages import (
     estimate_over_time,
     estimate_overconfidence,
     most_confident_errors,
-    report_run,
+    write_report,
 )
-from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.scores import wilson_interval
 
 PLOTS = ["curves", "confusion", "steps", "gallery"]
@@ -84,7 +84,7 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
     result = json.loads(path.read_text())
     words = text_of(reported / "report" / "index.html")
     low, high = result["accuracy_interval"]
-    selecting = read_header(reported, result["step"]).metrics
+    selecting = Folder(reported).headers[result["step"]].metrics
     assert selecting is not None
     for text in (
         f"validation accuracy: {100 * selecting.accuracy:.2f} %",
@@ -139,12 +139,12 @@ def test_a_network_without_errors_has_a_report_without_their_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workdir = trainer.copy_of(reported, tmp_path / "run")
-    run = TrainedRun(workdir, "best", {"data.data_dir": str(data_dir)})
-    _, _, examples = run.load_split()
+    run = Network(Folder(workdir), "best", {"data.data_dir": str(data_dir)})
+    _, _, examples = load_split(run)
     perfect = np.eye(10)[examples.labels]
     over_time = np.repeat(perfect[None, :, None], 28, axis=2)
     monkeypatch.setattr(Network, "logits", lambda *_, **__: over_time)
-    report = report_run(run)
+    report = write_report(run, tmp_path / "report")
     assert "500 of 500 images are correct" in text_of(report.page)
     assert set(report.page.parent.iterdir()) == {*report.pictures, report.page}
     assert "gallery.png" not in {path.name for path in report.pictures}

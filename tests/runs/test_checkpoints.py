@@ -25,18 +25,12 @@ from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.data.datasets import open_source
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.models.parameters import abstract_params
+from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runs import checkpoint_files, checkpoints
-from rnnmnist.runs.checkpoint_files import (
-    FORMAT,
-    Header,
-    read_header,
-    repair,
-    seal,
-)
-from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.runs.checkpoint_files import read_header, seal
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import select
+from rnnmnist.runs.records import FORMAT, Header
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
 from rnnmnist.training.resume import open_run, restore_state
@@ -87,8 +81,8 @@ def save(
     for step, accuracy in accuracies.items():
         metrics = validation_metrics(step, accuracy)
         header = Header(step=step, config=config, task=TASK, metrics=metrics)
-        items = {"params": state.evaluated_params, "state": state._asdict()}
-        checkpoints.save(workdir, header, replicate(items, mesh_of(devices)))
+        arrays = state.evaluated_params, state._asdict()
+        Folder(workdir).save(header, *replicate(arrays, mesh_of(devices)))
 
 
 def test_a_state_without_an_average_is_restored(
@@ -96,7 +90,7 @@ def test_a_state_without_an_average_is_restored(
 ) -> None:
     save(tmp_path, state, {5: 0.5})
     program = Program.create(CONFIG, TASK, mesh_of(1))
-    found = restore_state(tmp_path, 5, CONFIG, program)
+    found = restore_state(Folder(tmp_path), CONFIG, program)
     assert found.ema_params is None
     assert array_checksums(found) == array_checksums(state)
 
@@ -113,7 +107,7 @@ def test_restored_arrays_are_bitwise_equal(
     evaluated = checkpoints.read_arrays(tmp_path, 5, "params")
     assert array_checksums(evaluated) == array_checksums(average)
     program = Program.create(config, TASK, mesh_of(devices))
-    found = restore_state(tmp_path, 5, config, program)
+    found = restore_state(Folder(tmp_path), config, program)
     assert array_checksums(found) == array_checksums(averaged)
     for leaf in jax.tree.leaves(found):
         assert len(leaf.sharding.device_set) == devices
@@ -129,13 +123,13 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     accuracies[5] = 0.2
     save(tmp_path, state, {5: 0.2})
     for step in (2, 3, 5):
-        header = read_header(tmp_path, step)
+        header = Folder(tmp_path).headers[step]
         assert (header.config, header.task) == (CONFIG, TASK)
         assert header.metrics == validation_metrics(step, accuracies[step])
     assert list_steps(tmp_path) == [2, 3, 5]
-    assert select(tmp_path, "best").step == 2  # the earlier one on a tie
-    assert select(tmp_path, "latest").step == 5
-    assert select(tmp_path, "3").step == 3
+    assert Folder(tmp_path).select("best").step == 2  # the earlier one on a tie
+    assert Folder(tmp_path).select("latest").step == 5
+    assert Folder(tmp_path).select("3").step == 3
     save(tmp_path, state, {6: 0.3})
     assert list_steps(tmp_path) == [2, 5, 6]
 
@@ -146,10 +140,7 @@ def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) 
         (tmp_path / name).mkdir()
     (tmp_path / "9").touch()
     assert list_steps(tmp_path) == [5]
-    assert select(tmp_path, "latest").step == 5
-    (tmp_path / "5").rename(tmp_path / "4")  # no step that a start would use
-    save(tmp_path, state, {6: 0.1})
-    assert list_steps(tmp_path) == [4, 6]
+    assert Folder(tmp_path).select("latest").step == 5
 
 
 # What a user's own folder can contain; the last is a step of another orbax program.
@@ -223,7 +214,7 @@ def test_a_step_that_is_deleted_while_it_is_read_is_no_damage(
     message = "run/2 cannot be read .* run the command again"
     for _ in range(2):
         with pytest.raises(RunError, match=message):
-            read_header(workdir, 2)
+            read_header(workdir / "2")
     with pytest.raises(RunError, match=message):
         checkpoints.read_arrays(workdir, 2, "params")
 
@@ -234,7 +225,7 @@ def test_damaged_steps_are_moved_aside_beside_earlier_ones(
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
         (tmp_path / "5" / "SHA256SUMS").write_text("")
-        repair(tmp_path)
+        Folder(tmp_path).begin(None)
     names = ["damaged-5", "damaged-5-2", "damaged-5-3"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for name, message in zip(names, caplog.messages, strict=True):
@@ -255,7 +246,7 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
     two_steps: Path, selector: str
 ) -> None:
     with pytest.raises(UserError, match=r"choose best, latest or one of 1, 2"):
-        select(two_steps, selector)
+        Folder(two_steps).select(selector)
 
 
 def test_a_state_of_another_run_is_an_error(
@@ -264,7 +255,7 @@ def test_a_state_of_another_run_is_an_error(
     config = CONFIG.replace({"model.hidden_size": 17})
     program = Program.create(config, TASK, mesh_of(1))
     with pytest.raises(RunError, match="the arrays of state have other shapes"):
-        restore_state(two_steps, 1, config, program)
+        restore_state(Folder(two_steps), config, program)
 
 
 def test_a_reference_model_contains_no_path_of_this_machine(
@@ -272,7 +263,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)
-    header = select(target, "best")
+    header = Folder(target).select("best")
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
     with (
@@ -307,4 +298,4 @@ def test_a_checkpoint_of_another_version_is_refused(
         "2 is the checkpoint of step 3" if name == "step" else "of another version"
     )
     with pytest.raises(UserError, match=message):
-        read_header(workdir, 2)
+        Folder(workdir)

@@ -46,7 +46,7 @@ def test_patience_counts_validations_without_a_lower_loss(
             metrics = make_metrics(step, split, 50, [25], [float(loss)])
             logs.append(tmp_path, metrics)
         lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
-        found = logs.completion(tmp_path, step, config)
+        found = logs.completion(logs.read(tmp_path), step, config)
         assert (found is not None) == (waited >= patience)
         reason = f"at step {step} of 1,000: no .* since step {step - waited}$"
         assert found is None or re.search(reason, found)

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support import TASK
 
-from rnnmnist.runs.results import Result, write_result
+from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.scores import NetworkScores, wilson_interval
 
 FIRST = NetworkScores(
@@ -33,11 +34,10 @@ def make_result(**fields: Any) -> Result:
     return Result(**common | fields)
 
 
-def test_a_file_has_the_scores_of_one_network(tmp_path: Path) -> None:
+def test_a_file_has_the_scores_of_one_network() -> None:
     result = make_result(networks=(FIRST,), network_sha256=("of all",))
-    path = write_result(tmp_path, result)
-    assert path == tmp_path / "evaluation" / "test-7.json"
-    content = json.loads(path.read_text())
+    assert result.path == Path("evaluation", "test-7.json")
+    content = json.loads(json.dumps(msgspec.to_builtins(to_json(result))))
     assert content.pop("task")["name"] == TASK.name
     assert content.pop("accuracy_interval") == list(wilson_interval(5, 6))
     assert content == {
@@ -57,14 +57,14 @@ def test_a_file_has_the_scores_of_one_network(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_of_an_ensemble_has_the_scores_of_its_members(tmp_path: Path) -> None:
+def test_a_file_of_an_ensemble_has_the_scores_of_its_members() -> None:
     result = make_result(
         networks=(FIRST, SECOND),
         ensemble=MEAN,
         network_sha256=("of 5", "of 6"),
         groups=2,
     )
-    content = json.loads(write_result(tmp_path, result).read_text())
+    content = json.loads(json.dumps(msgspec.to_builtins(to_json(result))))
     expected = {
         "examples": 6,
         "groups": 2,
@@ -83,7 +83,7 @@ def test_a_file_of_an_ensemble_has_the_scores_of_its_members(tmp_path: Path) -> 
     assert [member["correct"] for member in members] == [5, 3]
 
 
-def test_a_result_on_other_data_has_their_hash_in_its_name(tmp_path: Path) -> None:
+def test_a_result_on_other_data_has_their_hash_in_its_name() -> None:
     task = dataclasses.replace(TASK, sha256="of the data")
     result = make_result(networks=(FIRST,), network_sha256=("of all",), task=task)
-    assert write_result(tmp_path, result).name == "test-7-of the d.json"
+    assert result.path.name == "test-7-of the d.json"

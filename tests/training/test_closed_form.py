@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.runs import checkpoints, logs
-from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import read_arrays
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import Memory
@@ -37,7 +39,8 @@ SETTINGS: dict[str, Any] = {"cell": "filters", "hidden_size": 40, "num_devices":
 
 def fit(workdir: Path, **changes: Any) -> Path:
     arguments: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS}
-    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes).workdir
+    rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes)
+    return workdir
 
 
 def filters_of(workdir: Path) -> dict[str, np.ndarray]:
@@ -58,7 +61,7 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
     (line,) = logs.read(run)
     assert (line.split, line.step, line.examples) == ("leave_one_out", STEP, COUNT)
     assert line.accuracy > 0.8
-    header = read_header(run, STEP)
+    header = Folder(run).headers[STEP]
     assert header.metrics is not None
     assert (header.metrics.loss, header.metrics.correct) == (line.loss, line.correct)
     assert header.task.examples == {"train": COUNT, "validation": 0, "test": 0}
@@ -137,10 +140,11 @@ def test_small_differences_are_read_beside_large_values(
     (line,) = logs.read(run)
     assert line.accuracy > 0.8
     model = rnnmnist.load(run)
-    network, four = model.network, model.read_inputs(inputs[:4])
-    parts = network.model, network.params, four, network.view, network.mesh
+    sequences = read_given(model.task, model.config.data, inputs[:4])
+    four = to_inputs(sequences, model.task, model.config.data)
+    parts = model.model, model.device_params, four, model.view, model.mesh
     (hidden,) = compute_chunks(*parts, method="hidden")
-    probabilities = network.probabilities(four)
+    probabilities = model.probabilities(four)
     for values, states, expected in zip(inputs, hidden[0], probabilities, strict=False):
         state = model.start()
         for value in values:
@@ -172,7 +176,11 @@ def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
     (line,) = logs.read(both)
     assert len(line.networks) == 2
     # The factor of a single network is part of its head; the mean has another one.
-    assert read_header(run, STEP).multiplier == 1 != read_header(both, STEP).multiplier
+    assert (
+        Folder(run).headers[STEP].multiplier
+        == 1
+        != Folder(both).headers[STEP].multiplier
+    )
 
 
 def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
@@ -187,7 +195,7 @@ def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
 def test_several_processes_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = read_header(run, STEP)
+    header = Folder(run).headers[STEP]
     monkeypatch.setattr(resume, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"^num_processes: one process fits .*filters"):
         resume.check_processes(header.config, header.task, STEP)
@@ -203,7 +211,7 @@ def test_given_splits_are_evaluated(
     left_out, validated = logs.read(run)
     assert (left_out.split, left_out.examples) == ("leave_one_out", 21)
     assert (validated.split, validated.examples) == ("validation", 21)
-    kept = read_header(run, STEP).metrics
+    kept = Folder(run).headers[STEP].metrics
     assert kept is not None
     assert (kept.split, kept.loss) == (validated.split, validated.loss)
     summary = printed.split("\n\n")[1]
@@ -306,17 +314,12 @@ def test_left_out_predictions_are_kept_for_the_report(
     assert f"{path.parent.name}/{path.name}" in text
     assert f"{COUNT - line.correct} errors" in text
 
-    path = path.with_suffix(".npz")
-    np.savez(path, logits=np.zeros((1, 2, 3)))
-    with pytest.raises(UserError, match=rf"^{path}: .*\(1, 2, 3\).*another workdir"):
-        model.evaluate()
-    path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=f"^{path}: .*another workdir") as damaged:
-        model.evaluate()
-    assert "pickle" not in str(damaged.value)
-    path.unlink()  # as of a checkpoint that was copied without its run
-    with pytest.raises(UserError, match=f"^{path}: "):
-        model.evaluate()
+    shutil.rmtree(path.parent)
+    assert rnnmnist.load(run).evaluate() == result
+    model.save(run.parent / "network")  # without the predictions of its training
+    saved = rnnmnist.load(run.parent / "network")
+    evaluated = saved.evaluate(inputs=INPUTS, **settings)
+    assert evaluated.split == "train"
 
 
 def stop(*args: Any) -> None:

@@ -31,7 +31,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.models.dropout import Dropout
-from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.models.parameters import params_sha256
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
 from rnnmnist.training.step import train_chunk

@@ -10,10 +10,11 @@ import trainer
 from support import called, output_of
 
 import rnnmnist
+from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.evaluation.trained_run import TrainedRun
 from rnnmnist.runs import logs
-from rnnmnist.runs.selection import select
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.training import state
 
@@ -34,7 +35,8 @@ SETTINGS: dict[str, Any] = {
 
 def fit(workdir: Path, **changes: Any) -> Path:
     arguments: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS, "split": SPLIT}
-    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes).workdir
+    rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes)
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +55,14 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     if num_seeds > 1:
         workdir = fit(tmp_path / "run", num_seeds=num_seeds)
     model = rnnmnist.load(workdir)
-    run = TrainedRun(workdir, "best")
-    network = run.make_network(make_device_mesh())
-    assert model.multiplier == select(workdir, "best").multiplier < 0.9
+    run = Network(Folder(workdir), "best")
+    network = run.on(make_device_mesh())
+    assert model.multiplier == Folder(workdir).select("best").multiplier < 0.9
 
     def loss(split: str, multiplier: float) -> float:
-        examples = run.read_inputs(INPUTS[split == SPLIT])
+        data = run.config.data
+        sequences = read_given(run.task, data, INPUTS[split == SPLIT])
+        examples = to_inputs(sequences, run.task, data)
         labels = LABELS[split == SPLIT]
         logits = network.logits(examples)
         scores = score_logits(logits, labels, multiplier=multiplier)
@@ -84,7 +88,7 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
 def test_metrics_are_of_logits_without_a_multiplier(run_of_one_seed: Path) -> None:
     """The loss of an evaluation of the validation split says that it is too low."""
     workdir = run_of_one_seed
-    header = select(workdir, "best")
+    header = Folder(workdir).select("best")
     (line,) = (
         line
         for line in logs.read(workdir)
@@ -124,5 +128,5 @@ def test_the_multiplier_is_1_where_validation_does_not_select(tmp_path: Path) ->
     split = np.where(SPLIT == "validation", "test", SPLIT)
     split[np.flatnonzero(SPLIT == "validation")[:49]] = "validation"
     workdir = fit(tmp_path / "run", split=split)
-    assert select(workdir, "best").multiplier == 1
+    assert Folder(workdir).select("best").multiplier == 1
     assert trainer.result(workdir)["multiplier"] == 1

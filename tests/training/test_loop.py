@@ -1,6 +1,7 @@
 """The training loop: its events, its transfers and its final evaluation."""
 
 import errno
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,19 @@ from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.folder import Folder, open_folder
+from rnnmnist.runs.records import Header
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
 from rnnmnist.training.loop import measure_training
 from rnnmnist.training.resume import Run, create_mesh
-from rnnmnist.training.run import evaluate_best_checkpoint, train_and_evaluate
+from rnnmnist.training.run import train_and_evaluate
 
 
 def train(config: RunConfig, workdir: Path) -> None:
-    run = Run(workdir, config, datasets.load(config.data), create_mesh(config))
-    train_and_evaluate(run, stop_on_signal())
+    with open_folder(workdir) as folder:
+        run = Run(folder, config, datasets.load(config.data), create_mesh(config))
+        train_and_evaluate(run, stop_on_signal())
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(
@@ -96,6 +99,11 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
         checkpoints.save(tmp_path, header, {"params": params})
         params = jax.tree.map(np.negative, params)
     dataset = Dataset(TASK, {"test": random_examples(16)})
-    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "lstm")
-    assert (result.step, result.split, result.examples) == (1, "test", 16)
-    assert result.params_sha256 == load(tmp_path, 1).params_sha256
+    folder = Folder(tmp_path)
+    run = Run(folder, config, dataset, mesh_of(1), completion="complete")
+    train_and_evaluate(run, stop_on_signal())
+    assert folder.step == 2
+    (path,) = (tmp_path / "evaluation").iterdir()
+    result = json.loads(path.read_text())
+    assert (result["step"], result["split"], result["examples"]) == (1, "test", 16)
+    assert result["params_sha256"] == load(tmp_path, 1).params_sha256

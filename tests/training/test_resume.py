@@ -1,12 +1,10 @@
 """With which settings a run resumes."""
 
-from pathlib import Path
-
 import pytest
 from support import TASK, run_config
 
 from rnnmnist.errors import UserError
-from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.records import Header, Record
 from rnnmnist.training.resume import changed_settings, check_resume
 
 CONFIG = run_config({"train.num_steps": 30})
@@ -14,21 +12,11 @@ HALF = Header(step=15, config=CONFIG, task=TASK, metrics=None)
 COMPLETE = Header(step=30, config=CONFIG, task=TASK, metrics=None)
 
 
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
-    """A workdir whose checkpoints have a state."""
-    for header in (HALF, COMPLETE):
-        (tmp_path / str(header.step) / "state").mkdir(parents=True)
-    return tmp_path
-
-
-def test_some_settings_can_change_with_a_warning_where_the_result_differs(
-    workdir: Path,
-) -> None:
+def test_some_settings_can_change_with_a_warning_where_the_result_differs() -> None:
     changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
     changes |= {"train.log_every_steps": 3, "train.patience": 5}
     changed = CONFIG.replace(changes)
-    assert check_resume(changed, HALF, workdir) is None
+    assert check_resume(changed, HALF, Record()) is None
     warned = changed_settings(CONFIG, changed, "warned")
     assert warned == [("train.num_steps", "30", "1000")]
 
@@ -45,16 +33,16 @@ def test_some_settings_can_change_with_a_warning_where_the_result_differs(
     ],
 )
 def test_a_setting_of_another_run_is_refused_with_both_values(
-    workdir: Path, header: Header, name: str, value: object
+    header: Header, name: str, value: object
 ) -> None:
     changed = CONFIG.replace({name: value})
     with pytest.raises(UserError) as error:
-        check_resume(changed, header, workdir)
+        check_resume(changed, header, Record())
     shown = f"{name}={value} (checkpoint: {CONFIG.flat()[name]})"
     assert shown in str(error.value)
 
 
-def test_a_complete_run_may_go_on_with_other_settings(workdir: Path) -> None:
+def test_a_complete_run_may_go_on_with_other_settings() -> None:
     changes = {"train.learning_rate": 0.5, "train.num_steps": 1000}
-    assert check_resume(CONFIG, COMPLETE, workdir) is not None
-    assert check_resume(CONFIG.replace(changes), COMPLETE, workdir) is None
+    assert check_resume(CONFIG, COMPLETE, Record()) is not None
+    assert check_resume(CONFIG.replace(changes), COMPLETE, Record()) is None

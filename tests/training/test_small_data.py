@@ -15,9 +15,8 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import select
 from rnnmnist.runs.workdir import list_steps
 
 # A third of the sequences is of the rare class.
@@ -27,7 +26,8 @@ INPUTS = np.random.default_rng(0).normal(LABELS[:, None] == "yes", size=(60, 5))
 
 def fit(workdir: Path, **changes: Any) -> Path:
     arguments = SMALL | changes
-    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **arguments).workdir
+    rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **arguments)
+    return workdir
 
 
 def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
@@ -38,7 +38,7 @@ def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
     ]
     for sequences in found:
         np.testing.assert_array_equal(sequences.inputs[..., 0], INPUTS[:, :5])
-        splits = to_dataset(Path("mine"), sequences, DataConfig()).splits
+        splits = to_dataset("mine", sequences, DataConfig()).splits
         assert splits["train"].lengths is None
 
 
@@ -63,7 +63,7 @@ def test_a_run_without_validation(
     assert "\nvalidation  none: " in output
     assert ("\ntest        none: " in output) == (split == "train")
     assert '"validation"' not in (workdir / "metrics.jsonl").read_text()
-    assert select(workdir, "best").step == 20
+    assert Folder(workdir).select("best").step == 20
     results = sorted((workdir / "evaluation").glob("*"))
     assert [file.name for file in results] == ["test-20.json"] * (split == "test")
 
@@ -113,8 +113,8 @@ def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = list_steps(stopped)[-1]
-    config = read_header(stopped, step).config.train
-    reason = str(logs.completion(stopped, step, config))
+    config = Folder(stopped).headers[step].config.train
+    reason = str(logs.completion(logs.read(stopped), step, config))
     assert reason.startswith(f"stopped at step {step} of 200: no lower")
     lines = logs.read(stopped)
     fit(stopped, **ENDING)

@@ -30,8 +30,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import placement
 from rnnmnist.data.batches import Batch, BatchTransform
 from rnnmnist.data.placement import open_batches
-from rnnmnist.models.parameters import abstract_params
-from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training import state

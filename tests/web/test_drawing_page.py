@@ -1,7 +1,6 @@
 """The drawing page: its content, and its behaviour in a browser."""
 
 import base64
-import dataclasses
 import io
 import json
 import re
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from msgspec.structs import replace
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from support import REPOSITORY, Once, called, inputs_of
@@ -22,9 +22,10 @@ from rnnmnist.config.files import REFERENCES
 from rnnmnist.data import image_sets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.trained_run import TrainedRun
+from rnnmnist.evaluation.network import Network
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.model import load
+from rnnmnist.runs.folder import Folder
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
@@ -81,9 +82,10 @@ def test_the_page_is_self_contained(page: Path) -> None:
 def test_half_precision_changes_no_prediction() -> None:
     images, _ = image_sets.embedded_images()["test"]
     for workdir in REFERENCES:
-        run = TrainedRun(REPOSITORY / workdir, "best")
-        network = run.make_network(make_device_mesh())
-        rounded = dataclasses.replace(network, params=as_float16(network.params))
+        run = Network(Folder(REPOSITORY / workdir), "best")
+        network = run.on(make_device_mesh())
+        rounded = run.on(make_device_mesh())
+        rounded.params = as_float16(network.params)
         expected, found = (
             one.logits(Inputs(images)).argmax(-1) for one in (network, rounded)
         )
@@ -107,7 +109,7 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
 
 
 def test_the_page_shows_one_lstm() -> None:
-    run = TrainedRun(REPOSITORY / REFERENCES[0], "best")
+    run = Network(Folder(REPOSITORY / REFERENCES[0]), "best")
     config = run.config
     for name, value in (
         ("model.cell", "gru"),
@@ -115,15 +117,16 @@ def test_the_page_shows_one_lstm() -> None:
         ("num_seeds", 3),
         ("model.window", 4),
     ):
-        run.config = config.replace({name: value})
+        changed = config.replace({name: value})
+        run.header = replace(run.header, config=changed)
         with pytest.raises(UserError, match=f"{name}={value}"):
             drawing_page.render([run])
 
 
 def test_titles_of_equal_losses_contain_the_run() -> None:
-    runs = [TrainedRun(REPOSITORY / REFERENCES[0], "best") for _ in range(2)]
+    runs = [Network(Folder(REPOSITORY / REFERENCES[0]), "best") for _ in range(2)]
     for run, name in zip(runs, ("a", "<script>"), strict=True):
-        run.workdir = Path("/runs", name)
+        run.record.workdir = Path("/runs", name)
     page = drawing_page.render(runs)
     titles = [network["title"] for network in data_of(page)["networks"]]
     assert titles == ["Last-row loss: a", "Last-row loss: <script>"]
@@ -199,10 +202,10 @@ class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = image_sets.embedded_images()["test"][0]
-        run = TrainedRun(REPOSITORY / REFERENCES[network], "best")
+        run = Network(Folder(REPOSITORY / REFERENCES[network]), "best")
         (params,) = split_ensemble(run.params)
         expected = np.asarray(
-            run.make_network(make_device_mesh()).model.apply(
+            run.on(make_device_mesh()).model.apply(
                 {"params": as_float16(params)}, inputs_of(images), every_step=True
             )
         )

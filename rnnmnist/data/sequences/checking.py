@@ -38,6 +38,13 @@ class Sequences:
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
 
+    def to_arrays(self) -> dict[str, ArrayLike]:
+        """Returns the arrays that `check_arrays` takes, without those that are None."""
+        arrays = vars(self) | {"classes": None}
+        if self.labels is not None:
+            arrays["labels"] = np.array(self.classes)[self.labels]
+        return {name: array for name, array in arrays.items() if array is not None}
+
     def split_as_given(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of each split; without any, all are of one."""
         given = np.full(len(self.inputs), default) if self.split is None else self.split

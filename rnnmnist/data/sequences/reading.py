@@ -206,13 +206,13 @@ def read_path(config: DataConfig, wanted: Sequence[str]) -> tuple[Path, Sequence
 
 
 def to_dataset(
-    path: Path, sequences: Sequences, config: DataConfig, trained: Task | None = None
+    name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
 ) -> Dataset:
     """Checks the values of labelled sequences, and divides them into splits.
 
-    They are for training, or have the normalization and classes of a trained task. The
-    sequences of that training have the splits that they had there. The data set has the
-    name of the file at `path`.
+    They are for training, or have the normalization and classes of a trained task,
+    which can be of images. The sequences of that training have the splits that they had
+    there.
     """
     if sequences.labels is None:
         raise UserError(
@@ -239,16 +239,19 @@ def to_dataset(
         validation_groups = tuple(map(str, held_out))
     task = replace(
         task,
-        name=path.stem.removesuffix("_TRAIN").removesuffix("_TEST"),
+        name=name.removesuffix("_TRAIN").removesuffix("_TEST"),
         time_steps=time_steps,
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=validation_groups,
     )
+    normalization = None
+    if task.image_shape is None:  # else these are images of a trained task
+        normalization = Normalization.create(task, config.missing)
     examples = Examples(
         sequences.inputs,
         sequences.lengths if is_padded else None,
-        normalization=Normalization.create(task, config.missing),
+        normalization=normalization,
         ids=sequences.ids,
         labels=np.asarray(sequences.labels),
         groups=sequences.groups,

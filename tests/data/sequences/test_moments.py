@@ -1,6 +1,5 @@
 """Features that are odd in training."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,7 @@ def load(values: np.ndarray, **arrays: Any) -> list[str]:
     """
     sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
-        to_dataset(
-            Path("mine"), sequences, DataConfig(missing="zero", validation=False)
-        )
+        to_dataset("mine", sequences, DataConfig(missing="zero", validation=False))
     return messages
 
 

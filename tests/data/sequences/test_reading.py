@@ -328,7 +328,7 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
 def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     settings = DataConfig(missing="zero")
     with pytest.raises(UserError, match=message) as error:
-        to_dataset(Path("mine"), check_arrays(**(ARRAYS | change)), settings)
+        to_dataset("mine", check_arrays(**(ARRAYS | change)), settings)
     assert str(error.value).isprintable()
 
 
@@ -338,7 +338,7 @@ def test_classes_that_are_not_in_a_split_are_named() -> None:
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
     sequences = check_arrays(np.ones((62, 2, 1)), labels, split=split)
     with data_warnings() as messages:
-        to_dataset(Path("mine"), sequences, DataConfig(validation=False))
+        to_dataset("mine", sequences, DataConfig(validation=False))
     assert [text.partition(": ")[2] for text in messages] == ["lie", "lie, sit"]
 
 
@@ -350,7 +350,7 @@ def test_groups_of_a_split_that_are_also_in_training_are_counted(shared: int) ->
     labels = np.arange(30) % 2
     sequences = check_arrays(np.ones((30, 2, 1)), labels, split=split, groups=groups)
     with data_warnings() as messages:
-        to_dataset(Path("mine"), sequences, DataConfig(validation=False))
+        to_dataset("mine", sequences, DataConfig(validation=False))
     assert len(messages) == (shared > 0)
     assert all(f"{shared} of 5 groups of the test " in text for text in messages)
 
@@ -364,7 +364,7 @@ def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         values, [0, 0, 1, 1], feature_names=["x", "y"], ids=tuple("abcd")
     )
     with pytest.raises(UserError) as error:
-        to_dataset(Path("mine"), sequences, DataConfig())
+        to_dataset("mine", sequences, DataConfig())
     start = "the value of sequence 'd' at time step 1, feature y, is missing"
     assert str(error.value).startswith(start)
 
@@ -380,7 +380,7 @@ def test_values_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Normalization, "find_invalid", find)
     values = np.random.default_rng(0).normal(size=(40, 3, 2))
     sequences = check_arrays(values, np.arange(40) % 2)
-    to_dataset(Path("mine"), sequences, DataConfig(validation=False))
+    to_dataset("mine", sequences, DataConfig(validation=False))
     extremes = 2
     assert list(map(len, parts)) == [40 * 3, extremes]
 

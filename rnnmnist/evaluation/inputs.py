@@ -1,0 +1,80 @@
+"""Inputs that a user passes to a trained network, checked as those of its training."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Inputs, Normalization
+from rnnmnist.data.sequences.checking import Sequences, check_arrays, refuse_masked
+from rnnmnist.errors import UserError, format_value, prefix_errors
+
+
+def read_given(
+    task: Task, data: DataConfig, inputs: ArrayLike | None, **arrays: ArrayLike | None
+) -> Sequences:
+    """Returns images, or sequences, whose shape and features are those of a task.
+
+    `data` are the settings of the training, and the arrays those of `rnnmnist.fit`.
+    """
+    if task.image_shape is None:
+        from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
+
+        given: Any = inputs  # None is refused
+        return read_memory(given, data.roles, task.feature_names, **arrays)
+    if arrays.get("lengths") is not None:
+        raise UserError("lengths: are for sequences, not for images; remove them")
+    refuse_masked("inputs", inputs)
+    wanted = f"uint8 images of shape {task.image_shape}"
+    with prefix_errors("inputs", f"pass {wanted}"):
+        images = np.asarray(inputs)
+    is_image = images.shape[1:] == task.image_shape
+    if not (images.size and is_image and images.dtype == np.uint8):
+        raise UserError(
+            f"inputs: must be {wanted}, not {images.dtype} of shape {images.shape}"
+        )
+    return check_arrays(images, **arrays)
+
+
+def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
+    """Returns images or sequences as inputs; the values of sequences are checked."""
+    if task.image_shape is not None:
+        return Inputs(sequences.inputs)
+    from rnnmnist.data.sequences.reading import read_values  # imports pyarrow
+
+    normalization = Normalization.create(task, data.missing)
+    read_values(sequences, normalization)
+    return Inputs(sequences.inputs, sequences.lengths, normalization=normalization)
+
+
+def read_features(
+    task: Task, normalization: Normalization, features: ArrayLike
+) -> np.ndarray:
+    """Returns the values of one time step, float64 [features], which are checked.
+
+    They are not normalized.
+    """
+    refuse_masked("features", features)
+    count = task.features
+    with prefix_errors("features", f"pass {count} numbers"):
+        given = np.asarray(features)
+    # A mapping, or a series, has names, which would not be read.
+    is_named = hasattr(features, "keys")
+    if is_named or given.dtype.kind not in "biuf" or given.shape != (count,):
+        raise UserError(
+            f"features: must be {count} numbers, not {format_value(features)}"
+        )
+    values = given.astype(np.float64)
+    is_image = task.image_shape is not None
+    if is_image and (values.min() < 0 or values.max() > 1):
+        raise UserError(
+            f"features: must be grey levels from 0 to 1, not {format_value(features)}"
+        )
+    invalid = normalization.find_invalid(values)
+    if invalid is not None:
+        (feature,), reason = invalid
+        names = task.feature_names or range(count)
+        raise UserError(f"feature {names[feature]} {reason}")
+    return values

@@ -1,0 +1,86 @@
+"""The examples on which a network is evaluated."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rnnmnist.config.tasks import Task
+from rnnmnist.data import datasets
+from rnnmnist.data.examples import SPLITS, Dataset, Examples
+from rnnmnist.errors import MissingDataError, UserError, format_value
+from rnnmnist.evaluation.network import Network
+
+
+def load_split(
+    network: Network, split: str | None = None, dataset: Dataset | None = None
+) -> tuple[Task, str, Examples]:
+    """Returns the task of a data set, the name of a split, and its examples.
+
+    By default, these are the data of the run, or others that the caller has named. They
+    are loaded unless they are in memory. Without a name, the split is
+    `Task.evaluated_split`.
+    """
+    if split not in (None, *SPLITS):
+        raise UserError(
+            f"split: must be one of {', '.join(SPLITS)}, not {format_value(split)}"
+        )
+    task, splits = dataset or network.dataset or _load_dataset(network)
+    split = split or task.evaluated_split
+    if not len(splits[split]):
+        raise UserError(f"split: {task.name} has no {split} split; leave it out")
+    return task, split, splits[split]
+
+
+def _load_dataset(network: Network) -> Dataset:
+    """Loads the data of a run, or others that the caller has named."""
+    config = network.config.data
+    if config.name != "files" and config.path is not None:
+        raise UserError(
+            f"data.path: the run is on {config.name}, not on files; remove it"
+        )
+    if config.name == "files" and config.path is None:
+        raise MissingDataError(
+            f"data.path: {network.workdir or 'the network'} does not contain the "
+            "sequences of the training; name them, or others, with data.path=PATH (in "
+            "Python, also by inputs)"
+        )
+    if config.path is not None and not Path(config.path).exists():
+        raise MissingDataError(
+            f"data.path: {config.path} is missing; set its new place"
+        )
+    dataset = datasets.load(config, trained=network.task)
+    is_named = network.settings.get("data.path") is not None
+    if dataset.task.sha256 != network.task.sha256 and not is_named:
+        if config.path is None:
+            raise UserError(
+                f"workdir: {network.workdir} was trained on other splits of "
+                f"{dataset.task.name}, of another version of rnnmnist; use that "
+                "version, or train in another workdir"
+            )
+        raise UserError(
+            f"data.path: the sequences in {config.path} are not those of the training "
+            "(their SHA-256 differs); to evaluate on them, set "
+            f"data.path={config.path}"
+        )
+    return dataset
+
+
+def load_evaluated(
+    network: Network, split: str | None = None, dataset: Dataset | None = None
+) -> tuple[Task, str, Examples, np.ndarray | None]:
+    """Returns what `score_split` takes: a task, a split, its examples, their logits.
+
+    Without a name, and if the head was fitted in closed form to all labelled examples,
+    these are the training examples in the order of their groups, with the logits of
+    their leave-one-out predictions. Otherwise, the logits are None: not yet computed.
+    """
+    task, name, examples = load_split(network, split, dataset)
+    metrics = network.validation_metrics
+    is_of_training = split is None and name == "train"
+    # Without a validation split, only fits in closed form have metrics.
+    if metrics is None or not is_of_training or task.sha256 != network.task.sha256:
+        return task, name, examples, None
+    state = network.record.read_state()
+    if state is None:  # of a network without its run
+        return task, name, examples, None
+    return task, metrics.split, examples.sort_by_group(), state["left_out"]
