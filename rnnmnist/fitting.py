@@ -216,7 +216,8 @@ def _train(
     folder = None if workdir is None else parse_folder(workdir)
     with open_run(request, folder, open_source) as run:
         record, cell = run.record, run.config.model.cell
-        record.save_arrays(arrays)
+        if arrays:
+            record.save_arrays(arrays)
         enable_compilation_cache()
         train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
     return Model(record, "best", {"model.cell": cell}, run.dataset)

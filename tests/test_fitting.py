@@ -24,6 +24,7 @@ from jax.sharding import AxisType
 from support import (
     INPUTS,
     REPOSITORY,
+    file_times,
     fit_small,
     jax_settings,
     output_of,
@@ -457,8 +458,14 @@ print(model.classify(inputs).shape)
 
 def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
     moved = fit(tmp_path / "run").rename(tmp_path / "moved")
-    (moved / "arrays.data" / "labels.npy").unlink()  # is written again
+    times = file_times(moved / "arrays.data")
     fit(moved)
+    assert file_times(moved / "arrays.data") == times
+    shutil.rmtree(moved / "arrays.data")
+    left = moved / ".unfinished" / "arrays"  # of a process that was killed
+    left.mkdir(parents=True)
+    fit(moved)
+    assert not left.exists()
     assert len(list(moved.glob("*.data"))) == 1
     assert load(moved).evaluate("train").examples > 0
     with pytest.raises(UserError, match="feature_names: are other, and those of"):

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -121,10 +122,7 @@ def seal(folder: Path) -> None:
 def move_aside(folder: Path) -> None:
     """Renames a damaged checkpoint to `damaged-STEP`, so that it can be saved again."""
     target = folder.with_name(f"damaged-{folder.name}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder.with_name(f"damaged-{folder.name}-{number}")
+    shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
     _logger.warning(
         f"checkpoint {folder.name} is damaged and not used; it is now {target}"

@@ -21,11 +21,13 @@ from rnnmnist.runs.checkpoint_files import read_errors, seal
 from rnnmnist.runs.records import Header, Tree
 from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED, remove_unfinished
 from rnnmnist.runs.writing import sync, write_json
+from rnnmnist.runtime.jax_defaults import jax_defaults
 
 # orbax numbers the saves of a process, and mixes up two that run at the same time.
 SAVE_LOCK = threading.Lock()
 
 
+@jax_defaults()
 def save(
     workdir: Path,
     header: Header,
@@ -62,6 +64,7 @@ def save(
         remove_unfinished(workdir)
 
 
+@jax_defaults()
 def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -> Tree:
     """Restores an item of a checkpoint, `params` or `state`, as NumPy arrays.
 

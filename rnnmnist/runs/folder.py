@@ -31,7 +31,6 @@ from rnnmnist.runs.workdir import (
 from rnnmnist.runs.writing import write_atomically, write_folder, write_json
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.distributed import is_process_0, wait_for_process_0
-from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import abstract_ensemble
 
 _logger = logging.getLogger(__name__)
@@ -92,10 +91,9 @@ class Folder(Record):
             execution = Execution.create(header.config, "cpu")  # has no effect here
             model = make_model(header.config.model, header.task, execution)
             like = abstract_ensemble(abstract_params(model), header.config.num_seeds)
-            with jax_defaults():
-                self.params[header.step] = checkpoints.read_arrays(
-                    self.workdir, header.step, "params", like
-                )
+            self.params[header.step] = checkpoints.read_arrays(
+                self.workdir, header.step, "params", like
+            )
         return super().read_params(header)
 
     def read_state(self, like: Tree | None = None) -> Tree | None:
@@ -144,13 +142,11 @@ class Folder(Record):
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Writes the arrays of `fit`, unless an earlier start of the run has."""
         path = self.workdir / ARRAYS
-        files = {path / f"{name}.npy": array for name, array in arrays.items()}
-        if self.step and all(file.exists() for file in files):
+        if self.step and path.exists():
             return
-        unfinished = self.workdir / UNFINISHED
-        with write_folder(path, unfinished) as folder:
-            for file, array in files.items():
-                np.save(folder / file.name, array, allow_pickle=False)
+        with write_folder(path, self.workdir / UNFINISHED) as folder:
+            for name, array in arrays.items():
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
         remove_unfinished(self.workdir)
 
     def save_result(self, result: Result) -> None:
@@ -174,7 +170,7 @@ class Folder(Record):
 
 def save_network(workdir: Path, header: Header, params: Params) -> None:
     """Saves a checkpoint without a training state in a folder that has none."""
-    with lock(workdir), jax_defaults():
+    with lock(workdir):
         check_folders(workdir)
         if list_steps(workdir):
             raise UserError(f"folder: {workdir} has checkpoints; name another folder")

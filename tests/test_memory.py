@@ -1,0 +1,227 @@
+"""Runs in memory: they leave no file, and their networks can be saved and pickled."""
+
+import os
+import pickle
+import shutil
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import (
+    INPUTS,
+    LABELS,
+    SMALL,
+    UNOPTIMIZED,
+    file_times,
+    fit_small,
+    output_of,
+    run_python,
+)
+
+import rnnmnist
+from rnnmnist.runs.folder import Folder
+from rnnmnist.training import loop
+
+SPLIT = np.array(["train", "train", "train", "test"])[np.arange(len(LABELS)) // 2 % 4]
+FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 20, "num_devices": 1}
+
+
+def fit(settings: dict[str, Any] = SMALL, **changes: Any) -> rnnmnist.Model:
+    given = settings | {"verbose": False, "split": SPLIT} | changes
+    return rnnmnist.fit(INPUTS, LABELS, **given)
+
+
+@pytest.mark.parametrize("settings", [SMALL, FILTERS], ids=["trained", "filters"])
+def test_a_run_in_memory_ends_as_one_in_a_folder(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Its network answers as the one that is loaded from the folder."""
+    memory = fit(settings)
+    fit(settings, workdir=tmp_path / "run")
+    loaded = rnnmnist.load(tmp_path / "run")
+    assert memory.workdir is None
+    assert memory.params_sha256 == loaded.params_sha256
+    assert memory.checkpoint_step == loaded.checkpoint_step
+    assert memory.validation_metrics == loaded.validation_metrics
+    assert memory.evaluate() == loaded.evaluate()
+    np.testing.assert_array_equal(memory.classify(INPUTS), loaded.classify(INPUTS))
+    np.testing.assert_array_equal(
+        memory.occlusion(INPUTS[:2]), loaded.occlusion(INPUTS[:2])
+    )
+    _, probabilities = memory.step(memory.start(), INPUTS[0, 0])
+    _, expected = loaded.step(loaded.start(), INPUTS[0, 0])
+    np.testing.assert_array_equal(probabilities, expected)
+    (exported,) = memory.export("stablehlo", tmp_path / "exports").values()
+    assert exported.certificate.split == "test"
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_report_of_a_run_in_memory_needs_a_folder(tmp_path: Path) -> None:
+    model = fit()
+    report = model.report(tmp_path / "report")
+    assert report.scores == model.evaluate()
+    assert set(report.page.parent.iterdir()) == {*report.pictures, report.page}
+    assert "network in memory, on arrays" in report.page.read_text()
+    assert {path.stem for path in report.pictures} >= {"curves", "confusion"}
+    with pytest.raises(rnnmnist.UserError, match=r"^folder: "):
+        model.report()
+
+
+def test_a_saved_network_is_evaluated_on_data_that_are_named(tmp_path: Path) -> None:
+    model = fit()
+    folder = tmp_path / "network"
+    model.save(folder)
+    before = file_times(folder)
+    assert {path.name for path in (folder / "20").iterdir()} >= {"params", "header"}
+    assert not (folder / "20" / "state").exists()
+    saved = rnnmnist.load(folder)
+    assert saved.params_sha256 == model.params_sha256
+    with pytest.raises(rnnmnist.UserError, match=r"^data\.path: .*does not contain"):
+        saved.evaluate()
+    np.savez(tmp_path / "own.npz", inputs=INPUTS, labels=LABELS, split=SPLIT)
+    named = rnnmnist.load(folder, path=tmp_path / "own.npz").evaluate()
+    assert (named.dataset, named.accuracy) == ("own", model.evaluate().accuracy)
+    with pytest.raises(rnnmnist.UserError, match="parameters only"):
+        fit(workdir=folder)
+    with pytest.raises(rnnmnist.UserError, match=r"^folder: .*has checkpoints"):
+        model.save(folder)
+    names = {path for path in file_times(folder) if "evaluation" not in path.parts}
+    assert names == before.keys()
+
+
+def test_arrays_and_images_are_evaluated_without_a_file(tmp_path: Path) -> None:
+    workdir = fit_small(tmp_path / "run")
+    before = file_times(workdir)
+    model = rnnmnist.load(workdir)
+    inputs, labels = INPUTS[::-1][:30] + 0.01, LABELS[::-1][:30]
+    result = model.evaluate(inputs=inputs, labels=labels, groups=np.arange(30) // 5)
+    assert (result.dataset, result.split, result.examples) == ("inputs", "test", 30)
+    assert result.groups == 6
+    predicted = np.array(model.task.classes)[model.classify(inputs).argmax(axis=1)]
+    assert result.correct == (predicted == labels).sum()
+    assert file_times(workdir) == before
+    for wrong, message in (
+        ({"labels": labels}, "^inputs: "),
+        ({"inputs": inputs}, "^inputs: labels: "),
+        (
+            {"inputs": inputs, "labels": ["other"] * 30},
+            "was not trained on class other",
+        ),
+    ):
+        with pytest.raises(rnnmnist.UserError, match=message):
+            model.evaluate(**wrong)
+
+    digits = rnnmnist.load()
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+    classes = digits.classify(images).argmax(axis=1)
+    result = digits.evaluate(inputs=images, labels=classes)
+    assert (result.split, result.correct) == ("test", 20)
+
+
+def test_an_interrupt_in_memory_says_that_nothing_is_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = loop.train_to
+
+    def interrupt(*args: Any, **settings: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **settings)
+
+    monkeypatch.setattr(loop, "train_to", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="nothing is saved"):
+        fit()
+
+
+def test_a_folder_hashes_no_checkpoint_again_when_it_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a fit, it has read no file of the run."""
+    read = list[Path]()
+    original = Folder.__init__
+
+    def init(folder: Folder, workdir: Path) -> None:
+        original(folder, workdir)
+        read.append(workdir)
+
+    monkeypatch.setattr(Folder, "__init__", init)
+    monkeypatch.setattr("rnnmnist.runs.folder.read_header", None)
+    monkeypatch.setattr("rnnmnist.runs.checkpoints.read_arrays", None)
+    model = fit(workdir=tmp_path / "run", eval_every_steps=2, keep_checkpoints=3)
+    assert model.evaluate().examples == 10
+    assert read == [tmp_path / "run"]
+
+
+def classify(model: rnnmnist.Model) -> np.ndarray:
+    return model.classify(INPUTS)
+
+
+@pytest.mark.slow
+def test_a_pickled_model_predicts_the_same_in_a_spawned_process(tmp_path: Path) -> None:
+    """After its folder is gone."""
+    workdir = fit_small(tmp_path / "run")
+    model = rnnmnist.load(workdir)
+    expected = classify(model)
+    shutil.rmtree(workdir)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(classify, model).result()
+    np.testing.assert_array_equal(found, expected)
+    assert len(pickle.dumps(model)) < 20_000
+
+
+# Fits in memory. It prints which files this process opens for writing, or creates, but
+# for the compilation cache, devices, and what joblib shares with its workers.
+FITS = """
+import os, sys
+import numpy as np
+import rnnmnist
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+ALLOWED = os.environ["HOME"] + "/.cache/rnnmnist", "/dev/", "/proc/"
+
+
+def show(event, args):
+    writes = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if writes or event in ("os.mkdir", "tempfile.mkdtemp", "tempfile.mkstemp"):
+        if isinstance(args[0], str) and not args[0].startswith(ALLOWED):
+            print(event, args[0])
+
+
+y = np.arange(60) % 2
+X = np.random.default_rng(0).normal(y[:, None], size=(60, 8))
+os.mkdir(os.environ["HOME"] + "/.cache")
+sys.addaudithook(show)
+rnnmnist.fit(X, y, hidden_size=20, verbose=False)
+rnnmnist.fit(X, y, num_steps=3, verbose=False)
+rnnmnist.train("embedded", num_steps=3, verbose=False)
+classifier = rnnmnist.RNNClassifier(hidden_size=20)
+classifier.fit(X, y)
+cross_val_score(classifier, X, y, cv=2)
+GridSearchCV(classifier, {"random_state": [0, 1]}, cv=2, n_jobs=2).fit(X, y)
+"""
+
+
+@pytest.mark.slow
+def test_fits_in_memory_leave_no_file_but_the_compilation_cache(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """In an empty home folder, and without temporary files."""
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    for folder in (home, temporary):
+        folder.mkdir()
+    variables = {
+        "PATH": environment["PATH"],
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    finished = run_python(
+        "-W", "ignore", "-c", FITS, environment=variables | UNOPTIMIZED, cwd=home
+    )
+    assert output_of(finished) == ""
+    cached = home / ".cache" / "rnnmnist"
+    assert [*home.glob("*"), *home.glob("*/*")] == [cached.parent, cached]
+    assert not list(temporary.iterdir())
