@@ -50,7 +50,8 @@ class Model(Network):
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles the checkpoint alone, which any process opens without devices."""
-        record = Record.of(self.header, self.params)
+        record = Record()
+        record.save(self.header, self.params, state=None)
         return Model, (record, self.selector, self.settings)
 
     @errors_as_failures()

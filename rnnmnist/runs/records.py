@@ -9,7 +9,7 @@ earlier process has written.
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import msgspec
@@ -65,14 +65,6 @@ class Record:
         self.headers: dict[int, Header] = {}
         self.params: dict[int, Params] = {}
         self.state: Tree | None = None
-
-    @classmethod
-    def of(cls, header: Header, params: Params) -> Self:
-        """Returns a record with a single checkpoint."""
-        record = cls()
-        record.headers[header.step] = header
-        record.params[header.step] = params
-        return record
 
     @functools.cached_property
     def lines(self) -> list[Metrics]:
