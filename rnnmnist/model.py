@@ -68,7 +68,7 @@ class Model(Network):
             UserError: if the folder has checkpoints, or cannot be written.
             RunError: if the disk is full.
         """
-        from rnnmnist.runs.folder import save_network  # imports orbax
+        from rnnmnist.runs.records import save_network  # imports orbax
 
         save_network(parse_folder(folder, "folder"), self.header, self.params)
 
@@ -308,8 +308,8 @@ def load(
         "data.data_dir": data_dir,
         "data.manual_dir": manual_dir,
     }
-    from rnnmnist.runs.folder import Folder  # imports orbax
+    from rnnmnist.runs.records import Record
 
     enable_compilation_cache()
     settings = {name: value for name, value in given.items() if value is not None}
-    return Model(Folder(resolve_workdir(workdir)), str(step), settings)
+    return Model(Record(resolve_workdir(workdir)), str(step), settings)

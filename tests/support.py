@@ -34,8 +34,8 @@ from rnnmnist.errors import Failure, as_failure
 from rnnmnist.models.classifier import SequenceClassifier, make_model
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.records import Header
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training.optimizer import learning_rates

@@ -35,7 +35,7 @@ import rnnmnist
 from rnnmnist import load
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints, folder
+from rnnmnist.runs import checkpoints, records
 from rnnmnist.runs.checkpoint_files import read_undamaged
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
@@ -246,7 +246,7 @@ def test_fit_prints_nothing_unless_verbose(
     ("place", "name", "raised", "saved"),
     [
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
-        (folder, "lock", KeyboardInterrupt, 0),
+        (records, "lock", KeyboardInterrupt, 0),
         (checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
         (run, "score_split", KeyboardInterrupt, 30),
         (loop, "score_validation", RunError, 0),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from support import REPOSITORY, array_checksums, called, output_of
 
 from rnnmnist.runs.checkpoints import read_arrays
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import UNFINISHED, list_steps
 
 STEPS = 120
@@ -187,7 +187,7 @@ def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
     return {
         "params": array_checksums(read_arrays(workdir, step, "params")),
         "state": array_checksums(read_arrays(workdir, step, "state")),
-        "metrics": Folder(workdir).headers[step].metrics,
+        "metrics": Record(workdir).headers[step].metrics,
     }
 
 

@@ -19,7 +19,7 @@ import results
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import seal
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 
 def save(workdir: Path, target: Path) -> None:
     """Replaces a reference model by the best checkpoint of a run."""
-    header = Folder(workdir).select("best")
+    header = Record(workdir).select("best")
     step = header.step
     params = checkpoints.read_arrays(workdir, step, "params")
     config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine

@@ -36,7 +36,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.splits import load_split
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.devices import make_cpu_mesh
 from rnnmnist.runtime.machine import describe_processor, installed_versions
@@ -300,7 +300,7 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
     (path,) = (workdir / "evaluation").glob("test-*.json")
     run = json.loads(path.read_text())
     run["seconds"] = seconds
-    validation = Folder(workdir).headers[run["step"]].metrics
+    validation = Record(workdir).headers[run["step"]].metrics
     if validation is not None:
         run["validation_correct"] = validation.correct
     if row.counts_by_time:
@@ -337,14 +337,14 @@ def is_run_of(workdir: Path, config: Config) -> bool:
     steps = list_steps(workdir)
     if not steps:
         return False
-    header = Folder(workdir).headers[steps[-1]]
+    header = Record(workdir).headers[steps[-1]]
     trained = header.config.replace(dict.fromkeys(DATA_PATHS))
     return fill_defaults(config, header.task) == trained
 
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each row."""
-    run = Network(Folder(workdir), "best")
+    run = Network(Record(workdir), "best")
     _, _, examples = load_split(run)
     network = run.on(make_cpu_mesh())
     predicted = network.probabilities(examples, every_step=True).argmax(axis=-1)

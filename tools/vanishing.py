@@ -33,7 +33,7 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import plots
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
@@ -108,7 +108,7 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
 
 def measure_gradients(workdir: Path) -> dict[str, Any]:
     """Measures the gradients of a run, before and after training."""
-    run = Network(Folder(workdir), "best")
+    run = Network(Record(workdir), "best")
     network = run.on(make_device_mesh())
     config, model = run.config, network.model
     examples = datasets.load(config.data).splits["validation"]

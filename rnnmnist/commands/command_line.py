@@ -89,10 +89,10 @@ def open_model(args: argparse.Namespace) -> "Model":
     They are the flags of `add_workdir` and `add_step_and_settings`.
     """
     from rnnmnist.model import Model  # imports jax
-    from rnnmnist.runs.folder import Folder
+    from rnnmnist.runs.records import Record
 
     workdir = files.resolve_workdir(args.workdir)
-    return Model(Folder(workdir), args.step, parse_settings(args))
+    return Model(Record(workdir), args.step, parse_settings(args))
 
 
 def parse_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def check_run(args: argparse.Namespace) -> None:
     import jax
 
     from rnnmnist.data.datasets import open_source
-    from rnnmnist.runs.folder import Folder
+    from rnnmnist.runs.records import Record
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.devices import make_device_mesh
@@ -85,7 +85,7 @@ def check_run(args: argparse.Namespace) -> None:
         with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as own:
             folder = Path(broadcast(lambda: own))  # which processes share
             train_and_evaluate(
-                Run(Folder(folder), config, run.dataset, mesh),
+                Run(Record(folder), config, run.dataset, mesh),
                 contextlib.nullcontext(StopFlag()),
                 verbose=False,
             )

@@ -29,14 +29,14 @@ def main(argv: list[str]) -> None:
         given = errors.format_value(args.output)
         raise errors.UserError(f"output: must name a .html file, not {given}")
     from rnnmnist.evaluation.network import Network
-    from rnnmnist.runs.folder import Folder
+    from rnnmnist.runs.records import Record
     from rnnmnist.runs.writing import write_atomically
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
     workdirs = [resolve_workdir(name) for name in args.workdir or REFERENCES]
-    networks = [Network(Folder(workdir)) for workdir in workdirs]
+    networks = [Network(Record(workdir)) for workdir in workdirs]
     content = drawing_page.render(networks).encode()
     write_atomically(path, content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")

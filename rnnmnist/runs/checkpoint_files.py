@@ -19,19 +19,41 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from rnnmnist.config.resolving import fill_defaults
+from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, summarize_error
-from rnnmnist.runs.records import FORMAT, Header
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
 
+# The format is raised if a setting, a field of the header or an array is renamed or
+# removed, and older checkpoints would be misread; then the shipped models must be
+# rewritten and sealed, too. A setting that is added has the default with which earlier
+# runs trained.
+FORMAT = 9
 ITEMS = ("params", "state", "header")
 
+Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
+
 _logger = logging.getLogger(__name__)
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a checkpoint has besides its arrays."""
+
+    format: int = FORMAT
+    step: int
+    config: RunConfig
+    task: Task
+    # Of the validation split, or leave-one-out predictions; None if there are neither.
+    metrics: Metrics | None
+    # By which the logits are multiplied for the probabilities. The metrics, which
+    # select the checkpoint, are those without it.
+    multiplier: float = 1.0
 
 
 def read_header(folder: Path) -> Header | None:

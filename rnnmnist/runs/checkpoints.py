@@ -17,8 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.errors import RunError, summarize_error
-from rnnmnist.runs.checkpoint_files import read_errors, seal
-from rnnmnist.runs.records import Header, Tree
+from rnnmnist.runs.checkpoint_files import Header, Tree, read_errors, seal
 from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED, remove_unfinished
 from rnnmnist.runs.writing import sync, write_json
 from rnnmnist.runtime.jax_defaults import jax_defaults

@@ -1,180 +1,253 @@
 """The record of a run: what its training hands out, and what its networks are.
 
-A training writes lines of the log, checkpoints, left-out predictions and a result into
-a record, and does not know its form. `Record` keeps them in memory. A `Folder`
-(`folder.py`) also writes them into the files of a workdir, and reads those that an
-earlier process has written.
+A training writes lines of the log, checkpoints, tables and a result into a record, and
+does not know its form. A record is in memory, and with a workdir also in the files of
+that folder, which it reads once.
 """
 
+import contextlib
+import errno
 import functools
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
-import msgspec
+import numpy as np
 from numpy.typing import ArrayLike
 
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import UserError
-from rnnmnist.models.parameters import Params
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.models.classifier import make_model
+from rnnmnist.models.parameters import Params, abstract_params
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoint_files import Header, Tree, move_aside, read_header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Result
+from rnnmnist.runs.results import Result, to_json
+from rnnmnist.runs.selection import best_header, outdated_steps
+from rnnmnist.runs.workdir import (
+    ARRAYS,
+    UNFINISHED,
+    check_folders,
+    list_steps,
+    lock,
+    remove_unfinished,
+)
+from rnnmnist.runs.writing import write_atomically, write_folder, write_json
+from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.distributed import is_process_0, wait_for_process_0
+from rnnmnist.runtime.mesh import abstract_ensemble
 
-# The format is raised if a setting, a field of the header or an array is renamed or
-# removed, and older checkpoints would be misread; then the shipped models must be
-# rewritten and sealed, too. A setting that is added has the default with which earlier
-# runs trained.
-FORMAT = 9
-
-Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
-
-
-class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint has besides its arrays."""
-
-    format: int = FORMAT
-    step: int
-    config: RunConfig
-    task: Task
-    # Of the validation split, or leave-one-out predictions; None if there are neither.
-    metrics: Metrics | None
-    # By which the logits are multiplied for the probabilities. The metrics, which
-    # select the checkpoint, are those without it.
-    multiplier: float = 1.0
+_logger = logging.getLogger(__name__)
 
 
 class Record:
-    """The lines, checkpoints and left-out predictions of a run, in memory.
+    """The lines, checkpoints and tables of a run, in memory or also in a workdir.
+
+    What this process saves stays in memory, so that no file is read twice. Of several
+    processes, the first one writes.
 
     Attributes:
-        workdir: the folder of the run; None in memory.
+        workdir: the folder of the run; None: the run is in memory only.
         headers: the headers of the kept checkpoints by their steps, ascending.
+        damaged: the steps of checkpoints with damaged files, which have no header.
         params: the evaluated parameters of checkpoints by their steps, as NumPy arrays
-            with a leading ensemble axis.
+            with a leading ensemble axis; of those that this process has saved or read.
         state: the arrays of the training at the newest step, for a resume; None if this
             process has neither saved nor read them. Of a fit in closed form, they are
             the logits `left_out` of its leave-one-out predictions, float64 [ensemble,
             examples, classes], with the examples in the order of their groups.
     """
 
-    workdir: Path | None = None
-
-    def __init__(self) -> None:
+    def __init__(self, workdir: Path | None = None) -> None:
+        """Reads the headers of all checkpoints, whose files are compared first."""
+        self.workdir = workdir
         self.headers: dict[int, Header] = {}
+        self.damaged: list[int] = []
         self.params: dict[int, Params] = {}
         self.state: Tree | None = None
+        if workdir is not None:
+            for step in list_steps(workdir):
+                header = read_header(workdir / str(step))
+                if header is None:
+                    self.damaged.append(step)
+                else:
+                    self.headers[step] = header
 
     @functools.cached_property
     def lines(self) -> list[Metrics]:
         """The lines of the log."""
-        return []
+        return [] if self.workdir is None else logs.read(self.workdir)
 
     @property
     def step(self) -> int:
         """The step of the newest checkpoint, from which a run resumes; 0 without."""
         return max(self.headers, default=0)
 
+    @property
+    def _written(self) -> Path | None:
+        """The folder in which this process writes; None if it writes no files."""
+        return self.workdir if is_process_0() else None
+
     def select(self, selector: str) -> Header:
         """Returns the header of the checkpoint `best`, `latest`, or with this number.
 
         Raises:
             UserError: if there is no such checkpoint.
+            RunError: if a checkpoint is damaged, unless another one is named.
         """
-        if not self.headers:
+        named = {str(step): header for step, header in self.headers.items()}
+        steps = ", ".join(named) or "none"
+        if self.damaged and selector not in named:
+            raise RunError(
+                f"checkpoint {self.workdir}/{self.damaged[-1]} is damaged: its files "
+                f"differ from SHA256SUMS; the undamaged steps are {steps}; choose one "
+                "of them, or repeat the training command, which moves the damaged one "
+                "aside"
+            )
+        if not named:
             raise UserError(
                 f"workdir: {self.workdir} holds no checkpoint; name the folder of a "
                 "run, or train in it with rnnmnist train"
             )
         if selector == "best":
-            return best_header(self.headers.values())
-        named = {str(step): header for step, header in self.headers.items()}
+            return best_header(named.values())
         named["latest"] = self.headers[self.step]
         if selector not in named:
             raise UserError(
                 f"step: {self.workdir or 'the run'} has no step {selector}; choose "
-                f"best, latest or one of {', '.join(map(str, self.headers))}"
+                f"best, latest or one of {steps}"
             )
         return named[selector]
 
     def read_params(self, header: Header) -> Params:
         """Returns the evaluated parameters of a checkpoint."""
+        if header.step not in self.params and self.workdir is not None:
+            from rnnmnist.runs import checkpoints  # imports orbax
+
+            # If jax has no devices yet, this splits the CPU as for a run, which may
+            # follow. Otherwise orbax would make a single device.
+            make_device_mesh()
+            execution = Execution.create(header.config, "cpu")  # has no effect here
+            model = make_model(header.config.model, header.task, execution)
+            like = abstract_ensemble(abstract_params(model), header.config.num_seeds)
+            self.params[header.step] = checkpoints.read_arrays(
+                self.workdir, header.step, "params", like
+            )
         return self.params[header.step]
 
     def read_state(self, like: Tree | None = None) -> Tree | None:
         """Returns `state`, with the names and shapes of `like`; None if it is gone."""
+        workdir, step = self.workdir, self.step
+        if self.state is None and workdir and (workdir / f"{step}/state").exists():
+            from rnnmnist.runs import checkpoints  # imports orbax
+
+            self.state = checkpoints.read_arrays(workdir, step, "state", like)
         return self.state
 
     def begin(self, config: RunConfig | None) -> None:
         """Prepares the record for a training with a configuration.
 
-        None is a run that is complete, and is only evaluated.
+        Removes what a killed process has left, and moves damaged checkpoints aside.
+        None is the configuration of a complete run, which is only evaluated.
         """
+        if self._written is not None:
+            remove_unfinished(self._written)
+            for step in self.damaged:
+                move_aside(self._written / str(step))
+        self.damaged.clear()
+        if config is not None:
+            # A killed process wrote later lines, which are written again.
+            self.lines[:] = [line for line in self.lines if line.step <= self.step]
+            if self._written is not None:
+                write_json(self._written / "config.json", config)
+                logs.remove_metrics_after(self._written, self.step)
 
     def log(self, metrics: Metrics) -> None:
         """Adds a line to the log."""
+        if self._written is not None:
+            logs.append(self._written, metrics)
         self.lines.append(metrics)
 
     def save(self, header: Header, params: Params, state: Tree) -> None:
-        """Keeps a checkpoint, and drops those that `outdated_steps` names.
+        """Saves a checkpoint, and deletes those that are no longer kept.
 
         The arrays are NumPy's, or replicated on the devices.
         """
         self.headers[header.step] = header
         self.params[header.step], self.state = jax.device_get((params, state))
-        for step in outdated_steps(self.headers.values()):
+        outdated = outdated_steps(self.headers.values())
+        if self._written is not None:
+            from rnnmnist.runs import checkpoints  # imports orbax
+
+            items = {"params": params, "state": state}
+            checkpoints.save(self._written, header, items, outdated)
+        for step in outdated:
             del self.headers[step]
             self.params.pop(step, None)
 
     def save_table(self, name: str, table: str) -> None:
-        """Keeps the text of a CSV file, which only a `Folder` does."""
+        """Writes the text of a CSV file beside the results of a run in a folder."""
+        if self._written is not None:
+            path = self._written / "evaluation" / f"{name}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, table.encode())
 
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
-        """Keeps the arrays of `fit`, from which a run in a folder is evaluated."""
+        """Writes the arrays of `fit`, unless an earlier start of the run has."""
+        folder = self._written
+        if folder is None or (self.step and (folder / ARRAYS).exists()):
+            return
+        with write_folder(folder / ARRAYS, folder / UNFINISHED) as new:
+            for name, array in arrays.items():
+                np.save(new / f"{name}.npy", array, allow_pickle=False)
+        remove_unfinished(folder)
 
     def save_result(self, result: Result) -> None:
-        """Keeps a result, which only a `Folder` does."""
+        """Writes the file of a result. A read-only workdir causes a warning."""
+        if self._written is None:
+            return
+        try:
+            write_json(self._written / result.path, to_json(result))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            _logger.warning(f"the result is not recorded: {error}")
 
-    def describe_stop(self, step: int, num_steps: int) -> str:
-        """Returns the message of a run that a signal has stopped after a step."""
-        return (
-            f"stopped at step {step} of {num_steps}, and nothing is saved, since no "
-            "workdir is named; with one, the same call resumes"
-        )
+
+def save_network(workdir: Path, header: Header, params: Params) -> None:
+    """Saves a checkpoint without a training state in a folder that has none."""
+    from rnnmnist.runs import checkpoints  # imports orbax
+
+    with lock(workdir):
+        check_folders(workdir)
+        if list_steps(workdir):
+            raise UserError(f"folder: {workdir} has checkpoints; name another folder")
+        checkpoints.save(workdir, header, {"params": params})
 
 
-def outdated_steps(headers: Iterable[Header]) -> set[int]:
-    """Returns the steps of checkpoints that are not kept, of ascending ones.
+@contextlib.contextmanager
+def open_record(workdir: Path | None) -> Iterator[Record]:
+    """Yields the record of a training, whose workdir, if there is one, is locked.
 
-    The best step, the last one, and `train.keep_checkpoints` of the newest validated
-    ones are kept. A step that a signal has saved between two validations is not
-    validated.
+    Of several processes, the first one creates the workdir and holds the lock.
     """
-    kept = list(headers)
-    last = kept[-1]
-    steps = [header.step for header in kept]
-    validated = [header.step for header in kept if header.metrics is not None]
-    newest = (validated or steps)[-last.config.train.keep_checkpoints :]
-    return {*steps} - {best_header(kept).step, last.step, *newest}
-
-
-def best_header(headers: Iterable[Header]) -> Header:
-    """Returns the step with the highest validation accuracy, the earlier one on a tie.
-
-    With class weights, balanced accuracies are compared. With too few validation
-    examples to compare, the last validated step is returned.
-    """
-
-    def rank(header: Header) -> tuple[float, int]:
-        scores = header.metrics
-        if scores is None:
-            return -1.0, header.step
-        if scores.examples < MIN_VALIDATION_EXAMPLES:
-            return 0.0, header.step
-        is_weighted = header.config.train.has_class_weights
-        if is_weighted and scores.balanced_accuracy is not None:
-            return scores.balanced_accuracy, -header.step
-        return scores.accuracy, -header.step
-
-    return max(headers, key=rank)
+    if workdir is None:
+        yield Record()
+        return
+    with lock(workdir) if is_process_0() else contextlib.nullcontext():
+        wait_for_process_0()
+        if not workdir.is_dir():
+            raise UserError(
+                f"workdir: {workdir} is not one folder for all processes; name one on "
+                "a file system that they share"
+            )
+        check_folders(workdir)
+        record = Record(workdir)
+        if record.step and not (workdir / f"{record.step}/state").exists():
+            raise UserError(
+                f"workdir: {workdir} holds parameters only, which cannot be trained "
+                "on; name another workdir"
+            )
+        yield record

@@ -24,7 +24,7 @@ from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.models.parameters import Params, init_params
-from rnnmnist.runs.records import Header
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag

@@ -15,7 +15,7 @@ from rnnmnist.evaluation.formatting import (
     format_validation,
 )
 from rnnmnist.runs import logs
-from rnnmnist.runs.records import Header
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of

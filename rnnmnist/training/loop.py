@@ -9,8 +9,8 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.models.parameters import abstract_params, count_params
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.records import Header
 from rnnmnist.runs.scores import NetworkScores
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max

@@ -20,8 +20,9 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.user_cells import import_cell
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import completion
-from rnnmnist.runs.records import Header, Record
+from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import (
     broadcast,
@@ -68,7 +69,7 @@ def open_run(
     before images are downloaded, and after sequences are read, whose number chooses the
     network. A run that resumes has the defaults for the data of its checkpoint.
     """
-    with _open_record(workdir) as record:
+    with open_record(workdir) as record:
         header = record.headers.get(record.step)
         source = open_source(request.data)
         saved = None if header is None else header.config
@@ -100,17 +101,6 @@ def open_run(
         if completed is None:
             _prepare_updates(run, saved)
         yield run
-
-
-@contextlib.contextmanager
-def _open_record(workdir: Path | None) -> Iterator[Record]:
-    if workdir is None:
-        yield Record()
-        return
-    from rnnmnist.runs.folder import open_folder  # imports orbax
-
-    with open_folder(workdir) as folder:
-        yield folder
 
 
 def _prepare_updates(run: Run, saved: RunConfig | None) -> None:

@@ -23,7 +23,7 @@ from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.records import Header
+from rnnmnist.runs.checkpoint_files import Header
 
 INPUTS = np.zeros((4, 6, 2))
 INPUTS[2, 3:] = 1

@@ -9,7 +9,7 @@ import pytest
 from support import called, fit_small, output_of
 
 import rnnmnist
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 
 
 def test_no_public_name_is_a_module() -> None:
@@ -27,7 +27,7 @@ def test_the_methods_return_what_their_commands_write(
     result = model.evaluate("train")
     (path,) = (workdir / "evaluation").glob("train-*.json")
     content = path.read_bytes()
-    Folder(tmp_path).save_result(result)
+    Record(tmp_path).save_result(result)
     assert (tmp_path / result.path).read_bytes() == content
     assert (result.examples, len(result.networks)) == (36, 1)
     exports = model.export("all", tmp_path / "exports")

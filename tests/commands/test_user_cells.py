@@ -31,7 +31,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.user_cells import import_cell
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.records import Header
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runtime.compilation import compile_seconds
 
 PAGE = (REPOSITORY / "docs/reference.md").read_text()

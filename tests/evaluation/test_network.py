@@ -20,7 +20,7 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_split
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
 
 IMAGES = random_examples(7).stored
@@ -123,7 +123,7 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     changes = {"data.view": "permuted"}
     config = Config(model=ModelConfig(hidden_size=4)).replace(changes)
     task = image_task(config.data)
-    run = Network(Folder(save_network(tmp_path / "run", config, task)), "best")
+    run = Network(Record(save_network(tmp_path / "run", config, task)), "best")
     examples = random_examples(3)
     logits = run.on(make_device_mesh()).logits(examples)
     result = score_split(run, task, "validation", examples, logits)

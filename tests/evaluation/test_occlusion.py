@@ -12,7 +12,7 @@ from rnnmnist import load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.network import Network
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 
 
 @pytest.mark.parametrize("view", ["columns", "permuted"])
@@ -25,7 +25,7 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
     model = load(workdir)
     images = random_examples(2).stored
     whole = model.classify(images)
-    order = Network(Folder(workdir), "best").pixel_order
+    order = Network(Record(workdir), "best").pixel_order
     assert order is not None
     times = np.empty((28, 28), int)
     for time, pixels in enumerate(order):

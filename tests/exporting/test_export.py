@@ -37,7 +37,7 @@ from rnnmnist.exporting.comparison import (
     streamed_inputs,
 )
 from rnnmnist.exporting.formats import FORMATS
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_cpu_mesh
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
@@ -137,7 +137,7 @@ def certificate_of(folder: Path, name: str) -> dict[str, Any]:
 def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Network:
     folder = tmp_path_factory.mktemp("lstm")
     workdir, paths = save(folder, LSTM, data_dir)
-    return Network(Folder(workdir), "best", paths)
+    return Network(Record(workdir), "best", paths)
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_an_export_predicts_as_its_network(
 ) -> None:
     features = 1 if "one feature" in name else 3
     workdir, paths = save(tmp_path, NETWORKS[name], data_dir, features)
-    run = Network(Folder(workdir), "best", paths)
+    run = Network(Record(workdir), "best", paths)
     network = run.on(make_cpu_mesh())
     _, _, examples = load_split(run)
     inputs = exported_inputs(run, examples)
@@ -214,7 +214,7 @@ def test_an_exported_stream_stays_nan_after_a_value_that_is_refused(
 ) -> None:
     """Of one stream, not of the others in the batch."""
     workdir, paths = save(tmp_path, config_of({}, "lstm"), data_dir)
-    run = Network(Folder(workdir), "best", paths)
+    run = Network(Record(workdir), "best", paths)
     write_onnx.write_step(run, tmp_path / "step.onnx")
     predict = load_onnx_step(tmp_path / "step.onnx")
     values = np.zeros((3, 4, 3), np.float32)
@@ -235,7 +235,7 @@ def test_every_format_is_compared_and_replaced_with_force(
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
     export.main([*flags_of(workdir, paths, output), "--format=all", "--force"])
     printed = capsys.readouterr().out
-    run = Network(Folder(workdir), "best", paths)
+    run = Network(Record(workdir), "best", paths)
     task, split, examples = load_split(run)
     logits = run.on(make_cpu_mesh()).logits(examples)
     ensemble = score_split(run, task, split, examples, logits).ensemble

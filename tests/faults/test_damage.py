@@ -15,7 +15,7 @@ from support import called, damaged, fit_small
 from rnnmnist.errors import RunError
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import ITEMS, read_undamaged
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import SUMS_FILE, list_steps
 
 NEWEST = 20
@@ -155,7 +155,7 @@ def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
         if not is_same_hash:
             assert set(sums(folder)) < set(intact), name
         with pytest.raises(RunError, match=f"{NEWEST} is damaged"):
-            Folder(tmp_path).select("best")
+            Record(tmp_path).select("best")
         (folder / name).write_bytes(saved)
 
 
@@ -181,13 +181,13 @@ def test_random_edits_of_a_run_are_found_or_have_no_effect(
         if number % 2:
             edited = edits[generator.integers(3)]
         path.write_bytes(edited)
-        Folder(workdir).begin(None)
+        Record(workdir).begin(None)
         step, *parts = path.relative_to(workdir).parts
         is_read = bool(parts) and parts[0] in (*ITEMS, SUMS_FILE)
         is_damaged = is_read and edited != content
         found = [one for one in steps if str(one) != step or not is_damaged]
         assert list_steps(workdir) == found, path
-        Folder(workdir).select("best")
+        Record(workdir).select("best")
         logs.remove_metrics_after(workdir, NEWEST)
         trainer.metrics(workdir)
         shutil.rmtree(workdir)

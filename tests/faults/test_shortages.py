@@ -11,7 +11,7 @@ import pytest
 from support import file_times, fit_small
 
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 
 ERRORS = errno.EMFILE, errno.ENOMEM, errno.EIO, errno.EACCES
@@ -62,7 +62,7 @@ def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -
         failing_open.folder = f"{run}/20/"
         try:
             with pytest.raises(RunError) as error:
-                Folder(run).begin(None)
+                Record(run).begin(None)
         except pytest.fail.Exception:
             break  # all files have been opened
         finally:
@@ -73,7 +73,7 @@ def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -
         assert file_times(run) == before, failing_open.error
     assert failing_open.remaining >= 0
     assert number > 3
-    Folder(run).begin(None)
+    Record(run).begin(None)
     assert list_steps(run) == [10, 20]
 
 

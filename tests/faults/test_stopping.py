@@ -17,7 +17,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.splits import load_split
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import UNFINISHED, list_steps
 from rnnmnist.runtime.devices import make_device_mesh
 
@@ -140,7 +140,7 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
         while len(steps) <= 20 or len(set(steps)) <= 10:
             for selector in ("best", "latest"):
                 try:
-                    run = Network(Folder(workdir), selector)
+                    run = Network(Record(workdir), selector)
                 except RunError as error:
                     assert "run the command again" in str(error)
                     continue

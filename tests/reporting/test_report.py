@@ -24,7 +24,7 @@ from rnnmnist.reporting.pages import (
     most_confident_errors,
     write_report,
 )
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.scores import wilson_interval
 
 PLOTS = ["curves", "confusion", "steps", "gallery"]
@@ -84,7 +84,7 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
     result = json.loads(path.read_text())
     words = text_of(reported / "report" / "index.html")
     low, high = result["accuracy_interval"]
-    selecting = Folder(reported).headers[result["step"]].metrics
+    selecting = Record(reported).headers[result["step"]].metrics
     assert selecting is not None
     for text in (
         f"validation accuracy: {100 * selecting.accuracy:.2f} %",
@@ -139,7 +139,7 @@ def test_a_network_without_errors_has_a_report_without_their_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workdir = trainer.copy_of(reported, tmp_path / "run")
-    run = Network(Folder(workdir), "best", {"data.data_dir": str(data_dir)})
+    run = Network(Record(workdir), "best", {"data.data_dir": str(data_dir)})
     _, _, examples = load_split(run)
     perfect = np.eye(10)[examples.labels]
     over_time = np.repeat(perfect[None, :, None], 28, axis=2)

@@ -27,10 +27,9 @@ from rnnmnist.data.datasets import open_source
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runs import checkpoint_files, checkpoints
-from rnnmnist.runs.checkpoint_files import read_header, seal
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.checkpoint_files import FORMAT, Header, read_header, seal
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.records import FORMAT, Header
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
 from rnnmnist.training.resume import open_run, restore_state
@@ -82,7 +81,7 @@ def save(
         metrics = validation_metrics(step, accuracy)
         header = Header(step=step, config=config, task=TASK, metrics=metrics)
         arrays = state.evaluated_params, state._asdict()
-        Folder(workdir).save(header, *replicate(arrays, mesh_of(devices)))
+        Record(workdir).save(header, *replicate(arrays, mesh_of(devices)))
 
 
 def test_a_state_without_an_average_is_restored(
@@ -90,7 +89,7 @@ def test_a_state_without_an_average_is_restored(
 ) -> None:
     save(tmp_path, state, {5: 0.5})
     program = Program.create(CONFIG, TASK, mesh_of(1))
-    found = restore_state(Folder(tmp_path), CONFIG, program)
+    found = restore_state(Record(tmp_path), CONFIG, program)
     assert found.ema_params is None
     assert array_checksums(found) == array_checksums(state)
 
@@ -107,7 +106,7 @@ def test_restored_arrays_are_bitwise_equal(
     evaluated = checkpoints.read_arrays(tmp_path, 5, "params")
     assert array_checksums(evaluated) == array_checksums(average)
     program = Program.create(config, TASK, mesh_of(devices))
-    found = restore_state(Folder(tmp_path), config, program)
+    found = restore_state(Record(tmp_path), config, program)
     assert array_checksums(found) == array_checksums(averaged)
     for leaf in jax.tree.leaves(found):
         assert len(leaf.sharding.device_set) == devices
@@ -123,13 +122,13 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     accuracies[5] = 0.2
     save(tmp_path, state, {5: 0.2})
     for step in (2, 3, 5):
-        header = Folder(tmp_path).headers[step]
+        header = Record(tmp_path).headers[step]
         assert (header.config, header.task) == (CONFIG, TASK)
         assert header.metrics == validation_metrics(step, accuracies[step])
     assert list_steps(tmp_path) == [2, 3, 5]
-    assert Folder(tmp_path).select("best").step == 2  # the earlier one on a tie
-    assert Folder(tmp_path).select("latest").step == 5
-    assert Folder(tmp_path).select("3").step == 3
+    assert Record(tmp_path).select("best").step == 2  # the earlier one on a tie
+    assert Record(tmp_path).select("latest").step == 5
+    assert Record(tmp_path).select("3").step == 3
     save(tmp_path, state, {6: 0.3})
     assert list_steps(tmp_path) == [2, 5, 6]
 
@@ -140,7 +139,7 @@ def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) 
         (tmp_path / name).mkdir()
     (tmp_path / "9").touch()
     assert list_steps(tmp_path) == [5]
-    assert Folder(tmp_path).select("latest").step == 5
+    assert Record(tmp_path).select("latest").step == 5
 
 
 # What a user's own folder can contain; the last is a step of another orbax program.
@@ -225,7 +224,7 @@ def test_a_damaged_step_is_moved_aside_and_replaces_an_earlier_one(
     for _ in range(2):
         save(tmp_path, state, {5: 0.5})
         (tmp_path / "5" / "SHA256SUMS").write_text("")
-        Folder(tmp_path).begin(None)
+        Record(tmp_path).begin(None)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged-5"]
     for message in caplog.messages:
         assert message.startswith("checkpoint 5 is damaged and not used; ")
@@ -245,7 +244,7 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
     two_steps: Path, selector: str
 ) -> None:
     with pytest.raises(UserError, match=r"choose best, latest or one of 1, 2"):
-        Folder(two_steps).select(selector)
+        Record(two_steps).select(selector)
 
 
 def test_a_state_of_another_run_is_an_error(
@@ -254,7 +253,7 @@ def test_a_state_of_another_run_is_an_error(
     config = CONFIG.replace({"model.hidden_size": 17})
     program = Program.create(config, TASK, mesh_of(1))
     with pytest.raises(RunError, match="the arrays of state have other shapes"):
-        restore_state(Folder(two_steps), config, program)
+        restore_state(Record(two_steps), config, program)
 
 
 def test_a_reference_model_contains_no_path_of_this_machine(
@@ -262,7 +261,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)
-    header = Folder(target).select("best")
+    header = Record(target).select("best")
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
     with (
@@ -297,4 +296,4 @@ def test_a_checkpoint_of_another_version_is_refused(
         "2 is the checkpoint of step 3" if name == "step" else "of another version"
     )
     with pytest.raises(UserError, match=message):
-        Folder(workdir)
+        Record(workdir)

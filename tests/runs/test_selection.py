@@ -3,9 +3,10 @@
 from support import TASK, make_metrics, run_config
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
+from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.records import Header, best_header
 from rnnmnist.runs.scores import NetworkScores
+from rnnmnist.runs.selection import best_header
 
 
 def header_of(step: int, metrics: Metrics | None, class_weight: str = "none") -> Header:

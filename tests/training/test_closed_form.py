@@ -19,7 +19,7 @@ from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.checkpoints import read_arrays
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import Memory
@@ -61,7 +61,7 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
     (line,) = logs.read(run)
     assert (line.split, line.step, line.examples) == ("leave_one_out", STEP, COUNT)
     assert line.accuracy > 0.8
-    header = Folder(run).headers[STEP]
+    header = Record(run).headers[STEP]
     assert header.metrics is not None
     assert (header.metrics.loss, header.metrics.correct) == (line.loss, line.correct)
     assert header.task.examples == {"train": COUNT, "validation": 0, "test": 0}
@@ -177,9 +177,9 @@ def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
     assert len(line.networks) == 2
     # The factor of a single network is part of its head; the mean has another one.
     assert (
-        Folder(run).headers[STEP].multiplier
+        Record(run).headers[STEP].multiplier
         == 1
-        != Folder(both).headers[STEP].multiplier
+        != Record(both).headers[STEP].multiplier
     )
 
 
@@ -195,7 +195,7 @@ def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
 def test_several_processes_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = Folder(run).headers[STEP]
+    header = Record(run).headers[STEP]
     monkeypatch.setattr(resume, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"^num_processes: one process fits .*filters"):
         resume.check_processes(header.config, header.task, STEP)
@@ -211,7 +211,7 @@ def test_given_splits_are_evaluated(
     left_out, validated = logs.read(run)
     assert (left_out.split, left_out.examples) == ("leave_one_out", 21)
     assert (validated.split, validated.examples) == ("validation", 21)
-    kept = Folder(run).headers[STEP].metrics
+    kept = Record(run).headers[STEP].metrics
     assert kept is not None
     assert (kept.split, kept.loss) == (validated.split, validated.loss)
     summary = printed.split("\n\n")[1]

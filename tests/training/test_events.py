@@ -14,7 +14,7 @@ from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.runs import logs
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.training import state
 
@@ -55,9 +55,9 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     if num_seeds > 1:
         workdir = fit(tmp_path / "run", num_seeds=num_seeds)
     model = rnnmnist.load(workdir)
-    run = Network(Folder(workdir), "best")
+    run = Network(Record(workdir), "best")
     network = run.on(make_device_mesh())
-    assert model.multiplier == Folder(workdir).select("best").multiplier < 0.9
+    assert model.multiplier == Record(workdir).select("best").multiplier < 0.9
 
     def loss(split: str, multiplier: float) -> float:
         data = run.config.data
@@ -88,7 +88,7 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
 def test_metrics_are_of_logits_without_a_multiplier(run_of_one_seed: Path) -> None:
     """The loss of an evaluation of the validation split says that it is too low."""
     workdir = run_of_one_seed
-    header = Folder(workdir).select("best")
+    header = Record(workdir).select("best")
     (line,) = (
         line
         for line in logs.read(workdir)
@@ -128,5 +128,5 @@ def test_the_multiplier_is_1_where_validation_does_not_select(tmp_path: Path) ->
     split = np.where(SPLIT == "validation", "test", SPLIT)
     split[np.flatnonzero(SPLIT == "validation")[:49]] = "validation"
     workdir = fit(tmp_path / "run", split=split)
-    assert Folder(workdir).select("best").multiplier == 1
+    assert Record(workdir).select("best").multiplier == 1
     assert trainer.result(workdir)["multiplier"] == 1

@@ -26,8 +26,8 @@ from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.folder import Folder, open_folder
-from rnnmnist.runs.records import Header
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
 from rnnmnist.training.loop import measure_training
@@ -36,7 +36,7 @@ from rnnmnist.training.run import train_and_evaluate
 
 
 def train(config: RunConfig, workdir: Path) -> None:
-    with open_folder(workdir) as folder:
+    with open_record(workdir) as folder:
         run = Run(folder, config, datasets.load(config.data), create_mesh(config))
         train_and_evaluate(run, stop_on_signal())
 
@@ -99,7 +99,7 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
         checkpoints.save(tmp_path, header, {"params": params})
         params = jax.tree.map(np.negative, params)
     dataset = Dataset(TASK, {"test": random_examples(16)})
-    folder = Folder(tmp_path)
+    folder = Record(tmp_path)
     run = Run(folder, config, dataset, mesh_of(1), completion="complete")
     train_and_evaluate(run, stop_on_signal())
     assert folder.step == 2

@@ -4,7 +4,8 @@ import pytest
 from support import TASK, run_config
 
 from rnnmnist.errors import UserError
-from rnnmnist.runs.records import Header, Record
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.records import Record
 from rnnmnist.training.resume import changed_settings, check_resume
 
 CONFIG = run_config({"train.num_steps": 30})

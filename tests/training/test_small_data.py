@@ -15,8 +15,8 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.folder import Folder
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 
 # A third of the sequences is of the rare class.
@@ -63,7 +63,7 @@ def test_a_run_without_validation(
     assert "\nvalidation  none: " in output
     assert ("\ntest        none: " in output) == (split == "train")
     assert '"validation"' not in (workdir / "metrics.jsonl").read_text()
-    assert Folder(workdir).select("best").step == 20
+    assert Record(workdir).select("best").step == 20
     results = sorted((workdir / "evaluation").glob("*"))
     assert [file.name for file in results] == ["test-20.json"] * (split == "test")
 
@@ -113,7 +113,7 @@ def test_a_stopped_run_says_why_and_is_complete(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = list_steps(stopped)[-1]
-    config = Folder(stopped).headers[step].config.train
+    config = Record(stopped).headers[step].config.train
     reason = str(logs.completion(logs.read(stopped), step, config))
     assert reason.startswith(f"stopped at step {step} of 200: no lower")
     lines = logs.read(stopped)

@@ -25,7 +25,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.model import load
-from rnnmnist.runs.folder import Folder
+from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
@@ -82,7 +82,7 @@ def test_the_page_is_self_contained(page: Path) -> None:
 def test_half_precision_changes_no_prediction() -> None:
     images, _ = image_sets.embedded_images()["test"]
     for workdir in REFERENCES:
-        run = Network(Folder(REPOSITORY / workdir), "best")
+        run = Network(Record(REPOSITORY / workdir), "best")
         network = run.on(make_device_mesh())
         rounded = run.on(make_device_mesh())
         rounded.params = as_float16(network.params)
@@ -109,7 +109,7 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
 
 
 def test_the_page_shows_one_lstm() -> None:
-    run = Network(Folder(REPOSITORY / REFERENCES[0]), "best")
+    run = Network(Record(REPOSITORY / REFERENCES[0]), "best")
     config = run.config
     for name, value in (
         ("model.cell", "gru"),
@@ -124,7 +124,7 @@ def test_the_page_shows_one_lstm() -> None:
 
 
 def test_titles_of_equal_losses_contain_the_run() -> None:
-    runs = [Network(Folder(REPOSITORY / REFERENCES[0]), "best") for _ in range(2)]
+    runs = [Network(Record(REPOSITORY / REFERENCES[0]), "best") for _ in range(2)]
     for run, name in zip(runs, ("a", "<script>"), strict=True):
         run.record.workdir = Path("/runs", name)
     page = drawing_page.render(runs)
@@ -202,7 +202,7 @@ class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = image_sets.embedded_images()["test"][0]
-        run = Network(Folder(REPOSITORY / REFERENCES[network]), "best")
+        run = Network(Record(REPOSITORY / REFERENCES[network]), "best")
         (params,) = split_ensemble(run.params)
         expected = np.asarray(
             run.on(make_device_mesh()).model.apply(
