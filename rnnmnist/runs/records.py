@@ -29,7 +29,6 @@ from rnnmnist.runs.selection import best_header, outdated_steps
 from rnnmnist.runs.workdir import (
     ARRAYS,
     UNFINISHED,
-    check_folders,
     list_steps,
     lock,
     remove_unfinished,
@@ -221,7 +220,6 @@ def save_network(workdir: Path, header: Header, params: Params) -> None:
     from rnnmnist.runs import checkpoints  # imports orbax
 
     with lock(workdir):
-        check_folders(workdir)
         if list_steps(workdir):
             raise UserError(f"folder: {workdir} has checkpoints; name another folder")
         checkpoints.save(workdir, header, {"params": params})
@@ -243,7 +241,6 @@ def open_record(workdir: Path | None) -> Iterator[Record]:
                 f"workdir: {workdir} is not one folder for all processes; name one on "
                 "a file system that they share"
             )
-        check_folders(workdir)
         record = Record(workdir)
         if record.step and not (workdir / f"{record.step}/state").exists():
             raise UserError(

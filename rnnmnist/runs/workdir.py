@@ -52,34 +52,25 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def list_steps(workdir: Path) -> list[int]:
-    """Returns the steps of the finished checkpoints, ascending."""
-    return sorted(int(path.name) for path in _numbered(workdir) if _is_ours(path))
+    """Returns the steps of the finished checkpoints, ascending.
 
+    Where another file or folder has the name of a step, this step could not be saved.
 
-def check_folders(workdir: Path) -> None:
-    """Checks that this package wrote everything in a workdir that is named as a step.
-
-    Where another file or folder has the name of a step, this step cannot be saved.
+    Raises:
+        UserError: if this package did not write a folder that is named as a step.
     """
-    for path in _numbered(workdir):
-        if not _is_ours(path):
-            raise UserError(
-                f"workdir: {path} is not a checkpoint of rnnmnist; name another "
-                "workdir, or rename this folder"
-            )
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether this package wrote a folder, which can be damaged."""
-    return (folder / HEADER_FILE).exists() or (folder / SUMS_FILE).exists()
-
-
-def _numbered(workdir: Path) -> list[Path]:
-    if not workdir.is_dir():
-        return []
-    return [
-        path for path in workdir.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)
-    ]
+    steps = []
+    for path in workdir.iterdir() if workdir.is_dir() else []:
+        if re.fullmatch("0|[1-9][0-9]*", path.name):
+            # One of these files is there even if the checkpoint is damaged.
+            if (path / HEADER_FILE).exists() or (path / SUMS_FILE).exists():
+                steps.append(int(path.name))
+            elif path.exists():  # else a training process has just deleted it
+                raise UserError(
+                    f"workdir: {path} is not a checkpoint of rnnmnist; name another "
+                    "workdir, or rename this folder"
+                )
+    return sorted(steps)
 
 
 def remove_unfinished(workdir: Path) -> None:

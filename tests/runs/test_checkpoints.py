@@ -135,9 +135,8 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
 
 def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) -> None:
     save(tmp_path, state, {5: 0.5})
-    for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1", "8"):
+    for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
         (tmp_path / name).mkdir()
-    (tmp_path / "9").touch()
     assert list_steps(tmp_path) == [5]
     assert Record(tmp_path).select("latest").step == 5
 
@@ -151,7 +150,7 @@ def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) 
         ["_CHECKPOINT_METADATA", "params/_METADATA", "state/_METADATA"],
     ],
 )
-def test_training_refuses_a_numbered_folder_of_the_user(
+def test_a_numbered_folder_of_the_user_is_refused(
     two_steps: Path, tmp_path: Path, names: list[str]
 ) -> None:
     """Before it moves a damaged step aside."""
@@ -162,7 +161,6 @@ def test_training_refuses_a_numbered_folder_of_the_user(
         path = workdir / "7" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(name)
-    assert list_steps(workdir) == [1, 2]
     before = file_times(tmp_path)
     with (
         pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"),
