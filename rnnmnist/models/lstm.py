@@ -1,7 +1,7 @@
 """The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rnnmnist.models.recurrences import Output, ScannedCell
+from rnnmnist.models.recurrences import ScannedCell
 from rnnmnist.runtime.random_streams import make_key
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
@@ -74,32 +74,22 @@ class LSTM(ScannedCell):
         self, carry: LSTMCarry, inputs: jax.Array
     ) -> tuple[LSTMCarry, jax.Array]:
         """Runs the cell over time steps, [time, batch, features]."""
-        carry, hidden = self._scan_steps(lambda carry: carry.h, carry, inputs)
+        kernels = self.cell.kernels(inputs.shape[-1])
+
+        def step(
+            _: nn.RNNCellBase, carry: LSTMCarry, inputs: jax.Array
+        ) -> tuple[LSTMCarry, jax.Array]:
+            carry = lstm_step(self.precision, kernels, carry, inputs)
+            return carry, carry.h
+
+        carry, hidden = self.scan(step, carry, inputs.mT)
         return carry, hidden.mT
 
     def read_to_end(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
         """Returns the hidden states after the last time step, [batch, hidden]."""
-        # The loop stores no state of another time step.
-        last, _ = self._scan_steps(lambda _: None, carry, inputs)
+        # Nothing reads the states of other time steps, so that XLA stores none.
+        last, _ = self.advance(carry, inputs)
         return last.h.T
-
-    def _scan_steps(
-        self,
-        select_output: Callable[[LSTMCarry], Output],
-        carry: LSTMCarry,
-        inputs: jax.Array,
-    ) -> tuple[LSTMCarry, Output]:
-        """Runs the cell over time steps, and keeps a part of the carry after each."""
-        features = inputs.shape[-1]
-        kernels = self.cell.kernels(features)
-
-        def step(
-            _: nn.RNNCellBase, carry: LSTMCarry, inputs: jax.Array
-        ) -> tuple[LSTMCarry, Output]:
-            carry = lstm_step(self.precision, kernels, carry, inputs)
-            return carry, select_output(carry)
-
-        return self.scan(step, carry, inputs.mT)
 
 
 class LSTMCell(nn.OptimizedLSTMCell):

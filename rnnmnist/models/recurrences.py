@@ -6,7 +6,7 @@ time steps.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,6 @@ from rnnmnist.runtime.random_streams import make_key
 
 # Each recurrence has its own type of carry. Flax declares none for its cells.
 Carry = Any
-Output = TypeVar("Output")
 
 
 class Recurrence(Protocol):
@@ -126,10 +125,10 @@ class ScannedCell(nn.Module):
 
     def scan(
         self,
-        body: Callable[[nn.RNNCellBase, Carry, jax.Array], tuple[Carry, Output]],
+        body: Callable[[nn.RNNCellBase, Carry, jax.Array], tuple[Carry, jax.Array]],
         carry: Carry,
         inputs: jax.Array,
-    ) -> tuple[Carry, Output]:
+    ) -> tuple[Carry, jax.Array]:
         """Calls `body` on the inputs of one time step after another.
 
         `body` maps the cell, the carry and the inputs of a time step to the new carry
