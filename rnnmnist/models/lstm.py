@@ -25,12 +25,11 @@ class LSTMCarry(NamedTuple):
 class Kernels(NamedTuple):
     """The parameters of an LSTM, concatenated over gates, in the forms that are used.
 
-    Only the first one is differentiated; the others are copies for fast products.
+    Only the first one is differentiated; the other is a copy for fast products.
     """
 
     kernel: jax.Array  # [features + 1 + hidden, 4 x hidden]: of inputs, bias, of hidden
     scaled: jax.Array  # [4 x hidden, features + 1 + hidden], multiplied by `_scale`
-    hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
 
 
 class Residuals(NamedTuple):
@@ -114,8 +113,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
             parts.append(jnp.concatenate(rows))
         kernel = jnp.concatenate(parts, axis=-1)
         scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
-        copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))
-        return Kernels(kernel, *copies)
+        return Kernels(kernel, jax.lax.stop_gradient(scaled))
 
 
 def init_gate_biases(
@@ -204,9 +202,9 @@ def _backward_step(
     )
     matmul = functools.partial(jnp.matmul, precision=precision)
     dkernel = matmul(inputs, dgates.T)
-    dcarry = LSTMCarry(dc * f, matmul(kernels.hidden, dgates))
+    dcarry = LSTMCarry(dc * f, matmul(kernels.kernel[-len(c) :], dgates))
     dinputs = matmul(kernels.kernel[: -len(c) - 1], dgates)  # removed where unused
-    return Kernels(dkernel, None, None), dcarry, dinputs  # type: ignore[arg-type]
+    return Kernels(dkernel, None), dcarry, dinputs  # type: ignore[arg-type]
 
 
 lstm_step.defvjp(_forward_step, _backward_step)
