@@ -253,4 +253,4 @@ def linear_scan(
         state = decay * state + inputs
         return state, state
 
-    return lax.scan(step, initial, inputs, unroll=min(unroll, len(inputs)))[1]
+    return lax.scan(step, initial, inputs, unroll=unroll)[1]

@@ -137,13 +137,12 @@ class ScannedCell(nn.Module):
         axis of the inputs is time. Returns the last carry, and the outputs of all time
         steps, whose first axis is time.
         """
-        time_steps = inputs.shape[0]
         # This is `jax.lax.scan` for a body that calls a module. Flax passes the
         # module's parameters into the loop.
         scan_over_time = nn.scan(
             body,
             variable_broadcast="params",  # every time step has the same parameters
             split_rngs={"params": False},
-            unroll=min(self.unroll, time_steps),
+            unroll=self.unroll,
         )
         return scan_over_time(self.cell, carry, inputs)
