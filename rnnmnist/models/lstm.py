@@ -64,11 +64,6 @@ class LSTM(ScannedCell):
         c, h = super().start(batch, features)
         return LSTMCarry(c.T, h.T)
 
-    def step(self, carry: LSTMCarry, inputs: jax.Array) -> tuple[LSTMCarry, jax.Array]:
-        """Runs the cell on one time step."""
-        carry, hidden = self.advance(carry, inputs[None])
-        return carry, hidden[0]
-
     def advance(
         self, carry: LSTMCarry, inputs: jax.Array
     ) -> tuple[LSTMCarry, jax.Array]:

@@ -108,8 +108,8 @@ class ScannedCell(nn.Module):
 
     def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Runs the cell on one time step."""
-        with jax.default_matmul_precision(self.precision):
-            return self.cell(carry, inputs)
+        carry, hidden = self.advance(carry, inputs[None])
+        return carry, hidden[0]
 
     def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """Runs the cell over time steps, [time, batch, features]."""
