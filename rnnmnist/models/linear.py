@@ -91,7 +91,8 @@ class ResidualLayers(nn.Module):
 
     def start(self, batch: int, features: int) -> States:
         """Returns the states before the first time step of `batch` sequences."""
-        return tuple(layer.recurrence.start(batch) for layer in self.layers)
+        zeros = jnp.zeros((batch, self.hidden_size), jnp.complex64)
+        return (zeros,) * self.num_layers
 
     def step(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
         """Runs the layers on one time step."""
@@ -151,10 +152,6 @@ class LRU(nn.Module):
 
     features: int  # of inputs, complex states, and outputs
     unroll: int | None  # as for `linear_scan`
-
-    def start(self, batch: int) -> jax.Array:
-        """Returns the state before the first time step of `batch` sequences."""
-        return jnp.zeros((batch, self.features), jnp.complex64)
 
     @nn.compact
     def __call__(
