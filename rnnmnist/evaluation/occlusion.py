@@ -4,6 +4,7 @@ import numpy as np
 
 from rnnmnist.data.examples import Inputs, find_padding
 from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import log_softmax
 
 WINDOWS = 28  # of a sequence at most; the rows of an image
@@ -21,13 +22,12 @@ def occlude(
     normalization, and the background of an image.
     """
     values = network.view(inputs.take(positions))
-    lengths = None if inputs.lengths is None else inputs.lengths[positions]
-    count, time_steps, _ = values.shape
-    ends = np.full(count, time_steps) if lengths is None else lengths
-    window_sizes = -(-ends // WINDOWS)  # rounded up
+    time_steps = values.shape[1]
+    lengths = find_lengths(inputs, time_steps)[positions]
+    window_sizes = -(-lengths // WINDOWS)  # rounded up
     # The number of the window in which each time step is, -1 in the padding.
     windows = np.arange(time_steps) // window_sizes[:, None]
-    windows[find_padding(time_steps, ends)] = -1
+    windows[find_padding(time_steps, lengths)] = -1
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)

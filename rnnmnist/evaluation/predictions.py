@@ -179,9 +179,7 @@ def make_chunk(
     further = (0, time_steps - inputs.time_steps)
     lengths = None
     if inputs.are_sequences:
-        lengths = np.full(count, inputs.time_steps, np.int32)
-        if inputs.lengths is not None:
-            lengths = inputs.lengths[part]
+        lengths = find_lengths(inputs, inputs.time_steps)[part]
         lengths = np.pad(lengths, missing, constant_values=1)
 
     def put_batches(array: np.ndarray) -> jax.Array:
@@ -195,12 +193,22 @@ def make_chunk(
     return batches, device_put(used, replicated_sharding(mesh))
 
 
+def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
+    """Returns the time steps of each example before its padding, int32 [examples].
+
+    Examples without padding have all of `time_steps`.
+    """
+    if inputs.lengths is None:
+        return np.full(len(inputs), time_steps, np.int32)
+    return inputs.lengths
+
+
 def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
     """Raises a `RunError` unless all logits before padding are finite."""
     is_finite = np.isfinite(logits).all(axis=-1)
     if every_step:
-        if inputs.lengths is not None:
-            is_finite |= find_padding(logits.shape[2], inputs.lengths)
+        time_steps = logits.shape[2]
+        is_finite |= find_padding(time_steps, find_lengths(inputs, time_steps))
         is_finite = is_finite.all(axis=-1)
     if not is_finite.all():
         position = int(is_finite.all(axis=0).argmin())

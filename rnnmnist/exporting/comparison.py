@@ -15,6 +15,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
@@ -225,8 +226,6 @@ def streamed_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
 
 
 def _add_lengths(sequences: np.ndarray, examples: Inputs) -> tuple[np.ndarray, ...]:
-    count, time, _ = sequences.shape
-    lengths = np.full(count, time)
-    if examples.lengths is not None:
-        lengths = examples.lengths[:count]
-    return sequences.astype(np.float32), lengths.astype(np.int32)
+    count, time_steps, _ = sequences.shape
+    lengths = find_lengths(examples, time_steps)[:count]
+    return sequences.astype(np.float32), lengths

@@ -13,6 +13,7 @@ from rnnmnist.data.examples import Examples, find_padding
 from rnnmnist.evaluation import formatting
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.occlusion import occlude
+from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.splits import load_evaluated
@@ -64,8 +65,8 @@ def write_report(run: Network, folder: Path) -> Report:
             accuracy = estimate_over_time(over_time.argmax(axis=-1), examples)
             majority = np.bincount(examples.labels).max() / len(examples)
             pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
-            last = -1 if examples.lengths is None else examples.lengths - 1
-            logits = over_time[:, np.arange(len(examples)), last]
+            lengths = find_lengths(examples, over_time.shape[2])
+            logits = over_time[:, np.arange(len(examples)), lengths - 1]
     result = score_split(run, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
     probabilities = softmax(run.multiplier * combined)
@@ -160,9 +161,8 @@ def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
 
     Predictions are int [networks, examples, time].
     """
-    is_read = np.ones(predicted.shape[1:], bool)
-    if examples.lengths is not None:
-        is_read = ~find_padding(predicted.shape[2], examples.lengths)
+    time_steps = predicted.shape[2]
+    is_read = ~find_padding(time_steps, find_lengths(examples, time_steps))
     totals = is_read.sum(axis=0)
     totals = totals[totals > 0]  # no example can have the last time steps
     is_correct = (predicted == examples.labels[:, None]) & is_read
