@@ -8,6 +8,7 @@ import numpy as np
 import onnx.parser
 
 from rnnmnist.config.resolving import RunModelConfig
+from rnnmnist.errors import UserError
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.models.filters import ORDER
 from rnnmnist.models.parameters import Params
@@ -17,7 +18,16 @@ GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) -> str:
-    """Adds a recurrent operator for [time, examples, features]; returns its states."""
+    """Adds a recurrent operator for [time, examples, features]; returns its states.
+
+    Raises:
+        UserError: if the cell has no operator in ONNX, as one of the user's own.
+    """
+    if config.cell not in GATES:
+        raise UserError(
+            f"format: only stablehlo supports model.cell={config.cell}; use "
+            "--format=stablehlo"
+        )
     units = config.hidden_size
     kernels = []
     biases = []

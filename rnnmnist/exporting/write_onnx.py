@@ -13,11 +13,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from rnnmnist.config.resolving import RunModelConfig
-from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.exporting.onnx_recurrences import (
-    GATES,
     add_cell,
     add_filters,
     add_layers,
@@ -43,13 +41,6 @@ def write(run: Network, path: Path) -> None:
     Raises:
         UserError: if the cell has no operator in ONNX, as one of the user's own.
     """
-    model = run.config.model
-    has_gates = model.fitting == "gradient" and not model.is_linear
-    if has_gates and model.cell not in GATES:
-        raise UserError(
-            f"format: only stablehlo supports model.cell={model.cell}; use "
-            "--format=stablehlo"
-        )
     task = run.task
     if task.image_shape:
         graph = Graph("images", streams=False)
