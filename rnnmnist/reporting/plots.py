@@ -264,9 +264,9 @@ def new_figure(height: float) -> Iterator[Figure]:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Returns a figure as a PNG file."""
+    """Returns a figure as a PNG file, with the figure's resolution."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
+    figure.savefig(file)
     return file.getvalue()
 
 
