@@ -84,7 +84,6 @@ def render(runs: Sequence[Network]) -> str:
     return html.render(
         FOLDER / "page.html",
         content=data,
-        unit_counts=[run.config.model.hidden_size for run in runs],
         weight_counts=[run.num_parameters for run in runs],
         **{path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.js")},
     )
