@@ -115,7 +115,7 @@ def _digit_mask(foreground: np.ndarray) -> np.ndarray:
     """Removes specks, and components at the border if another one is large enough."""
     components, count = ndimage.label(foreground > MIN_FOREGROUND, np.ones((3, 3)))
     if count < 2:
-        return np.ones_like(foreground)
+        return np.ones_like(foreground, bool)
     labels = np.arange(1, count + 1)
     mass = ndimage.sum_labels(foreground, components, labels)
     border = [components[0], components[-1], components[:, 0], components[:, -1]]
@@ -123,7 +123,7 @@ def _digit_mask(foreground: np.ndarray) -> np.ndarray:
     if mass[~is_at_border].max(initial=0) > 0.1 * mass.max():
         mass = np.where(is_at_border, 0, mass)
     selected = np.concatenate([[False], mass > 0.04 * mass.max()])[components]
-    return ndimage.binary_dilation(selected, iterations=2).astype(np.float32)
+    return ndimage.binary_dilation(selected, iterations=2)
 
 
 def normalize_strokes(box: np.ndarray) -> np.ndarray:
