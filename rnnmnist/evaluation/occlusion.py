@@ -10,20 +10,15 @@ from rnnmnist.evaluation.probabilities import log_softmax
 WINDOWS = 28  # of a sequence at most; the rows of an image
 
 
-def occlude(
-    network: Network,
-    inputs: Inputs,
-    positions: slice | np.ndarray = slice(None),
-) -> np.ndarray:
+def occlude(network: Network, inputs: Inputs) -> np.ndarray:
     """Returns how much each time step contributes to a prediction, float32 [n, time].
 
-    It is what `Model.occlusion` returns, here for the inputs at `positions`. A time
-    step is occluded by 0, which is the mean of the training split after the
-    normalization, and the background of an image.
+    It is what `Model.occlusion` returns. A time step is occluded by 0, which is the
+    mean of the training split after the normalization, and the background of an image.
     """
-    values = network.view(inputs.take(positions))
+    values = network.view(inputs.take(slice(None)))
     time_steps = values.shape[1]
-    lengths = find_lengths(inputs, time_steps)[positions]
+    lengths = find_lengths(inputs, time_steps)
     window_sizes = -(-lengths // WINDOWS)  # rounded up
     # The number of the window in which each time step is, -1 in the padding.
     windows = np.arange(time_steps) // window_sizes[:, None]

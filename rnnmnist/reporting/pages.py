@@ -185,7 +185,7 @@ def find_errors(
     positions = most_confident_errors(probabilities, examples.labels)
     falls = np.zeros((len(positions), run.task.time_steps))
     if network is not None and len(positions):
-        falls = occlude(network, examples, positions)
+        falls = occlude(network, examples.select(positions))
     classes, pixel_order = run.task.classes, run.pixel_order
     tiles = []
     for position, fall in zip(positions.tolist(), falls, strict=True):
