@@ -1,7 +1,6 @@
 """Reads images as grey levels. The only module that imports Pillow."""
 
 import contextlib
-import io
 import sys
 import warnings
 from pathlib import Path
@@ -38,7 +37,7 @@ def read(name: str) -> np.ndarray:
     pixels become background.
     """
     if name == "-":
-        return decode(io.BytesIO(sys.stdin.buffer.read()), name)
+        return decode(sys.stdin.buffer, name)
     with expand(name).open("rb") as file:
         return decode(file, name)
 
