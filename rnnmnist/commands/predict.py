@@ -1,7 +1,7 @@
 """Classifies images of digits, or sequences of files or of standard input.
 
     rnnmnist predict digit.png
-    rnnmnist predict photos/ --json
+    rnnmnist predict photos/*.jpg --json
     rnnmnist predict --workdir=checkpoints/files sequences.npz
     rnnmnist predict --workdir=checkpoints/files --stream < sequence.csv
 
@@ -88,13 +88,11 @@ def main(argv: list[str]) -> None:
 
 def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
     """Prints the predictions for files, or why one has none; returns the exit code."""
-    from rnnmnist.inference.image_io import find_images
     from rnnmnist.inference.images_of_digits import check_digits
 
     predict = predict_sequences
     if model.task.image_shape is not None:
         check_digits(model)
-        names = [image for name in names for image in find_images(name)]
         predict = predict_image
     exit_code = 0
     for name in names:

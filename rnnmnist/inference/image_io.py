@@ -3,7 +3,6 @@
 import contextlib
 import sys
 import warnings
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -14,18 +13,7 @@ from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 MAX_SIDE = 224  # pixels; larger images are downsampled
-
-
-def find_images(argument: str) -> list[str]:
-    """Expands a folder to its image files, sorted, if it has any."""
-    path = Path(argument)
-    if not path.is_dir():
-        return [argument]
-    files = sorted(path.iterdir())
-    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
-    return images or [argument]
 
 
 def read(name: str) -> np.ndarray:

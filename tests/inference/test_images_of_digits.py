@@ -182,20 +182,19 @@ def test_only_networks_for_digits_classify_pictures(task: Task, tmp_path: Path) 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two digits and what is none."""
+    """Two digits."""
     black_on_white(IMAGES[0]).save(tmp_path / "a zero.png")
     black_on_white(IMAGES[360]).save(tmp_path / "seven.jpg")
-    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
 def test_text_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder and on standard input; for a terminal without block characters."""
+    """Of files and of standard input; for a terminal without block characters."""
     zero = io.BytesIO((folder / "a zero.png").read_bytes())
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(zero))
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "latin-1"))
-    predict.main([str(folder), "-"])
+    predict.main([f"{folder}/a zero.png", f"{folder}/seven.jpg", "-"])
     output = printed.getvalue().decode("latin-1")
     assert output.startswith(f"{folder}/a zero.png: 0, ")
     assert "seven.jpg: 7, " in output
