@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnmnist.config.platforms import LINEAR_STEPS, Execution
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import CELLS
 from rnnmnist.errors import UserError, summarize_error
@@ -152,11 +152,10 @@ def _make_direction(
     name: str,
 ) -> Recurrence:
     if config.is_linear:
-        unroll = None if execution.parallel_scan else LINEAR_STEPS
         return ResidualLayers(
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
-            unroll=unroll,
+            parallel=execution.parallel_scan,
             remat_steps=execution.remat_steps,
             precision=execution.precision,
             name=name,

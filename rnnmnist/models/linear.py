@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnmnist.config.platforms import LINEAR_STEPS
 from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.recurrences import select_last
 
@@ -31,7 +32,7 @@ class ResidualLayers(nn.Module):
 
     hidden_size: int  # the number of features of every layer
     num_layers: int
-    unroll: int | None  # as for `linear_scan`
+    parallel: bool  # as for `linear_scan`
     # All layers compute a block of this many time steps before the next one, so that
     # arrays stay in cache. The backward pass keeps the states between blocks, and
     # computes the rest of a block again. None: the sequence is one block.
@@ -46,7 +47,7 @@ class ResidualLayers(nn.Module):
             self.hidden_size, bias_init=nn.initializers.normal(1.0)
         )
         self.layers = [
-            ResidualLayer(self.hidden_size, self.unroll, name=f"layer_{index}")
+            ResidualLayer(self.hidden_size, self.parallel, name=f"layer_{index}")
             for index in range(self.num_layers)
         ]
 
@@ -122,12 +123,12 @@ class ResidualLayer(nn.Module):
     """Normalization, a recurrence, GELU and a gated linear unit, added to the input."""
 
     features: int
-    unroll: int | None  # as for `linear_scan`
+    parallel: bool  # as for `linear_scan`
 
     def setup(self) -> None:
         """Creates the three layers, whose names are part of the checkpoint format."""
         self.norm = nn.LayerNorm()
-        self.recurrence = LRU(self.features, self.unroll)
+        self.recurrence = LRU(self.features, self.parallel)
         self.glu = TransposedDense(2 * self.features)
 
     def __call__(
@@ -151,7 +152,7 @@ class LRU(nn.Module):
     """
 
     features: int  # of inputs, complex states, and outputs
-    unroll: int | None  # as for `linear_scan`
+    parallel: bool  # as for `linear_scan`
 
     @nn.compact
     def __call__(
@@ -173,7 +174,7 @@ class LRU(nn.Module):
             2 * self.features, use_bias=False, scale=0.5, name="input"
         )
         driven = jnp.split(project_in(inputs, gains), 2, axis=-1)
-        states = linear_scan(decay, lax.complex(*driven), state, self.unroll)
+        states = linear_scan(decay, lax.complex(*driven), state, self.parallel)
         parts = jnp.concatenate([states.real, states.imag], axis=-1)
         project_out = TransposedDense(
             self.features, use_bias=False, scale=2.0, name="output"
@@ -219,16 +220,15 @@ class TransposedDense(nn.Module):
 
 
 def linear_scan(
-    decay: jax.Array, inputs: jax.Array, initial: jax.Array, unroll: int | None
+    decay: jax.Array, inputs: jax.Array, initial: jax.Array, parallel: bool
 ) -> jax.Array:
     """Returns the states h[t] = decay h[t - 1] + inputs[t].
 
     All arrays are complex64: the inputs are [time, batch, features], the decay is
-    [features], and the initial state is [batch, features]. `unroll` is the number of
-    time steps in an iteration of a loop. With None, passes whose number is logarithmic
-    in the length replace the loop.
+    [features], and the initial state is [batch, features]. With `parallel`, passes
+    whose number is logarithmic in the length replace a loop over time.
     """
-    if unroll is None:
+    if parallel:
         decay = jnp.broadcast_to(decay, (len(inputs), 1, *decay.shape))
         inputs = inputs.at[0].add(decay[0] * initial)
 
@@ -250,4 +250,4 @@ def linear_scan(
         state = decay * state + inputs
         return state, state
 
-    return lax.scan(step, initial, inputs, unroll=unroll)[1]
+    return lax.scan(step, initial, inputs, unroll=LINEAR_STEPS)[1]

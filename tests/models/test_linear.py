@@ -14,9 +14,9 @@ LAYERS = 2
 
 
 def make_layers(
-    unroll: int | None = 1, block_size: int | None = None
+    parallel: bool = False, block_size: int | None = None
 ) -> ResidualLayers:
-    return ResidualLayers(FEATURES, LAYERS, unroll, block_size, "float32")
+    return ResidualLayers(FEATURES, LAYERS, parallel, block_size, "float32")
 
 
 @functools.cache
@@ -76,18 +76,16 @@ def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(  # 3 does not divide the 7 steps
-    ("unroll", "block_size"),
+    ("parallel", "block_size"),
     [
-        (3, 3),
-        pytest.param(1, None, marks=pytest.mark.slow),
-        pytest.param(None, 100, marks=pytest.mark.slow),
+        (False, 3),
+        pytest.param(False, None, marks=pytest.mark.slow),
+        pytest.param(True, 100, marks=pytest.mark.slow),
     ],
 )
-def test_every_form_equals_a_plain_loop(
-    unroll: int | None, block_size: int | None
-) -> None:
+def test_every_form_equals_a_plain_loop(parallel: bool, block_size: int | None) -> None:
     params, inputs = random_arrays()
-    layers = make_layers(unroll, block_size)
+    layers = make_layers(parallel, block_size)
 
     @jax.jit
     def outputs(params: Any, inputs: jax.Array) -> Any:
@@ -102,7 +100,7 @@ def test_every_form_equals_a_plain_loop(
 
 def test_eigenvalues_are_not_rounded_to_the_precision_of_products() -> None:
     decay, inputs = np.ones(2, np.complex64), np.ones((3, 1, 2), np.complex64)
-    scan = jax.jit(functools.partial(linear_scan, unroll=1))
+    scan = jax.jit(functools.partial(linear_scan, parallel=False))
     with jax.default_matmul_precision("bfloat16"):
         text = scan.lower(decay, inputs, inputs[0]).as_text()
     assert text.count("precision = [HIGHEST, HIGHEST]") == text.count("dot_general") > 0
@@ -117,7 +115,7 @@ def test_the_encoder_has_a_random_bias() -> None:
 
 
 def test_eigenvalues_start_on_the_ring_of_the_paper() -> None:
-    lru = LRU(1000, unroll=1)
+    lru = LRU(1000, parallel=False)
     state = np.zeros((1, 1000), np.complex64)
     inputs = np.zeros((1, 1, 1000), np.float32)
     params = jax.jit(lru.init)(jax.random.key(0), state, inputs)["params"]
