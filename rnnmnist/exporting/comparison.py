@@ -102,12 +102,9 @@ def compare(
     logits = np.concatenate(
         [predict(*[array[batch] for array in inputs]) for batch in batches]
     )
-    is_finite = np.isfinite(logits).all(axis=-1)
-    if not is_finite.all():
-        raise RunError(
-            f"the {name} export computes logits that are not finite, for "
-            f"{(~is_finite).sum():,} of {count:,} examples"
-        )
+    largest_difference = float(np.abs(logits - expected).max())
+    if not np.isfinite(largest_difference):  # the network has finite logits
+        raise RunError(f"the {name} export computes logits that are not finite")
     versions = installed_versions()
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)
@@ -130,7 +127,7 @@ def compare(
         correct=correct,
         differing=int(differs.sum()),
         ties=int((differs & is_close).sum()),
-        max_abs_difference=float(np.abs(logits - expected).max()),
+        max_abs_difference=largest_difference,
         versions=versions,
     )
 

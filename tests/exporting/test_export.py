@@ -349,7 +349,7 @@ def test_another_network_fails_the_comparison(
     other = Network(lstm.record, "best", lstm.settings)
     monkeypatch.setattr(module, function, lambda _, path: original(other, path))
     flags = [*flags_of(lstm.workdir, lstm.settings, tmp_path), f"--format={name}"]
-    for factor, message in (np.nan, "not finite, for "), (-1, "predict another class"):
+    for factor, message in (np.nan, "not finite"), (-1, "predict another class"):
         other.params = jax.tree.map(partial(np.multiply, factor), lstm.params)
         with pytest.raises(RunError, match=message):
             export.main(flags)
