@@ -130,7 +130,7 @@ def layer_names(config: RunModelConfig) -> list[list[str]]:
 def _make_layers(
     config: RunModelConfig, cell: CellClass, features: int, execution: Execution
 ) -> Recurrence:
-    layers: list[list[Recurrence]] = []  # the directions of each
+    layers: list[list[Any]] = []  # the directions of each
     for names in layer_names(config):
         layers.append(
             [_make_direction(config, cell, features, execution, name) for name in names]

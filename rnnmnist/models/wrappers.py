@@ -1,7 +1,7 @@
 """Recurrences that wrap another recurrence, and change its inputs or its outputs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -272,7 +272,7 @@ class Bidirectional(nn.Module):
     last time step that the recurrence reads, which is the first one of the sequence for
     the backward recurrence. With `every_step`, the backward output at time step t has
     read the time steps from the last one down to t. So it depends on later time steps:
-    there is no carry, and a layer in two directions cannot read streams.
+    there are no `start` and `step`, and a layer in two directions cannot read streams.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
@@ -297,11 +297,3 @@ class Bidirectional(nn.Module):
         if every_step:  # in the order of the time steps
             second = flip_sequences(second, lengths, num_batch_dims=1, time_major=True)
         return jnp.concatenate([first, second], axis=-1)
-
-    def start(self, batch: int, features: int) -> NoReturn:
-        """Raises an error, since there is no carry after a part of a sequence."""
-        raise NotImplementedError
-
-    def step(self, carry: NoReturn, inputs: jax.Array) -> NoReturn:
-        """Raises an error, as `start`."""
-        raise NotImplementedError
