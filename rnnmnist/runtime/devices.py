@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, summarize_error
@@ -67,8 +67,7 @@ def make_cpu_mesh() -> Mesh:
 
 
 def _build_mesh(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:
-    axis_types = (AxisType.Auto, AxisType.Auto)
-    return Mesh(np.array(devices).reshape(shape), (SEEDS, BATCH), axis_types=axis_types)
+    return Mesh(np.array(devices).reshape(shape), (SEEDS, BATCH))
 
 
 def _local_devices(process: int | None = None) -> list[jax.Device]:
