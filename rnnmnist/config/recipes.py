@@ -40,12 +40,7 @@ class Request(NamedTuple):
     def data(self) -> DataConfig:
         """The settings of the data, which all recipes share."""
         config = self.config or Config(data=DataConfig(name="files"))
-        own = {
-            name: value
-            for name, value in self.settings.items()
-            if name.startswith(DataConfig.prefix)
-        }
-        return config.replace(own).data
+        return config.replace(self.settings).data
 
 
 def load_named(name: str | Path) -> Config | None:
