@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
-from rnnmnist.errors import UserError, format_value
+from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import Model
 from rnnmnist.runs.logs import validation_losses
@@ -146,14 +146,13 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
-        settings = self._settings_of_fit(len(labels))
         model = fit(
             inputs,
             classes.astype(str)[labels],
             groups=groups,
             workdir=self.workdir,
             verbose=self.verbose,
-            **settings,
+            **self._settings_of_fit(len(labels)),
         )
         record, last_step = model.record, model.record.step
         config, examples = model.config, model.task.examples
@@ -196,42 +195,36 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def _settings_of_fit(self, sequences: int) -> dict[str, Any]:
-        settings: dict[str, Any] = {
+        own: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name in FIT_SETTINGS and value is not None
         }
         if self.random_state is not None:
-            settings["seed"] = self.random_state
-        others: Mapping[str, Any] = {} if self.settings is None else self.settings
-        if not isinstance(others, Mapping):
-            raise UserError(
-                f"settings: {format_value(others)} is no mapping; pass a dictionary "
-                "from the names of settings to values"
-            )
-        full_names(others, FIT_SETTINGS)  # refuses other names
-        own = {"seed", *self.get_params(deep=False)}
+            own["seed"] = self.random_state
         if self.early_stopping:
-            own |= {"patience", "keep_checkpoints"}
-        repeated = sorted(own & others.keys())
+            own["patience"] = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
+            # The checkpoint of the lowest loss, and those of the validations after it.
+            own["keep_checkpoints"] = own["patience"] + 1
+        others = dict(self.settings or {})
+        full_names(others, FIT_SETTINGS)  # refuses other names
+        repeated = sorted(own.keys() & others.keys())
         if repeated:
             raise UserError(
                 f"settings: {repeated[0]} follows from the parameters of "
                 "RNNClassifier; set these, and remove it here"
             )
-        settings |= {"validation": self.early_stopping, "placement": "host"}
-        settings |= others
+        defaults = {
+            "validation": self.early_stopping,
+            "placement": "host",
+            "eval_every_steps": NEVER,
+        }
+        given = own | others
         if self.early_stopping:
-            patience = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
-            settings["patience"] = patience
-            # The checkpoint of the lowest loss, and those of the validations after it.
-            settings["keep_checkpoints"] = patience + 1
-            batch_size = FIT_SETTINGS["batch_size"].check(settings.get("batch_size"))
+            batch_size = FIT_SETTINGS["batch_size"].check(given.get("batch_size"))
             batch_size = batch_size or default_batch_size(sequences)
-            epoch = max(1, round(sequences / batch_size))
-            settings.setdefault("eval_every_steps", epoch)
-        settings.setdefault("eval_every_steps", NEVER)
-        return settings
+            defaults["eval_every_steps"] = max(1, round(sequences / batch_size))
+        return defaults | given
 
     # Checks X as scikit-learn does, with y in `fit`, and keeps lists of sequences.
     def _check(self, X: Any, **y: Any) -> Any:
