@@ -3,6 +3,7 @@
 import logging
 import shlex
 import textwrap
+from typing import NamedTuple
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
@@ -38,26 +39,24 @@ def write(text: str) -> None:
         discard_output()
 
 
-class Progress:
-    """Prints the progress of a run, unless quiet."""
+class Progress(NamedTuple):
+    """Prints the progress of a run, if `verbose`."""
 
-    def __init__(self, config: RunTrainConfig, task: Task, *, verbose: bool) -> None:
-        self._verbose = verbose
-        self._config = config
-        self._task = task
+    config: RunTrainConfig
+    task: Task
+    verbose: bool
 
     def line(self, text: str) -> None:
         """Prints a line."""
-        if self._verbose:
+        if self.verbose:
             write(text)
 
     def start(self, networks: int, parameters: int) -> None:
         """Prints the sizes of the networks and of the run."""
-        config = self._config
         each = f"{networks} x " if networks > 1 else ""
         self.line(
-            f"{each}{parameters:,} parameters, {config.num_steps:,} steps of "
-            f"{config.batch_size:,} {self._task.noun}"
+            f"{each}{parameters:,} parameters, {self.config.num_steps:,} steps of "
+            f"{self.config.batch_size:,} {self.task.noun}"
         )
         self.line("compiling the training step")
 
@@ -65,14 +64,14 @@ class Progress:
         """Prints the metrics of training or validation."""
         accuracy = format_percent(metrics.accuracy)
         if metrics.split == "train":
-            step, num_steps = metrics.step, self._config.num_steps
-            examples_per_step = len(metrics.networks) * self._config.batch_size
+            step, num_steps = metrics.step, self.config.num_steps
+            examples_per_step = len(metrics.networks) * self.config.batch_size
             speed = metrics.examples_per_second or 1
             seconds_left = (num_steps - step) * examples_per_step / speed
             self.line(
                 f"step {step}/{num_steps}  {100 * step // num_steps} %  "
                 f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
-                f"{speed:,.0f} {self._task.noun}/s  "
+                f"{speed:,.0f} {self.task.noun}/s  "
                 f"{seconds_left:.0f} s left"
             )
         else:
