@@ -54,21 +54,15 @@ class Memory(NamedTuple):
 def main_memory() -> Memory:
     """Returns the memory of this machine, or of the container if that has less.
 
-    The usage of a container includes files that it has read. They count as available,
-    since they are dropped where memory is needed.
+    In a container, what this process uses is not available. The container's own usage
+    is no measure, since it includes files that were read and can be dropped.
     """
     host = psutil.virtual_memory()
     limit = CGROUP / "memory.max"
     text = limit.read_text().strip() if limit.is_file() else "max"
     if text == "max":
         return Memory(host.total, host.available)
-    used = int((CGROUP / "memory.current").read_text())
-    counts = re.findall(
-        r"^(?:in)?active_file (\d+)$",
-        (CGROUP / "memory.stat").read_text(),
-        re.MULTILINE,
-    )
-    free = max(0, int(text) - used + sum(map(int, counts)))
+    free = max(0, int(text) - psutil.Process().memory_info().rss)
     return Memory(min(host.total, int(text)), min(host.available, free))
 
 
