@@ -29,7 +29,6 @@ from rnnmnist.errors import (
     UserError,
     errors_as_failures,
     escape_unprintable,
-    format_value,
     prefix_errors,
 )
 
@@ -189,15 +188,10 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
         if not line.strip():
             state, time = model.start(), 0
             continue
-        with prefix_errors(f"standard input, line {number}"):
-            try:
-                values = [float(cell.strip() or "nan") for cell in line.split(",")]
-            except ValueError as error:
-                raise UserError(f"{error}; give numbers with commas between") from error
-            if "_" in line:  # which float() ignores
-                raise UserError(
-                    f"{format_value(line.strip())} contains an underscore; remove it"
-                )
+        where = f"standard input, line {number}"
+        with prefix_errors(where, "give numbers with commas between"):
+            values = [float(cell.strip() or "nan") for cell in line.split(",")]
+        with prefix_errors(where):
             state, probabilities = model.step(state, values)
         time += 1
         yield {"step": time} | _to_json(model, probabilities)
