@@ -148,7 +148,7 @@ def format_value(value: object) -> str:
 
 def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
     """Returns a remedy, after the most similar one of the names if there is one."""
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {format_value(near[0])}? {remedy}" if near else remedy
 
 
