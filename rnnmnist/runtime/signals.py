@@ -76,22 +76,21 @@ def _flag_on_first(numbers: Iterable[int], second: Handler) -> Iterator[StopFlag
     """
     flag = StopFlag()
     is_main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.getsignal(number) for number in numbers if is_main}
-    handled = [
-        number
-        for number, handler in previous.items()
-        if handler not in (None, signal.SIG_IGN)
-    ]
+    previous = {
+        number: signal.getsignal(number)
+        for number in numbers
+        if is_main and signal.getsignal(number) not in (None, signal.SIG_IGN)
+    }
 
     def set_flag(number: int, frame: FrameType | None) -> None:
         flag.signal_number = number
-        for each in handled:
+        for each in previous:
             signal.signal(each, second)
 
-    for number in handled:
+    for number in previous:
         signal.signal(number, set_flag)
     try:
         yield flag
     finally:
-        for number in handled:
-            signal.signal(number, previous[number])
+        for number, handler in previous.items():
+            signal.signal(number, handler)
