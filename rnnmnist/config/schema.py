@@ -589,21 +589,22 @@ class Config(ConfigSection):
         Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both,
         and that of the latter `train.min_steps`, too.
         """
-        values = dict(values)
-        if values.get("train.num_epochs") is not None:
-            values.setdefault("train.num_steps", None)
-            values.setdefault("train.min_steps", 1)
-        elif values.get("train.num_steps") is not None:
-            values["train.num_epochs"] = None
-        changes: dict[str, Any] = {}
-        sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-        for name, value in values.items():
+        given: dict[str, Any] = dict(values)
+        if given.get("train.num_epochs") is not None:
+            given.setdefault("train.num_steps", None)
+            given.setdefault("train.min_steps", 1)
+        elif given.get("train.num_steps") is not None:
+            given["train.num_epochs"] = None
+        config = self
+        for name, value in given.items():
             find(name, SETTINGS)
             section, _, key = name.rpartition(".")
-            sections.get(section, changes)[key] = value
-        for section, changed in sections.items():
-            changes[section] = dataclasses.replace(getattr(self, section), **changed)
-        return dataclasses.replace(self, **changes)
+            changes = {key: value}
+            if section:
+                changed = dataclasses.replace(getattr(config, section), **changes)
+                changes = {section: changed}
+            config = dataclasses.replace(config, **changes)
+        return config
 
 
 # Every setting by its full name, such as `train.num_steps`.
