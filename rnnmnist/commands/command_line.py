@@ -52,8 +52,9 @@ class Parser(argparse.ArgumentParser):
         """Adds `--workdir` with options of `add_argument`."""
         self.add_argument("--workdir", metavar="DIR", help=help, **options)
 
-    def add_step_and_settings(self) -> None:
-        """Adds `--step` and `OPENING_SETTINGS`."""
+    def add_run(self, **options: Any) -> None:
+        """Adds the flags of `open_model`: `--workdir`, `--step` and settings."""
+        self.add_workdir(**options)
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
         for name in OPENING_SETTINGS:
@@ -84,10 +85,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def open_model(args: argparse.Namespace) -> "Model":
-    """Opens the run that the flags of a command name, at a step, with settings.
-
-    They are the flags of `add_workdir` and `add_step_and_settings`.
-    """
+    """Opens the run that the flags of `add_run` name, at a step, with settings."""
     from rnnmnist.model import Model  # imports jax
     from rnnmnist.runs.records import Record
 

@@ -11,14 +11,13 @@ from rnnmnist.commands.command_line import Parser, open_model
 def main(argv: list[str]) -> None:
     """Evaluates a checkpoint, and prints the result and the name of its file."""
     parser = Parser("evaluate", __doc__)
-    parser.add_workdir(required=True)
+    parser.add_run(required=True)
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],
         help="the split to evaluate (default: test; without one, validation; without "
         "both, the leave-one-out predictions of filters, or train)",
     )
-    parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_evaluation
     from rnnmnist.runtime.compilation import enable_compilation_cache

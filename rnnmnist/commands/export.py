@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
     parser = Parser("export", __doc__)
-    parser.add_workdir(required=True)
+    parser.add_run(required=True)
     parser.add_argument(
         "--format", choices=[*FORMATS, "all"], required=True, help="what to write"
     )
@@ -30,7 +30,6 @@ def main(argv: list[str]) -> None:
         "--output", metavar="FOLDER", required=True, help="where to write it"
     )
     parser.add_argument("--force", action="store_true", help="replace those in FOLDER")
-    parser.add_step_and_settings()
     args = parser.parse(argv)
     from rnnmnist.exporting.exports import write_exports
     from rnnmnist.runtime.compilation import use_cpu

@@ -47,11 +47,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line."""
     parser = Parser("predict", __doc__)
     parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
-    parser.add_workdir(
+    parser.add_run(
         default=REFERENCES[0],
         help="folder of the run (default: %(default)s, the reference model)",
     )
-    parser.add_step_and_settings()
     parser.add_argument("--json", action="store_true", help="print lines of JSON")
     parser.add_argument(
         "--stream",
