@@ -127,7 +127,7 @@ def training_parser(command: str, description: str | None) -> Parser:
         "settings", "their defaults can be changed by the configuration file"
     )
     for name, known in SETTINGS.items():
-        help = f"{known.help}; {known.allowed} (default: {known.format_default()})"
+        help = f"{known.help}; {known.allowed} (default: {known.by_default})"
         help = help.replace("%", "%%")
         group.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
     return parser

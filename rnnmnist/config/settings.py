@@ -48,21 +48,15 @@ class Setting(NamedTuple):
     allowed: str  # describes its values, such as `an integer at least 1`
     default: Any
     help: str
-    # The value that a run has in place of a default of None, in words, such as `a tenth
-    # of the run`. It is None if a run has None, too.
-    by_default: str | None
+    # The default; if it is None, the value that a run has then, in words, such as `a
+    # tenth of the run`.
+    by_default: str
     # Whether a resumed run may change it. `refused`: with another value, it would be
     # another run. `warned`: the result is not that of a run without a stop.
     resume: Resume
     # The runs in which it has an effect, such as `training by gradients`; None: all.
     applies_to: str | None
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
-
-    def format_default(self) -> str:
-        """Returns the default as the help shows it."""
-        if self.by_default is not None:
-            return self.by_default
-        return "none" if self.default is None else str(self.default)
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
         """Returns a value as one of the setting's type, or raises a `UserError`.
@@ -108,6 +102,7 @@ def setting(
     the texts that match a pattern. The other arguments are fields of `Setting`.
     """
     # `settings_of` adds the name and the type.
+    by_default = by_default or str(default)
     declared = Setting(
         "", None, form, default, help, by_default, resume, applies_to, is_path
     )
