@@ -29,7 +29,7 @@ from rnnmnist.config.schema import (
 )
 from rnnmnist.config.settings import ConfigSection
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import UserError, format_value, suggest_name
+from rnnmnist.errors import UserError, format_value
 
 # The annotations in these classes narrow the types of inherited fields, and say that
 # None is refused. They are no new fields: declarations and defaults are inherited.
@@ -240,10 +240,9 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     unknown = sorted(names - classes)
     if not unknown or names >= classes:
         return
-    listed = f"the classes are {format_value(task.classes)}"
     raise UserError(
-        f"train.class_weight: names the class {format_value(unknown[0])}; "
-        f"{suggest_name(unknown[0], task.classes, listed)}"
+        f"train.class_weight: names the class {format_value(unknown[0])}; the classes "
+        f"are {format_value(task.classes)}"
     )
 
 
