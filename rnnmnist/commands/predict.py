@@ -14,7 +14,6 @@ file cannot be read, the others are still classified, and the exit code is 2, or
 all files were read but logits are not finite.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -43,8 +42,8 @@ MAX_DIGITS = 4
 MAX_COLUMNS = 56  # the width of a sparkline
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line."""
+def main(argv: list[str]) -> None:
+    """Prints the prediction for each file, sequence or time step."""
     parser = Parser("predict", __doc__)
     parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
     parser.add_run(
@@ -63,12 +62,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
             "FILE: name images of digits or files of sequences, or set --stream alone; "
             f"{parser.prog} --help"
         )
-    return args
-
-
-def main(argv: list[str]) -> None:
-    """Prints the prediction for each file, sequence or time step."""
-    args = parse(argv)
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
