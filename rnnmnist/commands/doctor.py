@@ -78,7 +78,7 @@ def check_run(args: argparse.Namespace) -> None:
         show("data", f"{task.name}: {task.sizes} {task.noun}")
         devices = f"{mesh.size} of {jax.device_count()} x {platform_of(mesh)}"
         show("devices", devices)
-        if config.model.fitting == "gradient":
+        if not config.model.is_closed_form:
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()
         # A signal takes effect once the folder is removed.

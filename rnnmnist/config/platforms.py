@@ -26,7 +26,7 @@ class Execution(NamedTuple):
         """Returns how a run executes on a platform, which need not be present."""
         execution = DEFAULTS.get(platform, GPU)  # jax also names GPUs cuda and rocm
         precision = config.execution.precision
-        if config.model.fitting == "closed_form":
+        if config.model.is_closed_form:
             # A ridge regression fits the head. Its weights are large, and its products
             # nearly cancel, so the coarser precisions of accelerators would leave
             # little of the logits.

@@ -82,8 +82,8 @@ def _choose_recipe(
     if request.has_callback:
         return "trained", "since callback is given"
     if saved is not None:
-        is_trained = saved.model.fitting == "gradient"
-        return "trained" if is_trained else "filters", None
+        name = "filters" if saved.model.is_closed_form else "trained"
+        return name, None
     limit = f"{FEW_SEQUENCES:,} training sequences"
     if sequences < FEW_SEQUENCES:
         return "filters", f"for fewer than {limit}"

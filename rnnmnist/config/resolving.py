@@ -8,7 +8,7 @@ used, so that a run can continue on another machine.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from rnnmnist.config.schema import (
     DEFAULT_BATCH,
@@ -55,7 +55,7 @@ class RunModelConfig(ModelConfig):
         For random filters: `1,000 random filters`.
         """
         plural = "s" if self.hidden_size > 1 else ""
-        if self.fitting == "closed_form":
+        if self.is_closed_form:
             return f"{self.hidden_size:,} random filter{plural}"
         text = f"{self.hidden_size:,} unit{plural}"
         if self.num_layers > 1:
@@ -92,7 +92,7 @@ class RunConfig(Config):
         It is None for a fit in closed form, which pads examples to a multiple of the
         devices, whatever their number is.
         """
-        return None if self.model.fitting == "closed_form" else self.train.batch_size
+        return None if self.model.is_closed_form else self.train.batch_size
 
 
 def resolve(config: Config, task: Task) -> RunConfig:
@@ -119,15 +119,14 @@ def fill_defaults(config: Config, task: Task) -> RunConfig:
     """
     sections = {
         "model": _fill_model(config.model, task),
-        "train": _fill_train(config.train, task, config.model.fitting),
+        "train": _fill_train(config, task),
     }
     return RunConfig(**vars(config) | sections)
 
 
 def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
-    is_closed_form = model.fitting == "closed_form"
     is_image = task.image_shape is not None
-    if is_closed_form:
+    if model.is_closed_form:
         hidden_size = DEFAULT_FILTERS
     elif is_image:
         hidden_size = DEFAULT_UNITS
@@ -136,23 +135,21 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
     is_long = task.time_steps > LONG and not is_image
     window = model.window
     if window is None:
-        window = LONG_WINDOW if is_long and not is_closed_form else 1
+        window = LONG_WINDOW if is_long and not model.is_closed_form else 1
     defaults = {
         "hidden_size": hidden_size,
         "num_layers": DEFAULT_LAYERS if model.is_linear else 1,
         "window": window,
         "stride": max(1, window // 4),
-        "differences": is_closed_form,
+        "differences": model.is_closed_form,
     }
     return RunModelConfig(**defaults | _given(model))
 
 
-def _fill_train(
-    train: TrainConfig, task: Task, fitting: Literal["gradient", "closed_form"]
-) -> RunTrainConfig:
-    count = task.examples["train"]
+def _fill_train(config: Config, task: Task) -> RunTrainConfig:
+    train, count = config.train, task.examples["train"]
     batch_size, num_steps = train.batch_size, train.num_steps
-    if fitting == "closed_form":  # a run is one update, by all examples
+    if config.model.is_closed_form:  # a run is one update, by all examples
         batch_size, num_steps = count, 1
     elif batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
@@ -195,7 +192,7 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     """
     model = config.model
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
-    if model.fitting == "gradient":
+    if not model.is_closed_form:
         kinds |= {GRADIENT, f"{GRADIENT} on {task.noun}"}
         if not model.bidirectional:
             kinds.add(ONE_DIRECTION)
@@ -210,7 +207,7 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         remedy = f"remove {name}={value}"
         if name == "data.path":
             remedy = f"set --config=files, or {remedy}"
-        if model.fitting == "closed_form":
+        if model.is_closed_form:
             remedy = f"{remedy} (the configuration filters has none of these)"
         raise UserError(
             f"{name}: is for {setting.applies_to} only, and {task.name} has "

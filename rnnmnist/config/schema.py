@@ -325,9 +325,9 @@ class ModelConfig(ConfigSection):
         return self.cell in LINEAR_CELLS
 
     @property
-    def fitting(self) -> Literal["gradient", "closed_form"]:
-        """How a network with this cell is fitted to the training examples."""
-        return "closed_form" if self.cell in CLOSED_FORM_CELLS else "gradient"
+    def is_closed_form(self) -> bool:
+        """Whether only the head is fitted, in closed form, not all by gradients."""
+        return self.cell in CLOSED_FORM_CELLS
 
     @property
     def is_user_cell(self) -> bool:

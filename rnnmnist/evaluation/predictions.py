@@ -136,7 +136,7 @@ def choose_chunk(
     which chunks of large examples have fewer batches.
     """
     largest = model.execution.eval_batch_size
-    if every_step and model.config.fitting == "closed_form":
+    if every_step and model.config.is_closed_form:
         # Filters have thousands of hidden states for each example and time step.
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
         sequence_bytes = state_bytes * max(time_steps, model.input_shape[0])

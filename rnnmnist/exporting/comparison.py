@@ -111,7 +111,7 @@ def compare(
     differs = predicted != expected.argmax(axis=-1)
     # A margin says by how much the network prefers its prediction to the export's.
     margins = expected.max(axis=-1) - expected[np.arange(count), predicted]
-    uses_filters = run.config.model.fitting == "closed_form"
+    uses_filters = run.config.model.is_closed_form
     tolerance = TOLERANCE_OF_FILTERS if uses_filters else TOLERANCE
     is_close = margins <= tolerance * np.maximum(1, np.abs(expected).max(axis=-1))
     correct = None

@@ -173,7 +173,7 @@ def _add_network(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
-    if config.fitting == "closed_form":
+    if config.is_closed_form:
         hidden = add_filters(graph, params[FILTERS], values, lengths)
     else:
         hidden = _add_recurrence(graph, config, params, values, lengths)

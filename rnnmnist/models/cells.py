@@ -102,7 +102,7 @@ def make_recurrence(
     time_steps, num_features = input_shape
     features = 2 * num_features if config.differences else num_features
     recurrence: Recurrence
-    if config.fitting == "closed_form":
+    if config.is_closed_form:
         # A configuration of random filters has no windows, which `resolve` refuses.
         recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
     else:

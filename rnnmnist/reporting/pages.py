@@ -70,7 +70,7 @@ def write_report(run: Network, folder: Path) -> Report:
     result = score_split(run, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
     probabilities = softmax(run.multiplier * combined)
-    if run.config.model.fitting == "gradient" and run.record.lines:
+    if not run.config.model.is_closed_form and run.record.lines:
         pictures["curves"] = plots.learning_curves(run.record.lines)
     if len(task.classes) <= MAX_CLASSES:
         confusion = np.array(result.confusion)

@@ -101,7 +101,7 @@ def print_header(run: Run) -> None:
         write(describe_sequences(task))
     if reason is not None:
         chosen, other = "a trained network", "filters"
-        if config.model.fitting == "closed_form":
+        if config.model.is_closed_form:
             chosen, other = "random filters", "lru"
         write(f"{chosen}, {reason}; model.cell={other} chooses the other")
     if completion is not None:
@@ -169,7 +169,7 @@ def describe_validation(header: Header) -> str:
     if scores is None:
         return f"none: no sequences were held out; best is the last step, {step}"
     accuracy = format_validation(scores)
-    if header.config.model.fitting == "closed_form":
+    if header.config.model.is_closed_form:
         return accuracy
     if scores.examples < MIN_VALIDATION_EXAMPLES:
         return (

@@ -105,7 +105,7 @@ def open_run(
 
 def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
     """Checks the memory of a fit in closed form, and warns of changed settings."""
-    if run.config.model.fitting == "closed_form":
+    if run.config.model.is_closed_form:
         from rnnmnist.training.ridge import check_fit
 
         check_fit(run.config, run.dataset)
@@ -180,7 +180,7 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
     Their data and settings, and the step from which they start, must be those of
     process 0. A head in closed form is fitted by one process.
     """
-    if config.model.fitting == "closed_form" and process_count() > 1:
+    if config.model.is_closed_form and process_count() > 1:
         raise UserError(
             f"num_processes: one process fits model.cell={config.model.cell} in closed "
             f"form, not {process_count()}; start one, or train a network by "

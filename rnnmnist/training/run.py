@@ -43,7 +43,7 @@ def train_and_evaluate(
     if run.completion is None:
         progress = console.Progress(config.train, task, verbose=verbose)
         with stop_context as stop:
-            if config.model.fitting == "closed_form":
+            if config.model.is_closed_form:
                 from rnnmnist.training.closed_form import fit_in_closed_form
 
                 step = fit_in_closed_form(run, stop, progress)

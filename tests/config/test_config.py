@@ -140,7 +140,7 @@ def test_a_resolved_configuration_is_that_of_its_run(path: Path) -> None:
     """Of every configuration that is shipped, also for a run of a single step."""
     given = load_config(path)
     task = SEQUENCES if given.data.name == "files" else TASK
-    lengths = (None,) if given.model.fitting == "closed_form" else (None, 1)
+    lengths = (None,) if given.model.is_closed_form else (None, 1)
     for num_steps in lengths:
         if num_steps is not None:
             given = given.replace({"train.num_steps": num_steps})
