@@ -38,7 +38,7 @@ from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.runtime.devices import make_cpu_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -346,7 +346,7 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each row."""
     run = Network(Record(workdir), "best")
     _, _, examples = load_split(run)
-    network = run.on(make_cpu_mesh())
+    network = run.on(make_device_mesh("cpu"))
     predicted = network.probabilities(examples, every_step=True).argmax(axis=-1)
     is_correct = predicted == examples.labels[:, None]
     return {

@@ -23,7 +23,7 @@ from rnnmnist.exporting.comparison import (
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.writing import write_folder, write_json
-from rnnmnist.runtime.devices import make_cpu_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def write_exports(
     """
     folder = parse_folder(output, "output")
     names = _check_formats(format, folder, force=force)
-    network = run.on(make_cpu_mesh())
+    network = run.on(make_device_mesh("cpu"))
     task, split, examples = _load_examples(run)
     certify = functools.partial(
         compare,

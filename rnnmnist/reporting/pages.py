@@ -23,7 +23,7 @@ from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
-from rnnmnist.runtime.devices import make_cpu_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
@@ -57,7 +57,7 @@ def write_report(run: Network, folder: Path) -> Report:
     pictures: dict[str, bytes] = {}
     network = None  # the network is not the one that predicted a left-out example
     if logits is None:
-        network = run.on(make_cpu_mesh())
+        network = run.on(make_device_mesh("cpu"))
         if run.config.model.bidirectional:
             logits = network.logits(examples)
         else:

@@ -44,24 +44,18 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     return _build_mesh(chosen, grid)
 
 
-def make_device_mesh() -> Mesh:
+def make_device_mesh(backend: str | None = None) -> Mesh:
     """Returns the mesh of one device of this process, for predictions.
+
+    It is a device of the backend, unless jax may not use that. On the backend `cpu`,
+    products of matrices have the precision of float32 by default.
 
     If jax has no devices yet, the CPU is split as for a run, since one may follow.
     """
     _split_cpu(None, is_ensemble=True)
-    return _build_mesh(_local_devices()[:1], (1, 1))
-
-
-def make_cpu_mesh() -> Mesh:
-    """Returns the mesh of one CPU device; of another one if jax may not use the CPU.
-
-    On a CPU, products of matrices have the precision of float32 by default.
-    """
-    _split_cpu(None, is_ensemble=True)
     try:
-        devices = jax.local_devices(backend="cpu")
-    except RuntimeError:  # such as by JAX_PLATFORMS=cuda
+        devices = jax.local_devices(backend=backend)
+    except (RuntimeError, AssertionError):  # such as by JAX_PLATFORMS=cuda
         devices = _local_devices()
     return _build_mesh(devices[:1], (1, 1))
 

@@ -38,7 +38,7 @@ from rnnmnist.exporting.comparison import (
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_cpu_mesh
+from rnnmnist.runtime.devices import make_device_mesh
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
@@ -149,7 +149,7 @@ def test_an_export_predicts_as_its_network(
     features = 1 if "one feature" in name else 3
     workdir, paths = save(tmp_path, NETWORKS[name], data_dir, features)
     run = Network(Record(workdir), "best", paths)
-    network = run.on(make_cpu_mesh())
+    network = run.on(make_device_mesh("cpu"))
     _, _, examples = load_split(run)
     inputs = exported_inputs(run, examples)
     logits = network.calibrated_logits(examples)
@@ -237,7 +237,7 @@ def test_every_format_is_compared_and_replaced_with_force(
     printed = capsys.readouterr().out
     run = Network(Record(workdir), "best", paths)
     task, split, examples = load_split(run)
-    logits = run.on(make_cpu_mesh()).logits(examples)
+    logits = run.on(make_device_mesh("cpu")).logits(examples)
     ensemble = score_split(run, task, split, examples, logits).ensemble
     assert ensemble is not None
     assert {path.name for path in output.iterdir()} == set(FORMATS)
@@ -280,7 +280,7 @@ def test_another_prediction_is_an_error_unless_it_is_a_tie(
         "--force",
     ]
     _, _, examples = load_split(lstm)
-    logits = lstm.on(make_cpu_mesh()).logits(examples)
+    logits = lstm.on(make_device_mesh("cpu")).logits(examples)
     second, first = logits[0, 5].argsort()[-2:]
     monkeypatch.setattr(Network, "logits", lambda *_: logits)
     logits[0, 5, second] = logits[0, 5, first] + 1e-5
