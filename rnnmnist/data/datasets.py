@@ -1,6 +1,7 @@
 """Data sets by their names, with the examples of each split."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.image_sets import embedded_images, image_task
-from rnnmnist.errors import prefix_errors
+from rnnmnist.errors import UserError, prefix_errors
 
 
 class Source(NamedTuple):
@@ -24,43 +25,45 @@ class Source(NamedTuple):
     load: Callable[[DataConfig], Dataset]
 
 
-def open_source(config: DataConfig) -> Source:
-    """Reads sequences; images are not read before they are loaded."""
-    if config.name != "files":
-        return Source(image_task(config).examples["train"], load)
-
-    from rnnmnist.data.sequences import reading  # imports pyarrow
-
-    path, sequences = reading.read_path(config, config.feature_names)
-
-    def load_sequences(config: DataConfig) -> Dataset:
-        with prefix_errors(path):
-            return reading.to_dataset(path.stem, sequences, config)
-
-    return Source(sequences.count_training(), load_sequences)
-
-
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     """Loads every split of a data set, which TFDS prepares if it is not yet.
 
     Sequences have the normalization and the classes of a trained task, if one is given.
     """
-    if config.name == "files":
-        from rnnmnist.data.sequences import reading  # imports pyarrow
+    return open_source(config, trained).load(config)
 
-        wanted = config.feature_names if trained is None else trained.feature_names
-        path, sequences = reading.read_path(config, wanted)
+
+def open_source(config: DataConfig, trained: Task | None = None) -> Source:
+    """Reads sequences; images are not read before they are loaded."""
+    if config.name != "files":
+        return Source(image_task(config).examples["train"], _load_images)
+
+    from rnnmnist.data.sequences import reading  # imports pyarrow
+
+    wanted = config.feature_names if trained is None else trained.feature_names
+    if config.path is None:
+        raise UserError(
+            "data.path: name your sequences with data.path=PATH, "
+            f"{reading.SEQUENCE_FORMATS}"
+        )
+    path = Path(config.path)
+    sequences = reading.read(path, config.roles, wanted)
+
+    def load_sequences(config: DataConfig) -> Dataset:
         with prefix_errors(path):
             return reading.to_dataset(path.stem, sequences, config, trained)
 
-    task = image_task(config)
+    return Source(sequences.count_training(), load_sequences)
+
+
+def _load_images(config: DataConfig) -> Dataset:
     if config.name == "mnist5k":
         splits = {
             split: Examples(images, labels=labels.astype(np.int32))
             for split, (images, labels) in embedded_images().items()
         }
-        return Dataset(task, splits)
+    else:
+        from rnnmnist.data.images import load_splits  # TFDS takes two seconds to import
 
-    from rnnmnist.data.images import load_splits  # TFDS takes two seconds to import
-
-    return Dataset(task, load_splits(config))
+        splits = load_splits(config)
+    return Dataset(image_task(config), splits)

@@ -192,19 +192,6 @@ def read_sequences(
     return inputs, y, sequences.groups, sequences.ids
 
 
-def read_path(config: DataConfig, wanted: Sequence[str]) -> tuple[Path, Sequences]:
-    """Reads a user's sequences, whose path must be given.
-
-    Of a table, the `wanted` features are read.
-    """
-    if config.path is None:
-        raise UserError(
-            f"data.path: name your sequences with data.path=PATH, {SEQUENCE_FORMATS}"
-        )
-    path = Path(config.path)
-    return path, read(path, config.roles, wanted)
-
-
 def to_dataset(
     name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
 ) -> Dataset:
