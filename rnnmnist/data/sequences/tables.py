@@ -1,7 +1,5 @@
 """Reads tables: a row for each time step of a sequence."""
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,21 +54,20 @@ def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, 
 
     If the wanted features have names, these alone are read, as by the other functions.
     """
-    with (
-        pa.input_stream(path) as stream,  # decompressed, if the name says so
-        io.TextIOWrapper(stream, "utf-8-sig", newline="") as file,
-    ):
-        header = next(filter(None, csv.reader(file)), [])  # the first line with cells
+    # With threads, Arrow does not say which row has another number of cells.
+    reading = pyarrow.csv.ReadOptions(use_threads=False)
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    with pyarrow.csv.open_csv(path, reading, parsing) as reader:
+        header = reader.schema.names
     columns = _choose_columns([name.strip() for name in header], roles, wanted)
     # Arrow knows the columns by their names in the file, with spaces around them.
     names_in_file = {name.strip(): name for name in header}
     read_names = [names_in_file[name] for name in columns.values()]
     table = pyarrow.csv.read_csv(
         path,
-        # With threads, Arrow does not say which row has another number of cells.
-        pyarrow.csv.ReadOptions(use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
+        reading,
+        parsing,
+        pyarrow.csv.ConvertOptions(
             include_columns=read_names,
             column_types=dict.fromkeys(read_names, pa.string()),
         ),

@@ -419,7 +419,8 @@ WRONG_TS = [
     ("5:6:bird", "5:1_6:bird", "line 11: a value contains an underscore"),
 ]
 WRONG_CSV = [
-    ("sequence, time,0,1,label", "sequence;time", "has the columns ['sequence;time'];"),
+    (CSV, CSV.replace(",", ";"), "has the columns ['sequence; time;0;1;label'];"),
+    (CSV, "", "cannot be read (ArrowInvalid: Empty CSV file); save it again"),
     (CSV[CSV.index("a,0") :], "", "has no rows"),
     ("sequence,", "sequnce,", ": has the columns ['sequnce', 'time',"),
     (",label", ",lable", "row 1: the column lable has 'cat'; allowed are numbers"),
