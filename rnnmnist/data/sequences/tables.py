@@ -36,10 +36,7 @@ NUMBERS = (
     "numbers with a decimal point, and an empty cell or nan where missing; leave out "
     "texts by data.features, or name labels and groups by data.columns"
 )
-TIMES = (
-    "numbers of at most 64 bits, or times such as 2026-05-01 12:00, all or none with "
-    "offset"
-)
+TIMES = "numbers or times such as 2026-05-01 12:00, all or none with offset"
 TEXTS = (
     "texts and whole numbers of 64 bits; divide other numbers into classes, as by "
     "np.digitize; leave out sequences without a label, or classify them with rnnmnist "
@@ -130,7 +127,9 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     """
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
-    cells = {role: _Column(name, table[name]) for role, name in columns.items()}
+    cells = {
+        role: _Column(name, _decode(table[name])) for role, name in columns.items()
+    }
     for column in cells.values():
         if pa.types.is_nested(column.values.type):
             raise column.refusal(0, "one number or text in each row")
@@ -161,13 +160,8 @@ class _Column(NamedTuple):
         Floats have to be whole numbers, as pandas makes of integers in a merge.
         """
         values = self.values
-        kind = _type_of_cells(values)
-        if pa.types.is_floating(kind):
-            numbers = values.cast(kind).to_numpy().astype(np.float64)
-            is_whole = (np.rint(numbers) == numbers) & (np.abs(numbers) < 2.0**63)
-            if not is_whole.all():
-                raise self.refusal(int(is_whole.argmin()), TEXTS)
-            values = pa.chunked_array([numbers.astype(np.int64)])
+        if pa.types.is_floating(values.type):
+            values = self.cast(values, (pa.int64(),), TEXTS)
         texts = _to_texts(values)
         row = pc.index(texts.is_null(), True).as_py()
         if row >= 0:
@@ -194,10 +188,9 @@ class _Column(NamedTuple):
         `codes` are the sequences of the rows.
         """
         times = self.convert(TIME_TYPES, TIMES)
-        # Beyond 64 bits, whole numbers would be rounded.
-        is_valid = np.isfinite(times) & (np.abs(times.astype(np.float64)) <= 2.0**63)
-        if not is_valid.all():
-            raise self.refusal(int(is_valid.argmin()), TIMES)
+        is_finite = np.isfinite(times)
+        if not is_finite.all():
+            raise self.refusal(int(is_finite.argmin()), TIMES)
         order = np.lexsort((times, codes))
         earlier, later = order[:-1], order[1:]
         is_equal = (codes[earlier] == codes[later]) & (times[earlier] == times[later])
@@ -207,21 +200,29 @@ class _Column(NamedTuple):
         return order
 
     def convert(self, kinds: Sequence[pa.DataType], allowed: str) -> np.ndarray:
-        """Returns the values as the first of the types to which all can be converted.
+        """Returns the values as `cast` does, except that floats are not converted.
 
-        Floats are not converted. Missing values are NaN. If there is no such type, the
-        refused value is the first one that cannot be converted to a type of all values
-        before it.
+        Missing values are NaN.
         """
         values = self.values
         if pa.types.is_floating(values.type):
             return values.to_numpy()
         if not pa.types.is_primitive(values.type):
             values = _to_texts(values)
+        return self.cast(values, kinds, allowed).to_numpy()
+
+    def cast(
+        self, values: pa.ChunkedArray, kinds: Sequence[pa.DataType], allowed: str
+    ) -> pa.ChunkedArray:
+        """Returns values as the first of the types to which all can be converted.
+
+        If there is no such type, the refused value is the first one that cannot be
+        converted to a type of all values before it.
+        """
         for kind in kinds:
             converted = _try_cast(values, kind)
             if converted is not None:
-                return converted.to_numpy()
+                return converted
         row = -1
         while kinds:
             row += 1
@@ -251,19 +252,19 @@ def _try_cast(values: Any, kind: pa.DataType) -> Any:
 
 def _to_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns the texts of a column, stripped, and null where a value is missing."""
-    kind = _type_of_cells(values)
-    if pa.types.is_dictionary(values.type):
-        # Arrow converts the categories of polars to texts only in this way.
-        values = values.cast(pa.dictionary(pa.int32(), pa.string()))
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(values.type):
         texts = pc.utf8_capitalize(texts)  # as Python and pandas write them
     is_missing = pc.is_in(texts, pa.array(["", "nan"]))
     return pc.if_else(is_missing, None, texts)
 
 
-def _type_of_cells(values: pa.ChunkedArray) -> pa.DataType:
-    """Returns the type of the texts or numbers in a column, also of categories."""
-    if pa.types.is_dictionary(values.type):
-        return values.type.value_type
-    return values.type
+def _decode(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the texts or numbers of a column, also of categories."""
+    if not pa.types.is_dictionary(values.type):
+        return values
+    kind = values.type.value_type
+    if pa.types.is_string_view(kind):  # Arrow cannot decode the texts of polars
+        kind = pa.string()
+        values = values.cast(pa.dictionary(pa.int32(), kind))
+    return values.cast(kind)

@@ -430,7 +430,12 @@ WRONG_CSV = [
         '"b\n2",7,5',
         "Row #3: Expected 5 columns, got 3: ",
     ),
-    ("b,7,5", f"b,{2**63 + 2**11},5", f"row 2: the column time has '{2**63 + 2**11}'"),
+    (
+        "b,7,5",
+        f"b,{2**64},0,0,bird\nb,{2**64 + 1},5",  # equal as floats
+        f"row 3: the column time has '{2**64 + 1}'; allowed are different times",
+    ),
+    ("b,7,5", "b,inf,5", "row 2: the column time has 'inf'; allowed are numbers or"),
     ("b,7,5", "b,2026-05-01,5", "row 2: the column time has '2026-05-01'"),
     ("6,bird", "6,", "row 2: the column label has ''; allowed are texts"),
     (
