@@ -11,7 +11,7 @@ class Moments:
     """The number, mean and sum of squared deviations of each feature's values.
 
     Those of the differences over time follow. They are of the sequences in training,
-    int [n]; the lowest and the highest values are of all sequences.
+    int [n]; the largest absolute values are of all sequences.
     """
 
     def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
@@ -20,7 +20,7 @@ class Moments:
         self.is_training = np.isin(np.arange(examples), training)
         self.number, self.mean, self.squares = np.zeros((3, 2 * features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
-        self.low, self.high = np.full((2, features), [[np.inf], [-np.inf]])
+        self.largest = np.full(features, np.nan)
 
     def add(self, part: slice, rows: np.ndarray, ends: np.ndarray) -> None:
         """Adds some of the sequences.
@@ -33,8 +33,7 @@ class Moments:
             American Statistician 37(3), 1983.
         """
         rows = rows.astype(np.float64)
-        self.low = np.fmin(self.low, np.fmin.reduce(rows))
-        self.high = np.fmax(self.high, np.fmax.reduce(rows))
+        self.largest = np.fmax(self.largest, np.fmax.reduce(np.abs(rows)))
         differences = np.diff(rows, axis=0, prepend=np.nan)
         differences[np.cumsum(ends)[:-1]] = np.nan  # from one sequence to the next
         values = np.concatenate([rows, differences], axis=1)
@@ -77,6 +76,6 @@ class Moments:
         std, changes = np.split(np.sqrt(variances), 2)
         mean = self.mean[: len(std)]
         std[std <= 4 * self.rounding * np.abs(mean)] = 1
-        largest = np.fmax(np.abs(self.low), np.abs(self.high))
-        changes = np.where(changes <= 4 * self.rounding * largest, 1, changes / std)
+        is_constant = changes <= 4 * self.rounding * self.largest
+        changes = np.where(is_constant, 1, changes / std)
         return (tuple(values.tolist()) for values in (mean, std, changes))

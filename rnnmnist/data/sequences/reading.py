@@ -264,8 +264,9 @@ def _prepare_training(
         mean, std, changes = moments.normalization
         task = replace(task, mean=mean, std=std, difference_std=changes)
         normalization = Normalization.create(task, config.missing)
-        if normalization.find_invalid(np.stack([moments.low, moments.high])):
-            # This names the value that an evaluation would refuse after the training.
+        if normalization.find_invalid(np.stack([-moments.largest, moments.largest])):
+            # This names the value that an evaluation would refuse after the training,
+            # if there is one.
             read_values(sequences, normalization)
     _warn_of_splits(sequences, splits)
     _warn_of_values(sequences, moments)
