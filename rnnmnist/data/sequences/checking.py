@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.errors import UserError, format_value, suggest_name, summarize_error
+from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
@@ -173,14 +173,11 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
-    try:
+    with prefix_errors(
+        "inputs", "pass arrays [time, features] with as many features in each"
+    ):
         lengths = np.array(list(map(len, arrays)))
         return pad(np.concatenate(arrays), lengths), lengths
-    except (ValueError, TypeError) as error:  # such as other numbers of features
-        raise UserError(
-            f"inputs: {summarize_error(error)}; pass arrays [time, features] with as "
-            "many features in each"
-        ) from error
 
 
 def are_names(features: Sequence[str]) -> bool:
@@ -235,12 +232,10 @@ def _array(
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     refuse_masked(name, values)
-    try:
+    with prefix_errors(name, "pass one array"):  # not lists of unequal lengths
         array = np.asarray(values)  # a view, if it is a memory map
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores texts as objects
-    except (ValueError, TypeError) as error:  # such as lists of unequal lengths
-        raise UserError(f"{name}: {summarize_error(error)}") from error
     if array.dtype.kind not in kinds:
         raise UserError(
             f"{name}: is {format_value(str(array.dtype))}; allowed are {KINDS[kinds]}"
@@ -254,13 +249,13 @@ def _array(
 
 
 def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    values, inverse = np.unique(labels, return_inverse=True)
-    names = [str(value) for value in values]
+    texts = labels.astype(str)
+    names = np.unique(texts).tolist()
     are_integers = all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names)
     classes = sorted(names, key=int if are_integers else str)
     positions = {name: index for index, name in enumerate(classes)}
-    indices = np.array([positions[name] for name in names], np.int32)
-    return indices[inverse], tuple(classes)
+    indices = [positions[text] for text in texts.tolist()]
+    return np.array(indices, np.int32), tuple(classes)
 
 
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

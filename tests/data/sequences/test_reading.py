@@ -301,7 +301,7 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"inputs": INPUTS * 1j}, "inputs: is 'complex64'"),
-        ({"inputs": [[1, 2], [3]]}, "inputs: ValueError: setting an array element"),
+        ({"inputs": [[1, 2], [3]]}, "inputs: .*ValueError: setting an array element"),
         ({"inputs": [[], [], []], "lengths": None}, r"^inputs: .*\(3, 0\)"),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\)"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
