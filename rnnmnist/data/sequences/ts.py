@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.data.sequences.checking import pad
 from rnnmnist.errors import UserError, format_value, prefix_errors
 
 CASE = "write numbers, as many in each dimension, and ? or nan where one is missing"
@@ -40,10 +39,8 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
             split.append(part)
     if not cases:
         raise UserError("has no cases; write one on each line after @data")
-    lengths = np.array([len(case) for case in cases])
     return {
-        "inputs": pad(np.concatenate(cases), lengths),
-        "lengths": lengths,
+        "inputs": cases,
         "labels": labels if classes else None,
         "split": split if is_pair else None,
     }
@@ -81,10 +78,7 @@ def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
             f"the label is {format_value(label)}; allowed are the classes of "
             f"@classLabel, {format_value(' '.join(classes))}"
         )
-    columns = []
     if "_" in "".join(dimensions):  # which float() would ignore
         raise UserError("a value contains an underscore; remove it")
-    for dimension in dimensions:
-        cells = map(str.strip, dimension.split(","))
-        columns.append([float("nan" if cell == "?" else cell) for cell in cells])
-    return np.array(columns).T, label
+    cells = [dimension.replace("?", "nan").split(",") for dimension in dimensions]
+    return np.array(cells, np.float64).T, label
