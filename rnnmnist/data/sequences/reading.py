@@ -1,9 +1,8 @@
 """Reads a user's sequences, and makes a data set of them."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,22 +50,6 @@ READABLE = (
     "is compressed"
 )
 ONE_TYPE = "pass a table with one type in a column; as .astype(str), it shows the row"
-
-
-@contextlib.contextmanager
-def open_npz(path: Path) -> Iterator[NpzFile]:
-    """Opens a .npz file, of which no array is unpickled.
-
-    Of a file that is no archive, `np.load` would suggest to unpickle it.
-    """
-    with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
-        yield file
-
-
-def read_npz(path: Path) -> dict[str, Any]:
-    """Reads the arrays of a .npz file."""
-    with open_npz(path) as file:
-        return _load_arrays(file.files, file.__getitem__)
 
 
 def read_folder(path: Path) -> dict[str, Any]:
@@ -117,7 +100,12 @@ def read(
             case "folder":
                 arrays = read_folder(path)
             case ".npz":
-                arrays = read_npz(path)
+                # Of a file that is no archive, `np.load` would suggest to unpickle it.
+                with (
+                    path.open("rb") as stream,
+                    NpzFile(stream, allow_pickle=False) as file,
+                ):
+                    arrays = _load_arrays(file.files, file.__getitem__)
             case ".ts":
                 arrays = read_ts(path, pair=pair)
             case ".csv" | ".gz":
