@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import urlparse
 
 import numpy as np
 import requests
@@ -33,11 +32,13 @@ URLS = {  # folders of the original files
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
 }
-# The original files of each split, images first; the names are the same on every host.
-FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
+# The original files have the same names on every host.
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
 BLOCK = 100  # images in a record
 PREPARE_AGAIN = "delete this folder to prepare it again"
 NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
@@ -70,7 +71,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
         # The files are downloaded in turn, so that after a failure no other thread
         # writes to the folder.
-        paths = [dl_manager.download(url) for url in original_urls(self)]
+        base = URLS[self.builder_config.name]
+        paths = [dl_manager.download(base + name) for name in FILES]
         images, labels, test_images, test_labels = map(read_idx, paths)
         held_out = SIZES["validation"]
         splits = {
@@ -88,12 +90,6 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
             yield start, {"images": images[block], "labels": labels[block]}
-
-
-def original_urls(builder: MnistRows) -> list[str]:
-    """Returns the URLs of the original files."""
-    base = URLS[builder.builder_config.name]
-    return [base + name for names in FILES.values() for name in names]
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -147,8 +143,8 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
     return Examples(images, labels=labels.astype(np.int32))
 
 
-def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
-    """Returns the original files to download, from a host that must respond."""
+def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
+    """Logs that files are downloaded, if any are, from a host that must respond."""
     present: set[str] = set()
     if manual_dir is not None:
         folder = Path(manual_dir)
@@ -157,34 +153,25 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
                 f"data.manual_dir: {folder} is no folder; name the one with the files"
             )
         present = {file.name for file in folder.iterdir()}
-    missing = [
-        url
-        for url in original_urls(builder)
-        if builder.url_infos[url].filename not in present
-    ]
-    if missing:
-        try:
-            requests.head(missing[0], timeout=NETWORK_SECONDS).raise_for_status()
-        except requests.RequestException as error:
-            name = builder.builder_config.name
-            absent = ", ".join(url.removeprefix(URLS[name]) for url in missing)
-            raise MissingDataError(
-                f"data.name: {name} is not prepared in {builder.data_dir}, and "
-                f"{URLS[name]} does not respond: download {absent} from there into the "
-                "folder that data.manual_dir names; --config=embedded needs no files"
-            ) from error
-    return missing
+    missing = [name for name in FILES if name not in present]
+    if not missing:
+        return
+    name = builder.builder_config.name
+    base = URLS[name]
+    try:
+        requests.head(base + missing[0], timeout=NETWORK_SECONDS).raise_for_status()
+    except requests.RequestException as error:
+        raise MissingDataError(
+            f"data.name: {name} is not prepared in {builder.data_dir}, and {base} does "
+            f"not respond: download {', '.join(missing)} from there into the folder "
+            "that data.manual_dir names; --config=embedded needs no files"
+        ) from error
+    _logger.warning(f"downloading {name} from {base} into {builder.data_dir}")
 
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     """Prepares a data set; files that `manual_dir` does not have are downloaded."""
-    missing = missing_urls(builder, manual_dir)
-    if missing:
-        host = urlparse(missing[0]).netloc
-        _logger.warning(
-            f"downloading {builder.builder_config.name} from {host} into "
-            f"{builder.data_dir}"
-        )
+    _announce_downloads(builder, manual_dir)
     folder = Path(builder.data_dir).parent
     folder.mkdir(parents=True, exist_ok=True)
     download_config = tfds.download.DownloadConfig(

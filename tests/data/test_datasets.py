@@ -5,7 +5,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,15 @@ def originals_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataCon
     folder = tmp_path / "originals"
     folder.mkdir()
     infos = dict(images.MnistRows.url_infos)
-    for split, examples in (("train", TRAIN), ("test", TEST)):
-        arrays = (examples.stored, examples.labels.astype(np.uint8))
-        for name, array in zip(images.FILES[split], arrays, strict=True):
-            shape = np.array(array.shape, ">i4").tobytes()
-            header = bytes([0, 0, 8, array.ndim]) + shape
-            content = gzip.compress(header + array.tobytes(), 0)
-            (folder / name).write_bytes(content)
-            sha256 = hashlib.sha256(content).hexdigest()
-            url = images.URLS["mnist"] + name
-            infos[url] = type(infos[url])(len(content), sha256, name)
+    arrays = (TRAIN.stored, TRAIN.labels, TEST.stored, TEST.labels)
+    for name, array in zip(images.FILES, arrays, strict=True):
+        shape = np.array(array.shape, ">i4").tobytes()
+        header = bytes([0, 0, 8, array.ndim]) + shape
+        content = gzip.compress(header + array.astype(np.uint8).tobytes(), 0)
+        (folder / name).write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        url = images.URLS["mnist"] + name
+        infos[url] = type(infos[url])(len(content), sha256, name)
     monkeypatch.setattr(images.MnistRows, "url_infos", infos)
     return DataConfig(data_dir=str(tmp_path / "prepared"), manual_dir=str(folder))
 
@@ -158,7 +156,7 @@ def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
 def test_a_wrong_file_is_named_and_leaves_no_files(
     originals_config: DataConfig, tmp_path: Path
 ) -> None:
-    path = tmp_path / "originals" / images.FILES["test"][1]
+    path = tmp_path / "originals" / images.FILES[-1]
     path.write_bytes(b"another file")
     with pytest.raises(UserError) as error:
         datasets.load(originals_config)
@@ -197,7 +195,7 @@ def test_files_are_downloaded_from_a_host_that_is_named(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"127.0.0.1:{server.server_port}"
         infos = images.MnistRows.url_infos
-        for name in itertools.chain(*images.FILES.values()):
+        for name in images.FILES:
             infos[f"http://{host}/{name}"] = infos[images.URLS["mnist"] + name]
         monkeypatch.setitem(images.URLS, "mnist", f"http://{host}/")
         config = dataclasses.replace(originals_config, manual_dir=None)
@@ -205,7 +203,7 @@ def test_files_are_downloaded_from_a_host_that_is_named(
         server.shutdown()
     assert capsys.readouterr().out == ""
     (line,) = (text for text in caplog.messages if text.startswith("downloading"))
-    assert line.startswith(f"downloading mnist from {host} into {config.data_dir}")
+    assert line.startswith(f"downloading mnist from http://{host}/ into {tmp_path}")
     assert files(tmp_path / "prepared" / "downloads") == []
 
 
