@@ -49,27 +49,20 @@ Roles = Mapping[str, str]  # the roles of columns with other names, by their nam
 def read_csv(path: Path, roles: Roles, wanted: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a table in UTF-8, perhaps compressed, whose first line names the columns.
 
-    If the wanted features have names, these alone are read, as by the other functions.
+    If the wanted features have names, these alone are converted to numbers, as by the
+    other functions.
     """
     # With threads, Arrow does not say which row has another number of cells.
     reading = pyarrow.csv.ReadOptions(use_threads=False)
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
     with pyarrow.csv.open_csv(path, reading, parsing) as reader:
         header = reader.schema.names
-    columns = _choose_columns([name.strip() for name in header], roles, wanted)
-    # Arrow knows the columns by their names in the file, with spaces around them.
-    names_in_file = {name.strip(): name for name in header}
-    read_names = [names_in_file[name] for name in columns.values()]
-    table = pyarrow.csv.read_csv(
-        path,
-        reading,
-        parsing,
-        pyarrow.csv.ConvertOptions(
-            include_columns=read_names,
-            column_types=dict.fromkeys(read_names, pa.string()),
-        ),
+    are_texts = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string())
     )
-    return _to_arrays(table.rename_columns(list(columns.values())), columns)
+    table = pyarrow.csv.read_csv(path, reading, parsing, are_texts)
+    names = [name.strip() for name in header]
+    return read_stream(table.rename_columns(names), roles, wanted)
 
 
 def read_parquet(
