@@ -38,7 +38,7 @@ class Sequences:
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
 
-    def to_arrays(self) -> dict[str, ArrayLike]:
+    def to_arrays(self) -> dict[str, Any]:
         """Returns the arrays that `check_arrays` takes, without those that are None."""
         arrays = vars(self) | {"classes": None}
         if self.labels is not None:

@@ -175,8 +175,7 @@ def read_sequences(
     _check_roles(sequences, roles)
     padded = zip(sequences.inputs, sequences.lengths, strict=True)
     inputs = [values[:length] for values, length in padded]
-    classes, labels = np.array(sequences.classes), sequences.labels
-    y = None if labels is None else classes[labels]
+    y = sequences.to_arrays().get("labels")
     return inputs, y, sequences.groups, sequences.ids
 
 
