@@ -75,13 +75,11 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         paths = [dl_manager.download(base + name) for name in FILES]
         images, labels, test_images, test_labels = map(read_idx, paths)
         held_out = SIZES["validation"]
-        splits = {
-            "train": (images[held_out:], labels[held_out:]),
-            "validation": (images[:held_out], labels[:held_out]),
-            "test": (test_images, test_labels),
-        }
+        generate = self._generate_examples
         return {
-            split: self._generate_examples(*arrays) for split, arrays in splits.items()
+            "train": generate(images[held_out:], labels[held_out:]),
+            "validation": generate(images[:held_out], labels[:held_out]),
+            "test": generate(test_images, test_labels),
         }
 
     def _generate_examples(
