@@ -82,17 +82,14 @@ def open_batches(
         yield BatchSource(gather, updates)
 
 
-def to_batch(
-    examples: Examples, indices: slice | np.ndarray, sharding: Sharding
-) -> Batch:
+def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Batch:
     """Copies examples with stored inputs to the devices.
 
     The leading axes of the arrays are those of the indices.
     """
     labels = examples.labels[indices]
-    positions = indices.ravel() if isinstance(indices, np.ndarray) else indices
     # Rows are gathered faster than images of [28, 28].
-    inputs = examples.take(positions).reshape(*labels.shape, -1)
+    inputs = examples.take(indices.ravel()).reshape(*labels.shape, -1)
 
     def put(array: np.ndarray | None) -> jax.Array | None:
         return None if array is None else device_put(array[indices], sharding)
@@ -114,7 +111,7 @@ def _device_gatherer(
     examples: Examples, config: RunConfig, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     whole = replicated_sharding(mesh)
-    split = to_batch(examples, slice(None), whole)
+    split = to_batch(examples, np.arange(len(examples)), whole)
     seeds = device_put(np.asarray(config.seeds, np.uint32), seeds_sharding(mesh))
 
     @functools.lru_cache(1)  # several events can fall into a chunk
