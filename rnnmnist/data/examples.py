@@ -229,17 +229,16 @@ class Examples(Inputs):
         return self.select(np.argsort(self.groups, kind="stable"))
 
     def select(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions.
+        """Returns the examples at some positions, int [n].
 
         The fields in `SHARED` describe all stored examples, so the result shares them.
         Every other field has one entry for each example, and is indexed.
         """
-        indices = np.arange(len(self)) if self.indices is None else self.indices
-        selected: dict[str, Any] = {"indices": indices[positions]}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None and field.name not in (*SHARED, "indices"):
-                selected[field.name] = value[positions]
+        # If these examples are a selection themselves, the loop replaces the indices.
+        selected: dict[str, Any] = {"indices": positions}
+        for name, value in vars(self).items():
+            if value is not None and name not in SHARED:
+                selected[name] = value[positions]
         return dataclasses.replace(self, **selected)
 
 
