@@ -364,7 +364,7 @@ def test_what_fit_sets(
 
 # A program with the handlers of a service. Its arrays are those of this file.
 SERVICE = """
-import logging, os, signal, sys
+import logging, os, pickle, signal, sys
 import numpy as np
 import rnnmnist, rnnmnist.errors
 
@@ -426,9 +426,11 @@ def test_a_forked_child_is_told_to_load_after_the_fork(
     """Whether it uses the parent's network, loads one itself, or trains."""
     program = f"""{SERVICE}
 model = rnnmnist.load(sys.argv[2])
+content = pickle.dumps(model)
 calls = {{
     "classify": lambda: model.classify(inputs),
     "start": model.start,
+    "unpickled": lambda: pickle.loads(content).classify(inputs),
     "load": lambda: rnnmnist.load(sys.argv[2]),
     "fit": lambda: fit(20),
 }}
@@ -450,7 +452,8 @@ print(model.classify(inputs).shape)
     )
     assert finished.returncode == 0, finished.stderr
     *refused, last = finished.stdout.splitlines()
-    assert [line.split()[0] for line in refused] == ["classify", "start", "load", "fit"]
+    calls = ["classify", "start", "unpickled", "load", "fit"]
+    assert [line.split()[0] for line in refused] == calls
     assert all("load networks after the fork" in line for line in refused)
     assert last == "(40, 2)"
     assert not unused.exists()
