@@ -12,7 +12,7 @@ from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
 from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
-from rnnmnist.runs.records import Record
+from rnnmnist.runs.records import Record, save_network
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.devices import make_mesh
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Model(Network):
     """A trained network, or an ensemble.
 
-    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. A pickle contains
-    the network, without the data and the log of its run. What the reference does not
-    list is internal.
+    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. A pickle or a copy
+    contains the network, without the data and the log of its run. What the reference
+    does not list is internal.
 
     Attributes:
         workdir: the folder of the run; None if it is in memory only.
@@ -51,15 +51,17 @@ class Model(Network):
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles the checkpoint alone, which any process opens without devices."""
         record = Record()
-        record.save(self.header, self.params, state=None)
+        header = self.record.headers[self.checkpoint_step]  # names no file of the run
+        record.save(header, self.params, state=None)
         return Model, (record, self.selector, self.settings)
 
     @errors_as_failures()
     def save(self, folder: str | Path) -> None:
         """Saves the network in a folder, which `rnnmnist.load` and all commands open.
 
-        The folder contains the parameters and the settings. A training cannot go on in
-        it, and `evaluate`, `report` and `export` need data that you name.
+        The folder contains the parameters and the settings, without the data. A
+        training cannot go on in it. To `evaluate` and `report` a network on sequences,
+        name data; `export` compares on drawn sequences without them.
 
         Args:
             folder: a folder without checkpoints, which need not exist.
@@ -68,9 +70,8 @@ class Model(Network):
             UserError: if the folder has checkpoints, or cannot be written.
             RunError: if the disk is full.
         """
-        from rnnmnist.runs.records import save_network  # imports orbax
-
-        save_network(parse_folder(folder, "folder"), self.header, self.params)
+        header = self.record.headers[self.checkpoint_step]  # names no file of the run
+        save_network(parse_folder(folder, "folder"), header, self.params)
 
     @errors_as_failures()
     def predict(self, image: str | Path | bytes | np.ndarray) -> "Prediction":
@@ -171,8 +172,9 @@ class Model(Network):
                 was held out, it is the leave-one-out predictions of random filters, and
                 `train` of a trained network.
             inputs: images, or sequences, as for `classify`, in place of the data of the
-                run. Sequences of the training have the splits that they had in it, and
-                others are of the split `test`.
+                run. They are of the split `test`, unless they are the whole data of the
+                training, or a table with a column `split`. Parts of the training data
+                are not recognized: their accuracy is too high.
             labels: the classes of the inputs, as for `rnnmnist.fit`; None for a table,
                 which has them in a column.
             lengths: int [n], the time steps before the padding of each sequence.
@@ -192,9 +194,9 @@ class Model(Network):
         from rnnmnist.evaluation.splits import load_evaluated
 
         dataset = None
-        if inputs is not None or labels is not None:
+        arrays = {"labels": labels, "lengths": lengths, "groups": groups}
+        if any(array is not None for array in (inputs, *arrays.values())):
             data = self.config.data
-            arrays = {"labels": labels, "lengths": lengths, "groups": groups}
             sequences = read_given(self.task, data, inputs, **arrays)
             with prefix_errors("inputs"):
                 dataset = to_dataset("inputs", sequences, data, self.task)
@@ -308,8 +310,6 @@ def load(
         "data.data_dir": data_dir,
         "data.manual_dir": manual_dir,
     }
-    from rnnmnist.runs.records import Record
-
     enable_compilation_cache()
     settings = {name: value for name, value in given.items() if value is not None}
     return Model(Record(resolve_workdir(workdir)), str(step), settings)

@@ -71,8 +71,13 @@ def test_a_report_of_a_run_in_memory_needs_a_folder(tmp_path: Path) -> None:
         model.report()
 
 
-def test_a_saved_network_is_evaluated_on_data_that_are_named(tmp_path: Path) -> None:
-    model = fit()
+@pytest.mark.parametrize("workdir", [None, "run"])
+def test_a_saved_network_is_evaluated_on_data_that_are_named(
+    tmp_path: Path, workdir: str | None
+) -> None:
+    model = fit(workdir=None if workdir is None else tmp_path / workdir)
+    with pytest.raises(rnnmnist.UserError, match=r"^data\.path: .*does not contain"):
+        pickle.loads(pickle.dumps(model)).evaluate()
     folder = tmp_path / "network"
     model.save(folder)
     before = file_times(folder)
@@ -106,6 +111,7 @@ def test_arrays_and_images_are_evaluated_without_a_file(tmp_path: Path) -> None:
     assert file_times(workdir) == before
     for wrong, message in (
         ({"labels": labels}, "^inputs: "),
+        ({"groups": labels}, "^inputs: "),
         ({"inputs": inputs}, "^inputs: labels: "),
         (
             {"inputs": inputs, "labels": ["other"] * 30},
@@ -120,6 +126,16 @@ def test_arrays_and_images_are_evaluated_without_a_file(tmp_path: Path) -> None:
     classes = digits.classify(images).argmax(axis=1)
     result = digits.evaluate(inputs=images, labels=classes)
     assert (result.split, result.correct) == ("test", 20)
+
+
+@pytest.mark.parametrize("settings", [SMALL, FILTERS], ids=["trained", "filters"])
+def test_a_feature_without_a_value_is_trained_on(settings: dict[str, Any]) -> None:
+    """It is 0 in every time step, and its deltas are, too."""
+    inputs = np.concatenate([INPUTS, np.full_like(INPUTS, np.nan)], axis=2)
+    given = settings | {"missing": "zero", "verbose": False, "differences": True}
+    with pytest.warns(rnnmnist.DataWarning, match="1 has no value in training"):
+        model = rnnmnist.fit(inputs, LABELS, **given)
+    assert np.isfinite(model.classify(inputs)).all()
 
 
 def test_an_interrupt_in_memory_says_that_nothing_is_saved(

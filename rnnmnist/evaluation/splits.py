@@ -41,8 +41,7 @@ def _load_dataset(network: Network) -> Dataset:
     if config.name == "files" and config.path is None:
         raise MissingDataError(
             f"data.path: {network.workdir or 'the network'} does not contain the "
-            "sequences of the training; name them, or others, with data.path=PATH (in "
-            "Python, also by inputs)"
+            "sequences of the training; name them, or others, with data.path=PATH"
         )
     if config.path is not None and not Path(config.path).exists():
         raise MissingDataError(

@@ -52,7 +52,8 @@ class Record:
         headers: the headers of the kept checkpoints by their steps, ascending.
         damaged: the steps of checkpoints with damaged files, which have no header.
         params: the evaluated parameters of checkpoints by their steps, as NumPy arrays
-            with a leading ensemble axis; of those that this process has saved or read.
+            with a leading ensemble axis. Only checkpoints that this process has saved
+            or read are present.
         state: the arrays of the training at the newest step, for a resume; None if this
             process has neither saved nor read them. Of a fit in closed form, they are
             the logits `left_out` of its leave-one-out predictions, float64 [ensemble,
@@ -198,10 +199,12 @@ class Record:
         folder = self._written
         if folder is None or (self.step and (folder / ARRAYS).exists()):
             return
-        with write_folder(folder / ARRAYS, folder / UNFINISHED) as new:
-            for name, array in arrays.items():
-                np.save(new / f"{name}.npy", array, allow_pickle=False)
-        remove_unfinished(folder)
+        try:
+            with write_folder(folder / ARRAYS, folder / UNFINISHED) as new:
+                for name, array in arrays.items():
+                    np.save(new / f"{name}.npy", array, allow_pickle=False)
+        finally:
+            remove_unfinished(folder)
 
     def save_result(self, result: Result) -> None:
         """Writes the file of a result. A read-only workdir causes a warning."""

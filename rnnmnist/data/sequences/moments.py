@@ -20,7 +20,7 @@ class Moments:
         self.is_training = np.isin(np.arange(examples), training)
         self.number, self.mean, self.squares = np.zeros((3, 2 * features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
-        self.largest = np.full(features, np.nan)
+        self.largest = np.zeros(features)
 
     def add(self, part: slice, rows: np.ndarray, ends: np.ndarray) -> None:
         """Adds some of the sequences.
