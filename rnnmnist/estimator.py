@@ -154,12 +154,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
             **self._settings_of_fit(len(labels)),
         )
-        record, last_step = model.record, model.record.step
+        last_step = model.record.step
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            losses = validation_losses(record.lines, last_step)
+            losses = validation_losses(model.record.lines, last_step)
             lowest = min(losses, key=losses.__getitem__, default=last_step)
-            model = Model(record, str(lowest), model.settings, model.dataset)
+            model = Model(model.record, str(lowest), model.settings, model.dataset)
         self.model_ = model
         self.classes_ = classes
         self.n_iter_ = math.ceil(

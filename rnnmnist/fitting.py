@@ -211,16 +211,16 @@ def _train(
 ) -> Model:
     """Trains, or resumes, a run in this process, and returns its best network.
 
-    A run in a workdir keeps the arrays.
+    A run in a workdir saves the arrays there.
     """
     folder = None if workdir is None else parse_folder(workdir)
     with open_run(request, folder, open_source) as run:
-        record, cell = run.record, run.config.model.cell
         if arrays:
-            record.save_arrays(arrays)
+            run.record.save_arrays(arrays)
         enable_compilation_cache()
         train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
-    return Model(record, "best", {"model.cell": cell}, run.dataset)
+    # The user has named the cell in this call, so its code may be imported.
+    return Model(run.record, "best", {"model.cell": run.config.model.cell}, run.dataset)
 
 
 def full_names(

@@ -51,7 +51,8 @@ class Model(Network):
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles the checkpoint alone, which any process opens without devices."""
         record = Record()
-        header = self.record.headers[self.checkpoint_step]  # names no file of the run
+        # Unlike `self.header`, the header of the record names no folder of the run.
+        header = self.record.headers[self.checkpoint_step]
         record.save(header, self.params, state=None)
         return Model, (record, self.selector, self.settings)
 
@@ -70,7 +71,8 @@ class Model(Network):
             UserError: if the folder has checkpoints, or cannot be written.
             RunError: if the disk is full.
         """
-        header = self.record.headers[self.checkpoint_step]  # names no file of the run
+        # Unlike `self.header`, the header of the record names no folder of the run.
+        header = self.record.headers[self.checkpoint_step]
         save_network(parse_folder(folder, "folder"), header, self.params)
 
     @errors_as_failures()

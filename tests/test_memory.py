@@ -23,6 +23,7 @@ from support import (
 )
 
 import rnnmnist
+from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import loop
 
@@ -160,6 +161,7 @@ def test_a_folder_hashes_no_checkpoint_again_when_it_saves(
     monkeypatch.setattr("rnnmnist.runs.checkpoints.read_arrays", None)
     model = fit(workdir=tmp_path / "run", eval_every_steps=2, keep_checkpoints=3)
     assert model.evaluate().examples == 10
+    assert model.record.lines == logs.read(tmp_path / "run")
     assert list_steps(tmp_path / "run") == [16, 18, 20]
 
 

@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint has besides its arrays."""
+    """The settings, the data set and the scores of a checkpoint, beside its arrays."""
 
     format: int = FORMAT
     step: int

@@ -35,15 +35,15 @@ def save(
 ) -> None:
     """Saves a checkpoint, and deletes outdated ones.
 
-    There is a tree of arrays for each of the items `params` and `state`. The step is
-    written in another folder, so that none is found incomplete if the process is
+    There is a tree of NumPy arrays for each of the items `params` and `state`. The step
+    is written in another folder, so that none is found incomplete if the process is
     killed.
     """
     folder = workdir / UNFINISHED / str(header.step)
     try:
         with SAVE_LOCK, _open_checkpointer() as checkpointer:
             for item, tree in arrays.items():
-                content = ocp.args.StandardSave(jax.device_get(tree))
+                content = ocp.args.StandardSave(tree)
                 checkpointer.save(folder / item, args=content)
         write_json(folder / HEADER_FILE, header)
         seal(folder)

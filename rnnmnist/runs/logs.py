@@ -108,6 +108,10 @@ def _lines(workdir: Path) -> Iterator[tuple[str, Metrics]]:
     for line in path.read_text(errors="replace").splitlines():
         # A killed run leaves an incomplete line, and a user can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
-            content = msgspec.convert(json.loads(line), dict[str, Any])
-            networks = content.get("members", [content])
-            yield line, msgspec.convert(content | {"networks": networks}, Metrics)
+            yield line, parse(msgspec.convert(json.loads(line), dict[str, Any]))
+
+
+def parse(content: dict[str, Any]) -> Metrics:
+    """Returns the metrics of a line from the content that `to_json` returns."""
+    networks = content.get("members", [content])
+    return msgspec.convert(content | {"networks": networks}, Metrics)

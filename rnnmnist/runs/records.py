@@ -1,8 +1,8 @@
-"""The record of a run: what its training hands out, and what its networks are.
+"""The record of a run: its log, checkpoints, tables and results.
 
-A training writes lines of the log, checkpoints, tables and a result into a record, and
-does not know its form. A record is in memory, and with a workdir also in the files of
-that folder, which it reads once.
+A training writes into a record, and a trained network is opened from one. Neither knows
+the form of the record: it is in memory, and with a workdir also in the files of that
+folder, which are read once.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ _logger = logging.getLogger(__name__)
 class Record:
     """The lines, checkpoints and tables of a run, in memory or also in a workdir.
 
-    What this process saves stays in memory, so that no file is read twice. Of several
-    processes, the first one writes.
+    Everything that this process saves stays in memory, so that no file is read twice.
+    Of several processes, the first one writes.
 
     Attributes:
         workdir: the folder of the run; None: the run is in memory only.
@@ -129,7 +129,7 @@ class Record:
             # If jax has no devices yet, this splits the CPU as for a run, which may
             # follow. Otherwise orbax would make a single device.
             make_device_mesh()
-            execution = Execution.create(header.config, "cpu")  # has no effect here
+            execution = Execution.create(header.config, "cpu")  # shapes are the same
             model = make_model(header.config.model, header.task, execution)
             like = abstract_ensemble(abstract_params(model), header.config.num_seeds)
             self.params[header.step] = checkpoints.read_arrays(
@@ -149,8 +149,8 @@ class Record:
     def begin(self, config: RunConfig | None) -> None:
         """Prepares the record for a training with a configuration.
 
-        Removes what a killed process has left, and moves damaged checkpoints aside.
-        None is the configuration of a complete run, which is only evaluated.
+        Removes the unfinished files of a killed process, and moves damaged checkpoints
+        aside. A complete run, which is only evaluated, has None as its configuration.
         """
         if self._written is not None:
             remove_unfinished(self._written)
@@ -168,15 +168,18 @@ class Record:
         """Adds a line to the log."""
         if self._written is not None:
             logs.append(self._written, metrics)
-        self.lines.append(metrics)
+        # As the line of a file, it has no confusion matrices, which can be large.
+        self.lines.append(logs.parse(metrics.to_json()))
 
     def save(self, header: Header, params: Params, state: Tree) -> None:
         """Saves a checkpoint, and deletes those that are no longer kept.
 
         The arrays are NumPy's, or replicated on the devices.
         """
+        params, state = jax.device_get((params, state))
         self.headers[header.step] = header
-        self.params[header.step], self.state = jax.device_get((params, state))
+        self.params[header.step] = params
+        self.state = state
         outdated = outdated_steps(self.headers.values())
         if self._written is not None:
             from rnnmnist.runs import checkpoints  # imports orbax
@@ -190,7 +193,7 @@ class Record:
     def save_table(self, name: str, table: str) -> None:
         """Writes the text of a CSV file beside the results of a run in a folder."""
         if self._written is not None:
-            path = self._written / "evaluation" / f"{name}.csv"
+            path = self._written / f"evaluation/{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, table.encode())
 
@@ -216,6 +219,18 @@ class Record:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             _logger.warning(f"the result is not recorded: {error}")
+
+    def describe_stop(self, step: int, num_steps: int) -> str:
+        """Describes a run that a signal has stopped after a step, and the remedy."""
+        if self.workdir is None:
+            return (
+                f"stopped at step {step} of {num_steps}, and nothing is saved; with a "
+                "workdir, the same call would resume"
+            )
+        saved = f"saved step {step}" if step else "before the first step"
+        return (
+            f"{saved} of {num_steps} in {self.workdir}; start the run again to resume"
+        )
 
 
 def save_network(workdir: Path, header: Header, params: Params) -> None:

@@ -59,7 +59,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
 
         If the data are others than those of the training, it has their SHA-256.
         """
-        path = result_path(self.split, self.step)
+        path = Path("evaluation", f"{self.split}-{self.step}.json")
         sha256 = self.task.sha256
         if sha256 != self.trained_on_sha256:
             path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
@@ -76,11 +76,6 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         is_calibrated = self.split == "validation" and self.multiplier != 1
         is_of_run = self.task.sha256 == self.trained_on_sha256
         return is_of_run and (is_left_out or is_calibrated)
-
-
-def result_path(split: str, step: int) -> Path:
-    """Returns the path in a workdir of a result on the data of the run."""
-    return Path("evaluation", f"{split}-{step}.json")
 
 
 def to_json(result: Result) -> dict[str, Any]:

@@ -62,16 +62,7 @@ def measure(
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
     """Raises a `StoppedError` on all processes if one of them has got a signal."""
     if number := all_max(stop.signal_number):
-        saved = f"saved step {step}" if step else "before the first step"
-        message = (
-            f"{saved} of {num_steps} in {record.workdir}; start the run again to resume"
-        )
-        if record.workdir is None:
-            message = (
-                f"stopped at step {step} of {num_steps}, and nothing is saved; with a "
-                "workdir, the same call would resume"
-            )
-        raise StoppedError(message, number)
+        raise StoppedError(record.describe_stop(step, num_steps), number)
 
 
 def decide_end(
