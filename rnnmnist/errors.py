@@ -147,8 +147,17 @@ def format_value(value: object) -> str:
 
 
 def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
-    """Returns a remedy, after the most similar one of the names if there is one."""
-    near = difflib.get_close_matches(name, names, n=1)
+    """Returns a remedy, after the most similar one of the names if there is one.
+
+    Of `train.optimizer`, the part after the last dot has to be similar, too.
+    """
+    key = name.rpartition(".")[2]
+    similar = [
+        each
+        for each in names
+        if difflib.get_close_matches(key, [each.rpartition(".")[2]])
+    ]
+    near = difflib.get_close_matches(name, similar, n=1)
     return f"did you mean {format_value(near[0])}? {remedy}" if near else remedy
 
 

@@ -219,8 +219,7 @@ def _train(
             run.record.save_arrays(arrays)
         enable_compilation_cache()
         train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
-    # The user has named the cell in this call, so its code may be imported.
-    return Model(run.record, "best", {"model.cell": run.config.model.cell}, run.dataset)
+    return Model(run.record, "best", run.config.model.named, run.dataset)
 
 
 def full_names(

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
+from rnnmnist.config.resolving import name_functions
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
 from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
+from rnnmnist.runs.checkpoint_files import without_functions
 from rnnmnist.runs.records import Record, save_network
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -52,9 +54,10 @@ class Model(Network):
         """Pickles the checkpoint alone, which any process opens without devices."""
         record = Record()
         # Unlike `self.header`, the header of the record names no folder of the run.
-        header = self.record.headers[self.checkpoint_step]
+        header = without_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
-        return Model, (record, self.selector, self.settings)
+        named = name_functions(self.config).model.named
+        return Model, (record, self.selector, {**self.settings, **named})
 
     @errors_as_failures()
     def save(self, folder: str | Path) -> None:
@@ -275,8 +278,9 @@ def load(
     workdir: str | Path = REFERENCES[0],
     step: str | int = "best",
     *,
-    cell: str | None = None,
-    path: str | Path | None = None,
+    cell: str | Callable[..., Any] | None = None,
+    network: str | Callable[..., Any] | None = None,
+    path: str | Path | Callable[..., Any] | None = None,
     columns: str | Mapping[str, str] | None = None,
     data_dir: str | Path | None = None,
     manual_dir: str | Path | None = None,
@@ -290,23 +294,26 @@ def load(
     Args:
         workdir: the folder of the run.
         step: `best`, `latest` or the number of a step.
-        cell: the `module:Class` or `FILE.py:Class` of your own cell, if the run was
-            trained with one. Its code is imported only if it is named here, not because
-            the checkpoint names it.
+        cell: your own cell, if the run was trained with one: the setting `model.cell`,
+            with its parameters. Its code is imported only if it is named here, not
+            because the checkpoint names it.
+        network: your own network, likewise: the setting `model.network`.
         path: of sequences that have moved since the training, or of others to evaluate
-            on; the setting `data.path`.
+            on; the setting `data.path`. A function that reads them has to be named
+            again, too.
         columns: the setting `data.columns` of that table, if it differs.
         data_dir: TFDS's folder, if it has moved.
         manual_dir: the folder of the original files of images, if it has moved.
 
     Raises:
-        UserError: if the folder has no such run; or if the cell is missing or not that
-            of the run; or if this process was forked from one that has trained or
-            loaded a network.
+        UserError: if the folder has no such run; or if the cell or the network is
+            missing, fails, or is not that of the run; or if this process was forked
+            from one that has trained or loaded a network.
         RunError: if the checkpoint is damaged.
     """
     given = {
         "model.cell": cell,
+        "model.network": network,
         "data.path": path,
         "data.columns": columns,
         "data.data_dir": data_dir,

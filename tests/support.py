@@ -23,7 +23,12 @@ from jax.sharding import AxisType, Mesh
 import rnnmnist
 from rnnmnist.commands import command_line
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
+from rnnmnist.config.resolving import (
+    RunConfig,
+    fill_defaults,
+    import_functions,
+    resolve,
+)
 from rnnmnist.config.schema import SETTINGS, Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch, BatchTransform, Chunk
@@ -47,6 +52,7 @@ TASK = image_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
 # Of commands whose programs are compiled in half of the time, and run slower.
 UNOPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+OWN_FUNCTIONS = "docs/functions.md"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
@@ -126,9 +132,11 @@ def model_of(
     task: Task = TASK,
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, as the CPU runs it by default."""
-    given = Config(model=config)
+    given = import_functions(Config(model=config))
     execution = Execution.create(given, "cpu")
-    return make_model(fill_defaults(given, task).model, task, execution)
+    model = make_model(fill_defaults(given, task).model, task, execution)
+    assert isinstance(model, SequenceClassifier)
+    return model
 
 
 def task_of(time_steps: int, features: int, classes: int) -> Task:
@@ -388,6 +396,15 @@ def code_blocks(page: str, language: str) -> list[str]:
     """Returns the blocks of code in a language on a page of this repository."""
     text = (REPOSITORY / page).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def write_recipes(folder: Path) -> list[str]:
+    """Writes `own.py` of the page on own functions; returns the programs after it."""
+    blocks = code_blocks(OWN_FUNCTIONS, "python")
+    programs = [block for block in blocks if "rnnmnist.train(" in block]
+    recipes = [block for block in blocks if block not in programs]
+    (folder / "own.py").write_text("\n\n".join(recipes))
+    return programs
 
 
 def run_block(

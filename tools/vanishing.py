@@ -111,6 +111,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     run = Network(Record(workdir), "best")
     network = run.on(make_device_mesh())
     config, model = run.config, network.model
+    assert isinstance(model, SequenceClassifier)
     examples = datasets.load(config.data).splits["validation"]
     view = network.view
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))

@@ -59,10 +59,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--step", default="best", metavar="N", help=help)
         for name in OPENING_SETTINGS:
             help = f"{SETTINGS[name].help}; if it differs from training"
-            if name == "model.cell":
+            if name in ("model.cell", "model.network"):
                 help = (
-                    "module:Class or FILE.py:Class of a run with a cell of your own, "
-                    "whose code runs only if it is named here"
+                    "your own class, as in training; its code runs only if it is named "
+                    "here"
                 )
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
 

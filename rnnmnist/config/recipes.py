@@ -12,9 +12,11 @@ from rnnmnist.config.files import RULE, find_config, load_config
 from rnnmnist.config.schema import (
     CLOSED_FORM_CELLS,
     KINDS_OF_TRAINING,
+    REPLACED,
     SETTINGS,
     Config,
     DataConfig,
+    is_own,
 )
 
 # Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
@@ -66,7 +68,15 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences)
         config = load_config(find_config(name))
-    return config.replace(request.settings), reason
+    # A recipe's values for AdamW, for example, do not apply to an own optimizer.
+    dropped = {
+        name: declared.default
+        for function, kinds in REPLACED.items()
+        if is_own(function, request.settings.get(function))
+        for name, declared in SETTINGS.items()
+        if declared.applies_to in kinds
+    }
+    return config.replace(dropped | dict(request.settings)), reason
 
 
 # Returns the name of a shipped configuration, and the reason for the choice.

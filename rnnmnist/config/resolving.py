@@ -8,24 +8,34 @@ used, so that a run can continue on another machine.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from rnnmnist.config.functions import Function, import_function, label
 from rnnmnist.config.schema import (
+    ADAMW,
+    CROSS_ENTROPY,
     DEFAULT_BATCH,
     DEFAULT_FILTERS,
     DEFAULT_LAYERS,
     DEFAULT_STEPS,
     DEFAULT_UNITS,
     DEFAULT_UNITS_OF_SEQUENCES,
+    DEFAULT_WARMUP,
+    DEFAULT_WEIGHT_DECAY,
     GRADIENT,
+    LAYERS,
     LONG,
     LONG_WINDOW,
-    ONE_DIRECTION,
+    RECURRENCE,
+    REPLACED,
     SETTINGS,
     VALIDATED,
+    WARMUP,
     Config,
     ModelConfig,
     TrainConfig,
+    is_own,
 )
 from rnnmnist.config.settings import ConfigSection
 from rnnmnist.config.tasks import Task
@@ -33,6 +43,9 @@ from rnnmnist.errors import UserError, format_value
 
 # The annotations in these classes narrow the types of inherited fields, and say that
 # None is refused. They are no new fields: declarations and defaults are inherited.
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 class RunModelConfig(ModelConfig):
@@ -54,6 +67,8 @@ class RunModelConfig(ModelConfig):
 
         For random filters: `1,000 random filters`.
         """
+        if self.network is not None:
+            return label(self.network)
         plural = "s" if self.hidden_size > 1 else ""
         if self.is_closed_form:
             return f"{self.hidden_size:,} random filter{plural}"
@@ -64,7 +79,7 @@ class RunModelConfig(ModelConfig):
             text += " in each direction"
         if self.window > 1:
             text += f", windows of {self.window} time steps, {self.stride} apart"
-        return f"{self.cell_name} with {text}"
+        return f"{label(self.cell)} with {text}"
 
 
 class RunTrainConfig(TrainConfig):
@@ -77,6 +92,9 @@ class RunTrainConfig(TrainConfig):
     num_steps: int
     log_every_steps: int
     eval_every_steps: int
+    warmup_fraction: float
+    weight_decay: float
+    metrics: tuple[Function, ...] | None
 
 
 class RunConfig(Config):
@@ -105,10 +123,46 @@ def resolve(config: Config, task: Task) -> RunConfig:
     """
     run_config = fill_defaults(config, task)
     _refuse_settings_without_effect(config, task)
+    _refuse_loss_over_time(run_config)
     _refuse_two_lengths(config.train)
     _refuse_unknown_classes(config.train, task)
     _refuse_sizes(run_config)
     return run_config
+
+
+def import_functions(config: AnyConfig) -> AnyConfig:
+    """Returns a configuration with the functions that it names, imported.
+
+    The caller must have named them: for a configuration of a checkpoint, this would run
+    code that a stranger has chosen.
+    """
+    return _map_functions(config, import_function)
+
+
+def name_functions(config: AnyConfig) -> AnyConfig:
+    """Returns a configuration with the texts of its functions, as a file has it."""
+    return _map_functions(config, lambda _, function: str(function))
+
+
+def _map_functions(
+    config: AnyConfig, change: Callable[[str, str | Function], object]
+) -> AnyConfig:
+    changed: dict[str, object] = {}
+    for name, value in config.flat().items():
+        if is_own(name, value):
+            if SETTINGS[name].are_several:
+                changed[name] = tuple(change(name, each) for each in value)
+            else:
+                changed[name] = change(name, value)
+    return config.replace(changed)
+
+
+def functions_of(config: Config) -> list[Function]:
+    """Returns the functions of a configuration that are imported."""
+    values: list[object] = []
+    for value in config.flat().values():
+        values += value if isinstance(value, tuple) else [value]
+    return [value for value in values if isinstance(value, Function)]
 
 
 def fill_defaults(config: Config, task: Task) -> RunConfig:
@@ -135,7 +189,8 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
     is_long = task.time_steps > LONG and not is_image
     window = model.window
     if window is None:
-        window = LONG_WINDOW if is_long and not model.is_closed_form else 1
+        has_layers = not model.is_closed_form and model.network is None
+        window = LONG_WINDOW if is_long and has_layers else 1
     defaults = {
         "hidden_size": hidden_size,
         "num_layers": DEFAULT_LAYERS if model.is_linear else 1,
@@ -171,7 +226,13 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
     defaults = {
         "log_every_steps": min(100, max(10, num_steps // 100)),
         "eval_every_steps": max(1, num_steps // 10),
+        "warmup_fraction": DEFAULT_WARMUP,
+        "weight_decay": DEFAULT_WEIGHT_DECAY,
     }
+    if is_own("train.schedule", train.schedule):
+        defaults["warmup_fraction"] = 0.0
+    if is_own("train.optimizer", train.optimizer):
+        defaults["weight_decay"] = 0.0
     return RunTrainConfig(**defaults | _given(train) | filled)
 
 
@@ -191,17 +252,23 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     They may have their defaults, and what these stand for in a run.
     """
     model = config.model
+    own = {name for name in REPLACED if is_own(name, config.flat()[name])}
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
+    kinds.add(RECURRENCE)
     if not model.is_closed_form:
-        kinds |= {GRADIENT, f"{GRADIENT} on {task.noun}"}
-        if not model.bidirectional:
-            kinds.add(ONE_DIRECTION)
+        kinds |= {GRADIENT, LAYERS, CROSS_ENTROPY, ADAMW, WARMUP}
+        kinds.add(f"{GRADIENT} on {task.noun}")
         if task.examples["validation"]:
             kinds.add(VALIDATED)
-    filled = fill_defaults(Config(model=ModelConfig(model.cell)), task).flat()
+    for name in own:
+        kinds.difference_update(REPLACED[name])
+    like = {"model.cell": model.cell} | {name: config.flat()[name] for name in own}
+    if "model.network" in own:
+        like["model.cell"] = "lstm"
+    filled = fill_defaults(Config().replace(like), task).flat()
     for name, value in config.flat().items():
         setting = SETTINGS[name]
-        is_default = value in (setting.default, filled[name])
+        is_default = value in (setting.default, filled[name]) and name not in own
         if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
@@ -209,9 +276,20 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
             remedy = f"set --config=files, or {remedy}"
         if model.is_closed_form:
             remedy = f"{remedy} (the configuration filters has none of these)"
+        named = " and ".join(
+            f"{each}={config.flat()[each]}" for each in sorted(own | {"model.cell"})
+        )
         raise UserError(
             f"{name}: is for {setting.applies_to} only, and {task.name} has "
-            f"{task.noun}, with model.cell={model.cell}; {remedy}"
+            f"{task.noun}, with {named}; {remedy}"
+        )
+
+
+def _refuse_loss_over_time(config: RunConfig) -> None:
+    if config.train.loss == "every_step" and config.model.reads_whole_sequences:
+        raise UserError(
+            "train.loss: every_step needs outputs after each time step, which a "
+            "network in two directions, or of your own, does not have; remove it"
         )
 
 

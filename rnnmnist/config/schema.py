@@ -20,16 +20,16 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
+from rnnmnist.config.functions import Function
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
-    expand,
     find,
     setting,
     settings_of,
     to_python,
 )
-from rnnmnist.errors import UserError, format_value, prefix_errors
+from rnnmnist.errors import UserError, format_value
 
 # The class of each recurrent cell, by its name.
 GATED_CELLS = {
@@ -51,13 +51,26 @@ CELLS = GATED_CELLS | LINEAR_CELLS | CLOSED_FORM_CELLS
 IMAGES = "images"
 SEQUENCES = "sequences"
 PERMUTED = "data.view=permuted"
+RECURRENCE = "recurrent layers"
 GRADIENT = "training by gradients"
+LAYERS = "training recurrent layers by gradients"
 AUGMENTATION = "training by gradients on images"
-ONE_DIRECTION = "training by gradients in one direction"
 VALIDATED = "training by gradients with a validation split"
+CROSS_ENTROPY = "training by gradients with train.loss=last or every_step"
+ADAMW = "training by gradients with train.optimizer=adamw"
+WARMUP = "training by gradients with train.schedule=constant or cosine"
 LSTM = "model.cell=lstm"
 KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
-KINDS_OF_TRAINING = (GRADIENT, AUGMENTATION, ONE_DIRECTION, VALIDATED, LSTM)
+KINDS_OF_TRAINING = (
+    GRADIENT,
+    LAYERS,
+    AUGMENTATION,
+    VALIDATED,
+    CROSS_ENTROPY,
+    ADAMW,
+    WARMUP,
+    LSTM,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +85,13 @@ class DataConfig(ConfigSection):
     )
     path: str | None = setting(
         None,
-        "your sequences: a .npz, .ts, .csv or .parquet file, or a folder of .npy files",
+        "your sequences: a .npz, .ts, .csv or .parquet file, or a folder of .npy "
+        "files; FILE.py:NAME,KEY=VALUE,… is a function that returns the arrays of such "
+        "a folder, by their names",
         resume="allowed",
         applies_to=SEQUENCES,
         is_path=True,
+        functions=(),
     )
     # From Python, it can also be a mapping from roles to names.
     columns: str | None = setting(
@@ -139,6 +155,14 @@ class DataConfig(ConfigSection):
         "values that are NaN: refuse them, repeat the last value of the feature, or "
         "take 0 after the normalization",
         applies_to=SEQUENCES,
+    )
+    augment: str | Function | None = setting(
+        None,
+        "changes each training sequence at random: f(key, inputs, length) returns "
+        "inputs, [time, features]",
+        by_default="none",
+        functions=(),
+        applies_to=GRADIENT,
     )
     max_shift: int = setting(
         0,
@@ -214,8 +238,6 @@ DEFAULT_UNITS = 128
 DEFAULT_UNITS_OF_SEQUENCES = 64
 DEFAULT_FILTERS = 1000
 DEFAULT_LAYERS = 2  # in a linear recurrence
-IDENTIFIER = r"[^\W\d]\w*"  # matches a name in Python
-MODULE = rf"{IDENTIFIER}(\.{IDENTIFIER})*"
 # A run on sequences with more time steps than LONG reads windows of LONG_WINDOW.
 LONG = 500
 LONG_WINDOW = 8
@@ -227,14 +249,21 @@ class ModelConfig(ConfigSection):
 
     prefix = "model."
 
-    cell: str = setting(
+    cell: str | Function = setting(
         "lstm",
         "recurrent cell; lru is linear in the state, in residual layers; filters are "
-        "random, and only their head is fitted, in closed form; module:Class and "
-        "FILE.py:Class are Flax cells of your own, created with "
-        "features and name",
-        pattern=rf"^({'|'.join(CELLS)}|({MODULE}|.+\.py):{IDENTIFIER})\Z",
-        form=f"one of {', '.join(CELLS)}, module:Class or FILE.py:Class",
+        "random, and only their head is fitted, in closed form; a Flax cell of your "
+        "own is created with features and name",
+        functions=tuple(CELLS),
+        applies_to=RECURRENCE,
+    )
+    network: str | Function | None = setting(
+        None,
+        "a Flax module of your own in place of recurrent layers and head, created with "
+        "classes; its __call__(inputs, lengths, *, train) returns logits",
+        by_default="none",
+        functions=(),
+        applies_to=GRADIENT,
     )
     hidden_size: int | None = setting(
         None,
@@ -243,6 +272,7 @@ class ModelConfig(ConfigSection):
         f"filters, {DEFAULT_FILTERS:,}",
         ge=1,
         le=8192,
+        applies_to=RECURRENCE,
     )
     num_layers: int | None = setting(
         None,
@@ -251,7 +281,7 @@ class ModelConfig(ConfigSection):
         by_default=f"1; of lru, {DEFAULT_LAYERS}",
         ge=1,
         le=64,
-        applies_to=GRADIENT,
+        applies_to=LAYERS,
     )
     dropout: float = setting(
         0.0,
@@ -259,13 +289,13 @@ class ModelConfig(ConfigSection):
         "layer and before the head",
         ge=0,
         lt=1,
-        applies_to=GRADIENT,
+        applies_to=LAYERS,
     )
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last time step, or the mean "
         "of the hidden states of all time steps",
-        applies_to=GRADIENT,
+        applies_to=LAYERS,
     )
     window: int | None = setting(
         None,
@@ -274,7 +304,7 @@ class ModelConfig(ConfigSection):
         "steps, otherwise 1",
         ge=1,
         le=1024,
-        applies_to=GRADIENT,
+        applies_to=LAYERS,
     )
     stride: int | None = setting(
         None,
@@ -282,19 +312,20 @@ class ModelConfig(ConfigSection):
         by_default="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
-        applies_to=GRADIENT,
+        applies_to=LAYERS,
     )
     bidirectional: bool = setting(
         False,
         "whether a second recurrence, with parameters of its own, reads the sequence "
         "from its end, and the head reads both; classifies whole sequences only",
-        applies_to=GRADIENT,
+        applies_to=LAYERS,
     )
     differences: bool | None = setting(
         None,
         "whether the recurrence also reads each feature's difference from the time "
         "step before, of sequences divided by its standard deviation in training",
         by_default="False; of filters, True",
+        applies_to=RECURRENCE,
     )
     forget_bias: float = setting(
         1.0,
@@ -312,13 +343,6 @@ class ModelConfig(ConfigSection):
         applies_to=LSTM,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        module, _, name = self.cell.rpartition(":")
-        if module.endswith(".py"):
-            with prefix_errors("model.cell"):
-                object.__setattr__(self, "cell", f"{expand(module)}:{name}")
-
     @property
     def is_linear(self) -> bool:
         """Whether the recurrence is linear in its state, in residual layers."""
@@ -330,18 +354,21 @@ class ModelConfig(ConfigSection):
         return self.cell in CLOSED_FORM_CELLS
 
     @property
-    def is_user_cell(self) -> bool:
-        """Whether the cell is a class of the user's."""
-        return ":" in self.cell
+    def reads_whole_sequences(self) -> bool:
+        """Whether there are no outputs before the last time step."""
+        return self.bidirectional or self.network is not None
 
     @property
-    def cell_name(self) -> str:
-        """The name of the cell, or of the user's class."""
-        return self.cell.rpartition(":")[2]
+    def named(self) -> dict[str, Any]:
+        """The user's cell or network, by the full name of its setting."""
+        named = {"model.cell": self.cell, "model.network": self.network}
+        return {name: value for name, value in named.items() if is_own(name, value)}
 
 
 DEFAULT_BATCH = 128
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
+DEFAULT_WARMUP = 0.02
+DEFAULT_WEIGHT_DECAY = 0.1
 Weight = Annotated[float, msgspec.Meta(gt=0, le=1e38)]  # of a class
 
 
@@ -382,18 +409,20 @@ class TrainConfig(ConfigSection):
         resume="allowed",
         applies_to=GRADIENT,
     )
-    loss: Literal["last", "every_step"] = setting(
+    loss: str | Function = setting(
         "last",
         "cross-entropy after the last time step; every_step: its mean over all time "
-        "steps, with weights that increase with time",
-        applies_to=ONE_DIRECTION,
+        "steps, with weights that increase with time; your own: f(logits, labels) "
+        "returns [batch]",
+        functions=("last", "every_step"),
+        applies_to=GRADIENT,
     )
     label_smoothing: float = setting(
         0.0,
         "label fraction spread over all classes",
         ge=0,
         le=0.9,
-        applies_to=GRADIENT,
+        applies_to=CROSS_ENTROPY,
     )
     # In a run, the pairs of a mapping are those of the classes of the task.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, Weight], ...] = (
@@ -414,26 +443,37 @@ class TrainConfig(ConfigSection):
         resume="warned",
         applies_to=GRADIENT,
     )
-    schedule: Literal["constant", "cosine"] = setting(
+    schedule: str | Function = setting(
         "cosine",
-        "learning rate after the warm-up",
+        "learning rate after the warm-up; your own: f(peak, num_steps) returns a "
+        "function from the step to the learning rate",
+        functions=("constant", "cosine"),
         resume="warned",
         applies_to=GRADIENT,
     )
-    warmup_fraction: float = setting(
-        0.02,
+    warmup_fraction: float | None = setting(
+        None,
         "fraction of the steps used for linear warm-up",
+        by_default=f"{DEFAULT_WARMUP}; of your own schedule, 0",
         ge=0,
         le=1,
         resume="warned",
+        applies_to=WARMUP,
+    )
+    optimizer: str | Function = setting(
+        "adamw",
+        "optimizer of the clipped gradients; another one, of optax or your own: "
+        "f(learning_rate) returns an optax transformation",
+        functions=("adamw",),
         applies_to=GRADIENT,
     )
-    weight_decay: float = setting(
-        0.1,
+    weight_decay: float | None = setting(
+        None,
         "weight decay of AdamW; 0: Adam",
+        by_default=f"{DEFAULT_WEIGHT_DECAY}; of another optimizer, 0",
         ge=0,
         le=1e38,
-        applies_to=GRADIENT,
+        applies_to=ADAMW,
     )
     clip_norm: float = setting(
         1.0,
@@ -449,6 +489,16 @@ class TrainConfig(ConfigSection):
         "evaluated and saved; 0: no averaging",
         ge=0,
         le=0.99999,
+        applies_to=GRADIENT,
+    )
+    metrics: tuple[str | Function, ...] | None = setting(
+        None,
+        "further metrics of training and validation, joined by +: f(logits, labels) "
+        "returns [batch]",
+        by_default="none",
+        functions=(),
+        are_several=True,
+        resume="warned",  # another program rounds differently
         applies_to=GRADIENT,
     )
     log_every_steps: int | None = setting(
@@ -617,4 +667,20 @@ SETTINGS: dict[str, Setting] = {
 DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_path)
 # Settings of an open run that can differ from those of its training: data can have
 # moved, another table can have other column names, and a cell of the user's is named.
-OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell")
+OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
+# Which settings do not apply beside a function of the user, by their `applies_to`. Of
+# a recipe, their values are then dropped. If the user gives one, it is refused.
+REPLACED = {
+    "model.network": (RECURRENCE, LAYERS, LSTM),
+    "train.loss": (CROSS_ENTROPY,),
+    "train.optimizer": (ADAMW,),
+    "train.schedule": (WARMUP,),
+}
+
+
+def is_own(name: str, value: object) -> bool:
+    """Returns whether a value of a setting names a function of the user."""
+    functions = SETTINGS[name].functions
+    if functions is None or (SETTINGS[name].is_path and ".py:" not in str(value)):
+        return False
+    return value not in (None, *functions)

@@ -14,6 +14,14 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
+from rnnmnist.config.functions import (
+    FORM,
+    SEPARATOR,
+    TEXT,
+    Function,
+    find_name,
+    parse_parameters,
+)
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -57,24 +65,53 @@ class Setting(NamedTuple):
     # The runs in which it has an effect, such as `training by gradients`; None: all.
     applies_to: str | None
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
+    # The names of our functions, if its value is a function; None: it is none.
+    functions: tuple[str, ...] | None
+    are_several: bool  # whether its value is a tuple of functions
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
         """Returns a value as one of the setting's type, or raises a `UserError`.
 
-        Numbers of NumPy become those of Python, and paths absolute. Unless `strict`,
-        texts are converted to the type.
+        Numbers of NumPy become those of Python, and paths absolute. Functions of Python
+        become texts that name them. Unless `strict`, texts are converted to the type.
         """
-        if self.is_path and isinstance(value, Path):
+        if not self.are_several or value is None:
+            return self._check_one(value, strict=strict)
+        if isinstance(value, str):
+            value = SEPARATOR.split(value)
+        elif callable(value):
+            value = [value]
+        return tuple(self._check_one(each, strict=strict) for each in value)
+
+    def _check_one(self, value: Any, *, strict: bool) -> Any:
+        if isinstance(value, Path) and self.is_path:
             value = str(value)
+        if callable(value) and self.functions is not None and not self.is_path:
+            value = find_name(self.name, value)
+        if isinstance(value, Function):
+            return value
         try:
             value = msgspec.convert(to_python(value), self.kind, strict=strict)
         except msgspec.ValidationError:
             raise UserError(
                 f"{self.name}: must be {self.allowed}, not {format_value(value)}"
             ) from None
-        if self.is_path and value:
-            with prefix_errors(self.name):
+        with prefix_errors(self.name):
+            if self.functions is not None and value:
+                value = self._check_text(value)
+            elif self.is_path and value:
                 value = str(expand(value))
+        return value
+
+    def _check_text(self, value: str) -> str:
+        """Checks the text of a function, and returns it with an absolute path."""
+        named = TEXT.fullmatch(value)
+        is_file = named is not None and named["source"].endswith(".py")
+        if self.is_path and not is_file:
+            return str(expand(value))
+        parse_parameters(value)
+        if named is not None and is_file:
+            value = f"{expand(named['source'])}:{named['label']}"
         return value
 
     def parse(self, text: str) -> Any:
@@ -92,6 +129,8 @@ def setting(
     resume: Resume = "refused",
     applies_to: str | None = None,
     is_path: bool = False,
+    functions: tuple[str, ...] | None = None,
+    are_several: bool = False,
     form: str = "",
     **constraints: Any,
 ) -> Any:
@@ -103,8 +142,21 @@ def setting(
     """
     # `settings_of` adds the name and the type.
     by_default = by_default or str(default)
+    if functions is not None and not is_path:
+        form = " or ".join([*functions, FORM])
+        constraints = {"pattern": rf"^({'|'.join([*functions, TEXT.pattern])})\Z"}
     declared = Setting(
-        "", None, form, default, help, by_default, resume, applies_to, is_path
+        "",
+        None,
+        form,
+        default,
+        help,
+        by_default,
+        resume,
+        applies_to,
+        is_path,
+        functions,
+        are_several,
     )
     metadata = {"declared": declared, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
@@ -141,7 +193,9 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     constraints = field.metadata["constraints"]
     declared: Setting = field.metadata["declared"]
     can_be_none = types.NoneType in typing.get_args(kind)
-    if can_be_none:
+    if declared.functions is not None:
+        kind = str
+    elif can_be_none:
         (kind,) = set(typing.get_args(kind)) - {types.NoneType}
     allowed = declared.allowed
     if not allowed and kind in TYPES:

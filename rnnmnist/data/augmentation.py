@@ -1,7 +1,7 @@
-"""Random distortions of training images, as a pure function of a key.
+"""Random changes of training examples, as pure functions of a key.
 
-All distortions are combined into one map from output pixels to source positions, so
-each image is interpolated once.
+Of images, all distortions are combined into one map from output pixels to source
+positions, so each image is interpolated once.
 """
 
 from typing import NamedTuple
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
+
+from rnnmnist.config.functions import Function
 
 # An elastic field is noise on a lattice of GRID by GRID points, interpolated by
 # a Gaussian whose standard deviation is SIGMA lattice spacings.
@@ -87,6 +89,30 @@ def apply_warp(images: jax.Array, warp: Warp) -> jax.Array:
         return map_coordinates(image, list(source), order=1)
 
     return jax.vmap(warp_one)(images.astype(jnp.float32) / 255, warp)
+
+
+def apply_augmentation(
+    augment: Function, keys: jax.Array, inputs: jax.Array, lengths: jax.Array | None
+) -> jax.Array:
+    """Changes each example by a function of the user.
+
+    Args:
+        augment: maps a key, the inputs of an example, [time, features], and its number
+            of time steps before the padding to new inputs.
+        keys: [batch].
+        inputs: float32 [batch, time, features].
+        lengths: int32 [batch]; None: there is no padding.
+
+    Returns:
+        Inputs, float32 [batch, time, features], with 0 in the padding.
+    """
+    batch, time_steps, _ = inputs.shape
+    if lengths is None:
+        lengths = jnp.full(batch, time_steps, jnp.int32)
+    with jax.numpy_dtype_promotion("standard"):  # a process can have another one
+        changed = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
+    is_read = jnp.arange(time_steps)[None] < lengths[:, None]
+    return jnp.where(is_read[..., None], changed, 0)
 
 
 def _matrices(*entries: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ To give each example a second label:
    in `data/sequences/reading.py` for sequences.
 3. Add a field to `Batch`, and set it in `to_batch`.
 4. Read the field of the batch in `Objective.__call__` (`training/loss.py`). A
-   validation and `METRICS` see the first label only.
+   validation and `train.metrics` see the first label only.
 
 A label that does not follow from the stored data has to be read, too:
 
@@ -49,9 +49,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from rnnmnist.config.functions import Function
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
+from rnnmnist.data.augmentation import (
+    Distortions,
+    apply_augmentation,
+    apply_warp,
+    sample_warp,
+)
 from rnnmnist.data.examples import View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.runtime.mesh import BATCH, SEEDS
@@ -98,7 +104,8 @@ class BatchTransform(NamedTuple):
     shape: tuple[int, ...]  # of an example: rows and columns, or time and features
     distortions: Distortions  # limits of random distortions; by default, none
     view: View
-    has_dropout: bool  # whether the network needs keys
+    augment: Function | None  # changes the inputs of each example
+    needs_keys: bool  # whether the network draws random numbers
 
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
@@ -110,7 +117,8 @@ class BatchTransform(NamedTuple):
             shape=task.image_shape or (task.time_steps, task.features),
             distortions=Distortions(**limits),
             view=View(config.data.view, config.data.permutation),
-            has_dropout=config.model.dropout > 0,
+            augment=config.data.augment,  # type: ignore[arg-type]
+            needs_keys=config.model.dropout > 0 or config.model.network is not None,
         )
 
     def __call__(
@@ -147,13 +155,19 @@ class BatchTransform(NamedTuple):
                 )
                 values = apply_warp(values, warp)
         inputs = self.view(values)  # also scales pixels to [0, 1]
-        keys = None
-        if self.has_dropout:
+
+        def keys_of(stream: Stream) -> jax.Array:
             # A key for each example, by its position in the whole batch, so that its
-            # mask does not depend on the number of devices.
-            key = jax.random.fold_in(stream_key(seed, Stream.DROPOUT), step)
+            # random numbers do not depend on the number of devices.
+            key = jax.random.fold_in(stream_key(seed, stream), step)
             positions = shard * size + jnp.arange(size)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+            return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+
+        if self.augment is not None:
+            inputs = apply_augmentation(
+                self.augment, keys_of(Stream.AUGMENTATION), inputs, stored.lengths
+            )
+        keys = keys_of(Stream.DROPOUT) if self.needs_keys else None
         return stored._replace(inputs=inputs, keys=keys)
 
 

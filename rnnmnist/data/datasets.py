@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.functions import import_function
+from rnnmnist.config.schema import DataConfig, is_own
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.image_sets import embedded_images, image_task
@@ -46,12 +47,18 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
             "data.path: name your sequences with data.path=PATH, "
             f"{reading.SEQUENCE_FORMATS}"
         )
-    path = Path(config.path)
-    sequences = reading.read(path, config.roles, wanted)
+    path, name = config.path, Path(str(config.path)).stem
+    if is_own("data.path", path):
+        # The caller has named the function, so its code may be imported.
+        function = import_function("data.path", path)
+        sequences = reading.read_function(function, wanted)
+        name = function.function.__name__
+    else:
+        sequences = reading.read(Path(str(path)), config.roles, wanted)
 
     def load_sequences(config: DataConfig) -> Dataset:
-        with prefix_errors(path):
-            return reading.to_dataset(path.stem, sequences, config, trained)
+        with prefix_errors(str(path)):
+            return reading.to_dataset(name, sequences, config, trained)
 
     return Source(sequences.count_training(), load_sequences)
 

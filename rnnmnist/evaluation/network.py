@@ -11,17 +11,20 @@ from jax.sharding import Mesh
 from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
+from rnnmnist.config.functions import import_function, label
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.schema import is_own
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Inputs, Normalization, View
 from rnnmnist.errors import UserError, escape_unprintable, format_value
 from rnnmnist.evaluation.inputs import read_features
 from rnnmnist.evaluation.predictions import nonfinite_logits_error, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
-from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, count_params, params_sha256
 from rnnmnist.models.recurrences import Carry
+from rnnmnist.runs.checkpoint_files import warn_of_changed_files
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import ARRAYS
@@ -68,17 +71,19 @@ class Network:
     ) -> None:
         """Restores the checkpoint that is selected.
 
-        Code of the user's is imported only if the settings name it as `model.cell`,
-        never if just the checkpoint does.
+        Code of the user is imported only if the settings name it, never if just the
+        checkpoint does.
         """
         self.record = record
         self.selector = selector
         self.dataset = dataset
         header = record.select(selector)
         config = _find_files(header.config, settings, record.workdir)
-        # The paths in a configuration are absolute.
+        # The paths in a configuration are absolute, and functions are imported.
         self.settings = {name: config.flat()[name] for name in settings}
         self.header = replace(header, config=config)
+        if settings != self.settings:  # these functions were not imported before
+            warn_of_changed_files(header, config)
         self.params: Params = record.read_params(self.header)
 
     @property
@@ -141,10 +146,12 @@ class Network:
 
     def check_streams(self) -> None:
         """Raises a `UserError` if there are no outputs before the last time step."""
-        if self.config.model.bidirectional:
+        model = self.config.model
+        if model.reads_whole_sequences:
+            name = "bidirectional" if model.network is None else "network"
             raise UserError(
-                "model.bidirectional: with True, the network classifies whole "
-                "sequences only; for outputs over time, train one without it"
+                f"model.{name}: the network classifies whole sequences only; for "
+                "outputs over time, train one without this setting"
             )
 
     def on(self, mesh: Mesh) -> "Network":
@@ -161,7 +168,7 @@ class Network:
         return make_device_mesh()
 
     @functools.cached_property
-    def model(self) -> SequenceClassifier:
+    def model(self) -> Classifier:
         """The Flax module, as the platform of the mesh executes it."""
         execution = Execution.create(self.config, platform_of(self.mesh))
         return make_model(self.config.model, self.task, execution)
@@ -264,27 +271,28 @@ def _find_files(
     """Returns the configuration of a checkpoint with what the caller names.
 
     The arrays of `fit` lie in the workdir. Of other files, the caller names those that
-    have moved, and a cell of the user's, whose class has the name of
-    the run's. A cell of the package needs no name.
+    have moved, and the file of a user's cell or network.
     """
-    trained = config.model
-    if trained.is_user_cell and settings.get("model.cell") is None:
-        raise UserError(
-            f"model.cell: {workdir or 'the network'} has a cell of its own, whose code "
-            "runs only if you name it; if you trust it, set model.cell (in Python, "
-            f"cell) to {escape_unprintable(trained.cell)}"
-        )
+    trained = config
     if config.data.name == "files" and config.data.path is None and workdir is not None:
         arrays = workdir / ARRAYS
         if arrays.exists():
             config = config.replace({"data.path": str(arrays)})
     config = config.replace(settings)
-    is_same_kind = config.model.is_user_cell == trained.is_user_cell
-    if not is_same_kind or config.model.cell_name != trained.cell_name:
-        raise UserError(
-            f"model.cell: must be the {trained.cell_name} of the run, not "
-            f"{config.model.cell}"
-        )
+    for name in ("model.cell", "model.network"):
+        old, new = trained.flat()[name], config.flat()[name]
+        if isinstance(old, str) and is_own(name, old) and settings.get(name) is None:
+            raise UserError(
+                f"{name}: {workdir or 'the network'} has a {name[6:]} of its own, "
+                "whose code runs only if you name it; if you trust it, set "
+                f"{name} (in Python, {name[6:]}) to {escape_unprintable(old)}"
+            )
+        if label(old) != label(new) or is_own(name, old) != is_own(name, new):
+            raise UserError(
+                f"{name}: must be the {label(old)} of the run, not {label(new)}"
+            )
+        if is_own(name, new):
+            config = config.replace({name: import_function(name, new)})
     return config
 
 
@@ -294,7 +302,7 @@ def _step(
     carry: Carry,
     inputs: jax.Array,
     *,
-    model: SequenceClassifier,
+    model: Classifier,
 ) -> tuple[Carry, jax.Array]:
     """Returns the carry and the logits of each network after one more time step."""
     # Flax does not declare what `apply` returns.

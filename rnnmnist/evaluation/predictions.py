@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.errors import RunError
-from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -50,7 +50,7 @@ def nonfinite_logits_error(subject: str) -> RunError:
 
 @jax_defaults()
 def predict_logits(
-    model: SequenceClassifier,
+    model: Classifier,
     params: Params,
     inputs: Inputs,
     view: View,
@@ -76,7 +76,7 @@ def predict_logits(
 
 
 def compute_chunks(
-    model: SequenceClassifier,
+    model: Classifier,
     params: Params,
     inputs: Inputs,
     view: View,
@@ -123,7 +123,7 @@ def compute_chunks(
 def choose_chunk(
     inputs: Inputs,
     time_steps: int,
-    model: SequenceClassifier,
+    model: Classifier,
     shards: int,
     *,
     every_step: bool,
@@ -223,7 +223,7 @@ def predict_batches(
     batches: Batches,
     count: jax.Array,
     *,
-    model: SequenceClassifier,
+    model: Classifier,
     view: View,
     mesh: Mesh,
     every_step: bool,

@@ -72,7 +72,7 @@ def write_exports(
             certificate = certify(artefact)
             write_json(temporary / "certificate.json", certificate)
             step_certificate = None
-            if name == "onnx" and not run.config.model.bidirectional:
+            if name == "onnx" and not run.config.model.reads_whole_sequences:
                 artefact = temporary / "step.onnx"
                 writer.write_step(run, artefact)
                 step_certificate = certify(artefact)

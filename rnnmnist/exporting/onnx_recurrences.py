@@ -8,7 +8,6 @@ import numpy as np
 import onnx.parser
 
 from rnnmnist.config.resolving import RunModelConfig
-from rnnmnist.errors import UserError
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.models.filters import ORDER
 from rnnmnist.models.parameters import Params
@@ -18,34 +17,25 @@ GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) -> str:
-    """Adds a recurrent operator for [time, examples, features]; returns its states.
-
-    Raises:
-        UserError: if the cell has no operator in ONNX, as one of the user's own.
-    """
-    if config.cell not in GATES:
-        raise UserError(
-            f"format: only stablehlo supports model.cell={config.cell}; use "
-            "--format=stablehlo"
-        )
-    units = config.hidden_size
+    """Adds a recurrent operator for [time, examples, features]; returns its states."""
+    cell, units = str(config.cell), config.hidden_size
     kernels = []
     biases = []
     for side in "ih":  # Flax's names of the kernels for inputs and for the hidden state
-        layers = [params[f"{side}{gate}"] for gate in GATES[config.cell]]
+        layers = [params[f"{side}{gate}"] for gate in GATES[cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     # The hidden state, and of an LSTM the cell state.
-    count = 2 if config.cell == "lstm" else 1
+    count = 2 if cell == "lstm" else 1
     before = [graph.read_state(units) for _ in range(count)]
     attributes = {"hidden_size": units}
-    if config.cell == "gru":
+    if cell == "gru":
         # Flax's GRU multiplies by the reset gate after the matrix product.
         attributes["linear_before_reset"] = 1
     # The first axis of parameters and states is that of directions.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
     states, *after = graph.add_outputs(
-        config.cell.upper(),
+        cell.upper(),
         inputs,
         *arrays,
         "",  # all sequences of a batch have the same number of time steps

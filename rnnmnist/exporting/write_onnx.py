@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from rnnmnist.config.resolving import RunModelConfig
+from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.exporting.onnx_recurrences import (
@@ -39,8 +40,13 @@ def write(run: Network, path: Path) -> None:
     `probabilities`, float32 [examples, classes]. The metadata have the classes.
 
     Raises:
-        UserError: if the cell has no operator in ONNX, as one of the user's own.
+        UserError: if the cell or the network is the user's, for which ONNX has no
+            operator.
     """
+    for name, value in run.config.model.named.items():
+        raise UserError(
+            f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
+        )
     task = run.task
     if task.image_shape:
         graph = Graph("images", streams=False)

@@ -12,7 +12,7 @@ import numpy as np
 from rnnmnist.config.platforms import Execution
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members
-from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.jax_defaults import double_precision, jax_defaults
 from rnnmnist.runtime.mesh import map_ensemble
@@ -48,7 +48,7 @@ def write(run: Network, path: Path) -> None:
 
 def compute_logits(
     run: Network,
-    model: SequenceClassifier,
+    model: Classifier,
     examples: jax.Array,
     lengths: jax.Array | None = None,
 ) -> jax.Array:

@@ -61,7 +61,7 @@ def predict(network: Network, image: str | Path | bytes | np.ndarray) -> Predict
     """Preprocesses and classifies one image, as `Model.predict` describes."""
     check_digits(network)
     preprocessed = preprocess_image(image)
-    every_step = not network.config.model.bidirectional
+    every_step = not network.config.model.reads_whole_sequences
     inputs = Inputs(preprocessed[None])
     probabilities = network.probabilities(inputs, every_step=every_step)
     return Prediction(

@@ -10,14 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rnnmnist.config.functions import Function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import CELLS
-from rnnmnist.errors import UserError, summarize_error
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
+from rnnmnist.models.networks import check_collections, check_shape
 from rnnmnist.models.recurrences import Recurrence, ScannedCell
-from rnnmnist.models.user_cells import import_cell
 from rnnmnist.models.wrappers import (
     Bidirectional,
     Deltas,
@@ -38,43 +38,37 @@ BACKWARD = "backward_"
 
 
 def resolve_cell(config: RunModelConfig) -> CellClass:
-    """Returns the class of a cell.
-
-    If it is a user's cell, its code is imported here. So callers pass only a
-    configuration whose cell the command, or the call, has named.
+    """Returns the class of a cell; of a user's cell, the imported `Function`.
 
     Raises:
-        UserError: if a user's cell cannot be imported, created and scanned.
+        UserError: if a user's cell cannot be created and scanned.
     """
-    if not config.is_user_cell:
+    if not isinstance(config.cell, Function):
         known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
         return known
-    cell: CellClass = import_cell(config.cell)
+    cell = config.cell
     batch, hidden_size = 2, config.hidden_size
 
-    def read_time_step() -> Any:  # Flax's type of `apply` is wider
-        scanned = ScannedCell(cell(features=hidden_size, name="cell"))
+    def read_time_step() -> None:
         inputs = jnp.zeros((1, batch, 1))
+        scanned = ScannedCell(cell(features=hidden_size, name="cell"))
         variables = scanned.init(make_key(0), inputs, None, every_step=False)
         # As in training, with parameters only: initialization gives a cell a random
         # stream for whatever it asks, and lets it write any state.
         params = {"params": variables.get("params", {})}
-        return scanned.apply(params, inputs, None, every_step=False)
+        hidden = scanned.apply(params, inputs, None, every_step=False)
+        check_shape("its output", hidden, (batch, hidden_size))
+        # Outside of `nn.scan`, which hides the variables that it does not know.
+        step = nn.init(_read_first_step, cell(features=hidden_size))
+        check_collections(step(make_key(0), inputs[0]))
 
-    try:
-        hidden = jax.eval_shape(read_time_step)
-        if hidden.shape != (batch, hidden_size):
-            raise ValueError(
-                f"its output is {hidden.shape}, not {(batch, hidden_size)}"
-            )
-    except Exception as error:  # a user's class can raise anything
-        raise UserError(
-            f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
-            f"created with features={hidden_size} and scanned, without random numbers "
-            f"(as of nn.Dropout) and state other than its carry: "
-            f"{summarize_error(error)}"
-        ) from error
+    with cell.errors():
+        jax.eval_shape(read_time_step)
     return cell
+
+
+def _read_first_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
+    return cell(cell.initialize_carry(make_key(0), inputs.shape), inputs)
 
 
 def make_recurrence(

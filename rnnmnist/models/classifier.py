@@ -8,6 +8,7 @@ from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import CellClass, make_recurrence, resolve_cell
 from rnnmnist.models.dropout import Dropout
+from rnnmnist.models.networks import UserNetwork, check_network
 from rnnmnist.models.recurrences import Carry, Recurrence
 
 
@@ -22,7 +23,7 @@ class SequenceClassifier(nn.Module):
 
     Attributes:
         config: the settings of the network.
-        cell: the class of `config.cell`, which is imported before the model is made.
+        cell: the class of `config.cell`.
         input_shape: the number of time steps and of features for which parameters are
             initialized. Sequences can have another number of time steps.
         classes: the number of classes.
@@ -129,18 +130,32 @@ class SequenceClassifier(nn.Module):
         return carry, self.head(hidden)
 
 
-def make_model(
-    config: RunModelConfig, task: Task, execution: Execution
-) -> SequenceClassifier:
+# The network of a run: layers of the package, or a module of the user.
+Classifier = SequenceClassifier | UserNetwork
+
+
+def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Classifier:
     """Returns the classifier of a configuration, without parameters.
 
-    This runs the code of a user's cell. The caller must not pass a configuration whose
-    cell only a checkpoint names, which nothing checks here.
+    A user's cell or network is imported before (`import_functions`).
+
+    Raises:
+        UserError: if a user's cell or network cannot be used.
     """
-    return SequenceClassifier(
+    input_shape = (task.time_steps, task.features)
+    if config.network is None:
+        return SequenceClassifier(
+            config=config,
+            cell=resolve_cell(config),
+            input_shape=input_shape,
+            classes=len(task.classes),
+            execution=execution,
+        )
+    network = UserNetwork(
         config=config,
-        cell=resolve_cell(config),
-        input_shape=(task.time_steps, task.features),
+        input_shape=input_shape,
         classes=len(task.classes),
         execution=execution,
     )
+    check_network(network)
+    return network

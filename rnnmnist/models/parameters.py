@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
-from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.lstm import init_gate_biases
 from rnnmnist.runtime.random_streams import make_key
 
@@ -24,7 +24,7 @@ NOT_TRAINED = (DELTAS, FILTERS)
 
 
 def init_params(
-    model: SequenceClassifier, key: jax.Array, delta_std: jax.typing.ArrayLike = 1.0
+    model: Classifier, key: jax.Array, delta_std: jax.typing.ArrayLike = 1.0
 ) -> Params:
     """Initializes the parameters of one network, float32.
 
@@ -38,7 +38,7 @@ def init_params(
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
     if config.differences:  # `Deltas` has initialized the deviation as 1
         params = {**params, DELTAS: {"std": params[DELTAS]["std"] * delta_std}}
-    if config.cell == "lstm":
+    if config.cell == "lstm" and config.network is None:
         longest_memory = None
         if config.initializer == "chrono":
             time_steps, _ = model.input_shape
@@ -55,7 +55,7 @@ def init_params(
 
 
 @functools.cache  # a call traces the model, which takes 10 ms
-def abstract_params(model: SequenceClassifier) -> Params:
+def abstract_params(model: Classifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     # The key is abstract, too: a caller may be tracing a program, to which the
     # operations that make a key would be added.

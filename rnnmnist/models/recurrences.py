@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnmnist.models.dropout import NO_DROPOUT, Dropout
+from rnnmnist.models.networks import LOSSES
 from rnnmnist.runtime.random_streams import make_key
 
 # Each recurrence has its own type of carry. Flax declares none for its cells.
@@ -142,6 +143,7 @@ class ScannedCell(nn.Module):
         scan_over_time = nn.scan(
             body,
             variable_broadcast="params",  # every time step has the same parameters
+            variable_axes={LOSSES: 0},  # and penalties of its own
             split_rngs={"params": False},
             unroll=self.unroll,
         )

@@ -58,7 +58,7 @@ def write_report(run: Network, folder: Path) -> Report:
     network = None  # the network is not the one that predicted a left-out example
     if logits is None:
         network = run.on(make_device_mesh("cpu"))
-        if run.config.model.bidirectional:
+        if run.config.model.reads_whole_sequences:
             logits = network.logits(examples)
         else:
             over_time = network.logits(examples, every_step=True)

@@ -22,8 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from rnnmnist.config.resolving import RunConfig, fill_defaults
+from rnnmnist.config.functions import label
+from rnnmnist.config.resolving import (
+    RunConfig,
+    fill_defaults,
+    functions_of,
+    name_functions,
+)
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, summarize_error
@@ -34,7 +41,7 @@ from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
 # removed, and older checkpoints would be misread; then the shipped models must be
 # rewritten and sealed, too. A setting that is added has the default with which earlier
 # runs trained.
-FORMAT = 9
+FORMAT = 10
 ITEMS = ("params", "state", "header")
 
 Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
@@ -54,6 +61,34 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     # By which the logits are multiplied for the probabilities. The metrics, which
     # select the checkpoint, are those without it.
     multiplier: float = 1.0
+    # The SHA-256 of each file with a function of the user, by the text of the function.
+    files: dict[str, str] = {}
+
+
+def without_functions(header: Header) -> Header:
+    """Returns a header as a file or a pickle has it, in which texts name functions.
+
+    Raises:
+        UserError: if no other process could import the cell or the network, which
+            predictions need.
+    """
+    functions = functions_of(header.config)
+    for function in functions:
+        if function.setting in ("model.cell", "model.network"):
+            function.require_import()
+    files = {label(each): each.sha256 for each in functions if each.sha256 is not None}
+    return replace(header, config=name_functions(header.config), files=files)
+
+
+def warn_of_changed_files(header: Header, config: RunConfig) -> None:
+    """Warns of functions whose file is another one than that of a checkpoint."""
+    for function in functions_of(config):
+        sha256 = header.files.get(label(function))
+        if sha256 not in (None, function.sha256):
+            _logger.warning(
+                f"{function.setting}: the file of {function} has changed since step "
+                f"{header.step} was saved (its SHA-256 differs)"
+            )
 
 
 def read_header(folder: Path) -> Header | None:
@@ -160,6 +195,5 @@ def read_errors(folder: Path) -> Iterator[None]:
         raise RunError(
             f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
             "does not mean that it is damaged: a training process may have deleted it, "
-            "or memory, threads or open files are short, or the code of its cell has "
-            "changed; run the command again"
+            "or memory, threads or open files are short; run the command again"
         ) from error

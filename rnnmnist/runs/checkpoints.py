@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.errors import RunError, summarize_error
@@ -75,21 +74,29 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
         RunError: if the item cannot be read, or has other arrays.
     """
     folder = workdir / str(step)
-    with read_errors(folder), _open_checkpointer() as checkpointer:
-        restored = checkpointer.restore(
-            folder / item, args=ocp.args.StandardRestore(like)
-        )
-    if like is not None and _shapes(restored) != _shapes(like):
-        raise RunError(
-            f"checkpoint {folder}: the arrays of {item} have other shapes than its "
-            "settings give, since it is of another version of rnnmnist, or the code of "
-            "its cell has changed; name another workdir"
-        )
-    return restored
+    with _open_checkpointer() as checkpointer:
+        with read_errors(folder):
+            saved = _shapes(checkpointer.metadata(folder / item).item_metadata.tree)
+        expected = saved if like is None else _shapes(like)
+        differing = sorted(saved.items() ^ expected.items())
+        if differing:
+            name, _ = differing[0]
+            raise RunError(
+                f"checkpoint {folder}: in {item}, the shape of {name} is "
+                f"{saved.get(name)}, but by the settings {expected.get(name)}; the "
+                "code of a function has changed since, or the version of rnnmnist"
+            )
+        with read_errors(folder):
+            args = ocp.args.StandardRestore(like)
+            return checkpointer.restore(folder / item, args=args)
 
 
-def _shapes(tree: Tree) -> Tree:
-    return jax.tree.map(np.shape, tree)
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array, by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _open_checkpointer() -> ocp.Checkpointer:

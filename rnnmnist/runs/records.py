@@ -17,12 +17,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.resolving import RunConfig, name_functions
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import Header, Tree, move_aside, read_header
+from rnnmnist.runs.checkpoint_files import (
+    Header,
+    Tree,
+    move_aside,
+    read_header,
+    without_functions,
+)
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.selection import best_header, outdated_steps
@@ -161,7 +167,7 @@ class Record:
             # A killed process wrote later lines, which are written again.
             self.lines[:] = [line for line in self.lines if line.step <= self.step]
             if self._written is not None:
-                write_json(self._written / "config.json", config)
+                write_json(self._written / "config.json", name_functions(config))
                 logs.remove_metrics_after(self._written, self.step)
 
     def log(self, metrics: Metrics) -> None:
@@ -185,7 +191,8 @@ class Record:
             from rnnmnist.runs import checkpoints  # imports orbax
 
             items = {"params": params, "state": state}
-            checkpoints.save(self._written, header, items, outdated)
+            written = without_functions(header)
+            checkpoints.save(self._written, written, items, outdated)
         for step in outdated:
             del self.headers[step]
             self.params.pop(step, None)
@@ -237,6 +244,7 @@ def save_network(workdir: Path, header: Header, params: Params) -> None:
     """Saves a checkpoint without a training state in a folder that has none."""
     from rnnmnist.runs import checkpoints  # imports orbax
 
+    header = without_functions(header)
     with lock(workdir):
         if list_steps(workdir):
             raise UserError(f"folder: {workdir} has checkpoints; name another folder")

@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
     DISTORTION = 2
     FILTERS = 3
     DROPOUT = 4
+    AUGMENTATION = 5
 
 
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:

@@ -21,7 +21,7 @@ from rnnmnist.evaluation.left_out import format_table
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
-from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.filters import THRESHOLDS, choose_thresholds
 from rnnmnist.models.parameters import Params, init_params
 from rnnmnist.runs.checkpoint_files import Header
@@ -140,7 +140,7 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
 
 
 def draw_network(
-    seed: int, model: SequenceClassifier, view: View, task: Task, train: Examples
+    seed: int, model: Classifier, view: View, task: Task, train: Examples
 ) -> Params:
     """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
 
@@ -169,7 +169,7 @@ def _draw(
     examples: jax.Array,
     delta_std: jax.Array,
     *,
-    model: SequenceClassifier,
+    model: Classifier,
 ) -> tuple[Params, jax.Array, jax.Array]:
     """Returns a network, an order of examples, and where thresholds are.
 
@@ -187,7 +187,7 @@ def _draw(
 
 @functools.partial(jax.jit, static_argnames=("model", "view"))
 def _outputs(
-    params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View
+    params: Params, stored: jax.Array, *, model: Classifier, view: View
 ) -> jax.Array:
     """Returns the outputs of filters for stored examples, [time, examples, filters]."""
     inputs = view(stored).swapaxes(0, 1)

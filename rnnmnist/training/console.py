@@ -6,6 +6,7 @@ import textwrap
 from typing import NamedTuple
 
 from rnnmnist.config.resolving import RunTrainConfig
+from rnnmnist.config.schema import OPENING_SETTINGS, is_own
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import discard_output, escape_unprintable
 from rnnmnist.evaluation.formatting import (
@@ -147,8 +148,10 @@ def print_summary(
         test = format_result(result)
     examples = steps * header.config.train.batch_size
     flags = [f"--workdir={record.workdir}"]
-    if config.model.is_user_cell:  # these commands import such a cell only if named
-        flags.append(f"--config.model.cell={config.model.cell}")
+    # These commands import the user's code only if they name it.
+    for name, value in config.flat().items():
+        if name in OPENING_SETTINGS and is_own(name, value):
+            flags.append(f"--config.{name}={value}")
     write(
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
         f"seconds     {seconds:.1f}, of which {compiling:.1f} to compile\n"

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from msgspec.structs import asdict, replace
 
+from rnnmnist.config.functions import Function
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
@@ -46,6 +47,14 @@ def score_validation(
         multiplier = calibrate(logits, examples.labels)
     metrics = measure(config, logits, examples, step, "validation")
     means = average_metrics(program.objective.metrics, logits, examples.labels)
+    if isinstance(config.train.loss, Function):  # else it is the cross-entropy
+        losses = average_metrics([config.train.loss], logits, examples.labels)
+        (values,) = losses.values()
+        networks = [
+            replace(network, loss=value)
+            for network, value in zip(metrics.networks, values, strict=True)
+        ]
+        metrics = replace(metrics, networks=tuple(networks))
     return replace(metrics, means=means or None), multiplier
 
 

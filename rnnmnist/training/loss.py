@@ -7,30 +7,52 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnnmnist.config.functions import Function
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
-from rnnmnist.models.classifier import SequenceClassifier
+from rnnmnist.models.classifier import Classifier
+from rnnmnist.models.networks import LOSSES
 from rnnmnist.models.parameters import Params
 from rnnmnist.models.recurrences import select_last
-from rnnmnist.training.metrics import Metric, accuracy, apply_metrics
+from rnnmnist.training.metrics import accuracy, apply_metrics
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: float
+) -> jax.Array:
+    """Returns the cross-entropy of each example, in nats.
+
+    Args:
+        logits: float32 [..., classes].
+        labels: int32 [...], which is broadcast to the leading axes of the logits.
+        label_smoothing: the probability that is spread evenly over all classes.
+
+    References:
+        Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
+        Architecture for Computer Vision", CVPR 2016, for label smoothing.
+    """
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(one_hot, label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+# The losses of the package, by the values of `train.loss`. Of `every_step`, the
+# objective takes the mean over all time steps.
+LOSS_FUNCTIONS = {"last": cross_entropy, "every_step": cross_entropy}
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The minimized loss, as a function of parameters and a batch.
 
-    The fields are the static settings of the loss. To add a setting:
-
-    1. Declare it in `TrainConfig` (`config/schema.py`), with `applies_to=GRADIENT`.
-    2. Add a field with a default here, and set it in `Program.create`
-       (`training/state.py`).
+    The fields are static arguments of the compiled training step.
     """
 
-    model: SequenceClassifier
-    every_step: bool  # takes the mean of the losses after all time steps
-    label_smoothing: float  # probability spread evenly over all classes
-    metrics: tuple[Metric, ...] = ()  # beside the loss and the accuracy
+    model: Classifier
+    loss: Function  # of logits and labels; returns [batch]
+    every_step: bool = False  # takes the mean of the losses after all time steps
+    metrics: tuple[Function, ...] = ()  # beside the loss and the accuracy
 
     def __call__(
         self, params: Params, batch: Batch
@@ -42,50 +64,84 @@ class Objective:
         size of the batch. The minimized loss is the sum of the losses of the examples,
         multiplied by their weights.
 
-        - To add a term for each example, add it to `losses` where a comment says so. To
-          take another loss, replace both calls of `optax.softmax_cross_entropy`.
-          Weights apply, and the training loss in the log is that of `losses`.
+        - The penalties that a user's cell or network sows are added to the minimized
+          loss. The log and weights of examples leave them out.
         - To add a penalty on the parameters, which all examples share, add
           `len(batch.labels) * penalty` to the returned loss. The log does not contain
           it. A penalty leaves out the parameters that are not trained, whose names are
           in `NOT_TRAINED` (`models/parameters.py`).
 
-        A validation does not call the objective. Its loss is the cross-entropy of the
-        last logits (`score_logits` in `evaluation/scoring.py`), without label
-        smoothing, weights, earlier time steps, or any term that is added here.
-        `train.patience` compares this loss. The choice of the best checkpoint compares
-        validation accuracies (`runs/selection.py`).
-
-        References:
-            Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
-            Architecture for Computer Vision", CVPR 2016, for label smoothing.
+        A validation does not call the objective. Its loss is the user's loss, or the
+        cross-entropy of the last logits without label smoothing. Weights, earlier time
+        steps and penalties are left out. `train.patience` compares this loss. The
+        choice of the best checkpoint compares validation accuracies
+        (`runs/selection.py`).
         """
         labels, lengths = batch.labels, batch.lengths
-        outputs = self.model.apply(
-            {"params": params},
-            batch.inputs,
-            lengths,
-            every_step=self.every_step,
-            keys=batch.keys,
-        )
-        logits = jnp.asarray(outputs)  # for type checkers: `apply` can return a pair
-        one_hot = jax.nn.one_hot(labels, logits.shape[-1])
-        targets = optax.smooth_labels(one_hot, self.label_smoothing)
+        penalty: jax.Array | float = 0.0
+        is_network = self.model.config.network is not None
+        if not is_network:
+            logits, sown = self.model.apply(
+                {"params": params},
+                batch.inputs,
+                lengths,
+                every_step=self.every_step,
+                keys=batch.keys,
+                mutable=[LOSSES],
+            )
+        if is_network or sown:
+            logits, penalty = self.apply_by_example(params, batch)
         if self.every_step:  # logits are [batch, time, classes]
-            # The targets are the same at all time steps: [batch, 1, classes].
-            over_time = optax.softmax_cross_entropy(logits, targets[:, None])
-            losses = average_over_time(over_time, lengths)
+            # The label is the same at all time steps: [batch, 1].
+            losses = average_over_time(self.loss(logits, labels[:, None]), lengths)
             last_logits = select_last(logits.swapaxes(0, 1), lengths)
         else:  # logits are [batch, classes]
-            losses = optax.softmax_cross_entropy(logits, targets)
+            with jax.numpy_dtype_promotion("standard"):  # a process can have another
+                losses = self.loss(logits, labels)
             last_logits = logits
-        # To add a term for each example, add it to `losses` here.
-        metrics = apply_metrics((accuracy, *self.metrics), last_logits, labels)
-        sums = {name: values.sum() for name, values in metrics.items()}
-        sums["loss"] = losses.sum()  # without weights
+        sums = apply_metrics(self.metrics, last_logits, labels)
+        sums["accuracy"] = accuracy(last_logits, labels)
+        sums["loss"] = losses  # without weights
+        sums = {name: values.sum() for name, values in sums.items()}
         if batch.weights is not None:
             losses *= batch.weights
-        return losses.sum(), sums
+        return losses.sum() + penalty, sums
+
+    def apply_by_example(
+        self, params: Params, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes the logits of a user's network, or of a cell that sows penalties.
+
+        The model is mapped over examples, each of which has its own key. So the random
+        numbers and penalties of an example do not depend on the other examples of a
+        device. Returns the logits and the sum of all penalties.
+        """
+        model = self.model
+
+        def apply(
+            inputs: jax.Array, length: jax.Array | None, key: jax.Array | None
+        ) -> tuple[jax.Array, jax.Array]:
+            outputs, sown = model.apply(
+                {"params": params},
+                inputs[None],
+                None if length is None else length[None],
+                every_step=self.every_step,
+                keys=None if key is None else key[None],
+                rngs=None if key is None else {"dropout": key},
+                mutable=[LOSSES],
+            )
+            penalties = jax.tree.leaves(sown)
+            if length is not None and model.config.network is None:
+                # A cell also sows penalties in the padding, which do not count.
+                end = -(-length // model.config.stride)  # time steps of the cell
+                penalties = [
+                    jnp.where(jnp.arange(len(each)) < end, each.T, 0)
+                    for each in penalties
+                ]
+            return outputs[0], sum(map(jnp.sum, penalties), jnp.zeros(()))
+
+        logits, penalties = jax.vmap(apply)(batch.inputs, batch.lengths, batch.keys)
+        return logits, penalties.sum()
 
 
 def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array:

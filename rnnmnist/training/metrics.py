@@ -1,46 +1,39 @@
 """Metrics of training and validation: functions of logits and labels.
 
-To add a metric, write a function like `accuracy` here, and name it in `METRICS`. Its
-mean over examples is then in the lines of training and of validation in
-`metrics.jsonl`: in `means`, under the name of the function, with a number for each
-network. Random filters have it for a validation split only.
+The setting `train.metrics` names functions of the user. They map logits after the last
+time step, float32 [examples, classes], and labels, int32 [examples], to one number for
+each example, [examples]. The mean over examples is in the lines of training and of
+validation in `metrics.jsonl`: in `means`, with a number for each network.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A function with a unique name; `loss`, `accuracy`, `grad_norm` and `param_norm` are
-# taken. It maps logits after the last time step, float32 [examples, classes], and
-# labels, int32 [examples], to one number for each example, [examples].
-Metric = Callable[[jax.Array, jax.Array], jax.Array]
+from rnnmnist.config.functions import Function, label
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns whether predictions are correct, bool [examples]."""
-    return logits.argmax(axis=-1) == labels
-
-
-# The metrics that are logged in addition to the loss and the accuracy.
-METRICS: tuple[Metric, ...] = ()
+    """Returns whether predictions are correct, float32 [examples]."""
+    return jnp.asarray(logits.argmax(axis=-1) == labels, jnp.float32)
 
 
 def apply_metrics(
-    metrics: Iterable[Metric], logits: jax.Array, labels: jax.Array
+    metrics: Iterable[Function], logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
     """Returns the values of each metric, float32 [examples], by its name."""
     with jax.numpy_dtype_promotion("standard"):  # a process can have another one
         return {
-            metric.__name__: jnp.asarray(metric(logits, labels), jnp.float32)
+            label(metric): jnp.asarray(metric(logits, labels), jnp.float32)
             for metric in metrics
         }
 
 
 def average_metrics(
-    metrics: Iterable[Metric], logits: np.ndarray, labels: np.ndarray
+    metrics: Iterable[Function], logits: np.ndarray, labels: np.ndarray
 ) -> dict[str, tuple[float, ...]]:
     """Returns the mean of each metric over examples, for each network of an ensemble.
 

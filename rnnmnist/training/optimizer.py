@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Sharding
 from jax.tree_util import DictKey
 
+from rnnmnist.config.functions import Function, bind
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.parameters import NOT_TRAINED, Params
@@ -17,35 +18,43 @@ from rnnmnist.models.parameters import NOT_TRAINED, Params
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-def make_optimizer(
-    learning_rate: jax.typing.ArrayLike, clip_norm: float, weight_decay: float
+def adamw(
+    learning_rate: jax.typing.ArrayLike, *, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of a network: AdamW of clipped gradients.
-
-    A `clip_norm` of 0 does not clip. To train with another optimizer of optax, return
-    it instead, such as `optax.chain(clip, optax.lamb(learning_rate,
-    weight_decay=weight_decay, mask=decay_mask))`. A checkpoint does not record the
-    change, so train in a new workdir. A setting of the optimizer is a field of
-    `Program` (`training/state.py`), whose method `optimizer` calls this function.
-
-    In each update, an optimizer takes the gradients and the parameters of one network,
-    as trees, and nothing else, such as the loss. It must not
-
-    - compare the learning rate with a number, or keep it in its state: it is a traced
-      array, so that one compiled program serves all rates;
-    - look at layers or at shapes of arrays, as LAMB and Muon do, within
-      `optax.flatten`, where all parameters are one vector, which is faster;
-    - change parameters that are not trained (`NOT_TRAINED`), whose gradients are 0:
-      weight decay needs the mask;
-    - have a state whose structure depends on `clip_norm`, which a resumed run may
-      change.
-    """
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    """Returns AdamW."""
     return optax.chain(
-        optax.flatten(optax.chain(clip, optax.scale_by_adam())),
+        # One operation on a vector is faster than one for each array.
+        optax.flatten(optax.scale_by_adam()),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+# The optimizers of the package, by the values of `train.optimizer`.
+OPTIMIZERS = {"adamw": adamw}
+
+
+def make_optimizer(
+    learning_rate: jax.typing.ArrayLike, clip_norm: float, optimizer: Function
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a network, which gets clipped gradients.
+
+    A `clip_norm` of 0 does not clip. Parameters that are not trained do not change.
+    """
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(
+        optax.flatten(clip),  # one norm is faster than one for each array
+        optimizer(learning_rate),
+        optax.masked(optax.set_to_zero(), not_trained_mask),
+    )
+
+
+def not_trained_mask(params: Params) -> Mapping[str, Any]:
+    """Returns whether each array is not trained, in a tree like `params`."""
+    mask: Mapping[str, Any] = jax.tree.map_with_path(
+        lambda path, _: path[0].key in NOT_TRAINED, params
+    )
+    return mask
 
 
 def decay_mask(params: Params) -> Mapping[str, Any]:
@@ -64,23 +73,33 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
     return mask
 
 
-def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the learning rate of update `step`, float32.
-
-    It rises linearly in the warm-up, and then is constant or a cosine to 0.
-    """
-    peak = config.learning_rate
-    warmup_steps = int(config.warmup_fraction * config.num_steps)
+def constant(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
+    """Returns a schedule that rises linearly, and is constant then."""
+    warmup_steps = int(warmup_fraction * num_steps)
     first = peak / (warmup_steps + 1)  # above 0: the first update changes parameters
-    if config.schedule == "cosine":
-        decay_steps = max(config.num_steps, warmup_steps + 1)
-        schedule = optax.warmup_cosine_decay_schedule(
-            first, peak, warmup_steps, decay_steps
-        )
-    else:
-        schedule = optax.warmup_constant_schedule(first, peak, warmup_steps)
+    return optax.warmup_constant_schedule(first, peak, warmup_steps)
+
+
+def cosine(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
+    """Returns a schedule that rises linearly, and falls then on a cosine to 0."""
+    warmup_steps = int(warmup_fraction * num_steps)
+    first = peak / (warmup_steps + 1)
+    decay_steps = max(num_steps, warmup_steps + 1)
+    return optax.warmup_cosine_decay_schedule(first, peak, warmup_steps, decay_steps)
+
+
+# The schedules of the package, by the values of `train.schedule`.
+SCHEDULES = {"constant": constant, "cosine": cosine}
+
+
+def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
+    """Returns the learning rate of update `step`, float32."""
+    make_schedule = bind(
+        config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
+    )
     # optax mixes integers and floats, and a process can forbid that promotion.
     with jax.numpy_dtype_promotion("standard"):
+        schedule = make_schedule(config.learning_rate, config.num_steps)
         return jnp.asarray(schedule(step), jnp.float32)
 
 

@@ -9,8 +9,15 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from rnnmnist.config.functions import label
 from rnnmnist.config.recipes import Request, choose_config
-from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
+from rnnmnist.config.resolving import (
+    RunConfig,
+    fill_defaults,
+    functions_of,
+    import_functions,
+    resolve,
+)
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, DataConfig
 from rnnmnist.config.settings import Resume
 from rnnmnist.config.tasks import Task
@@ -18,9 +25,7 @@ from rnnmnist.data.datasets import Source
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.models.cells import resolve_cell
-from rnnmnist.models.user_cells import import_cell
-from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.checkpoint_files import Header, warn_of_changed_files
 from rnnmnist.runs.logs import completion
 from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.devices import make_mesh
@@ -33,6 +38,7 @@ from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import process_count, process_index
 from rnnmnist.runtime.mesh import device_put, seeds_sharding
 from rnnmnist.training.state import Program, TrainState, abstract_state
+from rnnmnist.training.user_functions import check_functions
 
 _logger = logging.getLogger(__name__)
 
@@ -74,8 +80,8 @@ def open_run(
         source = open_source(request.data)
         saved = None if header is None else header.config
         chosen, reason = choose_config(request, saved, source.examples)
-        if chosen.model.is_user_cell:
-            import_cell(chosen.model.cell)
+        # The user has named these functions in this call, so they may be imported.
+        chosen = import_functions(chosen)
         if chosen.data.name != "files":  # images need not be read for their task
             image_config = resolve(chosen, image_task(chosen.data))
             # Making a mesh waits for all processes. Several are compared before.
@@ -85,6 +91,7 @@ def open_run(
         if header is not None:
             config = fill_defaults(chosen, header.task)
             completed = check_resume(config, header, record)
+            warn_of_changed_files(header, config)
         if not is_process_0():
             wait_for_process_0()  # which prepares the data
         dataset = source.load(chosen.data)
@@ -96,7 +103,6 @@ def open_run(
         check_processes(config, dataset.task, record.step)
         with jax_defaults():
             mesh = create_mesh(config)
-            resolve_cell(config.model)
         run = Run(record, config, dataset, mesh, completed, reason)
         if completed is None:
             _prepare_updates(run, saved)
@@ -104,11 +110,16 @@ def open_run(
 
 
 def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
-    """Checks the memory of a fit in closed form, and warns of changed settings."""
+    """Checks what only an update needs, and warns of changed settings."""
+    if run.record.workdir is not None:
+        for function in functions_of(run.config):
+            function.require_import()
     if run.config.model.is_closed_form:
         from rnnmnist.training.ridge import check_fit
 
         check_fit(run.config, run.dataset)
+    else:
+        check_functions(run.config, run.dataset.task, run.mesh)
     if saved is not None:
         for name, old, new in changed_settings(saved, run.config, "warned"):
             _logger.warning(
@@ -202,14 +213,18 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, str]:
-    """Returns settings as texts, without the paths of data and of a user's cell.
+    """Returns settings as texts, without the paths of data and of a user's files.
 
     These files may have moved, and may differ between processes.
     """
-    settings = config.flat() | {"model.cell": config.model.cell_name}
-    return {
-        name: str(value) for name, value in settings.items() if name not in DATA_PATHS
-    }
+    settings = {}
+    for name, value in config.flat().items():
+        if SETTINGS[name].functions is None:
+            settings[name] = str(value)
+        else:
+            functions = value if isinstance(value, tuple) else (value,)
+            settings[name] = "+".join(map(label, functions))
+    return {name: text for name, text in settings.items() if name not in DATA_PATHS}
 
 
 def restore_state(record: Record, config: RunConfig, program: Program) -> TrainState:

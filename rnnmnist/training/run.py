@@ -54,9 +54,7 @@ def train_and_evaluate(
     result = None
     split = task.evaluated_split
     if split != "train":  # there is a test or validation split
-        # A user's own cell is imported because the configuration of this run names it,
-        # never because the checkpoint does.
-        network = Network(record, "best", {"model.cell": config.model.cell})
+        network = Network(record, "best", config.model.named)
         examples = run.dataset.splits[split]
         logits = network.on(run.mesh).logits(examples)
         result = score_split(network, task, split, examples, logits)

@@ -9,11 +9,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
+from rnnmnist.config.functions import Function, bind
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
-from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, init_params
 from rnnmnist.runtime.mesh import (
     device_put,
@@ -22,9 +23,8 @@ from rnnmnist.runtime.mesh import (
     seeds_sharding,
 )
 from rnnmnist.runtime.random_streams import Stream, stream_key
-from rnnmnist.training.loss import Objective
-from rnnmnist.training.metrics import METRICS
-from rnnmnist.training.optimizer import make_optimizer
+from rnnmnist.training.loss import LOSS_FUNCTIONS, Objective
+from rnnmnist.training.optimizer import OPTIMIZERS, make_optimizer
 
 
 class Program(NamedTuple):
@@ -38,7 +38,7 @@ class Program(NamedTuple):
 
     transform: BatchTransform
     objective: Objective
-    weight_decay: float  # 0: none
+    make_optimizer: Function  # of a learning rate
     clip_norm: float  # 0: no clipping
     ema_decay: float  # 0: no averaging
     mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
@@ -62,18 +62,22 @@ class Program(NamedTuple):
             transform=BatchTransform.create(config, task),
             objective=Objective(
                 model=model,
+                loss=bind(
+                    train.loss, LOSS_FUNCTIONS, label_smoothing=train.label_smoothing
+                ),
                 every_step=train.loss == "every_step",
-                label_smoothing=train.label_smoothing,
-                metrics=METRICS,
+                metrics=train.metrics or (),
             ),
-            weight_decay=train.weight_decay,
+            make_optimizer=bind(
+                train.optimizer, OPTIMIZERS, weight_decay=train.weight_decay
+            ),
             clip_norm=train.clip_norm,
             ema_decay=train.ema_decay,
             mesh=mesh,
         )
 
     @property
-    def model(self) -> SequenceClassifier:
+    def model(self) -> Classifier:
         """The classifier that is trained."""
         return self.objective.model
 
@@ -81,7 +85,7 @@ class Program(NamedTuple):
         self, learning_rate: jax.typing.ArrayLike
     ) -> optax.GradientTransformation:
         """Returns the optimizer of one network with a learning rate."""
-        return make_optimizer(learning_rate, self.clip_norm, self.weight_decay)
+        return make_optimizer(learning_rate, self.clip_norm, self.make_optimizer)
 
 
 class TrainState(NamedTuple):

@@ -171,7 +171,7 @@ def update(
     To log another number of each update, add it to `metrics` at the end: a scalar that
     is equal on all devices, such as a function of `grads`, `changes` or `params`. The
     log has its mean over the updates since the line before. For a function of examples,
-    see `training/metrics.py`, or add a sum to those of `Objective`.
+    set `train.metrics`, or add a sum to those of `Objective`.
 
     Args:
         state: the state of the network.
@@ -212,6 +212,7 @@ def update(
             "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),
             # of the updated parameters
             "param_norm": optax.tree.norm(ravel_pytree(params)[0]),
+            "learning_rate": rate,
         }
     state = TrainState(params=params, ema_params=ema_params, opt_state=opt_state)
     return state, metrics

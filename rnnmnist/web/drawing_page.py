@@ -55,11 +55,11 @@ def render(runs: Sequence[Network]) -> str:
                     f"workdir: {run.workdir} has {name}={settings[name]}, but the "
                     f"page shows networks with {name}={needed} only; name another run"
                 )
-    losses = [run.config.train.loss for run in runs]
+    losses = [str(run.config.train.loss) for run in runs]
     networks = []
     for run, loss in zip(runs, losses, strict=True):
         (params,) = split_ensemble(run.params)
-        title = TITLES[loss]
+        title = TITLES.get(loss, loss)
         if losses.count(loss) > 1:
             title += f": {Path(str(run.workdir)).name}"
         networks.append(

@@ -26,7 +26,7 @@ def chosen(
 ) -> tuple[str, str | None]:
     """Returns the cell that the rule chooses, and why."""
     config, reason = choose_config(Request(None, settings), saved, sequences)
-    return config.model.cell, reason
+    return str(config.model.cell), reason
 
 
 def test_few_sequences_have_filters_and_many_a_trained_network() -> None:

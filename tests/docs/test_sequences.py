@@ -125,11 +125,9 @@ def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) ->
 def test_the_page_on_other_tools_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    pytest.importorskip("tensorboardX")
     pytest.importorskip("optuna")
     page = code_blocks("docs/tools.md", "python")
     run_block("python", "\n".join(page), tmp_path, environment)
-    assert list(tmp_path.glob("tensorboard/slopes/events*"))
     assert (tmp_path / "runs/trial2/metrics.jsonl").exists()
 
 

@@ -250,7 +250,7 @@ def test_a_state_of_another_run_is_an_error(
 ) -> None:
     config = CONFIG.replace({"model.hidden_size": 17})
     program = Program.create(config, TASK, mesh_of(1))
-    with pytest.raises(RunError, match="the arrays of state have other shapes"):
+    with pytest.raises(RunError, match="in state, the shape of opt_state/1/0/mu"):
         restore_state(Record(two_steps), config, program)
 
 

@@ -16,7 +16,6 @@ from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.runs import logs
 from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
-from rnnmnist.training import state
 
 # Noisy sequences, of which few are for training, so that networks learn them by heart.
 LABELS = np.arange(390) % 3
@@ -105,16 +104,14 @@ def test_metrics_are_of_logits_without_a_multiplier(run_of_one_seed: Path) -> No
     assert f"loss {trainer.result(workdir)['loss']:.4f}\n" in output
 
 
-def test_a_metric_is_logged_by_training_and_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return 1.0 * (logits.argmax(axis=-1) != labels)
+
+
+def test_a_metric_is_logged_by_training_and_validation(tmp_path: Path) -> None:
     """Of each network, under its name."""
-
-    def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return 1.0 * (logits.argmax(axis=-1) != labels)
-
-    monkeypatch.setattr(state, "METRICS", (error_rate,))
-    workdir = fit(tmp_path / "run", num_steps=4, eval_every_steps=2, num_seeds=2)
+    settings = {"num_steps": 4, "eval_every_steps": 2, "num_seeds": 2}
+    workdir = fit(tmp_path / "run", metrics=error_rate, **settings)
     lines = logs.read(workdir)
     assert [line.split for line in lines] == ["train", "validation"] * 2
     for line in lines:

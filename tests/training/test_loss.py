@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from support import model_of, random_params, task_of
 
+from rnnmnist.config.functions import bind
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.parameters import Params
-from rnnmnist.training.loss import Objective
+from rnnmnist.training.loss import LOSS_FUNCTIONS, Objective
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1
 GENERATOR = np.random.default_rng(0)
@@ -64,9 +65,10 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     labels = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
     labels[0] = (labels[0] + 1) % CLASSES  # the only one that is not predicted
     class_weights = np.array([2, 0.5, 1, 3] if padded else [1] * 4, np.float32)
+    loss = bind("last", LOSS_FUNCTIONS, label_smoothing=SMOOTHING)
     slope = jax.jit(
         jax.value_and_grad(
-            Objective(model, every_step=every_step, label_smoothing=SMOOTHING),
+            Objective(model, loss, every_step),
             has_aux=True,
         )
     )

@@ -18,7 +18,6 @@ from support import (
     batches_of,
     chunk_of,
     mesh_of,
-    model_of,
     poison,
     random_examples,
     read_batch,
@@ -26,17 +25,15 @@ from support import (
 )
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
-from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.resolving import RunConfig, import_functions
 from rnnmnist.data import placement
 from rnnmnist.data.batches import Batch, BatchTransform
 from rnnmnist.data.placement import open_batches
 from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
-from rnnmnist.training import state
 from rnnmnist.training.loop import HostMetrics, find_finite, train_to
-from rnnmnist.training.loss import Objective
-from rnnmnist.training.optimizer import decay_mask, learning_rate
+from rnnmnist.training.optimizer import learning_rate
 from rnnmnist.training.state import Program, abstract_state, create_state
 from rnnmnist.training.step import train_chunk
 
@@ -223,10 +220,7 @@ def precisions(text: str) -> list[str]:
 
 def test_the_metrics_of_an_update_are_of_the_parameters_before_it() -> None:
     training = Training(AVERAGED, mesh_of(8))
-    smoothing = AVERAGED.train.label_smoothing
-    objective = jax.jit(
-        Objective(model_of(AVERAGED.model), every_step=True, label_smoothing=smoothing)
-    )
+    objective = jax.jit(training.program.objective)
     source = batches_of(EXAMPLES, AVERAGED, mesh_of(1))
     transform = BatchTransform.create(AVERAGED, TASK)
     (network,) = split_ensemble(jax.device_get(training.state.params))
@@ -291,32 +285,25 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
 
 
 OPTIMIZERS: dict[str, Any] = {
-    "lion": functools.partial(optax.lion, weight_decay=0.1, mask=decay_mask),
-    "lamb": functools.partial(optax.lamb, weight_decay=0.1, mask=decay_mask),
-    "sgd": functools.partial(optax.sgd, momentum=0.9),
+    "optax:lion,weight_decay=0.1": functools.partial(optax.lion, weight_decay=0.1),
+    "optax:lamb,weight_decay=0.1": functools.partial(optax.lamb, weight_decay=0.1),
+    "optax:sgd,momentum=0.9": functools.partial(optax.sgd, momentum=0.9),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_make_optimizer_can_return_another_optimizer(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two updates are those of a plain loop, which has the layers of LAMB."""
+def test_an_optimizer_of_optax_updates_as_in_a_plain_loop(name: str) -> None:
+    """Two updates, with the layers of LAMB."""
     optimizer = OPTIMIZERS[name]
-    monkeypatch.setattr(state, "make_optimizer", lambda rate, *_: optimizer(rate))
-    # A program of its own, since equal ones are compiled once.
-    clip_norm = 100.0 + list(OPTIMIZERS).index(name)
-    config = CONFIG.replace({"data.max_shift": 0, "train.clip_norm": clip_norm})
+    settings = {"train.clip_norm": 0, "train.optimizer": name, "data.max_shift": 0}
+    config = import_functions(CONFIG.replace(settings))
     training = Training(config, mesh_of(2))
     (params,) = split_ensemble(jax.device_get(training.state.params))
     assert find_finite(training.advance(2)).all()
 
-    differentiate = jax.grad(
-        Objective(training.program.model, every_step=False, label_smoothing=0.0),
-        has_aux=True,
-    )
+    differentiate = jax.grad(training.program.objective, has_aux=True)
     source = batches_of(EXAMPLES, config, mesh_of(1))
     opt_state = optimizer(0.0).init(params)
 

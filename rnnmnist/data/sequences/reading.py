@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
+from rnnmnist.config.functions import Function, label
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.settings import expand
 from rnnmnist.config.tasks import Task
@@ -114,6 +115,19 @@ def read(
                 arrays = read_parquet(path, roles, wanted)
             case _:
                 raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
+        return select_features(check_arrays(**arrays), wanted)
+
+
+def read_function(function: Function, wanted: Sequence[str] = ()) -> Sequences:
+    """Reads the sequences that a function of the user returns.
+
+    It returns a dictionary of the arrays that a folder has, by their names. Arrays that
+    are memory maps stay maps.
+    """
+    with function.errors():
+        found = dict(function())
+    with prefix_errors(f"data.path: {label(function)}"):
+        arrays = _load_arrays(list(found), found.__getitem__)
         return select_features(check_arrays(**arrays), wanted)
 
 

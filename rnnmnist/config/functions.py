@@ -1,0 +1,211 @@
+"""Functions and classes of the user: how settings name them, and how they are imported.
+
+    train.loss=losses.py:focal,gamma=2
+
+This names the function `focal` of a file, with a parameter. Code is imported here, for
+the commands and the calls that name it. A name that only a checkpoint contains says
+what the run needs, and is never imported.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rnnmnist.errors import UserError, format_value, suggest_name, summarize_error
+
+FORM = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
+# A module, or the path of a file; the name of a function or class; its parameters.
+TEXT = re.compile(
+    r"(?P<source>.+?\.py|[^:,=]+):(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
+)
+# A plus sign between two functions, not one in a parameter.
+SEPARATOR = re.compile(r"\+(?=[^+:,=]+:)")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Function:
+    """A function or class, with parameters.
+
+    It is a static argument of compiled programs, which compare its fields. Parameters
+    stay text, so that lists can be parameters, and 1 and True are different.
+
+    Attributes:
+        setting: the full name of the setting, such as `train.loss`.
+        text: names the function, as `losses.py:focal,gamma=2`.
+        function: the function itself, or the class.
+        sha256: the SHA-256 of the file; None for a module.
+        is_importable: whether another process can import the function by the text. It
+            cannot import a function of a notebook.
+    """
+
+    setting: str
+    text: str
+    function: Callable[..., Any]
+    sha256: str | None = None
+    is_importable: bool = True
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Calls the function with its parameters."""
+        return self.function(*args, **keywords, **parse_parameters(self.text))
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def require_import(self) -> None:
+        """Raises a `UserError` if another process cannot import the function."""
+        if not self.is_importable:
+            raise UserError(
+                f"{self.setting}: {label(self)} cannot be found again by its name, "
+                "which a folder or a pickle needs; put it into a file, and name it as "
+                "FILE.py:NAME"
+            )
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raises a `UserError` of one line for what the function raises."""
+        try:
+            yield
+        except Exception as error:  # a user's function can raise anything
+            raise UserError(
+                f"{self.setting}: {label(self)} fails: {summarize_error(error)}; "
+                "correct it, or its parameters"
+            ) from error
+
+
+def label(value: object) -> str:
+    """Returns the text of a function without its source, as `focal,gamma=2`.
+
+    A value that names one of our functions, such as `lstm`, is its own label.
+    """
+    found = TEXT.fullmatch(str(value))
+    return found["label"] if found else str(value)
+
+
+def parse_parameters(text: str) -> dict[str, Any]:
+    """Returns the parameters in the text of a function.
+
+    Each is a keyword of a Python call with a literal. A bare word is text.
+    """
+    found = TEXT.fullmatch(text)
+    written = found["parameters"] if found else None
+    parameters: dict[str, Any] = {}
+    try:
+        call: Any = ast.parse(f"f({written or ''})", mode="eval").body
+        for keyword in call.keywords:
+            value = keyword.value
+            is_word = isinstance(value, ast.Name)
+            parameters[keyword.arg] = value.id if is_word else ast.literal_eval(value)
+        if call.args or None in parameters or len(parameters) < len(call.keywords):
+            raise ValueError("not one value for each key")
+    except (AttributeError, SyntaxError, ValueError):
+        raise UserError(
+            f"{format_value(written)} are no parameters; write KEY=VALUE,… with "
+            "literals of Python, and other texts in quotes"
+        ) from None
+    return parameters
+
+
+def bind(
+    value: object, ours: Mapping[str, Callable[..., Any]], **parameters: float
+) -> Function:
+    """Returns the function of a setting.
+
+    It is the user's, or one of ours, by its name, with parameters that are settings.
+    """
+    if isinstance(value, Function):
+        return value
+    keywords = "".join(f",{key}={number}" for key, number in parameters.items())
+    return Function("", f"rnnmnist:{value}{keywords}", ours[str(value)])
+
+
+def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
+    """Returns the text that names a function of Python.
+
+    If another process could not import the function, it returns a `Function`.
+    """
+    if isinstance(function, Function):
+        return function
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    text = f"{module}:{name}"
+    found = getattr(sys.modules.get(str(module)), name, None)
+    if found is function and module != "__main__":
+        return text
+    try:
+        hash(function)
+    except TypeError as error:
+        raise UserError(f"{setting}: {error}; pass a function") from None
+    return Function(setting, text, function, is_importable=False)
+
+
+def import_function(setting: str, text: str | Function) -> Function:
+    """Imports a function or class of the user, which the caller must have named.
+
+    A `Function` is returned as it is. A file is run again after it has changed. A
+    module is imported once in a process.
+
+    Raises:
+        UserError: if the file or module does not run, or has no such function, or the
+            function has no such parameter.
+    """
+    if isinstance(text, Function):
+        return text
+    # The setting has checked that the text matches.
+    source, name = TEXT.fullmatch(text).group("source", "name")  # type: ignore[union-attr]
+    sha256 = None
+    try:
+        if source.endswith(".py"):
+            content = Path(source).read_bytes()
+            sha256 = hashlib.sha256(content).hexdigest()
+            module = _run_file(source, content)
+        else:
+            module = importlib.import_module(source)
+    except (Exception, SystemExit) as error:  # a user's code can raise anything
+        raise UserError(
+            f"{setting}: {source} does not run: {summarize_error(error)}; correct it, "
+            "install what it needs, or name a file, as FILE.py:NAME"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        remedy = suggest_name(name, dir(module), f"define {name} in it")
+        raise UserError(f"{setting}: {source} has no function {name}; {remedy}")
+    signature = inspect.signature(function)
+    try:
+        signature.bind_partial(**parse_parameters(text))
+    except TypeError as error:
+        raise UserError(
+            f"{setting}: {label(text)}: {error}; its parameters are "
+            f"{', '.join(signature.parameters)}"
+        ) from None
+    return Function(setting, text, function, sha256)
+
+
+@functools.cache
+def _run_file(path: str, content: bytes) -> ModuleType:
+    """Runs the content of a file as a module, whose name is the path.
+
+    The same content gives the same functions, so that programs are not compiled again.
+    An import would take bytecode from `__pycache__`, which can be that of another
+    content: Python compares only the size of the file and its time in seconds. The file
+    can import modules of its folder.
+    """
+    module = ModuleType(path)
+    module.__file__ = path
+    sys.modules[path] = module  # where dataclasses look up their types
+    folder = str(Path(path).parent)
+    sys.path.insert(0, folder)
+    try:
+        exec(compile(content, path, "exec"), vars(module))
+    finally:
+        sys.path.remove(folder)
+    return module

@@ -1,0 +1,98 @@
+"""Networks of the user, in place of the recurrent layers and the head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import DenyList
+
+from rnnmnist.config.platforms import Execution
+from rnnmnist.config.resolving import RunModelConfig
+from rnnmnist.runtime.random_streams import make_key
+
+# The Flax collection of penalties, which training adds to the loss.
+LOSSES = "losses"
+
+
+class UserNetwork(nn.Module):
+    """Classifies sequences by a module of the user, `config.network`.
+
+    It has the fields of `SequenceClassifier`, and its interface for whole sequences.
+    """
+
+    config: RunModelConfig
+    input_shape: tuple[int, int]
+    classes: int
+    execution: Execution
+
+    def setup(self) -> None:
+        """Creates the user's module, whose parameters are `params["network"]`."""
+        create: Any = self.config.network
+        self.network = create(classes=self.classes)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None = None,
+        *,
+        every_step: bool = False,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Computes logits, float32 [batch, classes].
+
+        The arguments are those of `SequenceClassifier`, and `every_step` is False. With
+        keys, this is training. The user's module gets lengths in any case.
+        """
+        if lengths is None:
+            batch, time_steps, _ = inputs.shape  # which can be symbolic
+            lengths = jnp.full(batch, time_steps, jnp.int32)
+        with jax.default_matmul_precision(self.execution.precision):
+            logits = self.network(inputs, lengths, train=keys is not None)
+        return jnp.asarray(logits, jnp.float32)
+
+
+def check_network(model: UserNetwork) -> None:
+    """Checks a user's network on shapes, as it predicts and as it is trained.
+
+    Raises:
+        UserError: if the network fails, or has other variables or logits than those
+            that the package can train.
+    """
+
+    def apply() -> None:
+        key = make_key(0)
+        inputs = jnp.zeros((2, *model.input_shape))
+        variables = model.init(key, inputs)
+        check_collections(variables)
+        params = {"params": variables["params"]}
+        check_shape("its logits", model.apply(params, inputs), (2, model.classes))
+        _, changed = model.apply(
+            params,
+            inputs[:1],
+            keys=key[None],
+            rngs={"dropout": key},
+            mutable=DenyList(("params", "intermediates")),
+        )
+        check_collections(changed)
+
+    create: Any = model.config.network
+    with create.errors():
+        jax.eval_shape(apply)
+
+
+def check_collections(variables: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` for variables that are neither parameters nor penalties."""
+    others = sorted(variables.keys() - {"params", LOSSES})
+    if others:
+        raise ValueError(
+            f"it has the collection {others[0]}; allowed are params, and {LOSSES} for "
+            "penalties"
+        )
+
+
+def check_shape(subject: str, found: Any, shape: tuple[int, ...]) -> None:
+    """Raises a `ValueError` unless a result is an array of this shape."""
+    if jnp.shape(found) != shape:
+        raise ValueError(f"{subject} must be {list(shape)}, not {found}")

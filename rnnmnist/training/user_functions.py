@@ -1,0 +1,85 @@
+"""Checks of the functions of a user, before a run writes anything.
+
+All but schedules are called on shapes only. `models/networks.py` and `models/cells.py`
+check networks and cells.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rnnmnist.config.functions import label
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
+from rnnmnist.config.tasks import Task
+from rnnmnist.errors import UserError
+from rnnmnist.models.networks import check_shape
+from rnnmnist.models.parameters import Params, abstract_params
+from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.random_streams import make_key
+from rnnmnist.training.optimizer import learning_rate
+from rnnmnist.training.state import Program
+
+LARGEST_RATE = 10  # times the peak
+# Names of the metrics of every run, as in `training/step.py`.
+TAKEN = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rate")
+
+
+@jax_defaults()
+def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
+    """Checks the functions of a run, each by itself, with its cell or network.
+
+    Raises:
+        UserError: if one of them fails, or returns another shape or learning rates out
+            of range.
+    """
+    functions = functions_of(config)
+    if not functions:
+        return
+    program = Program.create(config, task, mesh)  # checks a cell and a network
+    names = [*TAKEN, *map(label, config.train.metrics or ())]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"train.metrics: two have the name {name}; rename one")
+    logits = jnp.zeros((2, len(task.classes)))
+    labels = jnp.zeros(2, jnp.int32)
+    inputs = jnp.zeros((task.time_steps, task.features))
+    for function in functions:
+        # A process can forbid promotions, which a run allows.
+        with function.errors(), jax.numpy_dtype_promotion("standard"):
+            if function.setting in ("train.loss", "train.metrics"):
+                values = jax.eval_shape(function, logits, labels)
+                check_shape("its result for 2 examples", values, (2,))
+            elif function.setting == "data.augment":
+                key, length = make_key(0), jnp.int32(1)
+                changed = jax.eval_shape(function, key, inputs, length)
+                check_shape("its result", changed, inputs.shape)
+            elif function.setting == "train.optimizer":
+                params = abstract_params(program.model)
+                update = functools.partial(_update, program=program)
+                jax.eval_shape(update, jnp.zeros(()), params)
+            elif function.setting == "train.schedule":
+                check_schedule(config.train)
+
+
+def _update(rate: jax.Array, params: Params, *, program: Program) -> optax.Params:
+    optimizer = program.optimizer(rate)
+    changes, _ = optimizer.update(params, optimizer.init(params), params)
+    return optax.apply_updates(params, changes)
+
+
+def check_schedule(config: RunTrainConfig) -> None:
+    """Raises a `ValueError` for a learning rate of the run that is out of range."""
+    rates_of = jax.jit(jax.vmap(lambda step: learning_rate(config, step)))
+    rates = np.asarray(rates_of(np.arange(config.num_steps, dtype=np.int32)))
+    highest = LARGEST_RATE * config.learning_rate
+    is_wrong = ~((rates >= 0) & (rates <= highest))  # as of NaN
+    if is_wrong.any():
+        step = int(is_wrong.argmax())
+        raise ValueError(
+            f"the learning rate of step {step} is {rates[step]:.3g}; it must be from 0 "
+            f"to {highest:.3g}, {LARGEST_RATE} times train.learning_rate"
+        )

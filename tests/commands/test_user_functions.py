@@ -1,0 +1,676 @@
+"""Functions of the user's own, in every setting that takes one."""
+
+import copy
+import functools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import sklearn.base
+import trainer
+from support import (
+    INPUTS,
+    LABELS,
+    SMALL,
+    as_ensemble,
+    batches_of,
+    called,
+    chunk_of,
+    flags_of,
+    jax_settings,
+    mesh_of,
+    model_of,
+    output_of,
+    random_examples,
+    random_params,
+    rates_of,
+    read_batch,
+    refused,
+    run_config,
+    task_of,
+    write_recipes,
+)
+
+import rnnmnist
+from rnnmnist.config.functions import bind, import_function, parse_parameters
+from rnnmnist.config.resolving import fill_defaults, import_functions
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.data.batches import Batch, BatchTransform
+from rnnmnist.data.datasets import open_source
+from rnnmnist.data.examples import Examples
+from rnnmnist.data.image_sets import image_task
+from rnnmnist.errors import UserError
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import Header
+from rnnmnist.runs.records import Record
+from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.training.loss import LOSS_FUNCTIONS, Objective
+from rnnmnist.training.state import Program, create_state
+from rnnmnist.training.step import train_chunk
+
+# Beside the recipes of the page.
+OTHERS = '''
+HALF = jnp.float32(1) / 2  # initializes jax's devices
+
+
+class Sowing(Leaky):
+    """Sows a penalty at each time step."""
+
+    penalty: float = 0.0
+    collection: str = "losses"
+
+    @nn.compact
+    def __call__(self, carry, inputs):
+        carry = carry / 2 + nn.tanh(nn.Dense(self.features)(inputs))
+        self.sow(self.collection, "activity", self.penalty * (1 + carry.mean() ** 2))
+        return carry, carry
+
+
+class Wide(Leaky):
+    def __call__(self, carry, inputs):
+        return carry, jnp.concatenate([carry, carry], axis=-1)
+
+
+class Sized(Leaky):
+    def __init__(self, features, name, size):
+        super().__init__(features, name=name)
+
+
+class Dropping(Leaky):
+    @nn.compact
+    def __call__(self, carry, inputs):
+        inputs = nn.Dropout(0.1, deterministic=False)(inputs)
+        carry = carry / 2 + nn.tanh(nn.Dense(self.features)(inputs))
+        return carry, carry
+
+
+class Normalized(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs, lengths, *, train):
+        hidden = nn.BatchNorm(use_running_average=not train)(inputs)
+        return nn.Dense(self.classes)(hidden.mean(axis=1))
+
+
+class Plain:
+    def __init__(self, classes):
+        self.classes = classes
+
+
+class Short(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs, lengths, *, train):
+        return nn.Dense(self.classes + 1)(inputs.mean(axis=1))
+
+
+class Noisy(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs, lengths, *, train):
+        noise = jax.random.normal(self.make_rng("noise"), inputs.shape)
+        return nn.Dense(self.classes)((inputs + noise).mean(axis=1))
+
+
+def mean_loss(logits, labels):
+    return focal(logits, labels).mean()
+
+
+def infinite(logits, labels):
+    return focal(logits, labels) * jnp.inf
+
+
+def failing(*arguments, **parameters):
+    raise RuntimeError("on purpose\\nwith a second line")
+
+
+def steep(peak, num_steps):
+    return lambda step: peak * 20.0 * step / num_steps
+
+
+def undefined(peak, num_steps):
+    return lambda step: jnp.where(step == 3, jnp.nan, peak)
+
+
+def branching(peak, num_steps):
+    return lambda step: peak if step < 3 else 0.0
+
+
+def longer(key, inputs, length):
+    return jnp.concatenate([inputs, inputs])
+
+
+def accuracy(logits, labels):
+    return logits.argmax(-1) == labels
+
+
+def levels(folder, mode="r"):
+    inputs = np.load(f"{folder}/inputs.npy", mmap_mode=mode)
+    names = ("labels", "split")
+    return {"inputs": inputs} | {name: np.load(f"{folder}/{name}.npy") for name in names}
+
+
+def no_inputs():
+    return {"input": np.zeros((4, 3, 1)), "labels": [0, 1, 0, 1]}
+
+
+number = 3
+'''
+# A value of each setting, for the file of the page.
+ROWS = {
+    "network": "own.py:Attention,width=8,penalty=0.1",
+    "cell": "own.py:Sowing,decay=0.9,penalty=0.1",
+    "loss": "own.py:focal,gamma=1.5",
+    "optimizer": "own.py:slower_body,factor=0.5",
+    "schedule": "own.py:one_cycle",
+    "metrics": "own.py:top+own.py:top,k=1",
+    "augment": "own.py:jitter,std=0.5",
+    "path": "own.py:levels,folder='data'",
+}
+SPLIT = np.where(np.arange(40) < 30, "train", "validation")
+
+
+@pytest.fixture(autouse=True)
+def promotions() -> Iterator[None]:
+    """Those of jax, which a user's functions may use."""
+    changes = {
+        "jax_numpy_rank_promotion": "allow",
+        "jax_numpy_dtype_promotion": "standard",
+    }
+    with jax_settings(changes):
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with the functions and the data."""
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path)
+    with (tmp_path / "own.py").open("a") as file:
+        file.write(OTHERS)
+    (tmp_path / "data").mkdir()
+    for name, array in {"inputs": INPUTS, "labels": LABELS, "split": SPLIT}.items():
+        np.save(tmp_path / f"data/{name}.npy", array)
+    return tmp_path
+
+
+def settings_of(row: str) -> dict[str, Any]:
+    """The settings of a small run with a function, by their short names."""
+    settings = SMALL | {"path": "data", row: ROWS[row]}
+    if row == "network":
+        del settings["cell"], settings["hidden_size"]
+    return settings
+
+
+def train(workdir: Path | None, settings: dict[str, Any], **options: Any) -> Any:
+    return rnnmnist.train(
+        "trained", workdir=workdir, verbose=False, **settings, **options
+    )
+
+
+def fit(**settings: Any) -> rnnmnist.Model:
+    """Trains a small network in memory."""
+    given = SMALL | settings
+    if "network" in settings:
+        del given["cell"], given["hidden_size"]
+    return rnnmnist.fit(INPUTS, LABELS, split=SPLIT, verbose=False, **given)
+
+
+def kill_after_its_first_save(
+    environment: dict[str, str], workdir: Path, arguments: list[str]
+) -> None:
+    """Starts a training in a process, whose saves are slow, and kills it."""
+    variables = environment | {"PYTHONPATH": trainer.PYTHONPATH}
+    argv = *trainer.SLOW_SAVE, *arguments, f"--workdir={workdir}"
+    process = subprocess.Popen(
+        [sys.executable, *map(str, argv)], env=variables, stdout=subprocess.DEVNULL
+    )
+    while not (workdir / "10").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
+    row: str, folder: Path, environment: dict[str, str]
+) -> None:
+    """Later, only networks, cells and readers have to be named again."""
+    settings = settings_of(row)
+    named = {row: ROWS[row]} if row in ("network", "cell") else {}
+    whole = train(folder / "whole", settings)
+    plain = train(None, SMALL | {"path": "data"})
+    if row not in ("metrics", "path"):
+        assert whole.params_sha256 != plain.params_sha256
+
+    def interrupt(_: rnnmnist.Metrics) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder / "stopped", settings, callback=interrupt)
+    arguments = ["--config=trained", *flags_of(settings)]
+    kill_after_its_first_save(environment, folder / "killed", arguments)
+    for name in ("stopped", "killed"):
+        assert Record(folder / name).step in (10, 15)
+        resumed = called("main", *arguments, f"--workdir={folder}/{name}")
+        assert "resuming from step" in output_of(resumed)
+        found = rnnmnist.load(folder / name, 20, **named).params_sha256
+        assert found == whole.params_sha256, name
+
+    (folder / "own.py").rename(folder / "moved.py")
+    workdir = f"--workdir={folder}/whole"
+    flags = []
+    if row in ("network", "cell", "path"):
+        assert "only if you name it" in refused("evaluate", workdir)
+        flags = flags_of({row: ROWS[row].replace("own.py", "moved.py")})
+    output_of(called("evaluate", workdir, *flags))
+    export = "--format=stablehlo", f"--output={folder}/exported"
+    assert "10 of 10" in output_of(called("export", workdir, *flags, *export))
+    np.savez(folder / "new.npz", inputs=INPUTS)
+    if row != "path":
+        output_of(called("predict", workdir, *flags, "new.npz"))
+
+
+TASK = task_of(28, 28, 10)
+EXAMPLES = Examples(
+    random_examples(24).stored / np.float32(255),
+    np.arange(24, dtype=np.int32) % 28 + 1,
+    labels=random_examples(24).labels,
+)
+
+
+def updated(settings: dict[str, Any], devices: int) -> list[Any]:
+    """Returns the networks after eight updates, and the sums of their losses."""
+    common: dict[str, Any] = {"train.batch_size": 16, "train.num_steps": 50}
+    config = import_functions(run_config(common | settings))
+    mesh = mesh_of(devices)
+    program = Program.create(config, TASK, mesh)
+    chunk = chunk_of(batches_of(EXAMPLES, config, mesh), 0)
+    state, metrics = train_chunk(
+        create_state(config, program),
+        chunk,
+        rates_of(chunk, config),
+        jnp.int32(0),
+        jnp.int32(8),
+        program=program,
+    )
+    return split_ensemble(jax.device_get((state.params, metrics)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
+@pytest.mark.parametrize("kind", ["network", "cell"])
+def test_devices_and_seeds_change_rounding_only(kind: str, folder: Path) -> None:
+    """All functions together, of sequences of different lengths."""
+    settings: dict[str, Any] = {
+        "train.loss": ROWS["loss"],
+        "train.optimizer": "optax:adam,b1=0.8",
+        "train.schedule": ROWS["schedule"],
+        "train.metrics": ROWS["metrics"],
+        "data.augment": ROWS["augment"],
+        f"model.{kind}": ROWS[kind],
+    }
+    if kind == "cell":
+        settings |= {"model.hidden_size": 8, "model.dropout": 0.2, "model.window": 2}
+    (expected,) = updated(settings, 1)
+    (shared,) = updated(settings, 2)
+    first, second = updated(settings | {"num_seeds": 2}, 1)
+    (alone,) = updated(settings | {"seed": 1}, 1)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=5e-4)
+    jax.tree.map(close, shared, expected)
+    jax.tree.map(close, first, expected)
+    jax.tree.map(close, second, alone)
+    _, metrics = expected
+    assert {"top", "top,k=1", "learning_rate"} < metrics.keys()
+    np.testing.assert_allclose(metrics["top,k=1"], metrics["accuracy"])
+
+
+# Values of a setting, and a part of the message.
+WRONG = [
+    ("cell", "own.py:Leeky", "own.py has no function Leeky; did you mean 'Leaky'"),
+    ("cell", "own.py:number", "own.py has no function number"),
+    ("cell", "own.py:Attention", "unexpected keyword argument 'features'"),
+    ("cell", "own.py:Wide", "its output must be [2, 4], not"),
+    ("cell", "own.py:Sized", "TypeError: "),
+    ("cell", "own.py:Dropping", "Dropping fails: "),
+    ("cell", "own.py:Sowing,collection=penalties", "has the collection penalties"),
+    ("cell", "broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
+    ("cell", "absent:Leaky", "No module named 'absent'"),
+    ("network", "own.py:Attention,widht=3", "its parameters are classes, width"),
+    ("network", "own.py:Normalized", "it has the collection batch_stats"),
+    ("network", "own.py:Plain", "Plain fails: TypeError"),
+    ("network", "own.py:Short", "its logits must be [2, 2], not"),
+    ("network", "own.py:Noisy", "Noisy fails: InvalidRngError"),
+    ("loss", "own.py:focal,gama=2", "'gama'; its parameters are logits, labels, gamma"),
+    ("loss", "own.py:focal,labels=2", "multiple values for argument 'labels'"),
+    ("loss", "own.py:mean_loss", "its result for 2 examples must be [2], not"),
+    ("loss", "own.py:failing", "failing fails: RuntimeError: on purpose; correct it"),
+    ("optimizer", "optax:lino", "did you mean 'lion'"),
+    ("optimizer", "own.py:focal", "focal fails: "),
+    ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose; "),
+    ("schedule", "own.py:steep", "step 11 is 0.0077; it must be from 0 to"),
+    ("schedule", "own.py:undefined", "the learning rate of step 3 is nan"),
+    ("schedule", "own.py:branching", "TracerBoolConversionError"),
+    ("metrics", "own.py:accuracy", "two have the name accuracy"),
+    ("metrics", "own.py:top+own.py:top", "two have the name top"),
+    ("metrics", "own.py:mean_loss", "its result for 2 examples must be [2], not"),
+    ("augment", "own.py:longer", "its result must be [5, 1], not"),
+    ("augment", "own.py:failing", "failing fails: RuntimeError: on purpose; "),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "part"), WRONG, ids=lambda value: "")
+def test_a_wrong_function_is_one_line_before_anything_is_written(
+    name: str, value: str, part: str, folder: Path
+) -> None:
+    (folder / "broken.py").write_text("x")
+    settings = SMALL | {"path": "data", "learning_rate": 7e-4} | {name: value}
+    if name == "network":
+        del settings["cell"], settings["hidden_size"]
+    workdir = folder / "run"
+    message = refused(
+        "main", "--config=trained", *flags_of(settings), f"--workdir={workdir}"
+    )
+    section = "data" if name == "augment" else "train"
+    section = "model" if name in ("cell", "network") else section
+    assert message.startswith(f"{section}.{name}: ")
+    assert part in message
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"loss": ROWS["loss"], "label_smoothing": 0.1}, "train.loss=last or every"),
+        ({"optimizer": "optax:lion", "weight_decay": 0.1}, "optimizer=adamw"),
+        ({"schedule": ROWS["schedule"], "warmup_fraction": 0.02}, "constant or cosine"),
+        ({"network": ROWS["network"], "hidden_size": 3}, "recurrent layers"),
+        ({"network": ROWS["network"], "cell": "gru"}, "recurrent layers"),
+        ({"network": ROWS["network"], "loss": "every_step"}, "train.loss: every_step"),
+        ({"cell": "filters", "loss": ROWS["loss"]}, "training by gradients"),
+        ({"cell": "filters", "augment": ROWS["augment"]}, "training by gradients"),
+    ],
+    ids=lambda value: "",
+)
+def test_settings_that_do_not_apply_are_refused(
+    settings: dict[str, Any], part: str, folder: Path
+) -> None:
+    """Those of a recipe, such as `label_smoothing` of `trained`, are dropped."""
+    with pytest.raises(UserError) as error:
+        rnnmnist.fit(INPUTS, LABELS, verbose=False, **settings)
+    assert part in str(error.value)
+
+
+def test_a_reader_is_checked_and_its_maps_stay_maps(folder: Path) -> None:
+    source = open_source(DataConfig("files", path=ROWS["path"]))
+    examples = source.load(DataConfig("files")).splits["train"]
+    array: Any = examples.stored
+    while not isinstance(array, np.memmap):
+        array = array.base  # None if it is none
+    for reader, part in (
+        ("own.py:levels,folder=absent", "levels,folder=absent fails: FileNotFound"),
+        ("own.py:no_inputs", "no_inputs: contains the array 'input'; did you mean"),
+        ("own.py:failing", "failing fails: RuntimeError: on purpose; "),
+    ):
+        message = refused("main", "--config=files", f"--config.data.path={reader}")
+        assert message.startswith("data.path: ")
+        assert part in message
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
+    with pytest.raises(rnnmnist.RunError, match="step 1 is not finite"):
+        fit(loss="own.py:infinite")
+
+
+def test_the_loss_is_logged_and_compared_and_results_have_the_cross_entropy(
+    folder: Path,
+) -> None:
+    model = fit(loss=ROWS["loss"], num_seeds=2)
+    logits = model.logits(model.dataset.splits["validation"])  # type: ignore[union-attr]
+    labels = model.dataset.splits["validation"].labels  # type: ignore[union-attr]
+    focal = import_function("train.loss", f"{folder}/{ROWS['loss']}")
+    line = model.validation_metrics
+    assert line is not None
+    losses = [network.loss for network in line.networks]
+    expected = [float(focal(each, labels).mean()) for each in logits]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    result = model.evaluate()
+    entropy = optax.softmax_cross_entropy_with_integer_labels
+    expected = [float(entropy(each, labels).mean()) for each in logits]
+    losses = [network.loss for network in result.networks]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["network", "cell"])
+def test_penalties_change_the_gradient_and_not_the_log(kind: str, folder: Path) -> None:
+    names = {"network": "Attention,dropout=0", "cell": "Sowing"}
+    without, heavy = (
+        fit(num_steps=1, log_every_steps=1, **{kind: f"own.py:{names[kind]},{penalty}"})
+        for penalty in ("penalty=0.0", "penalty=1000.0")
+    )
+    first, second = without.record.lines[0], heavy.record.lines[0]
+    assert first.loss == pytest.approx(second.loss, rel=1e-6)
+    assert first.means is not None
+    assert second.means is not None
+    assert second.means["grad_norm"][0] > 10 * first.means["grad_norm"][0]
+
+
+def test_the_penalties_of_a_cell_leave_out_the_padding(folder: Path) -> None:
+    """Each time step has a penalty of 1, and more that depends on the parameters."""
+    cell = import_function("model.cell", "own.py:Sowing,penalty=1.0")
+    model = model_of(ModelConfig(cell=cell, hidden_size=4, window=2), TASK)
+    zeros = jax.tree.map(np.zeros_like, random_params(model))
+    loss = bind("last", LOSS_FUNCTIONS, label_smoothing=0.0)
+    lengths = np.array([28, 5, 1], np.int32)
+    batch = Batch(
+        inputs=jnp.zeros((3, 28, 28)),
+        labels=jnp.zeros(3, jnp.int32),
+        lengths=jnp.asarray(lengths),
+        weights=None,
+    )
+    _, penalty = Objective(model, loss).apply_by_example(zeros, batch)
+    assert float(penalty) == sum(-(-lengths // model.config.stride))
+
+
+def test_an_augmentation_changes_no_padding_and_no_evaluation(folder: Path) -> None:
+    settings = {"data.augment": "own.py:jitter", "train.batch_size": 24}
+    config = import_functions(run_config(settings, TASK))
+    transform = BatchTransform.create(config, TASK)
+    source = batches_of(EXAMPLES, config, mesh_of(1))
+    first, again, later = (read_batch(source, transform, step) for step in (0, 0, 1))
+    plain = read_batch(source, transform._replace(augment=None), 0)
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    assert first.lengths is not None
+    is_read = np.arange(28)[None] < np.asarray(first.lengths)[:, None]
+    assert not np.asarray(first.inputs)[~is_read].any()
+    noise = np.asarray(first.inputs - plain.inputs)
+    assert 0.08 < noise[is_read].std() < 0.12
+    assert (first.inputs[0] != later.inputs[0]).any()
+
+
+def test_functions_of_a_notebook_train_in_memory_only(folder: Path) -> None:
+    def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return ((nn.softmax(logits) - nn.one_hot(labels, 2)) ** 2).sum(-1)
+
+    class Linear(nn.Module):
+        classes: int
+
+        @nn.compact
+        def __call__(
+            self, inputs: jax.Array, lengths: jax.Array, *, train: bool
+        ) -> jax.Array:
+            return nn.Dense(self.classes)(inputs.mean(axis=1))
+
+    model = fit(loss=squared, optimizer=optax.sgd)
+    model.save(folder / "saved")
+    assert str(rnnmnist.load(folder / "saved").config.train.loss).endswith("squared")
+    assert copy.deepcopy(model).params_sha256 == model.params_sha256
+    network = fit(network=Linear, num_steps=20)
+    assert network.classify(INPUTS).shape == (40, 2)
+    for act in (pickle.dumps, lambda model: model.save(folder / "network")):
+        with pytest.raises(UserError, match=r"^model\.network: .*put it into a file"):
+            act(network)
+    with pytest.raises(UserError, match=r"^train\.loss: .*put it into a file"):
+        rnnmnist.fit(INPUTS, LABELS, workdir=folder / "run", loss=squared)
+    assert not (folder / "run").exists()
+    with pytest.raises(UserError, match="unhashable"):
+        fit(loss=Unhashable())
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return logits
+
+
+def test_a_pickle_names_its_network(folder: Path) -> None:
+    model = fit(network=ROWS["network"])
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.classify(INPUTS), model.classify(INPUTS))
+
+
+def test_the_classifier_of_scikit_learn_takes_functions(folder: Path) -> None:
+    settings = {"loss": ROWS["loss"], "optimizer": optax.sgd, "num_devices": 1}
+    classifier = rnnmnist.RNNClassifier(num_steps=20, settings=settings)
+    sklearn.base.clone(classifier).fit(INPUTS, LABELS).predict(INPUTS)
+
+
+def test_a_changed_file_is_a_warning_and_a_changed_parameter_an_error(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SMALL | {"path": "data", "cell": "own.py:Leaky,decay=0.9"}
+    train(folder / "run", settings | {"loss": ROWS["loss"]})
+    with pytest.raises(UserError, match=r"gamma=2 \(checkpoint: focal,gamma=1\.5"):
+        train(folder / "run", settings | {"loss": "own.py:focal,gamma=2"})
+    with pytest.raises(UserError, match=r"must be the Leaky,decay=0\.9 of the run"):
+        rnnmnist.load(folder / "run", cell="own.py:Leaky")
+    assert not caplog.messages
+    file = folder / "own.py"
+    file.write_text(file.read_text().replace("self.decay * carry", "self.decay"))
+    model = rnnmnist.load(folder / "run", cell="own.py:Leaky,decay=0.9")
+    model.classify(INPUTS)
+    (message,) = caplog.messages
+    assert message.startswith("model.cell: the file of ")
+    train(folder / "run", settings | {"loss": ROWS["loss"], "num_steps": 30})
+    assert any(text.startswith("train.loss: the file of") for text in caplog.messages)
+    file.write_text(file.read_text().replace("nn.Dense(self.features)", "nn.Dense(3)"))
+    with pytest.raises(UserError, match=r"Leaky,decay=0\.9 fails"):
+        rnnmnist.load(folder / "run", cell="own.py:Leaky,decay=0.9")
+    text = file.read_text().replace("nn.Dense(3)", "nn.Dense(self.features, name='b')")
+    file.write_text(text)
+    with pytest.raises(rnnmnist.RunError, match="in params, the shape of cell/Dense_0"):
+        rnnmnist.load(folder / "run", cell="own.py:Leaky,decay=0.9")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a:f,b=(0.9,0.99),c=[1,2]", {"b": (0.9, 0.99), "c": [1, 2]}),
+        ("a.py:f,w=he_normal,x='a b:c,d'", {"w": "he_normal", "x": "a b:c,d"}),
+        ("a:f,n=None,t=True,m=-1e-3", {"n": None, "t": True, "m": -1e-3}),
+        ("a:f", {}),
+        ("lstm", {}),
+    ],
+)
+def test_parameters_are_the_keywords_of_a_call(
+    text: str, expected: dict[str, Any]
+) -> None:
+    assert parse_parameters(text) == expected
+
+
+def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
+    """Also one of the same name, or of the same size and age, as one that was run."""
+    files = tmp_path / "a" / "flax.py", tmp_path / "b" / "flax.py"
+    for number, file in enumerate([*files, *files]):
+        file.parent.mkdir(exist_ok=True)
+        file.with_name("neighbour.py").write_text("")
+        file.write_text(
+            f"import neighbour, flax.linen\nclass Cell:\n    number = {number}\n"
+        )
+        os.utime(file, (0, 0))
+        found = import_function("model.cell", f"{file}:Cell")
+        assert found.function.number == number  # type: ignore[attr-defined]
+        assert import_function("model.cell", f"{file}:Cell") == found
+        names = {path.name for path in file.parent.iterdir()}
+        assert names <= {"flax.py", "neighbour.py", "__pycache__"}
+        assert str(file.parent) not in sys.path
+
+
+def test_a_module_is_imported_as_python_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_cells").mkdir()
+    (tmp_path / "own_cells" / "leaky.py").write_text("class Cell:\n    pass\n")
+    cell = import_function("model.cell", "own_cells.leaky:Cell").function
+    assert cell is sys.modules["own_cells.leaky"].Cell
+    assert ModelConfig(cell=cell).cell == "own_cells.leaky:Cell"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
+def test_an_edited_file_is_run_anew_and_an_unedited_one_compiles_nothing(
+    folder: Path,
+) -> None:
+    settings = {"cell": "own.py:Leaky", "loss": ROWS["loss"]}
+    first = fit(**settings)
+    before = compile_seconds()
+    second = fit(**settings)
+    assert compile_seconds() == before
+    file = folder / "own.py"
+    file.write_text(file.read_text().replace("self.decay * carry", "0.25 * carry"))
+    third = fit(**settings)
+    assert compile_seconds() > before
+    assert first.params_sha256 == second.params_sha256 != third.params_sha256
+
+
+@pytest.mark.parametrize("name", ["cell", "network", "path"])
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_checkpoint_never_names_the_code_that_runs(
+    name: str, is_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that somebody was given has a file beside it."""
+    if name == "path" and not is_file:
+        pytest.skip("a reader is in a file")
+    monkeypatch.syspath_prepend(tmp_path)
+    marker = tmp_path / "marker"
+    source = tmp_path / "download.py"
+    source.write_text(
+        "import pathlib\nfrom flax.linen import GRUCell as Cell\n"
+        f"pathlib.Path({str(marker)!r}).touch()\n"
+    )
+    text = f"{source}:Cell" if is_file else "download:Cell"
+    images = DataConfig(name="files" if name == "path" else "mnist5k")
+    config = Config(data=images, model=ModelConfig(cell="gru", hidden_size=8))
+    task = image_task(DataConfig(name="mnist5k"))
+    params = {"params": as_ensemble(random_params(model_of(config.model, task)))}
+    section = "data" if name == "path" else "model"
+    named = fill_defaults(config.replace({f"{section}.{name}": text}), task)
+    header = Header(step=3, config=named, task=task, metrics=None)
+    checkpoints.save(tmp_path / "run", header, params)
+    commands = [["evaluate"]]
+    if name != "path":
+        commands.append(["page", f"--output={tmp_path}/page.html"])
+        commands.append(["export", "--format=all", f"--output={tmp_path}/out"])
+    for arguments in commands:
+        assert text in refused(*arguments, f"--workdir={tmp_path}/run")
+        assert not marker.exists()

@@ -1,0 +1,26 @@
+"""The page on the user's own functions: its file, commands and programs run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import OWN_FUNCTIONS, code_blocks, run_block, write_recipes
+
+
+@pytest.mark.slow
+def test_the_recipes_run(tmp_path: Path, environment: dict[str, str]) -> None:
+    in_memory, tracked = write_recipes(tmp_path)
+    first, together = code_blocks(OWN_FUNCTIONS, "sh")
+    short = " --config.train.num_steps=10\n"
+    run_block("sh", first.replace("\n", short), tmp_path, environment)
+    printed = run_block("sh", together, tmp_path, environment)
+    assert "Attention,width=128 on mnist5k" in printed
+    assert "Embedding on characters" in printed
+    lines = (tmp_path / "runs/attention/metrics.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        assert line["means"]["top"][0] < line["means"]["top,k=3"][0] <= 1
+    output = run_block("python", in_memory, tmp_path, environment)
+    assert 0.3 < float(output.splitlines()[-1]) <= 1
+    pytest.importorskip("tensorboardX")
+    run_block("python", tracked, tmp_path, environment)
+    assert list(tmp_path.glob("tensorboard/tracked/events*"))
