@@ -42,10 +42,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             memory.
         random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
-        cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
-            "module:Class" or "FILE.py:Class". None is "lru" if a parameter from
-            `num_layers` to `label_smoothing`, without `differences`, is not None, or
-            with `early_stopping`; otherwise the number of sequences chooses between
+        cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own,
+            as a class or as "SOURCE:NAME,KEY=VALUE,…". None is "lru" if a parameter
+            from `num_layers` to `label_smoothing`, without `differences`, is not None,
+            or with `early_stopping`; otherwise the number of sequences chooses between
             "filters", which are random and do not have these parameters, and "lru".
         hidden_size: units of the hidden state, or filters. None is 64; of filters,
             1,000.

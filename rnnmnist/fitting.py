@@ -150,7 +150,8 @@ def fit(
             `trained`. `trained` is also used if a callback or a setting of training by
             gradients is given, and `cell` decides in any case. `class_weight` can also
             be a mapping from classes to weights. A class that it does not name has the
-            weight 1.
+            weight 1. `cell`, `network`, `loss`, `optimizer`, `schedule`, `metrics` and
+            `augment` can be functions of Python.
 
     Returns:
         The network of the best step.

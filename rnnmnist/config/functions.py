@@ -28,6 +28,7 @@ FORM = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
 TEXT = re.compile(
     r"(?P<source>.+?\.py|[^:,=]+):(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
 )
+MEMORY = "memory:"  # in place of the source of a function without one
 # A plus sign between two functions, not one in a parameter.
 SEPARATOR = re.compile(r"\+(?=[^+:,=]+:)")
 
@@ -41,18 +42,16 @@ class Function:
 
     Attributes:
         setting: the full name of the setting, such as `train.loss`.
-        text: names the function, as `losses.py:focal,gamma=2`.
+        text: names the function, as `losses.py:focal,gamma=2`, or as `memory:focal` if
+            another process cannot import it, such as a function of a notebook.
         function: the function itself, or the class.
         sha256: the SHA-256 of the file; None for a module.
-        is_importable: whether another process can import the function by the text. It
-            cannot import a function of a notebook.
     """
 
     setting: str
     text: str
     function: Callable[..., Any]
     sha256: str | None = None
-    is_importable: bool = True
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Calls the function with its parameters."""
@@ -63,7 +62,7 @@ class Function:
 
     def require_import(self) -> None:
         """Raises a `UserError` if another process cannot import the function."""
-        if not self.is_importable:
+        if self.text.startswith(MEMORY):
             raise UserError(
                 f"{self.setting}: {label(self)} cannot be found again by its name, "
                 "which a folder or a pickle needs; put it into a file, and name it as "
@@ -137,15 +136,14 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
         return function
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", type(function).__name__)
-    text = f"{module}:{name}"
     found = getattr(sys.modules.get(str(module)), name, None)
     if found is function and module != "__main__":
-        return text
+        return f"{module}:{name}"
     try:
         hash(function)
     except TypeError as error:
         raise UserError(f"{setting}: {error}; pass a function") from None
-    return Function(setting, text, function, is_importable=False)
+    return Function(setting, MEMORY + name, function)
 
 
 def import_function(setting: str, text: str | Function) -> Function:

@@ -223,16 +223,14 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
         "num_epochs": None,
         "class_weight": class_weight,
     }
+    has_own_schedule = is_own("train.schedule", train.schedule)
+    has_own_optimizer = is_own("train.optimizer", train.optimizer)
     defaults = {
         "log_every_steps": min(100, max(10, num_steps // 100)),
         "eval_every_steps": max(1, num_steps // 10),
-        "warmup_fraction": DEFAULT_WARMUP,
-        "weight_decay": DEFAULT_WEIGHT_DECAY,
+        "warmup_fraction": 0.0 if has_own_schedule else DEFAULT_WARMUP,
+        "weight_decay": 0.0 if has_own_optimizer else DEFAULT_WEIGHT_DECAY,
     }
-    if is_own("train.schedule", train.schedule):
-        defaults["warmup_fraction"] = 0.0
-    if is_own("train.optimizer", train.optimizer):
-        defaults["weight_decay"] = 0.0
     return RunTrainConfig(**defaults | _given(train) | filled)
 
 
@@ -251,8 +249,9 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
 
     They may have their defaults, and what these stand for in a run.
     """
+    values = config.flat()
+    own = {name: values[name] for name in REPLACED if is_own(name, values[name])}
     model = config.model
-    own = {name for name in REPLACED if is_own(name, config.flat()[name])}
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
     kinds.add(RECURRENCE)
     if not model.is_closed_form:
@@ -262,11 +261,9 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
             kinds.add(VALIDATED)
     for name in own:
         kinds.difference_update(REPLACED[name])
-    like = {"model.cell": model.cell} | {name: config.flat()[name] for name in own}
-    if "model.network" in own:
-        like["model.cell"] = "lstm"
+    like = own if model.network is not None else {"model.cell": model.cell, **own}
     filled = fill_defaults(Config().replace(like), task).flat()
-    for name, value in config.flat().items():
+    for name, value in values.items():
         setting = SETTINGS[name]
         is_default = value in (setting.default, filled[name]) and name not in own
         if is_default or setting.applies_to is None or setting.applies_to in kinds:
@@ -276,12 +273,11 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
             remedy = f"set --config=files, or {remedy}"
         if model.is_closed_form:
             remedy = f"{remedy} (the configuration filters has none of these)"
-        named = " and ".join(
-            f"{each}={config.flat()[each]}" for each in sorted(own | {"model.cell"})
-        )
+        named = {"model.cell": model.cell, **own}
+        listed = " and ".join(f"{each}={named[each]}" for each in named)
         raise UserError(
             f"{name}: is for {setting.applies_to} only, and {task.name} has "
-            f"{task.noun}, with {named}; {remedy}"
+            f"{task.noun}, with {listed}; {remedy}"
         )
 
 

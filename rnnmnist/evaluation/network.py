@@ -274,6 +274,8 @@ def _find_files(
     have moved, and the file of a user's cell or network.
     """
     trained = config
+    if is_own("data.path", config.data.path):  # the code of a reader
+        config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
         arrays = workdir / ARRAYS
         if arrays.exists():

@@ -44,18 +44,13 @@ def _load_dataset(network: Network) -> Dataset:
             f"data.path: {network.workdir or 'the network'} does not contain the "
             "sequences of the training; name them, or others, with data.path=PATH"
         )
-    is_named = network.settings.get("data.path") is not None
-    if is_own("data.path", config.path):
-        if not is_named:
-            raise MissingDataError(
-                f"data.path: {config.path} reads the sequences of the run, and its "
-                "code runs only if you name it; if you trust it, set data.path to it"
-            )
-    elif config.path is not None and not Path(str(config.path)).exists():
+    is_file = config.path is not None and not is_own("data.path", config.path)
+    if is_file and not Path(str(config.path)).exists():
         raise MissingDataError(
             f"data.path: {config.path} is missing; set its new place"
         )
     dataset = datasets.load(config, trained=network.task)
+    is_named = network.settings.get("data.path") is not None
     if dataset.task.sha256 != network.task.sha256 and not is_named:
         if config.path is None:
             raise UserError(

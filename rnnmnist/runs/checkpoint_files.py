@@ -77,7 +77,8 @@ def without_functions(header: Header) -> Header:
         if function.setting in ("model.cell", "model.network"):
             function.require_import()
     files = {label(each): each.sha256 for each in functions if each.sha256 is not None}
-    return replace(header, config=name_functions(header.config), files=files)
+    config = name_functions(header.config)
+    return replace(header, config=config, files=header.files | files)
 
 
 def warn_of_changed_files(header: Header, config: RunConfig) -> None:

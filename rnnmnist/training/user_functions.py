@@ -19,8 +19,9 @@ from rnnmnist.errors import UserError
 from rnnmnist.models.networks import check_shape
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.random_streams import make_key
-from rnnmnist.training.optimizer import learning_rate
+from rnnmnist.training.optimizer import learning_rates
 from rnnmnist.training.state import Program
 
 LARGEST_RATE = 10  # times the peak
@@ -73,8 +74,10 @@ def _update(rate: jax.Array, params: Params, *, program: Program) -> optax.Param
 
 def check_schedule(config: RunTrainConfig) -> None:
     """Raises a `ValueError` for a learning rate of the run that is out of range."""
-    rates_of = jax.jit(jax.vmap(lambda step: learning_rate(config, step)))
-    rates = np.asarray(rates_of(np.arange(config.num_steps, dtype=np.int32)))
+    first, updates = jnp.int32(0), config.num_steps
+    rates = np.asarray(
+        learning_rates(first, config=config, updates=updates, sharding=local_sharding())
+    )
     highest = LARGEST_RATE * config.learning_rate
     is_wrong = ~((rates >= 0) & (rates <= highest))  # as of NaN
     if is_wrong.any():
