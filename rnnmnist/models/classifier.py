@@ -1,5 +1,7 @@
 """The classifier: a recurrence, which contains all recurrent layers, and a head."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -142,20 +144,14 @@ def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Clas
     Raises:
         UserError: if a user's cell or network cannot be used.
     """
-    input_shape = (task.time_steps, task.features)
+    fields: dict[str, Any] = {
+        "config": config,
+        "input_shape": (task.time_steps, task.features),
+        "classes": len(task.classes),
+        "execution": execution,
+    }
     if config.network is None:
-        return SequenceClassifier(
-            config=config,
-            cell=resolve_cell(config),
-            input_shape=input_shape,
-            classes=len(task.classes),
-            execution=execution,
-        )
-    network = UserNetwork(
-        config=config,
-        input_shape=input_shape,
-        classes=len(task.classes),
-        execution=execution,
-    )
+        return SequenceClassifier(cell=resolve_cell(config), **fields)
+    network = UserNetwork(**fields)
     check_network(network)
     return network

@@ -36,6 +36,7 @@ IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
     ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
+    ("train.momentum=0.9", "no such flag; rnnmnist train --help lists them"),
     ("model.cell=absent.py:Cell", "absent.py does not run"),
     ("model.cell=absent_module.a:Cell", "absent_module.a does not run"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
