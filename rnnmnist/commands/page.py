@@ -8,7 +8,7 @@ The page is one HTML file that contains the networks and needs no server or netw
 
 from rnnmnist import errors
 from rnnmnist.commands.command_line import Parser
-from rnnmnist.config.files import REFERENCES, resolve_workdir
+from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.settings import expand
 
 
@@ -28,15 +28,13 @@ def main(argv: list[str]) -> None:
     if path.suffix != ".html":
         given = errors.format_value(args.output)
         raise errors.UserError(f"output: must name a .html file, not {given}")
-    from rnnmnist.evaluation.network import Network
-    from rnnmnist.runs.records import Record
+    from rnnmnist.model import load
     from rnnmnist.runs.writing import write_atomically
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
-    workdirs = [resolve_workdir(name) for name in args.workdir or REFERENCES]
-    networks = [Network(Record(workdir)) for workdir in workdirs]
+    networks = [load(workdir) for workdir in args.workdir or REFERENCES]
     content = drawing_page.render(networks).encode()
     write_atomically(path, content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")
