@@ -24,9 +24,8 @@ from jax.experimental import multihost_utils
 from rnnmnist.errors import RunError, UserError, discard_output, summarize_error
 from rnnmnist.runtime.jax_internals import (
     NO_CLUSTER,
-    distributed_client,
+    distributed_state,
     process_count,
-    process_index,
 )
 
 T = TypeVar("T")
@@ -108,7 +107,7 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
 
 def is_process_0() -> bool:
     """Whether this is process 0, which alone writes files."""
-    return process_index() == 0
+    return distributed_state().process_id == 0
 
 
 def broadcast(decide: Callable[[], T]) -> T:
@@ -119,7 +118,7 @@ def broadcast(decide: Callable[[], T]) -> T:
     """
     if process_count() == 1:
         return decide()
-    client = distributed_client()
+    client = distributed_state().client
     key = f"rnnmnist/{next(_message_numbers)}"
     if is_process_0():
         client.key_value_set(key, json.dumps(decide()))
@@ -146,7 +145,5 @@ def all_max(number: int) -> int:
 
     It is a collective operation of the devices, which fails if a process has ended.
     """
-    if process_count() == 1:
-        return number
     with jax.transfer_guard("allow"):
         return int(multihost_utils.process_allgather(np.int32(number)).max())

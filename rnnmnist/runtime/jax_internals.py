@@ -26,23 +26,15 @@ def process_count() -> int:
     Unlike `jax.process_count`, it does not initialize the devices. If the state is
     renamed, nothing runs; orbax reads it, too.
     """
-    return _distributed_state().num_processes
+    return distributed_state().num_processes
 
 
-def process_index() -> int:
-    """Returns the index of this process, from 0."""
-    return _distributed_state().process_id
+def distributed_state() -> Any:
+    """Returns what `jax.distributed.initialize` sets, whose type is private to jax.
 
-
-def distributed_client() -> Any:
-    """Returns the client of several processes, whose type is private to jax.
-
-    It has the key-value store.
+    Before, it has the values of a single process: the `process_id` is 0. The `client`
+    of several processes has the key-value store.
     """
-    return _distributed_state().client
-
-
-def _distributed_state() -> Any:
     from jax._src.distributed import global_state
 
     return global_state

@@ -35,7 +35,7 @@ from rnnmnist.runtime.distributed import (
     wait_for_process_0,
 )
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.jax_internals import process_count, process_index
+from rnnmnist.runtime.jax_internals import distributed_state, process_count
 from rnnmnist.runtime.mesh import device_put, seeds_sharding
 from rnnmnist.training.state import Program, TrainState, abstract_state
 from rnnmnist.training.user_functions import check_functions
@@ -198,9 +198,10 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
             "--config=trained"
         )
     values = _settings(config) | {"data": str(task.sha256), "step": str(step)}
+    process = distributed_state().process_id
     expected = broadcast(lambda: values)
     differing = [
-        f"{name}={value} on process {process_index()} (process 0: {expected[name]})"
+        f"{name}={value} on process {process} (process 0: {expected[name]})"
         for name, value in values.items()
         if value != expected[name]
     ]
