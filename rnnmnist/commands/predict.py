@@ -123,8 +123,8 @@ def _describe(prediction: "Prediction") -> str:
     if not prediction.image.any():
         return "the image is blank"
     probabilities = prediction.probabilities
+    first, second, *_ = (-probabilities[-1]).argsort(kind="stable").tolist()
     last = probabilities[-1].tolist()
-    first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
     summary = (
         f"{first}, {format_probability(last[first])} (then {second}, "
         f"{format_probability(last[second])})"
@@ -191,5 +191,5 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
 
 def _to_json(model: "Model", probabilities: "np.ndarray") -> dict[str, Any]:
     classes = dict(zip(model.task.classes, probabilities.tolist(), strict=True))
-    best = max(classes, key=lambda name: classes[name])
+    best = max(classes, key=classes.__getitem__)
     return {"label": best, "probability": classes[best], "probabilities": classes}
