@@ -71,7 +71,7 @@ def predict_logits(
     logits = np.concatenate(list(chunks), axis=1)
     if every_step and inputs.are_sequences:
         logits = logits[:, :, : inputs.time_steps]  # not those of further padding
-    check_finite(logits, inputs, every_step=every_step)
+    check_finite(logits, inputs)
     return logits
 
 
@@ -203,10 +203,13 @@ def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
     return inputs.lengths
 
 
-def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
-    """Raises a `RunError` unless all logits before padding are finite."""
+def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
+    """Raises a `RunError` unless all logits before padding are finite.
+
+    They are [ensemble, examples, classes], or [ensemble, examples, time, classes].
+    """
     is_finite = np.isfinite(logits).all(axis=-1)
-    if every_step:
+    if is_finite.ndim == 3:
         time_steps = logits.shape[2]
         is_finite |= find_padding(time_steps, find_lengths(inputs, time_steps))
         is_finite = is_finite.all(axis=-1)

@@ -108,7 +108,7 @@ def fit_network(
         program.model, ensemble, train, view, program.mesh, method="hidden"
     )
     states = np.concatenate(list(chunks), axis=1, dtype=np.float64)
-    check_finite(states, train, every_step=False)
+    check_finite(states, train)
 
     # Fit the head on the host.
     head = fit_ridge(
