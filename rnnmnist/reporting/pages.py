@@ -127,7 +127,6 @@ def write_files(
     folder: Path, scores: Result, pictures: dict[str, bytes], page: str
 ) -> Report:
     """Writes the pictures and the page, and removes pictures of an earlier report."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in PICTURES:
         path = folder / f"{name}.png"

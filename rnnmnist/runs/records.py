@@ -201,7 +201,6 @@ class Record:
         """Writes the text of a CSV file beside the results of a run in a folder."""
         if self._written is not None:
             path = self._written / f"evaluation/{name}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, table.encode())
 
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:

@@ -24,7 +24,11 @@ def sync(*paths: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file, which keeps its old content until the new one is complete."""
+    """Writes a file, which keeps its old content until the new one is complete.
+
+    The folder of the file is created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
@@ -40,8 +44,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 # `value` is of any type that msgspec encodes: a record, or a JSON value.
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON value or a record atomically, and creates the file's folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a JSON value or a record atomically."""
     text = json.dumps(msgspec.to_builtins(value), indent=1)
     write_atomically(path, f"{text}\n".encode())
 
