@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Inputs, Normalization
-from rnnmnist.data.sequences.checking import Sequences, check_arrays, refuse_masked
-from rnnmnist.errors import UserError, format_value, prefix_errors
+from rnnmnist.data.sequences.checking import Sequences, check_arrays, valid_array
+from rnnmnist.errors import UserError, format_value
 
 
 def read_given(
@@ -19,21 +19,19 @@ def read_given(
 
     `data` are the settings of the training, and the arrays those of `rnnmnist.fit`.
     """
+    given: Any = inputs  # None is refused
     if task.image_shape is None:
         from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-        given: Any = inputs  # None is refused
         return read_memory(given, data.roles, task.feature_names, **arrays)
     if arrays.get("lengths") is not None:
         raise UserError("lengths: are for sequences, not for images; remove them")
-    refuse_masked("inputs", inputs)
-    wanted = f"uint8 images of shape {task.image_shape}"
-    with prefix_errors("inputs", f"pass {wanted}"):
-        images = np.asarray(inputs)
+    images = valid_array("inputs", given, "biuf")
     is_image = images.shape[1:] == task.image_shape
     if not (images.size and is_image and images.dtype == np.uint8):
         raise UserError(
-            f"inputs: must be {wanted}, not {images.dtype} of shape {images.shape}"
+            f"inputs: must be uint8 images of shape {task.image_shape}, not "
+            f"{images.dtype} of shape {images.shape}"
         )
     return check_arrays(images, **arrays)
 
@@ -56,16 +54,12 @@ def read_features(
 
     They are not normalized.
     """
-    refuse_masked("features", features)
-    count = task.features
-    with prefix_errors("features", f"pass {count} numbers"):
-        given = np.asarray(features)
     # A mapping, or a series, has names, which would not be read.
-    is_named = hasattr(features, "keys")
-    if is_named or given.dtype.kind not in "biuf" or given.shape != (count,):
+    if hasattr(features, "keys"):
         raise UserError(
-            f"features: must be {count} numbers, not {format_value(features)}"
+            f"features: must be {task.features} numbers, not {format_value(features)}"
         )
+    given = valid_array("features", features, "biuf", task.features)
     values = given.astype(np.float64)
     is_image = task.image_shape is not None
     if is_image and (values.min() < 0 or values.max() > 1):
@@ -75,6 +69,6 @@ def read_features(
     invalid = normalization.find_invalid(values)
     if invalid is not None:
         (feature,), reason = invalid
-        names = task.feature_names or range(count)
+        names = task.feature_names or range(task.features)
         raise UserError(f"feature {names[feature]} {reason}")
     return values

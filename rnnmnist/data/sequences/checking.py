@@ -112,7 +112,7 @@ def check_arrays(
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
-    values = _array("inputs", inputs, "biuf")
+    values = valid_array("inputs", inputs, "biuf")
     if values.ndim not in (2, 3) or not values.size:
         raise UserError(
             f"inputs: has the shape {values.shape}; allowed are [examples, time, "
@@ -124,10 +124,10 @@ def check_arrays(
     ends = _valid_lengths(lengths, count, time_steps)
     if feature_names is None:
         feature_names = list(map(str, range(features)))
-    names = tuple(_array("feature_names", feature_names, "U", features).tolist())
+    names = tuple(valid_array("feature_names", feature_names, "U", features).tolist())
     indices, classes = None, tuple[str, ...]()
     if labels is not None:
-        indices, classes = _encode(_array("labels", labels, "biuU", count))
+        indices, classes = _encode(valid_array("labels", labels, "biuU", count))
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: {format_value(names)} has a name twice")
     for name in (*classes, *names):
@@ -137,14 +137,14 @@ def check_arrays(
                 "printable texts that are not empty"
             )
     if ids is not None:
-        ids = tuple(map(str, _array("ids", ids, "biuU", count)))
+        ids = tuple(map(str, valid_array("ids", ids, "biuU", count)))
     return Sequences(
         inputs=values[:, : ends.max()],  # the rest is padding
         labels=indices,
         classes=classes,
         lengths=ends,
         split=None if split is None else _valid_split(split, count),
-        groups=None if groups is None else _array("groups", groups, "biuU", count),
+        groups=None if groups is None else valid_array("groups", groups, "biuU", count),
         feature_names=names,
         ids=ids,
     )
@@ -172,7 +172,7 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
+    arrays = [valid_array("inputs", sequence, "biuf") for sequence in sequences]
     with prefix_errors(
         "inputs", "pass arrays [time, features] with as many features in each"
     ):
@@ -199,7 +199,7 @@ def refuse_absent_features(names: Sequence[str], wanted: Sequence[str]) -> None:
 
 
 def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
-    split = _array("split", values, "U", count)
+    split = valid_array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
         raise UserError(
             f"split: contains {format_value(name)}; allowed are {', '.join(SPLITS)}"
@@ -211,7 +211,7 @@ def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.n
     """Returns lengths, int32 [count]; if none are given, all time steps are read."""
     if given is None:
         return np.full(count, time_steps, np.int32)
-    lengths = _array("lengths", given, "iu", count)
+    lengths = valid_array("lengths", given, "iu", count)
     if lengths.min() < 1 or lengths.max() > time_steps:
         raise UserError(
             f"lengths: are {lengths.min()} to {lengths.max()}; allowed are 1 to "
@@ -227,7 +227,7 @@ def refuse_masked(name: str, values: Any) -> None:
         raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
 
 
-def _array(
+def valid_array(
     name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
