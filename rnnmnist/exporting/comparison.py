@@ -89,7 +89,6 @@ def compare(
         RunError: if a logit of the export is infinite or NaN.
     """
     name = artefact.suffix.removeprefix(".")
-    inputs: tuple[np.ndarray, ...]
     if artefact.stem == "step":
         predict = load_onnx_step(artefact)
         inputs = streamed_inputs(run, examples)
@@ -206,23 +205,18 @@ def exported_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
     values = examples.raw(slice(None))
     if run.task.image_shape:
         return (values,)
-    return _add_lengths(values, examples)
+    return values.astype(np.float32), find_lengths(examples, values.shape[1])
 
 
 def streamed_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
-    """Returns the first examples as the model of a time step takes them, and lengths.
+    """Returns examples as the model of a time step takes them, and their lengths.
 
     A time step has grey levels from 0 to 1 in the order of the view, or the features of
     a sequence before normalization. The result is float32 [n, time, features] and int32
     [n].
     """
-    values = examples.raw(slice(STREAMED))
+    inputs = exported_inputs(run, examples)
     if run.task.image_shape:
-        values = run.view(values)
-    return _add_lengths(values, examples)
-
-
-def _add_lengths(sequences: np.ndarray, examples: Inputs) -> tuple[np.ndarray, ...]:
-    count, time_steps, _ = sequences.shape
-    lengths = find_lengths(examples, time_steps)[:count]
-    return sequences.astype(np.float32), lengths
+        values = run.view(*inputs)
+        return values, find_lengths(examples, values.shape[1])
+    return inputs
