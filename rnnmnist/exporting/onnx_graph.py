@@ -53,17 +53,18 @@ class Graph:
         Inputs are names, or values that become constants.
         """
         name = name or f"{operator.lower()}_{len(self.nodes)}"
-        self._add_node(operator, inputs, [name], attributes)
+        names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
+        self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
     def add_outputs(
         self, operator: str, *inputs: ArrayLike, outputs: int, **attributes: Any
     ) -> list[str]:
         """Adds a node with several outputs and returns their names."""
-        prefix = f"{operator.lower()}_{len(self.nodes)}"
-        names = [f"{prefix}_{index}" for index in range(outputs)]
-        self._add_node(operator, inputs, names, attributes)
-        return names
+        first = self.add(operator, *inputs, **attributes)
+        others = [f"{first}_{index}" for index in range(1, outputs)]
+        self.nodes[-1].output.extend(others)
+        return [first, *others]
 
     def read_state(self, size: int) -> str:
         """Returns a part of the state before the block, [examples, size]."""
@@ -109,13 +110,3 @@ class Graph:
         )
         self.write_state(before, last)
         return states
-
-    def _add_node(
-        self,
-        operator: str,
-        inputs: tuple[ArrayLike, ...],
-        outputs: list[str],
-        attributes: dict[str, Any],
-    ) -> None:
-        names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        self.nodes.append(helper.make_node(operator, names, outputs, **attributes))
