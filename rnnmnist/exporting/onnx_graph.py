@@ -30,7 +30,8 @@ class Graph:
         self.constants: list[onnx.TensorProto] = []
         self.state_size = 0
         self._state: dict[str, str] = {}  # the parts before and after the block
-        self._is_advanced: str | None = None
+        # Bool [examples, 1]. What is written keeps its state where it is false.
+        self.is_advanced: str | None = None
         self.count = self.Shape(examples, end=1)  # of examples, [1]
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
@@ -78,16 +79,9 @@ class Graph:
 
     def write_state(self, before: str, after: str) -> None:
         """Sets a part of the state after the block, for that which was `before`."""
-        if self._is_advanced is not None:
-            after = self.Where(self._is_advanced, after, before)
+        if self.is_advanced is not None:
+            after = self.Where(self.is_advanced, after, before)
         self._state[before] = after
-
-    def advance_only_if(self, condition: str) -> None:
-        """Lets what is written from here keep its state where a condition is false.
-
-        The condition is bool [examples, 1].
-        """
-        self._is_advanced = condition
 
     def finish_state(self) -> None:
         """Adds the output `next_state`."""

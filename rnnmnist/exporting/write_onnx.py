@@ -300,7 +300,7 @@ def _add_next_window(
     shifted = graph.Pad(kept, [0, 0, 0, stride * features])
     graph.write_state(before, graph.Where(is_full, shifted, window))
     graph.write_state(since_full, graph.Where(is_full, 0.0, graph.Add(since_full, 1.0)))
-    graph.advance_only_if(is_full)
+    graph.is_advanced = is_full
     return graph.Unsqueeze(window, [0])
 
 
