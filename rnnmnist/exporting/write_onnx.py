@@ -115,20 +115,16 @@ def _save(
         producer_name="rnnmnist",
     )
     onnx.checker.check_model(model, full_check=True)
-    helper.set_model_props(model, _metadata(run))
-    onnx.save(model, path)
-
-
-# The network and its origin; the values are JSON.
-def _metadata(run: Network) -> dict[str, str]:
-    content = {
+    metadata = {  # the network and its origin
         "classes": run.task.classes,
         "features": run.task.feature_names,
         "trained_on": run.task.name,
         "step": run.checkpoint_step,
         "params_sha256": run.params_sha256,
     }
-    return {key: json.dumps(value) for key, value in content.items()}
+    values_as_json = {key: json.dumps(value) for key, value in metadata.items()}
+    helper.set_model_props(model, values_as_json)
+    onnx.save(model, path)
 
 
 # An input or output whose first axis is the examples.
