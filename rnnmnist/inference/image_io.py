@@ -6,13 +6,17 @@ import warnings
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
+from PIL import Image, ImageOps  # noqa: TID251
 
 from rnnmnist.config.settings import expand
 from rnnmnist.data.sequences.checking import refuse_masked
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, prefix_errors
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+READABLE = (
+    f"use an image in one of the formats {', '.join(IMAGE_FORMATS)}, or, for "
+    "sequences, the workdir of their run"
+)
 MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
@@ -32,23 +36,15 @@ def read(name: str) -> np.ndarray:
 
 def decode(file: BinaryIO, name: str) -> np.ndarray:
     """Decodes an image file to grey levels, as `read` does."""
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # of damaged metadata
-            Image.open(file, formats=IMAGE_FORMATS) as image,
-        ):
-            image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
-            with contextlib.suppress(Exception):  # damaged metadata are ignored
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_grey(image)
-    except UnidentifiedImageError:
-        formats = ", ".join(IMAGE_FORMATS)
-        raise UserError(
-            f"{name}: is not an image; use one of {formats}, or, for sequences, the "
-            "workdir of their run"
-        ) from None
-    except Exception as error:  # Pillow raises many types for a damaged file
-        raise UserError(f"{name}: cannot be decoded: {error}") from error
+    with (
+        prefix_errors(name, READABLE),  # Pillow raises many types for a damaged file
+        warnings.catch_warnings(action="ignore"),  # of damaged metadata
+        Image.open(file, formats=IMAGE_FORMATS) as image,
+    ):
+        image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
+        with contextlib.suppress(Exception):  # damaged metadata are ignored
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_grey(image)
 
 
 def convert_array(image: np.ndarray) -> np.ndarray:
