@@ -260,6 +260,7 @@ def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Pads sequences, one after the other in [sum of lengths, ...], with zeros."""
-    inputs = np.zeros((len(lengths), lengths.max(), *values.shape[1:]), values.dtype)
-    inputs[np.arange(lengths.max()) < lengths[:, None]] = values
+    time_steps = lengths.max(initial=0)
+    inputs = np.zeros((len(lengths), time_steps, *values.shape[1:]), values.dtype)
+    inputs[np.arange(time_steps) < lengths[:, None]] = values
     return inputs

@@ -118,8 +118,6 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
 
     The sequences are in the order of their first rows in the table.
     """
-    if not table.num_rows:
-        raise UserError("has no rows; write one for each time step")
     cells = {
         role: _Column(name, _decode(table[name])) for role, name in columns.items()
     }

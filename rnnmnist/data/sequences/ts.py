@@ -37,8 +37,6 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
             cases.append(values)
             labels.append(label)
             split.append(part)
-    if not cases:
-        raise UserError("has no cases; write one on each line after @data")
     return {
         "inputs": cases,
         "labels": labels if has_labels else None,

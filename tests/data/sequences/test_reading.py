@@ -420,7 +420,7 @@ WRONG_TS = [
 WRONG_CSV = [
     (CSV, CSV.replace(",", ";"), "has the columns ['sequence; time;0;1;label'];"),
     (CSV, "", "cannot be read (ArrowInvalid: Empty CSV file); save it again"),
-    (CSV[CSV.index("a,0") :], "", "has no rows"),
+    (CSV[CSV.index("a,0") :], "", "inputs: has the shape (0, 0, 2); allowed are"),
     ("sequence,", "sequnce,", ": has the columns ['sequnce', 'time',"),
     (",label", ",lable", "row 1: the column lable has 'cat'; allowed are numbers"),
     ("0,1,label", "0,0,label", ": has the columns ['sequence', 'time', '0', '0'"),
