@@ -20,7 +20,6 @@ from rnnmnist.errors import (
     UserError,
     escape_unprintable,
     format_value,
-    suggest_name,
 )
 
 # Columns of an index have no name, or one that pandas gives them.
@@ -87,13 +86,6 @@ def read_stream(
 def _choose_columns(
     names: Sequence[str], roles: Roles, wanted: Sequence[str]
 ) -> dict[str, str]:
-    if not wanted:  # otherwise these can be new sequences without labels
-        for name, role in roles.items():
-            if name not in names:
-                remedy = suggest_name(name, names, "remove it, or name one")
-                raise UserError(
-                    f"data.columns: {role}={name} names no column; {remedy}"
-                )
     named = [name for name in names if name in roles or not re.fullmatch(INDEX, name)]
     columns = {roles.get(name, name): name for name in named}
     features = [role for role in columns if role not in COLUMNS]

@@ -462,9 +462,13 @@ def test_wrong_texts_are_refused(
 
 
 def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> None:
-    path = write_text(tmp_path, "data.csv", CSV.replace(",label", ",activity", 1))
-    with pytest.raises(UserError, match=r"label=activty names no column.*'activity'"):
-        read_csv(path, {"activty": "label"})
+    path = write_text(tmp_path, "data.csv", CSV)
+    for features in None, "1":
+        settings = DataConfig(
+            name="files", path=str(path), features=features, columns="groups=animal"
+        )
+        with pytest.raises(UserError, match="groups=animal names no column; remove it"):
+            datasets.load(settings)
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
     # The features of a network are named for new sequences, which need no labels.
