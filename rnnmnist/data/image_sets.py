@@ -1,7 +1,7 @@
 """The data sets of images by their names: their tasks, and the shipped images."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,45 +25,30 @@ _GARMENTS = (
 )
 _SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
+CLASSES = {
+    "mnist": DIGITS,
+    "fashion_mnist": _GARMENTS,
+    "kmnist": _SYLLABLES,
+    "mnist5k": DIGITS,
+}
 SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
 
-
-class ImageSet(NamedTuple):
-    """What is known of a data set of images before its files are read."""
-
-    classes: tuple[str, ...]
-    sizes: dict[str, int]  # of each split
-    # The SHA-256 of all splits; None where the original files have checksums.
-    sha256: str | None = None
-
-
-IMAGE_SETS = {
-    "mnist": ImageSet(DIGITS, SIZES),
-    "fashion_mnist": ImageSet(_GARMENTS, SIZES),
-    "kmnist": ImageSet(_SYLLABLES, SIZES),
-    "mnist5k": ImageSet(
-        DIGITS,
-        {"train": 4_000, "validation": 500, "test": 500},
-        sha256="334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3",
-    ),
-}
+# The images that the package ships, the sizes of their splits, and the SHA-256 of all
+# splits. The original files of other data sets have checksums.
 EMBEDDED = Path(__file__).parent / "mnist5k.npz"
+EMBEDDED_SIZES = {"train": 4_000, "validation": 500, "test": 500}
+EMBEDDED_SHA256 = "334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3"
 
 
 def image_task(config: DataConfig) -> Task:
     """Returns the task of a data set of images, which need not be prepared."""
-    image_set = IMAGE_SETS[config.name]
     view = View(config.view, config.permutation)
     _, time_steps, features = view(np.zeros((1, *IMAGE_SHAPE))).shape
-    return Task(
-        config.name,
-        time_steps,
-        features,
-        image_set.classes,
-        image_set.sizes,
-        IMAGE_SHAPE,
-        sha256=image_set.sha256,
-    )
+    classes = CLASSES[config.name]
+    task = Task(config.name, time_steps, features, classes, SIZES, IMAGE_SHAPE)
+    if config.name == "mnist5k":
+        return replace(task, examples=EMBEDDED_SIZES, sha256=EMBEDDED_SHA256)
+    return task
 
 
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
