@@ -229,7 +229,7 @@ class Examples(Inputs):
         return self.select(np.argsort(self.groups, kind="stable"))
 
     def select(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions, int [n].
+        """Returns the examples at some positions, int [n], or with more axes.
 
         The fields in `SHARED` describe all stored examples, so the result shares them.
         Every other field has one entry for each example, and is indexed.
