@@ -21,7 +21,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rnnmnist.errors import UserError, format_value, suggest_name, summarize_error
+from rnnmnist.errors import (
+    UserError,
+    escape_unprintable,
+    format_value,
+    suggest_name,
+    summarize_error,
+)
 
 FORM = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
 # A module, or the path of a file; the name of a function or class; its parameters.
@@ -66,7 +72,7 @@ class Function:
             raise UserError(
                 f"{self.setting}: {label(self)} cannot be found again by its name, "
                 "which a folder or a pickle needs; put it into a file, and name it as "
-                "FILE.py:NAME"
+                "FILE.py:NAME,KEY=VALUE"
             )
 
     @contextlib.contextmanager
@@ -75,9 +81,12 @@ class Function:
         try:
             yield
         except Exception as error:  # a user's function can raise anything
+            # jax names the shapes below the first line.
+            lines = f"{type(error).__name__}: {error}".split()
+            raised = escape_unprintable(" ".join(lines)[:300])
             raise UserError(
-                f"{self.setting}: {label(self)} fails: {summarize_error(error)}; "
-                "correct it, or its parameters"
+                f"{self.setting}: {label(self)} fails: {raised}; correct it, or its "
+                "parameters"
             ) from error
 
 
@@ -175,7 +184,7 @@ def import_function(setting: str, text: str | Function) -> Function:
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        remedy = suggest_name(name, dir(module), f"define {name} in it")
+        remedy = suggest_name(name, dir(module), "name one that it has")
         raise UserError(f"{setting}: {source} has no function {name}; {remedy}")
     signature = inspect.signature(function)
     try:

@@ -269,15 +269,18 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
+        for function, replaced in own.items():
+            if setting.applies_to in REPLACED[function]:
+                raise UserError(
+                    f"{name}: has no effect beside {function}={replaced}; {remedy}"
+                )
         if name == "data.path":
             remedy = f"set --config=files, or {remedy}"
         if model.is_closed_form:
             remedy = f"{remedy} (the configuration filters has none of these)"
-        named = {"model.cell": model.cell, **own}
-        listed = " and ".join(f"{each}={named[each]}" for each in named)
         raise UserError(
             f"{name}: is for {setting.applies_to} only, and {task.name} has "
-            f"{task.noun}, with {listed}; {remedy}"
+            f"{task.noun}, with model.cell={model.cell}; {remedy}"
         )
 
 

@@ -94,5 +94,5 @@ def check_collections(variables: Mapping[str, Any]) -> None:
 
 def check_shape(subject: str, found: Any, shape: tuple[int, ...]) -> None:
     """Raises a `ValueError` unless a result is an array of this shape."""
-    if jnp.shape(found) != shape:
-        raise ValueError(f"{subject} must be {list(shape)}, not {found}")
+    if found.shape != shape:
+        raise ValueError(f"{subject} must be {list(shape)}, not {list(found.shape)}")

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.models.parameters import abstract_params, count_params
@@ -238,9 +238,10 @@ def nonfinite_error(
     values = {name: rows[network, position] for name, rows in metrics.items()}
     with jax.transfer_guard("allow"):  # which the loop disallows
         rate = float(learning_rate(config.train, step))
+    own = "".join(f", or correct {each}" for each in functions_of(config))
     return RunError(
         f"step {step + 1} is not finite: for seed {config.seeds[network]}, the loss is "
         f"{values['loss']}, the norm of the gradient {values['grad_norm']} and the "
         f"norm of the parameters {values['param_norm']} at learning rate {rate:.3g}; "
-        "lower train.learning_rate or set train.clip_norm"
+        f"lower train.learning_rate or set train.clip_norm{own}"
     )

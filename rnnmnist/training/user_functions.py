@@ -62,6 +62,7 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
                 params = abstract_params(program.model)
                 update = functools.partial(_update, program=program)
                 jax.eval_shape(update, jnp.zeros(()), params)
+                check_optimizer_state(program, params)
             elif function.setting == "train.schedule":
                 check_schedule(config.train)
 
@@ -70,6 +71,21 @@ def _update(rate: jax.Array, params: Params, *, program: Program) -> optax.Param
     optimizer = program.optimizer(rate)
     changes, _ = optimizer.update(params, optimizer.init(params), params)
     return optax.apply_updates(params, changes)
+
+
+def check_optimizer_state(program: Program, params: Params) -> None:
+    """Raises a `ValueError` if the state of the optimizer contains the learning rate.
+
+    The rate of an update would then stay that of the first state.
+    """
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
+    state = program.optimizer(jnp.nan).init(zeros)
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.isnan(leaf).any():
+            raise ValueError(
+                "its state contains the learning rate, as by inject_hyperparams; "
+                "use the learning rate that is its argument"
+            )
 
 
 def check_schedule(config: RunTrainConfig) -> None:

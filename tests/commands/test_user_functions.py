@@ -84,6 +84,11 @@ class Wide(Leaky):
         return carry, jnp.concatenate([carry, carry], axis=-1)
 
 
+class Growing(Leaky):
+    def __call__(self, carry, inputs):
+        return jnp.concatenate([carry, carry], axis=-1), carry
+
+
 class Sized(Leaky):
     def __init__(self, features, name, size):
         super().__init__(features, name=name)
@@ -138,6 +143,10 @@ def infinite(logits, labels):
 
 def failing(*arguments, **parameters):
     raise RuntimeError("on purpose\\nwith a second line")
+
+
+def injected(rate):
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
 
 
 def steep(peak, num_steps):
@@ -351,6 +360,7 @@ WRONG = [
     ("cell", "own.py:Attention", "unexpected keyword argument 'features'"),
     ("cell", "own.py:Wide", "its output must be [2, 4], not"),
     ("cell", "own.py:Sized", "TypeError: "),
+    ("cell", "own.py:Growing", "float32[2,8]"),
     ("cell", "own.py:Dropping", "Dropping fails: "),
     ("cell", "own.py:Sowing,collection=penalties", "has the collection penalties"),
     ("cell", "broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
@@ -363,10 +373,15 @@ WRONG = [
     ("loss", "own.py:focal,gama=2", "'gama'; its parameters are logits, labels, gamma"),
     ("loss", "own.py:focal,labels=2", "multiple values for argument 'labels'"),
     ("loss", "own.py:mean_loss", "its result for 2 examples must be [2], not"),
-    ("loss", "own.py:failing", "failing fails: RuntimeError: on purpose; correct it"),
+    (
+        "loss",
+        "own.py:failing",
+        "RuntimeError: on purpose with a second line; ",
+    ),
     ("optimizer", "optax:lino", "did you mean 'lion'"),
     ("optimizer", "own.py:focal", "focal fails: "),
-    ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose; "),
+    ("optimizer", "own.py:injected", "its state contains the learning rate"),
+    ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
     ("schedule", "own.py:steep", "step 11 is 0.0077; it must be from 0 to"),
     ("schedule", "own.py:undefined", "the learning rate of step 3 is nan"),
     ("schedule", "own.py:branching", "TracerBoolConversionError"),
@@ -374,7 +389,7 @@ WRONG = [
     ("metrics", "own.py:top+own.py:top", "two have the name top"),
     ("metrics", "own.py:mean_loss", "its result for 2 examples must be [2], not"),
     ("augment", "own.py:longer", "its result must be [5, 1], not"),
-    ("augment", "own.py:failing", "failing fails: RuntimeError: on purpose; "),
+    ("augment", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
 ]
 
 
@@ -400,11 +415,20 @@ def test_a_wrong_function_is_one_line_before_anything_is_written(
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"loss": ROWS["loss"], "label_smoothing": 0.1}, "train.loss=last or every"),
-        ({"optimizer": "optax:lion", "weight_decay": 0.1}, "optimizer=adamw"),
-        ({"schedule": ROWS["schedule"], "warmup_fraction": 0.02}, "constant or cosine"),
-        ({"network": ROWS["network"], "hidden_size": 3}, "recurrent layers"),
-        ({"network": ROWS["network"], "cell": "gru"}, "recurrent layers"),
+        (
+            {"loss": ROWS["loss"], "label_smoothing": 0.1},
+            "beside train.loss=",
+        ),
+        (
+            {"optimizer": "optax:lion", "weight_decay": 0.1},
+            "beside train.optimizer=",
+        ),
+        (
+            {"schedule": ROWS["schedule"], "warmup_fraction": 0.02},
+            "beside train.schedule=",
+        ),
+        ({"network": ROWS["network"], "hidden_size": 3}, "beside model.network="),
+        ({"network": ROWS["network"], "cell": "gru"}, "beside model.network="),
         ({"network": ROWS["network"], "loss": "every_step"}, "train.loss: every_step"),
         ({"cell": "filters", "loss": ROWS["loss"]}, "training by gradients"),
         ({"cell": "filters", "augment": ROWS["augment"]}, "training by gradients"),
@@ -429,7 +453,7 @@ def test_a_reader_is_checked_and_its_maps_stay_maps(folder: Path) -> None:
     for reader, part in (
         ("own.py:levels,folder=absent", "levels,folder=absent fails: FileNotFound"),
         ("own.py:no_inputs", "no_inputs: contains the array 'input'; did you mean"),
-        ("own.py:failing", "failing fails: RuntimeError: on purpose; "),
+        ("own.py:failing", "failing fails: RuntimeError: on purpose with"),
     ):
         message = refused("main", "--config=files", f"--config.data.path={reader}")
         assert message.startswith("data.path: ")
@@ -437,7 +461,7 @@ def test_a_reader_is_checked_and_its_maps_stay_maps(folder: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
-    with pytest.raises(rnnmnist.RunError, match="step 1 is not finite"):
+    with pytest.raises(rnnmnist.RunError, match=r"step 1 is not finite.*py:infinite"):
         fit(loss="own.py:infinite")
 
 
