@@ -7,13 +7,13 @@ References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnnmnist.errors import UserError, prefix_errors
+from rnnmnist.errors import UserError, format_value, prefix_errors
 
 CASE = "write numbers, as many in each dimension, and ? or nan where one is missing"
 
@@ -30,16 +30,16 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     split: list[str] = []
     for file, part in both.items() if is_pair else [(path, "")]:
         lines = _read_lines(file)
-        has_labels = _read_header(lines)
+        classes = _read_header(lines)
         for where, text in lines:
             with prefix_errors(where, CASE):
-                values, label = _parse_case(text, has_labels)
+                values, label = _parse_case(text, classes)
             cases.append(values)
             labels.append(label)
             split.append(part)
     return {
         "inputs": cases,
-        "labels": labels if has_labels else None,
+        "labels": labels if classes else None,
         "split": split if is_pair else None,
     }
 
@@ -53,21 +53,30 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
                 yield f"{path.name}, line {number}", text
 
 
-def _read_header(lines: Iterator[tuple[str, str]]) -> bool:
-    """Returns whether cases have labels; other tags repeat what cases show."""
-    has_labels = False
+def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
+    """Returns the classes, if there are labels; other tags repeat what cases show."""
+    classes: list[str] = []
     for _, text in lines:
-        tag, *arguments = text.lower().split()
+        tag, *arguments = text.split()
+        tag = tag.lower()
         if tag == "@data":
-            return has_labels
-        if tag == "@classlabel":
-            has_labels = arguments[:1] == ["true"]
+            return classes
+        has_classes = "false" not in map(str.lower, arguments[:1])
+        if tag == "@classlabel" and has_classes:
+            classes = arguments[1:]
     raise UserError("has no line @data; write it before the cases")
 
 
-def _parse_case(text: str, has_labels: bool) -> tuple[np.ndarray, str]:
+def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
     """Returns the values, float64 [time, dimensions], and the label if there is one."""
     dimensions = text.split(":")
-    label = dimensions.pop().strip() if has_labels else ""
+    label = dimensions.pop().strip() if classes else ""
+    if classes and label not in classes:
+        raise UserError(
+            f"the label is {format_value(label)}; allowed are the classes of "
+            f"@classLabel, {format_value(' '.join(classes))}"
+        )
+    if "_" in "".join(dimensions):  # which float() would ignore
+        raise UserError("a value contains an underscore; remove it")
     cells = [dimension.replace("?", "nan").split(",") for dimension in dimensions]
     return np.array(cells, np.float64).T, label

@@ -213,8 +213,8 @@ def test_either_file_of_a_pair_names_both(tmp_path: Path) -> None:
         assert both.classes == ("bird", "cat")
         np.testing.assert_array_equal(both.labels, [1, 0, 1] * 2)
         np.testing.assert_array_equal(both.split, ["train"] * 3 + ["test"] * 3)
-    write_text(tmp_path, test_path.name, TS.replace("\n5:", "\nfive:"))
-    assert ": animals_TEST.ts, line 11: cannot be read" in refusal(train_path)
+    write_text(tmp_path, test_path.name, TS.replace(":bird", ":cow"))
+    assert ": animals_TEST.ts, line 11: the label is 'cow'" in refusal(train_path)
     test_path.unlink()
     assert read(train_path).split is None
 
@@ -412,10 +412,11 @@ def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> Non
 
 WRONG_TS = [
     ("@data", "@date", "has no line @data; "),
-    ("6:bird\n", "6\n", "size 1); "),
+    ("bird\n", "brid\n", "line 11: the label is 'brid'; allowed are "),
     ("5:6:bird", "(0,5):(0,6):bird", "line 11: cannot be read (ValueError: could not"),
     ("6:bird", "6,6:bird", "line 11: cannot be read (ValueError: "),
     ("5:6:bird", "5:bird", "size 1); "),
+    ("5:6:bird", "5:1_6:bird", "line 11: a value contains an underscore"),
 ]
 WRONG_CSV = [
     (CSV, CSV.replace(",", ";"), "has the columns ['sequence; time;0;1;label'];"),
