@@ -146,9 +146,7 @@ class _Column(NamedTuple):
         if pa.types.is_floating(values.type):
             values = self.cast(values, (pa.int64(),), TEXTS)
         texts = _to_texts(values)
-        row = pc.index(texts.is_null(), True).as_py()
-        if row >= 0:
-            raise self.refusal(row, TEXTS)
+        self.refuse(texts.is_null().to_numpy(), TEXTS)
         encoded = texts.dictionary_encode().combine_chunks()
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
@@ -160,9 +158,7 @@ class _Column(NamedTuple):
         text_codes, texts = self.texts()
         _, first_rows = np.unique(codes, return_index=True)
         first_codes = text_codes[first_rows]
-        is_other = text_codes != first_codes[codes]
-        if is_other.any():
-            raise self.refusal(int(is_other.argmax()), "one text in each sequence")
+        self.refuse(text_codes != first_codes[codes], "one text in each sequence")
         return np.array(texts)[first_codes]
 
     def order_within(self, codes: np.ndarray) -> np.ndarray:
@@ -171,9 +167,7 @@ class _Column(NamedTuple):
         `codes` are the sequences of the rows.
         """
         times = self.convert(TIME_TYPES, TIMES)
-        is_finite = np.isfinite(times)
-        if not is_finite.all():
-            raise self.refusal(int(is_finite.argmin()), TIMES)
+        self.refuse(~np.isfinite(times), TIMES)
         order = np.lexsort((times, codes))
         earlier, later = order[:-1], order[1:]
         is_equal = (codes[earlier] == codes[later]) & (times[earlier] == times[later])
@@ -211,6 +205,11 @@ class _Column(NamedTuple):
             row += 1
             kinds = [kind for kind in kinds if _try_cast(values[row], kind) is not None]
         raise self.refusal(row, allowed)
+
+    def refuse(self, are_wrong: np.ndarray, allowed: str) -> None:
+        """Refuses the value of the first row that is wrong, bool [rows]."""
+        if are_wrong.any():
+            raise self.refusal(int(are_wrong.argmax()), allowed)
 
     def refusal(self, row: int, allowed: str) -> UserError:
         """Returns the error that the value of a row is not allowed.
