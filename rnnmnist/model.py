@@ -280,7 +280,7 @@ def load(
     *,
     cell: str | Callable[..., Any] | None = None,
     network: str | Callable[..., Any] | None = None,
-    path: str | Path | Callable[..., Any] | None = None,
+    path: str | Path | None = None,
     columns: str | Mapping[str, str] | None = None,
     data_dir: str | Path | None = None,
     manual_dir: str | Path | None = None,
@@ -299,8 +299,8 @@ def load(
             because the checkpoint names it.
         network: your own network, likewise: the setting `model.network`.
         path: of sequences that have moved since the training, or of others to evaluate
-            on; the setting `data.path`. A function that reads them has to be named
-            again, too.
+            on; the setting `data.path`. A function of a file that reads them has to be
+            named again, too.
         columns: the setting `data.columns` of that table, if it differs.
         data_dir: TFDS's folder, if it has moved.
         manual_dir: the folder of the original files of images, if it has moved.

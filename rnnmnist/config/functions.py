@@ -32,9 +32,10 @@ from rnnmnist.errors import (
 FORM = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
 # A module, or the path of a file; the name of a function or class; its parameters.
 TEXT = re.compile(
-    r"(?P<source>.+?\.py|[^:,=]+):(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
+    r"(?P<source><memory>|[\w.]+|.+?\.py):"
+    r"(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
 )
-MEMORY = "memory:"  # in place of the source of a function without one
+MEMORY = "<memory>:"  # in place of the source of a function without one
 # A plus sign between two functions, not one in a parameter.
 SEPARATOR = re.compile(r"\+(?=[^+:,=]+:)")
 
@@ -48,8 +49,8 @@ class Function:
 
     Attributes:
         setting: the full name of the setting, such as `train.loss`.
-        text: names the function, as `losses.py:focal,gamma=2`, or as `memory:focal` if
-            another process cannot import it, such as a function of a notebook.
+        text: names the function, as `losses.py:focal,gamma=2`; or as `<memory>:focal`
+            if another process cannot import it, such as a function of a notebook.
         function: the function itself, or the class.
         sha256: the SHA-256 of the file; None for a module.
     """
@@ -80,7 +81,7 @@ class Function:
         """Raises a `UserError` of one line for what the function raises."""
         try:
             yield
-        except Exception as error:  # a user's function can raise anything
+        except (Exception, SystemExit) as error:  # it can raise anything
             # jax names the shapes below the first line.
             lines = f"{type(error).__name__}: {error}".split()
             raised = escape_unprintable(" ".join(lines)[:300])
@@ -97,6 +98,18 @@ def label(value: object) -> str:
     """
     found = TEXT.fullmatch(str(value))
     return found["label"] if found else str(value)
+
+
+def is_in_file(text: str) -> bool:
+    """Returns whether a text names a function of a file, not of a module."""
+    found = TEXT.fullmatch(text)
+    return found is not None and found["source"].endswith(".py")
+
+
+def identify(value: object) -> str:
+    """Returns the text of a function without the path of its file, which may move."""
+    text = str(value)
+    return f"FILE.py:{label(text)}" if is_in_file(text) else text
 
 
 def parse_parameters(text: str) -> dict[str, Any]:
@@ -143,11 +156,13 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
     """
     if isinstance(function, Function):
         return function
-    module = getattr(function, "__module__", None)
+    names = str(getattr(function, "__module__", None)).split(".")
     name = getattr(function, "__qualname__", type(function).__name__)
-    found = getattr(sys.modules.get(str(module)), name, None)
-    if found is function and module != "__main__":
-        return f"{module}:{name}"
+    for end in range(len(names)):  # a package can offer what its module defines
+        module = ".".join(names[: end + 1])
+        found = getattr(sys.modules.get(module), name, None)
+        if found is function and module != "__main__":
+            return f"{module}:{name}"
     try:
         hash(function)
     except TypeError as error:
@@ -186,7 +201,10 @@ def import_function(setting: str, text: str | Function) -> Function:
     if not callable(function):
         remedy = suggest_name(name, dir(module), "name one that it has")
         raise UserError(f"{setting}: {source} has no function {name}; {remedy}")
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:
+        raise UserError(f"{setting}: {error}; name a function of Python") from None
     try:
         signature.bind_partial(**parse_parameters(text))
     except TypeError as error:
@@ -204,15 +222,19 @@ def _run_file(path: str, content: bytes) -> ModuleType:
     The same content gives the same functions, so that programs are not compiled again.
     An import would take bytecode from `__pycache__`, which can be that of another
     content: Python compares only the size of the file and its time in seconds. The file
-    can import modules of its folder.
+    can import modules of its folder, which another file does not see.
     """
     module = ModuleType(path)
     module.__file__ = path
     sys.modules[path] = module  # where dataclasses look up their types
     folder = str(Path(path).parent)
+    imported = set(sys.modules)
     sys.path.insert(0, folder)
     try:
         exec(compile(content, path, "exec"), vars(module))
     finally:
         sys.path.remove(folder)
+        for name in sys.modules.keys() - imported:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
+                del sys.modules[name]
     return module

@@ -68,13 +68,14 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences)
         config = load_config(find_config(name))
-    # A recipe's values for AdamW, for example, do not apply to an own optimizer.
+    # A recipe's values for AdamW, for example, do not apply to an own optimizer. Random
+    # filters stay, and are refused beside a network.
     dropped = {
         name: declared.default
         for function, kinds in REPLACED.items()
         if is_own(function, request.settings.get(function))
         for name, declared in SETTINGS.items()
-        if declared.applies_to in kinds
+        if declared.applies_to in kinds and not config.model.is_closed_form
     }
     return config.replace(dropped | dict(request.settings)), reason
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from rnnmnist.config.functions import Function
+from rnnmnist.config.functions import Function, is_in_file
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
@@ -462,8 +462,8 @@ class TrainConfig(ConfigSection):
     )
     optimizer: str | Function = setting(
         "adamw",
-        "optimizer of the clipped gradients; another one, of optax or your own: "
-        "f(learning_rate) returns an optax transformation",
+        "optimizer of the clipped gradients; of optax, or your own: f(learning_rate) "
+        "returns an optax transformation",
         functions=("adamw",),
         applies_to=GRADIENT,
     )
@@ -666,7 +666,8 @@ SETTINGS: dict[str, Setting] = {
 # Paths of the data. They depend on the machine and are not part of the run.
 DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_path)
 # Settings of an open run that can differ from those of its training: data can have
-# moved, another table can have other column names, and a cell of the user's is named.
+# moved, another table can have other column names, and the user names a cell or a
+# network.
 OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
 # Which settings do not apply beside a function of the user, by their `applies_to`. Of
 # a recipe, their values are then dropped. If the user gives one, it is refused.
@@ -681,6 +682,6 @@ REPLACED = {
 def is_own(name: str, value: object) -> bool:
     """Returns whether a value of a setting names a function of the user."""
     functions = SETTINGS[name].functions
-    if functions is None or (SETTINGS[name].is_path and ".py:" not in str(value)):
+    if functions is None or (SETTINGS[name].is_path and not is_in_file(str(value))):
         return False
     return value not in (None, *functions)

@@ -20,6 +20,7 @@ from rnnmnist.config.functions import (
     TEXT,
     Function,
     find_name,
+    is_in_file,
     parse_parameters,
 )
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
@@ -105,14 +106,19 @@ class Setting(NamedTuple):
 
     def _check_text(self, value: str) -> str:
         """Checks the text of a function, and returns it with an absolute path."""
-        named = TEXT.fullmatch(value)
-        is_file = named is not None and named["source"].endswith(".py")
-        if self.is_path and not is_file:
+        if self.is_path and not is_in_file(value):
             return str(expand(value))
-        parse_parameters(value)
-        if named is not None and is_file:
-            value = f"{expand(named['source'])}:{named['label']}"
-        return value
+        named = TEXT.fullmatch(value)
+        if named is None:  # a name of ours
+            return value
+        source, name = named.group("source", "name")
+        if is_in_file(value):
+            source = str(expand(source))
+        # `repr` writes equal parameters in one way.
+        parameters = parse_parameters(value)
+        return ",".join(
+            [f"{source}:{name}", *(f"{key}={parameters[key]!r}" for key in parameters)]
+        )
 
     def parse(self, text: str) -> Any:
         """Returns the value that a text stands for, as checked by `check`."""

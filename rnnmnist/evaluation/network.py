@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
-from rnnmnist.config.functions import import_function, label
+from rnnmnist.config.functions import identify, import_function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import is_own
@@ -289,9 +289,9 @@ def _find_files(
                 "whose code runs only if you name it; if you trust it, set "
                 f"{name} (in Python, {name[6:]}) to {escape_unprintable(old)}"
             )
-        if label(old) != label(new) or is_own(name, old) != is_own(name, new):
+        if identify(old) != identify(new):
             raise UserError(
-                f"{name}: must be the {label(old)} of the run, not {label(new)}"
+                f"{name}: must be the {identify(old)} of the run, not {identify(new)}"
             )
         if is_own(name, new):
             config = config.replace({name: import_function(name, new)})

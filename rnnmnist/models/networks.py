@@ -66,6 +66,8 @@ def check_network(model: UserNetwork) -> None:
         inputs = jnp.zeros((2, *model.input_shape))
         variables = model.init(key, inputs)
         check_collections(variables)
+        if "params" not in variables:
+            raise ValueError("it has no parameters")
         params = {"params": variables["params"]}
         check_shape("its logits", model.apply(params, inputs), (2, model.classes))
         _, changed = model.apply(
@@ -83,16 +85,20 @@ def check_network(model: UserNetwork) -> None:
 
 
 def check_collections(variables: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` for variables that are neither parameters nor penalties."""
+    """Raises a `ValueError` unless all are float32 parameters, or penalties."""
     others = sorted(variables.keys() - {"params", LOSSES})
     if others:
         raise ValueError(
             f"it has the collection {others[0]}; allowed are params, and {LOSSES} for "
             "penalties"
         )
+    for leaf in jax.tree.leaves(variables.get("params")):
+        if leaf.dtype != jnp.float32:
+            raise ValueError(f"its parameters must be float32, not {leaf.dtype}")
 
 
 def check_shape(subject: str, found: Any, shape: tuple[int, ...]) -> None:
     """Raises a `ValueError` unless a result is an array of this shape."""
-    if found.shape != shape:
-        raise ValueError(f"{subject} must be {list(shape)}, not {list(found.shape)}")
+    found_shape = getattr(found, "shape", type(found).__name__)
+    if found_shape != shape:
+        raise ValueError(f"{subject} must be of shape {shape}, not {found_shape}")

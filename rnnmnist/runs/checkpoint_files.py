@@ -61,7 +61,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     # By which the logits are multiplied for the probabilities. The metrics, which
     # select the checkpoint, are those without it.
     multiplier: float = 1.0
-    # The SHA-256 of each file with a function of the user, by the text of the function.
+    # The SHA-256 of each file with a function of the user, by `SETTING=LABEL`.
     files: dict[str, str] = {}
 
 
@@ -76,15 +76,19 @@ def without_functions(header: Header) -> Header:
     for function in functions:
         if function.setting in ("model.cell", "model.network"):
             function.require_import()
-    files = {label(each): each.sha256 for each in functions if each.sha256 is not None}
+    files = {
+        f"{each.setting}={label(each)}": each.sha256
+        for each in functions
+        if each.sha256 is not None
+    }
     config = name_functions(header.config)
     return replace(header, config=config, files=header.files | files)
 
 
 def warn_of_changed_files(header: Header, config: RunConfig) -> None:
-    """Warns of functions whose file is another one than that of a checkpoint."""
+    """Warns of functions whose file has changed since a checkpoint was saved."""
     for function in functions_of(config):
-        sha256 = header.files.get(label(function))
+        sha256 = header.files.get(f"{function.setting}={label(function)}")
         if sha256 not in (None, function.sha256):
             _logger.warning(
                 f"{function.setting}: the file of {function} has changed since step "

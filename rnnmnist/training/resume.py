@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from rnnmnist.config.functions import label
+from rnnmnist.config.functions import identify
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import (
     RunConfig,
@@ -224,7 +224,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
             settings[name] = str(value)
         else:
             functions = value if isinstance(value, tuple) else (value,)
-            settings[name] = "+".join(map(label, functions))
+            settings[name] = "+".join(map(identify, functions))
     return {name: text for name, text in settings.items() if name not in DATA_PATHS}
 
 

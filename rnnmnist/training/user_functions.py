@@ -94,6 +94,7 @@ def check_schedule(config: RunTrainConfig) -> None:
     rates = np.asarray(
         learning_rates(first, config=config, updates=updates, sharding=local_sharding())
     )
+    check_shape("its learning rates", rates, (updates,))
     highest = LARGEST_RATE * config.learning_rate
     is_wrong = ~((rates >= 0) & (rates <= highest))  # as of NaN
     if is_wrong.any():
