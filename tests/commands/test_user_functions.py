@@ -532,6 +532,8 @@ def test_a_metric_that_is_not_finite_is_logged(folder: Path) -> None:
         assert np.isnan(line.means["not_finite"]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_resume_compares_functions_by_their_sources(folder: Path) -> None:
     """Those of a file may move, and equal parameters may be written in two ways."""
     settings = SMALL | {"path": "data", "label_smoothing": 0}
@@ -550,6 +552,8 @@ def test_a_resume_compares_functions_by_their_sources(folder: Path) -> None:
     train(folder / "sgd", settings | {"optimizer": "optax:sgd, momentum=0.9"})
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_the_loss_is_logged_and_compared_and_results_have_the_cross_entropy(
     folder: Path,
 ) -> None:
@@ -569,6 +573,8 @@ def test_the_loss_is_logged_and_compared_and_results_have_the_cross_entropy(
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("kind", ["network", "cell"])
 def test_penalties_change_the_gradient_and_not_the_log(kind: str, folder: Path) -> None:
     names = {"network": "Attention,dropout=0", "cell": "Sowing"}
@@ -616,6 +622,8 @@ def test_an_augmentation_changes_no_padding_and_no_evaluation(folder: Path) -> N
     assert (first.inputs[0] != later.inputs[0]).any()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_functions_of_a_notebook_train_in_memory_only(folder: Path) -> None:
     def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return ((nn.softmax(logits) - nn.one_hot(labels, 2)) ** 2).sum(-1)
@@ -658,12 +666,16 @@ def test_a_pickle_names_its_network(folder: Path) -> None:
     np.testing.assert_array_equal(again.classify(INPUTS), model.classify(INPUTS))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_the_classifier_of_scikit_learn_takes_functions(folder: Path) -> None:
     settings = {"loss": ROWS["loss"], "optimizer": optax.sgd, "num_devices": 1}
     classifier = rnnmnist.RNNClassifier(num_steps=20, settings=settings)
     sklearn.base.clone(classifier).fit(INPUTS, LABELS).predict(INPUTS)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_changed_file_is_a_warning_and_a_changed_parameter_an_error(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
