@@ -495,6 +495,8 @@ def test_settings_that_do_not_apply_are_refused(
     assert part in str(error.value)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_the_configuration_of_filters_takes_a_reader_only(folder: Path) -> None:
     common = "--config=filters", f"--config.data.path={ROWS['path']}"
     network = f"--config.model.network={ROWS['network']}"
@@ -520,11 +522,15 @@ def test_a_reader_is_checked_and_its_maps_stay_maps(folder: Path) -> None:
         assert part in message
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
     with pytest.raises(rnnmnist.RunError, match=r"step 1 is not finite.*py:infinite"):
         fit(loss="own.py:infinite")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_metric_that_is_not_finite_is_logged(folder: Path) -> None:
     model = fit(metrics="own.py:not_finite", num_steps=10)
     for line in model.record.lines:
@@ -660,6 +666,8 @@ class Unhashable:
         return logits
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_a_pickle_names_its_network(folder: Path) -> None:
     model = fit(network=ROWS["network"])
     again = pickle.loads(pickle.dumps(model))
