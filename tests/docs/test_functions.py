@@ -11,8 +11,8 @@ from support import OWN_FUNCTIONS, code_blocks, run_block, write_recipes
 def test_the_recipes_run(tmp_path: Path, environment: dict[str, str]) -> None:
     in_memory, tracked = write_recipes(tmp_path)
     first, together = code_blocks(OWN_FUNCTIONS, "sh")
-    short = " --config.train.num_steps=10\n"
-    run_block("sh", first.replace("\n", short), tmp_path, environment)
+    short = f"{first.rstrip()} --config.train.num_steps=10"
+    run_block("sh", short, tmp_path, environment)
     printed = run_block("sh", together, tmp_path, environment)
     assert "Attention,width=128 on mnist5k" in printed
     assert "Embedding on characters" in printed

@@ -58,8 +58,6 @@ def test_every_training_command_parses(
     assert len(lines) >= 10
     (tmp_path / "my").mkdir()
     shutil.copy(REPOSITORY / "configs/default.py", tmp_path / "my/own.py")
-    cell, *_ = code_blocks("docs/reference.md", "python")
-    (tmp_path / "leaky.py").write_text(cell)
     monkeypatch.chdir(tmp_path)
     for line in lines:
         parse(shlex.split(line, comments=True))
