@@ -37,7 +37,7 @@ TEXT = re.compile(
 )
 MEMORY = "<memory>:"  # in place of the source of a function without one
 # A plus sign between two functions, not one in a parameter.
-SEPARATOR = re.compile(r"\+(?=[^+:,=]+:)")
+SEPARATOR = re.compile(r" *\+ *(?=[^+:,=]+:)")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
