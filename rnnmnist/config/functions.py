@@ -81,7 +81,7 @@ class Function:
         """Raises a `UserError` of one line for what the function raises."""
         try:
             yield
-        except (Exception, SystemExit) as error:  # it can raise anything
+        except (Exception, SystemExit) as error:  # a user's code can raise anything
             # jax names the shapes below the first line.
             lines = f"{type(error).__name__}: {error}".split()
             raised = escape_unprintable(" ".join(lines)[:300])
@@ -141,7 +141,8 @@ def bind(
 ) -> Function:
     """Returns the function of a setting.
 
-    It is the user's, or one of ours, by its name, with parameters that are settings.
+    It is the user's function, or one of `ours`, found by its name. The parameters of
+    ours are settings.
     """
     if isinstance(value, Function):
         return value
@@ -221,20 +222,24 @@ def _run_file(path: str, content: bytes) -> ModuleType:
 
     The same content gives the same functions, so that programs are not compiled again.
     An import would take bytecode from `__pycache__`, which can be that of another
-    content: Python compares only the size of the file and its time in seconds. The file
-    can import modules of its folder, which another file does not see.
+    content: Python compares only the size of the file and its time in seconds.
+
+    The file can import modules beside it. Another file does not see them, since both
+    can have a neighbour of the same name.
     """
     module = ModuleType(path)
     module.__file__ = path
     sys.modules[path] = module  # where dataclasses look up their types
-    folder = str(Path(path).parent)
+    folder = Path(path).parent
     imported = set(sys.modules)
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(folder))
     try:
         exec(compile(content, path, "exec"), vars(module))
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(str(folder))
         for name in sys.modules.keys() - imported:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
+            file = getattr(sys.modules[name], "__file__", None)
+            # Not those of folders below, where libraries can be installed.
+            if file is not None and Path(file).parent == folder:
                 del sys.modules[name]
     return module

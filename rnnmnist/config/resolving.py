@@ -41,11 +41,10 @@ from rnnmnist.config.settings import ConfigSection
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError, format_value
 
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
 # The annotations in these classes narrow the types of inherited fields, and say that
 # None is refused. They are no new fields: declarations and defaults are inherited.
-
-
-AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 class RunModelConfig(ModelConfig):

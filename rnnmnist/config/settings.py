@@ -66,7 +66,8 @@ class Setting(NamedTuple):
     # The runs in which it has an effect, such as `training by gradients`; None: all.
     applies_to: str | None
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
-    # The names of our functions, if its value is a function; None: it is none.
+    # The names of our functions, if its value is a function; None: a value of another
+    # type.
     functions: tuple[str, ...] | None
     are_several: bool  # whether its value is a tuple of functions
 

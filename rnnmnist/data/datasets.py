@@ -47,17 +47,18 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
             "data.path: name your sequences with data.path=PATH, "
             f"{reading.SEQUENCE_FORMATS}"
         )
-    path, name = config.path, Path(str(config.path)).stem
+    path = config.path
     if is_own("data.path", path):
         # The caller has named the function, so its code may be imported.
         function = import_function("data.path", path)
         sequences = reading.read_function(function, wanted)
         name = function.function.__name__
     else:
-        sequences = reading.read(Path(str(path)), config.roles, wanted)
+        sequences = reading.read(Path(path), config.roles, wanted)
+        name = Path(path).stem
 
     def load_sequences(config: DataConfig) -> Dataset:
-        with prefix_errors(str(path)):
+        with prefix_errors(path):
             return reading.to_dataset(name, sequences, config, trained)
 
     return Source(sequences.count_training(), load_sequences)

@@ -274,20 +274,21 @@ def _find_files(
     have moved, and the file of a user's cell or network.
     """
     trained = config
-    if is_own("data.path", config.data.path):  # the code of a reader
+    if is_own("data.path", config.data.path):  # a reader, whose code must be named
         config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
         arrays = workdir / ARRAYS
         if arrays.exists():
             config = config.replace({"data.path": str(arrays)})
     config = config.replace(settings)
-    for name in ("model.cell", "model.network"):
+    for kind in ("cell", "network"):
+        name = f"model.{kind}"
         old, new = trained.flat()[name], config.flat()[name]
         if isinstance(old, str) and is_own(name, old) and settings.get(name) is None:
             raise UserError(
-                f"{name}: {workdir or 'the network'} has a {name[6:]} of its own, "
-                "whose code runs only if you name it; if you trust it, set "
-                f"{name} (in Python, {name[6:]}) to {escape_unprintable(old)}"
+                f"{name}: {workdir or 'the network'} has a {kind} of its own, whose "
+                f"code runs only if you name it; if you trust it, set {name} (in "
+                f"Python, {kind}) to {escape_unprintable(old)}"
             )
         if identify(old) != identify(new):
             raise UserError(

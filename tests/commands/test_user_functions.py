@@ -732,11 +732,17 @@ def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
     files = tmp_path / "a" / "flax.py", tmp_path / "b" / "flax.py"
     for number, file in enumerate([*files, *files]):
         file.parent.mkdir(exist_ok=True)
+        library = file.parent / "installed/library.py"
+        library.parent.mkdir(exist_ok=True)
+        library.write_text("")
         neighbour = file.with_name("neighbour.py")
         neighbour.write_text(f"number = {len(str(file.parent.name)) + number}")
         os.utime(neighbour, (number, number))
         file.write_text(
-            "import neighbour, flax.linen\n"
+            "import pathlib, sys\n"
+            "sys.path.append(str(pathlib.Path(__file__).parent / 'installed'))\n"
+            "import library, neighbour, flax.linen\n"
+            "sys.path.pop()\n"
             f"class Cell:\n    number = {number}\n    other = neighbour.number\n"
         )
         os.utime(file, (0, 0))
@@ -744,9 +750,10 @@ def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
         assert found.function.number == number  # type: ignore[attr-defined]
         assert found.function.other == number + 1  # type: ignore[attr-defined]
         assert "neighbour" not in sys.modules
+        assert "library" in sys.modules
         assert import_function("model.cell", f"{file}:Cell") == found
         names = {path.name for path in file.parent.iterdir()}
-        assert names <= {"flax.py", "neighbour.py", "__pycache__"}
+        assert names <= {"flax.py", "neighbour.py", "installed", "__pycache__"}
         assert str(file.parent) not in sys.path
 
 
