@@ -98,7 +98,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
-    >>> X = np.ones((40, 5)) * (y == "high")[:, None]
+    >>> noise = np.random.default_rng(0).normal(size=(40, 5))
+    >>> X = noise + 5 * (y == "high")[:, None]
     >>> X[0, 2] = np.nan
     >>> classifier = rnnmnist.RNNClassifier(missing="forward_fill")
     >>> classifier.fit(X, y).predict(X[:3]).tolist()

@@ -111,7 +111,8 @@ def fit(
 
     >>> import numpy as np, rnnmnist
     >>> labels = np.arange(40) % 2
-    >>> inputs = np.ones((40, 5, 1)) * labels[:, None, None]
+    >>> noise = np.random.default_rng(0).normal(size=(40, 5, 1))
+    >>> inputs = noise + 5 * labels[:, None, None]
     >>> model = rnnmnist.fit(inputs, labels, verbose=False)
     >>> model.classify(inputs[:3]).argmax(-1)
     array([0, 1, 0])

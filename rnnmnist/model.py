@@ -201,10 +201,9 @@ class Model(Network):
         dataset = None
         arrays = {"labels": labels, "lengths": lengths, "groups": groups}
         if any(array is not None for array in (inputs, *arrays.values())):
-            data = self.config.data
-            sequences = read_given(self.task, data, inputs, **arrays)
+            sequences = read_given(self.task, self.config.data, inputs, **arrays)
             with prefix_errors("inputs"):
-                dataset = to_dataset("inputs", sequences, data, self.task)
+                dataset = to_dataset("inputs", sequences, self.config, self.task)
         task, name, examples, logits = load_evaluated(self, split, dataset)
         if logits is None:  # else these are left-out predictions
             config = self.config

@@ -150,7 +150,7 @@ def main() -> None:
         found = measure(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
         print(json.dumps(found))
         return
-    from rnnmnist.config.schema import DataConfig
+    from rnnmnist.config.schema import Config, DataConfig
     from rnnmnist.data import datasets
     from rnnmnist.runtime import machine
 
@@ -158,7 +158,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--aeon", required=True, metavar="PYTHON")
     args = parser.parse_args()
-    splits = datasets.load(DataConfig(manual_dir=str(args.data))).splits
+    data = DataConfig(manual_dir=str(args.data))
+    splits = datasets.load(Config(data=data)).splits
     parts = [splits["validation"], splits["train"]]
     images = np.concatenate([part.take(slice(None)) for part in parts])
     labels = np.concatenate([part.labels for part in parts])

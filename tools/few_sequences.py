@@ -30,7 +30,7 @@ import page_tables
 from folds import Folds
 
 import rnnmnist
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.evaluation.probabilities import choose_multiplier, log_softmax
@@ -77,8 +77,8 @@ class Sequences(NamedTuple):
 @functools.cache
 def load_images(folder: Path, name: Literal["mnist", "fashion_mnist"]) -> Sequences:
     """Reads the training images of a set."""
-    config = DataConfig(name=name, manual_dir=str(folder / name))
-    splits = datasets.load(config).splits
+    data = DataConfig(name=name, manual_dir=str(folder / name))
+    splits = datasets.load(Config(data=data)).splits
     parts = [splits["validation"], splits["train"]]
     images = np.concatenate([part.take(slice(None)) for part in parts])
     labels = np.concatenate([part.labels for part in parts])

@@ -253,12 +253,13 @@ def is_unchanged(image: np.ndarray) -> bool:
 
 def measure(digits: str, split: str) -> dict[str, Any]:
     """Measures everything that `results/robustness.json` contains."""
-    from rnnmnist.config.schema import DataConfig
+    from rnnmnist.config.schema import Config, DataConfig
     from rnnmnist.data.datasets import load
     from rnnmnist.model import load as load_model
     from rnnmnist.runtime.machine import describe_processor, installed_versions
 
-    splits = load(DataConfig(name="mnist", manual_dir=digits)).splits
+    data = DataConfig(name="mnist", manual_dir=digits)
+    splits = load(Config(data=data)).splits
     images = splits[split].stored[::EVERY]
     labels = splits[split].labels[::EVERY]
     all_images = np.concatenate([split.stored for split in splits.values()])

@@ -112,7 +112,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     network = run.on(make_device_mesh())
     config, model = run.config, network.model
     assert isinstance(model, SequenceClassifier)
-    examples = datasets.load(config.data).splits["validation"]
+    examples = datasets.load(config).splits["validation"]
     view = network.view
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
     windows = config.model.count_windows(run.task.time_steps)

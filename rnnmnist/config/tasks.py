@@ -16,7 +16,8 @@ class Task:
 
     Attributes:
         name: the name of the data set.
-        time_steps: the length of the longest sequence.
+        time_steps: the length of the longest sequence in training and validation. Test
+            sequences can be longer.
         features: the number of features.
         classes: the names of the classes, in the order of the labels.
         examples: the number of examples in each of train, validation and test.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.config.functions import import_function
-from rnnmnist.config.schema import DataConfig, is_own
+from rnnmnist.config.schema import Config, DataConfig, is_own
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.image_sets import embedded_images, image_task
@@ -23,15 +23,15 @@ class Source(NamedTuple):
     """
 
     examples: int
-    load: Callable[[DataConfig], Dataset]
+    load: Callable[[Config], Dataset]
 
 
-def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
+def load(config: Config, *, trained: Task | None = None) -> Dataset:
     """Loads every split of a data set, which TFDS prepares if it is not yet.
 
     Sequences have the normalization and the classes of a trained task, if one is given.
     """
-    return open_source(config, trained).load(config)
+    return open_source(config.data, trained).load(config)
 
 
 def open_source(config: DataConfig, trained: Task | None = None) -> Source:
@@ -57,15 +57,15 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
         sequences = reading.read(Path(path), config.roles, wanted)
         name = Path(path).stem
 
-    def load_sequences(config: DataConfig) -> Dataset:
+    def load_sequences(config: Config) -> Dataset:
         with prefix_errors(path):
             return reading.to_dataset(name, sequences, config, trained)
 
     return Source(sequences.count_training(), load_sequences)
 
 
-def _load_images(config: DataConfig) -> Dataset:
-    if config.name == "mnist5k":
+def _load_images(config: Config) -> Dataset:
+    if config.data.name == "mnist5k":
         splits = {
             split: Examples(images, labels=labels.astype(np.int32))
             for split, (images, labels) in embedded_images().items()
@@ -73,5 +73,5 @@ def _load_images(config: DataConfig) -> Dataset:
     else:
         from rnnmnist.data.images import load_splits  # TFDS takes two seconds to import
 
-        splits = load_splits(config)
-    return Dataset(image_task(config), splits)
+        splits = load_splits(config.data)
+    return Dataset(image_task(config.data), splits)

@@ -15,7 +15,7 @@ LARGEST = float(np.finfo(np.float32).max)
 MAX_DEVIATIONS = 1e6  # limit of the distance of a value from the mean in training
 NORMALIZED_BYTES = 1 << 22  # normalized at a time
 # The fields of `Inputs` that have no entry for each example.
-SHARED = ("stored", "normalization", "ids")
+SHARED = ("stored", "normalization", "ids", "columns")
 
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ class Inputs:
     normalization: Normalization | None = None  # None: images
     # The identifiers of all stored examples; None: they are identified by their index.
     ids: tuple[str, ...] | None = None
+    columns: np.ndarray | None = None  # the stored features that are read; None: all
 
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
@@ -186,7 +187,7 @@ class Inputs:
     def raw(self, positions: int | slice | np.ndarray) -> np.ndarray:
         """Returns some examples as they are stored, with their padding."""
         index = positions if self.indices is None else self.indices[positions]
-        return self.stored[index]
+        return select_columns(self.stored[index], self.columns)
 
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
         """Returns some examples: uint8 images, or normalized float32 sequences."""
@@ -214,6 +215,8 @@ class Examples(Inputs):
     labels: np.ndarray  # int32 [examples]
     # Integers or str [examples], such as the subject of each.
     groups: np.ndarray | None = None
+    # A text for each sequence [examples], the same for equal ones; None for images.
+    digests: np.ndarray | None = None
     # float32 [examples], the weights of the examples in training; None: all are 1.
     weights: np.ndarray | None = None
 
@@ -221,6 +224,21 @@ class Examples(Inputs):
     def num_groups(self) -> int | None:
         """The number of groups, None without groups."""
         return None if self.groups is None else len(np.unique(self.groups))
+
+    @property
+    def left_out_together(self) -> np.ndarray | None:
+        """Groups, or else equal sequences, that a validation leaves out together.
+
+        None means that each example is left out alone.
+        """
+        if self.groups is not None or self.digests is None:
+            return self.groups
+        has_equal_ones = len(np.unique(self.digests)) < len(self)
+        return self.digests if has_equal_ones else None
+
+    def list_digests(self) -> tuple[str, ...]:
+        """Returns the digests; none for images."""
+        return () if self.digests is None else tuple(self.digests.tolist())
 
     def sort_by_group(self) -> Self:
         """Returns the same examples in the order of their groups."""
@@ -257,6 +275,11 @@ def cumulative_max(values: Arrays) -> Arrays:
 
     # `jnp.maximum.accumulate` needs a fixed number of time steps, unlike exports.
     return jax.lax.cummax(values, axis=1)
+
+
+def select_columns(values: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
+    """Returns the columns of the last axis; None stands for all."""
+    return values if columns is None else np.take(values, columns, axis=-1)
 
 
 def find_padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:

@@ -100,7 +100,8 @@ def format_validation(metrics: Metrics) -> str:
 def format_result(result: Result) -> str:
     """Formats the accuracy of a result, and that of the ensemble of several seeds.
 
-    The accuracy on the first 128 examples follows if the result has it.
+    The accuracy on the first 128 examples follows if the result has it, and how many
+    examples of other data were trained on.
     """
     text = format_accuracy(result)
     if result.ensemble is not None:
@@ -110,7 +111,17 @@ def format_result(result: Result) -> str:
         )
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
-    return text
+    return text + format_trained_on(result)
+
+
+def format_trained_on(result: Result) -> str:
+    """Says how many examples of other data were trained on; empty if there are none."""
+    if not result.examples_trained_on:
+        return ""
+    return (
+        f"; {result.examples_trained_on:,} of {result.examples:,} were trained on, so "
+        "that the accuracy says little about new ones"
+    )
 
 
 def format_loss(result: Result) -> str:

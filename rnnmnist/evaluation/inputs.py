@@ -44,7 +44,12 @@ def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
 
     normalization = Normalization.create(task, data.missing)
     read_values(sequences, normalization)
-    return Inputs(sequences.inputs, sequences.lengths, normalization=normalization)
+    return Inputs(
+        sequences.inputs,
+        sequences.lengths,
+        normalization=normalization,
+        columns=sequences.columns,
+    )
 
 
 def read_features(

@@ -68,6 +68,15 @@ def score_split(
         scores_of_128 = score_logits(
             logits[:, :128], examples.labels[:128], run.config.seed, run.multiplier
         )
+    is_of_run = task.sha256 == run.task.sha256
+    examples_trained_on = None
+    if not is_of_run and run.header.trained_on and examples.digests is not None:
+        is_trained_on = np.isin(examples.digests, run.header.trained_on)
+        examples_trained_on = int(is_trained_on.sum())
+    # The leave-one-out predictions chose a factor of the head of random filters.
+    chose_multiplier = split.startswith("leave_one")
+    if split == "validation" and not run.config.model.is_closed_form:
+        chose_multiplier = run.multiplier != 1
     permutation = None
     permutation_hash = None
     if run.config.data.view == "permuted":
@@ -90,4 +99,6 @@ def score_split(
         permutation_sha256=permutation_hash,
         trained_on_sha256=run.task.sha256,
         tutorial_128=scores_of_128,
+        chose_multiplier=is_of_run and chose_multiplier,
+        examples_trained_on=examples_trained_on,
     )

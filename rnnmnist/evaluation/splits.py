@@ -49,7 +49,7 @@ def _load_dataset(network: Network) -> Dataset:
         raise MissingDataError(
             f"data.path: {config.path} is missing; set its new place"
         )
-    dataset = datasets.load(config, trained=network.task)
+    dataset = datasets.load(network.config, trained=network.task)
     is_named = network.settings.get("data.path") is not None
     if dataset.task.sha256 != network.task.sha256 and not is_named:
         if config.path is None:

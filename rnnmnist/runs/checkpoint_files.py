@@ -63,6 +63,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     multiplier: float = 1.0
     # The SHA-256 of each file with a function of the user, by `SETTING=LABEL`.
     files: dict[str, str] = {}
+    # A hash of each training sequence; empty for images.
+    trained_on: tuple[str, ...] = ()
 
 
 def without_functions(header: Header) -> Header:

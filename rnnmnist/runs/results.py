@@ -15,6 +15,7 @@ OF_ENSEMBLE = (
     "permutation",
     "permutation_sha256",
     "trained_on_sha256",
+    "examples_trained_on",
 )
 
 
@@ -38,6 +39,11 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         permutation_sha256: the SHA-256 of that order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the scores on the first 128 test examples.
+        chose_multiplier: whether the multiplier was chosen on these examples. The loss
+            is then slightly too low.
+        examples_trained_on: the number of examples that are equal to training
+            sequences, of data other than those of the training; None if this is not
+            known.
     """
 
     dataset: str
@@ -52,6 +58,8 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
     tutorial_128: Scores | None = None
+    chose_multiplier: bool = False
+    examples_trained_on: int | None = None
 
     @property
     def path(self) -> Path:
@@ -64,18 +72,6 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         if sha256 != self.trained_on_sha256:
             path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
         return path
-
-    @property
-    def chose_multiplier(self) -> bool:
-        """Whether the multiplier was chosen on these examples.
-
-        The loss is then slightly too low. Predictions of examples that are left out
-        also chose the factor that each fitted head contains.
-        """
-        is_left_out = self.split in ("leave_one_out", "leave_one_group_out")
-        is_calibrated = self.split == "validation" and self.multiplier != 1
-        is_of_run = self.task.sha256 == self.trained_on_sha256
-        return is_of_run and (is_left_out or is_calibrated)
 
 
 def to_json(result: Result) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     task, splits = run.dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
+    _warn_of_equal_sequences(train)
     program = Program.create(config, task, run.mesh)
     weights = weigh_examples(config.train, task, train.labels)
     networks = []
@@ -82,7 +83,12 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
         record.log(metrics)
         progress.show(metrics)
     header = Header(
-        step=STEP, config=config, task=task, metrics=metrics, multiplier=multiplier
+        step=STEP,
+        config=config,
+        task=task,
+        metrics=metrics,
+        multiplier=multiplier,
+        trained_on=train.list_digests(),
     )
     record.save(header, params, {"left_out": left_out_logits})
     return STEP
@@ -112,7 +118,7 @@ def fit_network(
 
     # Fit the head on the host.
     head = fit_ridge(
-        states[0], train.labels, len(task.classes), weights, groups=train.groups
+        states[0], train.labels, len(task.classes), weights, train.left_out_together
     )
     fitted = {
         "kernel": head.kernel.astype(np.float32),
@@ -122,11 +128,10 @@ def fit_network(
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
-    """Warns of classes of which nothing is left if an example, or a group, is left out.
-
-    An example is a group of its own if there are no others.
-    """
-    groups = np.arange(len(train)) if train.groups is None else train.groups
+    """Warns of classes whose examples are all left out together."""
+    groups = train.left_out_together
+    if groups is None:
+        groups = np.arange(len(train))
     single = [
         name
         for index, name in enumerate(task.classes)
@@ -134,8 +139,23 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     ]
     if single:
         warn_of_data(
-            "leaving out one training example, or its group, leaves nothing of these "
-            f"classes: {', '.join(single)[:200]}"
+            "leaving out one training example, with its group or equal ones, leaves "
+            f"nothing of these classes: {', '.join(single)[:200]}"
+        )
+
+
+def _warn_of_equal_sequences(train: Examples) -> None:
+    """Warns of equal sequences in several groups, each of which is left out."""
+    if train.groups is None or train.digests is None:
+        return
+    pairs = np.unique([train.digests, train.groups.astype(str)], axis=1)
+    digests, counts = np.unique(pairs[0], return_counts=True)
+    number = int(np.isin(train.digests, digests[counts > 1]).sum())
+    if number:
+        warn_of_data(
+            f"{number:,} training sequences are equal to sequences of another group, "
+            "so that the leave-one-group-out accuracy says little about new groups; "
+            "keep equal sequences in one group"
         )
 
 

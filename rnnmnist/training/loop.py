@@ -128,6 +128,7 @@ def loop_over_events(
                         task=task,
                         metrics=validated,
                         multiplier=logit_multiplier,
+                        trained_on=training.list_digests(),
                     )
                     # Replicated, since one process saves the arrays of all.
                     arrays = state.evaluated_params, state._asdict()

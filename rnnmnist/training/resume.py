@@ -94,7 +94,7 @@ def open_run(
             warn_of_changed_files(header, config)
         if not is_process_0():
             wait_for_process_0()  # which prepares the data
-        dataset = source.load(chosen.data)
+        dataset = source.load(chosen)
         if is_process_0():
             wait_for_process_0()
         config = resolve(chosen, dataset.task)

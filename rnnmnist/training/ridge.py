@@ -63,7 +63,6 @@ def fit_ridge(
     labels: np.ndarray,
     classes: int,
     weights: np.ndarray,
-    *,
     groups: np.ndarray | None = None,
     strengths: np.ndarray = STRENGTHS,
 ) -> RidgeHead:
@@ -72,7 +71,7 @@ def fit_ridge(
     Weights of equal examples add up: an example of weight 2 counts as two in the fit,
     the error, and the factor, but is left out as one.
 
-    With groups, all examples of a group are left out together.
+    With groups, or equal sequences, all examples of a group are left out together.
 
     Args:
         features: float64 [examples, features]. They are overwritten, to save memory.
@@ -91,17 +90,22 @@ def fit_ridge(
     features *= root_weights
     eigenvalues, basis, coordinates = decompose(features)
     products = coordinates.T @ centred_targets
+    together = list_groups(groups)
 
     def leave_out(strength: float) -> np.ndarray:
         """Returns the residual of each example by a fit without it, or its group."""
         inverses = 1 / (eigenvalues + strength)
         fitted = coordinates @ (inverses[:, None] * products)
         residuals = centred_targets - fitted
-        if groups is not None:
-            return leave_groups_out(residuals, coordinates, inverses, shares, groups)
         # The residual of the fit to all examples, divided by one minus the leverage.
         leverages = np.einsum("ij,ij,j->i", coordinates, coordinates, inverses) + shares
-        return residuals / (1 - leverages)[:, None]
+        left_out = residuals / (1 - leverages)[:, None]
+        for members in together:  # a matrix takes the place of the leverage
+            own, roots = coordinates[members], np.sqrt(shares[members])
+            leverage = own * inverses @ own.T + np.outer(roots, roots)
+            rest = np.eye(len(members)) - leverage
+            left_out[members] = np.linalg.solve(rest, residuals[members])
+        return left_out
 
     errors = [np.square(leave_out(strength)).sum() for strength in strengths]
     strength = float(strengths[np.argmin(errors)])
@@ -153,53 +157,31 @@ def decompose(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return eigenvalues, features.T @ (vectors / roots), vectors * roots
 
 
-def leave_groups_out(
-    residuals: np.ndarray,
-    coordinates: np.ndarray,
-    inverses: np.ndarray,
-    shares: np.ndarray,
-    groups: np.ndarray,
-) -> np.ndarray:
-    """Returns the residual of each example by a fit without its group.
-
-    For each group, the matrix of the leverages of two examples takes the place of a
-    leverage.
-
-    Args:
-        residuals: of the fit to all examples, [examples, classes].
-        coordinates: of the examples, [examples, k].
-        inverses: by which the fit multiplies products of coordinates, [k].
-        shares: the weights of the examples, [examples], whose sum is 1. Their roots are
-            the direction of the offset.
-        groups: the group of each example, [examples].
-    """
-    result = np.empty_like(residuals)
-    for group in np.unique(groups):
-        (members,) = np.nonzero(groups == group)
-        own = coordinates[members]
-        roots = np.sqrt(shares[members])
-        leverages = own * inverses @ own.T + np.outer(roots, roots)
-        rest = np.eye(len(members)) - leverages
-        result[members] = np.linalg.solve(rest, residuals[members])
-    return result
+def list_groups(groups: np.ndarray | None) -> list[np.ndarray]:
+    """Returns the positions of the members of each group that has several, int [m]."""
+    if groups is None:
+        return []
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    return [positions for positions in members if len(positions) > 1]
 
 
 def check_fit(config: RunConfig, dataset: Dataset) -> None:
     """Refuses a fit in closed form of one group, or of more than the memory holds."""
     task, splits = dataset
     train = splits["train"]
-    if train.num_groups == 1:
+    together = train.left_out_together
+    _, sizes = np.unique(() if together is None else together, return_counts=True)
+    if len(sizes) == 1:
         raise UserError(
-            "groups: all training sequences are of one group, and leaving it out "
-            "leaves none; add another group, or leave groups out"
+            "groups: all training sequences are of one group, or equal, and leaving "
+            "them out leaves none; add other sequences, or leave groups out"
         )
     count = len(train)
     features = (THRESHOLDS + 1) * config.model.hidden_size
     needed = COPIES_OF_STATES * count * features
     needed += COPIES_OF_GRAM * min(count, features) ** 2
-    if train.groups is not None:
-        _, sizes = np.unique(train.groups, return_counts=True)
-        needed += COPIES_OF_GROUP * int(sizes.max()) ** 2
+    needed += COPIES_OF_GROUP * int(sizes.max(initial=0)) ** 2
     needed *= 8
     available = main_memory().available
     if needed > available:

@@ -508,7 +508,7 @@ def test_the_configuration_of_filters_takes_a_reader_only(folder: Path) -> None:
 
 def test_a_reader_is_checked_and_its_maps_stay_maps(folder: Path) -> None:
     source = open_source(DataConfig("files", path=ROWS["path"]))
-    examples = source.load(DataConfig("files")).splits["train"]
+    examples = source.load(Config(data=DataConfig("files"))).splits["train"]
     array: Any = examples.stored
     while not isinstance(array, np.memmap):
         array = array.base  # None if it is none

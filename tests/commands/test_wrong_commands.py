@@ -121,7 +121,7 @@ def write_runs(folder: Path) -> None:
         np.savez(path, **arrays | {"split": values})
         data = DataConfig(name="files", path=str(path))
         config = Config(data=data, model=ModelConfig(hidden_size=4))
-        save_network(folder / name, config, datasets.load(data).task)
+        save_network(folder / name, config, datasets.load(config).task)
     np.savez(folder / "changed.npz", **arrays | {"inputs": 2 * INPUTS})
     np.savez(folder / "named.npz", **arrays | {"feature_names": ["y"]})
 

@@ -14,7 +14,7 @@ import pytest
 import trainer
 from support import disconnect, random_examples
 
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets, image_sets, images
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.sequences import reading
@@ -52,7 +52,7 @@ def originals_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataCon
 @pytest.fixture
 def prepared(originals_config: DataConfig) -> DataConfig:
     """The same files, prepared in a folder to damage."""
-    datasets.load(originals_config)
+    datasets.load(Config(data=originals_config))
     return originals_config
 
 
@@ -63,7 +63,7 @@ def files(folder: Path) -> list[str]:
 
 def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
     config = DataConfig(name="mnist5k")
-    task, splits = datasets.load(config)
+    task, splits = datasets.load(Config(data=config))
     sizes = {"train": 400, "validation": 50, "test": 50}
     assert tuple(splits) == SPLITS
     for split, own in splits.items():
@@ -125,7 +125,7 @@ def test_a_field_of_a_subclass_of_examples_stays_with_its_examples(
         else:
             np.savez(path, **arrays)
         config = DataConfig("files", path=str(path))
-    for examples in datasets.load(config).splits.values():
+    for examples in datasets.load(Config(data=config)).splits.values():
         assert isinstance(examples, PairLabelled)
         for selected in (
             examples,
@@ -149,7 +149,9 @@ def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
     originals_config: DataConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """TFDS does not log that they were not prepared."""
-    assert_equal(datasets.load(originals_config).splits, SPLITS_OF_ORIGINALS)
+    assert_equal(
+        datasets.load(Config(data=originals_config)).splits, SPLITS_OF_ORIGINALS
+    )
     assert not caplog.records
 
 
@@ -159,7 +161,7 @@ def test_a_wrong_file_is_named_and_leaves_no_files(
     path = tmp_path / "originals" / images.FILES[-1]
     path.write_bytes(b"another file")
     with pytest.raises(UserError) as error:
-        datasets.load(originals_config)
+        datasets.load(Config(data=originals_config))
     assert str(path) in str(error.value)
     assert "checksum" in str(error.value)
     assert str(error.value).isprintable()
@@ -174,7 +176,7 @@ def test_without_files_and_network_the_missing_ones_are_named(
     for name in missing:
         (tmp_path / "originals" / name).unlink()
     with pytest.raises(UserError) as error:
-        datasets.load(originals_config)
+        datasets.load(Config(data=originals_config))
     assert f"download {', '.join(missing)} from there into" in str(error.value)
     assert files(tmp_path / "prepared") == []
 
@@ -199,7 +201,7 @@ def test_files_are_downloaded_from_a_host_that_is_named(
             infos[f"http://{host}/{name}"] = infos[images.URLS["mnist"] + name]
         monkeypatch.setitem(images.URLS, "mnist", f"http://{host}/")
         config = dataclasses.replace(originals_config, manual_dir=None)
-        assert_equal(datasets.load(config).splits, SPLITS_OF_ORIGINALS)
+        assert_equal(datasets.load(Config(data=config)).splits, SPLITS_OF_ORIGINALS)
         server.shutdown()
     assert capsys.readouterr().out == ""
     (line,) = (text for text in caplog.messages if text.startswith("downloading"))
@@ -218,7 +220,7 @@ def test_no_flipped_byte_of_prepared_data_is_read(
         flipped = bytes([content[position] ^ 1])
         path.write_bytes(content[:position] + flipped + content[position + 1 :])
         try:
-            found = datasets.load(prepared).splits
+            found = datasets.load(Config(data=prepared)).splits
         except RunError as error:
             assert "cannot be read" in str(error)
             refused += 1
@@ -233,7 +235,7 @@ def test_damaged_information_on_prepared_data_is_one_line(
     (path,) = tmp_path.rglob("dataset_info.json")
     path.write_text("{")
     with pytest.raises(RunError, match=r"^[^\n]* cannot be read \([^\n]*delete[^\n]*$"):
-        datasets.load(prepared)
+        datasets.load(Config(data=prepared))
 
 
 @pytest.mark.slow
@@ -242,12 +244,13 @@ def test_two_first_starts_prepare_once(
 ) -> None:
     program = (
         "import sys\n"
-        "from rnnmnist.config.schema import DataConfig\n"
+        "from rnnmnist.config.schema import Config, DataConfig\n"
         "from rnnmnist.data import datasets, images\n"
         "prepare = images._prepare\n"
         "images._prepare = lambda *given: (print('prepares'), prepare(*given))\n"
         "_, data_dir, manual_dir = sys.argv\n"
-        "datasets.load(DataConfig(data_dir=data_dir, manual_dir=manual_dir))\n"
+        "data = DataConfig(data_dir=data_dir, manual_dir=manual_dir)\n"
+        "datasets.load(Config(data=data))\n"
     )
     argv = "-c", program, tmp_path / "new", originals / "mnist"
     processes = [trainer.popen(environment, *argv) for _ in range(2)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import REPOSITORY, Command
 
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import SPLITS
 
@@ -20,9 +20,8 @@ def test_the_originals_are_prepared_completely(
     name: Literal["mnist", "fashion_mnist"], data_dir: Path, originals: Path
 ) -> None:
     folder = originals / name
-    examples = datasets.load(
-        DataConfig(name=name, data_dir=str(data_dir), manual_dir=str(folder))
-    ).splits
+    data = DataConfig(name=name, data_dir=str(data_dir), manual_dir=str(folder))
+    examples = datasets.load(Config(data=data)).splits
     sizes = {split: len(examples[split].labels) for split in SPLITS}
     assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
     counts = np.bincount(examples["test"].labels)

@@ -96,7 +96,7 @@ def save(
         path = folder / "sequences.npz"
         np.savez(path, **sequences(config.data.missing != "error", features))
         paths = {"data.path": str(path)}
-    task, _ = datasets.load(config.replace(paths).data)
+    task, _ = datasets.load(config.replace(paths))
     return save_network(folder / "run", config, task), paths
 
 
@@ -326,7 +326,7 @@ def test_digits_that_float32_does_not_hold_are_counted(tmp_path: Path) -> None:
     config = NETWORKS["rnn on windows"].replace(
         {"data.normalize": "standardize", "data.path": path}
     )
-    workdir = save_network(tmp_path / "run", config, datasets.load(config.data).task)
+    workdir = save_network(tmp_path / "run", config, datasets.load(config).task)
     flags = [*flags_of(workdir, {}, tmp_path), "--format=stablehlo"]
     with pytest.raises(RunError):
         export.main(flags)

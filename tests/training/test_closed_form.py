@@ -35,6 +35,7 @@ NOISE = np.random.default_rng(1).normal(size=(COUNT, TIME, 2))
 INPUTS = np.sin(SPEEDS * np.arange(TIME) + PHASES)[..., None] + 0.5 * NOISE
 LENGTHS = np.random.default_rng(2).integers(5, TIME + 1, COUNT)
 SETTINGS: dict[str, Any] = {"cell": "filters", "hidden_size": 40, "num_devices": 1}
+FLAGS = {"model.cell": "filters", "model.hidden_size": 40, "execution.num_devices": 1}
 
 
 def fit(workdir: Path, **changes: Any) -> Path:
@@ -320,6 +321,61 @@ def test_left_out_predictions_are_kept_for_the_report(
     saved = rnnmnist.load(run.parent / "network")
     evaluated = saved.evaluate(inputs=INPUTS, **settings)
     assert evaluated.split == "train"
+
+
+def test_equal_sequences_are_left_out_together(tmp_path: Path) -> None:
+    """So that sequences of noise that occur twice are not recognized."""
+    noise = np.random.default_rng(0).normal(size=(COUNT, TIME))
+    twice, labels = np.repeat(noise, 2, axis=0), np.repeat(LABELS, 2)
+    run = fit(tmp_path / "run", inputs=twice, labels=labels)
+    (line,) = logs.read(run)
+    assert (line.split, line.examples, line.groups) == ("leave_one_out", 120, None)
+    assert line.accuracy < 0.5
+    groups = np.arange(120) // 2
+    by_group = fit(tmp_path / "groups", inputs=twice, labels=labels, groups=groups)
+    found, expected = (
+        read_arrays(each, STEP, "state")["left_out"] for each in (run, by_group)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_equal_sequences_of_several_groups_are_counted() -> None:
+    inputs = np.append(INPUTS, INPUTS[:7], axis=0)
+    labels = np.append(LABELS, LABELS[:7])
+    groups = np.append(np.arange(COUNT) % 6, np.arange(7))
+    groups[COUNT] = 1  # unlike the first sequence; the seventh is in a group of its own
+    with data_warnings() as messages:
+        rnnmnist.fit(inputs, labels, groups=groups, **SETTINGS)
+    assert [text.partition(" equal ")[0] for text in messages] == [
+        "4 training sequences are"
+    ]
+
+
+def test_an_evaluation_counts_what_was_trained_on(tmp_path: Path) -> None:
+    """Of arrays in memory, of a file that has grown, and by a saved network."""
+    path = tmp_path / "data.npz"
+    np.savez(path, inputs=INPUTS[:50], labels=LABELS[:50])
+    flags = [f"--config.{name}={value}" for name, value in FLAGS.items()]
+    run = f"--workdir={tmp_path}/run"
+    output_of(
+        called("main", "--config=files", run, f"--config.data.path={path}", *flags)
+    )
+    np.savez(path, inputs=INPUTS.astype(np.float32), labels=LABELS)
+    refused = called("evaluate", run)
+    assert "data.path=" in refused.stderr
+    printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
+    assert "trained on" not in printed  # rounded values are others
+    np.savez(path, inputs=INPUTS, labels=LABELS)
+    printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
+    assert "; 50 of 60 were trained on, so that the accuracy says little" in printed
+    files = Path(tmp_path, "run", "evaluation").glob("test-1-*.json")
+    results = [json.loads(file.read_text()) for file in files]
+    assert sorted(result["examples_trained_on"] for result in results) == [0, 50]
+    model = rnnmnist.load(tmp_path / "run")
+    model.save(tmp_path / "network")
+    for network in (model, rnnmnist.load(tmp_path / "network")):
+        found = network.evaluate(inputs=INPUTS[40:], labels=LABELS[40:])
+        assert found.examples_trained_on == 10
 
 
 def stop(*args: Any) -> None:

@@ -37,7 +37,7 @@ from rnnmnist.training.run import train_and_evaluate
 
 def train(config: RunConfig, workdir: Path) -> None:
     with open_record(workdir) as folder:
-        run = Run(folder, config, datasets.load(config.data), create_mesh(config))
+        run = Run(folder, config, datasets.load(config), create_mesh(config))
         train_and_evaluate(run, stop_on_signal())
 
 

@@ -11,7 +11,7 @@ import trainer
 from support import SMALL, called, output_of
 
 import rnnmnist
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
@@ -38,7 +38,7 @@ def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
     ]
     for sequences in found:
         np.testing.assert_array_equal(sequences.inputs[..., 0], INPUTS[:, :5])
-        splits = to_dataset("mine", sequences, DataConfig()).splits
+        splits = to_dataset("mine", sequences, Config()).splits
         assert splits["train"].lengths is None
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.examples import SPLITS
+from rnnmnist.data.examples import SPLITS, select_columns
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
-VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
+HELD_OUT = 0.1  # of the training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
     "biuf": "real numbers; convert texts by .astype(float), sparse "
     "matrices by .toarray() and an array of sequences by list(), and read a file by "
@@ -29,7 +29,7 @@ KINDS = {  # what the kinds of NumPy's types allow
 class Sequences:
     """Sequences that are valid, except for the values of `inputs`."""
 
-    inputs: np.ndarray  # real [examples, time, features], perhaps a memory map
+    inputs: np.ndarray  # real [examples, time, stored features], perhaps a memory map
     labels: np.ndarray | None  # int32 [examples]
     classes: tuple[str, ...]  # in the order of the labels; empty without labels
     lengths: np.ndarray  # int32 [examples], time steps before the padding
@@ -37,10 +37,12 @@ class Sequences:
     groups: np.ndarray | None  # integers or str [examples], such as subjects
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
+    columns: np.ndarray | None = None  # the stored features that are read; None: all
 
     def to_arrays(self) -> dict[str, Any]:
         """Returns the arrays that `check_arrays` takes, without those that are None."""
-        arrays = vars(self) | {"classes": None}
+        inputs = select_columns(self.inputs, self.columns)
+        arrays = vars(self) | {"inputs": inputs, "columns": None, "classes": None}
         if self.labels is not None:
             arrays["labels"] = np.array(self.classes)[self.labels]
         return {name: array for name, array in arrays.items() if array is not None}
@@ -54,13 +56,13 @@ class Sequences:
         """Returns how many sequences are for training, before some are held out."""
         return len(self.split_as_given("train")["train"])
 
-    def training_splits(self, hold_out: bool) -> dict[str, np.ndarray]:
+    def training_splits(self, hold_out: bool, seed: int) -> dict[str, np.ndarray]:
         """Returns the indices of each split of labelled sequences, for training.
 
-        Without a validation split, and with `hold_out`, every tenth training sequence
-        of each class is validation (the last one of a smaller class), in the order of
-        the file. Beside a test split, too few of them are left in training. With
-        groups, whole groups are. Every class keeps training sequences.
+        Without a validation split, and with `hold_out`, a tenth of the training
+        sequences of each class, at least one, is drawn for validation. With groups,
+        whole groups are drawn. Every class keeps training sequences. Beside a test
+        split, fewer than `MIN_VALIDATION_EXAMPLES` drawn sequences stay in training.
         """
         splits = self.split_as_given("train")
         train = splits["train"]
@@ -74,14 +76,16 @@ class Sequences:
             )
         if len(splits["validation"]) or not hold_out:
             return splits
+        # The stream of a Generator may change between versions of NumPy.
+        random = np.random.RandomState(seed)
         if self.groups is not None:
-            is_held_out = _hold_out_groups(labels, self.groups[train])
+            is_held_out = _draw_groups(labels, self.groups[train], random)
         else:
             is_held_out = np.zeros(len(train), bool)
             for label in trained:
-                own = np.flatnonzero(labels == label)
-                first = min(VALIDATION_EVERY, max(2, len(own))) - 1
-                is_held_out[own[first::VALIDATION_EVERY]] = True
+                own = random.permutation(np.flatnonzero(labels == label))
+                count = max(1, int(HELD_OUT * len(own))) if len(own) > 1 else 0
+                is_held_out[own[:count]] = True
         if len(splits["test"]) and is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
             return splits
         if not is_held_out.any():
@@ -150,25 +154,38 @@ def check_arrays(
     )
 
 
-def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Returns which sequences are in the groups that are held out, bool [n].
+def _draw_groups(
+    labels: np.ndarray, groups: np.ndarray, random: np.random.RandomState
+) -> np.ndarray:
+    """Draws whole groups for validation, and returns their sequences, bool [n].
 
-    From the smallest group on, these are the groups of whose classes less than a tenth
-    is held out so far. Every class keeps a group in training.
+    In random order, a group is held out if this brings the held-out share of each class
+    nearer to `HELD_OUT`, on average. Then a class without held-out sequences gets the
+    group that keeps the shares nearest to it. Every class keeps a group in training.
     """
-    names, codes = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(names), labels.max() + 1), int)
-    np.add.at(counts, (codes, labels), 1)
-    total = counts.sum(axis=0)  # the sequences of each class
-    held_out = np.zeros_like(total)
+    names, group_codes = np.unique(groups, return_inverse=True)
+    classes, class_codes = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)), int)
+    np.add.at(counts, (group_codes, class_codes), 1)
+    total = counts.sum(axis=0)
     is_held_out = np.zeros(len(names), bool)
-    for group in np.argsort(counts.sum(axis=1), kind="stable"):
-        added = held_out + counts[group]
-        is_allowed = (VALIDATION_EVERY * held_out < total) & (added < total)
-        if is_allowed[counts[group] > 0].all():
-            held_out = added
-            is_held_out[group] = True
-    return is_held_out[codes]
+
+    def distance(*added: int) -> float:
+        """Returns how far the shares are from `HELD_OUT` with further groups."""
+        held_out = counts[is_held_out].sum(axis=0) + counts[[*added]].sum(axis=0)
+        if (held_out == total).any():  # a class would have none in training
+            return np.inf
+        return float(np.abs(held_out / total - HELD_OUT).sum())
+
+    order = random.permutation(len(names)).tolist()
+    for group in order:
+        is_held_out[group] = distance(group) < distance()
+    for label in range(len(classes)):
+        own = [group for group in order if counts[group, label]]
+        nearest = min(own, key=distance)
+        if not is_held_out[own].any() and distance(nearest) < np.inf:
+            is_held_out[nearest] = True
+    return is_held_out[group_codes]
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,9 @@ class Moments:
     """
 
     def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
-        examples, _, features = sequences.inputs.shape
+        features = len(sequences.feature_names)
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
-        self.is_training = np.isin(np.arange(examples), training)
+        self.is_training = np.isin(np.arange(len(sequences.inputs)), training)
         self.number, self.mean, self.squares = np.zeros((3, 2 * features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
         self.largest = np.zeros(features)
@@ -75,7 +75,7 @@ class Moments:
         variances = self.squares / np.maximum(self.number, 1)
         std, changes = np.split(np.sqrt(variances), 2)
         mean = self.mean[: len(std)]
+        is_steady = changes <= 4 * self.rounding * np.hypot(mean, std)
         std[std <= 4 * self.rounding * np.abs(mean)] = 1
-        is_constant = changes <= 4 * self.rounding * self.largest
-        changes = np.where(is_constant, 1, changes / std)
+        changes = np.where(is_steady, 1, changes / std)
         return (tuple(values.tolist()) for values in (mean, std, changes))

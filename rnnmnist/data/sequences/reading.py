@@ -20,6 +20,7 @@ from rnnmnist.data.examples import (
     Examples,
     Normalization,
     find_padding,
+    select_columns,
 )
 from rnnmnist.data.sequences.checking import (
     Sequences,
@@ -194,14 +195,16 @@ def read_sequences(
 
 
 def to_dataset(
-    name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
+    name: str, sequences: Sequences, config: Config, trained: Task | None = None
 ) -> Dataset:
     """Checks the values of labelled sequences, and divides them into splits.
 
     They are for training, or have the normalization and classes of a trained task,
     which can be of images. The sequences of that training have the splits that they had
-    there.
+    there. `Task.time_steps` follows from the training and validation splits alone.
+    Another split is longer if it has longer sequences.
     """
+    data = config.data
     if sequences.labels is None:
         raise UserError(
             "labels: are missing; add the array 'labels', @classLabel and labels, or "
@@ -209,18 +212,19 @@ def to_dataset(
             "pass labels"
         )
     if trained is None:
-        _check_roles(sequences, config.roles)
-        splits = sequences.training_splits(config.validation)
-        task = _prepare_training(sequences, splits, config)
+        _check_roles(sequences, data.roles)
+        splits = sequences.training_splits(data.validation, config.seed)
+        task = _prepare_training(sequences, splits, data)
     else:
         sequences = _adapt(sequences, trained)
-        sha256 = read_values(sequences, Normalization.create(trained, config.missing))
+        sha256 = read_values(sequences, Normalization.create(trained, data.missing))
         splits = sequences.split_as_given("test")
         if sha256 == trained.sha256:
-            splits = sequences.training_splits(config.validation)
+            splits = sequences.training_splits(data.validation, config.seed)
         task = replace(trained, sha256=sha256)
-    time_steps = sequences.inputs.shape[1]
-    is_padded = (sequences.lengths < time_steps).any()
+    digests = hash_sequences(sequences)
+    if trained is None:
+        _warn_of_splits(sequences, splits, digests)
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
         held_out = np.unique(sequences.groups[splits["validation"]])
@@ -228,25 +232,29 @@ def to_dataset(
     task = replace(
         task,
         name=name.removesuffix("_TRAIN").removesuffix("_TEST"),
-        time_steps=time_steps,
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=validation_groups,
     )
     normalization = None
     if task.image_shape is None:  # else these are images of a trained task
-        normalization = Normalization.create(task, config.missing)
-    examples = Examples(
-        sequences.inputs,
-        sequences.lengths if is_padded else None,
-        normalization=normalization,
-        ids=sequences.ids,
-        labels=np.asarray(sequences.labels),
-        groups=sequences.groups,
-    )
-    return Dataset(
-        task, {split: examples.select(indices) for split, indices in splits.items()}
-    )
+        normalization = Normalization.create(task, data.missing)
+    examples = {}
+    for split, indices in splits.items():
+        lengths = sequences.lengths[indices]
+        time_steps = lengths.max(initial=task.time_steps)
+        of_all_splits = Examples(
+            sequences.inputs[:, :time_steps],
+            sequences.lengths if (lengths < time_steps).any() else None,
+            normalization=normalization,
+            ids=sequences.ids,
+            columns=sequences.columns,
+            labels=np.asarray(sequences.labels),
+            groups=sequences.groups,
+            digests=digests,
+        )
+        examples[split] = of_all_splits.select(indices)
+    return Dataset(task, examples)
 
 
 def _prepare_training(
@@ -256,8 +264,14 @@ def _prepare_training(
 
     Returns a task with their normalization and SHA-256.
     """
-    _, time_steps, features = sequences.inputs.shape
-    task = Task("", time_steps, features, sequences.classes, {})
+    fitted = np.concatenate([splits["train"], splits["validation"]])
+    task = Task(
+        "",
+        int(sequences.lengths[fitted].max()),
+        len(sequences.feature_names),
+        sequences.classes,
+        {},
+    )
     moments = Moments(sequences, splits["train"])
     unchanged = Normalization.create(task, config.missing)
     task = replace(task, sha256=read_values(sequences, unchanged, moments))
@@ -269,7 +283,6 @@ def _prepare_training(
             # This names the value that an evaluation would refuse after the training,
             # if there is one.
             read_values(sequences, normalization)
-    _warn_of_splits(sequences, splits)
     _warn_of_values(sequences, moments)
     return task
 
@@ -287,7 +300,34 @@ def _adapt(sequences: Sequences, trained: Task) -> Sequences:
     return replace(sequences, labels=labels, classes=trained.classes)
 
 
-def _warn_of_splits(sequences: Sequences, splits: Mapping[str, np.ndarray]) -> None:
+def hash_sequences(sequences: Sequences) -> np.ndarray:
+    """Returns a hash of the values of each sequence, str [examples].
+
+    Equal values have equal hashes, whichever type they have.
+    """
+    digests = []
+    for values, length in zip(sequences.inputs, sequences.lengths, strict=True):
+        read = select_columns(values[:length], sequences.columns)
+        # The sum has no negative zeros.
+        content = (read.astype(np.float64) + 0.0).tobytes()
+        digests.append(hashlib.blake2b(content, digest_size=8).hexdigest())
+    return np.array(digests)
+
+
+def _warn_of_splits(
+    sequences: Sequences, splits: Mapping[str, np.ndarray], digests: np.ndarray
+) -> None:
+    seen = digests[splits["train"]]
+    for name in ("validation", "test"):
+        own = digests[splits[name]]
+        number = int(np.isin(own, seen).sum())
+        if number:
+            warn_of_data(
+                f"{number:,} of {len(own):,} {name} sequences are equal to sequences "
+                "of another split, so that the accuracy says little about new ones; "
+                "keep equal sequences in one split"
+            )
+        seen = np.concatenate([seen, own])
     classes, labels = np.array(sequences.classes), np.asarray(sequences.labels)
     for name in ("train", "validation"):
         present = labels[splits[name]]
@@ -346,6 +386,7 @@ def read_values(
     """
     inputs, ends = sequences.inputs, sequences.lengths
     examples, time_steps, features = inputs.shape
+    columns = sequences.columns
     arrays = (sequences.labels, ends, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
     digest = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
@@ -354,7 +395,8 @@ def read_values(
     for start in range(0, examples, size):
         part = slice(start, start + size)
         is_value = ~find_padding(time_steps, ends[part])
-        rows = inputs[part][is_value].astype(dtype)  # [time steps, features]
+        # The values before the padding, [time steps, features].
+        rows = select_columns(inputs[part][is_value], columns).astype(dtype)
         invalid = normalization.find_invalid(rows)
         if invalid is not None:
             (row, feature), reason = invalid
@@ -384,9 +426,9 @@ def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
     is_named = are_names(names) and are_names(wanted)
     if is_named or sorted(wanted) == sorted(names):
         refuse_absent_features(names, wanted)
-        columns = [names.index(name) for name in wanted]
-        inputs = sequences.inputs[..., columns]
-        return replace(sequences, inputs=inputs, feature_names=tuple(wanted))
+        # A memory map is not copied: the columns are selected where values are read.
+        columns = np.array([names.index(name) for name in wanted])
+        return replace(sequences, columns=columns, feature_names=tuple(wanted))
     if len(names) != len(wanted):
         raise UserError(
             f"has {len(names)} features, {format_value(names)}, and data.features or "

@@ -33,7 +33,7 @@ def test_every_sequence_is_in_one_split_and_no_class_is_held_out_whole(
         given = sequences.split_as_given("train")
         classes = set(labels[given["train"]])
         try:
-            found = sequences.training_splits(hold_out=True)
+            found = sequences.training_splits(hold_out=True, seed=0)
         except UserError:  # one class, or each group has the only sequences of one
             continue
         together = np.concatenate([found[name] for name in SPLITS])
@@ -51,11 +51,16 @@ def test_every_sequence_is_in_one_split_and_no_class_is_held_out_whole(
     assert held_out > 5 or "test" in split or "validation" in split
 
 
-def test_a_tenth_of_each_class_validates() -> None:
+def test_a_tenth_of_each_class_is_drawn_for_validation() -> None:
     labels = np.repeat(np.arange(4), [100, 20, 5, 1])
     sequences = check_arrays(np.zeros((126, 1)), labels)
-    held_out = sequences.training_splits(hold_out=True)["validation"]
-    assert held_out.tolist() == [*range(9, 100, 10), 109, 119, 124]
+    draws = [
+        sequences.training_splits(hold_out=True, seed=seed)["validation"].tolist()
+        for seed in (0, 0, 1)
+    ]
+    for held_out in draws:
+        assert np.bincount(labels[held_out], minlength=4).tolist() == [10, 2, 1, 0]
+    assert draws[0] == draws[1] != draws[2]
 
 
 def test_fewer_than_fifty_sequences_stay_in_training_beside_a_test_split() -> None:
@@ -63,9 +68,9 @@ def test_fewer_than_fifty_sequences_stay_in_training_beside_a_test_split() -> No
         split = ["train"] * count + ["test"]
         labels = np.arange(count + 1) % 2
         sequences = check_arrays(np.zeros((count + 1, 1)), labels, split=split)
-        found = sequences.training_splits(hold_out=True)
+        found = sequences.training_splits(hold_out=True, seed=0)
         assert len(found["validation"]) == expected
-        assert len(sequences.training_splits(hold_out=False)["train"]) == count
+        assert len(sequences.training_splits(hold_out=False, seed=0)["train"]) == count
 
 
 def test_whole_groups_validate_with_a_tenth_of_each_class() -> None:
@@ -73,18 +78,34 @@ def test_whole_groups_validate_with_a_tenth_of_each_class() -> None:
     for groups in (20, 50, 200):
         labels, of_group = np.arange(2000) % 4, generator.integers(groups, size=2000)
         sequences = check_arrays(np.zeros((2000, 1)), labels, groups=of_group)
-        held_out = sequences.training_splits(hold_out=True)["validation"]
-        shares = np.bincount(labels[held_out], minlength=4) / 500
-        assert shares.min() > 0.05
-        assert shares.max() < 0.2
+        draws = [
+            sequences.training_splits(hold_out=True, seed=seed)["validation"]
+            for seed in range(3)
+        ]
+        for held_out in draws:
+            shares = np.bincount(labels[held_out], minlength=4) / 500
+            assert shares.min() > 0.05
+            assert shares.max() < 0.2
+        assert len({tuple(held_out) for held_out in draws}) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_group_stays_in_training(seed: int) -> None:
+    """The first group has most sequences, and the others have one class each."""
+    groups = np.append(np.zeros(60, int), 1 + np.arange(80) % 16)
+    labels = np.append(np.arange(60), groups[60:]) % 2
+    sequences = check_arrays(np.zeros((140, 1)), labels, groups=groups)
+    held_out = sequences.training_splits(hold_out=True, seed=seed)["validation"]
+    assert 0 not in groups[held_out]
+    assert np.bincount(labels[held_out]).tolist() == [5, 5]
 
 
 def test_one_sequence_or_group_for_each_class_cannot_validate() -> None:
     sequences = check_arrays(np.zeros((4, 1)), [0, 1, 2, 3])
     with pytest.raises(UserError, match=r"^split: none of the 4 training sequences"):
-        sequences.training_splits(hold_out=True)
+        sequences.training_splits(hold_out=True, seed=0)
     groups = np.repeat([0, 1, 2], 20)
     sequences = check_arrays(np.zeros((60, 1)), groups, groups=groups)
     with pytest.raises(UserError, match=r"^split: none of the 60 training"):
-        sequences.training_splits(hold_out=True)
-    assert len(sequences.training_splits(hold_out=False)["train"]) == 60
+        sequences.training_splits(hold_out=True, seed=0)
+    assert len(sequences.training_splits(hold_out=False, seed=0)["train"]) == 60

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from support import data_warnings
 
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data.sequences.checking import check_arrays
 from rnnmnist.data.sequences.reading import to_dataset
 
@@ -20,7 +20,9 @@ def load(values: np.ndarray, **arrays: Any) -> list[str]:
     """
     sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
-        to_dataset("mine", sequences, DataConfig(missing="zero", validation=False))
+        to_dataset(
+            "mine", sequences, Config(data=DataConfig(missing="zero", validation=False))
+        )
     return messages
 
 

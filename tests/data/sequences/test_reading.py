@@ -5,6 +5,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from support import damaged, data_warnings, output_of, run_python
 
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Normalization
 from rnnmnist.data.sequences import reading
@@ -63,6 +64,9 @@ c , -1, 7 ,8, cat
 a,1,3, NaN ,cat
 c,10,,1e-3,cat
 """
+
+
+NOISE = np.random.default_rng(0).normal(size=(62, 3, 2))  # of all sequences
 
 
 def write_npz(folder: Path, **arrays: Any) -> Path:
@@ -117,7 +121,9 @@ every_format = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 
 def load(path: Path) -> Dataset:
     """Loads a file for training."""
-    return datasets.load(DataConfig(name="files", path=str(path), missing="zero"))
+    return datasets.load(
+        Config(data=DataConfig(name="files", path=str(path), missing="zero"))
+    )
 
 
 def refusal(path: Path) -> str:
@@ -200,6 +206,29 @@ def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inputs, INPUTS[..., :1])
     np.load(path / "inputs.npy", mmap_mode="r+")[0, 0] = 9
     assert inputs[0, 0] == 9
+
+
+def test_chosen_features_of_a_folder_stay_a_map(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    arrays = {"inputs": NOISE.swapaxes(1, 2), "labels": np.arange(len(NOISE)) % 2}
+    path = write_folder(tmp_path, feature_names=names, **arrays)
+    sequences = read(path, wanted=("c", "a"))
+    map_of_all: Any = sequences.inputs
+    while not isinstance(map_of_all, np.memmap):
+        map_of_all = map_of_all.base
+    dataset = to_dataset("mine", sequences, Config())
+    training = dataset.splits["train"]
+    assert np.shares_memory(training.stored, map_of_all)
+    assert (dataset.task.features, dataset.task.feature_names) == (2, ("c", "a"))
+    chosen = arrays["inputs"][..., [2, 0]]
+    expected = to_dataset(
+        "mine",
+        check_arrays(chosen, arrays["labels"], feature_names=["c", "a"]),
+        Config(),
+    )
+    assert expected.task == dataset.task
+    values = expected.splits["train"].take(slice(None))
+    np.testing.assert_array_equal(training.take(slice(None)), values)
 
 
 def test_either_file_of_a_pair_names_both(tmp_path: Path) -> None:
@@ -326,7 +355,7 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
-    settings = DataConfig(missing="zero")
+    settings = Config(data=DataConfig(missing="zero"))
     with pytest.raises(UserError, match=message) as error:
         to_dataset("mine", check_arrays(**(ARRAYS | change)), settings)
     assert str(error.value).isprintable()
@@ -336,9 +365,9 @@ def test_classes_that_are_not_in_a_split_are_named() -> None:
     """In training, the only lie is missing, and in validation also the only sit."""
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
-    sequences = check_arrays(np.ones((62, 2, 1)), labels, split=split)
+    sequences = check_arrays(NOISE[:62], labels, split=split)
     with data_warnings() as messages:
-        to_dataset("mine", sequences, DataConfig(validation=False))
+        to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
     assert [text.partition(": ")[2] for text in messages] == ["lie", "lie, sit"]
 
 
@@ -348,11 +377,58 @@ def test_groups_of_a_split_that_are_also_in_training_are_counted(shared: int) ->
     split = np.repeat(["train", "test"], [20, 10])
     groups = np.append(np.arange(20) % 10, np.arange(10) // 2 + 10 - shared)
     labels = np.arange(30) % 2
-    sequences = check_arrays(np.ones((30, 2, 1)), labels, split=split, groups=groups)
+    sequences = check_arrays(NOISE[:30], labels, split=split, groups=groups)
     with data_warnings() as messages:
-        to_dataset("mine", sequences, DataConfig(validation=False))
+        to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
     assert len(messages) == (shared > 0)
     assert all(f"{shared} of 5 groups of the test " in text for text in messages)
+
+
+def test_equal_sequences_of_several_splits_are_counted() -> None:
+    """Whatever stands in their padding, and with a zero of another sign."""
+    inputs = NOISE[:40].copy()
+    inputs[:, 1] = 0
+    inputs[30:] = inputs[:10]
+    inputs[20:23] = inputs[[3, 3, 30]]
+    inputs[:20, 1] = -0.0
+    inputs[30:33, 2] = 7
+    lengths = np.full(40, 2)
+    split = np.repeat(["train", "validation", "test"], [20, 10, 10])
+    arrays: dict[str, Any] = {"labels": np.arange(40) % 2, "lengths": lengths}
+    with data_warnings() as messages:
+        to_dataset("mine", check_arrays(inputs, split=split, **arrays), Config())
+    validation, test = messages
+    assert validation.startswith("3 of 10 validation sequences are equal to sequences ")
+    assert test.startswith("10 of 10 test sequences are equal to sequences ")
+    lengths[30:] = 3
+    with data_warnings() as messages:
+        to_dataset("mine", check_arrays(inputs, split=split, **arrays), Config())
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("feature", [0, 1])
+def test_test_sequences_change_nothing_of_the_training(feature: int) -> None:
+    """Neither longer ones nor other values do."""
+    split = np.repeat(["train", "validation", "test"], [20, 10, 10])
+    labels, lengths = np.arange(40) % 2, np.full(40, 2)
+    lengths[25] = 1
+    longer = lengths + 1 * (split == "test")
+    other = NOISE.copy()
+    other[30:40, 1:, feature] += 1e5
+    expected, found = (
+        to_dataset("mine", check_arrays(*arrays, lengths=ends, split=split), Config())
+        for arrays, ends in (
+            ((NOISE[:40], labels), lengths),
+            ((other[:40], labels), longer),
+        )
+    )
+    assert found.task == replace(expected.task, sha256=found.task.sha256)
+    assert found.task.time_steps == 2
+    for name in ("train", "validation"):
+        one, two = expected.splits[name], found.splits[name]
+        np.testing.assert_array_equal(one.take(slice(None)), two.take(slice(None)))
+        assert (one.lengths is None) == (two.lengths is None) == (name == "train")
+    assert found.splits["test"].time_steps == 3
 
 
 def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +440,7 @@ def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         values, [0, 0, 1, 1], feature_names=["x", "y"], ids=tuple("abcd")
     )
     with pytest.raises(UserError) as error:
-        to_dataset("mine", sequences, DataConfig())
+        to_dataset("mine", sequences, Config())
     start = "the value of sequence 'd' at time step 1, feature y, is missing"
     assert str(error.value).startswith(start)
 
@@ -380,7 +456,7 @@ def test_values_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Normalization, "find_invalid", find)
     values = np.random.default_rng(0).normal(size=(40, 3, 2))
     sequences = check_arrays(values, np.arange(40) % 2)
-    to_dataset("mine", sequences, DataConfig(validation=False))
+    to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
     extremes = 2
     assert list(map(len, parts)) == [40 * 3, extremes]
 
@@ -469,7 +545,7 @@ def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> Non
             name="files", path=str(path), features=features, columns="groups=animal"
         )
         with pytest.raises(UserError, match="groups=animal names no column; remove it"):
-            datasets.load(settings)
+            datasets.load(Config(data=settings))
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
     # The features of a network are named for new sequences, which need no labels.
