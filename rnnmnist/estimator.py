@@ -9,13 +9,12 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.resolving import default_batch_size
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import Model
-from rnnmnist.runs.logs import validation_losses
+from rnnmnist.runs.logs import rank_validations
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -78,17 +77,19 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         normalize: "standardize" subtracts each feature's mean in training and divides
             by its standard deviation; "none" leaves the values.
         early_stopping: whether a tenth of X is held out, as `rnnmnist.fit` does it, and
-            training ends if its loss has not fallen for some epochs. The network is
-            that of the lowest loss, or of the highest accuracy over at least 50.
-        n_iter_no_change: the number of these epochs of X, or of validations if
+            training ends if its loss has not fallen for some epochs, or with class
+            weights, if its balanced accuracy has not risen. The network is the best one
+            by the same measure; with at least 50 held-out sequences, the one with the
+            highest accuracy, or balanced accuracy.
+        n_iter_no_change: the number of these epochs, or of validations if
             `eval_every_steps` is among the settings. It is the setting `patience`, from
             which `keep_checkpoints` follows, too.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
             `placement` is "host", so that a second `fit` compiles nothing if the time
-            steps, features, classes, batch size and settings are the same; and
-            `eval_every_steps` is an epoch of X with `early_stopping`, and without it so
-            large that only the last step is saved.
+            steps, features, classes, batch size and settings are the same; and without
+            `early_stopping`, `eval_every_steps` is so large that only the last step is
+            saved.
 
     X is real [n, time, features], [n, time] of one feature, or a list of sequences,
     [time, features] or [time], of different lengths; y is [n], integers, strings or
@@ -153,14 +154,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             groups=groups,
             workdir=self.workdir,
             verbose=self.verbose,
-            **self._settings_of_fit(len(labels)),
+            **self._settings_of_fit(),
         )
         last_step = model.record.step
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            losses = validation_losses(model.record.lines, last_step)
-            lowest = min(losses, key=losses.__getitem__, default=last_step)
-            model = Model(model.record, str(lowest), model.settings, model.dataset)
+            ranks = rank_validations(model.record.lines, last_step, config.train)
+            best = max(ranks, key=ranks.__getitem__, default=last_step)
+            model = Model(model.record, str(best), model.settings, model.dataset)
         self.model_ = model
         self.classes_ = classes
         self.n_iter_ = math.ceil(
@@ -195,7 +196,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing != "error"
         return tags
 
-    def _settings_of_fit(self, sequences: int) -> dict[str, Any]:
+    def _settings_of_fit(self) -> dict[str, Any]:
         own: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()
@@ -215,17 +216,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 f"settings: {repeated[0]} follows from the parameters of "
                 "RNNClassifier; set these, and remove it here"
             )
-        defaults = {
-            "validation": self.early_stopping,
-            "placement": "host",
-            "eval_every_steps": NEVER,
-        }
-        given = own | others
-        if self.early_stopping:
-            batch_size = FIT_SETTINGS["batch_size"].check(given.get("batch_size"))
-            batch_size = batch_size or default_batch_size(sequences)
-            defaults["eval_every_steps"] = max(1, round(sequences / batch_size))
-        return defaults | given
+        defaults = {"validation": self.early_stopping, "placement": "host"}
+        if not self.early_stopping:
+            defaults["eval_every_steps"] = NEVER
+        return defaults | own | others
 
     # Checks X as scikit-learn does, with y in `fit`, and keeps lists of sequences.
     def _check(self, X: Any, **y: Any) -> Any:

@@ -172,10 +172,37 @@ def test_early_stopping_takes_the_lowest_loss_of_the_steps_that_are_left(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("held_out", [40, 60])
+def test_class_weights_stop_and_select_by_the_balanced_accuracy(held_out: int) -> None:
+    """Also where too few sequences are held out to select a checkpoint."""
+    random = np.random.default_rng(0)
+    count = 10 * held_out
+    labels = np.where(np.arange(count) % 10, "many", "few")
+    inputs = random.normal(size=(count, 12, 1)) + (labels == "few")[:, None, None] / 3
+    stopping = new(
+        early_stopping=True,
+        n_iter_no_change=4,
+        num_steps=2000,
+        learning_rate=5e-3,
+        class_weight="balanced",
+    )
+    model = stopping.fit(inputs, labels).model_
+    lines = [line for line in model.record.lines if line.split == "validation"]
+    best = max(lines, key=lambda line: (line.balanced_accuracy, -line.step))
+    assert (model.task.examples["validation"], len(lines)) == (
+        held_out,
+        lines.index(best) + 5,
+    )
+    assert model.checkpoint_step == best.step
+    assert min(lines, key=lambda line: line.loss).step != best.step
+
+
+@pytest.mark.slow
 def test_early_stopping_takes_the_best_step_on_a_tenth_of_the_groups(
     tmp_path: Path,
 ) -> None:
     inputs, labels = np.tile(X, (10, 1, 1)), np.random.default_rng(1).permutation(Y)
+    inputs += np.random.default_rng(2).normal(0, 0.1, inputs.shape)
     stopping = new(
         workdir=tmp_path, early_stopping=True, n_iter_no_change=3, num_steps=400
     )

@@ -222,11 +222,14 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
         "num_epochs": None,
         "class_weight": class_weight,
     }
+    eval_every_steps = num_steps // 10
+    if train.patience is not None:  # which then counts epochs
+        eval_every_steps = round(count / batch_size)
     has_own_schedule = is_own("train.schedule", train.schedule)
     has_own_optimizer = is_own("train.optimizer", train.optimizer)
     defaults = {
         "log_every_steps": min(100, max(10, num_steps // 100)),
-        "eval_every_steps": max(1, num_steps // 10),
+        "eval_every_steps": max(1, eval_every_steps),
         "warmup_fraction": 0.0 if has_own_schedule else DEFAULT_WARMUP,
         "weight_decay": 0.0 if has_own_optimizer else DEFAULT_WEIGHT_DECAY,
     }

@@ -513,14 +513,15 @@ class TrainConfig(ConfigSection):
     eval_every_steps: int | None = setting(
         None,
         "steps between validations, each with a checkpoint",
-        by_default="a tenth of the run",
+        by_default="a tenth of the run; with train.patience, an epoch",
         ge=1,
         resume="allowed",
     )
     patience: int | None = setting(
         None,
-        "validations in a row without a lower loss after which the run ends; the "
-        "schedule stays that of the whole run, whose low rates it then does not reach",
+        "validations in a row without a lower loss, or with class weights a higher "
+        "balanced accuracy, after which the run ends; the schedule stays that of the "
+        "whole run, whose low rates it then does not reach",
         ge=1,
         resume="allowed",
         applies_to=VALIDATED,

@@ -47,12 +47,15 @@ def score_network(
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, logits.argmax(axis=-1)), 1)
     of_labels = log_softmax(logits)[np.arange(examples), labels]
+    totals = confusion.sum(axis=1)
+    accuracies = np.diagonal(confusion)[totals > 0] / totals[totals > 0]
     return NetworkScores(
         seed=seed,
         examples=examples,
         correct=int(np.trace(confusion)),
         loss=-float(of_labels.mean()),
         confusion=tuple(map(tuple, confusion.tolist())),
+        balanced_accuracy=float(accuracies.mean()),
     )
 
 

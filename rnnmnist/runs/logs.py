@@ -52,31 +52,40 @@ def completion(
     """Returns why a run that has finished `step` steps is complete, None if it is not.
 
     A run is complete at its last step. With a patience, it is also complete when so
-    many validations in a row had no lower loss than the lowest one before. The loss is
-    the mean over seeds.
+    many validations in a row were no better than the best one before, by the mean over
+    seeds.
     """
     if step >= config.num_steps:
         return f"complete at step {step:,}"
     if config.patience is None:
         return None
     # A killed run can have logged later validations, which no checkpoint has.
-    losses = validation_losses(lines, step)
-    lowest = min(losses, key=losses.__getitem__, default=0)
-    if sum(validated > lowest for validated in losses) < config.patience:
+    ranks = rank_validations(lines, step, config)
+    best = max(ranks, key=ranks.__getitem__, default=0)
+    if sum(validated > best for validated in ranks) < config.patience:
         return None
+    better = "lower validation loss"
+    if config.has_class_weights:
+        better = "higher balanced validation accuracy"
     return (
-        f"stopped at step {step:,} of {config.num_steps:,}: no lower validation loss "
-        f"since step {lowest:,}"
+        f"stopped at step {step:,} of {config.num_steps:,}: no {better} since step "
+        f"{best:,}"
     )
 
 
-def validation_losses(lines: Iterable[Metrics], last: int) -> dict[int, float]:
-    """Returns the losses of the validations until a step, by their steps."""
-    return {
-        line.step: line.loss
-        for line in lines
-        if line.split == "validation" and line.step <= last
-    }
+def rank_validations(
+    lines: Iterable[Metrics], last: int, config: RunTrainConfig
+) -> dict[int, float]:
+    """Returns what early stopping compares, by the steps of validations until `last`.
+
+    It is the balanced accuracy with class weights, and otherwise the negative loss.
+    """
+    validations = [
+        line for line in lines if line.split == "validation" and line.step <= last
+    ]
+    if config.has_class_weights:
+        return {line.step: line.balanced_accuracy or 0.0 for line in validations}
+    return {line.step: -line.loss for line in validations}
 
 
 def append(workdir: Path, metrics: Metrics) -> None:

@@ -25,6 +25,8 @@ class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         loss: the mean cross-entropy, in nats. It is calibrated, but for a validation of
             the training and for the members of an ensemble.
         confusion: counts by [true class][predicted class]; empty in training.
+        balanced_accuracy: the mean accuracy over the classes that have examples; None
+            in training.
     """
 
     seed: int | None = None
@@ -32,6 +34,7 @@ class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     correct: int
     loss: float
     confusion: tuple[tuple[int, ...], ...] = ()
+    balanced_accuracy: float | None = None
 
     @property
     def accuracy(self) -> float:
@@ -42,11 +45,6 @@ class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the accuracy, over examples."""
         return wilson_interval(self.correct, self.examples)
-
-    @property
-    def balanced_accuracy(self) -> float | None:
-        """The mean accuracy over the classes that have examples; None in training."""
-        return balance_accuracy(self.confusion)
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -120,7 +118,11 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def balanced_accuracy(self) -> float | None:
         """The mean balanced accuracy of the networks; None in training."""
-        return balance_accuracy(self.confusion)
+        if self.networks[0].balanced_accuracy is None:
+            return None
+        return statistics.fmean(
+            network.balanced_accuracy or 0.0 for network in self.networks
+        )
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
@@ -143,18 +145,6 @@ def select_fields(
     """Returns named fields and properties for a file, without those that are None."""
     fields = {name: getattr(scores, name) for name in names}
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def balance_accuracy(confusion: tuple[tuple[int, ...], ...]) -> float | None:
-    """Returns the mean accuracy over the classes that have examples.
-
-    It is None without a confusion matrix, [true class][predicted class].
-    """
-    if not confusion:
-        return None
-    totals = np.sum(confusion, axis=1)
-    present = totals > 0
-    return statistics.fmean(np.diagonal(confusion)[present] / totals[present])
 
 
 def wilson_interval(correct: float, examples: int) -> tuple[float, float]:

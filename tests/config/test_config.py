@@ -19,6 +19,7 @@ from rnnmnist.config.schema import (
     SETTINGS,
     Config,
     DataConfig,
+    TrainConfig,
 )
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.image_sets import image_task
@@ -224,6 +225,18 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(
         assert found.model.num_layers == layers
     pixels = dataclasses.replace(TASK, time_steps=784, features=1)
     assert resolve(Config(), pixels).model.window == 1
+
+
+def test_patience_counts_epochs_of_what_is_trained() -> None:
+    """The task has 2,100 sequences, of which a tenth validates."""
+    examples = {"train": 1890, "validation": 210, "test": 0}
+    task = dataclasses.replace(SEQUENCES, examples=examples)
+    found = resolve(Config(train=TrainConfig(patience=3)), task).train
+    assert (found.batch_size, found.eval_every_steps) == (32, 59)
+    with_batches = TrainConfig(patience=3, batch_size=1000, eval_every_steps=None)
+    assert resolve(Config(train=with_batches), task).train.eval_every_steps == 2
+    given = TrainConfig(patience=3, eval_every_steps=7)
+    assert resolve(Config(train=given), task).train.eval_every_steps == 7
 
 
 # Settings by their names without the section, which a run on images or sequences

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support import make_metrics, run_config
 
 from rnnmnist.runs import logs
+from rnnmnist.runs.scores import NetworkScores
 
 ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
 SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
@@ -34,16 +36,23 @@ def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
     assert logs.read(tmp_path) == [ONE, SEVERAL]
 
 
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
 @pytest.mark.parametrize("patience", [1, 3])
-def test_patience_counts_validations_without_a_lower_loss(
-    tmp_path: Path, patience: int
+def test_patience_counts_validations_that_are_no_better(
+    tmp_path: Path, patience: int, class_weight: str
 ) -> None:
+    """By the loss, and with class weights by the balanced accuracy."""
     settings = {"train.num_steps": 1000, "train.patience": patience}
-    config = run_config(settings).train
+    config = run_config(settings | {"train.class_weight": class_weight}).train
     lowest, waited = 9, 0
     for step, loss in enumerate([5, 4, 4, 3, 6, 2, 2, 2, 2, 2, 1], 1):
         for split in ("train", "validation"):
             metrics = make_metrics(step, split, 50, [25], [float(loss)])
+            if class_weight == "balanced":  # the loss only rises
+                network = NetworkScores(
+                    examples=50, correct=25, loss=step, balanced_accuracy=1 - loss / 9
+                )
+                metrics = replace(metrics, networks=(network,))
             logs.append(tmp_path, metrics)
         lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
         found = logs.completion(logs.read(tmp_path), step, config)

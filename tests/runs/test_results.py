@@ -13,7 +13,12 @@ from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.scores import NetworkScores, wilson_interval
 
 FIRST = NetworkScores(
-    seed=5, examples=6, correct=5, loss=0.25, confusion=((3, 1), (0, 2))
+    seed=5,
+    examples=6,
+    correct=5,
+    loss=0.25,
+    confusion=((3, 1), (0, 2)),
+    balanced_accuracy=7 / 8,
 )
 SECOND = NetworkScores(
     seed=6, examples=6, correct=3, loss=0.75, confusion=((2, 2), (1, 1))

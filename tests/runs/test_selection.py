@@ -15,7 +15,7 @@ def header_of(step: int, metrics: Metrics | None, class_weight: str = "none") ->
 
 
 def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() -> None:
-    """The confusion matrices are of 90 examples of one class and 10 of the other."""
+    """There are 90 examples of one class and 10 of the other."""
     for class_weight, best in (("none", 20), ("balanced", 10)):
         headers = [header_of(50, None, class_weight)]
         for step, (first, second) in {
@@ -28,7 +28,7 @@ def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() ->
                 examples=100,
                 correct=first + second,
                 loss=1.0,
-                confusion=((first, 90 - first), (10 - second, second)),
+                balanced_accuracy=(first / 90 + second / 10) / 2,
             )
             metrics = Metrics(networks=(network,), step=step, split="validation")
             headers.append(header_of(step, metrics, class_weight))
