@@ -232,7 +232,7 @@ def test_patience_counts_epochs_of_what_is_trained() -> None:
     examples = {"train": 1890, "validation": 210, "test": 0}
     task = dataclasses.replace(SEQUENCES, examples=examples)
     found = resolve(Config(train=TrainConfig(patience=3)), task).train
-    assert (found.batch_size, found.eval_every_steps) == (32, 59)
+    assert (found.batch_size, found.eval_every_steps) == (16, 118)
     with_batches = TrainConfig(patience=3, batch_size=1000, eval_every_steps=None)
     assert resolve(Config(train=with_batches), task).train.eval_every_steps == 2
     given = TrainConfig(patience=3, eval_every_steps=7)
