@@ -64,7 +64,8 @@ class DataWarning(UserWarning):
 class StoppedError(RunError):
     """A signal stopped the run after it had saved. Exit code 128 + signal number."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    # A pickle passes the message only, and restores the exit code.
+    def __init__(self, message: str, signal_number: int = 0) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
@@ -188,8 +189,9 @@ def exit_immediately(text: str, exit_code: int) -> NoReturn:
     still print after the error.
     """
     try:
-        # The reader has exited, or a signal has interrupted another write.
-        with contextlib.suppress(BrokenPipeError, RuntimeError):
+        # Standard output is closed, full or without a reader, or a signal has
+        # interrupted another write.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
     finally:  # a closed stream must not prevent the exit

@@ -38,7 +38,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         workdir: the folder of the run, which the same `fit` resumes. None trains in
-            memory.
+            memory, as a cross-validation needs: its folds would share a folder.
         random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own,
@@ -225,6 +225,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def _check(self, X: Any, **y: Any) -> Any:
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
+        if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
+            raise UserError("X: is an array of sequences; pass list(X)")
         if isinstance(X, list | tuple):
             if not y:
                 return X

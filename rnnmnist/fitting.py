@@ -13,7 +13,12 @@ from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find
 from rnnmnist.data.datasets import Source, open_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.errors import errors_as_failures, warn_of_data
+from rnnmnist.errors import (
+    UserError,
+    errors_as_failures,
+    format_value,
+    warn_of_data,
+)
 from rnnmnist.model import Model
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
@@ -215,6 +220,11 @@ def _train(
 
     A run in a workdir saves the arrays there.
     """
+    if callback is not None and not callable(callback):
+        raise UserError(
+            f"callback: must be a function, not {format_value(callback)}; it gets the "
+            "metrics of a validation"
+        )
     folder = None if workdir is None else parse_folder(workdir)
     with open_run(request, folder, open_source) as run:
         if arrays:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
 from rnnmnist.config.resolving import name_functions
-from rnnmnist.data.examples import Inputs
+from rnnmnist.data.examples import Inputs, find_padding
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
 from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
@@ -112,7 +112,7 @@ class Model(Network):
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
             every_step: returns the probabilities after each time step; between the
-                ends of two windows, those of the last one.
+                ends of two windows, those of the last one; in the padding, NaN.
 
         Returns:
             float32 [n, classes], or with `every_step` [n, time, classes]; of an
@@ -129,7 +129,11 @@ class Model(Network):
         if every_step:
             self.check_streams()
         given = self._read(inputs, lengths)
-        return self.probabilities(given, every_step=every_step)
+        probabilities = self.probabilities(given, every_step=every_step)
+        if every_step and given.lengths is not None:
+            is_padding = find_padding(probabilities.shape[1], given.lengths)
+            probabilities[is_padding] = np.nan
+        return probabilities
 
     def _read(self, inputs: ArrayLike, lengths: ArrayLike | None) -> Inputs:
         """Checks inputs as the network takes them."""

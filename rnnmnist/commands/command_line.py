@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import absl.logging
 
@@ -79,9 +79,13 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            # Open until the process ends.
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            sys.stdout = _open_null()
         return args
+
+
+def _open_null() -> TextIO:
+    """Opens nowhere for writing, until the process ends."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def open_model(args: argparse.Namespace) -> "Model":
@@ -176,11 +180,16 @@ def format_error(error: Exception | str) -> str:
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
+    # If the caller has closed one, as by `>&-`, the next file that is opened would
+    # receive the output.
+    sys.stdout = sys.stdout or _open_null()
+    sys.stderr = sys.stderr or _open_null()
     exit_on_signals()
     _configure_logging()
     try:
         main(sys.argv[1:])
-        sys.stdout.flush()
+        with errors.set_missing_filename(Path("standard output")):
+            sys.stdout.flush()
     except errors.StoppedError as error:
         # A normal exit, in which the processes of the run wait for each other.
         print(f"stopped: {error}", file=sys.stderr)

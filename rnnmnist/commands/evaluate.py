@@ -5,6 +5,8 @@
 The checkpoint contains its configuration; no other flag describes the model or data.
 """
 
+from pathlib import Path
+
 from rnnmnist.commands.command_line import Parser, open_model
 
 
@@ -26,4 +28,6 @@ def main(argv: list[str]) -> None:
     model = open_model(args)
     result = model.evaluate(args.split)
     print(format_evaluation(result))
-    print(f"{model.workdir}/{result.path}")
+    path = Path(f"{model.workdir}/{result.path}")
+    if path.exists():  # it is not written in a read-only workdir
+        print(path)

@@ -102,7 +102,7 @@ def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
 
 def predict_image(model: "Model", name: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Classifies an image file, and yields what is printed, as JSON or in words."""
-    prediction = model.predict(name)
+    prediction = model.predict(sys.stdin.buffer.read() if name == "-" else name)
     content = {
         "file": name,
         "digit": prediction.digit,

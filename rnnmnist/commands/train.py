@@ -6,8 +6,10 @@ Any setting can be given as --config.KEY=VALUE.
 """
 
 import argparse
+import sys
 
 from rnnmnist.commands import command_line
+from rnnmnist.errors import discard_output
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -28,5 +30,11 @@ def main(argv: list[str]) -> None:
 
     enable_compilation_cache()
     distributed.initialize(*args.processes)
-    with open_run(args.request, args.workdir, open_source) as run:
-        train_and_evaluate(run, stop_on_signal())
+    try:
+        with open_run(args.request, args.workdir, open_source) as run:
+            train_and_evaluate(run, stop_on_signal())
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # of which `Progress` has warned
+            discard_output()

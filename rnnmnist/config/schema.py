@@ -210,7 +210,13 @@ class DataConfig(ConfigSection):
             pairs = [f"{role}={name}" for role, name in self.columns.items()]
             object.__setattr__(self, "columns", ",".join(pairs))
         if isinstance(self.features, list | tuple):
-            object.__setattr__(self, "features", ",".join(map(str, self.features)))
+            names = list(map(str, self.features))
+            if any("," in name for name in names):
+                raise UserError(
+                    f"data.features: {names} has a name with a comma, which separates "
+                    "names; rename the feature"
+                )
+            object.__setattr__(self, "features", ",".join(names))
         super().__post_init__()
         # Two roles of a column, or two columns of a role, would leave fewer.
         if len(set(self.roles.values())) < (self.columns or "").count("="):

@@ -148,7 +148,8 @@ class Normalization(NamedTuple):
         if np.isnan(values[index]):
             return index, (
                 "is missing (NaN); set data.missing to forward_fill or zero for "
-                'training (in Python, missing="forward_fill")'
+                'training (in Python, missing="forward_fill"), or if this is padding, '
+                "pass lengths"
             )
         feature = index[-1]
         return index, (

@@ -11,32 +11,33 @@ example, or without its group. Examples are in the order of their groups.
 
 import csv
 import io
+from collections.abc import Iterable
 
 import numpy as np
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.runs.logs import Metrics
 
 COLUMNS = ("sequence", "seed", "label", "predicted")  # before those of the classes
 
 
 def format_table(
-    metrics: Metrics, task: Task, train: Examples, logits: np.ndarray
+    seeds: Iterable[int], task: Task, train: Examples, logits: np.ndarray
 ) -> str:
-    """Returns leave-one-out predictions with these metrics as the text of a CSV file.
+    """Returns the leave-one-out predictions of networks as the text of a CSV file.
 
     The logits are float64 [ensemble, examples, classes], and the examples sorted by
     group.
     """
+    classes = task.classes
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     # Without "logit", a class could have the name of another column.
-    writer.writerow([*COLUMNS, *(f"logit {name}" for name in task.classes)])
-    for network, network_logits in zip(metrics.networks, logits, strict=True):
-        for position, values in enumerate(network_logits):
-            label = task.classes[train.labels[position]]
-            predicted = task.classes[values.argmax()]
+    writer.writerow([*COLUMNS, *(f"logit {name}" for name in classes)])
+    for seed, logits_of_seed in zip(seeds, logits, strict=True):
+        for position, values in enumerate(logits_of_seed):
+            label = classes[train.labels[position]]
+            predicted = classes[values.argmax()]
             name = train.name(position)
-            writer.writerow([name, network.seed, label, predicted, *values.tolist()])
+            writer.writerow([name, seed, label, predicted, *values.tolist()])
     return text.getvalue()

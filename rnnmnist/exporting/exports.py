@@ -27,6 +27,10 @@ from rnnmnist.runtime.devices import make_device_mesh
 
 _logger = logging.getLogger(__name__)
 
+# The names of the files in the folder of a format.
+WRITTEN = {"certificate.json", "step.onnx", "step_certificate.json"}
+WRITTEN |= {f"model.{name}" for name in FORMATS}
+
 
 class Export(NamedTuple):
     """A network in a format of another runtime.
@@ -116,10 +120,19 @@ def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
         )
     names = list(FORMATS) if format == "all" else [format]
     for name in names:
-        if (folder / name).exists() and not force:
+        path = folder / name
+        if not path.exists():
+            continue
+        if not force:
             raise UserError(
-                f"output: {folder / name} exists; name another folder, or replace it "
-                "with --force (in Python, force=True)"
+                f"output: {path} exists; name another folder, or replace it with "
+                "--force (in Python, force=True)"
+            )
+        others = {file.name for file in path.iterdir()} - WRITTEN
+        if others:
+            raise UserError(
+                f"output: {path} contains {min(others)}, which no export has written; "
+                "name another folder, or move this file"
             )
     packages = [package for name in names for package in FORMATS[name]]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]

@@ -1,7 +1,6 @@
 """Reads images as grey levels. The only module that imports Pillow."""
 
 import contextlib
-import sys
 import warnings
 from typing import BinaryIO
 
@@ -28,8 +27,6 @@ def read(name: str) -> np.ndarray:
     the largest standard deviation, so that yellow on white is visible. Transparent
     pixels become background.
     """
-    if name == "-":
-        return decode(sys.stdin.buffer, name)
     with expand(name).open("rb") as file:
         return decode(file, name)
 
@@ -39,6 +36,10 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     with (
         prefix_errors(name, READABLE),  # Pillow raises many types for a damaged file
         warnings.catch_warnings(action="ignore"),  # of damaged metadata
+        # A small file can have more pixels than the memory holds.
+        warnings.catch_warnings(
+            action="error", category=Image.DecompressionBombWarning
+        ),
         Image.open(file, formats=IMAGE_FORMATS) as image,
     ):
         image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import datetime
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from rnnmnist.runtime.devices import make_device_mesh
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
+BLOCK_BYTES = 1 << 26  # of logits after all time steps that are computed at a time
 # The pictures that a report can have.
 PICTURES = ("curves", "confusion", "steps", "gallery")
 
@@ -61,12 +63,9 @@ def write_report(run: Network, folder: Path) -> Report:
         if run.config.model.reads_whole_sequences:
             logits = network.logits(examples)
         else:
-            over_time = network.logits(examples, every_step=True)
-            accuracy = estimate_over_time(over_time.argmax(axis=-1), examples)
+            logits, accuracy = read_over_time(network, examples)
             majority = np.bincount(examples.labels).max() / len(examples)
             pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
-            lengths = find_lengths(examples, over_time.shape[2])
-            logits = over_time[:, np.arange(len(examples)), lengths - 1]
     result = score_split(run, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
     probabilities = softmax(run.multiplier * combined)
@@ -151,24 +150,33 @@ def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
     return sorted(errors, key=lambda error: -error[2])[:MAX_CONFUSIONS]
 
 
-def estimate_over_time(predicted: np.ndarray, examples: Examples) -> np.ndarray:
-    """Returns accuracies after each time step, between the ends of their intervals.
+def read_over_time(
+    network: Network, examples: Examples
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the last logits, [networks, examples, classes], and accuracies over time.
 
-    They are those of the examples that have the time step, [3, time]. The intervals are
-    95 % Wilson intervals over examples, of a network with the mean count of correct
-    predictions, as in a result file.
-
-    Predictions are int [networks, examples, time].
+    The accuracies after each time step are those of the examples that have it, between
+    the ends of their intervals, [3, time]. The intervals are 95 % Wilson intervals over
+    examples, of a network with the mean count of correct predictions, as in a result
+    file. Logits after all time steps are computed for one block of examples at a time.
     """
-    time_steps = predicted.shape[2]
-    is_read = ~find_padding(time_steps, find_lengths(examples, time_steps))
-    totals = is_read.sum(axis=0)
-    totals = totals[totals > 0]  # no example can have the last time steps
-    is_correct = (predicted == examples.labels[:, None]) & is_read
-    correct = is_correct.sum(axis=1).mean(axis=0)[: len(totals)]
-    intervals = map(wilson_interval, correct.tolist(), totals.tolist())
-    low, high = np.transpose(list(intervals))
-    return np.array([low, correct / totals, high])
+    time_steps = len(network.view(examples.take(slice(1)))[0])
+    logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
+    logits_bytes *= time_steps * len(examples)
+    blocks = math.ceil(logits_bytes / BLOCK_BYTES)
+    counts = np.zeros((2, time_steps))  # of correct predictions, and of examples
+    last = []
+    for positions in np.array_split(np.arange(len(examples)), blocks):
+        block = examples.select(positions)
+        logits = network.logits(block, every_step=True)
+        lengths = find_lengths(block, time_steps)
+        is_read = ~find_padding(time_steps, lengths)
+        is_correct = (logits.argmax(axis=-1) == block.labels[:, None]) & is_read
+        counts += is_correct.sum(axis=1).mean(axis=0), is_read.sum(axis=0)
+        last.append(logits[:, np.arange(len(block)), lengths - 1])
+    counts = counts[:, counts[1] > 0]  # no example can have the last time steps
+    low, high = np.transpose(list(map(wilson_interval, *counts.tolist())))
+    return np.concatenate(last, axis=1), np.array([low, counts[0] / counts[1], high])
 
 
 def find_errors(

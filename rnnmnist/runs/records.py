@@ -34,12 +34,16 @@ from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.selection import best_header, outdated_steps
 from rnnmnist.runs.workdir import (
     ARRAYS,
-    UNFINISHED,
     list_steps,
     lock,
     remove_unfinished,
 )
-from rnnmnist.runs.writing import write_atomically, write_folder, write_json
+from rnnmnist.runs.writing import (
+    TEMPORARY,
+    write_atomically,
+    write_folder,
+    write_json,
+)
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.distributed import is_process_0, wait_for_process_0
 from rnnmnist.runtime.mesh import abstract_ensemble
@@ -160,6 +164,9 @@ class Record:
         """
         if self._written is not None:
             remove_unfinished(self._written)
+            for folder in (self._written, self._written / "evaluation"):
+                for path in folder.glob(f".*{TEMPORARY}"):
+                    path.unlink(missing_ok=True)
             for step in self.damaged:
                 move_aside(self._written / str(step))
         self.damaged.clear()
@@ -208,12 +215,9 @@ class Record:
         folder = self._written
         if folder is None or (self.step and (folder / ARRAYS).exists()):
             return
-        try:
-            with write_folder(folder / ARRAYS, folder / UNFINISHED) as new:
-                for name, array in arrays.items():
-                    np.save(new / f"{name}.npy", array, allow_pickle=False)
-        finally:
-            remove_unfinished(folder)
+        with write_folder(folder / ARRAYS) as new:
+            for name, array in arrays.items():
+                np.save(new / f"{name}.npy", array, allow_pickle=False)
 
     def save_result(self, result: Result) -> None:
         """Writes the file of a result. A read-only workdir causes a warning."""
@@ -228,14 +232,19 @@ class Record:
 
     def describe_stop(self, step: int, num_steps: int) -> str:
         """Describes a run that a signal has stopped after a step, and the remedy."""
+        if step == 0:
+            return (
+                f"before the first step of {num_steps}, so that nothing is saved; "
+                "start the run again"
+            )
         if self.workdir is None:
             return (
                 f"stopped at step {step} of {num_steps}, and nothing is saved; with a "
                 "workdir, the same call would resume"
             )
-        saved = f"saved step {step}" if step else "before the first step"
         return (
-            f"{saved} of {num_steps} in {self.workdir}; start the run again to resume"
+            f"saved step {step} of {num_steps} in {self.workdir}; start the run again "
+            "to resume"
         )
 
 

@@ -147,7 +147,7 @@ def select_fields(
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
+def wilson_interval(correct: float, examples: float) -> tuple[float, float]:
     """Returns the 95 % Wilson score interval of a proportion.
 
     References:

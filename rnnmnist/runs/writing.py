@@ -3,7 +3,8 @@
 import contextlib
 import json
 import os
-import tempfile
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import msgspec
 
 from rnnmnist.errors import set_missing_filename
+
+TEMPORARY = ".tmp"  # the suffix of a file that is not complete
 
 
 def sync(*paths: Path) -> None:
@@ -29,7 +32,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     The folder of the file is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Unique, since several threads or machines can write the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         temporary.write_bytes(content)
         sync(temporary)
@@ -50,27 +54,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def write_folder(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
+def write_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder of the same name, which replaces `path` after the block.
 
     An error inside the block leaves `path` as it was. Until then, the new folder is in
-    `unfinished`, by default beside `path`.
+    `.NAME.unfinished` beside `path`. If a killed process has left such a folder, the
+    next write of `path` removes it.
     """
-    parent = unfinished or path.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with (
-        set_missing_filename(path),
-        tempfile.TemporaryDirectory(dir=parent, prefix=f".{path.name}-") as name,
-    ):
-        new = Path(name, path.name)
-        new.mkdir()
-        yield new
-        old = Path(name, "old")
-        if path.exists():
-            path.rename(old)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    new, old = unfinished / path.name, unfinished / "old"
+    with set_missing_filename(path):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        new.mkdir(parents=True)
         try:
+            yield new
+            if path.exists():
+                path.rename(old)
             new.rename(path)
-        except BaseException:  # such as an interrupt, after which the old one is back
-            if old.exists():
+        finally:
+            # An error, such as an interrupt, can come between both.
+            if old.exists() and not path.exists():
                 old.rename(path)
-            raise
+            shutil.rmtree(unfinished, ignore_errors=True)

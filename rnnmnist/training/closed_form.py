@@ -17,7 +17,6 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import warn_of_data
-from rnnmnist.evaluation.left_out import format_table
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
@@ -72,10 +71,6 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     metrics = measure(config, left_out_logits, train, STEP, split)
     record.log(metrics)
     progress.show(metrics)
-    if task.evaluated_split == "train":
-        # Before the checkpoint, with which the run is complete.
-        table = format_table(metrics, task, train, left_out_logits)
-        record.save_table(f"{split}-{STEP}", table)
     if len(splits["validation"]):
         metrics, _ = score_validation(
             config, program, params, splits["validation"], STEP

@@ -3,12 +3,11 @@
 import logging
 import shlex
 import textwrap
-from typing import NamedTuple
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.schema import OPENING_SETTINGS, is_own
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import discard_output, escape_unprintable
+from rnnmnist.errors import escape_unprintable
 from rnnmnist.evaluation.formatting import (
     format_counts,
     format_percent,
@@ -26,40 +25,40 @@ from rnnmnist.training.resume import Run
 _logger = logging.getLogger(__name__)
 
 
-def write(text: str) -> None:
-    """Writes lines to standard output.
+class Progress:
+    """Prints the progress of a run, if `verbose`.
 
-    A training does not end because the reader of its output has, as `| head` does.
+    Training continues when standard output cannot be written any more: when its reader
+    has gone (`rnnmnist train | head`), its disk is full, or it is closed.
     """
-    try:
-        # Names in the data can contain escape sequences of a terminal.
-        for line in text.split("\n"):
-            print(escape_unprintable(line), flush=True)
-    except BrokenPipeError:
-        _logger.warning("standard output has no reader any more; training goes on")
-        discard_output()
 
+    def __init__(self, config: RunTrainConfig, task: Task, *, verbose: bool) -> None:
+        self.config = config
+        self.task = task
+        self.verbose = verbose
 
-class Progress(NamedTuple):
-    """Prints the progress of a run, if `verbose`."""
-
-    config: RunTrainConfig
-    task: Task
-    verbose: bool
-
-    def line(self, text: str) -> None:
-        """Prints a line."""
-        if self.verbose:
-            write(text)
+    def write(self, text: str) -> None:
+        """Prints lines."""
+        if not self.verbose:
+            return
+        try:
+            # Names in the data can contain escape sequences of a terminal.
+            for line in text.split("\n"):
+                print(escape_unprintable(line), flush=True)
+        except (OSError, ValueError) as error:
+            self.verbose = False
+            _logger.warning(
+                f"standard output cannot be written ({error}); training goes on"
+            )
 
     def start(self, networks: int, parameters: int) -> None:
         """Prints the sizes of the networks and of the run."""
         each = f"{networks} x " if networks > 1 else ""
-        self.line(
+        self.write(
             f"{each}{parameters:,} parameters, {self.config.num_steps:,} steps of "
             f"{self.config.batch_size:,} {self.task.noun}"
         )
-        self.line("compiling the training step")
+        self.write("compiling the training step")
 
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
@@ -69,7 +68,7 @@ class Progress(NamedTuple):
             examples_per_step = len(metrics.networks) * self.config.batch_size
             speed = metrics.examples_per_second or 1
             seconds_left = (num_steps - step) * examples_per_step / speed
-            self.line(
+            self.write(
                 f"step {step}/{num_steps}  {100 * step // num_steps} %  "
                 f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
                 f"{speed:,.0f} {self.task.noun}/s  "
@@ -79,15 +78,15 @@ class Progress(NamedTuple):
             groups = ""
             if metrics.groups is not None:
                 groups = f", groups: {metrics.groups:,}"
-            self.line(
+            self.write(
                 f"step {metrics.step}  {format_split(metrics.split)} "
                 f"loss {metrics.loss:.4f}  accuracy {accuracy} "
                 f"({format_counts(metrics)}{groups})"
             )
 
 
-def print_header(run: Run) -> None:
-    """Prints network, data set, devices, and where the run resumes or is complete."""
+def describe_run(run: Run) -> str:
+    """Describes network, data set, devices, and the step from which a run resumes."""
     record, config, dataset, mesh, completion, reason = run
     task, step = dataset.task, record.step
     seeds = f"seed {config.seed}"
@@ -97,21 +96,24 @@ def print_header(run: Run) -> None:
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     place = record.workdir or "memory"
-    write(f"{config.model.description} on {task.name}, {seeds}, {devices}, in {place}")
+    lines = [
+        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {place}"
+    ]
     if task.image_shape is None:
-        write(describe_sequences(task))
+        lines.append(describe_sequences(task))
     if reason is not None:
         chosen, other = "a trained network", "filters"
         if config.model.is_closed_form:
             chosen, other = "random filters", "lru"
-        write(f"{chosen}, {reason}; model.cell={other} chooses the other")
+        lines.append(f"{chosen}, {reason}; model.cell={other} chooses the other")
     if completion is not None:
         trains_on = ""
         if step < config.train.num_steps:
             trains_on = "; train.patience=none or a larger one trains on"
-        write(completion + trains_on)
+        lines.append(completion + trains_on)
     elif step:
-        write(f"resuming from step {step}")
+        lines.append(f"resuming from step {step}")
+    return "\n".join(lines)
 
 
 def describe_sequences(task: Task) -> str:
@@ -128,15 +130,15 @@ def describe_sequences(task: Task) -> str:
     return text
 
 
-def print_summary(
+def summarize(
     run: Run,
     steps: int,
     result: Result | None,
     *,
     seconds: float,
     compiling: float,
-) -> None:
-    """Prints the results of a run that has ended and the commands that read them."""
+) -> str:
+    """Returns the results of a run that has ended and the commands that read them."""
     record, config, task = run.record, run.config, run.dataset.task
     header = record.select("best")
     early_end = ""
@@ -152,18 +154,19 @@ def print_summary(
     for name, value in config.flat().items():
         if name in OPENING_SETTINGS and is_own(name, value):
             flags.append(f"--config.{name}={value}")
-    write(
+    text = (
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
         f"seconds     {seconds:.1f}, of which {compiling:.1f} to compile\n"
         f"validation  {describe_validation(header)}\n"
         f"test        {test}"
     )
     if record.workdir is not None:
-        write(
-            f"checkpoint  {record.workdir / str(header.step)}\n"
+        text += (
+            f"\ncheckpoint  {record.workdir / str(header.step)}\n"
             f"evaluate    rnnmnist evaluate {shlex.join(flags)}\n"
             f"report      rnnmnist report {shlex.join(flags)}"
         )
+    return text
 
 
 def describe_validation(header: Header) -> str:

@@ -3,8 +3,10 @@
 import contextlib
 import time
 
+from rnnmnist.evaluation.left_out import format_table
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.scoring import score_split
+from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -37,11 +39,10 @@ def train_and_evaluate(
     started, compiled = time.monotonic(), compile_seconds()
     config, task, record = run.config, run.dataset.task, run.record
     step = record.step
-    if verbose:
-        console.print_header(run)
+    progress = console.Progress(config.train, task, verbose=verbose)
+    progress.write(console.describe_run(run))
     record.begin(config if run.completion is None else None)
     if run.completion is None:
-        progress = console.Progress(config.train, task, verbose=verbose)
         with stop_context as stop:
             if config.model.is_closed_form:
                 from rnnmnist.training.closed_form import fit_in_closed_form
@@ -51,19 +52,23 @@ def train_and_evaluate(
                 from rnnmnist.training.loop import loop_over_events
 
                 step = loop_over_events(run, stop, progress, callback)
-    result = None
-    split = task.evaluated_split
-    if split != "train":  # there is a test or validation split
-        network = Network(record, "best", config.model.named)
-        examples = run.dataset.splits[split]
+    network = Network(record, "best", config.model.named)
+    _, split, examples, logits = load_evaluated(network, dataset=run.dataset)
+    if logits is not None:  # of leave-one-out predictions
+        table = format_table(config.seeds, task, examples, logits)
+        record.save_table(f"{split}-{network.checkpoint_step}", table)
+    elif split != "train":
         logits = network.on(run.mesh).logits(examples)
+    result = None
+    if logits is not None:
         result = score_split(network, task, split, examples, logits)
         record.save_result(result)
-    if is_process_0() and verbose:
-        console.print_summary(
+    if is_process_0():
+        summary = console.summarize(
             run,
             step,
             result,
             seconds=time.monotonic() - started,
             compiling=compile_seconds() - compiled,
         )
+        progress.write(summary)

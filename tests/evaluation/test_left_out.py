@@ -5,13 +5,10 @@ import io
 
 import numpy as np
 import pandas as pd
-from msgspec.structs import asdict
 from support import TASK
 
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.left_out import format_table
-from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.runs.logs import Metrics
 
 CLASSES = ("seed", "label", "a, b")
 COUNT, SEEDS = 30, 2
@@ -24,13 +21,10 @@ TRAIN = Examples(
     labels=LABELS,
 )
 THREE_CLASSES = dataclasses.replace(TASK, classes=CLASSES)
-METRICS = Metrics(
-    **asdict(score_logits(LOGITS, LABELS, first_seed=5)), step=1, split="leave_one_out"
-)
 
 
 def test_a_class_with_any_name_has_a_column() -> None:
-    text = format_table(METRICS, THREE_CLASSES, TRAIN, LOGITS)
+    text = format_table(range(5, 7), THREE_CLASSES, TRAIN, LOGITS)
     table = pd.read_csv(io.StringIO(text))
     assert (table["seed"] == np.repeat([5, 6], COUNT)).all()
     names = np.array(CLASSES)

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,14 @@ from support import (
     output_of,
 )
 
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Examples, View
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.splits import load_split
+from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import (
-    estimate_over_time,
     estimate_overconfidence,
     most_confident_errors,
+    read_over_time,
     write_report,
 )
 from rnnmnist.runs.records import Record
@@ -98,16 +101,39 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
         assert text in words
 
 
-def test_accuracy_over_time_by_hand() -> None:
-    """A sequence counts up to its last time step."""
+class Predictor:
+    """A network whose predictions are given, int [networks, examples, time]."""
+
+    task = SimpleNamespace(classes=("a", "b"))
+    view = View()
+
+    def __init__(self, *predicted: list[list[int]]) -> None:
+        self.predicted = np.array(predicted)
+        self.config = SimpleNamespace(num_seeds=len(predicted))
+
+    def logits(self, block: Examples, *, every_step: bool) -> np.ndarray:
+        logits: np.ndarray = np.eye(2)[self.predicted[:, block.indices]]
+        return logits
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
+def test_accuracy_over_time_by_hand(
+    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence counts up to its last time step, in whichever block it is read."""
+    monkeypatch.setattr(pages, "BLOCK_BYTES", block_bytes)
     labels, lengths = np.array([1, 1], np.int32), np.array([2, 3], np.int32)
     examples = Examples(np.zeros((2, 4, 1)), lengths, labels=labels)
     first, second = [[0, 1, 1, 1], [1, 0, 1, 1]], [[0, 0, 1, 1], [1, 1, 0, 1]]
-    one = estimate_over_time(np.array([first]), examples)
+    network: Any = Predictor(first)
+    last, one = read_over_time(network, examples)
+    assert last.argmax(axis=-1).tolist() == [[1, 1]]
     ends = [wilson_interval(1, 2), wilson_interval(1, 2), wilson_interval(1, 1)]
     np.testing.assert_array_equal(one[[0, 2]].T, ends)
     np.testing.assert_array_equal(one[1], [0.5, 0.5, 1])
-    both = estimate_over_time(np.array([first, second]), examples)
+    network = Predictor(first, second)
+    last, both = read_over_time(network, examples)
+    assert last.argmax(axis=-1).tolist() == [[1, 1], [0, 0]]
     ends[2] = wilson_interval(0.5, 1)  # of a network with the mean count
     np.testing.assert_array_equal(both[[0, 2]].T, ends)
     np.testing.assert_array_equal(both[1], [0.5, 0.5, 0.5])

@@ -1,6 +1,10 @@
 """Folders are written whole or not at all."""
 
+import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,38 @@ def test_an_interrupt_between_the_renames_leaves_the_old_folder(
     assert (path / "file").read_text() == "first"
 
 
+def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    write(path, "first")
+    program = (
+        "import os, pathlib, sys\n"
+        "from rnnmnist.runs.writing import write_folder\n"
+        "with write_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'file').write_text('second')\n"
+        "    os._exit(9)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 2
+    write(path, "third")
+    assert list(tmp_path.iterdir()) == [path]
+    assert [file.name for file in path.iterdir()] == ["file"]
+
+
+def test_threads_that_write_a_file_leave_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.json"
+    contents = [{"value": [number] * 2000} for number in range(4)]
+
+    def write_often(content: object) -> None:
+        for _ in range(20):
+            write_json(path, content)
+            assert json.loads(path.read_text()) in contents
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write_often, contents))
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_files_that_survive_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,12 +99,13 @@ def test_files_that_survive_a_power_cut(
     monkeypatch.setattr(os, "fsync", fsync)
     save_network(tmp_path, Config(), TASK)
     write_json(tmp_path / "result.json", {})
-    assert {str(path.relative_to(tmp_path)) for path in synced} >= {
+    names = {str(path.relative_to(tmp_path)) for path in synced}
+    assert any(name.startswith(".result.json.") for name in names)
+    assert names >= {
         ".unfinished/3",
         ".unfinished/3/header",
         ".unfinished/3/header/metadata",
         ".unfinished/3/params/_METADATA",
         ".unfinished/3/SHA256SUMS",
-        f".result.json.{os.getpid()}.tmp",
         ".",
     }

@@ -1,5 +1,9 @@
 """The lines that a training run prints."""
 
+import errno
+import io
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +13,7 @@ import pytest
 from support import TASK, make_metrics, run_config
 
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.console import Progress, write
+from rnnmnist.training.console import Progress
 
 
 def test_the_time_left_follows_from_the_speed(
@@ -25,13 +29,57 @@ def test_the_time_left_follows_from_the_speed(
 
 
 def test_names_cannot_change_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    write("a group \x1b]0;title\x07\nthe next line")
+    progress = Progress(run_config({}).train, TASK, verbose=True)
+    progress.write("a group \x1b]0;title\x07\nthe next line")
     assert capsys.readouterr().out == "a group \\x1b]0;title\\x07\nthe next line\n"
 
 
+def raise_full(text: str) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("output", ["full", "closed", "ascii"])
+def test_an_output_that_cannot_be_written_is_warned_of_once(
+    output: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    if output == "full":
+        monkeypatch.setattr(file, "write", raise_full)
+    elif output == "closed":
+        file.close()
+    progress = Progress(run_config({}).train, TASK, verbose=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        progress.write("99.19 ± 0.04 %")
+        progress.write("the next line")
+    (record,) = caplog.records
+    assert record.message.startswith("standard output cannot be written (")
+
+
+def test_a_function_leaves_the_descriptors_of_its_caller_alone() -> None:
+    """The program is in a pipeline as `python program.py | head -1`."""
+    program = (
+        "import os, sys, numpy as np, rnnmnist\n"
+        "before = os.fstat(1)\n"
+        "inputs = np.random.default_rng(0).normal(size=(20, 5))\n"
+        "sys.stdin.read()\n"
+        "rnnmnist.fit(inputs, np.arange(20) % 2, hidden_size=5)\n"
+        "os._exit(os.fstat(1) != before)\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, errors = process.communicate(b"")
+    assert process.returncode == 0
+    assert errors.startswith(b"standard output cannot be written (")
+
+
 @pytest.mark.slow
-def test_a_training_goes_on_when_the_reader_of_its_output_has_ended(
-    tmp_path: Path, unoptimized: dict[str, str]
+@pytest.mark.parametrize("output", ["closed", "full", "without a reader"])
+def test_a_training_goes_on_when_its_output_cannot_be_written(
+    output: str, tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
     """As with `| head -1`. A line on standard error says so, and the exit code is 0."""
     labels = np.arange(40) % 2
@@ -41,12 +89,48 @@ def test_a_training_goes_on_when_the_reader_of_its_output_has_ended(
     command += [f"--config.data.path={tmp_path / 'eye.npz'}", "--num_processes=1"]
     command += ["--config.train.num_steps=20", "--config.execution.num_devices=1"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=unoptimized) as run:
-        assert run.stdout is not None
-        assert run.stderr is not None
-        assert run.stdout.readline().startswith(b"lstm with ")
-        run.stdout.close()
-        (warning,) = run.stderr.read().splitlines()
-    assert run.returncode == 0
-    assert warning.startswith(b"warning: standard output has no reader")
+    if output == "without a reader":
+        with subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, env=unoptimized
+        ) as run:
+            assert run.stdout is not None
+            assert run.stderr is not None
+            assert run.stdout.readline().startswith(b"lstm with ")
+            run.stdout.close()
+            errors = run.stderr.read()
+            code = run.wait()
+    else:
+        redirection = {"closed": ">&-", "full": ">/dev/full"}[output]
+        shell = f"{shlex.join(command)} {redirection}"
+        done = subprocess.run(
+            shell, shell=True, stderr=pipe, env=unoptimized, check=False
+        )
+        errors, code = done.stderr, done.returncode
+    assert code == 0
     assert list_steps(tmp_path / "run")[-1] == 20
+    warnings = errors.splitlines()
+    assert len(warnings) == (output != "closed")
+    for warning in warnings:
+        assert warning.startswith(b"warning: standard output cannot be written (")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">&-", b""),
+        (">/dev/full", b"error: standard output: No space left on device\n"),
+    ],
+)
+def test_errors_reach_standard_error(redirection: str, message: bytes) -> None:
+    def done(argv: str) -> tuple[int, bytes]:
+        command = f"{sys.executable} -m rnnmnist {argv} {redirection}"
+        env = os.environ | {"PYTHONUNBUFFERED": ""}
+        run = subprocess.run(
+            command, shell=True, stderr=subprocess.PIPE, env=env, check=False
+        )
+        return run.returncode, run.stderr
+
+    code, errors = done("evaluate --workdir=absent")
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert errors.startswith(b"error: workdir: ")
+    assert done("--version") == (1 if message else 0, message)

@@ -15,9 +15,9 @@ from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 MAX_CLASSES = 1_000
 HELD_OUT = 0.1  # of the training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
-    "biuf": "real numbers; convert texts by .astype(float), sparse "
-    "matrices by .toarray() and an array of sequences by list(), and read a file by "
-    "rnnmnist.read_sequences",
+    "biuf": "real numbers; convert texts by .astype(float), sparse matrices by "
+    ".toarray(), an array of sequences or a generator by list(), and a LazyFrame by "
+    ".collect(); read a file by rnnmnist.read_sequences",
     "biuU": "integers or strings, none of them missing; convert them with .astype(int) "
     "or .astype(str), and divide numbers into classes, as by np.digitize",
     "iu": "integers; convert them with .astype(int)",
@@ -190,6 +190,11 @@ def _draw_groups(
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [valid_array("inputs", sequence, "biuf") for sequence in sequences]
+    if not arrays or any(array.ndim == 0 for array in arrays):
+        raise UserError(
+            "inputs: must be a list of sequences, [time, features] or [time], not of "
+            f"{'numbers' if arrays else 'nothing'}; pass [inputs] for a single one"
+        )
     with prefix_errors(
         "inputs", "pass arrays [time, features] with as many features in each"
     ):
@@ -254,8 +259,9 @@ def valid_array(
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores texts as objects
     if array.dtype.kind not in kinds:
+        found = array.dtype if array.ndim else type(values).__name__
         raise UserError(
-            f"{name}: is {format_value(str(array.dtype))}; allowed are {KINDS[kinds]}"
+            f"{name}: is {format_value(str(found))}; allowed are {KINDS[kinds]}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(

@@ -67,6 +67,12 @@ class Moments:
         return (squares > 0) & (number > 0) & (differences <= limit)
 
     @property
+    def is_constant(self) -> np.ndarray:
+        """Whether a feature has one value, but for its rounding, bool [features]."""
+        std, _ = np.split(np.sqrt(self.squares / np.maximum(self.number, 1)), 2)
+        return std <= 4 * self.rounding * np.abs(self.mean[: len(std)])
+
+    @property
     def normalization(self) -> Iterator[tuple[float, ...]]:
         """The means, and the standard deviations of values and of their differences.
 
@@ -76,6 +82,6 @@ class Moments:
         std, changes = np.split(np.sqrt(variances), 2)
         mean = self.mean[: len(std)]
         is_steady = changes <= 4 * self.rounding * np.hypot(mean, std)
-        std[std <= 4 * self.rounding * np.abs(mean)] = 1
+        std[self.is_constant] = 1
         changes = np.where(is_steady, 1, changes / std)
         return (tuple(values.tolist()) for values in (mean, std, changes))

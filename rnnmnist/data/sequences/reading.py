@@ -51,7 +51,10 @@ READABLE = (
     "closed, and quotes around texts that contain a comma, and as .csv.gz only if it "
     "is compressed"
 )
-ONE_TYPE = "pass a table with one type in a column; as .astype(str), it shows the row"
+ONE_TYPE = (
+    "pass a table whose columns have different names, and one type each; as "
+    ".astype(str), it shows the row"
+)
 
 
 def read_folder(path: Path) -> dict[str, Any]:
@@ -143,7 +146,8 @@ def read_memory(
         for name, values in arrays.items():
             if values is not None:
                 raise UserError(
-                    f"{name}: a table has its own columns; leave {name} out"
+                    f"{name}: a table has its own columns; leave {name} out, or pass a "
+                    "table with a row for each sequence by .to_numpy()"
                 )
         with prefix_errors("inputs", ONE_TYPE):
             arrays = read_stream(inputs, roles, wanted)
@@ -350,7 +354,7 @@ def _warn_of_splits(
             )
 
 
-# Warns of clocks and counters, and of features without a value in training.
+# Warns of clocks, counters, constants, and features without a value in training.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     names = np.array(sequences.feature_names)
     is_steady = moments.is_steady
@@ -359,6 +363,11 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
             f"{', '.join(names[is_steady])[:200]} changes by the same amount in every "
             "time step, or not at all, as a clock, a counter or the number of a "
             "subject does; leave it out, as by data.features, or name it groups"
+        )
+    if moments.is_constant.all():
+        warn_of_data(
+            "every feature has one value in all training sequences, up to rounding, so "
+            "that no network can tell them apart; multiply values that are tiny"
         )
     is_empty = moments.number[: len(names)] == 0
     if is_empty.any():
