@@ -11,7 +11,13 @@ import worker
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import CELLS, Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.config.schema import (
+    GATED_CELLS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import open_batches
@@ -92,7 +98,7 @@ def train(
 ) -> None:
     """Serves training steps of the default run; the amount is in images."""
     if flax_cell:
-        CELLS["lstm"] = "flax.linen:OptimizedLSTMCell"
+        GATED_CELLS["lstm"] = "flax.linen:OptimizedLSTMCell"
     config = Config(
         num_seeds=seeds,
         data=DATA,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rnnmnist.config.files import RULE, find_config, load_config
 from rnnmnist.config.schema import (
-    CLOSED_FORM_CELLS,
+    CLOSED_FORM_CELL,
     KINDS_OF_TRAINING,
     REPLACED,
     SETTINGS,
@@ -86,7 +86,7 @@ def _choose_recipe(
 ) -> tuple[str, str | None]:
     cell = request.settings.get("model.cell")
     if cell is not None:
-        return "filters" if cell in CLOSED_FORM_CELLS else "trained", None
+        return "filters" if cell == CLOSED_FORM_CELL else "trained", None
     for name, value in request.settings.items():
         if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING:
             return "trained", f"since {name} is given"

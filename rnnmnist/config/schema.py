@@ -37,16 +37,13 @@ GATED_CELLS = {
     "gru": "flax.linen:GRUCell",
     "rnn": "flax.linen:SimpleCell",
 }
-# Its new state is a linear function of the state before. It is used in residual layers.
-LINEAR_CELLS = {
-    "lru": "rnnmnist.models.linear:LRU",
-}
-# The parameters of these cells are drawn, and only the head is fitted, in closed form.
+# The new state of this cell is a linear function of the state before. It is used in
+# residual layers.
+LINEAR_CELL = "lru"
+# The parameters of this cell are drawn, and only the head is fitted, in closed form.
 # Networks with all other cells are trained by gradients.
-CLOSED_FORM_CELLS = {
-    "filters": "rnnmnist.models.filters:FilterBank",
-}
-CELLS = GATED_CELLS | LINEAR_CELLS | CLOSED_FORM_CELLS
+CLOSED_FORM_CELL = "filters"
+CELLS = (*GATED_CELLS, LINEAR_CELL, CLOSED_FORM_CELL)
 # What `Setting.applies_to` says of the runs in which a setting has an effect.
 IMAGES = "images"
 SEQUENCES = "sequences"
@@ -260,7 +257,7 @@ class ModelConfig(ConfigSection):
         "recurrent cell; lru is linear in the state, in residual layers; filters are "
         "random, and only their head is fitted, in closed form; a Flax cell of your "
         "own is created with features and name",
-        functions=tuple(CELLS),
+        functions=CELLS,
         applies_to=RECURRENCE,
     )
     network: str | Function | None = setting(
@@ -352,12 +349,12 @@ class ModelConfig(ConfigSection):
     @property
     def is_linear(self) -> bool:
         """Whether the recurrence is linear in its state, in residual layers."""
-        return self.cell in LINEAR_CELLS
+        return self.cell == LINEAR_CELL
 
     @property
     def is_closed_form(self) -> bool:
         """Whether only the head is fitted, in closed form, not all by gradients."""
-        return self.cell in CLOSED_FORM_CELLS
+        return self.cell == CLOSED_FORM_CELL
 
     @property
     def reads_whole_sequences(self) -> bool:

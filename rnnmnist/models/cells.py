@@ -3,7 +3,6 @@
 import functools
 import math
 import pkgutil
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 from rnnmnist.config.functions import Function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
-from rnnmnist.config.schema import CELLS
+from rnnmnist.config.schema import GATED_CELLS
+from rnnmnist.models.filters import FilterBank
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.networks import check_collections, check_shape
@@ -27,9 +27,6 @@ from rnnmnist.models.wrappers import (
 )
 from rnnmnist.runtime.random_streams import make_key
 
-# The class of a Flax cell, of a linear recurrent unit, or of random filters. `Any`,
-# since these have different constructors and nothing else in common.
-CellClass = Callable[..., Any]
 # Names of parameters: of random filters, of delta features, and the prefix of a
 # recurrence that reads backward.
 FILTERS = "filters"
@@ -37,17 +34,13 @@ DELTAS = "deltas"
 BACKWARD = "backward_"
 
 
-def resolve_cell(config: RunModelConfig) -> CellClass:
-    """Returns the class of a cell; of a user's cell, the imported `Function`.
+def check_cell(cell: Function, hidden_size: int) -> None:
+    """Checks a user's cell on shapes.
 
     Raises:
-        UserError: if a user's cell cannot be created and scanned.
+        UserError: if the cell cannot be created and scanned.
     """
-    if not isinstance(config.cell, Function):
-        known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
-        return known
-    cell = config.cell
-    batch, hidden_size = 2, config.hidden_size
+    batch = 2
 
     def read_time_step() -> None:
         inputs = jnp.zeros((1, batch, 1))
@@ -64,7 +57,6 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
 
     with cell.errors():
         jax.eval_shape(read_time_step)
-    return cell
 
 
 def _read_first_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
@@ -72,15 +64,11 @@ def _read_first_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
 
 
 def make_recurrence(
-    config: RunModelConfig,
-    cell: CellClass,
-    input_shape: tuple[int, int],
-    execution: Execution,
+    config: RunModelConfig, input_shape: tuple[int, int], execution: Execution
 ) -> Recurrence:
     """Creates the recurrence of a configuration, for inputs [time, features].
 
-    The class of the cell is that of `resolve_cell`. The type of the carry depends on
-    the configuration.
+    The type of the carry depends on the configuration.
 
     The caller is the `setup` of the classifier. Flax makes each module that is created
     here with a `name` a child of the classifier, even if a wrapper holds it. So the
@@ -98,9 +86,9 @@ def make_recurrence(
     recurrence: Recurrence
     if config.is_closed_form:
         # A configuration of random filters has no windows, which `resolve` refuses.
-        recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
+        recurrence = FilterBank(config.hidden_size, features, time_steps, name=FILTERS)
     else:
-        recurrence = _make_layers(config, cell, features * config.window, execution)
+        recurrence = _make_layers(config, features * config.window, execution)
     if config.window > 1:
         recurrence = Windows(recurrence, size=config.window, stride=config.stride)
     if config.differences:
@@ -122,12 +110,12 @@ def layer_names(config: RunModelConfig) -> list[list[str]]:
 
 
 def _make_layers(
-    config: RunModelConfig, cell: CellClass, features: int, execution: Execution
+    config: RunModelConfig, features: int, execution: Execution
 ) -> Recurrence:
     layers: list[list[Any]] = []  # the directions of each
     for names in layer_names(config):
         layers.append(
-            [_make_direction(config, cell, features, execution, name) for name in names]
+            [_make_direction(config, features, execution, name) for name in names]
         )
         features = config.hidden_size * len(names)  # of the next layer
     if config.pooling == "mean":
@@ -139,11 +127,7 @@ def _make_layers(
 
 
 def _make_direction(
-    config: RunModelConfig,
-    cell: CellClass,
-    features: int,
-    execution: Execution,
-    name: str,
+    config: RunModelConfig, features: int, execution: Execution, name: str
 ) -> Recurrence:
     if config.is_linear:
         return ResidualLayers(
@@ -162,6 +146,9 @@ def _make_direction(
         limit = math.sqrt(6 / (inputs + outputs))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+    cell: Any = config.cell
+    if not isinstance(cell, Function):
+        cell = pkgutil.resolve_name(GATED_CELLS[cell])
     scanned = LSTM if cell is LSTMCell else ScannedCell
     return scanned(
         cell(features=config.hidden_size, **init, name=name),

@@ -1,14 +1,13 @@
 """The classifier: a recurrence, which contains all recurrent layers, and a head."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 
+from rnnmnist.config.functions import Function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.cells import CellClass, make_recurrence, resolve_cell
+from rnnmnist.models.cells import check_cell, make_recurrence
 from rnnmnist.models.dropout import Dropout
 from rnnmnist.models.networks import UserNetwork, check_network
 from rnnmnist.models.recurrences import Carry, Recurrence
@@ -25,7 +24,6 @@ class SequenceClassifier(nn.Module):
 
     Attributes:
         config: the settings of the network.
-        cell: the class of `config.cell`.
         input_shape: the number of time steps and of features for which parameters are
             initialized. Sequences can have another number of time steps.
         classes: the number of classes.
@@ -36,7 +34,6 @@ class SequenceClassifier(nn.Module):
     """
 
     config: RunModelConfig
-    cell: CellClass
     input_shape: tuple[int, int]
     classes: int
     execution: Execution
@@ -48,7 +45,7 @@ class SequenceClassifier(nn.Module):
         the parameters are `params["cell"]`, not `params["recurrence"]["cell"]`.
         """
         self.recurrence: Recurrence = make_recurrence(
-            self.config, self.cell, self.input_shape, self.execution
+            self.config, self.input_shape, self.execution
         )
         kernel_init = nn.initializers.lecun_normal()  # as `nn.Dense` by default
         bias_init = nn.initializers.zeros_init()
@@ -144,14 +141,11 @@ def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Clas
     Raises:
         UserError: if a user's cell or network cannot be used.
     """
-    fields: dict[str, Any] = {
-        "config": config,
-        "input_shape": (task.time_steps, task.features),
-        "classes": len(task.classes),
-        "execution": execution,
-    }
-    if config.network is None:
-        return SequenceClassifier(cell=resolve_cell(config), **fields)
-    network = UserNetwork(**fields)
-    check_network(network)
-    return network
+    fields = config, (task.time_steps, task.features), len(task.classes), execution
+    if config.network is not None:
+        network = UserNetwork(*fields)
+        check_network(network)
+        return network
+    if isinstance(config.cell, Function):
+        check_cell(config.cell, config.hidden_size)
+    return SequenceClassifier(*fields)

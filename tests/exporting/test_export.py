@@ -19,7 +19,7 @@ from support import (
 )
 
 from rnnmnist.commands import export
-from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
+from rnnmnist.config.schema import LINEAR_CELL, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import RunError
@@ -46,7 +46,7 @@ LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
     """A configuration for images if the data have a view, else for sequences."""
     name: Any = "mnist5k" if "view" in data else "files"
-    if cell in LINEAR_CELLS:
+    if cell == LINEAR_CELL:
         model |= {"num_layers": 2}
     return Config(
         data=DataConfig(name=name, **data),

@@ -13,7 +13,7 @@ from support import inputs_of, model_of, random_examples, random_params, task_of
 
 from rnnmnist.config.schema import (
     CELLS,
-    LINEAR_CELLS,
+    LINEAR_CELL,
     ModelConfig,
 )
 from rnnmnist.data.examples import Inputs, Normalization
@@ -181,7 +181,7 @@ def test_the_second_direction_reads_each_sequence_from_its_end(cell: str) -> Non
     for index, length in enumerate(LENGTHS):
         backward[index, :length] = forward[index, :length][::-1]
     kernel, bias = params["head"]["kernel"], params["head"]["bias"]
-    name = "layers" if cell in LINEAR_CELLS else "cell"
+    name = "layers" if cell == LINEAR_CELL else "cell"
     expected = -bias  # which both of the networks below add
     for prefix, inputs, part in (
         ("", forward, kernel[:16]),
