@@ -1,13 +1,18 @@
 """Which exceptions are failures with a line of their own."""
 
 import errno
+import importlib
+import pickle
+import pkgutil
 from pathlib import Path
 
 import pytest
 
+import rnnmnist
 from rnnmnist.errors import (
     Failure,
     RunError,
+    StoppedError,
     UserError,
     as_failure,
     set_missing_filename,
@@ -29,6 +34,24 @@ def test_a_failure_has_one_line(
     found = as_failure(error)
     assert type(found) is kind
     assert str(found) == message
+
+
+def test_every_error_of_the_package_can_be_pickled() -> None:
+    """As out of a `ProcessPoolExecutor`. An error with arguments keeps its fields."""
+    for module in pkgutil.walk_packages(rnnmnist.__path__, "rnnmnist."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    kinds = {Exception}
+    while found := {each for kind in kinds for each in kind.__subclasses__()} - kinds:
+        kinds |= found
+    own = {kind for kind in kinds if kind.__module__.startswith("rnnmnist.")}
+    assert {UserError, RunError, StoppedError, rnnmnist.DataWarning} <= own
+    for kind in own:
+        arguments = ("a message", 15) if kind is StoppedError else ("a message",)
+        error = kind(*arguments)
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is kind
+        assert (str(copy), vars(copy)) == ("a message", vars(error))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"y": ["one"] * 60}, "y: has 1 class"),
     ({"y": np.ma.masked_equal(np.arange(60) % 3, 1)}, "y: has masked values"),
     ({"X": np.ma.masked_greater(X, 1)}, "X: has masked values"),
-    ({"X": np.where(X > 2, np.nan, X)}, '.*missing="forward_fill"'),
+    ({"X": np.where(X > 2, np.nan, X)}, '.*missing="forward_fill".* lengths'),
+    ({"X": np.array([*X[:59], X[59, :5]], object)}, r"X: .*list\(X\)"),
 ]
 
 

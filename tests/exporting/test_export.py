@@ -22,7 +22,7 @@ from rnnmnist.commands import export
 from rnnmnist.config.schema import LINEAR_CELL, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
@@ -233,7 +233,11 @@ def test_every_format_is_compared_and_replaced_with_force(
     (output / "onnx").mkdir(parents=True)
     (output / "onnx" / "old").touch()
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
-    export.main([*flags_of(workdir, paths, output), "--format=all", "--force"])
+    flags = [*flags_of(workdir, paths, output), "--format=all", "--force"]
+    with pytest.raises(UserError, match=r"^output: .*/onnx contains old, which"):
+        export.main(flags)
+    (output / "onnx" / "old").rename(output / "onnx" / "certificate.json")
+    export.main(flags)
     printed = capsys.readouterr().out
     run = Network(Record(workdir), "best", paths)
     task, split, examples = load_split(run)

@@ -202,6 +202,11 @@ def test_text_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.count("time steps read; decided after ") == 3
 
 
+def test_only_the_command_reads_standard_input(model: Model) -> None:
+    with pytest.raises(UserError, match=r"/?-: No such file"):
+        model.predict("-")
+
+
 def test_unreadable_files_are_reported_and_skipped(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,7 +215,7 @@ def test_unreadable_files_are_reported_and_skipped(
         "text.png": b"not an image",
         "sequences.csv": b"sequence,time,x\na,0,1\n",
         "cut.png": (folder / "a zero.png").read_bytes()[:300],
-        "large.png": saved(Image.new("1", (13_500, 13_500))),
+        "large.png": saved(Image.new("1", (9_500, 9_500))),
     }
     for name, content in bad.items():
         (folder / name).write_bytes(content)

@@ -1,5 +1,6 @@
 """Runs whose recurrence is drawn and whose head is fitted in closed form."""
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import rnnmnist
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.predictions import compute_chunks
-from rnnmnist.runs import checkpoints, logs
+from rnnmnist.runs import logs, records
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
@@ -98,6 +99,11 @@ def test_a_report_and_an_evaluation_are_of_left_out_predictions(
     assert f"leave one out at step 1: {accuracy}" in evaluated
     assert f"loss {line.loss:.4f} (slightly too low" in evaluated
     assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
+    shutil.rmtree(run / "evaluation")
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_json", refuse)
+        read_only = called("evaluate", f"--workdir={run}")
+    assert len(read_only.stdout.splitlines()) == 1
     assert rnnmnist.load(run).evaluate("train").split == "train"
 
 
@@ -234,7 +240,10 @@ def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
         os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt, match="nothing is saved"),
+    ):
         patch.setattr(closed_form, "fit_network", interrupt)
         fit(tmp_path / "run", lengths=LENGTHS, num_seeds=2)
     assert list_steps(tmp_path / "run") == []
@@ -286,18 +295,18 @@ def test_an_accuracy_over_groups_is_never_stated_without_them(
 def test_left_out_predictions_are_kept_for_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by a run that is killed before its checkpoint, and repeated."""
+    """Also by a run that is killed after its checkpoint, and repeated."""
     run = tmp_path / "run"
     labels = np.append(LABELS[:50], LABELS[49:59])  # the last ten are wrong
     settings: dict[str, Any] = {"labels": labels, "groups": np.arange(COUNT) % 7}
     settings["lengths"] = LENGTHS
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints, "save", stop)
+        patch.setattr(Record, "save_table", stop)
         fit(run, **settings)
     path = run / "evaluation" / "leave_one_group_out-1.csv"
-    content = path.read_text()
+    assert not path.exists()
     fit(run, **settings)
-    assert path.read_text() == content
+    content = path.read_text()
     (line,) = logs.read(run)
     table = pd.read_csv(path)
     assert len(table) == COUNT
@@ -317,6 +326,12 @@ def test_left_out_predictions_are_kept_for_the_report(
 
     shutil.rmtree(path.parent)
     assert rnnmnist.load(run).evaluate() == result
+    (run / "evaluation" / ".leave_one_group_out-1.csv.1.tmp").touch()  # of a killed run
+    (run / ".config.json.1.tmp").touch()
+    fit(run, **settings)  # which is complete
+    assert path.read_text() == content
+    assert len(list((run / "evaluation").iterdir())) == 2
+    assert not list(run.glob(".*.tmp"))
     model.save(run.parent / "network")  # without the predictions of its training
     saved = rnnmnist.load(run.parent / "network")
     evaluated = saved.evaluate(inputs=INPUTS, **settings)
@@ -380,6 +395,10 @@ def test_an_evaluation_counts_what_was_trained_on(tmp_path: Path) -> None:
 
 def stop(*args: Any) -> None:
     raise KeyboardInterrupt
+
+
+def refuse(*args: Any) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 BAD: dict[str, dict[str, Any]] = {

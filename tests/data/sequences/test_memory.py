@@ -260,6 +260,20 @@ def test_a_list_with_swapped_axes_is_told_so() -> None:
         (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
         (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
         (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
+        (pd.concat([BESIDE, BESIDE[["u"]]], axis=1), None, "have different names"),
+        (
+            pl.DataFrame(BESIDE).lazy(),
+            None,
+            r"^inputs: is 'LazyFrame'; .*\.collect\(\)",
+        ),
+        (
+            (one for one in NOISE),
+            [0, 1] * 10,
+            r"^inputs: is 'generator'; .*by list\(\)",
+        ),
+        ([], [], "^inputs: must be a list of sequences, .* not of nothing; "),
+        ([0.5, 1.5], [0, 1], "^inputs: .* not of numbers; pass "),
+        (pd.DataFrame(np.ones((2, 9))), [0, 1], r"^labels: .*leave .*\.to_numpy\(\)"),
     ],
 )
 def test_other_objects_are_refused_with_a_remedy(
@@ -267,6 +281,29 @@ def test_other_objects_are_refused_with_a_remedy(
 ) -> None:
     with pytest.raises(UserError, match=remedy):
         rnnmnist.fit(inputs, labels, workdir=tmp_path / "run")
+
+
+def test_a_name_with_a_comma_is_refused_in_a_list() -> None:
+    frame = BESIDE.rename(columns={"row": "u,v"})
+    with pytest.raises(UserError, match=r"^data\.features: \['u,v'\] has .* rename"):
+        rnnmnist.fit(frame, features=["u,v"])
+
+
+def test_a_single_sequence_of_one_feature_needs_an_axis(tmp_path: Path) -> None:
+    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task_of(5, 1, 2)))
+    for method in (model.classify, model.occlusion):
+        with pytest.raises(UserError, match=r"^inputs: \(12, 1\) .* inputs\[None\]"):
+            method(np.ones((12, 1)))
+    assert model.classify(np.ones((12, 1))[None]).shape == (1, 2)
+    assert model.classify(np.ones((12, 1))[:, None]).shape == (12, 2)
+
+
+def test_probabilities_in_the_padding_are_missing(tmp_path: Path) -> None:
+    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task_of(5, 1, 2)))
+    found = model.classify([np.ones((2, 1)), np.ones((7, 1))], every_step=True)
+    assert np.isnan(found[0, 2:]).all()
+    assert np.isfinite(found[0, :2]).all()
+    assert np.isfinite(found[1]).all()
 
 
 def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:

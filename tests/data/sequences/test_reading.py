@@ -406,6 +406,15 @@ def test_equal_sequences_of_several_splits_are_counted() -> None:
     assert len(messages) == 1
 
 
+@pytest.mark.parametrize("scale", [0, 1e-300])
+def test_constant_features_are_warned_of_together(scale: float) -> None:
+    labels = np.arange(40) % 2
+    for inputs, number in ((NOISE[:40] * scale + 5 * (scale == 0), 1), (NOISE[:40], 0)):
+        with data_warnings() as messages:
+            to_dataset("mine", check_arrays(inputs, labels), Config())
+        assert len([text for text in messages if "has one value in" in text]) == number
+
+
 @pytest.mark.parametrize("feature", [0, 1])
 def test_test_sequences_change_nothing_of_the_training(feature: int) -> None:
     """Neither longer ones nor other values do."""
