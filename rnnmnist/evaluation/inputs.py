@@ -23,11 +23,10 @@ def read_given(
     if task.image_shape is None:
         from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-        shape: tuple[int, ...] = getattr(given, "shape", ())
-        if shape[1:] == (1,) and task.time_steps > 1:
+        if getattr(given, "shape", ())[1:] == (1,) and task.time_steps > 1:
             raise UserError(
-                f"inputs: {shape} can be a sequence, or {shape[0]:,} sequences of one "
-                "time step; pass inputs[None] or inputs[:, None]"
+                f"inputs: {given.shape} can be a sequence, or sequences of one time "
+                "step; pass inputs[None] or inputs[:, None]"
             )
         return read_memory(given, data.roles, task.feature_names, **arrays)
     if arrays.get("lengths") is not None:

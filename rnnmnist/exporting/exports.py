@@ -27,9 +27,9 @@ from rnnmnist.runtime.devices import make_device_mesh
 
 _logger = logging.getLogger(__name__)
 
-# The names of the files in the folder of a format.
-WRITTEN = {"certificate.json", "step.onnx", "step_certificate.json"}
-WRITTEN |= {f"model.{name}" for name in FORMATS}
+# The files in the folders of exports.
+WRITTEN = {"model.onnx", "model.stablehlo", "certificate.json"}
+WRITTEN |= {"step.onnx", "step_certificate.json"}
 
 
 class Export(NamedTuple):

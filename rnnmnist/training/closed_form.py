@@ -143,9 +143,9 @@ def _warn_of_equal_sequences(train: Examples) -> None:
     """Warns of equal sequences in several groups, each of which is left out."""
     if train.groups is None or train.digests is None:
         return
-    pairs = np.unique([train.digests, train.groups.astype(str)], axis=1)
-    digests, counts = np.unique(pairs[0], return_counts=True)
-    number = int(np.isin(train.digests, digests[counts > 1]).sum())
+    pairs = list(zip(train.digests, train.groups, strict=True))
+    group_of = dict(pairs)
+    number = sum(group_of[digest] != group for digest, group in pairs)
     if number:
         warn_of_data(
             f"{number:,} training sequences are equal to sequences of another group, "

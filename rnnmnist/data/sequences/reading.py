@@ -321,17 +321,6 @@ def hash_sequences(sequences: Sequences) -> np.ndarray:
 def _warn_of_splits(
     sequences: Sequences, splits: Mapping[str, np.ndarray], digests: np.ndarray
 ) -> None:
-    seen = digests[splits["train"]]
-    for name in ("validation", "test"):
-        own = digests[splits[name]]
-        number = int(np.isin(own, seen).sum())
-        if number:
-            warn_of_data(
-                f"{number:,} of {len(own):,} {name} sequences are equal to sequences "
-                "of another split, so that the accuracy says little about new ones; "
-                "keep equal sequences in one split"
-            )
-        seen = np.concatenate([seen, own])
     classes, labels = np.array(sequences.classes), np.asarray(sequences.labels)
     for name in ("train", "validation"):
         present = labels[splits[name]]
@@ -340,18 +329,21 @@ def _warn_of_splits(
             warn_of_data(
                 f"no {name} sequence is of these classes: {', '.join(absent)[:200]}"
             )
-    if sequences.groups is None:
-        return
-    trained = set(sequences.groups[splits["train"]])
-    for name in ("validation", "test"):
-        groups = set(sequences.groups[splits[name]])
-        shared = groups & trained
-        if shared:
-            warn_of_data(
-                f"{len(shared)} of {len(groups)} groups of the {name} split are also "
-                "in training, so that its accuracy says little about new groups; keep "
-                "each group in one split"
-            )
+    shared = {"are equal to sequences": digests}
+    if sequences.groups is not None:
+        shared["are of groups"] = sequences.groups
+    for relation, values in shared.items():
+        seen = values[splits["train"]]
+        for name in ("validation", "test"):
+            own = values[splits[name]]
+            number = int(np.isin(own, seen).sum())
+            if number:
+                warn_of_data(
+                    f"{number:,} of {len(own):,} {name} sequences {relation} of "
+                    "another split, so that the accuracy says little about new ones; "
+                    "keep equal sequences, and each group, in one split"
+                )
+            seen = np.concatenate([seen, own])
 
 
 # Warns of clocks, counters, constants, and features without a value in training.
