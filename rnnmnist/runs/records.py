@@ -204,12 +204,6 @@ class Record:
             del self.headers[step]
             self.params.pop(step, None)
 
-    def save_table(self, name: str, table: str) -> None:
-        """Writes the text of a CSV file beside the results of a run in a folder."""
-        if self._written is not None:
-            path = self._written / f"evaluation/{name}.csv"
-            write_atomically(path, table.encode())
-
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Writes the arrays of `fit`, unless an earlier start of the run has."""
         folder = self._written
@@ -219,12 +213,18 @@ class Record:
             for name, array in arrays.items():
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
 
-    def save_result(self, result: Result) -> None:
-        """Writes the file of a result. A read-only workdir causes a warning."""
+    def save_result(self, result: Result, table: str | None = None) -> None:
+        """Writes the file of a result, and the table of its predictions beside it.
+
+        The table is the text of a CSV file. A read-only workdir causes a warning.
+        """
         if self._written is None:
             return
+        path = self._written / result.path
         try:
-            write_json(self._written / result.path, to_json(result))
+            write_json(path, to_json(result))
+            if table is not None:
+                write_atomically(path.with_suffix(".csv"), table.encode())
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise

@@ -54,15 +54,15 @@ def train_and_evaluate(
                 step = loop_over_events(run, stop, progress, callback)
     network = Network(record, "best", config.model.named)
     _, split, examples, logits = load_evaluated(network, dataset=run.dataset)
+    table = None
     if logits is not None:  # of leave-one-out predictions
         table = format_table(config.seeds, task, examples, logits)
-        record.save_table(f"{split}-{network.checkpoint_step}", table)
     elif split != "train":
         logits = network.on(run.mesh).logits(examples)
     result = None
     if logits is not None:
         result = score_split(network, task, split, examples, logits)
-        record.save_result(result)
+        record.save_result(result, table)
     if is_process_0():
         summary = console.summarize(
             run,

@@ -301,7 +301,7 @@ def test_left_out_predictions_are_kept_for_the_report(
     settings: dict[str, Any] = {"labels": labels, "groups": np.arange(COUNT) % 7}
     settings["lengths"] = LENGTHS
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Record, "save_table", stop)
+        patch.setattr(Record, "save_result", stop)
         fit(run, **settings)
     path = run / "evaluation" / "leave_one_group_out-1.csv"
     assert not path.exists()
