@@ -143,15 +143,14 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
     """Logs that files are downloaded, if any are, from a host that must respond."""
-    present: set[str] = set()
+    missing = list(FILES)
     if manual_dir is not None:
         folder = Path(manual_dir)
         if not folder.is_dir():
             raise UserError(
                 f"data.manual_dir: {folder} is no folder; name the one with the files"
             )
-        present = {file.name for file in folder.iterdir()}
-    missing = [name for name in FILES if name not in present]
+        missing = [name for name in FILES if not (folder / name).exists()]
     if not missing:
         return
     name = builder.builder_config.name
