@@ -187,29 +187,19 @@ def _add_recurrence(
 ) -> str:
     """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""
     add_direction = add_layers if config.is_linear else add_cell
-
-    def add_layer(names: list[str]) -> list[str]:
-        """Returns the hidden states of each direction, in the order of its reading."""
-        inputs = [values]
-        if config.bidirectional:
-            inputs.append(_reverse(graph, values, lengths))
-        return [
-            add_direction(graph, config, params[name], each)
-            for name, each in zip(names, inputs, strict=True)
-        ]
-
-    *lower, last = layer_names(config)
-    for names in lower:
-        forward, *backward = add_layer(names)
-        in_order = [_reverse(graph, hidden, lengths) for hidden in backward]
-        values = graph.Concat(forward, *in_order, axis=2)
-    results = []
-    for hidden in add_layer(last):
-        if config.pooling == "mean":
-            results.append(_add_mean(graph, config, hidden, lengths))
-        else:
-            results.append(_add_last(graph, hidden, lengths))
-    return graph.Concat(*results, axis=1)
+    outputs: list[str] = []  # of each direction of a layer, in the order of the values
+    for forward, *backward in layer_names(config):
+        outputs = [add_direction(graph, config, params[forward], values)]
+        for name in backward:
+            backwards = _reverse(graph, values, lengths)
+            hidden = add_direction(graph, config, params[name], backwards)
+            outputs.append(_reverse(graph, hidden, lengths))
+        values = graph.Concat(*outputs, axis=2)
+    if config.pooling == "mean":
+        return _add_mean(graph, values, lengths, config.hidden_size * len(outputs))
+    first, *others = outputs
+    ends = [graph.Gather(hidden, 0, axis=0) for hidden in others]
+    return graph.Concat(_add_last(graph, first, lengths), *ends, axis=1)
 
 
 def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
@@ -217,9 +207,9 @@ def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
     return graph.Gather(_reverse(graph, sequences, lengths), 0, axis=0)
 
 
-def _add_mean(graph: Graph, config: RunModelConfig, hidden: str, lengths: str) -> str:
+def _add_mean(graph: Graph, hidden: str, lengths: str, size: int) -> str:
     """Adds the mean over time before the padding, as `MeanPooling`."""
-    before = graph.read_state(config.hidden_size)
+    before = graph.read_state(size)
     total = graph.Add(before, _add_last(graph, graph.CumSum(hidden, 0), lengths))
     graph.write_state(before, total)
     return graph.Div(total, count_time_steps(graph, lengths))
