@@ -1,6 +1,5 @@
 """Writes a run's network for other runtimes, each with the result of a comparison."""
 
-import functools
 import importlib
 import importlib.util
 import logging
@@ -57,33 +56,30 @@ def write_exports(
     """
     folder = parse_folder(output, "output")
     names = _check_formats(format, folder, force=force)
-    network = run.on(make_device_mesh("cpu"))
     task, split, examples = _load_examples(run)
-    certify = functools.partial(
-        compare,
-        run=run,
-        task=task,
-        split=split,
-        examples=examples,
-        expected=network.calibrated_logits(examples),
-    )
+    expected = run.on(make_device_mesh("cpu")).calibrated_logits(examples)
+
+    def certify(artefact: Path, certificate_name: str) -> Certificate:
+        certificate = compare(artefact, run, task, split, examples, expected)
+        write_json(artefact.with_name(certificate_name), certificate)
+        return certificate
+
     wrong = []
     for name in names:
         writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")
         with write_folder(folder / name) as temporary:
             artefact = temporary / f"model.{name}"
             writer.write(run, artefact)
-            certificate = certify(artefact)
-            write_json(temporary / "certificate.json", certificate)
+            certificate = certify(artefact, "certificate.json")
+            certificates = [certificate]
             step_certificate = None
             if name == "onnx" and not run.config.model.reads_whole_sequences:
                 artefact = temporary / "step.onnx"
                 writer.write_step(run, artefact)
-                step_certificate = certify(artefact)
-                write_json(temporary / "step_certificate.json", step_certificate)
+                step_certificate = certify(artefact, "step_certificate.json")
+                certificates.append(step_certificate)
         yield name, Export(folder / name, certificate, step_certificate)
-        certificates = [certificate, step_certificate]
-        if any(one is not None and one.differing > one.ties for one in certificates):
+        if any(one.differing > one.ties for one in certificates):
             wrong.append(name)
     if wrong:
         raise RunError(
