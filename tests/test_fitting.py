@@ -341,7 +341,8 @@ def test_what_fit_sets(
         "import jax, numpy as np, os, rnnmnist, sys\n"
         "settings = dict(jax.config.values)\n"
         f"{before}\n"
-        "inputs, labels = np.ones((40, 2, 1)), np.arange(40) % 2\n"
+        "inputs = np.random.default_rng(0).normal(size=(40, 2, 1))\n"
+        "labels = np.arange(40) % 2\n"
         "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], cell='lru', num_steps=1)\n"
         "print(*(k for k, v in jax.config.values.items() if settings.get(k) != v))\n"
     )

@@ -105,7 +105,8 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     means, stds = [1e6 + 0.3, 0, -3][:features], [1, 1, 0.1][:features]
     inputs = generator.normal(means, stds, (240, 9, features)).astype(np.float32)
-    lengths = generator.integers(1, 10, 240)
+    lengths = generator.integers(2, 10, 240)
+    lengths[:3] = 1  # more of them would be equal
     if missing:
         inputs[generator.random(inputs.shape) < 0.2] = np.nan
     inputs[np.arange(9) >= lengths[:, None]] = np.nan  # padding can be anything

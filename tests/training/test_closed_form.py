@@ -402,7 +402,6 @@ def refuse(*args: Any) -> None:
 
 
 BAD: dict[str, dict[str, Any]] = {
-    "constant features": {"inputs": np.ones((COUNT, TIME, 2))},
     "missing values": {
         "inputs": np.where(NOISE > 1, np.nan, INPUTS),
         "missing": "forward_fill",
@@ -425,9 +424,16 @@ def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
     assert is_single == (name == "a class with one sequence")
 
 
-def test_one_group_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^groups: "):
-        fit(tmp_path / "run", groups=np.zeros(COUNT, int))
+@pytest.mark.parametrize(
+    "change",
+    [{"groups": np.zeros(COUNT, int)}, {"inputs": np.ones((COUNT, TIME, 2))}],
+    ids=["one group", "equal sequences"],
+)
+def test_sequences_that_are_all_left_out_together_are_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    with data_warnings(), pytest.raises(UserError, match=r"^groups: all training"):
+        fit(tmp_path / "run", **change)
     assert not (tmp_path / "run").exists()
 
 

@@ -122,7 +122,7 @@ def test_columns_can_have_other_names(tmp_path: Path) -> None:
         {
             "recording": [f"new {row // 5}" for row in rows],
             "t": rows % 5,
-            "level": rows // 5 % 2 + 0.5,
+            "level": rows // 5 % 2 + rows // 5 / 100,
             "activity": np.array(["rest", "walk"])[rows // 5 % 2],
             "mouse": rows // 20,
         }
@@ -138,7 +138,7 @@ def test_columns_can_have_other_names(tmp_path: Path) -> None:
         found: Any = rnnmnist.read_sequences(table, roles)
         X, y, groups, ids = found  # noqa: N806
         assert {x.shape for x in X} == {(5, 1)}
-        assert X[1][0] == 1.5
+        assert X[1][0] == 1.01
         assert (y[:2].tolist(), ids[1]) == (["rest", "walk"], "new 1")
         np.testing.assert_array_equal(groups.astype(int), np.arange(40) // 4)
     with pytest.raises(UserError, match=r"data\.columns: groups=absent"):
