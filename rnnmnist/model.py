@@ -182,8 +182,8 @@ class Model(Network):
                 `train` of a trained network.
             inputs: images, or sequences, as for `classify`, in place of the data of the
                 run. They are of the split `test`, unless they are the whole data of the
-                training, or a table with a column `split`. Parts of the training data
-                are not recognized: their accuracy is too high.
+                training, or a table with a column `split`. Of sequences,
+                `Result.examples_trained_on` counts those that are in the training data.
             labels: the classes of the inputs, as for `rnnmnist.fit`; None for a table,
                 which has them in a column.
             lengths: int [n], the time steps before the padding of each sequence.
