@@ -8,17 +8,18 @@ from rnnmnist.data.sequences.checking import Sequences
 
 
 class Moments:
-    """The number, mean and sum of squared deviations of each feature's values.
+    """The number, mean and sum of squared deviations, float64 [2, features].
 
-    Those of the differences over time follow. They are of the sequences in training,
-    int [n]; the largest absolute values are of all sequences.
+    The first row is for the values of each feature, and the second row for their
+    differences over time. They are of the sequences in training, int [n]; the largest
+    absolute values are of all sequences.
     """
 
     def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
         features = len(sequences.feature_names)
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
         self.is_training = np.isin(np.arange(len(sequences.inputs)), training)
-        self.number, self.mean, self.squares = np.zeros((3, 2 * features))
+        self.number, self.mean, self.squares = np.zeros((3, 2, features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
         self.largest = np.zeros(features)
 
@@ -36,23 +37,28 @@ class Moments:
         self.largest = np.fmax(self.largest, np.fmax.reduce(np.abs(rows)))
         differences = np.diff(rows, axis=0, prepend=np.nan)
         differences[np.cumsum(ends)[:-1]] = np.nan  # from one sequence to the next
-        values = np.concatenate([rows, differences], axis=1)
+        values = np.stack([rows, differences], axis=1)
         values = values[np.repeat(self.is_training[part], ends)]
         is_missing = np.isnan(values)
         number = len(values) - is_missing.sum(axis=0)
         deviations = np.where(is_missing, 0, values)
         mean = np.zeros_like(self.mean)
         for _ in range(2):  # the second mean removes the rounding error of the first
-            offset = np.einsum("nf->f", deviations) / np.maximum(number, 1)
+            offset = np.einsum("ndf->df", deviations) / np.maximum(number, 1)
             deviations -= offset
             deviations[is_missing] = 0
             mean += offset
         delta = mean - self.mean
         weight = number / np.maximum(self.number + number, 1)
-        self.squares += np.einsum("nf,nf->f", deviations, deviations)
+        self.squares += np.einsum("ndf,ndf->df", deviations, deviations)
         self.squares += np.square(delta) * self.number * weight
         self.mean += delta * weight
         self.number += number
+
+    @property
+    def std(self) -> np.ndarray:
+        """The standard deviations of values and differences, float64 [2, features]."""
+        return np.sqrt(self.squares / np.maximum(self.number, 1))
 
     @property
     def is_steady(self) -> np.ndarray:
@@ -61,16 +67,16 @@ class Moments:
         The amount is 0 if the feature is constant within every sequence, but not in
         all. The result is bool [features].
         """
-        squares, differences = np.split(self.squares, 2)
-        number, mean = self.number[len(squares) :], self.mean[len(squares) :]
+        squares, differences = self.squares
+        _, number = self.number
+        _, mean = self.mean
         limit = 1e-4 * number * np.square(mean)
         return (squares > 0) & (number > 0) & (differences <= limit)
 
     @property
     def is_constant(self) -> np.ndarray:
         """Whether a feature has one value, but for its rounding, bool [features]."""
-        std, _ = np.split(np.sqrt(self.squares / np.maximum(self.number, 1)), 2)
-        return std <= 4 * self.rounding * np.abs(self.mean[: len(std)])
+        return self.std[0] <= 4 * self.rounding * np.abs(self.mean[0])
 
     @property
     def normalization(self) -> Iterator[tuple[float, ...]]:
@@ -78,9 +84,8 @@ class Moments:
 
         Those are in units of the former, and 1 for a constant with rounded values.
         """
-        variances = self.squares / np.maximum(self.number, 1)
-        std, changes = np.split(np.sqrt(variances), 2)
-        mean = self.mean[: len(std)]
+        std, changes = self.std
+        mean, _ = self.mean
         is_steady = changes <= 4 * self.rounding * np.hypot(mean, std)
         std[self.is_constant] = 1
         changes = np.where(is_steady, 1, changes / std)

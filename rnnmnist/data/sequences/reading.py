@@ -361,7 +361,7 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
             "every feature has one value in all training sequences, up to rounding, so "
             "that no network can tell them apart; multiply values that are tiny"
         )
-    is_empty = moments.number[: len(names)] == 0
+    is_empty = moments.number[0] == 0
     if is_empty.any():
         warn_of_data(
             f"{', '.join(names[is_empty])[:200]} has no value in training; "
