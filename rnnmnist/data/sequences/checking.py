@@ -168,24 +168,26 @@ def _draw_groups(
     counts = np.zeros((len(names), len(classes)), int)
     np.add.at(counts, (group_codes, class_codes), 1)
     total = counts.sum(axis=0)
-    is_held_out = np.zeros(len(names), bool)
 
-    def distance(*added: int) -> float:
-        """Returns how far the shares are from `HELD_OUT` with further groups."""
-        held_out = counts[is_held_out].sum(axis=0) + counts[[*added]].sum(axis=0)
-        if (held_out == total).any():  # a class would have none in training
+    def distance(held_out: list[int]) -> float:
+        """Returns how far the shares of held-out groups are from `HELD_OUT`."""
+        numbers = counts[held_out].sum(axis=0)
+        if (numbers == total).any():  # a class would have none in training
             return np.inf
-        return float(np.abs(held_out / total - HELD_OUT).sum())
+        return float(np.abs(numbers / total - HELD_OUT).sum())
 
+    held_out: list[int] = []
     order = random.permutation(len(names)).tolist()
     for group in order:
-        is_held_out[group] = distance(group) < distance()
-    for label in range(len(classes)):
-        own = [group for group in order if counts[group, label]]
-        nearest = min(own, key=distance)
-        if not is_held_out[own].any() and distance(nearest) < np.inf:
-            is_held_out[nearest] = True
-    return is_held_out[group_codes]
+        if distance([*held_out, group]) < distance(held_out):
+            held_out.append(group)
+    for count in counts.T:  # of the sequences of a class in each group
+        if not count[held_out].any():
+            own = [[*held_out, group] for group in order if count[group]]
+            nearest = min(own, key=distance)
+            if distance(nearest) < np.inf:
+                held_out = nearest
+    return np.isin(group_codes, held_out)
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
