@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,29 +59,28 @@ ONE_TYPE = (
 
 def read_folder(path: Path) -> dict[str, Any]:
     """Reads the arrays of a folder as read-only memory maps."""
+    found = {}
+    for file in path.glob("*.npy"):
+        with prefix_errors(file.stem, SAVE_AGAIN):
+            found[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return _load_arrays(found)
 
-    def load(name: str) -> np.ndarray:
-        return np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
-    return _load_arrays([file.stem for file in path.glob("*.npy")], load)
-
-
-def _load_arrays(
-    names: Sequence[str], load: Callable[[str], np.ndarray]
-) -> dict[str, Any]:
-    for name in names:
+def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    """Checks the names of arrays, of which an archive loads each when it is read."""
+    for name in found:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
             raise UserError(f"contains the array {format_value(name)}; {remedy}")
-    if "inputs" not in names:
+    if "inputs" not in found:
         raise UserError(
             "contains no array 'inputs'; save the sequences so, or name a single file, "
             "in which a table has a column for the recording"
         )
     arrays = {}
-    for name in names:
+    for name in found:
         with prefix_errors(name, SAVE_AGAIN):
-            arrays[name] = load(name)
+            arrays[name] = found[name]
     return arrays
 
 
@@ -110,7 +109,7 @@ def read(
                     path.open("rb") as stream,
                     NpzFile(stream, allow_pickle=False) as file,
                 ):
-                    arrays = _load_arrays(file.files, file.__getitem__)
+                    arrays = _load_arrays(file)
             case ".ts":
                 arrays = read_ts(path, pair=pair)
             case ".csv" | ".gz":
@@ -131,7 +130,7 @@ def read_function(function: Function, wanted: Sequence[str] = ()) -> Sequences:
     with function.errors():
         found = dict(function())
     with prefix_errors(f"data.path: {label(function)}"):
-        arrays = _load_arrays(list(found), found.__getitem__)
+        arrays = _load_arrays(found)
         return select_features(check_arrays(**arrays), wanted)
 
 
