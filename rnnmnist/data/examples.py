@@ -230,12 +230,9 @@ class Examples(Inputs):
     def left_out_together(self) -> np.ndarray | None:
         """Groups, or else equal sequences, that a validation leaves out together.
 
-        None means that each example is left out alone.
+        It is None for images, each of which is left out alone.
         """
-        if self.groups is not None or self.digests is None:
-            return self.groups
-        has_equal_ones = len(np.unique(self.digests)) < len(self)
-        return self.digests if has_equal_ones else None
+        return self.digests if self.groups is None else self.groups
 
     def list_digests(self) -> tuple[str, ...]:
         """Returns the digests; none for images."""
