@@ -227,12 +227,14 @@ class Examples(Inputs):
         return None if self.groups is None else len(np.unique(self.groups))
 
     @property
-    def left_out_together(self) -> np.ndarray | None:
-        """Groups, or else equal sequences, that a validation leaves out together.
+    def left_out_together(self) -> np.ndarray:
+        """A value for each example; a validation leaves out equal ones together.
 
-        It is None for images, each of which is left out alone.
+        They are the groups, or else the digests. Each image is left out alone.
         """
-        return self.digests if self.groups is None else self.groups
+        if self.groups is not None:
+            return self.groups
+        return np.arange(len(self)) if self.digests is None else self.digests
 
     def list_digests(self) -> tuple[str, ...]:
         """Returns the digests; none for images."""

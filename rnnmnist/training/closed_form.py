@@ -124,13 +124,11 @@ def fit_network(
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     """Warns of classes whose examples are all left out together."""
-    groups = train.left_out_together
-    if groups is None:
-        groups = np.arange(len(train))
+    together = train.left_out_together
     single = [
         name
         for index, name in enumerate(task.classes)
-        if len(np.unique(groups[train.labels == index])) == 1
+        if len(np.unique(together[train.labels == index])) == 1
     ]
     if single:
         warn_of_data(

@@ -63,7 +63,7 @@ def fit_ridge(
     labels: np.ndarray,
     classes: int,
     weights: np.ndarray,
-    groups: np.ndarray | None = None,
+    groups: np.ndarray,
     strengths: np.ndarray = STRENGTHS,
 ) -> RidgeHead:
     """Fits a head, with the strength of the least leave-one-out error.
@@ -71,7 +71,7 @@ def fit_ridge(
     Weights of equal examples add up: an example of weight 2 counts as two in the fit,
     the error, and the factor, but is left out as one.
 
-    With groups, or equal sequences, all examples of a group are left out together.
+    All examples of a group are left out together.
 
     Args:
         features: float64 [examples, features]. They are overwritten, to save memory.
@@ -157,10 +157,8 @@ def decompose(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return eigenvalues, features.T @ (vectors / roots), vectors * roots
 
 
-def list_groups(groups: np.ndarray | None) -> list[np.ndarray]:
+def list_groups(groups: np.ndarray) -> list[np.ndarray]:
     """Returns the positions of the members of each group that has several, int [m]."""
-    if groups is None:
-        return []
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
     return [positions for positions in members if len(positions) > 1]
@@ -170,8 +168,7 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
     """Refuses a fit in closed form of one group, or of more than the memory holds."""
     task, splits = dataset
     train = splits["train"]
-    together = train.left_out_together
-    _, sizes = np.unique(() if together is None else together, return_counts=True)
+    _, sizes = np.unique(train.left_out_together, return_counts=True)
     if len(sizes) == 1:
         raise UserError(
             "groups: all training sequences are of one group, or equal, and leaving "
@@ -181,7 +178,7 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
     features = (THRESHOLDS + 1) * config.model.hidden_size
     needed = COPIES_OF_STATES * count * features
     needed += COPIES_OF_GRAM * min(count, features) ** 2
-    needed += COPIES_OF_GROUP * int(sizes.max(initial=0)) ** 2
+    needed += COPIES_OF_GROUP * int(sizes.max()) ** 2
     needed *= 8
     available = main_memory().available
     if needed > available:

@@ -440,7 +440,8 @@ def test_sequences_that_are_all_left_out_together_are_refused(
 def test_sequences_beyond_the_memory_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2 + 4)  # states, Gram matrix, group
+    # The states, the Gram matrix, and the leverages of a group of one.
+    needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2 + 4)
     memory = Memory(total=needed, available=needed - 1)
     monkeypatch.setattr(ridge, "main_memory", lambda: memory)
     with pytest.raises(UserError, match=r"^model\.cell: filters .* 60 .*=lru"):

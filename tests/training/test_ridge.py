@@ -30,6 +30,8 @@ def fit(
 ) -> RidgeHead:
     strengths = np.array([strength])
     values = features.astype(float)
+    if groups is None:
+        groups = np.arange(len(labels))
     return fit_ridge(
         values, labels, CLASSES, weights, groups=groups, strengths=strengths
     )
@@ -122,7 +124,8 @@ def test_the_strength_has_the_least_error_of_those_left_out() -> None:
         return float(weights @ (residuals**2).sum(axis=1))
 
     errors = [error(strength) for strength in strengths]
-    head = fit_ridge(features.astype(float), labels, CLASSES, weights)
+    alone = np.arange(len(labels))
+    head = fit_ridge(features.astype(float), labels, CLASSES, weights, alone)
     best = fit(features, labels, weights, strengths[np.argmin(errors)])
     np.testing.assert_array_equal(head.kernel, best.kernel)
     assert 0 < np.argmin(errors) < 16
