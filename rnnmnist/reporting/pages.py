@@ -78,7 +78,17 @@ def write_report(run: Network, folder: Path) -> Report:
     if errors:
         pictures["gallery"] = plots.gallery(errors, task.feature_names)
     page = render_page(run, result, pictures, errors, probabilities, examples.labels)
-    return write_files(folder, result, pictures, page)
+    paths = []
+    for name in PICTURES:
+        path = folder / f"{name}.png"
+        if name in pictures:
+            write_atomically(path, pictures[name])
+            paths.append(path)
+        else:  # an earlier report can have it
+            path.unlink(missing_ok=True)
+    page_path = folder / "index.html"
+    write_atomically(page_path, page.encode())
+    return Report(result, tuple(paths), page_path)
 
 
 def render_page(
@@ -120,23 +130,6 @@ def render_page(
         processor=machine.describe_processor(),
         versions=machine.installed_versions(),
     )
-
-
-def write_files(
-    folder: Path, scores: Result, pictures: dict[str, bytes], page: str
-) -> Report:
-    """Writes the pictures and the page, and removes pictures of an earlier report."""
-    paths = []
-    for name in PICTURES:
-        path = folder / f"{name}.png"
-        if name in pictures:
-            write_atomically(path, pictures[name])
-            paths.append(path)
-        else:  # an earlier report can have it
-            path.unlink(missing_ok=True)
-    page_path = folder / "index.html"
-    write_atomically(page_path, page.encode())
-    return Report(scores, tuple(paths), page_path)
 
 
 def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
