@@ -220,12 +220,14 @@ def _settings(config: RunConfig) -> dict[str, str]:
     """
     settings = {}
     for name, value in config.flat().items():
+        if name in DATA_PATHS:
+            continue
         if SETTINGS[name].functions is None:
             settings[name] = str(value)
         else:
             functions = value if isinstance(value, tuple) else (value,)
             settings[name] = "+".join(map(identify, functions))
-    return {name: text for name, text in settings.items() if name not in DATA_PATHS}
+    return settings
 
 
 def restore_state(record: Record, config: RunConfig, program: Program) -> TrainState:
