@@ -1,6 +1,7 @@
 """Scores the logits of networks for labelled examples."""
 
 import numpy as np
+from msgspec.structs import asdict
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, permutation_sha256
@@ -87,9 +88,7 @@ def score_split(
         pixels = task.time_steps * task.features
         permutation_hash = permutation_sha256(permutation, pixels)
     return Result(
-        networks=scores.networks,
-        ensemble=scores.ensemble,
-        groups=scores.groups,
+        **asdict(scores),
         dataset=task.name,
         split=split,
         step=run.checkpoint_step,
