@@ -38,10 +38,10 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
 
 # The format is raised if a setting, a field of the header or an array is renamed or
-# removed, and older checkpoints would be misread; then the shipped models must be
-# rewritten and sealed, too. A setting that is added has the default with which earlier
-# runs trained.
-FORMAT = 10
+# removed, or if splits are drawn otherwise, and older checkpoints would be misread;
+# then the shipped models must be rewritten and sealed, too. A setting that is added has
+# the default with which earlier runs trained.
+FORMAT = 11
 ITEMS = ("params", "state", "header")
 
 Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
