@@ -23,7 +23,8 @@ def read_given(
     if task.image_shape is None:
         from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-        if getattr(given, "shape", ())[1:] == (1,) and task.time_steps > 1:
+        is_column = isinstance(given, np.ndarray) and given.shape[1:] == (1,)
+        if is_column and task.time_steps > 1:
             raise UserError(
                 f"inputs: {given.shape} can be a sequence, or sequences of one time "
                 "step; pass inputs[None] or inputs[:, None]"

@@ -116,7 +116,7 @@ def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
         )
     names = list(FORMATS) if format == "all" else [format]
     for name in names:
-        path = folder / name
+        path = parse_folder(folder / name, "output")
         if not path.exists():
             continue
         if not force:

@@ -156,7 +156,7 @@ def read_over_time(
     time_steps = len(network.view(examples.take(slice(1)))[0])
     logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
     logits_bytes *= time_steps * len(examples)
-    blocks = math.ceil(logits_bytes / BLOCK_BYTES)
+    blocks = min(len(examples), math.ceil(logits_bytes / BLOCK_BYTES))
     counts = np.zeros((2, time_steps))  # of correct predictions, and of examples
     last = []
     for positions in np.array_split(np.arange(len(examples)), blocks):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -166,7 +167,9 @@ class Record:
             remove_unfinished(self._written)
             for folder in (self._written, self._written / "evaluation"):
                 for path in folder.glob(f".*{TEMPORARY}"):
-                    path.unlink(missing_ok=True)
+                    # A process beside this one can be writing a new file.
+                    if path.stat().st_mtime < time.time() - 60:
+                        path.unlink(missing_ok=True)
             for step in self.damaged:
                 move_aside(self._written / str(step))
         self.damaged.clear()

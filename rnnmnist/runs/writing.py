@@ -1,6 +1,7 @@
 """Writes files and folders whole or not at all. This module imports no jax."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from rnnmnist.config.files import open_folder
 from rnnmnist.errors import set_missing_filename
 
 TEMPORARY = ".tmp"  # the suffix of a file that is not complete
@@ -58,15 +60,20 @@ def write_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder of the same name, which replaces `path` after the block.
 
     An error inside the block leaves `path` as it was. Until then, the new folder is in
-    `.NAME.unfinished` beside `path`. If a killed process has left such a folder, the
-    next write of `path` removes it.
+    a locked folder beside `path`. The folders of killed processes are not locked any
+    more, and are removed.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    for left in path.parent.glob(f".{path.name}.*.unfinished"):
+        with contextlib.suppress(OSError), open_folder(left) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     new, old = unfinished / path.name, unfinished / "old"
-    with set_missing_filename(path):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        new.mkdir(parents=True)
+    with set_missing_filename(path), open_folder(unfinished) as descriptor:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
+            new.mkdir(parents=True)
             yield new
             if path.exists():
                 path.rename(old)

@@ -5,6 +5,7 @@ random filters, are computed on the devices; the head follows on the host, by ri
 regression. Its leave-one-out predictions validate the run.
 """
 
+import collections
 import functools
 import math
 from typing import Any
@@ -141,9 +142,9 @@ def _warn_of_equal_sequences(train: Examples) -> None:
     """Warns of equal sequences in several groups, each of which is left out."""
     if train.groups is None or train.digests is None:
         return
-    pairs = list(zip(train.digests, train.groups, strict=True))
-    group_of = dict(pairs)
-    number = sum(group_of[digest] != group for digest, group in pairs)
+    pairs = set(zip(train.digests, train.groups, strict=True))
+    num_groups = collections.Counter(digest for digest, _ in pairs)
+    number = sum(num_groups[digest] > 1 for digest in train.digests)
     if number:
         warn_of_data(
             f"{number:,} training sequences are equal to sequences of another group, "

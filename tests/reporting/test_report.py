@@ -116,7 +116,7 @@ class Predictor:
         return logits
 
 
-@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [1, 40, 1 << 20])
 def test_accuracy_over_time_by_hand(
     block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,16 @@ def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path: Path) -> No
     assert [file.name for file in path.iterdir()] == ["file"]
 
 
+def test_another_write_leaves_a_folder_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with write_folder(path) as folder:
+        (folder / "file").write_text("first")
+        write(path, "second")
+        assert (path / "file").read_text() == "second"
+    assert (path / "file").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_threads_that_write_a_file_leave_it_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.json"
     contents = [{"value": [number] * 2000} for number in range(4)]

@@ -169,24 +169,27 @@ def _draw_groups(
     np.add.at(counts, (group_codes, class_codes), 1)
     total = counts.sum(axis=0)
 
-    def distance(held_out: list[int]) -> float:
-        """Returns how far the shares of held-out groups are from `HELD_OUT`."""
-        numbers = counts[held_out].sum(axis=0)
+    def distance(numbers: np.ndarray) -> float:
+        """Returns how far the held-out shares of the classes are from `HELD_OUT`."""
         if (numbers == total).any():  # a class would have none in training
             return np.inf
         return float(np.abs(numbers / total - HELD_OUT).sum())
 
     held_out: list[int] = []
+    numbers = np.zeros_like(total)  # the held-out sequences of each class
     order = random.permutation(len(names)).tolist()
     for group in order:
-        if distance([*held_out, group]) < distance(held_out):
+        if distance(numbers + counts[group]) < distance(numbers):
             held_out.append(group)
-    for count in counts.T:  # of the sequences of a class in each group
-        if not count[held_out].any():
-            own = [[*held_out, group] for group in order if count[group]]
-            nearest = min(own, key=distance)
-            if distance(nearest) < np.inf:
-                held_out = nearest
+            numbers += counts[group]
+    for label in range(len(classes)):
+        if numbers[label] == 0:
+            own = [group for group in order if counts[group, label]]
+            distances = [distance(numbers + counts[group]) for group in own]
+            nearest = own[np.argmin(distances)]
+            if min(distances) < np.inf:
+                held_out.append(nearest)
+                numbers += counts[nearest]
     return np.isin(group_codes, held_out)
 
 
