@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _open_null() -> TextIO:
-    """Opens nowhere for writing, until the process ends."""
+    """Opens a file that discards all output, until the process ends."""
     return Path(os.devnull).open("w", encoding="utf-8")
 
 

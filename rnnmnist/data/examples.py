@@ -137,8 +137,9 @@ class Normalization(NamedTuple):
         deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST
         # If a feature is a constant, its values in float32 differ by their rounding.
         reach = deviations * self.std + 1e-6 * np.abs(self.mean)
-        low = np.maximum(self.mean - reach, -LARGEST)
-        high = np.minimum(self.mean + reach, LARGEST)
+        # The mean of infinite values is NaN, which these functions leave out.
+        low = np.fmax(self.mean - reach, -LARGEST)
+        high = np.fmin(self.mean + reach, LARGEST)
         is_invalid = (values < low) | (values > high)
         if self.missing == "error":
             is_invalid |= np.isnan(values)

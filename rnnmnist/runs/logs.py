@@ -76,9 +76,10 @@ def completion(
 def rank_validations(
     lines: Iterable[Metrics], last: int, config: RunTrainConfig
 ) -> dict[int, float]:
-    """Returns what early stopping compares, by the steps of validations until `last`.
+    """Returns the metric of early stopping for each validation until step `last`.
 
-    It is the balanced accuracy with class weights, and otherwise the negative loss.
+    With class weights, the metric is the balanced accuracy, otherwise the negative
+    loss. Keys are steps.
     """
     validations = [
         line for line in lines if line.split == "validation" and line.step <= last

@@ -2,17 +2,18 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.examples import SPLITS, select_columns
+from rnnmnist.data.examples import SPLITS, find_padding, select_columns
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
+PART_BYTES = 1 << 24  # of values that are read at a time, as float64
 HELD_OUT = 0.1  # of the training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
     "biuf": "real numbers; convert texts by .astype(float), sparse matrices by "
@@ -46,6 +47,22 @@ class Sequences:
         if self.labels is not None:
             arrays["labels"] = np.array(self.classes)[self.labels]
         return {name: array for name, array in arrays.items() if array is not None}
+
+    def read_parts(
+        self, indices: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Reads some sequences, int [n], in parts of limited memory.
+
+        Yields the indices of a part, int [m]; the time steps that are not padding, bool
+        [m, time]; and their values, real [time steps, features].
+        """
+        longest = self.lengths[indices].max(initial=1)
+        size = max(1, PART_BYTES // (8 * longest * len(self.feature_names)))
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            is_value = ~find_padding(longest, self.lengths[part])
+            rows = self.inputs[part, :longest][is_value]
+            yield part, is_value, select_columns(rows, self.columns)
 
     def split_as_given(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of each split; without any, all are of one."""

@@ -1,4 +1,4 @@
-"""What the values of the training sequences are like."""
+"""Statistics of the values of the training sequences."""
 
 from collections.abc import Iterator
 
@@ -11,22 +11,22 @@ class Moments:
     """The number, mean and sum of squared deviations, float64 [2, features].
 
     The first row is for the values of each feature, and the second row for their
-    differences over time. They are of the sequences in training, int [n]; the largest
-    absolute values are of all sequences.
+    differences over time. Only the training sequences, int [n], are read.
     """
 
     def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
         features = len(sequences.feature_names)
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
-        self.is_training = np.isin(np.arange(len(sequences.inputs)), training)
         self.number, self.mean, self.squares = np.zeros((3, 2, features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
-        self.largest = np.zeros(features)
+        with np.errstate(all="ignore"):  # values that are too large are refused later
+            for part, _, rows in sequences.read_parts(training):
+                self.add(rows, sequences.lengths[part])
 
-    def add(self, part: slice, rows: np.ndarray, ends: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, lengths: np.ndarray) -> None:
         """Adds some of the sequences.
 
-        `rows` are their time steps, one sequence after the other, real [sum of ends,
+        `rows` are their time steps, one sequence after the other, real [sum of lengths,
         features]. NaN are left out.
 
         References:
@@ -34,11 +34,9 @@ class Moments:
             American Statistician 37(3), 1983.
         """
         rows = rows.astype(np.float64)
-        self.largest = np.fmax(self.largest, np.fmax.reduce(np.abs(rows)))
         differences = np.diff(rows, axis=0, prepend=np.nan)
-        differences[np.cumsum(ends)[:-1]] = np.nan  # from one sequence to the next
+        differences[np.cumsum(lengths)[:-1]] = np.nan  # from one sequence to the next
         values = np.stack([rows, differences], axis=1)
-        values = values[np.repeat(self.is_training[part], ends)]
         is_missing = np.isnan(values)
         number = len(values) - is_missing.sum(axis=0)
         deviations = np.where(is_missing, 0, values)

@@ -19,7 +19,6 @@ from rnnmnist.data.examples import (
     Dataset,
     Examples,
     Normalization,
-    find_padding,
     select_columns,
 )
 from rnnmnist.data.sequences.checking import (
@@ -43,7 +42,6 @@ from rnnmnist.errors import (
 SEQUENCE_FORMATS = (
     "a .npz, .ts, .csv, .csv.gz or .parquet file, or a folder of .npy files"
 )
-CHECKED_BYTES = 1 << 24  # of values at a time
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
 READABLE = (
@@ -276,18 +274,12 @@ def _prepare_training(
         {},
     )
     moments = Moments(sequences, splits["train"])
-    unchanged = Normalization.create(task, config.missing)
-    task = replace(task, sha256=read_values(sequences, unchanged, moments))
     if config.normalize != "none":
         mean, std, changes = moments.normalization
         task = replace(task, mean=mean, std=std, difference_std=changes)
-        normalization = Normalization.create(task, config.missing)
-        if normalization.find_invalid(np.stack([-moments.largest, moments.largest])):
-            # This names the value that an evaluation would refuse after the training,
-            # if there is one.
-            read_values(sequences, normalization)
+    sha256 = read_values(sequences, Normalization.create(task, config.missing))
     _warn_of_values(sequences, moments)
-    return task
+    return replace(task, sha256=sha256)
 
 
 def _adapt(sequences: Sequences, trained: Task) -> Sequences:
@@ -377,31 +369,24 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
             )
 
 
-def read_values(
-    sequences: Sequences, normalization: Normalization, moments: Moments | None = None
-) -> str:
-    """Reads and checks all values, a part at a time, and adds them to moments.
+def read_values(sequences: Sequences, normalization: Normalization) -> str:
+    """Reads and checks all values, a part at a time.
 
     Returns the SHA-256 of the sequences with their labels, lengths, splits and groups.
     """
-    inputs, ends = sequences.inputs, sequences.lengths
-    examples, time_steps, features = inputs.shape
-    columns = sequences.columns
-    arrays = (sequences.labels, ends, sequences.split, sequences.groups)
+    lengths = sequences.lengths
+    arrays = (sequences.labels, lengths, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
     digest = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
-    dtype = np.result_type(inputs.dtype, np.float32)  # keeps all digits of the file
-    size = max(1, CHECKED_BYTES // (time_steps * features * 8))
-    for start in range(0, examples, size):
-        part = slice(start, start + size)
-        is_value = ~find_padding(time_steps, ends[part])
-        # The values before the padding, [time steps, features].
-        rows = select_columns(inputs[part][is_value], columns).astype(dtype)
+    # This type keeps all digits of the file.
+    dtype = np.result_type(sequences.inputs.dtype, np.float32)
+    for part, is_value, values in sequences.read_parts(np.arange(len(lengths))):
+        rows = values.astype(dtype)
         invalid = normalization.find_invalid(rows)
         if invalid is not None:
             (row, feature), reason = invalid
-            index, time = np.argwhere(is_value)[row]
-            index += start
+            position, time = np.argwhere(is_value)[row]
+            index = part[position]
             ids = sequences.ids
             name = index if ids is None else format_value(ids[index])
             raise UserError(
@@ -409,8 +394,6 @@ def read_values(
                 f"{sequences.feature_names[feature]}, {reason}"
             )
         digest.update(rows)
-        if moments is not None:
-            moments.add(part, rows, ends[part])
     return digest.hexdigest()
 
 
