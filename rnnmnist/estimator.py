@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rnnmnist.config.functions import identify
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import refuse_masked
 from rnnmnist.errors import UserError
@@ -42,10 +43,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         random_state: the setting `seed`. None is 0.
         verbose: whether progress and a summary are printed.
         cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own,
-            as a class or as "SOURCE:NAME,KEY=VALUE,…". None is "lru" if a parameter
-            from `num_layers` to `label_smoothing`, without `differences`, is not None,
-            or with `early_stopping`; otherwise the number of sequences chooses between
-            "filters", which are random and do not have these parameters, and "lru".
+            as a class or as "SOURCE:NAME,KEY=VALUE,…". None chooses by the data:
+            "filters" below 2,000 sequences (500 if no feature has more than two
+            values), otherwise "lru". A parameter from `num_layers` to
+            `label_smoothing`, except `differences`, also chooses "lru", and so does
+            `early_stopping`: random filters do not have them.
         hidden_size: units of the hidden state, or filters. None is 64; of filters,
             1,000.
         num_layers: stacked layers, each of which reads the outputs of the layer before
@@ -93,9 +95,18 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     X is real [n, time, features], [n, time] of one feature, or a list of sequences,
     [time, features] or [time], of different lengths; y is [n], integers, strings or
-    booleans. After `fit`, the network is `model_`, the folder of the run `workdir_`
-    (None in memory), and `n_iter_` the number of epochs. A pickle carries the network,
-    not the sequences.
+    booleans.
+
+    Attributes:
+        model_: the network, a `rnnmnist.Model`, whose `reason` says why its cell was
+            chosen.
+        cell_: the cell that was chosen or given, such as "filters" or "lru".
+        leave_one_out_score_: the leave-one-out accuracy of random filters; with groups,
+            a group is left out at a time. Trained networks do not have it.
+        n_iter_: the number of epochs.
+        workdir_: the folder of the run; None in memory.
+
+    A pickle carries the network, not the sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -175,6 +186,19 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def workdir_(self) -> Path | None:
         """The folder of the run; None in memory."""
         return self.model_.workdir
+
+    @property
+    def cell_(self) -> str:
+        """The cell of the network."""
+        return str(identify(self.model_.config.model.cell))
+
+    @property
+    def leave_one_out_score_(self) -> float:
+        """The leave-one-out accuracy of random filters."""
+        metrics = self.model_.validation_metrics
+        if metrics is None or not metrics.split.startswith("leave_one"):
+            raise AttributeError("leave_one_out_score_: only random filters have it")
+        return metrics.accuracy
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probability of each class, float32 [n, classes]."""

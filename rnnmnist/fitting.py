@@ -152,12 +152,13 @@ def fit(
             split, and a fit of random filters, do not call it.
         **settings: values of settings, by their names without the section, such as
             `num_steps=1000` for `train.num_steps`. They replace those of a shipped
-            configuration: `filters` for fewer than 2,000 training sequences, otherwise
-            `trained`. `trained` is also used if a callback or a setting of training by
-            gradients is given, and `cell` decides in any case. `class_weight` can also
-            be a mapping from classes to weights. A class that it does not name has the
-            weight 1. `cell`, `network`, `loss`, `optimizer`, `schedule`, `metrics` and
-            `augment` can be functions of Python.
+            configuration: `filters` for fewer than 2,000 training sequences (500 if no
+            feature has more than two values), otherwise `trained`. `trained` is also
+            used if a callback or a setting of training by gradients is given, and
+            `cell` decides in any case. `class_weight` can also be a mapping from
+            classes to weights. A class that it does not name has the weight 1. `cell`,
+            `network`, `loss`, `optimizer`, `schedule`, `metrics` and `augment` can be
+            functions of Python.
 
     Returns:
         The network of the best step.
@@ -196,6 +197,7 @@ def fit(
     source = Source(
         sequences.count_training(),
         functools.partial(to_dataset, "arrays", sequences),
+        sequences.are_two_valued,
     )
     return _train(
         request,

@@ -36,6 +36,8 @@ class Model(Network):
         workdir: the folder of the run; None if it is in memory only.
         checkpoint_step: the step of the checkpoint.
         config: the settings of the run.
+        reason: why this kind of network was chosen, by the number of sequences or the
+            settings; None if the cell or the configuration was named.
         task: what is classified, such as the `classes` in the order of probabilities.
         validation_metrics: the scores of the checkpoint on the validation split, or of
             its leave-one-out predictions; None if it was not validated.
@@ -116,9 +118,11 @@ class Model(Network):
 
         Returns:
             float32 [n, classes], or with `every_step` [n, time, classes]; of an
-            ensemble, from the mean over its members. If the validation split has
-            selected the checkpoint, they are calibrated: the logits are multiplied by
-            `multiplier`, so that the validation split has the least cross-entropy.
+            ensemble, from the mean over its members. They are calibrated: the logits
+            are multiplied by `multiplier`, with which the validation split has the
+            least cross-entropy. Of a trained network without at least 50 validation
+            examples, it follows from the label smoothing. Of random filters, the
+            leave-one-out predictions choose it.
 
         Raises:
             UserError: if the inputs have another shape or type, missing values that

@@ -75,6 +75,21 @@ def test_a_pickle_carries_the_network(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
+def test_a_fit_says_which_network_was_chosen_and_how_good_it_is() -> None:
+    filters = rnnmnist.RNNClassifier(hidden_size=10).fit(X, Y, groups=np.arange(60) % 9)
+    assert filters.cell_ == "filters"
+    assert filters.model_.reason == "for fewer than 2,000 training sequences"
+    scores = filters.model_.validation_metrics
+    assert scores is not None
+    assert filters.leave_one_out_score_ == scores.accuracy > 0.9
+    assert scores.split == "leave_one_group_out"
+    assert pickle.loads(pickle.dumps(filters)).model_.reason == filters.model_.reason
+
+    trained = new().fit(X, Y)
+    assert (trained.cell_, trained.model_.reason) == ("lstm", None)
+    assert not hasattr(trained, "leave_one_out_score_")
+
+
 def test_it_classifies_lists_and_arrays() -> None:
     lists = [one[: 6 + index % 7] for index, one in enumerate(X)]
     classifier = new().fit(lists, Y)

@@ -1,30 +1,43 @@
 """Compares random filters with networks trained by gradients on few sequences.
 
     python tools/few_sequences.py --data=FOLDER --wheel=FOLDER
+    python tools/few_sequences.py --data=FOLDER --wheel=FOLDER --draws 0 1 2 \
+        --sets binary_mnist binary_fashion_mnist words names \
+        --recipes filters "trained, label smoothing"
 
 The first FOLDER contains `mnist/` and `fashion_mnist/`, each with the original files,
 whose training images are sequences of 28 rows. Into the second one, the wheels of
-seglearn and sktime were extracted. They contain recordings of a watch on the wrist,
-which are cut into windows of 100 time steps, and PLAID, recordings of electric
-appliances.
+seglearn, sktime, wordfreq and Faker were extracted. They contain recordings of a watch
+on the wrist, which are cut into windows of 100 time steps; PLAID, recordings of
+electric appliances; frequent words of eight languages; and last names of eight
+countries.
+
+The features of the second command have two values: the pixels of an image that are
+above 127, and the letters of a word or a name, one-hot.
 
 Each recipe is trained on some sequences, drawn at random, and classifies others: 8,000
 other training images, or the fold that the draws leave out. There are five folds, of
 whole subjects for the watch, and stratified for PLAID. Test images are not read.
-results/few_sequences.json receives the correct predictions, the mean cross-entropy and
-the mean confidence; what it contains is not measured again.
+results/few_sequences.json receives the correct predictions; what it contains is not
+measured again.
 """
 
 import argparse
 import datetime
 import functools
+import gzip
+import importlib
 import json
 import statistics
+import string
+import sys
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import page_tables
 from folds import Folds
@@ -33,7 +46,6 @@ import rnnmnist
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.sequences.reading import read
-from rnnmnist.evaluation.probabilities import choose_multiplier, log_softmax
 from rnnmnist.runtime import machine
 
 FILE = Path(__file__).resolve().parent.parent / "results" / "few_sequences.json"
@@ -53,15 +65,27 @@ SIZES = {
     "watch": (100, 300, 1_000, ALL),
     "PLAID": (300, ALL),
 }
+# The same of sets whose features have two values.
+TWO_VALUED_SIZES = dict.fromkeys(
+    ("binary_mnist", "binary_fashion_mnist", "words", "names"),
+    (100, 200, 500, 1_000, 2_000),
+)
 TITLES = {
     "mnist": "rows of MNIST",
     "fashion_mnist": "rows of Fashion-MNIST",
     "watch": "watch, by subject",
     "PLAID": "PLAID",
+    "binary_mnist": "rows of MNIST, two values",
+    "binary_fashion_mnist": "rows of Fashion-MNIST, two values",
+    "words": "words by language",
+    "names": "last names by country",
 }
+LANGUAGES = ("cs", "de", "en", "es", "fi", "fr", "it", "nl")
+COUNTRIES = ("cs_CZ", "de_DE", "en_GB", "es_ES", "fi_FI", "fr_FR", "it_IT", "sv_SE")
+MOST_WORDS = 2_000  # of a class
 
-COLUMNS = ("sequences", "for training")
-# The sizes in the tables.
+# The recipes and sizes in the tables.
+COMPARED = ("filters", "trained, label smoothing")
 SHOWN = (300, 1_000, 2_000, 5_000, ALL)
 
 
@@ -110,6 +134,69 @@ def load_plaid(folder: Path) -> Sequences:
     return Sequences(found.inputs, np.asarray(found.labels), found.lengths, None)
 
 
+def load_binary_images(
+    folder: Path, name: Literal["mnist", "fashion_mnist"]
+) -> Sequences:
+    """Reads the training images of a set, whose pixels become 0 or 1."""
+    images = load_images(folder, name)
+    binary = (images.inputs > 127).astype(np.float32)
+    return Sequences(binary, images.labels, None, None)
+
+
+@functools.cache
+def load_words(folder: Path) -> Sequences:
+    """Reads the most frequent words of each language."""
+    found = []
+    for language in LANGUAGES:
+        file = folder / "wordfreq" / "data" / f"large_{language}.msgpack.gz"
+        # The first entry is a header; then lists of words by their frequency.
+        _, *lists = msgspec.msgpack.decode(gzip.decompress(file.read_bytes()))
+        found.append([word for words in lists for word in words])
+    return encode_letters(found)
+
+
+@functools.cache
+def load_names(folder: Path) -> Sequences:
+    """Reads the last names of each country."""
+    sys.path.append(str(folder))
+    found = []
+    for country in COUNTRIES:
+        module = importlib.import_module(f"faker.providers.person.{country}")
+        found.append(list(module.Provider.last_names))
+    return encode_letters(found)
+
+
+def encode_letters(texts_of_classes: list[list[str]]) -> Sequences:
+    """Encodes texts one-hot, letter by letter, without accents.
+
+    Of each class, the first texts of 3 to 16 letters count that no other class has.
+    """
+    letters_of_classes = []
+    for texts in texts_of_classes:
+        plain = [unicodedata.normalize("NFKD", text.lower()) for text in texts]
+        plain = ["".join(c for c in text if c.isalnum()) for text in plain]
+        letters_of_classes.append(
+            [
+                text
+                for text in dict.fromkeys(plain)
+                if 3 <= len(text) <= 16 and set(text) <= set(string.ascii_lowercase)
+            ]
+        )
+    sequences, labels = [], []
+    for label, texts in enumerate(letters_of_classes):
+        rest = letters_of_classes[:label] + letters_of_classes[label + 1 :]
+        others = set[str]().union(*rest)
+        own = [text for text in texts if text not in others][:MOST_WORDS]
+        sequences += own
+        labels += [label] * len(own)
+    lengths = np.array([len(text) for text in sequences])
+    inputs = np.zeros((len(sequences), lengths.max(), 26), np.float32)
+    for one, text in zip(inputs, sequences, strict=True):
+        codes = [string.ascii_lowercase.index(letter) for letter in text]
+        one[np.arange(len(text)), codes] = 1
+    return Sequences(inputs, np.array(labels), lengths, None)
+
+
 def divide(name: str, data: Sequences, draw: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of training sequences, shuffled, and of the held-out ones."""
     # Other draws than those of `crossover.py`, whose networks classify test images.
@@ -126,8 +213,8 @@ def divide(name: str, data: Sequences, draw: int) -> tuple[np.ndarray, np.ndarra
 
 def measure(
     name: str, data: Sequences, size: int, draw: int, recipe: str
-) -> dict[str, float]:
-    """Trains on some sequences and classifies others; returns its figures."""
+) -> dict[str, int]:
+    """Trains on some sequences and classifies others; returns its counts."""
     train, test = divide(name, data, draw)
     train = train[:size]
 
@@ -149,53 +236,27 @@ def measure(
         )
         model = rnnmnist.load(Path(folder) / "run", "latest")
         found = model.classify(data.inputs[test], take(data.lengths, test))
-    # A class that is not in the training part has no probability.
-    probabilities = np.zeros((len(test), data.labels.max() + 1))
-    probabilities[:, np.array(model.task.classes, int)] = found
-    logits = np.log(probabilities.clip(np.finfo(np.float32).tiny))
-    labels = data.labels[test]
+    predicted = np.array(model.task.classes, int)[found.argmax(axis=1)]
     return {
         "train": len(train),
         "examples": len(test),
-        "correct": int((probabilities.argmax(1) == labels).sum()),
-        "confidence": float(probabilities.max(1).mean()),
-        "loss": cross_entropy(logits, labels),
-        "loss_with_multiplier": cross_entropy(multiply(logits, labels), labels),
+        "correct": int((predicted == data.labels[test]).sum()),
     }
 
 
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean cross-entropy of sequences."""
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+def percents(
+    sizes_of_sets: Mapping[str, tuple[int, ...]],
+) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    """Yields a set with a number of sequences, and accuracies of filters and networks.
 
-
-def multiply(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Multiplies logits by the number with the lowest cross-entropy.
-
-    That of each half of the sequences is found on the other half.
-    """
-    result = np.empty_like(logits)
-    is_first = np.arange(len(labels)) % 2 == 0
-    for one, other in ((is_first, ~is_first), (~is_first, is_first)):
-        weights = np.ones(other.sum())
-        result[one] = logits[one] * choose_multiplier(
-            logits[other], labels[other], weights
-        )
-    return result
-
-
-def percents() -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yields the set and the number of sequences, and accuracies of each recipe.
-
-    They are those of the draws that all recipes have, in percent.
+    The networks are trained with label smoothing. The accuracies are those of the draws
+    that both recipes have, in percent.
     """
     runs = json.loads(FILE.read_text())["runs"]
-    for name, sizes in SIZES.items():
+    for name, sizes in sizes_of_sets.items():
         for size in sizes:
-            if size not in SHOWN:
-                continue
             keys = [
-                [key(name, size, draw, recipe) for recipe in RECIPES]
+                [key(name, size, draw, recipe) for recipe in COMPARED]
                 for draw in range(FOLDS)
             ]
             draws = [
@@ -210,20 +271,41 @@ def percents() -> Iterator[tuple[list[str], list[np.ndarray]]]:
                 for draw in draws
             ]
             trained_on = statistics.mean(draw[0]["train"] for draw in draws)
-            row = [TITLES[name], f"{trained_on:,.0f}"]
-            yield row, list(np.transpose(accuracies))
+            filters, trained = np.transpose(accuracies)
+            yield [TITLES[name], f"{trained_on:,.0f}"], filters, trained
 
 
 def accuracies() -> str:
-    """Returns the table of accuracies, and of their differences in the same draws.
+    """Returns the table of accuracies, and of their differences in the same draws."""
+    shown = {
+        name: tuple(size for size in sizes if size in SHOWN)
+        for name, sizes in SIZES.items()
+    }
+    return compare(shown)
 
-    The trained networks are those with label smoothing.
+
+def two_valued() -> str:
+    """Returns the same table for the sets whose features have two values.
+
+    The last rows are means over the sets.
     """
+    differences: dict[str, list[np.ndarray]] = {}
+    for (_, size), filters, trained in percents(TWO_VALUED_SIZES):
+        differences.setdefault(size, []).append(trained - filters)
+    means = [
+        f"| mean | {size} | | | {format_difference(np.mean(of_sets, axis=0))} |\n"
+        for size, of_sets in differences.items()
+    ]
+    return compare(TWO_VALUED_SIZES) + "".join(means)
+
+
+def compare(sizes_of_sets: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns a table that compares filters with trained networks."""
     lines = []
-    for row, (filters, _, smoothed) in percents():
-        cells = [f"{one.mean():.1f}" for one in (filters, smoothed)]
-        lines.append([*row, *cells, format_difference(smoothed - filters)])
-    header = (*COLUMNS, "filters", "trained", "trained - filters")
+    for row, filters, trained in percents(sizes_of_sets):
+        cells = [f"{one.mean():.1f}" for one in (filters, trained)]
+        lines.append([*row, *cells, format_difference(trained - filters)])
+    header = ("sequences", "for training", "filters", "trained", "trained - filters")
     return page_tables.table(header, lines)
 
 
@@ -243,11 +325,12 @@ def key(name: str, size: int, draw: int, recipe: str) -> str:
 
 
 def main() -> None:
-    """Parses the command line, trains, and writes the figures."""
+    """Parses the command line, trains, and writes the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--wheel", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--sets", nargs="+", default=SIZES, choices=SIZES)
+    sizes = SIZES | TWO_VALUED_SIZES
+    parser.add_argument("--sets", nargs="+", default=SIZES, choices=sizes)
     parser.add_argument("--sizes", nargs="+", type=int, metavar="NUMBER")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--draws", nargs="+", type=int, default=range(2), metavar="I")
@@ -257,12 +340,18 @@ def main() -> None:
         "fashion_mnist": functools.partial(load_images, args.data, "fashion_mnist"),
         "watch": functools.partial(load_watch, args.wheel),
         "PLAID": functools.partial(load_plaid, args.wheel),
+        "binary_mnist": functools.partial(load_binary_images, args.data, "mnist"),
+        "binary_fashion_mnist": functools.partial(
+            load_binary_images, args.data, "fashion_mnist"
+        ),
+        "words": functools.partial(load_words, args.wheel),
+        "names": functools.partial(load_names, args.wheel),
     }
     runs = json.loads(FILE.read_text())["runs"] if FILE.exists() else {}
     wanted = [
         (name, size, draw, recipe)
         for name in args.sets
-        for size in args.sizes or SIZES[name]
+        for size in args.sizes or sizes[name]
         for draw in args.draws
         for recipe in args.recipes
     ]

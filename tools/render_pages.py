@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import calibration
 import crossover
 import few_sequences
 import fold_tables
@@ -100,6 +101,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "archive": result_tables.archive,
         "crossover": crossover.table,
         "few_sequences": few_sequences.accuracies,
+        "two_valued": few_sequences.two_valued,
+        "calibration_methods": calibration.methods,
+        "calibration": calibration.differences,
         "origin": result_tables.sequences_origin,
     },
     "docs/results_choices.md": {

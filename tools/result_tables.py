@@ -168,7 +168,8 @@ def sequences_origin() -> str:
     """States the origin of the results on sequences."""
     rows = (*ARCHIVE_FILTERS, *ARCHIVE, *ARCHIVE_LSTM)
     measured_here = [
-        read_result(name) for name in (*(row.name for row in rows), "few_sequences")
+        read_result(name)
+        for name in (*(row.name for row in rows), "few_sequences", "calibration")
     ]
     baselines = read_result("baselines")
     versions = baselines["versions"].items()

@@ -1,10 +1,12 @@
 """Which configuration a run has, and why: the one that a user names, or a rule.
 
 With the name `files`, and in `rnnmnist.fit`, the number of training sequences chooses
-between two shipped configurations: `filters` for few, and `trained` for more.
+between two shipped configurations: `filters` for few, and `trained` for more. If the
+features have two values only, as one-hot codes have, fewer sequences are enough for
+`trained`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from rnnmnist.config.schema import (
 
 # Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
 FEW_SEQUENCES = 2000
+FEW_TWO_VALUED_SEQUENCES = 500
 
 
 class Request(NamedTuple):
@@ -51,7 +54,10 @@ def load_named(name: str | Path) -> Config | None:
 
 
 def choose_config(
-    request: Request, saved: Config | None = None, sequences: int = 0
+    request: Request,
+    saved: Config | None = None,
+    sequences: int = 0,
+    are_two_valued: Callable[[], bool] = lambda: False,
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and why the rule has chosen it.
 
@@ -63,10 +69,12 @@ def choose_config(
         saved: the configuration of the run that is in the workdir, if there is one. A
             run keeps its kind of network.
         sequences: the number of training sequences, before some are held out.
+        are_two_valued: tells whether no feature of them has more than two values. It is
+            called if the rule needs it.
     """
     config, reason = request.config, None
     if config is None:
-        name, reason = _choose_recipe(request, saved, sequences)
+        name, reason = _choose_recipe(request, saved, sequences, are_two_valued)
         config = load_config(find_config(name))
     # A recipe's values for AdamW, for example, do not apply to an own optimizer. Random
     # filters stay, and are refused beside a network.
@@ -82,7 +90,10 @@ def choose_config(
 
 # Returns the name of a shipped configuration, and the reason for the choice.
 def _choose_recipe(
-    request: Request, saved: Config | None, sequences: int
+    request: Request,
+    saved: Config | None,
+    sequences: int,
+    are_two_valued: Callable[[], bool],
 ) -> tuple[str, str | None]:
     cell = request.settings.get("model.cell")
     if cell is not None:
@@ -95,7 +106,9 @@ def _choose_recipe(
     if saved is not None:
         name = "filters" if saved.model.is_closed_form else "trained"
         return name, None
-    limit = f"{FEW_SEQUENCES:,} training sequences"
-    if sequences < FEW_SEQUENCES:
-        return "filters", f"for fewer than {limit}"
-    return "trained", f"for {limit} or more"
+    limit, kind = FEW_SEQUENCES, "training sequences"
+    if sequences < limit and are_two_valued():
+        limit, kind = FEW_TWO_VALUED_SEQUENCES, "training sequences of two values"
+    if sequences < limit:
+        return "filters", f"for fewer than {limit:,} {kind}"
+    return "trained", f"for at least {limit:,} {kind}"

@@ -20,10 +20,12 @@ class Source(NamedTuple):
     Attributes:
         examples: the number of training examples, before some are held out.
         load: loads the data set.
+        are_two_valued: tells whether no feature has more than two values in training.
     """
 
     examples: int
     load: Callable[[Config], Dataset]
+    are_two_valued: Callable[[], bool] = lambda: False
 
 
 def load(config: Config, *, trained: Task | None = None) -> Dataset:
@@ -61,7 +63,7 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
         with prefix_errors(path):
             return reading.to_dataset(name, sequences, config, trained)
 
-    return Source(sequences.count_training(), load_sequences)
+    return Source(sequences.count_training(), load_sequences, sequences.are_two_valued)
 
 
 def _load_images(config: Config) -> Dataset:

@@ -1,7 +1,9 @@
 """Formats scores as text, in percent and with their intervals."""
 
+import statistics
 from collections.abc import Sequence
 
+from rnnmnist.errors import escape_unprintable
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Scores
@@ -124,6 +126,22 @@ def format_trained_on(result: Result) -> str:
     )
 
 
+def format_accuracy_by_group(result: Result) -> str:
+    """Formats the accuracies by group: their mean, and the lowest one with its group.
+
+    Without groups, the text is empty.
+    """
+    accuracies = result.accuracy_by_group
+    if accuracies is None:
+        return ""
+    mean = statistics.fmean(accuracies.values())
+    lowest = min(accuracies, key=accuracies.__getitem__)
+    return (
+        f"; by group {format_percent(mean)} on average, lowest "
+        f"{format_percent(accuracies[lowest])} ({escape_unprintable(lowest)})"
+    )
+
+
 def format_loss(result: Result) -> str:
     """Formats the loss of a result; of several seeds, the mean and the ensemble's.
 
@@ -139,8 +157,9 @@ def format_loss(result: Result) -> str:
 
 
 def format_evaluation(result: Result) -> str:
-    """Formats what was evaluated, the accuracy and the loss."""
+    """Formats the data, the accuracy, also by group, and the loss."""
     return (
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
-        f"{format_result(result)}, {format_loss(result)}"
+        f"{format_result(result)}{format_accuracy_by_group(result)}, "
+        f"{format_loss(result)}"
     )

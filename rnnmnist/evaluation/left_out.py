@@ -2,11 +2,12 @@
 
 It has a row for each training example of each network:
 
-    sequence,seed,label,predicted,logit rest,logit walk
-    recording 1,0,walk,rest,0.41,-0.41
+    sequence,group,seed,label,predicted,logit rest,logit walk
+    recording 1,subject 7,0,walk,rest,0.41,-0.41
 
 The last columns are the logits of the classes, by a head that was fitted without the
-example, or without its group. Examples are in the order of their groups.
+example, or without its group. Examples are in the order of their groups; without
+groups, the table has no column for them.
 """
 
 import csv
@@ -18,8 +19,6 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
 
-COLUMNS = ("sequence", "seed", "label", "predicted")  # before those of the classes
-
 
 def format_table(
     seeds: Iterable[int], task: Task, train: Examples, logits: np.ndarray
@@ -29,15 +28,18 @@ def format_table(
     The logits are float64 [ensemble, examples, classes], and the examples sorted by
     group.
     """
-    classes = task.classes
+    classes, groups = task.classes, train.groups
+    group_column = [] if groups is None else ["group"]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     # Without "logit", a class could have the name of another column.
-    writer.writerow([*COLUMNS, *(f"logit {name}" for name in classes)])
+    columns = ["sequence", *group_column, "seed", "label", "predicted"]
+    writer.writerow([*columns, *(f"logit {name}" for name in classes)])
     for seed, logits_of_seed in zip(seeds, logits, strict=True):
         for position, values in enumerate(logits_of_seed):
             label = classes[train.labels[position]]
             predicted = classes[values.argmax()]
-            name = train.name(position)
-            writer.writerow([name, seed, label, predicted, *values.tolist()])
+            group = [] if groups is None else [groups[position]]
+            row = [train.name(position), *group, seed, label, predicted]
+            writer.writerow([*row, *values.tolist()])
     return text.getvalue()

@@ -116,6 +116,11 @@ class Network:
         """The factor of the logits whose softmax are the probabilities."""
         return self.header.multiplier
 
+    @property
+    def reason(self) -> str | None:
+        """Why this kind of network was chosen; None if the user has named it."""
+        return self.header.reason
+
     @functools.cached_property
     def params_sha256(self) -> str:
         """The SHA-256 of the parameters, as in result files."""

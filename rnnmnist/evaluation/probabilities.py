@@ -1,11 +1,11 @@
 """Probabilities of the classes, from the logits of a network or of an ensemble.
 
 Networks that are trained by gradients are too certain on few examples, and with label
-smoothing not certain enough. One multiplier of the logits, which is chosen on examples
-that did not train the network, corrects both. It is positive, so that no prediction
-changes. An ensemble has one, of the logits that its members have together: with one for
-each member, the members would have other shares in the mean of the probabilities, and
-predictions would change.
+smoothing not certain enough. One multiplier of the logits corrects both. It is chosen
+on examples that did not train the network; without them, it follows from the label
+smoothing. It is positive, so that no prediction changes. An ensemble has one, of the
+logits that its members have together: with one for each member, the members would have
+other shares in the mean of the probabilities, and predictions would change.
 
 References:
     Platt, "Probabilistic Outputs for Support Vector Machines", 1999, for probabilities
@@ -30,6 +30,10 @@ HALVINGS = 50  # of this range, on a logarithmic scale
 # After so many, the multiplier of a network has the digits that are kept, and takes
 # little of the time of a validation.
 CALIBRATION_HALVINGS = 20
+
+# The probability for which the multiplier undoes label smoothing exactly.
+# `docs/results_sequences.md` compares.
+EXACT = 0.95
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -58,6 +62,23 @@ def combine_members(logits: Logits) -> Logits:
     xp = logits.__array_namespace__()
     log_sums: Logits = xp.logaddexp.reduce(log_softmax(logits), axis=0)
     return log_sums - math.log(len(logits))
+
+
+def smoothing_multiplier(label_smoothing: float, classes: int) -> float:
+    """Returns the multiplier of the logits that undoes label smoothing.
+
+    Instead of a probability p, a network that has learnt the smoothed targets gives
+    (1 - label_smoothing) * p + label_smoothing / classes. A multiplier can undo this
+    exactly for one p only, here `EXACT`, if the other classes share the rest equally.
+    Without label smoothing, the multiplier is 1.
+    """
+    learnt = (1 - label_smoothing) * EXACT + label_smoothing / classes
+
+    def logit_gap(probability: float) -> float:
+        """Returns by how much the logit of the right class exceeds the others."""
+        return math.log(probability * (classes - 1) / (1 - probability))
+
+    return logit_gap(EXACT) / logit_gap(learnt)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:

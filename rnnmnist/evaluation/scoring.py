@@ -3,7 +3,7 @@
 import numpy as np
 from msgspec.structs import asdict
 
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples, permutation_sha256
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members, log_softmax
@@ -80,7 +80,15 @@ def score_split(
     # The leave-one-out predictions chose a factor of the head of random filters.
     chose_multiplier = split.startswith("leave_one")
     if split == "validation" and not run.config.model.is_closed_form:
-        chose_multiplier = run.multiplier != 1
+        chose_multiplier = len(examples) >= MIN_VALIDATION_EXAMPLES
+    accuracy_by_group = None
+    if examples.groups is not None:
+        # Of several networks, the fraction that classifies an example correctly.
+        is_correct = (logits.argmax(axis=-1) == examples.labels).mean(axis=0)
+        groups, codes = np.unique(examples.groups, return_inverse=True)
+        accuracies = np.bincount(codes, is_correct) / np.bincount(codes)
+        names = groups.astype(str).tolist()
+        accuracy_by_group = dict(zip(names, accuracies.tolist(), strict=True))
     permutation = None
     permutation_hash = None
     if run.config.data.view == "permuted":
@@ -103,4 +111,5 @@ def score_split(
         tutorial_128=scores_of_128,
         chose_multiplier=is_of_run and chose_multiplier,
         examples_trained_on=examples_trained_on,
+        accuracy_by_group=accuracy_by_group,
     )

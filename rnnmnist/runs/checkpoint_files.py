@@ -61,6 +61,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     # By which the logits are multiplied for the probabilities. The metrics, which
     # select the checkpoint, are those without it.
     multiplier: float = 1.0
+    # Why the rule of `choose_config` chose the cell; None if the user did.
+    reason: str | None = None
     # The SHA-256 of each file with a function of the user, by `SETTING=LABEL`.
     files: dict[str, str] = {}
     # A hash of each training sequence; empty for images.

@@ -16,6 +16,7 @@ OF_ENSEMBLE = (
     "permutation_sha256",
     "trained_on_sha256",
     "examples_trained_on",
+    "accuracy_by_group",
 )
 
 
@@ -44,6 +45,8 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
         examples_trained_on: the number of examples that are equal to training
             sequences, of data other than those of the training; None if this is not
             known.
+        accuracy_by_group: the accuracy on the examples of each group, the mean over
+            several networks; None without groups.
     """
 
     dataset: str
@@ -60,6 +63,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     tutorial_128: Scores | None = None
     chose_multiplier: bool = False
     examples_trained_on: int | None = None
+    accuracy_by_group: dict[str, float] | None = None
 
     @property
     def path(self) -> Path:

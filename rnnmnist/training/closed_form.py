@@ -84,6 +84,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
         task=task,
         metrics=metrics,
         multiplier=multiplier,
+        reason=run.reason,
         trained_on=train.list_digests(),
     )
     record.save(header, params, {"left_out": left_out_logits})

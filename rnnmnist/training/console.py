@@ -4,9 +4,12 @@ import logging
 import shlex
 import textwrap
 
+import numpy as np
+
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.schema import OPENING_SETTINGS, is_own
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
+from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import escape_unprintable
 from rnnmnist.evaluation.formatting import (
     format_counts,
@@ -100,8 +103,8 @@ def describe_run(run: Run) -> str:
         f"{config.model.description} on {task.name}, {seeds}, {devices}, in {place}"
     ]
     if task.image_shape is None:
-        lines.append(describe_sequences(task))
-    if reason is not None:
+        lines.append(describe_sequences(dataset))
+    if reason is not None and not step:
         chosen, other = "a trained network", "filters"
         if config.model.is_closed_form:
             chosen, other = "random filters", "lru"
@@ -116,8 +119,9 @@ def describe_run(run: Run) -> str:
     return "\n".join(lines)
 
 
-def describe_sequences(task: Task) -> str:
+def describe_sequences(dataset: Dataset) -> str:
     """Describes a user's sequences, and which of their groups validate."""
+    task, train = dataset.task, dataset.splits["train"]
     features = textwrap.shorten(", ".join(task.feature_names), 100, placeholder=" …")
     classes = textwrap.shorten(", ".join(task.classes), 100, placeholder=" …")
     text = (
@@ -125,6 +129,13 @@ def describe_sequences(task: Task) -> str:
         f"{task.time_steps:,} time steps with features: {features or task.features}; "
         f"classes: {classes}"
     )
+    if train.lengths is not None and task.time_steps > 3 * np.median(train.lengths):
+        text += (
+            "\nhalf of the training sequences have at most "
+            f"{np.median(train.lengths):,.0f} time steps, and all are padded to "
+            f"{task.time_steps:,}: shorten the long ones to save time, or choose fewer "
+            "features (data.features)"
+        )
     if task.validation_groups:
         text += f"\nvalidation on the groups {', '.join(task.validation_groups)}"
     return text

@@ -32,17 +32,17 @@ def score_validation(
     params: Params,
     examples: Examples,
     step: int,
-) -> tuple[Metrics, float]:
+) -> tuple[Metrics, float | None]:
     """Scores parameters [ensemble, ...] on the validation split.
 
-    Returns their metrics, and the multiplier of their logits, which is 1 if the split
-    is too small to select a checkpoint.
+    Returns their metrics, and the multiplier that calibrates their logits. The
+    multiplier is None if the split is too small to select a checkpoint.
     """
     with prefix_errors(f"step {step} is not saved"):
         logits = predict_logits(
             program.model, params, examples, program.transform.view, program.mesh
         )
-    multiplier = 1.0
+    multiplier = None
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
         multiplier = calibrate(logits, examples.labels)
     metrics = measure(config, logits, examples, step, "validation")

@@ -8,6 +8,7 @@ import numpy as np
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
+from rnnmnist.evaluation.probabilities import smoothing_multiplier
 from rnnmnist.models.parameters import abstract_params, count_params
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import Metrics
@@ -58,6 +59,9 @@ def loop_over_events(
     if config.train.has_class_weights:
         weights = weigh_examples(config.train, task, training.labels)
         training = dataclasses.replace(training, weights=weights.astype(np.float32))
+    multiplier_of_smoothing = smoothing_multiplier(
+        config.train.label_smoothing, len(task.classes)
+    )
     with open_batches(training, config, mesh) as batches:
         if step == 0:
             state = create_state(config, program, task.difference_std)
@@ -109,14 +113,14 @@ def loop_over_events(
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
                 # The softmax of `logit_multiplier * logits` gives the probabilities. A
-                # validation chooses the multiplier that calibrates them, and the
-                # checkpoint stores it. Without a validation, it is 1.
-                logit_multiplier = 1.0
+                # validation of enough examples chooses it.
+                logit_multiplier = multiplier_of_smoothing
                 if is_due and len(validation.labels):
                     params = state.evaluated_params
-                    validated, logit_multiplier = score_validation(
+                    validated, chosen_multiplier = score_validation(
                         config, program, params, validation, step
                     )
+                    logit_multiplier = chosen_multiplier or multiplier_of_smoothing
                     record.log(validated)
                     progress.show(validated)
 
@@ -128,6 +132,7 @@ def loop_over_events(
                         task=task,
                         metrics=validated,
                         multiplier=logit_multiplier,
+                        reason=run.reason,
                         trained_on=training.list_digests(),
                     )
                     # Replicated, since one process saves the arrays of all.

@@ -79,7 +79,9 @@ def open_run(
         header = record.headers.get(record.step)
         source = open_source(request.data)
         saved = None if header is None else header.config
-        chosen, reason = choose_config(request, saved, source.examples)
+        chosen, reason = choose_config(
+            request, saved, source.examples, source.are_two_valued
+        )
         # The user has named these functions in this call, so they may be imported.
         chosen = import_functions(chosen)
         if chosen.data.name != "files":  # images need not be read for their task
@@ -91,6 +93,7 @@ def open_run(
         if header is not None:
             config = fill_defaults(chosen, header.task)
             completed = check_resume(config, header, record)
+            reason = header.reason
             warn_of_changed_files(header, config)
         if not is_process_0():
             wait_for_process_0()  # which prepares the data

@@ -9,10 +9,17 @@ from support import called, output_of
 
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.recipes import FEW_SEQUENCES, Request, choose_config, load_named
+from rnnmnist.config.recipes import (
+    FEW_SEQUENCES,
+    FEW_TWO_VALUED_SEQUENCES,
+    Request,
+    choose_config,
+    load_named,
+)
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.sequences.checking import check_arrays
 
 LABELS = np.arange(30) % 2
 INPUTS = np.random.default_rng(0).normal(size=(30, 5, 1)) + LABELS[:, None, None]
@@ -45,6 +52,34 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
     assert chosen(few, {"model.cell": "gru"}) == ("gru", None)
     assert chosen(many, saved=FILTERS) == ("filters", None)
     assert chosen(few, saved=TRAINED) == ("lru", None)
+
+
+def test_fewer_sequences_are_enough_for_a_network_if_features_have_two_values() -> None:
+    generator = np.random.default_rng(0)
+    one_hot = np.eye(5)[generator.integers(5, size=(FEW_SEQUENCES - 1, 4))]
+    one_hot[..., 0] = 7  # a constant
+    lengths = generator.integers(1, 5, size=len(one_hot))
+    one_hot[np.arange(4) >= lengths[:, None]] = 0.5  # the padding
+    other = one_hot.copy()
+    other[-1, 0, 2] = 0.5
+    split = np.repeat(["train", "test"], [len(one_hot) - 1, 1])
+    labels = np.arange(len(one_hot)) % 2
+    limit = FEW_TWO_VALUED_SEQUENCES
+    for inputs, splits, cell, count in (
+        (one_hot, None, "lru", len(one_hot)),
+        (one_hot, None, "lru", limit),
+        (one_hot, None, "filters", limit - 1),
+        (other, None, "filters", len(one_hot)),
+        (other, split, "lru", len(one_hot)),
+    ):
+        sequences = check_arrays(inputs, labels, lengths=lengths, split=splits)
+        config, reason = choose_config(
+            Request(None), None, count, sequences.are_two_valued
+        )
+        assert config.model.cell == cell
+        number = limit if inputs is one_hot or splits is not None else FEW_SEQUENCES
+        assert f" {number:,} training sequences" in str(reason)
+        assert ("of two values" in str(reason)) == (number == limit)
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 from support import TASK
 
 from rnnmnist.data.examples import Examples
@@ -23,8 +24,10 @@ TRAIN = Examples(
 THREE_CLASSES = dataclasses.replace(TASK, classes=CLASSES)
 
 
-def test_a_class_with_any_name_has_a_column() -> None:
-    text = format_table(range(5, 7), THREE_CLASSES, TRAIN, LOGITS)
+@pytest.mark.parametrize("groups", [None, np.array(["a", "b, c"])[LABELS % 2]])
+def test_a_class_with_any_name_has_a_column(groups: np.ndarray | None) -> None:
+    train = dataclasses.replace(TRAIN, groups=groups)
+    text = format_table(range(5, 7), THREE_CLASSES, train, LOGITS)
     table = pd.read_csv(io.StringIO(text))
     assert (table["seed"] == np.repeat([5, 6], COUNT)).all()
     names = np.array(CLASSES)
@@ -32,4 +35,8 @@ def test_a_class_with_any_name_has_a_column() -> None:
     logits = table[[f"logit {name}" for name in CLASSES]].to_numpy()
     np.testing.assert_array_equal(logits, LOGITS.reshape(-1, 3))
     assert (table["predicted"] == names[logits.argmax(axis=1)]).all()
-    assert table.shape[1] == 4 + len(CLASSES)
+    columns = ["sequence", "seed", "label", "predicted"]
+    if groups is not None:
+        columns.insert(1, "group")
+        assert (table["group"] == np.tile(groups, SEEDS)).all()
+    assert list(table.columns[: -len(CLASSES)]) == columns

@@ -11,6 +11,7 @@ from rnnmnist.evaluation.probabilities import (
     choose_multiplier,
     combine_members,
     log_softmax,
+    smoothing_multiplier,
     softmax,
 )
 
@@ -63,3 +64,18 @@ def test_the_multiplier_minimizes_the_cross_entropy() -> None:
     errors = 1 - np.exp(logits.max(1)) / np.exp(logits).sum(1)
     np.testing.assert_allclose(errors, 1 / 502, rtol=1e-3)
     assert choose_multiplier(-right, labels, np.ones(500)) < 0.01
+
+
+@pytest.mark.parametrize("smoothing", [0.01, 0.1, 0.9])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_label_smoothing_is_undone_for_a_probability(
+    smoothing: float, classes: int
+) -> None:
+    """Of a network that has learnt the smoothed probabilities."""
+    probabilities = np.full(classes, 0.05 / (classes - 1))
+    probabilities[0] = 0.95
+    learnt = (1 - smoothing) * probabilities + smoothing / classes
+    multiplier = smoothing_multiplier(smoothing, classes)
+    found = softmax(multiplier * np.log(learnt))
+    np.testing.assert_allclose(found, probabilities)
+    assert smoothing_multiplier(0.0, classes) == 1

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import statistics
 from pathlib import Path
 from time import time as now
 from typing import Any
@@ -274,6 +275,14 @@ def test_groups_are_left_out_as_a_whole(
     assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
     assert printed.count("takes 60 sequences of 12 groups for independent") == 1
 
+    # Each group has five sequences. The table names the group of each.
+    table = pd.read_csv(run / "evaluation" / "leave_one_group_out-1.csv")
+    np.testing.assert_array_equal(table["group"], table["sequence"] % 12)
+    is_correct = table["label"] == table["predicted"]
+    expected = is_correct.groupby(table["group"].astype(str)).mean().to_dict()
+    result = rnnmnist.load(run).evaluate()
+    assert result.accuracy_by_group == pytest.approx(expected)
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered")
@@ -288,6 +297,15 @@ def test_an_accuracy_over_groups_is_never_stated_without_them(
     assert "12 sequences of 2 groups" in line
     evaluated = output_of(called("evaluate", f"--workdir={run}"))
     assert "12 sequences of 2 groups" in evaluated.splitlines()[0]
+    by_group = json.loads((run / "evaluation" / "test-1.json").read_text())
+    accuracies = by_group["accuracy_by_group"]
+    assert set(accuracies) == {"0", "5"}
+    assert statistics.mean(accuracies.values()) == pytest.approx(by_group["accuracy"])
+    lowest = min(accuracies, key=accuracies.__getitem__)
+    assert (
+        f"; by group {100 * by_group['accuracy']:.2f} % on average, lowest "
+        f"{100 * accuracies[lowest]:.2f} % ({lowest}), " in evaluated
+    )
     reported = output_of(called("report", f"--workdir={run}"))
     assert "12 sequences of 2 groups" in reported.splitlines()[0]
 

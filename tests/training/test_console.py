@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from support import TASK, make_metrics, run_config
 
+from rnnmnist.config.schema import Config
+from rnnmnist.data.sequences.checking import check_arrays
+from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.console import Progress
+from rnnmnist.training.console import Progress, describe_sequences
 
 
 def test_the_time_left_follows_from_the_speed(
@@ -32,6 +35,17 @@ def test_names_cannot_change_the_terminal(capsys: pytest.CaptureFixture[str]) ->
     progress = Progress(run_config({}).train, TASK, verbose=True)
     progress.write("a group \x1b]0;title\x07\nthe next line")
     assert capsys.readouterr().out == "a group \\x1b]0;title\\x07\nthe next line\n"
+
+
+def test_a_long_tail_of_lengths_is_named() -> None:
+    inputs = np.random.default_rng(0).normal(size=(40, 31, 1))
+    labels, lengths = np.arange(40) % 2, np.full(40, 10)
+    for longest in (30, 31):
+        lengths[5] = longest
+        sequences = check_arrays(inputs, labels, lengths=lengths)
+        described = describe_sequences(to_dataset("mine", sequences, Config()))
+        line = "\nhalf of the training sequences have at most 10 time steps, and all "
+        assert (line in described) == (longest > 30)
 
 
 def raise_full(text: str) -> int:

@@ -12,6 +12,7 @@ from support import called, output_of
 import rnnmnist
 from rnnmnist.evaluation.inputs import read_given, to_inputs
 from rnnmnist.evaluation.network import Network
+from rnnmnist.evaluation.probabilities import smoothing_multiplier
 from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.runs import logs
 from rnnmnist.runs.records import Record
@@ -121,9 +122,16 @@ def test_a_metric_is_logged_by_training_and_validation(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_multiplier_is_1_where_validation_does_not_select(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_without_enough_validation_examples_the_multiplier_follows_from_smoothing(
+    tmp_path: Path, label_smoothing: float
+) -> None:
     split = np.where(SPLIT == "validation", "test", SPLIT)
     split[np.flatnonzero(SPLIT == "validation")[:49]] = "validation"
-    workdir = fit(tmp_path / "run", split=split)
-    assert Record(workdir).select("best").multiplier == 1
-    assert trainer.result(workdir)["multiplier"] == 1
+    workdir = fit(tmp_path / "run", split=split, label_smoothing=label_smoothing)
+    expected = smoothing_multiplier(label_smoothing, classes=3)
+    assert (expected == 1) == (label_smoothing == 0)
+    assert Record(workdir).select("best").multiplier == expected
+    assert trainer.result(workdir)["multiplier"] == expected
+    on_validation = rnnmnist.load(workdir).evaluate(split="validation")
+    assert not on_validation.chose_multiplier

@@ -16,9 +16,10 @@ MAX_CLASSES = 1_000
 PART_BYTES = 1 << 24  # of values that are read at a time, as float64
 HELD_OUT = 0.1  # of the training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
-    "biuf": "real numbers; convert texts by .astype(float), sparse matrices by "
-    ".toarray(), an array of sequences or a generator by list(), and a LazyFrame by "
-    ".collect(); read a file by rnnmnist.read_sequences",
+    "biuf": "real numbers; encode letters or categories one-hot, as 0 and 1 in a "
+    "feature for each, or as integers for an embedding in your own network; convert "
+    "sparse matrices by .toarray(), an array of sequences or a generator by list(), "
+    "and a LazyFrame by .collect(); read a file by rnnmnist.read_sequences",
     "biuU": "integers or strings, none of them missing; convert them with .astype(int) "
     "or .astype(str), and divide numbers into classes, as by np.digitize",
     "iu": "integers; convert them with .astype(int)",
@@ -68,6 +69,18 @@ class Sequences:
         """Returns the indices of each split; without any, all are of one."""
         given = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(given == name) for name in SPLITS}
+
+    def are_two_valued(self) -> bool:
+        """Whether no feature has more than two values in the training sequences."""
+        training = self.split_as_given("train")["train"]
+        low, high = np.inf, -np.inf
+        for _, _, rows in self.read_parts(training):
+            low = np.minimum(low, rows.min(axis=0))
+            high = np.maximum(high, rows.max(axis=0))
+        return all(
+            bool(((rows == low) | (rows == high)).all())
+            for _, _, rows in self.read_parts(training)
+        )
 
     def count_training(self) -> int:
         """Returns how many sequences are for training, before some are held out."""

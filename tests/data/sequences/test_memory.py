@@ -315,6 +315,12 @@ def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
         model.predict(np.ones((5, 2)))
 
 
+def test_texts_as_values_are_to_be_encoded() -> None:
+    letters = np.array([list("acgt"), list("tgca")])
+    with pytest.raises(UserError, match=r"^inputs: is '<U1'; .* one-hot, .* embedding"):
+        rnnmnist.fit(letters, ["a", "b"])
+
+
 FLOATS = np.random.default_rng(0).normal(size=60)
 
 

@@ -1,0 +1,320 @@
+"""Compares ways to calibrate a trained network without held-out sequences.
+
+    python tools/calibration.py --data=FOLDER --wheel=FOLDER
+
+The folders are those of `few_sequences.py`; the first one also contains the folders of
+`results.SETS`. The trained recipe is trained on four of five folds of seven training
+splits, in two draws of the folds, and classifies the fifth fold. Of other sets, it is
+trained on some sequences, in two draws, and classifies others. Test splits are not
+read. A second network is trained on nine tenths of the same sequences, and the other
+tenth fits its temperature. A process has one core. The logits stay in
+`checkpoints/calibration`.
+
+results/calibration.json receives the log losses and the calibration error of each set
+and method.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import page_tables
+from few_sequences import (
+    ALL,
+    TITLES,
+    Sequences,
+    divide,
+    load_images,
+    load_names,
+    load_watch,
+    load_words,
+)
+from fold_tables import SEVEN
+from folds import Folds, prepare
+
+import rnnmnist
+from results import RESULTS, RUNS
+from rnnmnist.data.sequences.reading import read
+from rnnmnist.evaluation.probabilities import (
+    calibrate,
+    log_softmax,
+    smoothing_multiplier,
+)
+from rnnmnist.runtime import machine
+
+FILE = RESULTS / "calibration.json"
+DRAWS = (0, 1)
+FOLDS = 5
+# The numbers of training sequences of the other sets.
+SIZES = {
+    "mnist": (2_000, 5_000),
+    "fashion_mnist": (2_000, 5_000),
+    "watch": (ALL,),
+    "words": (2_000,),
+    "names": (2_000,),
+}
+COUNTS = ("examples", "correct", "loss_of_correct", "loss_of_wrong")
+BINS = 15  # of the confidence, as in Guo et al., 2017
+SMOOTHING = 0.1  # the label smoothing of the trained recipe
+
+Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # inputs, classes, lengths
+
+
+def list_parts(
+    data: Path, wheel: Path
+) -> dict[str, list[Callable[[], tuple[Part, Part, int]]]]:
+    """Returns functions that load what trains, what is classified, and the seed."""
+    parts: dict[str, list[Callable[[], tuple[Part, Part, int]]]] = {}
+    for name in SEVEN:
+        path = data / name / f"{name}_TRAIN.ts"
+        parts[name] = [
+            functools.partial(load_fold, Folds(path, FOLDS, draw), fold)
+            for draw in DRAWS
+            for fold in range(FOLDS)
+        ]
+    loaders = {
+        "mnist": functools.partial(load_images, data, "mnist"),
+        "fashion_mnist": functools.partial(load_images, data, "fashion_mnist"),
+        "watch": functools.partial(load_watch, wheel),
+        "words": functools.partial(load_words, wheel),
+        "names": functools.partial(load_names, wheel),
+    }
+    for name, sizes in SIZES.items():
+        for size in sizes:
+            title = TITLES[name] if size == ALL else f"{size:,} {TITLES[name]}"
+            parts[title] = [
+                functools.partial(load_part, name, loaders[name], size, draw)
+                for draw in DRAWS
+            ]
+    return parts
+
+
+def load_fold(folds: Folds, fold: int) -> tuple[Part, Part, int]:
+    """Returns the other folds, the fold, and the seed of the network."""
+    sequences = read(folds.path, pair=False)
+    labels = np.asarray(sequences.labels)
+    is_held_out = folds.divide(labels) == fold
+    inputs, lengths = np.asarray(sequences.inputs), sequences.lengths
+    classes = np.array(sequences.classes)[labels]
+
+    def take(chosen: np.ndarray) -> Part:
+        return (
+            inputs[chosen],
+            classes[chosen],
+            None if lengths is None else (np.asarray(lengths)[chosen]),
+        )
+
+    return take(~is_held_out), take(is_held_out), folds.first_seed + fold
+
+
+def load_part(
+    name: str, load: Callable[[], Sequences], size: int, draw: int
+) -> tuple[Part, Part, int]:
+    """Returns sequences of a set, others of it, and the seed of the network."""
+    sequences = load()
+    train, held_out = divide(name, sequences, draw)
+
+    def take(chosen: np.ndarray) -> Part:
+        lengths = sequences.lengths
+        return (
+            sequences.inputs[chosen],
+            sequences.labels[chosen].astype(str),
+            None if lengths is None else lengths[chosen],
+        )
+
+    return take(train[:size]), take(held_out), draw
+
+
+def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
+    """Trains two networks, and saves the logits of one, and the other's multiplier."""
+    (inputs, classes, lengths), (others, names, their_lengths), seed = load()
+    fit = functools.partial(
+        rnnmnist.fit,
+        inputs,
+        classes,
+        lengths=lengths,
+        cell="lru",
+        seed=seed,
+        verbose=False,
+    )
+    model = fit(validation=False)
+    probabilities = model.classify(others, their_lengths).astype(float)
+    of_nine_tenths = fit()
+    assert of_nine_tenths.dataset is not None
+    tenth = of_nine_tenths.dataset.splits["validation"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        file,
+        logits=np.log(probabilities) / model.multiplier,
+        labels=[model.task.classes.index(name) for name in names],
+        trained_on=len(inputs),
+        multiplier=calibrate(of_nine_tenths.logits(tenth), tenth.labels),
+    )
+    print(file, flush=True)
+
+
+def undo_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+    """Returns the logarithms of the probabilities before label smoothing.
+
+    A network that has learnt the smoothed targets knows them. The least probability is
+    1 over the number of training sequences.
+    """
+    classes = logits.shape[1]
+    learnt = np.exp(log_softmax(logits))
+    known = (learnt - SMOOTHING / classes) / (1 - SMOOTHING)
+    return np.log(known.clip(1 / trained_on))
+
+
+def follow_number(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+    """Scales the logits of the smoothed targets to a probability of 1 - 1/n.
+
+    n is the number of training sequences.
+    """
+    classes = logits.shape[1]
+    learnt = np.log1p(classes * (1 - SMOOTHING) / SMOOTHING)
+    return logits * np.log((trained_on - 1) * (classes - 1)) / learnt
+
+
+def follow_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+    """Scales logits as a run does."""
+    return logits * smoothing_multiplier(SMOOTHING, logits.shape[1])
+
+
+METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
+    "none": lambda logits, trained_on, multiplier: logits,
+    "smoothing undone": undo_smoothing,
+    "temperature, exact at 95 %": follow_smoothing,
+    "temperature, up to 1 - 1/n": follow_number,
+    "temperature of a tenth": lambda logits, trained_on, multiplier: (
+        logits * multiplier
+    ),
+}
+
+
+def score(files: list[Path], method: str) -> dict[str, Any]:
+    """Returns the figures of a set: losses are sums over the sequences of a file."""
+    parts: dict[str, list[float]] = {name: [] for name in COUNTS}
+    gaps = np.zeros(BINS)
+    confidence = 0.0
+    for file in files:
+        saved = np.load(file)
+        trained_on, multiplier = int(saved["trained_on"]), float(saved["multiplier"])
+        logits = METHODS[method](saved["logits"], trained_on, multiplier)
+        labels = saved["labels"]
+        logarithms = log_softmax(logits)
+        losses = -logarithms[np.arange(len(labels)), labels]
+        is_correct = logarithms.argmax(axis=1) == labels
+        confidences = np.exp(logarithms.max(axis=1))
+        bins = np.minimum((confidences * BINS).astype(int), BINS - 1)
+        gaps += np.bincount(bins, is_correct - confidences, BINS)
+        confidence += float(confidences.sum())
+        counted = (
+            len(labels),
+            int(is_correct.sum()),
+            float(losses[is_correct].sum()),
+            float(losses[~is_correct].sum()),
+        )
+        for name, value in zip(COUNTS, counted, strict=True):
+            parts[name].append(value)
+    examples = sum(parts["examples"])
+    return {
+        **parts,
+        "confidence": confidence / examples,
+        "calibration_error": float(np.abs(gaps).sum()) / examples,
+    }
+
+
+def methods() -> str:
+    """Returns the table of the methods, with means over the sets."""
+    sets = json.loads(FILE.read_text())["sets"]
+    lines = []
+    for method in METHODS:
+        rows = []
+        for figures in sets.values():
+            found = {name: np.sum(figures[method][name]) for name in COUNTS}
+            wrong = found["examples"] - found["correct"]
+            rows.append(
+                (
+                    (found["loss_of_correct"] + found["loss_of_wrong"])
+                    / found["examples"],
+                    found["loss_of_correct"] / found["correct"],
+                    found["loss_of_wrong"] / wrong if wrong else np.nan,
+                    100 * figures[method]["calibration_error"],
+                )
+            )
+        loss, correct, wrong, error = np.nanmean(rows, axis=0)
+        cells = [f"{loss:.3f}", f"{correct:.3f}", f"{wrong:.2f}", f"{error:.1f}"]
+        lines.append([method, *cells])
+    header = ("", "log loss", "of correct", "of wrong", "calibration error, points")
+    return page_tables.table(header, lines)
+
+
+def differences() -> str:
+    """Returns the table of the differences from the log loss of no calibration."""
+    sets = json.loads(FILE.read_text())["sets"]
+    lines = []
+    for name, figures in sets.items():
+        losses = {}
+        for method in METHODS:
+            found = {kind: np.array(figures[method][kind]) for kind in COUNTS}
+            of_all = found["loss_of_correct"] + found["loss_of_wrong"]
+            losses[method] = of_all / found["examples"]
+        none = losses.pop("none")
+        cells = []
+        for values in losses.values():
+            change = values - none
+            error = change.std(ddof=1) / len(change) ** 0.5
+            cells.append(f"{change.mean():+.3f} ± {error:.3f}")
+        lines.append([name, f"{none.mean():.3f}", *cells])
+    return page_tables.table(("", *METHODS), lines)
+
+
+def main() -> None:
+    """Parses the command line, trains, and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--wheel", type=Path, required=True, metavar="FOLDER")
+    args = parser.parse_args()
+    folder = RUNS.with_name("calibration")
+    parts = list_parts(args.data, args.wheel)
+    files = {
+        name: [folder / f"{name}-{index}.npz" for index in range(len(parts[name]))]
+        for name in parts
+    }
+    spawn = multiprocessing.get_context("spawn")
+    cores = spawn.Queue()
+    for core in os.sched_getaffinity(0):
+        cores.put(core)
+    size = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(size, spawn, prepare, (cores, {})) as pool:
+        waiting = [
+            pool.submit(train, load, file)
+            for name in parts
+            for load, file in zip(parts[name], files[name], strict=True)
+            if not file.exists()
+        ]
+        for one in waiting:
+            one.result()
+    content = {
+        "command": "python tools/calibration.py --data=FOLDER --wheel=FOLDER",
+        "hardware": machine.describe_processor(),
+        "date": datetime.date.today().isoformat(),
+        "versions": machine.installed_versions(),
+        "sets": {
+            name: {method: score(files[name], method) for method in METHODS}
+            for name in parts
+        },
+    }
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
