@@ -30,20 +30,14 @@ def main(argv: list[str]) -> None:
     args = command_line.parse_training(parser, argv)
     try:
         check_run(args)
-        show("verdict", f"a run of {args.name} would work here")
     except Exception as error:  # incompatible libraries and drivers raise many kinds
         failure = as_failure(error) or summarize_error(error)
         reason = command_line.format_error(failure)
         raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 
-def show(label: str, text: str) -> None:
-    """Prints a line of the report."""
-    print(f"{label:<10}{text}", flush=True)
-
-
 def check_run(args: argparse.Namespace) -> None:
-    """Shows what a run would use, and trains its first steps in a temporary folder."""
+    """Prints what a run would use, and trains its first steps in a temporary folder."""
     import jax
 
     from rnnmnist.data.datasets import open_source
@@ -54,13 +48,14 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.runtime.distributed import broadcast, initialize
     from rnnmnist.runtime.mesh import platform_of
     from rnnmnist.runtime.signals import StopFlag, stop_on_signal
+    from rnnmnist.training.console import Progress, describe_run
     from rnnmnist.training.resume import Run, open_run
     from rnnmnist.training.run import train_and_evaluate
 
     versions = machine.installed_versions().items()
-    show("versions", ", ".join(f"{name} {version}" for name, version in versions))
+    print(", ".join(f"{name} {version}" for name, version in versions))
     memory = f"{machine.main_memory().total / 2**30:.1f} GiB of memory"
-    show("machine", f"{platform.system()}, {machine.describe_processor()}, {memory}")
+    print(f"{platform.system()}, {machine.describe_processor()}, {memory}", flush=True)
     enable_compilation_cache()
     initialize(*args.processes)
     if args.require is not None:  # before data are downloaded
@@ -72,12 +67,8 @@ def check_run(args: argparse.Namespace) -> None:
                 "one (in Colab: Runtime, Change runtime type), and unset JAX_PLATFORMS"
             )
     with open_run(args.request, args.workdir, open_source) as run:
-        config, task, mesh = run.config, run.dataset.task, run.mesh
-        state = run.completion or f"a run would go on from step {run.record.step}"
-        show("workdir", f"{args.workdir}, {state}")
-        show("data", f"{task.name}: {task.sizes} {task.noun}")
-        devices = f"{mesh.size} of {jax.device_count()} x {platform_of(mesh)}"
-        show("devices", devices)
+        config = run.config
+        Progress(config.train, run.dataset.task, verbose=True).write(describe_run(run))
         if not config.model.is_closed_form:
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()
@@ -85,8 +76,9 @@ def check_run(args: argparse.Namespace) -> None:
         with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as own:
             folder = Path(broadcast(lambda: own))  # which processes share
             train_and_evaluate(
-                Run(Record(folder), config, run.dataset, mesh),
+                Run(Record(folder), config, run.dataset, run.mesh),
                 contextlib.nullcontext(StopFlag()),
                 verbose=False,
             )
-    show("training", f"{time.monotonic() - started:.1f} s")
+    seconds = time.monotonic() - started
+    print(f"a run of {args.name} would work here: its trial took {seconds:.1f} s")

@@ -195,7 +195,7 @@ def export(run: Run) -> None:
 def doctor(run: Run) -> None:
     alone = "--num_processes=1"
     printed = output("doctor", f"--workdir={run.workdir}", alone, *run.training)
-    assert "verdict" in printed
+    assert "would work here" in printed
     if 0 < run.step < STEPS:
         assert f" from step {run.step}\n" in printed
 
