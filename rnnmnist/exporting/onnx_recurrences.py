@@ -4,6 +4,8 @@ References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
 """
 
+import math
+
 import numpy as np
 import onnx.parser
 
@@ -78,26 +80,31 @@ def _add_gelu(graph: Graph, x: str) -> str:
 
 
 def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds an `LRU`; returns its outputs, [time, examples, features].
-
-    The real and the imaginary parts of a state are side by side, and both are
-    multiplied by `real`; `swapped` by `imaginary` is what each adds to the other.
-    """
+    """Adds an `LRU`; returns its outputs, [time, examples, features]."""
     decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
-    size = len(decay)
-    real = graph.constant(np.tile(decay.real, 2))
-    imaginary = graph.constant(np.concatenate([-decay.imag, decay.imag]))
-    order = graph.constant(np.roll(np.arange(2 * size), size))
     scale = np.tile(np.exp(params["gamma_log"]), 2)
     driven = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
-    step = (
-        f"kept = Mul({real}, before) swapped = Gather<axis=1>(before, {order}) "
-        f"turned = Mul({imaginary}, swapped) sum = Add(kept, turned) "
-        "after = Add(sum, value)"
-    )
-    states = graph.scan(step, driven, graph.read_state(2 * size))
+    step = f"{_multiply_state(graph, decay)} after = Add(kept, value)"
+    states = graph.scan(step, driven, graph.read_state(2 * len(decay)))
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
+
+
+def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
+    """Returns nodes in ONNX's text format that multiply a state by complex numbers.
+
+    They compute `kept` from the state `before`. Its last axis has the real parts and
+    then the imaginary parts. Both are multiplied by `real`; `swapped` by `imaginary` is
+    what each adds to the other.
+    """
+    real = graph.constant(np.tile(factors.real, 2))
+    imaginary = graph.constant(np.concatenate([-factors.imag, factors.imag]))
+    return (
+        "before_real, before_imaginary = Split<axis=-1>(before) "
+        "swapped = Concat<axis=-1>(before_imaginary, before_real) "
+        f"scaled = Mul({real}, before) turned = Mul({imaginary}, swapped) "
+        "kept = Add(scaled, turned)"
+    )
 
 
 def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
@@ -107,24 +114,24 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     """
     thresholds, filters = params["thresholds"].shape
     is_read = graph.Less(add_times(graph, inputs), lengths)
-    # The real and the imaginary part of each recurrence, and the largest outputs.
-    before = [graph.read_state(filters) for _ in range(2 * ORDER + 1)]
-    counts_before = graph.read_state(thresholds * filters)
-    *after, counts = graph.add_outputs(
+    # The real and the imaginary parts of the recurrences, the largest outputs, and the
+    # counts of outputs above each threshold.
+    shapes = [(ORDER, 2 * filters), (filters,), (thresholds, filters)]
+    before = [graph.read_state(math.prod(shape)) for shape in shapes]
+    results = graph.add_outputs(
         "Scan",
-        *before,
-        graph.Reshape(counts_before, [0, thresholds, filters]),
+        *map(graph.Reshape, before, [(0, *shape) for shape in shapes]),
         inputs,
         graph.Unsqueeze(is_read, [2]),
-        outputs=len(before) + 1,
+        outputs=len(shapes),
         body=_make_filter_step(graph, params),
         num_scan_inputs=2,
     )
-    counts = graph.Flatten(counts)
-    for state, last in zip([*before, counts_before], [*after, counts], strict=True):
+    after = [graph.Flatten(result) for result in results]
+    for state, last in zip(before, after, strict=True):
         graph.write_state(state, last)
+    _, largest, counts = after
     shares = graph.Div(counts, count_time_steps(graph, lengths))
-    largest = after[-1]
     return graph.Concat(shares, largest, axis=1)
 
 
@@ -132,50 +139,39 @@ def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
     """Returns a time step of a `FilterBank`, the body of a loop.
 
     It maps the states, the largest outputs and the counts before the time step, its
-    value, and whether it is before the padding, to those after it.
+    value, and whether it is before the padding, to those after it. Each recurrence adds
+    to the one before it, so that the states are cumulative sums.
     """
     weights, thresholds = params["weights"], params["thresholds"]
-    pole_real, pole_imaginary = map(graph.constant, params["pole"])
-    phase_real, phase_imaginary = map(graph.constant, params["phase"])
-    step = (
-        f"real_0 = MatMul(value, {graph.constant(weights)}) "
-        "imaginary_0 = Sub(real_0, real_0) "
-    )
-    names = []
-    for k in range(1, ORDER + 1):
-        names += [f"real_{k}", f"imaginary_{k}"]
-        step += (
-            f"rr_{k} = Mul({pole_real}, before_real_{k}) "
-            f"ii_{k} = Mul({pole_imaginary}, before_imaginary_{k}) "
-            f"ri_{k} = Mul({pole_real}, before_imaginary_{k}) "
-            f"ir_{k} = Mul({pole_imaginary}, before_real_{k}) "
-            f"kept_real_{k} = Sub(rr_{k}, ii_{k}) "
-            f"kept_imaginary_{k} = Add(ri_{k}, ir_{k}) "
-            f"real_{k} = Add(real_{k - 1}, kept_real_{k}) "
-            f"imaginary_{k} = Add(imaginary_{k - 1}, kept_imaginary_{k}) "
-        )
-    step += (
-        f"output_real = Mul({phase_real}, real_{ORDER}) "
-        f"output_imaginary = Mul({phase_imaginary}, imaginary_{ORDER}) "
-        "output = Sub(output_real, output_imaginary) "
+    pole_real, pole_imaginary = params["pole"]
+    phase_real, phase_imaginary = params["phase"]
+    phase = np.concatenate([phase_real, -phase_imaginary])
+    return onnx.parser.parse_graph(
+        "step (float[n, order, parts] before, float[n, filters] before_largest, "
+        "float[n, thresholds, filters] before_counts, float[n, features] value, "
+        "bool[n, one] is_read) => (float[n, order, parts] after, "
+        "float[n, filters] largest, float[n, thresholds, filters] counts) { "
+        f"{_multiply_state(graph, pole_real + 1j * pole_imaginary)} "
+        "axis = Constant<value_ints = [1]>() "
+        f"real = MatMul(value, {graph.constant(weights)}) "
+        "imaginary = Sub(real, real) "
+        "driven = Concat<axis=1>(real, imaginary) "
+        "first = Unsqueeze(driven, axis) "
+        "terms = Concat<axis=1>(first, kept) "
+        "sums = CumSum(terms, axis) "
+        f"after = Slice(sums, axis, {graph.constant([ORDER + 1])}, axis) "
+        f"last = Gather<axis=1>(after, {graph.constant(ORDER - 1)}) "
+        f"rotated = Mul({graph.constant(phase)}, last) "
+        "output_real, output_imaginary = Split<axis=1>(rotated) "
+        "output = Add(output_real, output_imaginary) "
         "larger = Max(before_largest, output) "
         "largest = Where(is_read, larger, before_largest) "
-        "axis = Constant<value_ints = [1]>() "
         "column = Unsqueeze(output, axis) "
         f"is_above = Greater(column, {graph.constant(thresholds)}) "
         "read_column = Unsqueeze(is_read, axis) "
         "is_counted = And(is_above, read_column) "
         "counted = Cast<to = 1>(is_counted) "
-        "counts = Add(before_counts, counted)"
-    )
-    number, filters = thresholds.shape
-    shapes = dict.fromkeys([*names, "largest"], f"float[n, {filters}]")
-    shapes["counts"] = f"float[n, {number}, {filters}]"
-    before = ", ".join(f"{shape} before_{name}" for name, shape in shapes.items())
-    after = ", ".join(f"{shape} {name}" for name, shape in shapes.items())
-    return onnx.parser.parse_graph(
-        f"step ({before}, float[n, {len(weights)}] value, bool[n, 1] is_read) "
-        f"=> ({after}) {{ {step} }}"
+        "counts = Add(before_counts, counted) }"
     )
 
 
