@@ -60,8 +60,11 @@ def add_layers(
         scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
         outputs = graph.LayerNormalization(hidden, scale, bias, epsilon=1e-6)
         outputs = _add_lru(graph, layer["recurrence"], outputs)
-        outputs = _add_dense(graph, layer["glu"], _add_gelu(graph, outputs))
-        value, gate = graph.add_outputs("Split", outputs, outputs=2, axis=-1)
+        outputs = graph.Gelu(outputs, approximate="tanh")
+        outputs = _add_dense(graph, layer["glu"], outputs)
+        value, gate = graph.add_outputs(
+            "Split", outputs, outputs=2, axis=-1, num_outputs=2
+        )
         hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
     return hidden
 
@@ -70,13 +73,6 @@ def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
     """Adds a `TransposedDense` of `rnnmnist.models.linear` over the last axis."""
     outputs = graph.MatMul(inputs, params["kernel"].T)
     return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
-
-
-def _add_gelu(graph: Graph, x: str) -> str:
-    """Adds x sigmoid(a x + b x^3), Flax's GELU; ONNX has one since opset 20 only."""
-    a = np.sqrt(8 / np.pi)
-    slope = graph.Add(graph.Mul(graph.Mul(x, x), 0.044715 * a), a)
-    return graph.Mul(x, graph.Sigmoid(graph.Mul(x, slope)))
 
 
 def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
@@ -100,7 +96,7 @@ def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
     real = graph.constant(np.tile(factors.real, 2))
     imaginary = graph.constant(np.concatenate([-factors.imag, factors.imag]))
     return (
-        "before_real, before_imaginary = Split<axis=-1>(before) "
+        "before_real, before_imaginary = Split<axis=-1, num_outputs=2>(before) "
         "swapped = Concat<axis=-1>(before_imaginary, before_real) "
         f"scaled = Mul({real}, before) turned = Mul({imaginary}, swapped) "
         "kept = Add(scaled, turned)"
@@ -162,7 +158,7 @@ def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
         f"after = Slice(sums, axis, {graph.constant([ORDER + 1])}, axis) "
         f"last = Gather<axis=1>(after, {graph.constant(ORDER - 1)}) "
         f"rotated = Mul({graph.constant(phase)}, last) "
-        "output_real, output_imaginary = Split<axis=1>(rotated) "
+        "output_real, output_imaginary = Split<axis=1, num_outputs=2>(rotated) "
         "output = Add(output_real, output_imaginary) "
         "larger = Max(before_largest, output) "
         "largest = Where(is_read, larger, before_largest) "

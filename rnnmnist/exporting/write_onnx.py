@@ -27,9 +27,9 @@ from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
-# These versions are of 2022, so that older runtimes accept the model.
-OPSET = 17
-IR_VERSION = 8
+# These versions are of 2023, so that older runtimes accept the model.
+OPSET = 20
+IR_VERSION = 9
 
 
 def write(run: Network, path: Path) -> None:
@@ -167,7 +167,7 @@ def _combine_members(graph: Graph, logits: list[str]) -> str:
         return logits[0]
     stacked = [graph.Unsqueeze(member, [0]) for member in logits]
     logs = graph.LogSoftmax(graph.Concat(*stacked, axis=0), axis=-1)
-    log_sums = graph.ReduceLogSumExp(logs, axes=[0], keepdims=0)
+    log_sums = graph.ReduceLogSumExp(logs, [0], keepdims=0)
     return graph.Sub(log_sums, np.log(len(logits)))
 
 
