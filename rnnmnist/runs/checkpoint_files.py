@@ -144,8 +144,7 @@ def read_undamaged(folder: Path) -> dict[str, bytes] | None:
         with contextlib.suppress(FileNotFoundError):
             saved = (folder / SUMS_FILE).read_bytes()
         folder.stat()  # raises an error if a training process has deleted the step
-    current = format_sums(files).encode()
-    has_saved_files = sorted(saved.splitlines()) == sorted(current.splitlines())
+    has_saved_files = saved == format_sums(files).encode()
     return files if has_saved_files and HEADER_FILE in files else None
 
 
