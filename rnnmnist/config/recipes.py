@@ -108,7 +108,8 @@ def _choose_recipe(
         return name, None
     limit, kind = FEW_SEQUENCES, "training sequences"
     if sequences < limit and are_two_valued():
-        limit, kind = FEW_TWO_VALUED_SEQUENCES, "training sequences of two values"
+        limit = FEW_TWO_VALUED_SEQUENCES
+        kind = "training sequences with two-valued features"
     if sequences < limit:
         return "filters", f"for fewer than {limit:,} {kind}"
     return "trained", f"for at least {limit:,} {kind}"

@@ -79,7 +79,7 @@ def test_fewer_sequences_are_enough_for_a_network_if_features_have_two_values() 
         assert config.model.cell == cell
         number = limit if inputs is one_hot or splits is not None else FEW_SEQUENCES
         assert f" {number:,} training sequences" in str(reason)
-        assert ("of two values" in str(reason)) == (number == limit)
+        assert ("with two-valued features" in str(reason)) == (number == limit)
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])
