@@ -100,7 +100,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         model_: the network, a `rnnmnist.Model`, whose `reason` says why its cell was
             chosen.
-        cell_: the cell that was chosen or given, such as "filters" or "lru".
+        cell_: the cell that was chosen or given, such as "filters" or "lru"; the name
+            of your own network, if there is one.
         leave_one_out_score_: the leave-one-out accuracy of random filters; with groups,
             a group is left out at a time. Trained networks do not have it.
         n_iter_: the number of epochs.
@@ -189,8 +190,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def cell_(self) -> str:
-        """The cell of the network."""
-        return str(identify(self.model_.config.model.cell))
+        """The cell of the network, or your own network."""
+        model = self.model_.config.model
+        return identify(model.cell if model.network is None else model.network)
 
     @property
     def leave_one_out_score_(self) -> float:
