@@ -138,7 +138,7 @@ def format_accuracy_by_group(result: Result) -> str:
     lowest = min(accuracies, key=accuracies.__getitem__)
     return (
         f"; by group {format_percent(mean)} on average, lowest "
-        f"{format_percent(accuracies[lowest])} ({escape_unprintable(lowest)})"
+        f"{format_percent(accuracies[lowest])} in group {escape_unprintable(lowest)}"
     )
 
 

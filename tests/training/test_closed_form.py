@@ -304,7 +304,7 @@ def test_an_accuracy_over_groups_is_never_stated_without_them(
     lowest = min(accuracies, key=accuracies.__getitem__)
     assert (
         f"; by group {100 * by_group['accuracy']:.2f} % on average, lowest "
-        f"{100 * accuracies[lowest]:.2f} % ({lowest}), " in evaluated
+        f"{100 * accuracies[lowest]:.2f} % in group {lowest}, " in evaluated
     )
     reported = output_of(called("report", f"--workdir={run}"))
     assert "12 sequences of 2 groups" in reported.splitlines()[0]
