@@ -103,7 +103,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         cell_: the cell that was chosen or given, such as "filters" or "lru"; the name
             of your own network, if there is one.
         leave_one_out_score_: the leave-one-out accuracy of random filters; with groups,
-            a group is left out at a time. Trained networks do not have it.
+            a group is left out at a time. Trained networks, and filters with a
+            validation split, do not have it.
         n_iter_: the number of epochs.
         workdir_: the folder of the run; None in memory.
 
@@ -199,7 +200,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         """The leave-one-out accuracy of random filters."""
         metrics = self.model_.validation_metrics
         if metrics is None or not metrics.split.startswith("leave_one"):
-            raise AttributeError("leave_one_out_score_: only random filters have it")
+            raise AttributeError(
+                "leave_one_out_score_: only random filters without a validation split "
+                "have it"
+            )
         return metrics.accuracy
 
     def predict_proba(self, X: Any) -> np.ndarray:

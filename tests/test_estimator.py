@@ -90,6 +90,8 @@ def test_a_fit_says_which_network_was_chosen_and_how_good_it_is() -> None:
     assert not hasattr(trained, "leave_one_out_score_")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_it_classifies_lists_and_arrays() -> None:
     lists = [one[: 6 + index % 7] for index, one in enumerate(X)]
     classifier = new().fit(lists, Y)

@@ -80,7 +80,9 @@ def score_split(
     # The leave-one-out predictions chose a factor of the head of random filters.
     chose_multiplier = split.startswith("leave_one")
     if split == "validation" and not run.config.model.is_closed_form:
-        chose_multiplier = len(examples) >= MIN_VALIDATION_EXAMPLES
+        # A checkpoint that a signal saved between two validations has no metrics.
+        is_validated = run.validation_metrics is not None and run.multiplier != 1
+        chose_multiplier = is_validated and len(examples) >= MIN_VALIDATION_EXAMPLES
     accuracy_by_group = None
     if examples.groups is not None:
         # Of several networks, the fraction that classifies an example correctly.
