@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support import called, output_of
 
 import rnnmnist
+from rnnmnist.config import recipes
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.recipes import (
     FEW_SEQUENCES,
@@ -17,8 +19,9 @@ from rnnmnist.config.recipes import (
     load_named,
 )
 from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import Config
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.datasets import open_source
 from rnnmnist.data.sequences.checking import check_arrays
 
 LABELS = np.arange(30) % 2
@@ -80,6 +83,27 @@ def test_fewer_sequences_are_enough_for_a_network_if_features_have_two_values() 
         number = limit if inputs is one_hot or splits is not None else FEW_SEQUENCES
         assert f" {number:,} training sequences" in str(reason)
         assert ("with two-valued features" in str(reason)) == (number == limit)
+
+
+@pytest.mark.slow
+def test_arrays_and_files_are_asked_whether_features_have_two_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "FEW_TWO_VALUED_SEQUENCES", len(LABELS))
+    inputs = np.random.default_rng(0).integers(2, size=(30, 40, 1))
+    np.savez(tmp_path / "mine.npz", inputs=inputs, labels=LABELS)
+    data = DataConfig(name="files", path=str(tmp_path / "mine.npz"))
+    assert open_source(data).are_two_valued()
+    model = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", verbose=False)
+    assert model.config.model.cell == "lru"
+    reason = f"for at least {len(LABELS)} training sequences with two-valued features"
+    assert model.reason == reason
+    longer: dict[str, Any] = {
+        "workdir": tmp_path / "run",
+        "num_steps": 610,
+        "verbose": False,
+    }
+    assert rnnmnist.fit(inputs, LABELS, **longer).record.headers[610].reason == reason
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])
