@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.functions import identify
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.checking import refuse_masked
+from rnnmnist.data.sequences.checking import refuse_masked, valid_array
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import Model
@@ -257,6 +257,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             refuse_masked(name, values)
         if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
             raise UserError("X: is an array of sequences; pass list(X)")
+        if isinstance(X, np.ndarray) and X.size and isinstance(X.flat[0], str):
+            valid_array("X", X, "biuf")  # refuses texts, and says how to encode them
         if isinstance(X, list | tuple):
             if not y:
                 return X

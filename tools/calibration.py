@@ -102,17 +102,12 @@ def load_fold(folds: Folds, fold: int) -> tuple[Part, Part, int]:
     sequences = read(folds.path, pair=False)
     labels = np.asarray(sequences.labels)
     is_held_out = folds.divide(labels) == fold
-    inputs, lengths = np.asarray(sequences.inputs), sequences.lengths
     classes = np.array(sequences.classes)[labels]
-
-    def take(chosen: np.ndarray) -> Part:
-        return (
-            inputs[chosen],
-            classes[chosen],
-            None if lengths is None else (np.asarray(lengths)[chosen]),
-        )
-
-    return take(~is_held_out), take(is_held_out), folds.first_seed + fold
+    return (
+        take_part(sequences, classes, ~is_held_out),
+        take_part(sequences, classes, is_held_out),
+        folds.first_seed + fold,
+    )
 
 
 def load_part(
@@ -121,16 +116,20 @@ def load_part(
     """Returns sequences of a set, others of it, and the seed of the network."""
     sequences = load()
     train, held_out = divide(name, sequences, draw)
+    classes = sequences.labels.astype(str)
+    return (
+        take_part(sequences, classes, train[:size]),
+        take_part(sequences, classes, held_out),
+        draw,
+    )
 
-    def take(chosen: np.ndarray) -> Part:
-        lengths = sequences.lengths
-        return (
-            sequences.inputs[chosen],
-            sequences.labels[chosen].astype(str),
-            None if lengths is None else lengths[chosen],
-        )
 
-    return take(train[:size]), take(held_out), draw
+def take_part(sequences: Any, classes: np.ndarray, chosen: np.ndarray) -> Part:
+    """Returns the chosen sequences, as indices or bool [n], with their classes."""
+    lengths = sequences.lengths
+    if lengths is not None:
+        lengths = np.asarray(lengths)[chosen]
+    return np.asarray(sequences.inputs)[chosen], classes[chosen], lengths
 
 
 def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
@@ -241,18 +240,22 @@ def methods() -> str:
         for figures in sets.values():
             found = {name: np.sum(figures[method][name]) for name in COUNTS}
             wrong = found["examples"] - found["correct"]
-            rows.append(
-                (
-                    (found["loss_of_correct"] + found["loss_of_wrong"])
-                    / found["examples"],
-                    found["loss_of_correct"] / found["correct"],
-                    found["loss_of_wrong"] / wrong if wrong else np.nan,
-                    100 * figures[method]["calibration_error"],
-                )
-            )
-        loss, correct, wrong, error = np.nanmean(rows, axis=0)
-        cells = [f"{loss:.3f}", f"{correct:.3f}", f"{wrong:.2f}", f"{error:.1f}"]
-        lines.append([method, *cells])
+            loss = found["loss_of_correct"] + found["loss_of_wrong"]
+            of_correct = found["loss_of_correct"] / found["correct"]
+            of_wrong = found["loss_of_wrong"] / wrong if wrong else np.nan
+            error = 100 * figures[method]["calibration_error"]
+            rows.append((loss / found["examples"], of_correct, of_wrong, error))
+        # A set without wrong predictions has no loss of them.
+        loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
+        lines.append(
+            [
+                method,
+                f"{loss:.3f}",
+                f"{of_correct:.3f}",
+                f"{of_wrong:.2f}",
+                f"{error:.1f}",
+            ]
+        )
     header = ("", "log loss", "of correct", "of wrong", "calibration error, points")
     return page_tables.table(header, lines)
 

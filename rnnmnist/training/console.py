@@ -129,13 +129,14 @@ def describe_sequences(dataset: Dataset) -> str:
         f"{task.time_steps:,} time steps with features: {features or task.features}; "
         f"classes: {classes}"
     )
-    if train.lengths is not None and task.time_steps > 3 * np.median(train.lengths):
-        text += (
-            "\nhalf of the training sequences have at most "
-            f"{np.median(train.lengths):,.0f} time steps, and all are padded to "
-            f"{task.time_steps:,}: shorten the long ones to save time, or choose fewer "
-            "features (data.features)"
-        )
+    if train.lengths is not None:
+        median = np.median(train.lengths)
+        if task.time_steps > 3 * median:
+            text += (
+                f"\nhalf of the training sequences have at most {median:,.0f} time "
+                f"steps, and all are padded to {task.time_steps:,}: shorten the long "
+                "ones to save time, or choose fewer features (data.features)"
+            )
     if task.validation_groups:
         text += f"\nvalidation on the groups {', '.join(task.validation_groups)}"
     return text

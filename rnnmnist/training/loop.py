@@ -112,8 +112,9 @@ def loop_over_events(
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
-                # The softmax of `logit_multiplier * logits` gives the probabilities. A
-                # validation of enough examples chooses it.
+                # The softmax of `logit_multiplier * logits` gives the probabilities.
+                # Without a validation of enough examples, the multiplier follows from
+                # the label smoothing.
                 logit_multiplier = multiplier_of_smoothing
                 if is_due and len(validation.labels):
                     params = state.evaluated_params

@@ -61,6 +61,7 @@ def test_fewer_sequences_are_enough_for_a_network_if_features_have_two_values() 
     generator = np.random.default_rng(0)
     one_hot = np.eye(5)[generator.integers(5, size=(FEW_SEQUENCES - 1, 4))]
     one_hot[..., 0] = 7  # a constant
+    one_hot[5, 0, 1] = np.nan
     lengths = generator.integers(1, 5, size=len(one_hot))
     one_hot[np.arange(4) >= lengths[:, None]] = 0.5  # the padding
     other = one_hot.copy()

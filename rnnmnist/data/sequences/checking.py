@@ -17,9 +17,10 @@ PART_BYTES = 1 << 24  # of values that are read at a time, as float64
 HELD_OUT = 0.1  # of the training sequences of a class, where no split is given
 KINDS = {  # what the kinds of NumPy's types allow
     "biuf": "real numbers; encode letters or categories one-hot, as 0 and 1 in a "
-    "feature for each, or as integers for an embedding in your own network; convert "
-    "sparse matrices by .toarray(), an array of sequences or a generator by list(), "
-    "and a LazyFrame by .collect(); read a file by rnnmnist.read_sequences",
+    "feature for each, or as integers for an embedding in your own network, with "
+    "normalize=none; convert sparse matrices by .toarray(), an array of sequences or a "
+    "generator by list(), and a LazyFrame by .collect(); read a file by "
+    "rnnmnist.read_sequences",
     "biuU": "integers or strings, none of them missing; convert them with .astype(int) "
     "or .astype(str), and divide numbers into classes, as by np.digitize",
     "iu": "integers; convert them with .astype(int)",
@@ -71,16 +72,20 @@ class Sequences:
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
     def are_two_valued(self) -> bool:
-        """Whether no feature has more than two values in the training sequences."""
+        """Returns True if no feature has more than two values in training.
+
+        Missing values (NaN) do not count.
+        """
         training = self.split_as_given("train")["train"]
         low, high = np.inf, -np.inf
         for _, _, rows in self.read_parts(training):
-            low = np.minimum(low, rows.min(axis=0))
-            high = np.maximum(high, rows.max(axis=0))
-        return all(
-            bool(((rows == low) | (rows == high)).all())
-            for _, _, rows in self.read_parts(training)
-        )
+            low = np.fmin(low, np.fmin.reduce(rows))
+            high = np.fmax(high, np.fmax.reduce(rows))
+        for _, _, rows in self.read_parts(training):
+            is_extreme = (rows == low) | (rows == high)
+            if not (is_extreme | np.isnan(rows)).all():
+                return False
+        return True
 
     def count_training(self) -> int:
         """Returns how many sequences are for training, before some are held out."""

@@ -34,7 +34,7 @@ TIME_TYPES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.floa
 NUMBERS = (
     "numbers with a decimal point, and an empty cell or nan where missing; leave out "
     "texts by data.features, name labels and groups by data.columns, or encode "
-    "categories one-hot"
+    "categories one-hot, or as integers for an embedding in your own network"
 )
 TIMES = "numbers or times such as 2026-05-01 12:00, all or none with offset"
 TEXTS = (

@@ -319,6 +319,9 @@ def test_texts_as_values_are_to_be_encoded() -> None:
     letters = np.array([list("acgt"), list("tgca")])
     with pytest.raises(UserError, match=r"^inputs: is '<U1'; .* one-hot, .* embedding"):
         rnnmnist.fit(letters, ["a", "b"])
+    for texts in letters, letters.astype(object):
+        with pytest.raises(UserError, match=r"^X: is '<U1'; .* one-hot, .* embedding"):
+            rnnmnist.RNNClassifier().fit(texts, ["a", "b"])
 
 
 FLOATS = np.random.default_rng(0).normal(size=60)
