@@ -46,8 +46,8 @@ MODELS: dict[str, dict[str, Any]] = {
 # The same with another scan, or another amount of recomputation in the backward pass:
 # changes of `Execution`, by the name of a model and what differs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lru, one block": {"remat_steps": TIME},
-    "lru, parallel scan": {"parallel_scan": True, "remat_steps": None},
+    "lru, one block": {"remat_time_steps": TIME},
+    "lru, parallel scan": {"parallel_scan": True, "remat_time_steps": None},
     "lru, parallel scan in blocks": {"parallel_scan": True},
 }
 PEERS = ("lstm", "gru")

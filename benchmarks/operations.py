@@ -70,8 +70,10 @@ def main() -> None:
                 flop += own / 1e3 / calls
     matrix = jax.random.normal(jax.random.key(0), (1024, 1024))
     seconds = timeit.repeat(lambda: (matrix @ matrix).block_until_ready(), number=1)
-    rates = f"{flop / times['products']:.0f} of {2e-9 * 1024**3 / min(seconds):.0f}"
-    print(f"{describe_processor()}, jax {jax.__version__}, {rates} GFLOP/s")
+    learning_rates = (
+        f"{flop / times['products']:.0f} of {2e-9 * 1024**3 / min(seconds):.0f}"
+    )
+    print(f"{describe_processor()}, jax {jax.__version__}, {learning_rates} GFLOP/s")
     for kind, own in [("all operations", times.total()), *times.most_common(10)]:
         print(f"{own / times.total():6.1%} {own:10,.0f} us  {kind}")
 

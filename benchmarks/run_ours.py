@@ -21,8 +21,8 @@ from rnnmnist.config.schema import (
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import open_batches
+from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.loop import train_to
@@ -85,7 +85,7 @@ class Trainer:
             self.program.transform.view,
             self.mesh,
         )
-        return score_logits(logits, self.examples.labels).examples
+        return compute_ensemble_metrics(logits, self.examples.labels).examples
 
 
 def train(

@@ -14,7 +14,7 @@ def get_config() -> Config:
     """Layers that are linear in their state; docs/results_choices.md compares them."""
     return Config(
         data=DataConfig(name="files"),
-        model=ModelConfig(cell="lru", pooling="mean", differences=True),
+        model=ModelConfig(cell="lru", pooling="mean", deltas=True),
         train=TrainConfig(
             num_epochs=20, min_steps=600, learning_rate=4e-3, label_smoothing=0.1
         ),

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from rnnmnist.inference.images_of_digits import Prediction
     from rnnmnist.model import Model, load
     from rnnmnist.reporting.pages import Report
-    from rnnmnist.runs.logs import Metrics
+    from rnnmnist.runs.logs import StepMetrics
+    from rnnmnist.runs.metrics import EnsembleMetrics, Metrics
     from rnnmnist.runs.results import Result
-    from rnnmnist.runs.scores import NetworkScores, Scores
 
     __version__: str
 
@@ -37,17 +37,17 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "Config",
     "DataConfig",
     "DataWarning",
+    "EnsembleMetrics",
     "ExecutionConfig",
     "Export",
     "Metrics",
     "Model",
     "ModelConfig",
-    "NetworkScores",
     "Prediction",
     "Report",
     "Result",
     "RunError",
-    "Scores",
+    "StepMetrics",
     "StreamState",
     "Task",
     "TrainConfig",
@@ -67,16 +67,16 @@ _MODULES = {
     "DataWarning": "errors",
     "ExecutionConfig": "config.schema",
     "Export": "exporting.exports",
-    "Metrics": "runs.logs",
+    "StepMetrics": "runs.logs",
     "Model": "model",
     "ModelConfig": "config.schema",
-    "NetworkScores": "runs.scores",
+    "Metrics": "runs.metrics",
     "Prediction": "inference.images_of_digits",
     "RNNClassifier": "estimator",
     "Report": "reporting.pages",
     "Result": "runs.results",
     "RunError": "errors",
-    "Scores": "runs.scores",
+    "EnsembleMetrics": "runs.metrics",
     "StreamState": "evaluation.network",
     "Task": "config.tasks",
     "TrainConfig": "config.schema",

@@ -129,7 +129,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     dropout: float | None = None
     pooling: Literal["last", "mean"] | None = None
     bidirectional: bool | None = None
-    differences: bool | None = None
+    deltas: bool | None = None
     window: int | None = None
     stride: int | None = None
     num_epochs: float | None = None

@@ -22,9 +22,9 @@ from rnnmnist.errors import (
 from rnnmnist.model import Model
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
-from rnnmnist.training.events import Callback
 from rnnmnist.training.resume import open_run
 from rnnmnist.training.run import train_and_evaluate
+from rnnmnist.training.validation import Callback
 
 # The settings by their names without the section, which `train` takes.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}

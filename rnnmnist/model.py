@@ -41,7 +41,7 @@ class Model(Network):
         task: what is classified, such as the `classes` in the order of probabilities.
         validation_metrics: the scores of the checkpoint on the validation split, or of
             its leave-one-out predictions; None if it was not validated.
-        multiplier: the factor of the logits whose softmax are the probabilities.
+        temperature: the probabilities are the softmax of the logits divided by it.
         params: NumPy arrays by the names of the modules, with a leading ensemble axis.
         params_sha256: their SHA-256, as in result files.
         num_parameters: the number of trained parameters of one member of an ensemble.
@@ -118,11 +118,11 @@ class Model(Network):
 
         Returns:
             float32 [n, classes], or with `every_step` [n, time, classes]; of an
-            ensemble, from the mean over its members. They are calibrated: the logits
-            are multiplied by `multiplier`, with which the validation split has the
-            least cross-entropy. Of a trained network without at least 50 validation
-            examples, it follows from the label smoothing. Of random filters, the
-            leave-one-out predictions choose it.
+            ensemble, from the mean over its members. They are calibrated by
+            `temperature`, which is fitted on the validation split. For a trained
+            network with fewer than 50 validation examples, it follows from the label
+            smoothing; for random filters, it is fitted on the leave-one-out
+            predictions.
 
         Raises:
             UserError: if the inputs have another shape or type, missing values that
@@ -203,7 +203,7 @@ class Model(Network):
             RunError: if logits are not finite, or the disk is full.
         """
         from rnnmnist.data.sequences.reading import to_dataset
-        from rnnmnist.evaluation.scoring import score_split
+        from rnnmnist.evaluation.logit_metrics import evaluate_logits
         from rnnmnist.evaluation.splits import load_evaluated
 
         dataset = None
@@ -217,7 +217,7 @@ class Model(Network):
             config = self.config
             mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
             logits = self.on(mesh).logits(examples)
-        result = score_split(self, task, name, examples, logits)
+        result = evaluate_logits(self, task, name, examples, logits)
         if dataset is None:
             self.record.save_result(result)
         return result

@@ -40,10 +40,10 @@ from rnnmnist.models.classifier import SequenceClassifier, make_model
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.scores import NetworkScores
-from rnnmnist.runtime.mesh import BATCH, SEEDS
-from rnnmnist.training.optimizer import learning_rates
+from rnnmnist.runs.logs import StepMetrics
+from rnnmnist.runs.metrics import Metrics
+from rnnmnist.runtime.mesh import BATCH, ENSEMBLE
+from rnnmnist.training.optimizer import compute_learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
@@ -78,9 +78,9 @@ def chunk_of(source: BatchSource, step: int) -> Chunk:
     return chunk
 
 
-def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
+def learning_rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     """The learning rates of a chunk's updates."""
-    return learning_rates(
+    return compute_learning_rates(
         chunk.start,
         config=config.train,
         updates=chunk.batches.labels.shape[1],
@@ -110,7 +110,7 @@ def read_batch(
 def mesh_of(count: int, seeds: int = 1) -> Mesh:
     """Returns a mesh of some of the eight simulated devices."""
     devices = np.array(jax.devices()[:count]).reshape(seeds, -1)
-    return Mesh(devices, (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(devices, (ENSEMBLE, BATCH), axis_types=(AxisType.Auto,) * 2)
 
 
 def random_examples(count: int, seed: int = 0) -> Examples:
@@ -169,7 +169,7 @@ def random_params(model: SequenceClassifier) -> Params:
         lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
         abstract_params(model),
     )
-    if model.config.differences:
+    if model.config.deltas:
         std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
         params |= {"deltas": {"std": std}}
     if "filters" in params:  # logits are of the size of those of other networks
@@ -211,16 +211,16 @@ def make_metrics(
     losses: Sequence[float],
     examples_per_second: float | None = None,
     first_seed: int = 0,
-) -> Metrics:
+) -> StepMetrics:
     """A line of `metrics.jsonl`."""
     networks = [
-        NetworkScores(seed=seed, examples=examples, correct=count, loss=loss)
+        Metrics(seed=seed, examples=examples, correct=count, loss=loss)
         for seed, (count, loss) in enumerate(
             zip(correct, losses, strict=True), first_seed
         )
     ]
-    return Metrics(
-        networks=tuple(networks),
+    return StepMetrics(
+        members=tuple(networks),
         step=step,
         split=split,
         examples_per_second=examples_per_second,
@@ -230,7 +230,7 @@ def make_metrics(
 def save_network(workdir: Path, config: Config, task: Task) -> Path:
     """Saves random parameters as step 3 of a run; returns its workdir.
 
-    What ignores the multiplier of the logits gives other probabilities.
+    Code that ignores the temperature gives other probabilities.
     """
     params = random_params(model_of(config.model, task))
     factors = np.linspace(1, -1, config.num_seeds, dtype=np.float32)
@@ -240,7 +240,7 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
         params |= {"deltas": {"std": np.tile(deltas["std"], (config.num_seeds, 1))}}
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
     filled = fill_defaults(config, task)
-    header = Header(step=3, config=filled, task=task, metrics=metrics, multiplier=1.5)
+    header = Header(step=3, config=filled, task=task, metrics=metrics, temperature=0.6)
     checkpoints.save(workdir, header, {"params": params})
     return workdir
 

@@ -114,7 +114,7 @@ def outputs(workdir: Path) -> list[Any]:
         model.classify(INPUTS, every_step=True),
         model.occlusion(INPUTS[:3]),
         model.evaluate(),
-        model.report().scores,
+        model.report().result,
     ]
 
 
@@ -248,8 +248,8 @@ def test_fit_prints_nothing_unless_verbose(
         (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
         (records, "lock", KeyboardInterrupt, 0),
         (checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
-        (run, "score_split", KeyboardInterrupt, 30),
-        (loop, "score_validation", RunError, 0),
+        (run, "evaluate_logits", KeyboardInterrupt, 30),
+        (loop, "validate", RunError, 0),
     ],
 )
 def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(

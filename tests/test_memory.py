@@ -64,7 +64,7 @@ def test_a_run_in_memory_ends_as_one_in_a_folder(
 def test_a_report_of_a_run_in_memory_needs_a_folder(tmp_path: Path) -> None:
     model = fit()
     report = model.report(tmp_path / "report")
-    assert report.scores == model.evaluate()
+    assert report.result == model.evaluate()
     assert set(report.page.parent.iterdir()) == {*report.pictures, report.page}
     assert "network in memory, on arrays" in report.page.read_text()
     assert {path.stem for path in report.pictures} >= {"curves", "confusion"}
@@ -133,7 +133,7 @@ def test_arrays_and_images_are_evaluated_without_a_file(tmp_path: Path) -> None:
 def test_a_feature_without_a_value_is_trained_on(settings: dict[str, Any]) -> None:
     """It is 0 in every time step, and its deltas are, too."""
     inputs = np.concatenate([INPUTS, np.full_like(INPUTS, np.nan)], axis=2)
-    given = settings | {"missing": "zero", "verbose": False, "differences": True}
+    given = settings | {"missing": "zero", "verbose": False, "deltas": True}
     with pytest.warns(rnnmnist.DataWarning, match="1 has no value in training"):
         model = rnnmnist.fit(inputs, LABELS, **given)
     assert np.isfinite(model.classify(inputs)).all()

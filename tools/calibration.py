@@ -46,7 +46,7 @@ from rnnmnist.data.sequences.reading import read
 from rnnmnist.evaluation.probabilities import (
     calibrate,
     log_softmax,
-    smoothing_multiplier,
+    smoothing_temperature,
 )
 from rnnmnist.runtime import machine
 
@@ -133,7 +133,7 @@ def take_part(sequences: Any, classes: np.ndarray, chosen: np.ndarray) -> Part:
 
 
 def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
-    """Trains two networks, and saves the logits of one, and the other's multiplier."""
+    """Trains two networks, and saves the logits of one, and the other's temperature."""
     (inputs, classes, lengths), (others, names, their_lengths), seed = load()
     fit = functools.partial(
         rnnmnist.fit,
@@ -152,10 +152,10 @@ def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         file,
-        logits=np.log(probabilities) / model.multiplier,
+        logits=np.log(probabilities) * model.temperature,
         labels=[model.task.classes.index(name) for name in names],
         trained_on=len(inputs),
-        multiplier=calibrate(of_nine_tenths.logits(tenth), tenth.labels),
+        temperature=calibrate(of_nine_tenths.logits(tenth), tenth.labels),
     )
     print(file, flush=True)
 
@@ -184,16 +184,16 @@ def follow_number(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
 
 def follow_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
     """Scales logits as a run does."""
-    return logits * smoothing_multiplier(SMOOTHING, logits.shape[1])
+    return logits / smoothing_temperature(SMOOTHING, logits.shape[1])
 
 
 METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
-    "none": lambda logits, trained_on, multiplier: logits,
+    "none": lambda logits, trained_on, temperature: logits,
     "smoothing undone": undo_smoothing,
     "temperature, exact at 95 %": follow_smoothing,
     "temperature, up to 1 - 1/n": follow_number,
-    "temperature of a tenth": lambda logits, trained_on, multiplier: (
-        logits * multiplier
+    "temperature of a tenth": lambda logits, trained_on, temperature: (
+        logits / temperature
     ),
 }
 
@@ -205,8 +205,8 @@ def score(files: list[Path], method: str) -> dict[str, Any]:
     confidence = 0.0
     for file in files:
         saved = np.load(file)
-        trained_on, multiplier = int(saved["trained_on"]), float(saved["multiplier"])
-        logits = METHODS[method](saved["logits"], trained_on, multiplier)
+        trained_on, temperature = int(saved["trained_on"]), float(saved["temperature"])
+        logits = METHODS[method](saved["logits"], trained_on, temperature)
         labels = saved["labels"]
         logarithms = log_softmax(logits)
         losses = -logarithms[np.arange(len(labels)), labels]

@@ -63,13 +63,13 @@ from rnnmnist.training import closed_form
 FILE = RESULTS / "folds.json"
 PLAIN = {
     "cell": "lru",
-    "differences": False,
+    "deltas": False,
     "label_smoothing": 0.0,
     "learning_rate": 2e-3,
 }
 FIRST = PLAIN | {"batch_size": 32, "min_steps": 600}
 THREE = FIRST | {"num_layers": 3}
-CHANGES = PLAIN | {"differences": True}
+CHANGES = PLAIN | {"deltas": True}
 FASTER = CHANGES | {"learning_rate": 4e-3}
 RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.py`
     "1 layer": FIRST | {"num_layers": 1},
@@ -78,9 +78,9 @@ RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.
     "3 layers, no windows": THREE | {"window": 1},
     "3 layers, 1,200 updates": THREE | {"min_steps": 1200},
     "3 layers, no windows, 1,200 updates": THREE | {"min_steps": 1200, "window": 1},
-    "differences": CHANGES,
-    "differences, rate 4e-3": FASTER,
-    "differences, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
+    "deltas": CHANGES,
+    "deltas, rate 4e-3": FASTER,
+    "deltas, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
     "both directions": FASTER | {"bidirectional": True, "hidden_size": 45},
 }
 # `trained.py` has the other settings.
@@ -118,7 +118,7 @@ VARIANTS = {
     "250 filters": Variant({"hidden_size": 250}),
     "500 filters": Variant({"hidden_size": 500}),
     "2,000 filters": Variant({"hidden_size": 2000}),
-    "no differences": Variant({"differences": False}),
+    "no deltas": Variant({"deltas": False}),
     "shares only": Variant(constants={"hidden_state": shares_only}),
 }
 MINIROCKET = "MiniRocket"

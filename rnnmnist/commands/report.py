@@ -18,5 +18,5 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     written = open_model(args).report()
-    print(format_evaluation(written.scores))
+    print(format_evaluation(written.result))
     print(*written.pictures, written.page, sep="\n")

@@ -14,12 +14,12 @@ class Execution(NamedTuple):
 
     unroll: int  # time steps of a scanned cell per iteration of its loop
     precision: str  # of matrix products, as for `jax.default_matmul_precision`
-    vectorize_seeds: bool  # whether a device computes its networks together
+    vectorize_ensemble: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
     # Linear recurrences read blocks of so many time steps, and the backward pass keeps
     # the first state of each block. If it is None, they read all time steps at once.
-    remat_steps: int | None
+    remat_time_steps: int | None
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
@@ -38,26 +38,26 @@ class Execution(NamedTuple):
 
 # The most time steps that a linear recurrence computes at once on a CPU: in a block,
 # and in an iteration of its loop. The arrays of so many fit its cache.
-LINEAR_STEPS = 6
+LINEAR_TIME_STEPS = 6
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.
 GPU = Execution(
     unroll=32,
     precision="tensorfloat32",
-    vectorize_seeds=True,
+    vectorize_ensemble=True,
     eval_batch_size=1024,
     parallel_scan=True,
-    remat_steps=None,
+    remat_time_steps=None,
 )
 DEFAULTS = {
     "cpu": Execution(
         unroll=1,
         precision="float32",
-        vectorize_seeds=False,
+        vectorize_ensemble=False,
         eval_batch_size=64,
         parallel_scan=False,
-        remat_steps=LINEAR_STEPS,
+        remat_time_steps=LINEAR_TIME_STEPS,
     ),
     "gpu": GPU,
     "tpu": GPU._replace(precision="bfloat16"),

@@ -54,7 +54,7 @@ class RunModelConfig(ModelConfig):
     num_layers: int
     window: int
     stride: int
-    differences: bool
+    deltas: bool
 
     def count_windows(self, time_steps: int) -> int:
         """Returns how many windows are read of a sequence."""
@@ -195,7 +195,7 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
         "num_layers": DEFAULT_LAYERS if model.is_linear else 1,
         "window": window,
         "stride": max(1, window // 4),
-        "differences": model.is_closed_form,
+        "deltas": model.is_closed_form,
     }
     return RunModelConfig(**defaults | _given(model))
 

@@ -323,7 +323,7 @@ class ModelConfig(ConfigSection):
         "from its end, and the head reads both; classifies whole sequences only",
         applies_to=LAYERS,
     )
-    differences: bool | None = setting(
+    deltas: bool | None = setting(
         None,
         "whether the recurrence also reads each feature's difference from the time "
         "step before, of sequences divided by its standard deviation in training",

@@ -28,7 +28,7 @@ class Task:
         mean: the mean of each feature in training, by which sequences are
             standardized; None if they are not.
         std: the standard deviation, likewise.
-        difference_std: the standard deviation of differences, in units of `std`.
+        delta_std: the standard deviation of differences, in units of `std`.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Task:
     sha256: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    difference_std: tuple[float, ...] | None = None
+    delta_std: tuple[float, ...] | None = None
 
     @property
     def sizes(self) -> str:

@@ -1,6 +1,6 @@
 """Random changes of training examples, as pure functions of a key.
 
-Of images, all distortions are combined into one map from output pixels to source
+Of images, all transforms are combined into one map from output pixels to source
 positions, so each image is interpolated once.
 """
 
@@ -18,10 +18,10 @@ GRID = 5
 SIGMA = 0.6
 
 
-class Distortions(NamedTuple):
-    """Limits of the random distortions; zero disables one."""
+class ImageAugmentation(NamedTuple):
+    """Limits of the random transforms of images; 0 disables one."""
 
-    max_shift: int = 0  # pixels, before the other distortions
+    max_shift: int = 0  # pixels, before the other transforms
     max_rotation: float = 0.0  # degrees
     max_scale: float = 0.0  # factors lie between 1 / (1 + this) and 1 + this
     max_shear: float = 0.0  # columns per row
@@ -29,7 +29,7 @@ class Distortions(NamedTuple):
     flip: bool = False  # mirror half of the images horizontally
 
 
-class Warp(NamedTuple):
+class Transform(NamedTuple):
     """Maps from output pixels to source positions, about the image centre."""
 
     matrix: jax.Array  # float32 [n, 2, 2], from (row, column) to (row, column)
@@ -37,8 +37,10 @@ class Warp(NamedTuple):
     noise: jax.Array | None  # float32 [n, 2, GRID, GRID], row and column displacements
 
 
-def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
-    """Samples one warp for each of `count` images.
+def sample_transforms(
+    key: jax.Array, count: int, augmentation: ImageAugmentation
+) -> Transform:
+    """Samples one transform for each of `count` images.
 
     Shifts in whole pixels, angles, shears and the logarithms of factors are uniform.
     """
@@ -46,32 +48,32 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     angle, log_scale, shear, flip = (
         jax.random.uniform(key, (count,), minval=-1.0) for key in keys
     )
-    angle *= jnp.deg2rad(distortions.max_rotation)
+    angle *= jnp.deg2rad(augmentation.max_rotation)
     ones = jnp.ones(count)
     zeros = jnp.zeros(count)
     cos = jnp.cos(angle)
     sin = jnp.sin(angle)
     rotation = _matrices(cos, sin, -sin, cos)
-    shearing = _matrices(ones, zeros, shear * distortions.max_shear, ones)
-    mirror = jnp.where(distortions.flip & (flip < 0), -ones, ones)
-    scale = jnp.exp(log_scale * jnp.log1p(distortions.max_scale))
-    limit = distortions.max_shift
+    shearing = _matrices(ones, zeros, shear * augmentation.max_shear, ones)
+    mirror = jnp.where(augmentation.flip & (flip < 0), -ones, ones)
+    scale = jnp.exp(log_scale * jnp.log1p(augmentation.max_scale))
+    limit = augmentation.max_shift
     offset = jax.random.randint(shift_key, (count, 2), -limit, limit + 1)
     noise = None
-    if distortions.elastic:
+    if augmentation.elastic:
         noise = jax.random.normal(noise_key, (count, 2, GRID, GRID))
-        noise = distortions.elastic * noise
+        noise = augmentation.elastic * noise
     matrix = rotation @ shearing @ _matrices(scale, zeros, zeros, scale * mirror)
-    return Warp(matrix, offset.astype(jnp.float32), noise)
+    return Transform(matrix, offset.astype(jnp.float32), noise)
 
 
-def apply_warp(images: jax.Array, warp: Warp) -> jax.Array:
-    """Warps uint8 [n, rows, columns] to float32 from 0 to 1, interpolating linearly.
+def transform_images(images: jax.Array, transforms: Transform) -> jax.Array:
+    """Transforms images, uint8 [n, rows, columns], to float32 from 0 to 1.
 
-    Pixels outside an image are black.
+    The interpolation is linear. Pixels outside an image are black.
 
     References:
-        Elastic distortions: Simard, Steinkraus, Platt, "Best Practices for
+        Elastic transforms: Simard, Steinkraus, Platt, "Best Practices for
         Convolutional Neural Networks Applied to Visual Document Analysis", ICDAR
         2003, whose Gaussian also has a standard deviation of 4 pixels.
     """
@@ -80,15 +82,15 @@ def apply_warp(images: jax.Array, warp: Warp) -> jax.Array:
     pixels = jnp.indices(size, jnp.float32)  # [2, rows, columns]
     relative = pixels - centre[:, None, None]
 
-    def warp_one(image: jax.Array, warp: Warp) -> jax.Array:
-        source = jnp.einsum("ij,jrc->irc", warp.matrix, relative)
-        source += (centre + warp.offset)[:, None, None]
-        if warp.noise is not None:
+    def transform_one(image: jax.Array, transform: Transform) -> jax.Array:
+        source = jnp.einsum("ij,jrc->irc", transform.matrix, relative)
+        source += (centre + transform.offset)[:, None, None]
+        if transform.noise is not None:
             rows, columns = map(_interpolation, size)
-            source += jnp.einsum("rp,kpq,cq->krc", rows, warp.noise, columns)
+            source += jnp.einsum("rp,kpq,cq->krc", rows, transform.noise, columns)
         return map_coordinates(image, list(source), order=1)
 
-    return jax.vmap(warp_one)(images.astype(jnp.float32) / 255, warp)
+    return jax.vmap(transform_one)(images.astype(jnp.float32) / 255, transforms)
 
 
 def apply_augmentation(

@@ -53,14 +53,14 @@ from rnnmnist.config.functions import Function
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import (
-    Distortions,
+    ImageAugmentation,
     apply_augmentation,
-    apply_warp,
-    sample_warp,
+    sample_transforms,
+    transform_images,
 )
 from rnnmnist.data.examples import View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.runtime.mesh import BATCH, ENSEMBLE
 from rnnmnist.runtime.random_streams import Stream, stream_key
 
 
@@ -90,8 +90,8 @@ class Chunk(NamedTuple):
 
 
 # How a mesh partitions the batches of a chunk, [ensemble, updates, batch, ...]: the
-# ensemble over the mesh axis `seeds`, and each batch over the mesh axis `batch`.
-BATCHES_SPEC = jax.P(SEEDS, None, BATCH)
+# ensemble over the mesh axis `ensemble`, and each batch over the mesh axis `batch`.
+BATCHES_SPEC = jax.P(ENSEMBLE, None, BATCH)
 
 
 class BatchTransform(NamedTuple):
@@ -102,7 +102,9 @@ class BatchTransform(NamedTuple):
 
     batch_size: int  # of all devices together
     shape: tuple[int, ...]  # of an example: rows and columns, or time and features
-    distortions: Distortions  # limits of random distortions; by default, none
+    augmentation: (
+        ImageAugmentation  # limits of random transforms of images; by default, none
+    )
     view: View
     augment: Function | None  # changes the inputs of each example
     needs_keys: bool  # whether the network draws random numbers
@@ -110,12 +112,14 @@ class BatchTransform(NamedTuple):
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
         """Returns the transform of a run's batches."""
-        # The fields of `Distortions` are settings of the same names in `config.data`.
-        limits = {name: getattr(config.data, name) for name in Distortions._fields}
+        # The fields of `ImageAugmentation` are settings of the same names.
+        limits = {
+            name: getattr(config.data, name) for name in ImageAugmentation._fields
+        }
         return cls(
             batch_size=config.train.batch_size,
             shape=task.image_shape or (task.time_steps, task.features),
-            distortions=Distortions(**limits),
+            augmentation=ImageAugmentation(**limits),
             view=View(config.data.view, config.data.permutation),
             augment=config.data.augment,  # type: ignore[arg-type]
             needs_keys=config.model.dropout > 0 or config.model.network is not None,
@@ -141,19 +145,21 @@ class BatchTransform(NamedTuple):
         """
         size = len(stored.labels)  # of the shard
         values = stored.inputs.reshape(size, *self.shape)
-        if self.distortions != Distortions():
-            key = jax.random.fold_in(stream_key(seed, Stream.DISTORTION), step)
+        if self.augmentation != ImageAugmentation():
+            key = jax.random.fold_in(stream_key(seed, Stream.IMAGE_AUGMENTATION), step)
             # On an accelerator, a matrix product is less precise by default, and would
             # move pixels.
             with jax.default_matmul_precision("float32"):
-                # Sampled for the whole batch, so that the distortions do not depend on
+                # Sampled for the whole batch, so that the transforms do not depend on
                 # the number of devices.
-                whole_warp = sample_warp(key, self.batch_size, self.distortions)
-                warp = jax.tree.map(
-                    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size),
-                    whole_warp,
+                all_transforms = sample_transforms(
+                    key, self.batch_size, self.augmentation
                 )
-                values = apply_warp(values, warp)
+                transforms = jax.tree.map(
+                    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size),
+                    all_transforms,
+                )
+                values = transform_images(values, transforms)
         inputs = self.view(values)  # also scales pixels to [0, 1]
 
         def keys_of(stream: Stream) -> jax.Array:
@@ -195,8 +201,8 @@ def batch_indices(
         positions = step * batch_size + jnp.arange(batch_size)
         return epoch_order(stream_key(seed, Stream.ORDER), positions, num_examples)
 
-    batches_of_network = jax.vmap(batch_of_update, (None, 0))
-    batches_of_ensemble = jax.vmap(batches_of_network, (0, None))
+    batches_of_member = jax.vmap(batch_of_update, (None, 0))
+    batches_of_ensemble = jax.vmap(batches_of_member, (0, None))
     return batches_of_ensemble(seeds, start + jnp.arange(updates))
 
 

@@ -26,10 +26,10 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import (
-    device_put,
+    ensemble_sharding,
     local_sharding,
+    put_global,
     replicated_sharding,
-    seeds_sharding,
 )
 
 CHUNK_UPDATES = 100
@@ -96,7 +96,7 @@ def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Bat
         "lengths": chosen.lengths,
         "weights": chosen.weights,
     }
-    return Batch(**jax.tree.map(lambda array: device_put(array, sharding), arrays))
+    return Batch(**jax.tree.map(lambda array: put_global(array, sharding), arrays))
 
 
 def chunk_updates(update_bytes: int) -> int:
@@ -109,11 +109,11 @@ def _device_gatherer(
 ) -> Callable[[int], Chunk]:
     whole = replicated_sharding(mesh)
     split = to_batch(examples, np.arange(len(examples)), whole)
-    seeds = device_put(np.asarray(config.seeds, np.uint32), seeds_sharding(mesh))
+    seeds = put_global(np.asarray(config.seeds, np.uint32), ensemble_sharding(mesh))
 
     @functools.lru_cache(1)  # several events can fall into a chunk
     def gather(start: int) -> Chunk:
-        step = device_put(np.int32(start), whole)
+        step = put_global(np.int32(start), whole)
         batches = gather_examples(
             split,
             seeds,
@@ -136,19 +136,19 @@ def _host_gatherer(
     """
     seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
-    local_seeds = device_put(seeds, local_sharding())
-    count = device_put(np.int32(len(examples)), local_sharding())
+    local_seeds = put_global(seeds, local_sharding())
+    count = put_global(np.int32(len(examples)), local_sharding())
     choose = jax.jit(batch_indices, static_argnums=(2, 3))
     sharding = NamedSharding(mesh, BATCHES_SPEC)
 
     @jax_defaults()
     def gather(start: int) -> Chunk:
-        step = device_put(np.int32(start), local_sharding())
+        step = put_global(np.int32(start), local_sharding())
         chosen = choose(local_seeds, step, updates, config.train.batch_size, count)
         return Chunk(
             to_batch(examples, jax.device_get(chosen), sharding),
-            seeds=device_put(seeds, seeds_sharding(mesh)),
-            start=device_put(np.int32(start), replicated_sharding(mesh)),
+            seeds=put_global(seeds, ensemble_sharding(mesh)),
+            start=put_global(np.int32(start), replicated_sharding(mesh)),
         )
 
     @functools.lru_cache(2)  # the chunk in use and the next one

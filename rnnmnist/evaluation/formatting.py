@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 
 from rnnmnist.errors import escape_unprintable
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
+from rnnmnist.runs.metrics import EnsembleMetrics
 from rnnmnist.runs.results import Result
-from rnnmnist.runs.scores import Scores
 
 
 def format_percent(fraction: float) -> str:
@@ -44,54 +44,54 @@ def format_split(split: str) -> str:
     return split.replace("_", " ")
 
 
-def format_counts(scores: Scores) -> str:
+def format_counts(metrics: EnsembleMetrics) -> str:
     """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
-    counts = ", ".join(f"{network.correct:,}" for network in scores.networks)
-    return f"{counts} of {scores.examples:,}"
+    counts = ", ".join(f"{member.correct:,}" for member in metrics.members)
+    return f"{counts} of {metrics.examples:,}"
 
 
-def format_accuracy(scores: Scores) -> str:
+def format_accuracy(metrics: EnsembleMetrics) -> str:
     """Formats an accuracy with its counts and its 95 % interval.
 
     The interval is over examples, or of the mean over several seeds. With groups, it
     says what the interval does not cover. The balanced accuracy follows where classes
     differ much in size.
     """
-    counts = format_counts(scores)
-    groups = format_groups(scores)
-    std, mean_interval = scores.accuracy_std, scores.accuracy_mean_interval
+    counts = format_counts(metrics)
+    groups = format_groups(metrics)
+    std, mean_interval = metrics.accuracy_std, metrics.accuracy_mean_interval
     if std is None or mean_interval is None:  # a single network
-        accuracy = format_percent(scores.accuracy)
-        interval = format_interval(scores.accuracy_interval)
+        accuracy = format_percent(metrics.accuracy)
+        interval = format_interval(metrics.accuracy_interval)
         text = f"{accuracy} ({counts}; 95 % interval {interval}{groups})"
     else:
-        accuracy = format_mean_and_std(scores.accuracy, std)
+        accuracy = format_mean_and_std(metrics.accuracy, std)
         interval = format_interval(mean_interval)
         text = (
-            f"{accuracy} over {len(scores.networks)} seeds ({counts}; 95 % interval of "
+            f"{accuracy} over {len(metrics.members)} seeds ({counts}; 95 % interval of "
             f"the mean {interval}{groups})"
         )
-    if scores.is_unbalanced and scores.balanced_accuracy is not None:
-        text += f", balanced accuracy {format_percent(scores.balanced_accuracy)}"
+    if metrics.is_unbalanced and metrics.balanced_accuracy is not None:
+        text += f", balanced accuracy {format_percent(metrics.balanced_accuracy)}"
     return text
 
 
-def format_groups(scores: Scores) -> str:
+def format_groups(metrics: EnsembleMetrics) -> str:
     """Says after an interval that it does not know the groups; empty without groups.
 
     The sequences of a group are not independent. The interval of several seeds is not
     over sequences.
     """
-    if scores.groups is None:
+    if metrics.groups is None:
         return ""
-    plural = "s" if scores.groups > 1 else ""
-    sequences = f"{scores.examples:,} sequences of {scores.groups:,} group{plural}"
-    if len(scores.networks) > 1:
+    plural = "s" if metrics.groups > 1 else ""
+    sequences = f"{metrics.examples:,} sequences of {metrics.groups:,} group{plural}"
+    if len(metrics.members) > 1:
         return f", which covers the seeds only, not the {sequences}"
     return f", which takes {sequences} for independent"
 
 
-def format_validation(metrics: Metrics) -> str:
+def format_validation(metrics: StepMetrics) -> str:
     """Formats the accuracy of a validation, after `leave one out` if it is that."""
     text = format_accuracy(metrics)
     if metrics.split != "validation":
@@ -145,14 +145,15 @@ def format_accuracy_by_group(result: Result) -> str:
 def format_loss(result: Result) -> str:
     """Formats the loss of a result; of several seeds, the mean and the ensemble's.
 
-    It says so if the loss is too low, since the examples chose the multiplier.
+    It says so if the loss is too low because the temperature was fitted on these
+    examples.
     """
     note = ""
-    if result.chose_multiplier:
-        note = " (slightly too low, since this split chose the multiplier)"
+    if result.calibrated_here:
+        note = " (slightly too low: the temperature was fitted on this split)"
     if result.ensemble is None:
         return f"loss {result.loss:.4f}{note}"
-    # The mean is of networks without the multiplier.
+    # Members are not calibrated.
     return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
 
 

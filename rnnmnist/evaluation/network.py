@@ -23,14 +23,14 @@ from rnnmnist.evaluation.predictions import nonfinite_logits_error, predict_logi
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, count_params, params_sha256
-from rnnmnist.models.recurrences import Carry
+from rnnmnist.models.recurrent_layer import Carry
 from rnnmnist.runs.checkpoint_files import warn_of_changed_files
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import ARRAYS
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import device_put, platform_of, replicated_sharding
+from rnnmnist.runtime.mesh import platform_of, put_global, replicated_sharding
 
 
 class StreamState(NamedTuple):
@@ -107,14 +107,14 @@ class Network:
         return self.header.task
 
     @property
-    def validation_metrics(self) -> Metrics | None:
+    def validation_metrics(self) -> StepMetrics | None:
         """The scores of the validation; None without one."""
         return self.header.metrics
 
     @property
-    def multiplier(self) -> float:
+    def temperature(self) -> float:
         """The factor of the logits whose softmax are the probabilities."""
-        return self.header.multiplier
+        return self.header.temperature
 
     @property
     def reason(self) -> str | None:
@@ -183,7 +183,7 @@ class Network:
         """The parameters on each device of the mesh."""
         sharding = replicated_sharding(self.mesh)
         return jax.tree.map(
-            functools.partial(device_put, sharding=sharding), self.params
+            functools.partial(put_global, sharding=sharding), self.params
         )
 
     @jax_defaults()
@@ -209,7 +209,7 @@ class Network:
         With `every_step`, they are [examples, time, classes]. They are calibrated.
         """
         logits = self.logits(inputs, every_step=every_step)
-        return softmax(self.multiplier * combine_members(logits))
+        return softmax(combine_members(logits) / self.temperature)
 
     def calibrated_logits(self, inputs: Inputs) -> np.ndarray:
         """Returns the logits whose softmax are the probabilities.
@@ -218,17 +218,19 @@ class Network:
         members together.
         """
         logits = self.logits(inputs).astype(np.float64)
-        return self.multiplier * combine_members(logits)
+        return combine_members(logits) / self.temperature
 
     @jax_defaults()
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
         self.check_streams()
         # Flax does not declare what `apply` returns.
-        start: Any = functools.partial(self.model.apply, method="start")
-        starts = jax.vmap(start, in_axes=(0, None))({"params": self.device_params}, 1)
+        initialize: Any = functools.partial(self.model.apply, method="initialize_carry")
+        carries = jax.vmap(initialize, in_axes=(0, None))(
+            {"params": self.device_params}, 1
+        )
         # With the sharding that `_step` returns, so that one program serves all steps.
-        carry = jax.device_put(starts, replicated_sharding(self.mesh))
+        carry = jax.device_put(carries, replicated_sharding(self.mesh))
         return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
 
     @jax_defaults()
@@ -260,13 +262,13 @@ class Network:
         # Forward fill takes a missing value from the previous time step.
         two_time_steps = np.stack([state.last, standardized])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
-        carry, logits = _step(
+        carry, logits = _read_time_step(
             self.device_params, state.carry, inputs[None], model=self.model
         )
         logits = jax.device_get(logits)
         if not np.isfinite(logits).all():
             raise nonfinite_logits_error("the sequence up to this time step")
-        (probabilities,) = softmax(self.multiplier * combine_members(logits))
+        (probabilities,) = softmax(combine_members(logits) / self.temperature)
         return StreamState(carry, inputs), probabilities
 
 
@@ -305,7 +307,7 @@ def _find_files(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _step(
+def _read_time_step(
     params: Params,
     carry: Carry,
     inputs: jax.Array,
@@ -314,5 +316,5 @@ def _step(
 ) -> tuple[Carry, jax.Array]:
     """Returns the carry and the logits of each network after one more time step."""
     # Flax does not declare what `apply` returns.
-    step: Any = functools.partial(model.apply, method="step")
-    return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, carry, inputs)
+    read: Any = functools.partial(model.apply, method="read_time_step")
+    return jax.vmap(read, in_axes=(0, 0, None))({"params": params}, carry, inputs)

@@ -31,9 +31,9 @@ def occlude(network: Network, inputs: Inputs) -> np.ndarray:
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]
     # How much the log probability of the predicted class falls without each time step.
-    falls: np.ndarray = np.zeros(windows.shape, np.float32)
+    attributions: np.ndarray = np.zeros(windows.shape, np.float32)
     for window in range(windows.max() + 1):
         is_inside = windows == window
-        fall = np.take_along_axis(whole - classify(is_inside), predicted, axis=1)
-        falls += np.where(is_inside, fall, 0)
-    return falls
+        attribution = np.take_along_axis(whole - classify(is_inside), predicted, axis=1)
+        attributions += np.where(is_inside, attribution, 0)
+    return attributions

@@ -21,9 +21,9 @@ from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     BATCH,
-    SEEDS,
-    device_put,
+    ENSEMBLE,
     map_ensemble,
+    put_global,
     replicated_sharding,
 )
 
@@ -149,8 +149,8 @@ def choose_chunk(
         batch_size = shards * quarter
     else:
         batch_size = shards * largest
-    step_bytes = inputs.take(np.arange(1)).nbytes // inputs.time_steps
-    batches = CHUNK_BYTES // (batch_size * step_bytes * time_steps)
+    time_step_bytes = inputs.take(np.arange(1)).nbytes // inputs.time_steps
+    batches = CHUNK_BYTES // (batch_size * time_step_bytes * time_steps)
     return min(max(1, batches), CHUNK_BATCHES), batch_size
 
 
@@ -184,13 +184,13 @@ def make_chunk(
 
     def put_batches(array: np.ndarray) -> jax.Array:
         batches = array.reshape(*shape, *array.shape[1:])
-        return device_put(batches, NamedSharding(mesh, jax.P(None, BATCH)))
+        return put_global(batches, NamedSharding(mesh, jax.P(None, BATCH)))
 
     filled = np.pad(values, (missing, further, (0, 0)))
     batches = jax.tree.map(put_batches, (filled, lengths))
     _, batch_size = shape
     used = np.int32(math.ceil(count / batch_size))
-    return batches, device_put(used, replicated_sharding(mesh))
+    return batches, put_global(used, replicated_sharding(mesh))
 
 
 def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
@@ -237,7 +237,7 @@ def predict_batches(
     With the method `hidden`, it computes what the head reads instead.
 
     The first `count` batches, int32, are computed; the logits of the others are 0. The
-    axis `seeds` of the mesh divides the ensemble, the axis `batch` the second axis of
+    mesh axis `ensemble` divides the ensemble, the mesh axis `batch` the second axis of
     the batches. The logits are replicated.
     """
 
@@ -250,7 +250,7 @@ def predict_batches(
             )
             return jnp.asarray(logits)
 
-        def predict_network(params: Params) -> jax.Array:
+        def predict_member(params: Params) -> jax.Array:
             def add_batch(index: jax.Array, logits: jax.Array) -> jax.Array:
                 return logits.at[index].set(predict_one_batch(params, index))
 
@@ -259,15 +259,15 @@ def predict_batches(
             empty = jnp.zeros((len(stored), *shape))
             return jax.lax.fori_loop(0, count, add_batch, empty)
 
-        map_networks = map_ensemble(predict_network, model.execution.vectorize_seeds)
-        logits: jax.Array = map_networks(params)
+        map_members = map_ensemble(predict_member, model.execution.vectorize_ensemble)
+        logits: jax.Array = map_members(params)
         return logits
 
     run = jax.shard_map(
         predict_shard,
         mesh=mesh,
-        in_specs=(jax.P(SEEDS), jax.P(None, BATCH)),
-        out_specs=jax.P(SEEDS, None, BATCH),
+        in_specs=(jax.P(ENSEMBLE), jax.P(None, BATCH)),
+        out_specs=jax.P(ENSEMBLE, None, BATCH),
         check_vma=False,
     )
     logits = run(params, batches)

@@ -1,18 +1,17 @@
-"""Probabilities of the classes, from the logits of a network or of an ensemble.
+"""Probabilities of the classes: the softmax of logits divided by a temperature.
 
-Networks that are trained by gradients are too certain on few examples, and with label
-smoothing not certain enough. One multiplier of the logits corrects both. It is chosen
-on examples that did not train the network; without them, it follows from the label
-smoothing. It is positive, so that no prediction changes. An ensemble has one, of the
-logits that its members have together: with one for each member, the members would have
-other shares in the mean of the probabilities, and predictions would change.
+Trained on few examples, a network is overconfident; trained with label smoothing, it is
+underconfident. One temperature corrects both. It is fitted on examples that did not
+train the network, or follows from the label smoothing. It is positive, so that no
+prediction changes. An ensemble has one temperature, which divides the logits of the
+mean of its members' probabilities: a temperature for each member would change the
+weights of the members in that mean, and so predictions.
 
 References:
-    Platt, "Probabilistic Outputs for Support Vector Machines", 1999, for probabilities
-    from scores, and targets that are less than certain. Guo, Pleiss, Sun, Weinberger,
-    "On Calibration of Modern Neural Networks", ICML 2017, where the inverse of the
-    multiplier is the temperature. Rahaman and Thiery, "Uncertainty Quantification and
-    Deep Ensembles", NeurIPS 2021, for the calibration of an ensemble's mean.
+    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+    for temperature scaling. Platt, "Probabilistic Outputs for Support Vector Machines",
+    1999, for targets below certainty. Rahaman and Thiery, "Uncertainty Quantification
+    and Deep Ensembles", NeurIPS 2021, for the calibration of an ensemble's mean.
 """
 
 import math
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
 
 Logits = TypeVar("Logits", np.ndarray, "jax.Array")
 
-MULTIPLIERS = (1e-3, 1e4)  # the range of a multiplier
-HALVINGS = 50  # of this range, on a logarithmic scale
-# After so many, the multiplier of a network has the digits that are kept, and takes
-# little of the time of a validation.
-CALIBRATION_HALVINGS = 20
+TEMPERATURES = (1e-4, 1e3)  # the range that `fit_temperature` searches
+BISECTIONS = 50  # of the range, on a logarithmic scale
+# A validation needs four digits of the temperature, and little time.
+VALIDATION_BISECTIONS = 20
 
-# The probability for which the multiplier undoes label smoothing exactly.
-# `docs/results_sequences.md` compares.
+# The probability at which the temperature undoes label smoothing exactly.
+# `docs/results_sequences.md` compares the choices.
 EXACT = 0.95
 
 
@@ -51,11 +49,14 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def combine_members(logits: Logits) -> Logits:
-    """Returns the logits of an ensemble, [..., classes], from those of its members.
+    """Returns the logits of an ensemble: the log of its members' mean probabilities.
 
-    The logits of the members are [members, ..., classes]. The probabilities of the
-    ensemble are the means of theirs, and its logits are the logarithms of these means.
-    A single network keeps its logits.
+    Args:
+        logits: the logits of the members, [members, ..., classes]. A single member
+            keeps its logits.
+
+    Returns:
+        The logits of the ensemble, [..., classes].
     """
     if len(logits) == 1:
         return logits[0]
@@ -64,66 +65,71 @@ def combine_members(logits: Logits) -> Logits:
     return log_sums - math.log(len(logits))
 
 
-def smoothing_multiplier(label_smoothing: float, classes: int) -> float:
-    """Returns the multiplier of the logits that undoes label smoothing.
+def smoothing_temperature(label_smoothing: float, classes: int) -> float:
+    """Returns the temperature that undoes label smoothing; 1 without smoothing.
 
-    Instead of a probability p, a network that has learnt the smoothed targets gives
-    (1 - label_smoothing) * p + label_smoothing / classes. A multiplier can undo this
-    exactly for one p only, here `EXACT`, if the other classes share the rest equally.
-    Without label smoothing, the multiplier is 1.
+    A network that has learnt smoothed targets predicts (1 - label_smoothing) * p +
+    label_smoothing / classes in place of a probability p. If all other classes are
+    equally probable, a temperature can undo this exactly for one p: `EXACT`.
     """
-    learnt = (1 - label_smoothing) * EXACT + label_smoothing / classes
+    smoothed = (1 - label_smoothing) * EXACT + label_smoothing / classes
 
     def logit_gap(probability: float) -> float:
-        """Returns by how much the logit of the right class exceeds the others."""
+        """Returns the logit of the predicted class minus the logit of any other."""
         return math.log(probability * (classes - 1) / (1 - probability))
 
-    return logit_gap(EXACT) / logit_gap(learnt)
+    return logit_gap(smoothed) / logit_gap(EXACT)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the multiplier of the logits of a network, or an ensemble, to 4 digits.
+    """Fits the temperature of a network or an ensemble, to four digits.
 
-    The logits are those of each network, [members, examples, classes], for examples
-    that did not train them, and labels are int [examples].
+    Args:
+        logits: the logits of each member for examples that did not train it, [members,
+            examples, classes].
+        labels: int [examples].
     """
     combined = combine_members(logits.astype(np.float64))
     weights = np.ones(len(labels))
-    multiplier = choose_multiplier(combined, labels, weights, CALIBRATION_HALVINGS)
-    return float(f"{multiplier:.4g}")
+    temperature = fit_temperature(combined, labels, weights, VALIDATION_BISECTIONS)
+    return float(f"{temperature:.4g}")
 
 
-def choose_multiplier(
-    scores: np.ndarray,
+def fit_temperature(
+    logits: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray,
-    halvings: int = HALVINGS,
+    bisections: int = BISECTIONS,
 ) -> float:
-    """Returns the number by which scores become the logits of the least cross-entropy.
+    """Returns the temperature with the least cross-entropy.
 
-    The cross-entropy is that of examples which the scores have not seen. If all are
-    correct, it would fall without end; so, as Platt suggests, the targets are a little
-    less than certain: by one example in two more than there are.
+    If all predictions are correct, the cross-entropy of targets of 0 and 1 falls
+    without end as the temperature falls. So the target of the right class is a little
+    below 1: 1 - 1 / (n + 2), as Platt suggests, where n is the sum of the weights.
 
-    Scores are float [examples, classes], labels int [examples], and weights float
-    [examples]. The range of the number is halved so many times.
+    Args:
+        logits: float [examples, classes], for examples that did not train the network.
+        labels: int [examples].
+        weights: float [examples].
+        bisections: how often the range of temperatures is halved.
     """
-    classes = scores.shape[1]
+    classes = logits.shape[1]
     doubt = 1 / (weights.sum() + 2)
-    targets = np.full(scores.shape, doubt / (classes - 1))
+    targets = np.full(logits.shape, doubt / (classes - 1))
     targets[np.arange(len(labels)), labels] = 1 - doubt
 
-    def slope(factor: float) -> float:
-        """Returns the derivative of the cross-entropy, which rises with the factor."""
-        probabilities = softmax(factor * scores)
-        differences = ((probabilities - targets) * scores).sum(axis=1)
-        return float(weights @ differences)
+    def slope(inverse: float) -> float:
+        """Returns the derivative of the cross-entropy in 1 / temperature."""
+        probabilities = softmax(inverse * logits)
+        errors = ((probabilities - targets) * logits).sum(axis=1)
+        return float(weights @ errors)
 
-    low, high = np.log(MULTIPLIERS).tolist()
-    for _ in range(halvings):
+    # The cross-entropy is convex in the inverse temperature.
+    low, high = -np.log(TEMPERATURES)[::-1]
+    for _ in range(bisections):
         middle = (low + high) / 2
         if slope(np.exp(middle).item()) < 0:
             low = middle
         else:
             high = middle
-    return float(np.exp(low))
+    return float(np.exp(-low))

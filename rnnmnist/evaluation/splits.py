@@ -69,7 +69,7 @@ def _load_dataset(network: Network) -> Dataset:
 def load_evaluated(
     network: Network, split: str | None = None, dataset: Dataset | None = None
 ) -> tuple[Task, str, Examples, np.ndarray | None]:
-    """Returns what `score_split` takes: a task, a split, its examples, their logits.
+    """Returns the task, the split, its examples and their logits to evaluate.
 
     Without a name, and if the head was fitted in closed form to all labelled examples,
     these are the training examples in the order of their groups, with the logits of

@@ -16,7 +16,7 @@ from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.exporting.onnx_graph import Graph
-from rnnmnist.exporting.onnx_recurrences import (
+from rnnmnist.exporting.onnx_layers import (
     add_cell,
     add_filters,
     add_layers,
@@ -98,7 +98,7 @@ def _save(
     Values, [time, examples, features], and lengths are those that `_add_logits` takes.
     """
     logits = _add_logits(graph, run, values, lengths)
-    graph.Mul(logits, run.multiplier, name="logits")
+    graph.Div(logits, run.temperature, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
     outputs = [
         _value(name, TensorProto.FLOAT, len(run.task.classes))
@@ -139,7 +139,7 @@ def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
     """
     config = run.config.model
     members = split_ensemble(jax.device_get(run.params))
-    if config.differences:  # whose deviations are the same for all members
+    if config.deltas:  # whose deviations are the same for all members
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_used = graph.Less(add_times(graph, values), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
@@ -150,7 +150,7 @@ def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
     zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
     graph.write_state(zero_or_nan_before, zero_or_nan)
     if config.window > 1 and graph.streams:
-        features = run.task.features * (2 if config.differences else 1)
+        features = run.task.features * (2 if config.deltas else 1)
         values = _add_next_window(graph, values, features, config.window, config.stride)
     elif config.window > 1:
         values = _add_windows(graph, values, config.window, config.stride)
@@ -178,11 +178,11 @@ def _add_network(
     if config.is_closed_form:
         hidden = add_filters(graph, params[FILTERS], values, lengths)
     else:
-        hidden = _add_recurrence(graph, config, params, values, lengths)
+        hidden = _add_recurrent_layer(graph, config, params, values, lengths)
     return graph.Gemm(hidden, params["head"]["kernel"], params["head"]["bias"])
 
 
-def _add_recurrence(
+def _add_recurrent_layer(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""

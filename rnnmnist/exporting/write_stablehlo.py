@@ -31,7 +31,7 @@ def write(run: Network, path: Path) -> None:
     # A symbolic time can be divided into blocks of one time step only. Without blocks,
     # the arrays of linear recurrences would not stay in cache.
     usual = Execution.create(run.config, "cpu")
-    execution = usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
+    execution = usual._replace(unroll=1, parallel_scan=False, remat_time_steps=1)
     model = make_model(run.config.model, task, execution)
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
@@ -79,7 +79,7 @@ def compute_logits(
 
     predict_members = map_ensemble(predict_member, vectorize=False)
     members: jax.Array = predict_members(run.params)
-    logits = run.multiplier * combine_members(members)
+    logits = combine_members(members) / run.temperature
     # Gates would hide an input that is NaN or infinite.
     is_finite = jnp.isfinite(inputs).all((1, 2))
     return jnp.where(is_finite[:, None], logits, jnp.nan)

@@ -17,7 +17,7 @@ from rnnmnist.models.filters import FilterBank
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.networks import check_collections, check_shape
-from rnnmnist.models.recurrences import Recurrence, ScannedCell
+from rnnmnist.models.recurrent_layer import RecurrentLayer, ScannedCell
 from rnnmnist.models.wrappers import (
     Bidirectional,
     Deltas,
@@ -52,20 +52,20 @@ def check_cell(cell: Function, hidden_size: int) -> None:
         hidden = scanned.apply(params, inputs, None, every_step=False)
         check_shape("its output", hidden, (batch, hidden_size))
         # Outside of `nn.scan`, which hides the variables that it does not know.
-        step = nn.init(_read_first_step, cell(features=hidden_size))
+        step = nn.init(_read_first_time_step, cell(features=hidden_size))
         check_collections(step(make_key(0), inputs[0]))
 
     with cell.errors():
         jax.eval_shape(read_time_step)
 
 
-def _read_first_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
+def _read_first_time_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
     return cell(cell.initialize_carry(make_key(0), inputs.shape), inputs)
 
 
-def make_recurrence(
+def make_recurrent_layer(
     config: RunModelConfig, input_shape: tuple[int, int], execution: Execution
-) -> Recurrence:
+) -> RecurrentLayer:
     """Creates the recurrence of a configuration, for inputs [time, features].
 
     The type of the carry depends on the configuration.
@@ -82,18 +82,18 @@ def make_recurrence(
     - `deltas`: the standard deviation of delta features.
     """
     time_steps, num_features = input_shape
-    features = 2 * num_features if config.differences else num_features
-    recurrence: Recurrence
+    features = 2 * num_features if config.deltas else num_features
+    layer: RecurrentLayer
     if config.is_closed_form:
         # A configuration of random filters has no windows, which `resolve` refuses.
-        recurrence = FilterBank(config.hidden_size, features, time_steps, name=FILTERS)
+        layer = FilterBank(config.hidden_size, features, time_steps, name=FILTERS)
     else:
-        recurrence = _make_layers(config, features * config.window, execution)
+        layer = _make_layers(config, features * config.window, execution)
     if config.window > 1:
-        recurrence = Windows(recurrence, size=config.window, stride=config.stride)
-    if config.differences:
-        recurrence = Deltas(recurrence, num_features, name=DELTAS)
-    return recurrence
+        layer = Windows(layer, size=config.window, stride=config.stride)
+    if config.deltas:
+        layer = Deltas(layer, num_features, name=DELTAS)
+    return layer
 
 
 def layer_names(config: RunModelConfig) -> list[list[str]]:
@@ -111,7 +111,7 @@ def layer_names(config: RunModelConfig) -> list[list[str]]:
 
 def _make_layers(
     config: RunModelConfig, features: int, execution: Execution
-) -> Recurrence:
+) -> RecurrentLayer:
     layers: list[list[Any]] = []  # the directions of each
     for names in layer_names(config):
         layers.append(
@@ -128,13 +128,13 @@ def _make_layers(
 
 def _make_direction(
     config: RunModelConfig, features: int, execution: Execution, name: str
-) -> Recurrence:
+) -> RecurrentLayer:
     if config.is_linear:
         return ResidualLayers(
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             parallel=execution.parallel_scan,
-            remat_steps=execution.remat_steps,
+            remat_time_steps=execution.remat_time_steps,
             precision=execution.precision,
             name=name,
         )

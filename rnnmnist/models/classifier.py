@@ -7,20 +7,20 @@ from rnnmnist.config.functions import Function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.cells import check_cell, make_recurrence
+from rnnmnist.models.cells import check_cell, make_recurrent_layer
 from rnnmnist.models.dropout import Dropout
 from rnnmnist.models.networks import UserNetwork, check_network
-from rnnmnist.models.recurrences import Carry, Recurrence
+from rnnmnist.models.recurrent_layer import Carry, RecurrentLayer
 
 
 class SequenceClassifier(nn.Module):
     """Classifies sequences by a recurrence and a dense head.
 
     The recurrence contains all recurrent layers, and the wrappers around them
-    (`make_recurrence`). The head reads its final output, [batch, size]: the last hidden
-    state or, with `model.pooling=mean`, the mean of the hidden states of all time
-    steps. The size is `hidden_size`, with `model.bidirectional` twice that, for the
-    outputs of both directions, and for random filters five times that.
+    (`make_recurrent_layer`). The head reads its final output, [batch, size]: the last
+    hidden state or, with `model.pooling=mean`, the mean of the hidden states of all
+    time steps. The size is `hidden_size`; with `model.bidirectional`, twice
+    `hidden_size`, for the outputs of both directions; for random filters, five times.
 
     Attributes:
         config: the settings of the network.
@@ -41,10 +41,10 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the recurrence and the head.
 
-        The named modules that `make_recurrence` creates become children of this one:
-        the parameters are `params["cell"]`, not `params["recurrence"]["cell"]`.
+        The named modules that `make_recurrent_layer` creates become children of this
+        one: the parameters are `params["cell"]`, without `recurrent_layer` before.
         """
-        self.recurrence: Recurrence = make_recurrence(
+        self.recurrent_layer: RecurrentLayer = make_recurrent_layer(
             self.config, self.input_shape, self.execution
         )
         kernel_init = nn.initializers.lecun_normal()  # as `nn.Dense` by default
@@ -104,20 +104,22 @@ class SequenceClassifier(nn.Module):
         [time, batch, size], after each time step.
         """
         dropout = Dropout(self.config.dropout, keys)
-        outputs = self.recurrence(
+        outputs = self.recurrent_layer(
             inputs.swapaxes(0, 1), lengths, every_step=every_step, dropout=dropout
         )
         return dropout.apply(outputs, "last_layer")
 
-    def start(self, batch: int) -> Carry:
+    def initialize_carry(self, batch: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences.
 
-        With `model.bidirectional`, `start` and `step` raise an error, since the second
-        direction begins at the end of a sequence.
+        With `model.bidirectional`, `initialize_carry` and `read_time_step` raise an
+        error, since the second direction begins at the end of a sequence.
         """
-        return self.recurrence.start(batch, self.input_shape[1])
+        return self.recurrent_layer.initialize_carry(batch, self.input_shape[1])
 
-    def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    def read_time_step(
+        self, carry: Carry, inputs: jax.Array
+    ) -> tuple[Carry, jax.Array]:
         """Returns the carry and the logits after one time step.
 
         Inputs are [batch, features]. The logits, [batch, classes], equal a call on
@@ -125,7 +127,7 @@ class SequenceClassifier(nn.Module):
         logits: between the ends of two windows, it repeats the logits of the last
         window that has ended (`Windows`).
         """
-        carry, hidden = self.recurrence.step(carry, inputs)
+        carry, hidden = self.recurrent_layer.read_time_step(carry, inputs)
         return carry, self.head(hidden)
 
 

@@ -9,15 +9,15 @@ with the same pole a = exp(-1 / tau + i omega), one behind the other:
 
 Its output is o[t] = Re(exp(i phi) h3[t]). The response to an impulse at time step 0 is
 (t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of a random length
-and frequency, computed with a state of constant size. The hidden state of the
-recurrence has two kinds of features: the shares of the time steps read so far at which
-an output is above a threshold, and the largest output so far, at least 0. Several
-thresholds of each filter are drawn from its outputs in training.
+and frequency, computed with a state of constant size. The hidden state has
+two kinds of features of each filter: the PPV (proportion of positive values) over the
+time steps read so far, of the output minus a threshold, and the largest output so far,
+at least 0. Several thresholds of each filter are drawn from its outputs in training.
 
 References:
     Dempster, Petitjean, Webb, "ROCKET: Exceptionally fast and accurate time series
     classification using random convolutional kernels", Data Mining and Knowledge
-    Discovery 34, 2020, for shares and maxima of random kernels' outputs and a ridge
+    Discovery 34, 2020, for PPV and maxima of random kernels' outputs and a ridge
     classifier of them, and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021. Their
     kernels are convolutions, which read a window of the sequence at each time step.
     de Vries and Principe, "The gamma model: a new neural model for temporal
@@ -65,10 +65,10 @@ class FilterCarry(NamedTuple):
 
 
 class FilterBank(nn.Module):
-    """A bank of random recurrent filters. It is a `Recurrence`.
+    """A bank of random recurrent filters. It is a `RecurrentLayer`.
 
     All parameters are drawn or chosen by `training.closed_form`, and none is trained.
-    The hidden state has `THRESHOLDS` shares and the largest output of each filter.
+    The hidden state has `THRESHOLDS` PPVs and the largest output of each filter.
     """
 
     filters: int
@@ -97,9 +97,9 @@ class FilterBank(nn.Module):
     ) -> jax.Array:
         """Filters whole sequences, up to the end of the longest one."""
         time, batch, features = inputs.shape  # time and batch can be symbolic
-        start = self.start(batch, features)
+        carry = self.initialize_carry(batch, features)
         if every_step:
-            _, hidden = jax.lax.scan(self.step, start, inputs)
+            _, hidden = jax.lax.scan(self.read_time_step, carry, inputs)
             return hidden
         if lengths is None:
             lengths = jnp.full(batch, time)
@@ -109,10 +109,10 @@ class FilterBank(nn.Module):
             carry, _ = self.advance(carry, inputs[index], is_read=index < ends)
             return carry
 
-        last = jax.lax.fori_loop(0, lengths.max(), read, start)
+        last = jax.lax.fori_loop(0, lengths.max(), read, carry)
         return hidden_state(last, ends)
 
-    def start(self, batch: int, features: int) -> FilterCarry:
+    def initialize_carry(self, batch: int, features: int) -> FilterCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         zeros = jnp.zeros((batch, self.filters))
         return FilterCarry(
@@ -122,7 +122,7 @@ class FilterBank(nn.Module):
             time=jnp.zeros((), jnp.int32),
         )
 
-    def step(
+    def read_time_step(
         self, carry: FilterCarry, inputs: jax.Array
     ) -> tuple[FilterCarry, jax.Array]:
         """Returns the carry and the hidden state after one time step."""
@@ -132,7 +132,9 @@ class FilterBank(nn.Module):
     def outputs(self, inputs: jax.Array) -> jax.Array:
         """Returns the outputs of all filters, [time, batch, filters]."""
         _, batch, features = inputs.shape
-        _, outputs = jax.lax.scan(self.advance, self.start(batch, features), inputs)
+        _, outputs = jax.lax.scan(
+            self.advance, self.initialize_carry(batch, features), inputs
+        )
         return outputs
 
     def advance(
@@ -170,12 +172,12 @@ class FilterBank(nn.Module):
 
 
 def hidden_state(carry: FilterCarry, times: jax.Array) -> jax.Array:
-    """Returns shares and largest outputs after some time steps, [batch, hidden].
+    """Returns PPVs and largest outputs after some time steps, [batch, hidden].
 
     The times are int32 [] or [batch, 1].
     """
-    shares = carry.counts.reshape(carry.counts.shape[0], -1) / times.astype(jnp.float32)
-    return jnp.concatenate([shares, carry.largest], axis=1)
+    ppv = carry.counts.reshape(carry.counts.shape[0], -1) / times.astype(jnp.float32)
+    return jnp.concatenate([ppv, carry.largest], axis=1)
 
 
 def draw_poles(key: jax.Array, filters: int, time_steps: int) -> jax.Array:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnmnist.config.platforms import LINEAR_STEPS
+from rnnmnist.config.platforms import LINEAR_TIME_STEPS
 from rnnmnist.models.dropout import NO_DROPOUT, Dropout
-from rnnmnist.models.recurrences import select_last
+from rnnmnist.models.recurrent_layer import select_last
 
 States = tuple[jax.Array, ...]  # of each layer, complex64 [batch, hidden]
 Pair = tuple[jax.Array, jax.Array]
@@ -22,7 +22,7 @@ Pair = tuple[jax.Array, jax.Array]
 class ResidualLayers(nn.Module):
     """A stack of residual layers around linear recurrent units.
 
-    It is a `Recurrence`.
+    It is a `RecurrentLayer`.
 
     References:
         Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
@@ -36,7 +36,7 @@ class ResidualLayers(nn.Module):
     # All layers compute a block of this many time steps before the next one, so that
     # arrays stay in cache. The backward pass keeps the states between blocks, and
     # computes the rest of a block again. None: the sequence is one block.
-    remat_steps: int | None
+    remat_time_steps: int | None
     precision: str | None  # as for `jax.default_matmul_precision`
 
     def setup(self) -> None:
@@ -61,7 +61,7 @@ class ResidualLayers(nn.Module):
     ) -> jax.Array:
         """Runs the layers over whole sequences."""
         time, batch, features = inputs.shape
-        carry = self.start(batch, features)
+        carry = self.initialize_carry(batch, features)
         masks = []
         if dropout.keys is not None:
             # Drawn for all time steps, so that the backward pass, which computes blocks
@@ -70,7 +70,7 @@ class ResidualLayers(nn.Module):
                 dropout.draw_mask(f"{self.name}_{index}", (time, self.hidden_size))
                 for index in range(self.num_layers - 1)
             ]
-        size = min(self.remat_steps or time, time)
+        size = min(self.remat_time_steps or time, time)
         if size == time:
             _, hidden = self.advance(carry, inputs, masks)
         else:
@@ -90,12 +90,14 @@ class ResidualLayers(nn.Module):
             hidden = hidden.reshape(-1, batch, self.hidden_size)[:time]
         return hidden if every_step else select_last(hidden, lengths)
 
-    def start(self, batch: int, features: int) -> States:
+    def initialize_carry(self, batch: int, features: int) -> States:
         """Returns the states before the first time step of `batch` sequences."""
         zeros = jnp.zeros((batch, self.hidden_size), jnp.complex64)
         return (zeros,) * self.num_layers
 
-    def step(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
+    def read_time_step(
+        self, carry: States, inputs: jax.Array
+    ) -> tuple[States, jax.Array]:
         """Runs the layers on one time step."""
         carry, hidden = self.advance(carry, inputs[None], [])
         return carry, hidden[0]
@@ -250,4 +252,4 @@ def linear_scan(
         state = decay * state + inputs
         return state, state
 
-    return lax.scan(step, initial, inputs, unroll=LINEAR_STEPS)[1]
+    return lax.scan(step, initial, inputs, unroll=LINEAR_TIME_STEPS)[1]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rnnmnist.models.recurrences import ScannedCell
+from rnnmnist.models.recurrent_layer import ScannedCell
 from rnnmnist.runtime.random_streams import make_key
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
@@ -59,9 +59,9 @@ class LSTM(ScannedCell):
 
     cell: "LSTMCell"
 
-    def start(self, batch: int, features: int) -> LSTMCarry:
+    def initialize_carry(self, batch: int, features: int) -> LSTMCarry:
         """Returns the carry before the first time step of `batch` sequences."""
-        c, h = super().start(batch, features)
+        c, h = super().initialize_carry(batch, features)
         return LSTMCarry(c.T, h.T)
 
     def advance(
@@ -73,7 +73,7 @@ class LSTM(ScannedCell):
         def step(
             _: nn.RNNCellBase, carry: LSTMCarry, inputs: jax.Array
         ) -> tuple[LSTMCarry, jax.Array]:
-            carry = lstm_step(self.precision, kernels, carry, inputs)
+            carry = lstm_time_step(self.precision, kernels, carry, inputs)
             return carry, carry.h
 
         carry, hidden = self.scan(step, carry, inputs.mT)
@@ -146,11 +146,11 @@ def init_gate_biases(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def lstm_step(
+def lstm_time_step(
     precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
 ) -> LSTMCarry:
     """Returns the carry after a time step with inputs [features, batch]."""
-    return _forward_step(precision, kernels, carry, inputs)[0]
+    return _forward_time_step(precision, kernels, carry, inputs)[0]
 
 
 def _scale(units: int, dtype: DTypeLike) -> jax.Array:
@@ -163,7 +163,7 @@ def _scale(units: int, dtype: DTypeLike) -> jax.Array:
     return jnp.concatenate([half, half, whole, half])
 
 
-def _forward_step(
+def _forward_time_step(
     precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
 ) -> tuple[LSTMCarry, Residuals]:
     """Returns the carry after a time step, and what its backward pass needs."""
@@ -176,10 +176,10 @@ def _forward_step(
     return LSTMCarry(c, o * jnp.tanh(c)), Residuals(kernels, gates, c, inputs)
 
 
-def _backward_step(
+def _backward_time_step(
     precision: str | None, residuals: Residuals, grads: LSTMCarry
 ) -> tuple[Kernels, LSTMCarry, jax.Array]:
-    """Returns the gradients of `lstm_step` by the kernels, the carry and the inputs.
+    """Returns the gradients of `lstm_time_step` by kernels, carry and inputs.
 
     `grads` are those by the carry after the time step.
     """
@@ -202,4 +202,4 @@ def _backward_step(
     return Kernels(dkernel, None), dcarry, dinputs  # type: ignore[arg-type]
 
 
-lstm_step.defvjp(_forward_step, _backward_step)
+lstm_time_step.defvjp(_forward_time_step, _backward_time_step)

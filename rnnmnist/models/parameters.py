@@ -32,11 +32,11 @@ def init_params(
         model: the network.
         key: a typed key for the random numbers.
         delta_std: the standard deviation of delta features in the training data, float
-            [features] or []. Ignored without `model.differences`.
+            [features] or []. Ignored without `model.deltas`.
     """
     config = model.config
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    if config.differences:  # `Deltas` has initialized the deviation as 1
+    if config.deltas:  # `Deltas` has initialized the deviation as 1
         params = {**params, DELTAS: {"std": params[DELTAS]["std"] * delta_std}}
     if config.cell == "lstm" and config.network is None:
         longest_memory = None

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
 from rnnmnist.models.dropout import Dropout
-from rnnmnist.models.recurrences import Carry, Recurrence, select_last
+from rnnmnist.models.recurrent_layer import Carry, RecurrentLayer, select_last
 
 
 class DeltasCarry(NamedTuple):
     """The carry of `Deltas`."""
 
-    recurrence: Carry
+    layer: Carry
     last: jax.Array  # [batch, features], the inputs of the previous time step
     is_first: jax.Array  # bool [], whether there is no previous time step
 
@@ -33,7 +33,7 @@ class Deltas(nn.Module):
         34(1), 1986.
     """
 
-    recurrence: Recurrence
+    layer: RecurrentLayer
     features: int  # of the inputs
 
     def setup(self) -> None:
@@ -54,24 +54,24 @@ class Deltas(nn.Module):
     ) -> jax.Array:
         """Runs the recurrence over whole sequences and their deltas."""
         inputs = self.append_deltas(inputs, lengths)
-        return self.recurrence(inputs, lengths, every_step=every_step, dropout=dropout)
+        return self.layer(inputs, lengths, every_step=every_step, dropout=dropout)
 
-    def start(self, batch: int, features: int) -> DeltasCarry:
+    def initialize_carry(self, batch: int, features: int) -> DeltasCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         return DeltasCarry(
-            recurrence=self.recurrence.start(batch, 2 * features),
+            layer=self.layer.initialize_carry(batch, 2 * features),
             last=jnp.zeros((batch, features)),
             is_first=jnp.array(True),
         )
 
-    def step(
+    def read_time_step(
         self, carry: DeltasCarry, inputs: jax.Array
     ) -> tuple[DeltasCarry, jax.Array]:
         """Runs the recurrence on one time step and its deltas."""
         last = jnp.where(carry.is_first, inputs, carry.last)
         both = self._concatenate(inputs[None], last[None])[0]
-        recurrence, hidden = self.recurrence.step(carry.recurrence, both)
-        return DeltasCarry(recurrence, inputs, jnp.array(False)), hidden
+        layer, hidden = self.layer.read_time_step(carry.layer, both)
+        return DeltasCarry(layer, inputs, jnp.array(False)), hidden
 
     def append_deltas(self, inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """Returns whole sequences with their deltas, [time, batch, 2 x features]."""
@@ -96,7 +96,7 @@ class Deltas(nn.Module):
 class WindowsCarry(NamedTuple):
     """What `Windows` remembers of a sequence between two time steps."""
 
-    recurrence: Carry  # after the last window that has ended
+    layer: Carry  # after the last window that has ended
     window: jax.Array  # [batch, size, features]; 0 where it is not read yet
     time: jax.Array  # int32, the number of time steps that were read
 
@@ -111,7 +111,7 @@ class Windows(nn.Module):
     also ends with the last time step of a sequence, and is then filled with zeros.
     """
 
-    recurrence: Recurrence
+    layer: RecurrentLayer
     size: int
     stride: int  # at most the size
 
@@ -137,9 +137,7 @@ class Windows(nn.Module):
         counts = None
         if lengths is not None:
             counts = (lengths + zeros_after) // self.stride
-        hidden = self.recurrence(
-            windows, counts, every_step=every_step, dropout=dropout
-        )
+        hidden = self.layer(windows, counts, every_step=every_step, dropout=dropout)
         if not every_step:
             return hidden
         # Element n is the output after n windows, which is 0 after none.
@@ -150,15 +148,15 @@ class Windows(nn.Module):
         ended = (times + jnp.where(is_last, zeros_after, 0)) // self.stride  # windows
         return hidden[ended, jnp.arange(batch)]
 
-    def start(self, batch: int, features: int) -> WindowsCarry:
+    def initialize_carry(self, batch: int, features: int) -> WindowsCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         return WindowsCarry(
-            recurrence=self.recurrence.start(batch, self.size * features),
+            layer=self.layer.initialize_carry(batch, self.size * features),
             window=jnp.zeros((batch, self.size, features)),
             time=jnp.zeros((), jnp.int32),
         )
 
-    def step(
+    def read_time_step(
         self, carry: WindowsCarry, inputs: jax.Array
     ) -> tuple[WindowsCarry, jax.Array]:
         """Returns the carry and the output of a sequence that ends with these inputs.
@@ -169,21 +167,21 @@ class Windows(nn.Module):
         window = carry.window.at[:, position].set(inputs)
         batch = len(window)
         features = window.reshape(batch, -1)
-        after, hidden = self.recurrence.step(carry.recurrence, features)
+        after, hidden = self.layer.read_time_step(carry.layer, features)
         zeros_after = ((0, 0), (0, self.stride), (0, 0))
         next_window = jnp.pad(window[:, self.stride :], zeros_after)
-        recurrence, window = jax.lax.cond(
+        layer, window = jax.lax.cond(
             position == self.size - 1,
             lambda: (after, next_window),
-            lambda: (carry.recurrence, window),
+            lambda: (carry.layer, window),
         )
-        return WindowsCarry(recurrence, window, carry.time + 1), hidden
+        return WindowsCarry(layer, window, carry.time + 1), hidden
 
 
 class MeanCarry(NamedTuple):
     """What `MeanPooling` remembers of a sequence between two time steps."""
 
-    recurrence: Carry
+    layer: Carry
     total: jax.Array  # [batch, hidden], the sum of the hidden states so far
     time: jax.Array  # float32, the number of time steps that were read
 
@@ -191,7 +189,7 @@ class MeanCarry(NamedTuple):
 class MeanPooling(nn.Module):
     """A recurrence whose hidden states are the means of another one's so far."""
 
-    recurrence: Recurrence
+    layer: RecurrentLayer
     hidden_size: int  # of the recurrence
 
     def __call__(
@@ -203,33 +201,35 @@ class MeanPooling(nn.Module):
         dropout: Dropout,
     ) -> jax.Array:
         """Runs the recurrence over whole sequences."""
-        hidden = self.recurrence(inputs, lengths, every_step=True, dropout=dropout)
+        hidden = self.layer(inputs, lengths, every_step=True, dropout=dropout)
         if lengths is None and not every_step:
             return hidden.mean(axis=0)
         times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
         means = hidden.cumsum(axis=0) / times[:, None, None]
         return means if every_step else select_last(means, lengths)
 
-    def start(self, batch: int, features: int) -> MeanCarry:
+    def initialize_carry(self, batch: int, features: int) -> MeanCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         return MeanCarry(
-            recurrence=self.recurrence.start(batch, features),
+            layer=self.layer.initialize_carry(batch, features),
             total=jnp.zeros((batch, self.hidden_size)),
             time=jnp.zeros(()),
         )
 
-    def step(self, carry: MeanCarry, inputs: jax.Array) -> tuple[MeanCarry, jax.Array]:
+    def read_time_step(
+        self, carry: MeanCarry, inputs: jax.Array
+    ) -> tuple[MeanCarry, jax.Array]:
         """Returns the carry and the mean after one time step."""
-        recurrence, hidden = self.recurrence.step(carry.recurrence, inputs)
+        layer, hidden = self.layer.read_time_step(carry.layer, inputs)
         total = carry.total + hidden
         time = carry.time + 1
-        return MeanCarry(recurrence, total, time), total / time
+        return MeanCarry(layer, total, time), total / time
 
 
 class Stack(nn.Module):
     """Stacked recurrent layers: each reads all outputs of the layer before it."""
 
-    layers: Sequence[Recurrence]
+    layers: Sequence[RecurrentLayer]
     hidden_size: int  # of every layer, in one direction
 
     def __call__(
@@ -247,20 +247,20 @@ class Stack(nn.Module):
             inputs = dropout.apply(outputs, f"layer_{index}")
         return last(inputs, lengths, every_step=every_step, dropout=dropout)
 
-    def start(self, batch: int, features: int) -> list[Carry]:
+    def initialize_carry(self, batch: int, features: int) -> list[Carry]:
         """Returns the carries before the first time step of `batch` sequences."""
         return [
-            layer.start(batch, self.hidden_size if index else features)
+            layer.initialize_carry(batch, self.hidden_size if index else features)
             for index, layer in enumerate(self.layers)
         ]
 
-    def step(
+    def read_time_step(
         self, carry: list[Carry], inputs: jax.Array
     ) -> tuple[list[Carry], jax.Array]:
         """Runs the layers on one time step."""
         carries = []
         for layer, before in zip(self.layers, carry, strict=True):
-            after, inputs = layer.step(before, inputs)
+            after, inputs = layer.read_time_step(before, inputs)
             carries.append(after)
         return carries, inputs
 
@@ -272,15 +272,16 @@ class Bidirectional(nn.Module):
     last time step that the recurrence reads, which is the first one of the sequence for
     the backward recurrence. With `every_step`, the backward output at time step t has
     read the time steps from the last one down to t. So it depends on later time steps:
-    there are no `start` and `step`, and a layer in two directions cannot read streams.
+    there are no `initialize_carry` and `read_time_step`, and a layer in two directions
+    cannot read streams.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
         Transactions on Signal Processing 45(11), 1997.
     """
 
-    forward: Recurrence
-    backward: Recurrence
+    forward: RecurrentLayer
+    backward: RecurrentLayer
 
     def __call__(
         self,

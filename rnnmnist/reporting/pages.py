@@ -12,16 +12,16 @@ import numpy as np
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples, find_padding
 from rnnmnist.evaluation import formatting
+from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import combine_members, softmax
-from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.reporting import html, plots
 from rnnmnist.runs import logs
+from rnnmnist.runs.metrics import Z_95, wilson_interval
 from rnnmnist.runs.results import Result
-from rnnmnist.runs.scores import Z_95, wilson_interval
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_device_mesh
@@ -44,7 +44,7 @@ class Report(NamedTuple):
         page: the HTML file, which contains the pictures.
     """
 
-    scores: Result
+    result: Result
     pictures: tuple[Path, ...]
     page: Path
 
@@ -66,9 +66,9 @@ def write_report(run: Network, folder: Path) -> Report:
             logits, accuracy = read_over_time(network, examples)
             majority = np.bincount(examples.labels).max() / len(examples)
             pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
-    result = score_split(run, task, split, examples, logits)
+    result = evaluate_logits(run, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
-    probabilities = softmax(run.multiplier * combined)
+    probabilities = softmax(combined / run.temperature)
     if not run.config.model.is_closed_form and run.record.lines:
         pictures["curves"] = plots.learning_curves(run.record.lines)
     if len(task.classes) <= MAX_CLASSES:
@@ -124,7 +124,9 @@ def render_page(
         shown_errors=len(errors),
         num_errors=int(is_wrong.sum()),
         mean_confidence=float(probabilities.max(axis=1).mean()),
-        largest_fall=max((np.abs(tile.falls).max() for tile in errors), default=0),
+        largest_attribution=max(
+            (np.abs(tile.attributions).max() for tile in errors), default=0
+        ),
         overconfidence=estimate_overconfidence(probabilities, labels),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
@@ -183,12 +185,12 @@ def find_errors(
     Without a network, they depend on none.
     """
     positions = most_confident_errors(probabilities, examples.labels)
-    falls = np.zeros((len(positions), run.task.time_steps))
+    attributions = np.zeros((len(positions), run.task.time_steps))
     if network is not None and len(positions):
-        falls = occlude(network, examples.select(positions))
+        attributions = occlude(network, examples.select(positions))
     classes, pixel_order = run.task.classes, run.pixel_order
     tiles = []
-    for position, fall in zip(positions.tolist(), falls, strict=True):
+    for position, attribution in zip(positions.tolist(), attributions, strict=True):
         values = examples.strip_padding(position)
         times = np.arange(len(values))
         if pixel_order is not None:  # the time step in which each pixel is read
@@ -199,7 +201,7 @@ def find_errors(
         tile = plots.Tile(
             name=examples.name(position),
             values=values,
-            falls=fall[times],
+            attributions=attribution[times],
             predicted=classes[predicted],
             probability=formatting.format_probability(confidence),
             label=classes[examples.labels[position]],

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 
 DPI = 200  # dots per inch
 # The colours of the pages on a light background, as in `base.css`.
@@ -43,13 +43,13 @@ class Tile(NamedTuple):
 
     name: str  # of the sequence in its data
     values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
-    falls: np.ndarray  # as `Model.occlusion`, [rows, columns] or [time]
+    attributions: np.ndarray  # as `Model.occlusion`, [rows, columns] or [time]
     predicted: str
     probability: str
     label: str
 
 
-def learning_curves(metrics: Sequence[Metrics]) -> bytes:
+def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
     """Draws the metrics of a run, at least one line, over steps.
 
     For several seeds, the range from the lowest to the highest is shaded.
@@ -64,8 +64,8 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
             if not lines:
                 continue
             steps = [line.step for line in lines]
-            losses = [[one.loss for one in line.networks] for line in lines]
-            percents = [[100 * one.accuracy for one in line.networks] for line in lines]
+            losses = [[one.loss for one in line.members] for line in lines]
+            percents = [[100 * one.accuracy for one in line.members] for line in lines]
             for axes, values in ((upper_axes, losses), (lower_axes, percents)):
                 mean = np.mean(values, axis=1)
                 axes.plot(steps, mean, color=colour, marker=marker, label=split)
@@ -156,7 +156,7 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     rows = math.ceil(len(tiles) / 4)
     # In inches. Sequences have a legend below all rows.
     height = 2.1 * rows + 0.4 if features else 1.75 * rows + 0.1
-    largest = max(np.abs(tile.falls).max() for tile in tiles) or 1
+    largest = max(np.abs(tile.attributions).max() for tile in tiles) or 1
     with new_figure(height) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
@@ -164,7 +164,9 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
         for axes, tile in zip(grid.flat, tiles, strict=False):
             # On a square root scale, weak evidence stays visible, as in the confusion
             # matrix.
-            evidence = np.sign(tile.falls) * np.sqrt(np.abs(tile.falls) / largest)
+            evidence = np.sign(tile.attributions) * np.sqrt(
+                np.abs(tile.attributions) / largest
+            )
             label = f"label {_shorten(tile.label, 12)}"
             if features:
                 _draw_curves(axes, tile.values, evidence)

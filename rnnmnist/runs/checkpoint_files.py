@@ -34,14 +34,14 @@ from rnnmnist.config.resolving import (
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, summarize_error
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
 
 # The format is raised if a setting, a field of the header or an array is renamed or
 # removed, or if splits are drawn otherwise, and older checkpoints would be misread;
 # then the shipped models must be rewritten and sealed, too. A setting that is added has
 # the default with which earlier runs trained.
-FORMAT = 11
+FORMAT = 12
 ITEMS = ("params", "state", "header")
 
 Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
@@ -57,10 +57,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     config: RunConfig
     task: Task
     # Of the validation split, or leave-one-out predictions; None if there are neither.
-    metrics: Metrics | None
-    # By which the logits are multiplied for the probabilities. The metrics, which
-    # select the checkpoint, are those without it.
-    multiplier: float = 1.0
+    metrics: StepMetrics | None
+    # The probabilities are the softmax of the logits divided by the temperature. The
+    # metrics, which select the checkpoint, are computed at temperature 1.
+    temperature: float = 1.0
     # Why the rule of `choose_config` chose the cell; None if the user did.
     reason: str | None = None
     # The SHA-256 of each file with a function of the user, by `SETTING=LABEL`.

@@ -10,13 +10,13 @@ import msgspec
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import set_missing_filename
-from rnnmnist.runs.scores import LOGGED, Scores, select_fields
+from rnnmnist.runs.metrics import LOGGED, EnsembleMetrics, select_fields
 from rnnmnist.runs.writing import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 
 
-class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
+class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     """The scores at a step: a line of `metrics.jsonl`, and what a callback gets.
 
     A line has no confusion matrices, which are large if there are many classes.
@@ -26,28 +26,28 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
         split: `train` or `validation`; of random filters also `leave_one_out`, or with
             groups `leave_one_group_out`.
         examples_per_second: in training, by all members together.
-        means: the means of all other metrics by their names, each with a number for
+        metrics: the means of all other metrics by their names, each with a number for
             each member.
     """
 
     step: int
     split: str
     examples_per_second: float | None = None
-    means: dict[str, tuple[float, ...]] | None = None
+    metrics: dict[str, tuple[float, ...]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of a line; several networks are its `members`."""
-        of_step = ("step", "split", "groups", "examples_per_second", "means")
+        of_step = ("step", "split", "groups", "examples_per_second", "metrics")
         content = select_fields(self, (*of_step, *LOGGED))
-        if len(self.networks) > 1:
+        if len(self.members) > 1:
             content["members"] = [
-                select_fields(network, LOGGED) for network in self.networks
+                select_fields(member, LOGGED) for member in self.members
             ]
         return content
 
 
 def completion(
-    lines: Iterable[Metrics], step: int, config: RunTrainConfig
+    lines: Iterable[StepMetrics], step: int, config: RunTrainConfig
 ) -> str | None:
     """Returns why a run that has finished `step` steps is complete, None if it is not.
 
@@ -74,7 +74,7 @@ def completion(
 
 
 def rank_validations(
-    lines: Iterable[Metrics], last: int, config: RunTrainConfig
+    lines: Iterable[StepMetrics], last: int, config: RunTrainConfig
 ) -> dict[int, float]:
     """Returns the metric of early stopping for each validation until step `last`.
 
@@ -89,14 +89,14 @@ def rank_validations(
     return {line.step: -line.loss for line in validations}
 
 
-def append(workdir: Path, metrics: Metrics) -> None:
+def append(workdir: Path, metrics: StepMetrics) -> None:
     """Appends a line to the log."""
     path = workdir / FILE_NAME
     with set_missing_filename(path), path.open("a") as file:
         file.write(json.dumps(metrics.to_json()) + "\n")
 
 
-def read(workdir: Path) -> list[Metrics]:
+def read(workdir: Path) -> list[StepMetrics]:
     """Returns the complete lines of the log, which need not exist."""
     return [metrics for _, metrics in _lines(workdir)]
 
@@ -110,7 +110,7 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
     write_atomically(workdir / FILE_NAME, "".join(kept).encode())
 
 
-def _lines(workdir: Path) -> Iterator[tuple[str, Metrics]]:
+def _lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
     """Yields the complete lines of the log, each with its metrics."""
     path = workdir / FILE_NAME
     if not path.exists():
@@ -121,7 +121,7 @@ def _lines(workdir: Path) -> Iterator[tuple[str, Metrics]]:
             yield line, parse(msgspec.convert(json.loads(line), dict[str, Any]))
 
 
-def parse(content: dict[str, Any]) -> Metrics:
+def parse(content: dict[str, Any]) -> StepMetrics:
     """Returns the metrics of a line from the content that `to_json` returns."""
-    networks = content.get("members", [content])
-    return msgspec.convert(content | {"networks": networks}, Metrics)
+    members = content.get("members", [content])
+    return msgspec.convert(content | {"members": members}, StepMetrics)

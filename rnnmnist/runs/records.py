@@ -30,7 +30,7 @@ from rnnmnist.runs.checkpoint_files import (
     read_header,
     without_functions,
 )
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.selection import best_header, outdated_steps
 from rnnmnist.runs.workdir import (
@@ -87,7 +87,7 @@ class Record:
                     self.headers[step] = header
 
     @functools.cached_property
-    def lines(self) -> list[Metrics]:
+    def lines(self) -> list[StepMetrics]:
         """The lines of the log."""
         return [] if self.workdir is None else logs.read(self.workdir)
 
@@ -180,7 +180,7 @@ class Record:
                 write_json(self._written / "config.json", name_functions(config))
                 logs.remove_metrics_after(self._written, self.step)
 
-    def log(self, metrics: Metrics) -> None:
+    def log(self, metrics: StepMetrics) -> None:
         """Adds a line to the log."""
         if self._written is not None:
             logs.append(self._written, metrics)

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs.scores import RECORDED, Scores, select_fields
+from rnnmnist.runs.metrics import RECORDED, EnsembleMetrics, select_fields
 
 # The fields of a result file that describe the run and the data as a whole. Each of
 # the `members` of an ensemble has the SHA-256 of its own parameters.
 OF_ENSEMBLE = (
     "params_sha256",
-    "multiplier",
+    "temperature",
     "task",
     "permutation",
     "permutation_sha256",
@@ -20,7 +20,7 @@ OF_ENSEMBLE = (
 )
 
 
-class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
+class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     """The scores of a checkpoint on a split, and of what they are.
 
     Every network of a result has a confusion matrix.
@@ -28,19 +28,19 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         dataset: the name of the evaluated data.
         split: `train`, `validation` or `test`, or `leave_one_out` or
-            `leave_one_group_out`, as of `Metrics`.
+            `leave_one_group_out`, as of `StepMetrics`.
         step: the step of the checkpoint.
         num_parameters: the number of trained parameters of one network.
         params_sha256: the SHA-256 of all parameter arrays of all networks.
-        network_sha256: the SHA-256 of the arrays of each network.
-        multiplier: the factor of the logits with which the losses are computed, but
-            for the losses of an ensemble's networks.
+        member_sha256: the SHA-256 of the arrays of each network.
+        temperature: divides the logits of which the losses are computed, except for
+            the members of an ensemble.
         task: the evaluated data.
         permutation: the order of the pixels in the view `permuted`.
         permutation_sha256: the SHA-256 of that order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the scores on the first 128 test examples.
-        chose_multiplier: whether the multiplier was chosen on these examples. The loss
+        calibrated_here: whether the temperature was fitted on these examples. The loss
             is then slightly too low.
         examples_trained_on: the number of examples that are equal to training
             sequences, of data other than those of the training; None if this is not
@@ -54,14 +54,14 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     num_parameters: int
     params_sha256: str
-    network_sha256: tuple[str, ...]
-    multiplier: float
+    member_sha256: tuple[str, ...]
+    temperature: float
     task: Task
     permutation: str | None = None
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
-    tutorial_128: Scores | None = None
-    chose_multiplier: bool = False
+    tutorial_128: EnsembleMetrics | None = None
+    calibrated_here: bool = False
     examples_trained_on: int | None = None
     accuracy_by_group: dict[str, float] | None = None
 
@@ -79,7 +79,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Returns the content of a result file, which has derived scores, too.
+    """Returns the content of a result file, which has derived metrics, too.
 
     The file of an ensemble also has the spread over networks, the scores of the mean of
     their probabilities, and the scores of each network.
@@ -92,9 +92,9 @@ def to_json(result: Result) -> dict[str, Any]:
         return content
     members = [
         select_fields(result, run)
-        | select_fields(network, RECORDED)
+        | select_fields(member, RECORDED)
         | {"params_sha256": sha256}
-        for network, sha256 in zip(result.networks, result.network_sha256, strict=True)
+        for member, sha256 in zip(result.members, result.member_sha256, strict=True)
     ]
     return content | {
         "accuracy_mean": result.accuracy,

@@ -13,11 +13,11 @@ from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, summarize_error
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.machine import usable_cores
-from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.runtime.mesh import BATCH, ENSEMBLE
 
 
 def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -> Mesh:
-    """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
+    """Returns a mesh with axes (`ensemble`, `batch`) over the devices of all processes.
 
     `num_devices` has the same number from each process. With None, seeds are
     distributed first, since networks do not communicate: over the most devices that
@@ -61,7 +61,7 @@ def make_device_mesh(backend: str | None = None) -> Mesh:
 
 
 def _build_mesh(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:
-    return Mesh(np.array(devices).reshape(shape), (SEEDS, BATCH))
+    return Mesh(np.array(devices).reshape(shape), (ENSEMBLE, BATCH))
 
 
 def _local_devices(process: int | None = None) -> list[jax.Device]:
@@ -113,12 +113,12 @@ def _grid(
     batch. None if there is none.
     """
     shapes = [
-        (seeds, batch)
-        for seeds in range(1, most + 1)
-        for batch in range(1, most // seeds + 1)
-        if num_seeds % seeds == 0
+        (members, batch)
+        for members in range(1, most + 1)
+        for batch in range(1, most // members + 1)
+        if num_seeds % members == 0
         and (batch_size is None or batch_size % batch == 0)
-        and seeds * batch % process_count() == 0
-        and num_devices in (None, seeds * batch)
+        and members * batch % process_count() == 0
+        and num_devices in (None, members * batch)
     ]
     return max(shapes, default=None)

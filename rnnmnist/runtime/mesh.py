@@ -17,14 +17,16 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 T = TypeVar("T")
 
 # The axes of the mesh: over the networks, and over the shards of their batches.
-SEEDS = "seeds"
+ENSEMBLE = "ensemble"
 BATCH = "batch"
-OVER_SEEDS = jax.P(SEEDS)  # how the mesh partitions arrays with an ensemble axis first
+OVER_ENSEMBLE = jax.P(
+    ENSEMBLE
+)  # how the mesh partitions arrays with an ensemble axis first
 
 
-def seeds_sharding(mesh: Mesh) -> NamedSharding:
+def ensemble_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of the leading ensemble axis over the mesh."""
-    return NamedSharding(mesh, OVER_SEEDS)
+    return NamedSharding(mesh, OVER_ENSEMBLE)
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -42,7 +44,7 @@ def local_sharding() -> Sharding:
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
+def put_global(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
     """Distributes an array over devices, including those of other processes.
 
     The array must be the same on all processes; each copies its own devices' shards.

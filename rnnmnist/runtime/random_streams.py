@@ -19,7 +19,7 @@ class Stream(enum.IntEnum):
 
     WEIGHTS = 0
     ORDER = 1
-    DISTORTION = 2
+    IMAGE_AUGMENTATION = 2
     FILTERS = 3
     DROPOUT = 4
     AUGMENTATION = 5

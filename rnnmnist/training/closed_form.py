@@ -29,11 +29,15 @@ from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
-from rnnmnist.training.events import measure, raise_if_stopped, score_validation
 from rnnmnist.training.loss import weigh_examples
 from rnnmnist.training.resume import Run
 from rnnmnist.training.ridge import fit_ridge
 from rnnmnist.training.state import Program
+from rnnmnist.training.validation import (
+    compute_step_metrics,
+    raise_if_stopped,
+    validate,
+)
 
 STEP = 1  # at which the run is complete
 SAMPLE = 24  # training examples whose outputs give the thresholds
@@ -54,28 +58,26 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     _warn_of_equal_sequences(train)
     program = Program.create(config, task, run.mesh)
     weights = weigh_examples(config.train, task, train.labels)
-    networks = []
+    members = []
     for seed in config.seeds:
         raise_if_stopped(stop, 0, STEP, record)
-        networks.append(fit_network(seed, program, task, train, weights))
-    all_params, all_logits = zip(*networks, strict=True)
+        members.append(fit_member(seed, program, task, train, weights))
+    all_params, all_logits = zip(*members, strict=True)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
     params = jax.device_put(stacked, replicated_sharding(program.mesh))
     left_out_logits = np.stack(all_logits)
 
-    # The factor of each head is part of its parameters, so that a single network is
-    # calibrated. The mean of several is not.
-    multiplier = 1.0
+    # The kernel and the bias of a head are divided by its temperature, so that a single
+    # network is calibrated. The mean of several is not.
+    temperature = 1.0
     if config.num_seeds > 1:
-        multiplier = calibrate(left_out_logits, train.labels)
+        temperature = calibrate(left_out_logits, train.labels)
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = measure(config, left_out_logits, train, STEP, split)
+    metrics = compute_step_metrics(config, left_out_logits, train, STEP, split)
     record.log(metrics)
     progress.show(metrics)
     if len(splits["validation"]):
-        metrics, _ = score_validation(
-            config, program, params, splits["validation"], STEP
-        )
+        metrics, _ = validate(config, program, params, splits["validation"], STEP)
         record.log(metrics)
         progress.show(metrics)
     header = Header(
@@ -83,7 +85,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
         config=config,
         task=task,
         metrics=metrics,
-        multiplier=multiplier,
+        temperature=temperature,
         reason=run.reason,
         trained_on=train.list_digests(),
     )
@@ -91,7 +93,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     return STEP
 
 
-def fit_network(
+def fit_member(
     seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
 ) -> tuple[Params, np.ndarray]:
     """Returns the parameters of a network, and its leave-one-out logits.
@@ -103,7 +105,7 @@ def fit_network(
         RunError: if a hidden state is not finite.
     """
     view = program.transform.view
-    params = draw_network(seed, program.model, view, task, train)
+    params = draw_member(seed, program.model, view, task, train)
 
     # Compute the hidden states on the devices.
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
@@ -154,7 +156,7 @@ def _warn_of_equal_sequences(train: Examples) -> None:
         )
 
 
-def draw_network(
+def draw_member(
     seed: int, model: Classifier, view: View, task: Task, train: Examples
 ) -> Params:
     """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
@@ -162,7 +164,7 @@ def draw_network(
     The thresholds are between outputs of the filters for some training examples; of
     long sequences, at some of the time steps, at equal distances.
     """
-    delta_std = np.asarray(task.difference_std or 1, np.float32)
+    delta_std = np.asarray(task.delta_std or 1, np.float32)
     params, order, positions = jax.device_get(
         _draw(np.uint32(seed), np.int32(len(train)), delta_std, model=model)
     )
@@ -207,9 +209,9 @@ def _outputs(
     """Returns the outputs of filters for stored examples, [time, examples, filters]."""
     inputs = view(stored).swapaxes(0, 1)
     classifier = model.bind({"params": params})  # named, since layers do not keep it
-    layer: Any = classifier.recurrence
-    if model.config.differences:  # `Deltas` around a `FilterBank`
+    layer: Any = classifier.recurrent_layer
+    if model.config.deltas:  # `Deltas` around a `FilterBank`
         inputs = layer.append_deltas(inputs, None)
-        layer = layer.recurrence
+        layer = layer.layer
     outputs: jax.Array = layer.outputs(inputs)
     return outputs

@@ -54,21 +54,21 @@ class Progress:
                 f"standard output cannot be written ({error}); training goes on"
             )
 
-    def start(self, networks: int, parameters: int) -> None:
+    def start(self, members: int, parameters: int) -> None:
         """Prints the sizes of the networks and of the run."""
-        each = f"{networks} x " if networks > 1 else ""
+        each = f"{members} x " if members > 1 else ""
         self.write(
             f"{each}{parameters:,} parameters, {self.config.num_steps:,} steps of "
             f"{self.config.batch_size:,} {self.task.noun}"
         )
         self.write("compiling the training step")
 
-    def show(self, metrics: logs.Metrics) -> None:
+    def show(self, metrics: logs.StepMetrics) -> None:
         """Prints the metrics of training or validation."""
         accuracy = format_percent(metrics.accuracy)
         if metrics.split == "train":
             step, num_steps = metrics.step, self.config.num_steps
-            examples_per_step = len(metrics.networks) * self.config.batch_size
+            examples_per_step = len(metrics.members) * self.config.batch_size
             speed = metrics.examples_per_second or 1
             seconds_left = (num_steps - step) * examples_per_step / speed
             self.write(
@@ -183,13 +183,13 @@ def summarize(
 
 def describe_validation(header: Header) -> str:
     """Describes the scores of a checkpoint's validation, and why it was selected."""
-    step, scores = header.step, header.metrics
-    if scores is None:
+    step, metrics = header.step, header.metrics
+    if metrics is None:
         return f"none: no sequences were held out; best is the last step, {step}"
-    accuracy = format_validation(scores)
+    accuracy = format_validation(metrics)
     if header.config.model.is_closed_form:
         return accuracy
-    if scores.examples < MIN_VALIDATION_EXAMPLES:
+    if metrics.examples < MIN_VALIDATION_EXAMPLES:
         return (
             f"{accuracy}, at the last step, {step}: fewer than "
             f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"

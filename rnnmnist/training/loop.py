@@ -8,33 +8,33 @@ import numpy as np
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.probabilities import smoothing_multiplier
+from rnnmnist.evaluation.probabilities import smoothing_temperature
 from rnnmnist.models.parameters import abstract_params, count_params
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.scores import NetworkScores
+from rnnmnist.runs.logs import StepMetrics
+from rnnmnist.runs.metrics import Metrics
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max
-from rnnmnist.runtime.mesh import device_put, replicate, replicated_sharding
+from rnnmnist.runtime.mesh import put_global, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
-from rnnmnist.training.events import (
-    Callback,
-    decide_end,
-    raise_if_stopped,
-    score_validation,
-)
 from rnnmnist.training.loss import weigh_examples
-from rnnmnist.training.optimizer import learning_rate, learning_rates
+from rnnmnist.training.optimizer import compute_learning_rate, compute_learning_rates
 from rnnmnist.training.resume import Run, restore_state
 from rnnmnist.training.state import Program, TrainState, create_state
 from rnnmnist.training.step import train_chunk
+from rnnmnist.training.validation import (
+    Callback,
+    raise_if_stopped,
+    should_stop_early,
+    validate,
+)
 
 # `UpdateMetrics` of the training step on the host, float32 [ensemble, updates].
 HostMetrics = dict[str, np.ndarray]
 
 
-def loop_over_events(
+def train_loop(
     run: Run, stop: StopFlag, progress: Progress, callback: Callback | None
 ) -> int:
     """Trains from the newest checkpoint to the end of a run, or until it is stopped.
@@ -59,16 +59,16 @@ def loop_over_events(
     if config.train.has_class_weights:
         weights = weigh_examples(config.train, task, training.labels)
         training = dataclasses.replace(training, weights=weights.astype(np.float32))
-    multiplier_of_smoothing = smoothing_multiplier(
+    temperature_of_smoothing = smoothing_temperature(
         config.train.label_smoothing, len(task.classes)
     )
     with open_batches(training, config, mesh) as batches:
         if step == 0:
-            state = create_state(config, program, task.difference_std)
+            state = create_state(config, program, task.delta_std)
         else:
             state = restore_state(record, config, program)
         progress.start(
-            networks=config.num_seeds,
+            members=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
         )
         is_stopped = all_max(stop.signal_number) > 0
@@ -96,7 +96,7 @@ def loop_over_events(
                 step += num_finite
                 if num_finite:
                     finite = select_updates(metrics, 0, num_finite)
-                    trained = measure_training(config, step, finite, seconds)
+                    trained = training_metrics(config, step, finite, seconds)
                     record.log(trained)
                     progress.show(trained)
 
@@ -111,17 +111,14 @@ def loop_over_events(
 
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
-                validated: Metrics | None = None
-                # The softmax of `logit_multiplier * logits` gives the probabilities.
-                # Without a validation of enough examples, the multiplier follows from
-                # the label smoothing.
-                logit_multiplier = multiplier_of_smoothing
+                validated: StepMetrics | None = None
+                temperature = temperature_of_smoothing
                 if is_due and len(validation.labels):
                     params = state.evaluated_params
-                    validated, chosen_multiplier = score_validation(
+                    validated, fitted_temperature = validate(
                         config, program, params, validation, step
                     )
-                    logit_multiplier = chosen_multiplier or multiplier_of_smoothing
+                    temperature = fitted_temperature or temperature_of_smoothing
                     record.log(validated)
                     progress.show(validated)
 
@@ -132,7 +129,7 @@ def loop_over_events(
                         config=config,
                         task=task,
                         metrics=validated,
-                        multiplier=logit_multiplier,
+                        temperature=temperature,
                         reason=run.reason,
                         trained_on=training.list_digests(),
                     )
@@ -142,7 +139,9 @@ def loop_over_events(
 
                 # Call the callback. It, or patience, can end the run early.
                 if validated is not None:
-                    ends_early = decide_end(validated, config.train, record, callback)
+                    ends_early = should_stop_early(
+                        validated, config.train, record, callback
+                    )
     # After a signal, all processes raise an error, even if the run is complete.
     raise_if_stopped(stop, step, num_steps, record)
     return step
@@ -166,18 +165,20 @@ def train_to(
     replicated = replicated_sharding(program.mesh)
     parts: list[HostMetrics] = []
     for chunk, first, end in batches.chunks(step, target):
-        rates = learning_rates(  # of all updates of the chunk, used or not
-            chunk.start,
-            config=config,
-            updates=batches.updates_per_chunk,
-            sharding=replicated,
+        learning_rates = (
+            compute_learning_rates(  # of all updates of the chunk, used or not
+                chunk.start,
+                config=config,
+                updates=batches.updates_per_chunk,
+                sharding=replicated,
+            )
         )
         state, metrics = train_chunk(
             state,
             chunk,
-            rates,
-            device_put(np.int32(first), replicated),
-            device_put(np.int32(end), replicated),
+            learning_rates,
+            put_global(np.int32(first), replicated),
+            put_global(np.int32(end), replicated),
             program=program,
         )
         part = select_updates(jax.device_get(metrics), first, end)
@@ -205,9 +206,9 @@ def next_event(step: int, config: RunTrainConfig) -> int:
     return min(config.num_steps, *due)
 
 
-def measure_training(
+def training_metrics(
     config: RunConfig, step: int, metrics: HostMetrics, seconds: float
-) -> Metrics:
+) -> StepMetrics:
     """Returns the line of the log for the updates since the last event.
 
     The line has the mean of each metric. `seconds` is the duration of the updates.
@@ -217,19 +218,19 @@ def measure_training(
     # An accuracy is a rounded float32 number, so the product is rounded to the count.
     correct = np.rint(means.pop("accuracy") * examples).astype(int)
     losses = means.pop("loss")
-    networks = [
-        NetworkScores(seed=seed, examples=examples, correct=count, loss=loss)
+    members = [
+        Metrics(seed=seed, examples=examples, correct=count, loss=loss)
         for seed, count, loss in zip(
             config.seeds, correct.tolist(), losses.tolist(), strict=True
         )
     ]
     speed = config.num_seeds * examples / seconds
-    return Metrics(
-        networks=tuple(networks),
+    return StepMetrics(
+        members=tuple(members),
         step=step,
         split="train",
         examples_per_second=round(speed, 1),
-        means={name: tuple(values.tolist()) for name, values in means.items()},
+        metrics={name: tuple(values.tolist()) for name, values in means.items()},
     )
 
 
@@ -244,11 +245,11 @@ def nonfinite_error(
     network = int(np.argmin(find_finite(metrics)[:, position]))
     values = {name: rows[network, position] for name, rows in metrics.items()}
     with jax.transfer_guard("allow"):  # which the loop disallows
-        rate = float(learning_rate(config.train, step))
+        learning_rate = float(compute_learning_rate(config.train, step))
     own = "".join(f", or correct {each}" for each in functions_of(config))
     return RunError(
         f"step {step + 1} is not finite: for seed {config.seeds[network]}, the loss is "
         f"{values['loss']}, the norm of the gradient {values['grad_norm']} and the "
-        f"norm of the parameters {values['param_norm']} at learning rate {rate:.3g}; "
-        f"lower train.learning_rate or set train.clip_norm{own}"
+        f"norm of the parameters {values['param_norm']} at learning rate "
+        f"{learning_rate:.3g}; lower train.learning_rate or set train.clip_norm{own}"
     )

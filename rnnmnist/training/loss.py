@@ -14,8 +14,8 @@ from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.networks import LOSSES
 from rnnmnist.models.parameters import Params
-from rnnmnist.models.recurrences import select_last
-from rnnmnist.training.metrics import accuracy, apply_metrics
+from rnnmnist.models.recurrent_layer import select_last
+from rnnmnist.training.metric_functions import accuracy, apply_metrics
 
 
 def cross_entropy(

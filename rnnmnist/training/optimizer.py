@@ -92,7 +92,9 @@ def cosine(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Sche
 SCHEDULES = {"constant": constant, "cosine": cosine}
 
 
-def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
+def compute_learning_rate(
+    config: RunTrainConfig, step: jax.typing.ArrayLike
+) -> jax.Array:
     """Returns the learning rate of update `step`, float32."""
     make_schedule = bind(
         config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
@@ -104,19 +106,17 @@ def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Arr
 
 
 @functools.partial(jax.jit, static_argnames=("config", "updates", "sharding"))
-def learning_rates(
+def compute_learning_rates(
     start: jax.Array, *, config: RunTrainConfig, updates: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of a chunk, whose first update is `start`, float32."""
-    rates = jax.vmap(functools.partial(learning_rate, config))(
+    learning_rates = jax.vmap(functools.partial(compute_learning_rate, config))(
         start + jnp.arange(updates)
     )
-    return jax.lax.with_sharding_constraint(rates, sharding)
+    return jax.lax.with_sharding_constraint(learning_rates, sharding)
 
 
-def update_average(
-    average: Params, params: Params, step: jax.Array, decay: float
-) -> Params:
+def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
     """Updates an exponential moving average by the parameters after update `step`.
 
     The decay is smaller at first, so that the initial weights are forgotten sooner.
@@ -125,8 +125,8 @@ def update_average(
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",
         SIAM Journal on Control and Optimization 30(4), 1992.
     """
-    rate = 1 - jnp.minimum(decay, (1 + step) / (EMA_WARMUP + step))
+    weight = 1 - jnp.minimum(decay, (1 + step) / (EMA_WARMUP + step))
     updated: Params = jax.tree.map(
-        lambda old, new: old + rate * (new - old), average, params
+        lambda old, new: old + weight * (new - old), ema, params
     )
     return updated

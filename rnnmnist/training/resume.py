@@ -36,7 +36,7 @@ from rnnmnist.runtime.distributed import (
 )
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import distributed_state, process_count
-from rnnmnist.runtime.mesh import device_put, seeds_sharding
+from rnnmnist.runtime.mesh import ensemble_sharding, put_global
 from rnnmnist.training.state import Program, TrainState, abstract_state
 from rnnmnist.training.user_functions import check_functions
 
@@ -236,5 +236,5 @@ def _settings(config: RunConfig) -> dict[str, str]:
 def restore_state(record: Record, config: RunConfig, program: Program) -> TrainState:
     """Restores the state of the newest checkpoint of a run with this configuration."""
     arrays = record.read_state(abstract_state(config, program)._asdict())
-    sharding = seeds_sharding(program.mesh)
-    return TrainState(**jax.tree.map(lambda leaf: device_put(leaf, sharding), arrays))
+    sharding = ensemble_sharding(program.mesh)
+    return TrainState(**jax.tree.map(lambda leaf: put_global(leaf, sharding), arrays))

@@ -4,17 +4,17 @@ The targets of an example are 1 for its class and -1 for all others. With exampl
 of weights w[i], whose features are standardized by their weighted means and deviations,
 the coefficients B and the offset b minimize
 
-    sum over i of w[i] |y[i] - b - x[i] B|^2 + strength |B|^2
+    sum over i of w[i] |y[i] - b - x[i] B|^2 + alpha |B|^2
 
 Without their weighted means, and times root weights, targets Y and features Z have no
 offset. With the eigenvectors V of Z'Z, and their eigenvalues, the coefficients for any
-strength are
+alpha are
 
-    B = V (ZV)'Y / (eigenvalues + strength)
+    B = V (ZV)'Y / (eigenvalues + alpha)
 
 and so is the prediction for each example by a fit without it, or without its group.
-These leave-one-out predictions choose the strength, and the factor by which scores
-become logits.
+These leave-one-out predictions choose the alpha, and the temperature of the
+decision values.
 
 References:
     Hoerl and Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems",
@@ -30,11 +30,11 @@ import numpy as np
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.probabilities import choose_multiplier
+from rnnmnist.evaluation.probabilities import fit_temperature
 from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.runtime.machine import main_memory
 
-STRENGTHS = np.logspace(-4, 4, 17)
+ALPHAS = np.logspace(-4, 4, 17)
 # The largest standard deviation of features that are constant but for rounding,
 # relative to their mean. The features are computed in float32.
 CONSTANT = 1e-5
@@ -53,9 +53,9 @@ class RidgeHead(NamedTuple):
     kernel: np.ndarray  # float64 [features, classes]
     bias: np.ndarray  # float64 [classes]
     # For each example, float64 [examples, classes], by a head that was fitted without
-    # it, but with the same strength, factor and standardization.
+    # it, but with the same alpha, temperature and standardization.
     left_out_logits: np.ndarray
-    factor: float  # by which the scores, about -1 to 1, become logits
+    temperature: float  # divides the decision values, about -1 to 1
 
 
 def fit_ridge(
@@ -64,12 +64,12 @@ def fit_ridge(
     classes: int,
     weights: np.ndarray,
     groups: np.ndarray,
-    strengths: np.ndarray = STRENGTHS,
+    alphas: np.ndarray = ALPHAS,
 ) -> RidgeHead:
-    """Fits a head, with the strength of the least leave-one-out error.
+    """Fits a head, with the alpha of the least leave-one-out error.
 
     Weights of equal examples add up: an example of weight 2 counts as two in the fit,
-    the error, and the factor, but is left out as one.
+    the error and the temperature, but is left out as one.
 
     All examples of a group are left out together.
 
@@ -79,60 +79,63 @@ def fit_ridge(
         classes: the number of all classes.
         weights: above 0, float64 [examples].
         groups: the group of each example, of at least two, [examples].
-        strengths: from which one is chosen, above 0.
+        alphas: from which one is chosen, above 0.
     """
     targets = 2 * np.eye(classes)[labels] - 1
-    shares = weights / weights.sum()
+    normalized_weights = weights / weights.sum()
     root_weights = np.sqrt(weights)[:, None]
-    offset = shares @ targets
+    offset = normalized_weights @ targets
     centred_targets = (targets - offset) * root_weights
-    mean, scale = standardize(features, shares)
+    mean, scale = standardize(features, normalized_weights)
     features *= root_weights
     eigenvalues, basis, coordinates = decompose(features)
     products = coordinates.T @ centred_targets
     together = list_groups(groups)
 
-    def leave_out(strength: float) -> np.ndarray:
+    def leave_out(alpha: float) -> np.ndarray:
         """Returns the residual of each example by a fit without it, or its group."""
-        inverses = 1 / (eigenvalues + strength)
+        inverses = 1 / (eigenvalues + alpha)
         fitted = coordinates @ (inverses[:, None] * products)
         residuals = centred_targets - fitted
         # The residual of the fit to all examples, divided by one minus the leverage.
-        leverages = np.einsum("ij,ij,j->i", coordinates, coordinates, inverses) + shares
+        leverages = (
+            np.einsum("ij,ij,j->i", coordinates, coordinates, inverses)
+            + normalized_weights
+        )
         left_out = residuals / (1 - leverages)[:, None]
         for members in together:  # a matrix takes the place of the leverage
-            own, roots = coordinates[members], np.sqrt(shares[members])
+            own, roots = coordinates[members], np.sqrt(normalized_weights[members])
             leverage = own * inverses @ own.T + np.outer(roots, roots)
             rest = np.eye(len(members)) - leverage
             left_out[members] = np.linalg.solve(rest, residuals[members])
         return left_out
 
-    errors = [np.square(leave_out(strength)).sum() for strength in strengths]
-    strength = float(strengths[np.argmin(errors)])
-    scores = targets - leave_out(strength) / root_weights
-    factor = choose_multiplier(scores, labels, weights)
-    coefficients = basis @ (products / (eigenvalues + strength)[:, None])
+    errors = [np.square(leave_out(alpha)).sum() for alpha in alphas]
+    alpha = float(alphas[np.argmin(errors)])
+    decision_values = targets - leave_out(alpha) / root_weights
+    temperature = fit_temperature(decision_values, labels, weights)
+    coefficients = basis @ (products / (eigenvalues + alpha)[:, None])
     kernel = scale[:, None] * coefficients
     bias = offset - mean @ kernel
     return RidgeHead(
-        kernel=factor * kernel,
-        bias=factor * bias,
-        left_out_logits=factor * scores,
-        factor=factor,
+        kernel=kernel / temperature,
+        bias=bias / temperature,
+        left_out_logits=decision_values / temperature,
+        temperature=temperature,
     )
 
 
 def standardize(
-    features: np.ndarray, shares: np.ndarray
+    features: np.ndarray, normalized_weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Standardizes features in place, [examples, features].
 
     The weights of the examples, [examples], have the sum 1. Returns the means of the
     features, and their inverse deviations, which are 0 for constant features.
     """
-    mean = shares @ features
+    mean = normalized_weights @ features
     features -= mean
-    deviation = np.sqrt(shares @ features**2)
+    deviation = np.sqrt(normalized_weights @ features**2)
     # The scale of a constant feature is 0.
     deviation[deviation <= CONSTANT * np.abs(mean)] = np.inf
     scale = 1 / deviation

@@ -4,16 +4,16 @@ import contextlib
 import time
 
 from rnnmnist.evaluation.left_out import format_table
+from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console
-from rnnmnist.training.events import Callback
 from rnnmnist.training.resume import Run
+from rnnmnist.training.validation import Callback
 
 
 @jax_defaults()
@@ -49,9 +49,9 @@ def train_and_evaluate(
 
                 step = fit_in_closed_form(run, stop, progress)
             else:
-                from rnnmnist.training.loop import loop_over_events
+                from rnnmnist.training.loop import train_loop
 
-                step = loop_over_events(run, stop, progress, callback)
+                step = train_loop(run, stop, progress, callback)
     network = Network(record, "best", config.model.named)
     _, split, examples, logits = load_evaluated(network, dataset=run.dataset)
     table = None
@@ -61,7 +61,7 @@ def train_and_evaluate(
         logits = network.on(run.mesh).logits(examples)
     result = None
     if logits is not None:
-        result = score_split(network, task, split, examples, logits)
+        result = evaluate_logits(network, task, split, examples, logits)
         record.save_result(result, table)
     if is_process_0():
         summary = console.summarize(

@@ -17,10 +17,10 @@ from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, init_params
 from rnnmnist.runtime.mesh import (
-    device_put,
+    ensemble_sharding,
     platform_of,
+    put_global,
     replicated_sharding,
-    seeds_sharding,
 )
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.training.loss import LOSS_FUNCTIONS, Objective
@@ -108,17 +108,17 @@ class TrainState(NamedTuple):
 def create_state(
     config: RunConfig,
     program: Program,
-    difference_std: tuple[float, ...] | None = None,
+    delta_std: tuple[float, ...] | None = None,
 ) -> TrainState:
     """Initializes the training state of every network.
 
-    `difference_std` is that of the task (`Task`). None stands for 1.
+    `delta_std` is that of the task (`Task`). None stands for 1.
     """
     sharding = replicated_sharding(program.mesh)
     seeds = np.asarray(config.seeds, np.uint32)
-    std = np.asarray(difference_std or 1, np.float32)
+    std = np.asarray(delta_std or 1, np.float32)
     return init_state(
-        device_put(seeds, sharding), device_put(std, sharding), program=program
+        put_global(seeds, sharding), put_global(std, sharding), program=program
     )
 
 
@@ -130,16 +130,16 @@ def abstract_state(config: RunConfig, program: Program) -> TrainState:
 
 @functools.partial(jax.jit, static_argnames="program")
 def init_state(
-    seeds: jax.Array, difference_std: jax.typing.ArrayLike = 1.0, *, program: Program
+    seeds: jax.Array, delta_std: jax.typing.ArrayLike = 1.0, *, program: Program
 ) -> TrainState:
     """Returns the state before the first update, on the program's mesh.
 
-    Seeds are uint32 [ensemble], and `difference_std` is float32 [features] or [].
+    Seeds are uint32 [ensemble], and `delta_std` is float32 [features] or [].
     """
 
-    def init_network(seed: jax.Array) -> tuple[Params, optax.OptState]:
+    def init_member(seed: jax.Array) -> tuple[Params, optax.OptState]:
         key = stream_key(seed, Stream.WEIGHTS)
-        params = init_params(program.model, key, difference_std)
+        params = init_params(program.model, key, delta_std)
         # XLA rounds the random numbers of a vector and of a small matrix differently.
         # Without this, networks would differ in their last bits from published ones.
         vector, unravel = ravel_pytree(params)
@@ -148,10 +148,10 @@ def init_state(
         return params, program.optimizer(0.0).init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
-    params, opt_state = jax.lax.map(init_network, seeds)
+    params, opt_state = jax.lax.map(init_member, seeds)
     state = TrainState(
         params=params,
         ema_params=params if program.ema_decay else None,
         opt_state=opt_state,
     )
-    return jax.lax.with_sharding_constraint(state, seeds_sharding(program.mesh))
+    return jax.lax.with_sharding_constraint(state, ensemble_sharding(program.mesh))

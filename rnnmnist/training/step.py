@@ -3,12 +3,12 @@
 The module has three functions, from the outside to the inside:
 
 - `train_chunk` divides the ensemble and the batches of a chunk over the devices;
-- `train_network` runs the updates of one network, and computes the inputs of each batch
+- `train_member` runs the updates of one network, and computes the inputs of each batch
   (`BatchTransform`);
 - `update` is one update by one batch. It calls the loss (`Objective`) and the optimizer
   (`make_optimizer` in `training/optimizer.py`).
 
-In `train_network` and `update`, no array has an ensemble axis. They run on each device,
+In `train_member` and `update`, no array has an ensemble axis. They run on each device,
 on that device's shard of every batch. During the updates, only the devices that share a
 batch communicate: in `update`, they add up gradients and metrics (`jax.lax.psum`).
 """
@@ -23,11 +23,11 @@ from jax.flatten_util import ravel_pytree
 from rnnmnist.data.batches import BATCHES_SPEC, Batch, Chunk
 from rnnmnist.runtime.mesh import (
     BATCH,
-    OVER_SEEDS,
+    OVER_ENSEMBLE,
     map_ensemble,
     replicated_sharding,
 )
-from rnnmnist.training.optimizer import update_average
+from rnnmnist.training.optimizer import update_ema
 from rnnmnist.training.state import Program, TrainState
 
 # Metrics of an update by their names, float32 []; of the updates of a chunk, [updates];
@@ -39,7 +39,7 @@ UpdateMetrics = dict[str, jax.Array]
 def train_chunk(
     ensemble: TrainState,
     chunk: Chunk,
-    rates: jax.Array,
+    learning_rates: jax.Array,
     first: jax.Array,
     end: jax.Array,
     *,
@@ -56,7 +56,7 @@ def train_chunk(
     Args:
         ensemble: the state of all networks. Its memory is reused for the new state.
         chunk: the batches of consecutive updates.
-        rates: the learning rate of each update of the chunk, float32 [updates].
+        learning_rates: of each update of the chunk, float32 [updates].
         first: the position in the chunk of the first update of this call, int32 [].
         end: the position after the last update of this call, int32 [].
         program: the static arguments.
@@ -69,9 +69,9 @@ def train_chunk(
     # `partial` binds the arguments that all devices and networks share, so that neither
     # `shard_map` nor `map_ensemble` divides them.
     train = functools.partial(
-        train_network,
+        train_member,
         start=chunk.start,
-        rates=rates,
+        learning_rates=learning_rates,
         first=first,
         end=end,
         program=program,
@@ -81,12 +81,12 @@ def train_chunk(
     train_on_devices = jax.shard_map(
         # Maps over the ensemble axis: by `jax.vmap` on an accelerator, and by a loop on
         # a CPU, where it is faster. A single network loses the axis, and is not mapped.
-        map_ensemble(train, program.model.execution.vectorize_seeds),
+        map_ensemble(train, program.model.execution.vectorize_ensemble),
         mesh=program.mesh,
-        in_specs=(OVER_SEEDS, BATCHES_SPEC, OVER_SEEDS),  # of the three arguments
+        in_specs=(OVER_ENSEMBLE, BATCHES_SPEC, OVER_ENSEMBLE),  # of the three arguments
         # Devices along the mesh axis `batch` must have equal results, as the `psum` in
         # `update` ensures. Nothing checks that.
-        out_specs=OVER_SEEDS,
+        out_specs=OVER_ENSEMBLE,
         # With `check_vma=True`, jax checks which arrays differ between devices. But it
         # adds up gradients by itself, one array at a time, which is slower. It also
         # rejects the loop of a recurrence, whose first carry, zeros, is the same on all
@@ -101,13 +101,13 @@ def train_chunk(
     return ensemble, metrics
 
 
-def train_network(
+def train_member(
     state: TrainState,
     batches: Batch,
     seed: jax.Array,
     *,
     start: jax.Array,
-    rates: jax.Array,
+    learning_rates: jax.Array,
     first: jax.Array,
     end: jax.Array,
     program: Program,
@@ -122,7 +122,7 @@ def train_network(
         batches: the shards of the batches of a chunk, [updates, shard, ...].
         seed: the seed of the network, uint32 [].
         start: the number of finished updates before the chunk, int32 [].
-        rates: as for `train_chunk`.
+        learning_rates: as for `train_chunk`.
         first: as for `train_chunk`.
         end: as for `train_chunk`.
         program: the static arguments.
@@ -139,7 +139,7 @@ def train_network(
         with jax.named_scope("batch"):  # a label in profiles
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(stored, seed, step, shard)
-        return update(state, batch, step, rates[position], program=program)
+        return update(state, batch, step, learning_rates[position], program=program)
 
     def run_update(
         position: jax.Array, carry: tuple[TrainState, UpdateMetrics]
@@ -154,7 +154,7 @@ def train_network(
     # `eval_shape` finds the names of the metrics without computing them. Each metric
     # starts as zeros.
     _, metrics = jax.eval_shape(update_at, first, state)
-    no_metrics = {name: jnp.zeros(len(rates)) for name in metrics}
+    no_metrics = {name: jnp.zeros(len(learning_rates)) for name in metrics}
     return jax.lax.fori_loop(first, end, run_update, (state, no_metrics))
 
 
@@ -162,7 +162,7 @@ def update(
     state: TrainState,
     batch: Batch,
     step: jax.Array,
-    rate: jax.Array,
+    learning_rate: jax.Array,
     *,
     program: Program,
 ) -> tuple[TrainState, UpdateMetrics]:
@@ -177,7 +177,7 @@ def update(
         state: the state of the network.
         batch: this device's shard of the batch.
         step: the number of finished updates, int32 [].
-        rate: the learning rate, float32 [].
+        learning_rate: the learning rate, float32 [].
         program: the static arguments.
 
     Returns:
@@ -196,7 +196,7 @@ def update(
     with jax.named_scope("update"):
         # The learning rate is traced, so the optimizer is made here. It consists of
         # functions; its numbers are in `opt_state`.
-        optimizer = program.optimizer(rate)
+        optimizer = program.optimizer(learning_rate)
         # optax adds integers to floats, which jax refuses in a process that has set
         # `jax_numpy_dtype_promotion` to "strict".
         with jax.numpy_dtype_promotion("standard"):
@@ -204,7 +204,7 @@ def update(
         params = optax.apply_updates(state.params, changes)
         ema_params = state.ema_params
         if ema_params is not None:
-            ema_params = update_average(ema_params, params, step, program.ema_decay)
+            ema_params = update_ema(ema_params, params, step, program.ema_decay)
         # The norm of one vector is faster than the norm of a tree. The gradients are
         # joined again, since the vector `mean` also contains the metrics.
         metrics |= {
@@ -212,7 +212,7 @@ def update(
             "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),
             # of the updated parameters
             "param_norm": optax.tree.norm(ravel_pytree(params)[0]),
-            "learning_rate": rate,
+            "learning_rate": learning_rate,
         }
     state = TrainState(params=params, ema_params=ema_params, opt_state=opt_state)
     return state, metrics

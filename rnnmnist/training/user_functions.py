@@ -21,10 +21,10 @@ from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.random_streams import make_key
-from rnnmnist.training.optimizer import learning_rates
+from rnnmnist.training.optimizer import compute_learning_rates
 from rnnmnist.training.state import Program
 
-LARGEST_RATE = 10  # times the peak
+LARGEST_LEARNING_RATE = 10  # times the peak
 # Names of the metrics of every run, as in `training/step.py`.
 TAKEN = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rate")
 
@@ -67,8 +67,10 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
                 check_schedule(config.train)
 
 
-def _update(rate: jax.Array, params: Params, *, program: Program) -> optax.Params:
-    optimizer = program.optimizer(rate)
+def _update(
+    learning_rate: jax.Array, params: Params, *, program: Program
+) -> optax.Params:
+    optimizer = program.optimizer(learning_rate)
     changes, _ = optimizer.update(params, optimizer.init(params), params)
     return optax.apply_updates(params, changes)
 
@@ -91,15 +93,18 @@ def check_optimizer_state(program: Program, params: Params) -> None:
 def check_schedule(config: RunTrainConfig) -> None:
     """Raises a `ValueError` for a learning rate of the run that is out of range."""
     first, updates = jnp.int32(0), config.num_steps
-    rates = np.asarray(
-        learning_rates(first, config=config, updates=updates, sharding=local_sharding())
+    learning_rates = np.asarray(
+        compute_learning_rates(
+            first, config=config, updates=updates, sharding=local_sharding()
+        )
     )
-    check_shape("its learning rates", rates, (updates,))
-    highest = LARGEST_RATE * config.learning_rate
-    is_wrong = ~((rates >= 0) & (rates <= highest))  # as of NaN
+    check_shape("its learning rates", learning_rates, (updates,))
+    highest = LARGEST_LEARNING_RATE * config.learning_rate
+    is_wrong = ~((learning_rates >= 0) & (learning_rates <= highest))  # as of NaN
     if is_wrong.any():
         step = int(is_wrong.argmax())
         raise ValueError(
-            f"the learning rate of step {step} is {rates[step]:.3g}; it must be from 0 "
-            f"to {highest:.3g}, {LARGEST_RATE} times train.learning_rate"
+            f"the learning rate of step {step} is {learning_rates[step]:.3g}; it "
+            f"must be from 0 to {highest:.3g}, {LARGEST_LEARNING_RATE} times "
+            "train.learning_rate"
         )

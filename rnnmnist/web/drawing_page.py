@@ -36,7 +36,7 @@ SUPPORTED = {
     "model.pooling": "last",
     "model.window": 1,
     "model.bidirectional": False,
-    "model.differences": False,
+    "model.deltas": False,
     "data.view": "rows",
     "num_seeds": 1,
 }
@@ -68,7 +68,7 @@ def render(runs: Sequence[Network]) -> str:
                 "title": title,
                 "loss": loss,
                 "units": run.config.model.hidden_size,
-                "multiplier": run.multiplier,
+                "temperature": run.temperature,
                 "params": encode_params(params),
             }
         )

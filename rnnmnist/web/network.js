@@ -55,15 +55,15 @@ function softmax(logits) {
 /** Applies the output layer to the hidden state. */
 function predict(network, { hidden }) {
   const outputs = [...affine(hidden, network.head, network.headBias)];
-  const logits = outputs.map((output) => network.multiplier * output);
+  const logits = outputs.map((output) => output / network.temperature);
   return { logits, probabilities: softmax(logits) };
 }
 
 /**
  * Classifies an image and records every time step.
  *
- * @param network weights as Float32Arrays, the number of units, and the multiplier of
- *   the logits.
+ * @param network weights as Float32Arrays, the number of units, and the temperature of
+ *   the softmax.
  * @param pixels Uint8Array of 28 x 28 levels, row by row.
  * @returns 29 records, before the first row and after each: gates, state, probabilities.
  */

@@ -37,7 +37,7 @@ from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.exporting import formats
 from rnnmnist.exporting.comparison import DRAWN
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.workdir import list_steps, lock
 
 # Uses by row, runs by column. The data of the shipped model are not here. Those of the
@@ -218,10 +218,10 @@ def answers(run: Run) -> None:
     for values in run.sequence:
         state, after_step = model.step(state, values)
     np.testing.assert_allclose(after_step, probabilities[0], atol=1e-5)
-    falls = model.occlusion(inputs)
-    assert falls.shape == (len(inputs), model.task.time_steps)
-    assert np.isfinite(falls).all()
-    assert falls.any()
+    attributions = model.occlusion(inputs)
+    assert attributions.shape == (len(inputs), model.task.time_steps)
+    assert np.isfinite(attributions).all()
+    assert attributions.any()
 
 
 USES: dict[str, Callable[[Run], None]] = {
@@ -267,7 +267,7 @@ def train_run(folder: Path, name: str) -> None:
         path.rename(folder / "moved.npz")
         return
 
-    def copy(metrics: Metrics) -> None:
+    def copy(metrics: StepMetrics) -> None:
         if metrics.step == FIRST:
             shutil.copytree(workdir, folder / "killed")
 

@@ -85,7 +85,7 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
     line = lines(copied)[-1]
     assert (line["split"], line["step"]) == ("validation", 120)
     assert result["accuracy"] == line["accuracy"]
-    assert result["multiplier"] != 1  # which the metrics do not have
+    assert result["temperature"] != 1  # which the metrics do not have
 
 
 def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(

@@ -29,7 +29,7 @@ def test_the_methods_return_what_their_commands_write(
     content = path.read_bytes()
     Record(tmp_path).save_result(result)
     assert (tmp_path / result.path).read_bytes() == content
-    assert (result.examples, len(result.networks)) == (36, 1)
+    assert (result.examples, len(result.members)) == (36, 1)
     exports = model.export("all", tmp_path / "exports")
     assert list(exports) == ["onnx", "stablehlo"]
     folder, certificate, step_certificate = exports["onnx"]
@@ -42,8 +42,8 @@ def test_the_methods_return_what_their_commands_write(
     assert exports["stablehlo"].step_certificate is None
     report = rnnmnist.load(workdir).report()
     scores = rnnmnist.load(workdir, path=workdir / "arrays.data").evaluate()
-    assert report.scores.split == "validation"
-    assert report.scores.confusion == scores.confusion
+    assert report.result.split == "validation"
+    assert report.result.confusion == scores.confusion
     text = report.page.read_text()
     assert f"{scores.correct} of {scores.examples}" in text
     assert {*report.pictures, report.page} == set((workdir / "report").iterdir())

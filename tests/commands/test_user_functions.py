@@ -30,12 +30,12 @@ from support import (
     chunk_of,
     flags_of,
     jax_settings,
+    learning_rates_of,
     mesh_of,
     model_of,
     output_of,
     random_examples,
     random_params,
-    rates_of,
     read_batch,
     refused,
     run_config,
@@ -306,7 +306,7 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     if row not in ("metrics", "path"):
         assert whole.params_sha256 != plain.params_sha256
 
-    def interrupt(_: rnnmnist.Metrics) -> None:
+    def interrupt(_: rnnmnist.StepMetrics) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -353,7 +353,7 @@ def updated(settings: dict[str, Any], devices: int) -> list[Any]:
     state, metrics = train_chunk(
         create_state(config, program),
         chunk,
-        rates_of(chunk, config),
+        learning_rates_of(chunk, config),
         jnp.int32(0),
         jnp.int32(8),
         program=program,
@@ -534,8 +534,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
 def test_a_metric_that_is_not_finite_is_logged(folder: Path) -> None:
     model = fit(metrics="own.py:not_finite", num_steps=10)
     for line in model.record.lines:
-        assert line.means is not None
-        assert np.isnan(line.means["not_finite"]).all()
+        assert line.metrics is not None
+        assert np.isnan(line.metrics["not_finite"]).all()
 
 
 @pytest.mark.slow
@@ -569,13 +569,13 @@ def test_the_loss_is_logged_and_compared_and_results_have_the_cross_entropy(
     focal = import_function("train.loss", f"{folder}/{ROWS['loss']}")
     line = model.validation_metrics
     assert line is not None
-    losses = [network.loss for network in line.networks]
+    losses = [network.loss for network in line.members]
     expected = [float(focal(each, labels).mean()) for each in logits]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     result = model.evaluate()
     entropy = optax.softmax_cross_entropy_with_integer_labels
     expected = [float(entropy(each, labels).mean()) for each in logits]
-    losses = [network.loss for network in result.networks]
+    losses = [network.loss for network in result.members]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
@@ -590,9 +590,9 @@ def test_penalties_change_the_gradient_and_not_the_log(kind: str, folder: Path) 
     )
     first, second = without.record.lines[0], heavy.record.lines[0]
     assert first.loss == pytest.approx(second.loss, rel=1e-6)
-    assert first.means is not None
-    assert second.means is not None
-    assert second.means["grad_norm"][0] > 10 * first.means["grad_norm"][0]
+    assert first.metrics is not None
+    assert second.metrics is not None
+    assert second.metrics["grad_norm"][0] > 10 * first.metrics["grad_norm"][0]
 
 
 def test_the_penalties_of_a_cell_leave_out_the_padding(folder: Path) -> None:

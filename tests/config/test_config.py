@@ -24,7 +24,7 @@ from rnnmnist.config.schema import (
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.training.optimizer import learning_rate
+from rnnmnist.training.optimizer import compute_learning_rate
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 SIZES = {"train": 60, "validation": 0, "test": 0}
@@ -303,7 +303,7 @@ def test_a_path_is_absolute_wherever_it_is_set(
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
     settings = {"train.warmup_fraction": 0.1, "train.learning_rate": 1.0}
     config = run_config(settings | {"train.num_steps": 100}).train
-    rates = [float(learning_rate(config, step)) for step in range(101)]
-    np.testing.assert_allclose(rates[:11], np.arange(1, 12) / 11, rtol=1e-6)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(0.0, abs=1e-6)
+    learning_rates = [float(compute_learning_rate(config, step)) for step in range(101)]
+    np.testing.assert_allclose(learning_rates[:11], np.arange(1, 12) / 11, rtol=1e-6)
+    assert learning_rates[10:] == sorted(learning_rates[10:], reverse=True)
+    assert learning_rates[100] == pytest.approx(0.0, abs=1e-6)

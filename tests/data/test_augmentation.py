@@ -1,4 +1,4 @@
-"""Distortions follow their settings and are a function of a key."""
+"""ImageAugmentation follow their settings and are a function of a key."""
 
 import itertools
 from typing import Any
@@ -10,16 +10,16 @@ import pytest
 from scipy import ndimage
 
 from rnnmnist.data import augmentation
-from rnnmnist.data.augmentation import Distortions, Warp
+from rnnmnist.data.augmentation import ImageAugmentation, Transform
 
 COUNT = 400
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28), np.uint8)
-apply_warp = jax.jit(augmentation.apply_warp)
+transform_images = jax.jit(augmentation.transform_images)
 
 
-def sample(seed: int = 0, **distortions: Any) -> Warp:
+def sample(seed: int = 0, **limits: Any) -> Transform:
     key = jax.random.key(seed)
-    return augmentation.sample_warp(key, COUNT, Distortions(**distortions))
+    return augmentation.sample_transforms(key, COUNT, ImageAugmentation(**limits))
 
 
 def test_a_shift_is_of_whole_pixels() -> None:
@@ -29,14 +29,14 @@ def test_a_shift_is_of_whole_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("distortions", "most"),
+    ("limits", "most"),
     [({"max_rotation": 20.0}, np.sin(np.deg2rad(20))), ({"max_shear": 0.3}, 0.3)],
     ids=["rotation", "shear"],
 )
 def test_angles_and_shears_fill_their_range_evenly(
-    distortions: dict[str, float], most: float
+    limits: dict[str, float], most: float
 ) -> None:
-    entries = np.asarray(sample(0, **distortions).matrix)[:, 1, 0]
+    entries = np.asarray(sample(0, **limits).matrix)[:, 1, 0]
     assert np.abs(entries).max() <= most + 1e-6
     counts = np.histogram(entries, bins=8, range=(-most, most))[0]
     expected = COUNT / 8
@@ -60,7 +60,7 @@ def test_a_rotation_turns_and_a_scale_scales_without_a_shear() -> None:
 def test_affine_maps_agree_with_scipy() -> None:
     """Pixels outside of an image are black."""
     maps = sample(max_shift=2, max_rotation=15.0, max_scale=0.2, max_shear=0.2)
-    results = np.asarray(apply_warp(IMAGES, maps))
+    results = np.asarray(transform_images(IMAGES, maps))
     for image, result, matrix, offset in zip(
         IMAGES[:20], results, np.asarray(maps.matrix), maps.offset, strict=False
     ):
@@ -73,7 +73,7 @@ def test_affine_maps_agree_with_scipy() -> None:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    results = np.asarray(apply_warp(IMAGES, sample(flip=True))) * 255
+    results = np.asarray(transform_images(IMAGES, sample(flip=True))) * 255
     same = np.isclose(results, IMAGES, atol=1e-2).all((1, 2))
     mirrored = np.isclose(results, IMAGES[:, :, ::-1], atol=1e-2).all((1, 2))
     assert np.all(same ^ mirrored)
@@ -85,7 +85,7 @@ def test_elastic_fields_are_smooth_with_the_configured_displacement() -> None:
     across = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None], (COUNT, 28, 28))
     for ramp in (across, across.swapaxes(1, 2)):
         # On a ramp, a pixel's new value is the column, or row, of its source.
-        sources = np.asarray(apply_warp(jnp.asarray(ramp), field)) * 255
+        sources = np.asarray(transform_images(jnp.asarray(ramp), field)) * 255
         shifts = (sources - ramp)[:, 6:22, 6:22]  # with sources inside the image
         assert shifts.std() == pytest.approx(1.5, rel=0.05)
         # The covariance over 4 pixels that a Gaussian of 4.05 pixels gives.

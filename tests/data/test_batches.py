@@ -39,12 +39,12 @@ def batches(
     batch_size: int,
     seed: int = 0,
     task: Task = TASK,
-    **distortions: Any,
+    **augmentation: Any,
 ) -> Callable[..., Batch]:
     """Returns the function that reads the batch of a step, or a shard of it."""
     given = Config(
         seed=seed,
-        data=DataConfig(**distortions),
+        data=DataConfig(**augmentation),
         train=TrainConfig(batch_size=batch_size, num_steps=1),
     )
     config = fill_defaults(given, task)

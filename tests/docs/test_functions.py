@@ -19,7 +19,7 @@ def test_the_recipes_run(tmp_path: Path, environment: dict[str, str]) -> None:
     assert "Embedding on characters" in printed
     lines = (tmp_path / "runs/attention/metrics.jsonl").read_text().splitlines()
     for line in map(json.loads, lines):
-        assert line["means"]["top"][0] < line["means"]["top,k=3"][0] <= 1
+        assert line["metrics"]["top"][0] < line["metrics"]["top,k=3"][0] <= 1
     output = run_block("python", in_memory, tmp_path, environment)
     assert 0.3 < float(output.splitlines()[-1]) <= 1
     pytest.importorskip("tensorboardX")

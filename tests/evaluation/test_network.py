@@ -18,8 +18,8 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
 
@@ -129,7 +129,7 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     run = Network(Record(save_network(tmp_path / "run", config, task)), "best")
     examples = random_examples(3)
     logits = run.on(make_device_mesh()).logits(examples)
-    result = score_split(run, task, "validation", examples, logits)
+    result = evaluate_logits(run, task, "validation", examples, logits)
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 
 

@@ -30,12 +30,12 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
     times = np.empty((28, 28), int)
     for time, pixels in enumerate(order):
         times.flat[pixels] = time
-    falls = model.occlusion(images)
-    width = falls.shape[1] // 28
+    attributions = model.occlusion(images)
+    width = attributions.shape[1] // 28
     for window in (0, 11):
         found = model.classify(np.where(times // width == window, 0, images))
-        fall = np.log(whole / found)[range(2), whole.argmax(1)]
-        assert fall == pytest.approx(falls[:, window * width], abs=1e-5)
+        attribution = np.log(whole / found)[range(2), whole.argmax(1)]
+        assert attribution == pytest.approx(attributions[:, window * width], abs=1e-5)
 
 
 def test_falls_are_those_of_sequences_with_the_mean(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_falls_are_those_of_sequences_with_the_mean(tmp_path: Path) -> None:
     inputs = np.random.default_rng(0).normal(3, 2, size=(3, 60, 2))
     lengths = np.array([60, 30, 7])
     whole = model.classify(inputs, lengths)
-    falls = model.occlusion(inputs, lengths)
-    assert not falls[np.arange(60) >= lengths[:, None]].any()
+    attributions = model.occlusion(inputs, lengths)
+    assert not attributions[np.arange(60) >= lengths[:, None]].any()
     for index, window in enumerate([slice(57, 60), slice(28, 30), slice(6, 7)]):
         occluded = inputs.copy()
         occluded[index, window] = task.mean
         found = model.classify(occluded, lengths)
-        fall = np.log(whole / found)[index, whole[index].argmax()]
-        assert falls[index, window] == pytest.approx(fall, abs=1e-5)
+        attribution = np.log(whole / found)[index, whole[index].argmax()]
+        assert attributions[index, window] == pytest.approx(attribution, abs=1e-5)

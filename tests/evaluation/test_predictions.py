@@ -104,7 +104,11 @@ def test_a_large_split_is_copied_in_chunks(
 
 @pytest.mark.parametrize(
     "how",
-    [{"vectorize_seeds": False}, {"vectorize_seeds": True}, {"devices": 8, "seeds": 2}],
+    [
+        {"vectorize_ensemble": False},
+        {"vectorize_ensemble": True},
+        {"devices": 8, "seeds": 2},
+    ],
 )
 def test_each_network_of_an_ensemble_predicts_as_it_does_alone(
     how: dict[str, Any], logits: np.ndarray

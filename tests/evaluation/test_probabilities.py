@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rnnmnist.evaluation.probabilities import (
-    choose_multiplier,
     combine_members,
+    fit_temperature,
     log_softmax,
-    smoothing_multiplier,
+    smoothing_temperature,
     softmax,
 )
 
@@ -34,8 +34,8 @@ def test_an_ensemble_has_the_mean_probabilities_of_its_members(
     assert expected.min() < np.finfo(np.float32).tiny
 
 
-def noisy_scores(labels: np.ndarray) -> np.ndarray:
-    """Scores that are those of the labels but for noise."""
+def noisy_logits(labels: np.ndarray) -> np.ndarray:
+    """Metrics that are those of the labels but for noise."""
     noise = np.random.default_rng(1).normal(size=(len(labels), CLASSES))
     return np.eye(CLASSES)[labels] + noise
 
@@ -47,23 +47,23 @@ def cross_entropy(
     return float(-(weights * logs[np.arange(len(labels)), labels]).sum())
 
 
-def test_the_multiplier_minimizes_the_cross_entropy() -> None:
+def test_the_temperature_minimizes_the_cross_entropy() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, CLASSES, 500)
-    scores = noisy_scores(labels)
+    logits = noisy_logits(labels)
     weights = generator.uniform(0.5, 2, 500)
 
-    def loss(multiplier: float) -> float:
-        return cross_entropy(multiplier * scores, labels, weights)
+    def loss(temperature: float) -> float:
+        return cross_entropy(logits / temperature, labels, weights)
 
-    found = choose_multiplier(scores, labels, weights)
+    found = fit_temperature(logits, labels, weights)
     assert loss(found) < min(loss(0.9 * found), loss(1.1 * found))
-    # Scores without an error do not become certain, and wrong ones say nothing.
+    # Without an error, predictions are not certain; if all are wrong, they are even.
     right = 2.0 * np.eye(CLASSES)[labels]
-    logits = choose_multiplier(right, labels, np.ones(500)) * right
+    logits = right / fit_temperature(right, labels, np.ones(500))
     errors = 1 - np.exp(logits.max(1)) / np.exp(logits).sum(1)
     np.testing.assert_allclose(errors, 1 / 502, rtol=1e-3)
-    assert choose_multiplier(-right, labels, np.ones(500)) < 0.01
+    assert fit_temperature(-right, labels, np.ones(500)) > 100
 
 
 @pytest.mark.parametrize("smoothing", [0.01, 0.1, 0.9])
@@ -75,7 +75,7 @@ def test_label_smoothing_is_undone_for_a_probability(
     probabilities = np.full(classes, 0.05 / (classes - 1))
     probabilities[0] = 0.95
     learnt = (1 - smoothing) * probabilities + smoothing / classes
-    multiplier = smoothing_multiplier(smoothing, classes)
-    found = softmax(multiplier * np.log(learnt))
+    temperature = smoothing_temperature(smoothing, classes)
+    found = softmax(np.log(learnt) / temperature)
     np.testing.assert_allclose(found, probabilities)
-    assert smoothing_multiplier(0.0, classes) == 1
+    assert smoothing_temperature(0.0, classes) == 1

@@ -24,9 +24,9 @@ from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
-from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
@@ -57,7 +57,7 @@ def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
 LSTM = config_of({"view": "rows"}, "lstm")
 FILL, ZERO = {"missing": "forward_fill"}, {"missing": "zero"}
 BOTH = {"bidirectional": True}
-DIFFERENCES = {"differences": True}
+DIFFERENCES = {"deltas": True}
 NETWORKS = {
     "2 layers of gru on pixels": config_of(
         {"view": "pixels"}, "gru", num_layers=2, window=56, stride=56
@@ -243,7 +243,7 @@ def test_every_format_is_compared_and_replaced_with_force(
     run = Network(Record(workdir), "best", paths)
     task, split, examples = load_split(run)
     logits = run.on(make_device_mesh("cpu")).logits(examples)
-    ensemble = score_split(run, task, split, examples, logits).ensemble
+    ensemble = evaluate_logits(run, task, split, examples, logits).ensemble
     assert ensemble is not None
     assert {path.name for path in output.iterdir()} == set(FORMATS)
     for name in FORMATS:

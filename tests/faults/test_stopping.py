@@ -14,8 +14,8 @@ from support import UNOPTIMIZED, Command, one_line_error, run_python
 from trainer import Run
 
 from rnnmnist.errors import RunError
+from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.scoring import score_split
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import UNFINISHED, list_steps
@@ -71,12 +71,12 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> No
         "import os, signal, sys\n"
         "from rnnmnist.commands import command_line, train\n"
         "from rnnmnist.training import loop\n"
-        "original = loop.score_validation\n"
+        "original = loop.validate\n"
         "def validate(*args):\n"
         f"    if args[-1] == {trainer.STEPS}:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(*args)\n"
-        "loop.score_validation = validate\n"
+        "loop.validate = validate\n"
         "command_line.run(train.main)\n"
     )
     argv = "-c", program, *new_run.arguments()
@@ -146,7 +146,7 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
                     continue
                 task, split, examples = load_split(run, "validation")
                 logits = run.on(make_device_mesh()).logits(examples)
-                result = score_split(run, task, split, examples, logits)
+                result = evaluate_logits(run, task, split, examples, logits)
                 run.record.save_result(result)
             steps.append(run.checkpoint_step)
             assert process.poll() is None

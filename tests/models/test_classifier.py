@@ -32,9 +32,9 @@ PADDING = np.arange(28) >= LENGTHS[:, None]
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 NETWORKS: dict[str, dict[str, Any]] = {
     "lstm": {"num_layers": 2},
-    "gru": {"differences": True, "window": 5, "stride": 3, "num_layers": 3},
+    "gru": {"deltas": True, "window": 5, "stride": 3, "num_layers": 3},
     "rnn": {"window": 4, "stride": 4},
-    "lru": {"differences": True, "pooling": "mean", "window": 8},
+    "lru": {"deltas": True, "pooling": "mean", "window": 8},
     "filters": {},
 }
 assert {*NETWORKS} == {*CELLS}
@@ -97,8 +97,8 @@ def test_logits_after_each_step(cell: str) -> None:
     """
     model, params = build(cell, **NETWORKS[cell])
     variables = {"params": params}
-    step = jax.jit(functools.partial(model.apply, method="step"))
-    carry: Any = model.apply(variables, 5, method="start")
+    step = jax.jit(functools.partial(model.apply, method="read_time_step"))
+    carry: Any = model.apply(variables, 5, method="initialize_carry")
     by_step = np.zeros((5, 28, 10), np.float32)
     for row in range(28):
         carry, by_step[:, row] = step(variables, carry, INPUTS[:, row])
@@ -126,7 +126,7 @@ def test_windows_are_read_at_a_time() -> None:
 
 
 def test_differences_are_read_beside_inputs() -> None:
-    model, params = build("lru", differences=True)
+    model, params = build("lru", deltas=True)
     changes = np.diff(INPUTS, axis=1, prepend=INPUTS[:, :1])
     trained = dict(params)
     changes /= trained.pop("deltas")["std"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import ScannedCell
+from rnnmnist.models.recurrent_layer import ScannedCell
 
 FLOAT32, FLOAT64 = jnp.float32, jnp.float64
 # Time, batch, features and hidden size, all different to reveal swapped axes.

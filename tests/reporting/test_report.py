@@ -27,8 +27,8 @@ from rnnmnist.reporting.pages import (
     read_over_time,
     write_report,
 )
+from rnnmnist.runs.metrics import wilson_interval
 from rnnmnist.runs.records import Record
-from rnnmnist.runs.scores import wilson_interval
 
 PLOTS = ["curves", "confusion", "steps", "gallery"]
 COMMAND = "rnnmnist report"

@@ -28,7 +28,7 @@ from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runs import checkpoint_files, checkpoints
 from rnnmnist.runs.checkpoint_files import FORMAT, Header, read_header, seal
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
@@ -63,7 +63,7 @@ def state() -> TrainState:
     return state._replace(opt_state=opt_state)
 
 
-def validation_metrics(step: int, accuracy: float | None) -> Metrics | None:
+def validation_metrics(step: int, accuracy: float | None) -> StepMetrics | None:
     """Metrics of a validation, None without an accuracy."""
     if accuracy is None:
         return None

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from support import make_metrics, run_config
 
 from rnnmnist.runs import logs
-from rnnmnist.runs.scores import NetworkScores
+from rnnmnist.runs.metrics import Metrics
 
 ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
 SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
@@ -49,10 +49,10 @@ def test_patience_counts_validations_that_are_no_better(
         for split in ("train", "validation"):
             metrics = make_metrics(step, split, 50, [25], [float(loss)])
             if class_weight == "balanced":  # the loss only rises
-                network = NetworkScores(
+                network = Metrics(
                     examples=50, correct=25, loss=step, balanced_accuracy=1 - loss / 9
                 )
-                metrics = replace(metrics, networks=(network,))
+                metrics = replace(metrics, members=(network,))
             logs.append(tmp_path, metrics)
         lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
         found = logs.completion(logs.read(tmp_path), step, config)

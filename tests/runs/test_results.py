@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from support import TASK
 
+from rnnmnist.runs.metrics import Metrics, wilson_interval
 from rnnmnist.runs.results import Result, to_json
-from rnnmnist.runs.scores import NetworkScores, wilson_interval
 
-FIRST = NetworkScores(
+FIRST = Metrics(
     seed=5,
     examples=6,
     correct=5,
@@ -20,10 +20,8 @@ FIRST = NetworkScores(
     confusion=((3, 1), (0, 2)),
     balanced_accuracy=7 / 8,
 )
-SECOND = NetworkScores(
-    seed=6, examples=6, correct=3, loss=0.75, confusion=((2, 2), (1, 1))
-)
-MEAN = NetworkScores(examples=6, correct=4, loss=0.2, confusion=((2, 2), (0, 2)))
+SECOND = Metrics(seed=6, examples=6, correct=3, loss=0.75, confusion=((2, 2), (1, 1)))
+MEAN = Metrics(examples=6, correct=4, loss=0.2, confusion=((2, 2), (0, 2)))
 
 
 def make_result(**fields: Any) -> Result:
@@ -33,14 +31,14 @@ def make_result(**fields: Any) -> Result:
         "step": 7,
         "num_parameters": 9,
         "params_sha256": "of all",
-        "multiplier": 1.0,
+        "temperature": 1.0,
         "task": TASK,
     }
     return Result(**common | fields)
 
 
 def test_a_file_has_the_scores_of_one_network() -> None:
-    result = make_result(networks=(FIRST,), network_sha256=("of all",))
+    result = make_result(members=(FIRST,), member_sha256=("of all",))
     assert result.path == Path("evaluation", "test-7.json")
     content = json.loads(json.dumps(msgspec.to_builtins(to_json(result))))
     assert content.pop("task")["name"] == TASK.name
@@ -51,7 +49,7 @@ def test_a_file_has_the_scores_of_one_network() -> None:
         "step": 7,
         "num_parameters": 9,
         "params_sha256": "of all",
-        "multiplier": 1.0,
+        "temperature": 1.0,
         "seed": 5,
         "examples": 6,
         "correct": 5,
@@ -64,9 +62,9 @@ def test_a_file_has_the_scores_of_one_network() -> None:
 
 def test_a_file_of_an_ensemble_has_the_scores_of_its_members() -> None:
     result = make_result(
-        networks=(FIRST, SECOND),
+        members=(FIRST, SECOND),
         ensemble=MEAN,
-        network_sha256=("of 5", "of 6"),
+        member_sha256=("of 5", "of 6"),
         groups=2,
     )
     content = json.loads(json.dumps(msgspec.to_builtins(to_json(result))))
@@ -90,5 +88,5 @@ def test_a_file_of_an_ensemble_has_the_scores_of_its_members() -> None:
 
 def test_a_result_on_other_data_has_their_hash_in_its_name() -> None:
     task = dataclasses.replace(TASK, sha256="of the data")
-    result = make_result(networks=(FIRST,), network_sha256=("of all",), task=task)
+    result = make_result(members=(FIRST,), member_sha256=("of all",), task=task)
     assert result.path.name == "test-7-of the d.json"

@@ -4,12 +4,14 @@ from support import TASK, make_metrics, run_config
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.scores import NetworkScores
+from rnnmnist.runs.logs import StepMetrics
+from rnnmnist.runs.metrics import Metrics
 from rnnmnist.runs.selection import best_header
 
 
-def header_of(step: int, metrics: Metrics | None, class_weight: str = "none") -> Header:
+def header_of(
+    step: int, metrics: StepMetrics | None, class_weight: str = "none"
+) -> Header:
     config = run_config({"train.class_weight": class_weight})
     return Header(step=step, config=config, task=TASK, metrics=metrics)
 
@@ -24,13 +26,13 @@ def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() ->
             30: (88, 2),
             40: (84, 1),
         }.items():
-            network = NetworkScores(
+            network = Metrics(
                 examples=100,
                 correct=first + second,
                 loss=1.0,
                 balanced_accuracy=(first / 90 + second / 10) / 2,
             )
-            metrics = Metrics(networks=(network,), step=step, split="validation")
+            metrics = StepMetrics(members=(network,), step=step, split="validation")
             headers.append(header_of(step, metrics, class_weight))
         assert best_header(headers).step == best
 

@@ -40,7 +40,7 @@ def test_seeds_are_sharded_before_the_batch(
     batch_size: int, num_devices: int | None, num_seeds: int, shape: tuple[int, int]
 ) -> None:
     found = make_mesh(batch_size, num_devices, num_seeds)
-    assert tuple(found.shape.items()) == (("seeds", shape[0]), ("batch", shape[1]))
+    assert tuple(found.shape.items()) == (("ensemble", shape[0]), ("batch", shape[1]))
 
 
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(12, 8), (128, 9)])

@@ -89,7 +89,7 @@ distributed.HEARTBEAT_TIMEOUT_SECONDS = 10
 # In the last process, before the first validation.
 HANGS = "def fail(*_): os.kill(os.getpid(), signal.SIGSTOP)\n"
 BREAKS = "def fail(*_): raise ValueError('a fault of our own')\n"
-FAILS = "if '--process_id=1' in sys.argv: loop.score_validation = fail\n"
+FAILS = "if '--process_id=1' in sys.argv: loop.validate = fail\n"
 
 
 @pytest.mark.slow

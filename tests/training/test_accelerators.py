@@ -31,7 +31,7 @@ from rnnmnist.data.batches import (
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import chunk_updates
 from rnnmnist.evaluation.predictions import predict_batches
-from rnnmnist.runtime.mesh import BATCH, SEEDS, replicate
+from rnnmnist.runtime.mesh import BATCH, ENSEMBLE, replicate
 from rnnmnist.training.state import (
     Program,
     abstract_state,
@@ -135,7 +135,9 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     config = resolve(given, task)
     grid = math.gcd(len(devices), config.num_seeds), -1  # seeds first
     axis_types = (AxisType.Auto,) * 2
-    mesh = Mesh(np.array(devices).reshape(grid), (SEEDS, BATCH), axis_types=axis_types)
+    mesh = Mesh(
+        np.array(devices).reshape(grid), (ENSEMBLE, BATCH), axis_types=axis_types
+    )
     program = Program.create(config, task, mesh)
 
     def array(shape: tuple[int, ...], dtype: Any, spec: jax.P) -> Any:
@@ -146,9 +148,9 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
         labels = array(shape, jnp.int32, spec)
         return Batch(inputs=images, labels=labels, lengths=None, weights=None)
 
-    seeds = array((config.num_seeds,), jnp.uint32, jax.P(SEEDS))
+    seeds = array((config.num_seeds,), jnp.uint32, jax.P(ENSEMBLE))
     number = array((), jnp.int32, jax.P())
-    state = sharded(abstract_state(config, program), jax.P(SEEDS), mesh)
+    state = sharded(abstract_state(config, program), jax.P(ENSEMBLE), mesh)
     batch_size = config.train.batch_size
     updates = chunk_updates(math.prod(IMAGE) * config.num_seeds * batch_size)
     batches = examples((config.num_seeds, updates, batch_size), BATCHES_SPEC)

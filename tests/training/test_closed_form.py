@@ -158,7 +158,7 @@ def test_small_differences_are_read_beside_large_values(
         state = model.start()
         for value in values:
             state, found = model.step(state, [value])
-        filters = state.carry.recurrence  # within `Deltas`
+        filters = state.carry.layer  # within `Deltas`
         shares = filters.counts.ravel() / len(values)
         np.testing.assert_allclose(shares, states[: len(shares)], rtol=1e-6)
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -183,12 +183,12 @@ def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
             )
     assert (filters_of(other)["phase"] != filters_of(run)["phase"]).all()
     (line,) = logs.read(both)
-    assert len(line.networks) == 2
+    assert len(line.members) == 2
     # The factor of a single network is part of its head; the mean has another one.
     assert (
-        Record(run).headers[STEP].multiplier
+        Record(run).headers[STEP].temperature
         == 1
-        != Record(both).headers[STEP].multiplier
+        != Record(both).headers[STEP].temperature
     )
 
 
@@ -236,7 +236,7 @@ def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed before the next network."""
-    original = closed_form.fit_network
+    original = closed_form.fit_member
 
     def interrupt(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
@@ -246,7 +246,7 @@ def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
         monkeypatch.context() as patch,
         pytest.raises(KeyboardInterrupt, match="nothing is saved"),
     ):
-        patch.setattr(closed_form, "fit_network", interrupt)
+        patch.setattr(closed_form, "fit_member", interrupt)
         fit(tmp_path / "run", lengths=LENGTHS, num_seeds=2)
     assert list_steps(tmp_path / "run") == []
     fit(tmp_path / "run", lengths=LENGTHS, num_seeds=2)
@@ -334,8 +334,8 @@ def test_left_out_predictions_are_kept_for_the_report(
 
     model = rnnmnist.load(run)
     report = model.report()
-    assert report.scores.split == "leave_one_group_out"
-    assert (report.scores.correct, report.scores.loss) == (line.correct, line.loss)
+    assert report.result.split == "leave_one_group_out"
+    assert (report.result.correct, report.result.loss) == (line.correct, line.loss)
     result = model.evaluate()
     assert (result.split, result.groups) == ("leave_one_group_out", 7)
     assert np.trace(result.confusion) == line.correct

@@ -20,9 +20,9 @@ from support import (
     REPOSITORY,
     TASK,
     chunk_of,
+    learning_rates_of,
     mesh_of,
     random_examples,
-    rates_of,
     task_of,
 )
 
@@ -103,7 +103,7 @@ def test_two_updates_on_sequences(case: list[str]) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_updates_on_augmented_images() -> None:
-    """In float32, since `jax.random` draws other distortions in float64."""
+    """In float32, since `jax.random` draws other augmentation in float64."""
     config = fill_defaults(CONFIGS["best"], TASK)
     compare(config, TASK, random_examples(COUNT), 2, dtype=np.float32)
 
@@ -125,7 +125,7 @@ def compare(
     with open_batches(examples, config, mesh) as source:
         chunk = chunk_of(source, 0)
     state = create_state(config, program)
-    arrays: Any = state, chunk, rates_of(chunk, config)
+    arrays: Any = state, chunk, learning_rates_of(chunk, config)
     same = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf,
         jax.device_get(arrays),
@@ -163,7 +163,7 @@ def op_by_op(dtype: Any) -> Iterator[None]:
 def train(
     state: TrainState,
     chunk: Chunk,
-    rates: jax.Array,
+    learning_rates: jax.Array,
     *,
     program: Program,
 ) -> list[Any]:
@@ -173,7 +173,7 @@ def train(
     """
     _, unravel = ravel_pytree(split_ensemble(state.params)[0])
     state, metrics = train_chunk(
-        state, chunk, rates, np.int32(0), np.int32(2), program=program
+        state, chunk, learning_rates, np.int32(0), np.int32(2), program=program
     )
     results = {
         "loss": metrics["loss"][:, :2],

@@ -16,11 +16,11 @@ from support import (
     SMALL,
     batches_of,
     chunk_of,
+    learning_rates_of,
     mesh_of,
     model_of,
     random_examples,
     random_params,
-    rates_of,
     run_config,
     task_of,
 )
@@ -72,7 +72,7 @@ def train(config: RunConfig, devices: int, cuts: Sequence[int] = (STEPS,)) -> li
         state, _ = train_chunk(
             state,
             chunk,
-            rates_of(chunk, config),
+            learning_rates_of(chunk, config),
             jnp.int32(first),
             jnp.int32(end),
             program=program,
@@ -174,7 +174,7 @@ def test_blocks_of_residual_layers_have_the_masks_of_the_whole_sequence() -> Non
     config = ModelConfig("lru", hidden_size=8, num_layers=3, dropout=RATE)
     whole: Any = model_of(config).clone(execution=DEFAULTS["tpu"])
     blocks: Any = model_of(config)
-    assert blocks.execution.remat_steps and not whole.execution.remat_steps
+    assert blocks.execution.remat_time_steps and not whole.execution.remat_time_steps
     variables = {"params": random_params(blocks)}
     expected = whole.apply(variables, inputs, keys=keys)
     found = blocks.apply(variables, inputs, keys=keys)

@@ -18,12 +18,12 @@ from support import (
     chunk_of,
     fast_compilation,
     fit_small,
+    learning_rates_of,
     leaves_by_path,
     mesh_of,
     model_of,
     poison,
     random_examples,
-    rates_of,
     run_config,
 )
 
@@ -66,7 +66,7 @@ class Way(NamedTuple):
     together: bool
 
     def program(self, config: RunConfig) -> Program:
-        execution = DEFAULTS["cpu"]._replace(vectorize_seeds=self.together)
+        execution = DEFAULTS["cpu"]._replace(vectorize_ensemble=self.together)
         return Program.create(config, TASK, self.mesh, execution)
 
 
@@ -78,7 +78,7 @@ class Trained(NamedTuple):
     chunk: Chunk
     metrics: HostMetrics  # on the host, of all updates of the chunk
 
-    def networks(self) -> list[Any]:
+    def members(self) -> list[Any]:
         """The parameters, their averages and the optimizer's state of each network."""
         trees = self.state.params, self.state.ema_params, self.state.opt_state
         return split_ensemble(jax.device_get(trees))
@@ -88,9 +88,11 @@ def train(config: RunConfig, way: Way, steps: int = 6) -> Trained:
     program = way.program(config)
     chunk = chunk_of(batches_of(random_examples(100), config, way.mesh), 0)
     state = create_state(config, program)
-    rates = rates_of(chunk, config)
+    learning_rates = learning_rates_of(chunk, config)
     first, end = jnp.int32(0), jnp.int32(steps)
-    state, metrics = train_chunk(state, chunk, rates, first, end, program=program)
+    state, metrics = train_chunk(
+        state, chunk, learning_rates, first, end, program=program
+    )
     return Trained(program, state, chunk, jax.device_get(metrics))
 
 
@@ -122,9 +124,9 @@ def test_each_network_equals_that_of_its_seed_alone(
 ) -> None:
     trained = train(NETWORKS, way)
     close = functools.partial(np.testing.assert_allclose, atol=2e-4)
-    for index, network in enumerate(trained.networks()):
+    for index, network in enumerate(trained.members()):
         alone = singles[index]
-        jax.tree.map(close, network, *alone.networks())
+        jax.tree.map(close, network, *alone.members())
         found, expected = trained.metrics, alone.metrics
         np.testing.assert_allclose(found["loss"][index], expected["loss"][0], rtol=1e-3)
         accuracies = found["accuracy"][index]
@@ -138,13 +140,13 @@ def test_a_nonfinite_network_is_identified(way: Way) -> None:
     trained = train(NETWORKS, way, 3)
     # Not in the averages, which are evaluated.
     state = trained.state._replace(params=poison(trained.state.params, 2))
-    rates = rates_of(trained.chunk, NETWORKS)
+    learning_rates = learning_rates_of(trained.chunk, NETWORKS)
     first, end = jnp.int32(3), jnp.int32(9)
     _, metrics = train_chunk(
-        state, trained.chunk, rates, first, end, program=trained.program
+        state, trained.chunk, learning_rates, first, end, program=trained.program
     )
     found = jax.device_get(metrics)
-    expected = np.ones((SEEDS, len(rates)), bool)
+    expected = np.ones((SEEDS, len(learning_rates)), bool)
     expected[2, 3:9] = False
     np.testing.assert_array_equal(find_finite(found), expected)
     error = nonfinite_error(NETWORKS, found, 3, 3)

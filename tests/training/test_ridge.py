@@ -25,16 +25,14 @@ def fit(
     features: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray,
-    strength: float = 0.4,
+    alpha: float = 0.4,
     groups: np.ndarray | None = None,
 ) -> RidgeHead:
-    strengths = np.array([strength])
+    alphas = np.array([alpha])
     values = features.astype(float)
     if groups is None:
         groups = np.arange(len(labels))
-    return fit_ridge(
-        values, labels, CLASSES, weights, groups=groups, strengths=strengths
-    )
+    return fit_ridge(values, labels, CLASSES, weights, groups=groups, alphas=alphas)
 
 
 def scale_of(
@@ -66,7 +64,7 @@ def test_the_head_solves_the_normal_equations(size: str) -> None:
     mean, scale = scale_of(features, weights)
     inputs = (features - mean) * scale
     kernel, offset = solve(inputs, labels, weights)
-    expected = head.factor * (inputs @ kernel + offset)
+    expected = (inputs @ kernel + offset) / head.temperature
     np.testing.assert_allclose(features @ head.kernel + head.bias, expected, atol=1e-9)
 
 
@@ -87,7 +85,7 @@ def test_left_out_logits_are_those_of_fits_without_an_example_or_its_group(
     for group in np.unique(groups):
         out, kept = groups == group, groups != group
         kernel, offset = solve(inputs[kept], labels[kept], weights[kept])
-        expected[out] = head.factor * (inputs[out] @ kernel + offset)
+        expected[out] = (inputs[out] @ kernel + offset) / head.temperature
     np.testing.assert_allclose(head.left_out_logits, expected, atol=1e-5)
 
 
@@ -113,19 +111,19 @@ def test_features_of_any_scale_give_the_same_head(size: str, scale: float) -> No
     np.testing.assert_allclose(found.kernel * scale, expected.kernel, atol=1e-5)
 
 
-def test_the_strength_has_the_least_error_of_those_left_out() -> None:
+def test_alpha_has_the_least_error_of_those_left_out() -> None:
     features, labels, weights = make_data("few examples")
     targets = 2 * np.eye(CLASSES)[labels] - 1
-    strengths = np.logspace(-4, 4, 17)
+    alphas = np.logspace(-4, 4, 17)
 
-    def error(strength: float) -> float:
-        head = fit(features, labels, weights, strength)
-        residuals = head.left_out_logits / head.factor - targets
+    def error(alpha: float) -> float:
+        head = fit(features, labels, weights, alpha)
+        residuals = head.left_out_logits * head.temperature - targets
         return float(weights @ (residuals**2).sum(axis=1))
 
-    errors = [error(strength) for strength in strengths]
+    errors = [error(alpha) for alpha in alphas]
     alone = np.arange(len(labels))
     head = fit_ridge(features.astype(float), labels, CLASSES, weights, alone)
-    best = fit(features, labels, weights, strengths[np.argmin(errors)])
+    best = fit(features, labels, weights, alphas[np.argmin(errors)])
     np.testing.assert_array_equal(head.kernel, best.kernel)
     assert 0 < np.argmin(errors) < 16

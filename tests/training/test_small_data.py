@@ -15,7 +15,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 
@@ -140,10 +140,10 @@ def test_a_callback_gets_each_validation_and_ends_the_run(
 
     An error on a file is one line, as the errors on files of the run are.
     """
-    run, seen = tmp_path / "run", list[Metrics]()
+    run, seen = tmp_path / "run", list[StepMetrics]()
     for error in (ValueError("no"), OSError(errno.ENOSPC, "full", "elsewhere")):
 
-        def fail(metrics: Metrics, error: Exception = error) -> bool:
+        def fail(metrics: StepMetrics, error: Exception = error) -> bool:
             seen.append(metrics)
             raise error
 

@@ -33,7 +33,7 @@ from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import HostMetrics, find_finite, train_to
-from rnnmnist.training.optimizer import learning_rate
+from rnnmnist.training.optimizer import compute_learning_rate
 from rnnmnist.training.state import Program, abstract_state, create_state
 from rnnmnist.training.step import train_chunk
 
@@ -183,7 +183,7 @@ def test_an_accelerator_has_no_loops_over_rows_and_seeds() -> None:
 
 
 def test_no_product_has_a_lower_precision_than_set() -> None:
-    """Those of distortions and of a loss after every time step included."""
+    """Those of augmentation and of a loss after every time step included."""
     changes = {
         "execution.precision": "float32",
         "train.loss": "every_step",
@@ -205,10 +205,10 @@ def lowered_for(
     program = Program.create(config, TASK, mesh or mesh_of(1), execution)
     chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
     abstract = abstract_state(config, program)
-    rates = jax.ShapeDtypeStruct(chunk.batches.labels.shape[1:2], jnp.float32)
+    learning_rates = jax.ShapeDtypeStruct(chunk.batches.labels.shape[1:2], jnp.float32)
     position = jax.ShapeDtypeStruct((), jnp.int32)
     traced = train_chunk.trace(
-        abstract, chunk, rates, position, position, program=program
+        abstract, chunk, learning_rates, position, position, program=program
     )
     return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
@@ -316,7 +316,7 @@ def test_an_optimizer_of_optax_updates_as_in_a_plain_loop(name: str) -> None:
 
     for step in range(2):
         batch = read_batch(source, training.program.transform, step)
-        rate = learning_rate(config.train, step)
+        rate = compute_learning_rate(config.train, step)
         with jax.numpy_dtype_promotion("standard"):
             params, opt_state = update_alone(params, opt_state, batch, rate)
     (found,) = split_ensemble(training.state.params)

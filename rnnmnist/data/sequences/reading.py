@@ -276,7 +276,7 @@ def _prepare_training(
     moments = Moments(sequences, splits["train"])
     if config.normalize != "none":
         mean, std, changes = moments.normalization
-        task = replace(task, mean=mean, std=std, difference_std=changes)
+        task = replace(task, mean=mean, std=std, delta_std=changes)
     sha256 = read_values(sequences, Normalization.create(task, config.missing))
     _warn_of_values(sequences, moments)
     return replace(task, sha256=sha256)

@@ -1,4 +1,4 @@
-"""Validations compute metrics, and choose the multiplier of the logits."""
+"""Validations compute metrics, and fit the temperature."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from support import called, output_of
 
 import rnnmnist
 from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.probabilities import smoothing_multiplier
-from rnnmnist.evaluation.scoring import score_logits
+from rnnmnist.evaluation.probabilities import smoothing_temperature
 from rnnmnist.runs import logs
 from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
@@ -57,35 +57,35 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
     model = rnnmnist.load(workdir)
     run = Network(Record(workdir), "best")
     network = run.on(make_device_mesh())
-    assert model.multiplier == Record(workdir).select("best").multiplier < 0.9
+    assert model.temperature == Record(workdir).select("best").temperature < 0.9
 
-    def loss(split: str, multiplier: float) -> float:
+    def loss(split: str, temperature: float) -> float:
         data = run.config.data
         sequences = read_given(run.task, data, INPUTS[split == SPLIT])
         examples = to_inputs(sequences, run.task, data)
         labels = LABELS[split == SPLIT]
         logits = network.logits(examples)
-        scores = score_logits(logits, labels, multiplier=multiplier)
+        scores = compute_ensemble_metrics(logits, labels, temperature=temperature)
         found = (scores.ensemble or scores).loss
         probabilities = model.classify(INPUTS[split == SPLIT])
-        if multiplier == model.multiplier:
+        if temperature == model.temperature:
             of_labels = probabilities[np.arange(len(labels)), labels]
             assert -np.log(of_labels).mean() == pytest.approx(found, rel=1e-5)
         return found
 
     # The targets are a little less than certain, so the minimum is next to it.
-    least = loss("validation", model.multiplier)
+    least = loss("validation", model.temperature)
     for factor in (0.6, 1.6):
-        assert least < loss("validation", factor * model.multiplier)
+        assert least < loss("validation", factor * model.temperature)
     result = trainer.result(workdir)
     key = "loss" if num_seeds == 1 else "ensemble_loss"
-    assert result["multiplier"] == model.multiplier
-    assert result[key] == pytest.approx(loss("test", model.multiplier), rel=1e-6)
+    assert result["temperature"] == model.temperature
+    assert result[key] == pytest.approx(loss("test", model.temperature), rel=1e-6)
     assert result[key] < loss("test", 1) - 0.02
 
 
 @pytest.mark.slow
-def test_metrics_are_of_logits_without_a_multiplier(run_of_one_seed: Path) -> None:
+def test_metrics_are_of_logits_at_temperature_1(run_of_one_seed: Path) -> None:
     """The loss of an evaluation of the validation split says that it is too low."""
     workdir = run_of_one_seed
     header = Record(workdir).select("best")
@@ -116,22 +116,22 @@ def test_a_metric_is_logged_by_training_and_validation(tmp_path: Path) -> None:
     lines = logs.read(workdir)
     assert [line.split for line in lines] == ["train", "validation"] * 2
     for line in lines:
-        assert line.means is not None
-        expected = [1 - network.accuracy for network in line.networks]
-        assert line.means["error_rate"] == pytest.approx(expected, abs=1e-6)
+        assert line.metrics is not None
+        expected = [1 - network.accuracy for network in line.members]
+        assert line.metrics["error_rate"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_without_enough_validation_examples_the_multiplier_follows_from_smoothing(
+def test_without_enough_validation_examples_the_temperature_follows_from_smoothing(
     tmp_path: Path, label_smoothing: float
 ) -> None:
     split = np.where(SPLIT == "validation", "test", SPLIT)
     split[np.flatnonzero(SPLIT == "validation")[:49]] = "validation"
     workdir = fit(tmp_path / "run", split=split, label_smoothing=label_smoothing)
-    expected = smoothing_multiplier(label_smoothing, classes=3)
+    expected = smoothing_temperature(label_smoothing, classes=3)
     assert (expected == 1) == (label_smoothing == 0)
-    assert Record(workdir).select("best").multiplier == expected
-    assert trainer.result(workdir)["multiplier"] == expected
+    assert Record(workdir).select("best").temperature == expected
+    assert trainer.result(workdir)["temperature"] == expected
     on_validation = rnnmnist.load(workdir).evaluate(split="validation")
-    assert not on_validation.chose_multiplier
+    assert not on_validation.calibrated_here

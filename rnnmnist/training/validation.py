@@ -11,61 +11,61 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
 from rnnmnist.errors import StoppedError, prefix_errors
+from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
-from rnnmnist.evaluation.scoring import score_logits
 from rnnmnist.models.parameters import Params
-from rnnmnist.runs.logs import Metrics, completion
+from rnnmnist.runs.logs import StepMetrics, completion
 from rnnmnist.runs.records import Record
 from rnnmnist.runtime.distributed import all_max, broadcast
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training.metrics import average_metrics
+from rnnmnist.training.metric_functions import average_metrics
 from rnnmnist.training.state import Program
 
 # Takes the metrics of a validation. True ends the run, which can be resumed.
-Callback = Callable[[Metrics], bool | None]
+Callback = Callable[[StepMetrics], bool | None]
 
 
-def score_validation(
+def validate(
     config: RunConfig,
     program: Program,
     params: Params,
     examples: Examples,
     step: int,
-) -> tuple[Metrics, float | None]:
-    """Scores parameters [ensemble, ...] on the validation split.
+) -> tuple[StepMetrics, float | None]:
+    """Evaluates parameters [ensemble, ...] on the validation split.
 
-    Returns their metrics, and the multiplier that calibrates their logits. The
-    multiplier is None if the split is too small to select a checkpoint.
+    Returns their metrics and the temperature, which is None if the split is too small
+    to select a checkpoint.
     """
     with prefix_errors(f"step {step} is not saved"):
         logits = predict_logits(
             program.model, params, examples, program.transform.view, program.mesh
         )
-    multiplier = None
+    temperature = None
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
-        multiplier = calibrate(logits, examples.labels)
-    metrics = measure(config, logits, examples, step, "validation")
+        temperature = calibrate(logits, examples.labels)
+    metrics = compute_step_metrics(config, logits, examples, step, "validation")
     means = average_metrics(program.objective.metrics, logits, examples.labels)
     if isinstance(config.train.loss, Function):  # else it is the cross-entropy
         losses = average_metrics([config.train.loss], logits, examples.labels)
         (values,) = losses.values()
-        networks = [
-            replace(network, loss=value)
-            for network, value in zip(metrics.networks, values, strict=True)
+        members = [
+            replace(member, loss=value)
+            for member, value in zip(metrics.members, values, strict=True)
         ]
-        metrics = replace(metrics, networks=tuple(networks))
-    return replace(metrics, means=means or None), multiplier
+        metrics = replace(metrics, members=tuple(members))
+    return replace(metrics, metrics=means or None), temperature
 
 
-def measure(
+def compute_step_metrics(
     config: RunConfig, logits: np.ndarray, examples: Examples, step: int, split: str
-) -> Metrics:
+) -> StepMetrics:
     """Returns the metrics of logits [ensemble, examples, classes]."""
-    scores = score_logits(
+    metrics = compute_ensemble_metrics(
         logits, examples.labels, config.seed, groups=examples.num_groups
     )
-    return Metrics(**asdict(scores), step=step, split=split)
+    return StepMetrics(**asdict(metrics), step=step, split=split)
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
@@ -74,8 +74,11 @@ def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) 
         raise StoppedError(record.describe_stop(step, num_steps), number)
 
 
-def decide_end(
-    metrics: Metrics, config: RunTrainConfig, record: Record, callback: Callback | None
+def should_stop_early(
+    metrics: StepMetrics,
+    config: RunTrainConfig,
+    record: Record,
+    callback: Callback | None,
 ) -> bool:
     """Returns whether a run ends at a validation, by its callback or its patience."""
 

@@ -1,6 +1,6 @@
 """Recurrences: layers that map sequences of inputs to hidden states.
 
-`Recurrence` is the interface of such a layer, and `ScannedCell` implements it for a
+`RecurrentLayer` is the interface of such a layer, and `ScannedCell` implements it for a
 Flax cell. The carry of a recurrence is all that it remembers of a sequence between two
 time steps.
 """
@@ -20,7 +20,7 @@ from rnnmnist.runtime.random_streams import make_key
 Carry = Any
 
 
-class Recurrence(Protocol):
+class RecurrentLayer(Protocol):
     """A layer that reads sequences, whole or one time step at a time.
 
     `Bidirectional` (`models/wrappers.py`) reads whole sequences only.
@@ -53,11 +53,13 @@ class Recurrence(Protocol):
         """
         ...
 
-    def start(self, batch: int, features: int) -> Carry:
+    def initialize_carry(self, batch: int, features: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""
         ...
 
-    def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    def read_time_step(
+        self, carry: Carry, inputs: jax.Array
+    ) -> tuple[Carry, jax.Array]:
         """Reads one time step of each sequence.
 
         Inputs are [batch, features]. Returns the carry after the time step, and the
@@ -78,7 +80,7 @@ def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 class ScannedCell(nn.Module):
-    """A Flax cell under `nn.scan`. It is a `Recurrence`."""
+    """A Flax cell under `nn.scan`. It is a `RecurrentLayer`."""
 
     cell: nn.RNNCellBase  # whose output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop
@@ -94,20 +96,22 @@ class ScannedCell(nn.Module):
     ) -> jax.Array:
         """Runs the cell over whole sequences."""
         _, batch, features = inputs.shape
-        carry = self.start(batch, features)
+        carry = self.initialize_carry(batch, features)
         if lengths is None and not every_step:
             return self.read_to_end(carry, inputs)
         _, hidden = self.advance(carry, inputs)
         return hidden if every_step else select_last(hidden, lengths)
 
-    def start(self, batch: int, features: int) -> Carry:
+    def initialize_carry(self, batch: int, features: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""
         # `initialize_carry` takes a key, since the first carry of a cell can be random.
         # With this constant key, it is the same in every call. Most cells begin with
         # zeros.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
-    def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    def read_time_step(
+        self, carry: Carry, inputs: jax.Array
+    ) -> tuple[Carry, jax.Array]:
         """Runs the cell on one time step."""
         carry, hidden = self.advance(carry, inputs[None])
         return carry, hidden[0]

@@ -15,7 +15,7 @@ LOGGED = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy"
 RECORDED = (*LOGGED, "accuracy_interval", "confusion")
 
 
-class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The predictions of a network for labelled examples, counted.
 
     Attributes:
@@ -47,7 +47,7 @@ class NetworkScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return wilson_interval(self.correct, self.examples)
 
 
-class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The scores of an ensemble on labelled examples. A network is an ensemble of one.
 
     Attributes:
@@ -57,47 +57,47 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         groups: the number of groups that the examples are of; None without groups.
     """
 
-    networks: tuple[NetworkScores, ...]
-    ensemble: NetworkScores | None = None
+    members: tuple[Metrics, ...]
+    ensemble: Metrics | None = None
     groups: int | None = None
 
     @property
     def seed(self) -> int | None:
         """The seed of the first network."""
-        return self.networks[0].seed
+        return self.members[0].seed
 
     @property
     def examples(self) -> int:
         """The number of examples, which all networks share."""
-        return self.networks[0].examples
+        return self.members[0].examples
 
     @property
     def correct(self) -> int:
         """The number of correct predictions of all networks together."""
-        return sum(network.correct for network in self.networks)
+        return sum(member.correct for member in self.members)
 
     @property
     def accuracy(self) -> float:
         """The mean accuracy of the networks."""
         # One division of integers, so that equal counts tie.
-        return self.correct / (len(self.networks) * self.examples)
+        return self.correct / (len(self.members) * self.examples)
 
     @property
     def loss(self) -> float:
         """The mean loss of the networks."""
-        return statistics.fmean(network.loss for network in self.networks)
+        return statistics.fmean(member.loss for member in self.members)
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval over examples, of a network with the mean count."""
-        return wilson_interval(self.correct / len(self.networks), self.examples)
+        return wilson_interval(self.correct / len(self.members), self.examples)
 
     @property
     def accuracy_std(self) -> float | None:
         """The standard deviation over networks, with `ddof=1`; None for one."""
-        if len(self.networks) == 1:
+        if len(self.members) == 1:
             return None
-        return statistics.stdev(network.accuracy for network in self.networks)
+        return statistics.stdev(member.accuracy for member in self.members)
 
     @property
     def accuracy_mean_interval(self) -> tuple[float, float] | None:
@@ -110,7 +110,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return None
         from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
 
-        count = len(self.networks)
+        count = len(self.members)
         quantile = float(stdtrit(count - 1, 0.975))
         half = quantile * self.accuracy_std / math.sqrt(count)
         return max(0.0, self.accuracy - half), min(1.0, self.accuracy + half)
@@ -118,16 +118,16 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def balanced_accuracy(self) -> float | None:
         """The mean balanced accuracy of the networks; None in training."""
-        if self.networks[0].balanced_accuracy is None:
+        if self.members[0].balanced_accuracy is None:
             return None
         return statistics.fmean(
-            network.balanced_accuracy or 0.0 for network in self.networks
+            member.balanced_accuracy or 0.0 for member in self.members
         )
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
         """The sum of the networks' counts; empty in training."""
-        counts = np.sum([network.confusion for network in self.networks], axis=0)
+        counts = np.sum([member.confusion for member in self.members], axis=0)
         return tuple(map(tuple, counts.tolist()))
 
     @property
@@ -140,10 +140,10 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def select_fields(
-    scores: NetworkScores | Scores, names: Iterable[str]
+    metrics: Metrics | EnsembleMetrics, names: Iterable[str]
 ) -> dict[str, Any]:
     """Returns named fields and properties for a file, without those that are None."""
-    fields = {name: getattr(scores, name) for name in names}
+    fields = {name: getattr(metrics, name) for name in names}
     return {name: value for name, value in fields.items() if value is not None}
 
 

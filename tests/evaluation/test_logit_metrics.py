@@ -7,8 +7,8 @@ import pytest
 from support import make_metrics
 
 from rnnmnist.evaluation.formatting import format_probability
-from rnnmnist.evaluation.scoring import score_logits
-from rnnmnist.runs.scores import Scores, wilson_interval
+from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
+from rnnmnist.runs.metrics import EnsembleMetrics, wilson_interval
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -16,10 +16,10 @@ PREDICTED = np.array([[0, 0, 0, 1, 1, 1], [0, 2, 2, 2, 0, 1]])
 CONFUSIONS = (((3, 1, 0), (0, 2, 0), (0, 0, 0)), ((1, 0, 3), (1, 1, 0), (0, 0, 0)))
 
 
-def score_predicted() -> Scores:
+def score_predicted() -> EnsembleMetrics:
     """Of logits that give the predicted class a probability of a half."""
     logits = np.log(2) * np.eye(3, dtype=np.float32)[PREDICTED]
-    return score_logits(logits, LABELS, first_seed=3)
+    return compute_ensemble_metrics(logits, LABELS, first_seed=3)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_only_a_probability_of_one_is_printed_as_100() -> None:
 def test_scores_by_hand() -> None:
     """The balanced accuracies are means of 3/4 and 2/2, and of 1/4 and 1/2."""
     scores = score_predicted()
-    first, second = scores.networks
+    first, second = scores.members
     assert (first.confusion, second.confusion) == CONFUSIONS
     assert (first.seed, first.correct, first.accuracy) == (3, 5, 5 / 6)
     assert (second.seed, second.correct, second.accuracy) == (4, 2, 2 / 6)
@@ -77,13 +77,13 @@ def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
     """The mean of the logits, and the majority, would be wrong on one example each."""
     ones = np.array([[0.9999, 0.7, 0.9], [0.2, 0.4, 0.9], [0.2, 0.45, 0.9]])
     logits = np.log(np.stack([1 - ones, ones], axis=-1))
-    scores = score_logits(logits, np.array([0, 1, 0]))
+    scores = compute_ensemble_metrics(logits, np.array([0, 1, 0]))
     assert scores.ensemble is not None
     assert (scores.ensemble.correct, scores.ensemble.accuracy) == (2, 2 / 3)
 
 
 def test_one_network_has_no_spread_and_equal_networks_have_none() -> None:
-    one = Scores(networks=score_predicted().networks[1:])
+    one = EnsembleMetrics(members=score_predicted().members[1:])
     assert (one.ensemble, one.accuracy_std, one.accuracy_mean_interval) == 3 * (None,)
-    assert (one.seed, one.correct, one.loss) == (4, 2, one.networks[0].loss)
-    assert Scores(networks=2 * one.networks).accuracy_std == 0
+    assert (one.seed, one.correct, one.loss) == (4, 2, one.members[0].loss)
+    assert EnsembleMetrics(members=2 * one.members).accuracy_std == 0

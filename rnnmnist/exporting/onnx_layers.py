@@ -120,7 +120,7 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
         inputs,
         graph.Unsqueeze(is_read, [2]),
         outputs=len(shapes),
-        body=_make_filter_step(graph, params),
+        body=_make_filter_time_step(graph, params),
         num_scan_inputs=2,
     )
     after = [graph.Flatten(result) for result in results]
@@ -131,7 +131,7 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     return graph.Concat(shares, largest, axis=1)
 
 
-def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
+def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
     """Returns a time step of a `FilterBank`, the body of a loop.
 
     It maps the states, the largest outputs and the counts before the time step, its
