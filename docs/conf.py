@@ -4,7 +4,8 @@
     python -m sphinx -W docs OUT
 
 Pages with `{code-cell}` blocks are executed. Neither a build nor its formulas need a
-network. Links from the pages to other files of the repository lead to GitHub.
+network. Links from the pages to other files of the repository lead to the address in
+pyproject.toml.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import html
 import re
 import shutil
 import textwrap
+import tomllib
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,10 @@ from rnnmnist.commands import page
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import ConfigSection
 
-SITE = "https://rnnmnist.github.io/rnnmnist/"
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SOURCE_FILES = "https://github.com/rnnmnist/rnnmnist/blob/main/"
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+REPOSITORY, SITE = URLS["Repository"], URLS["Documentation"]
 
 project = "rnnmnist"
 author = "The rnnmnist contributors"
@@ -49,7 +52,7 @@ html_logo = html_favicon = "static/mark.svg"
 html_math_renderer = "mathml"  # which browsers draw themselves
 html_theme_options = {
     "logo": {"text": "rnnmnist"},
-    "repository_url": "https://github.com/rnnmnist/rnnmnist",
+    "repository_url": REPOSITORY,
     "path_to_docs": "docs",
     "use_repository_button": True,
     "use_edit_page_button": True,
@@ -103,8 +106,12 @@ def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
 
 
 def change_source(app: Sphinx, name: str, source: list[str]) -> None:
-    """Lets links to files outside of `docs/` lead to GitHub, and lists the settings."""
-    source[0] = source[0].replace("](../", f"]({SOURCE_FILES}")
+    """Lets links lead to files of the repository, and lists the settings.
+
+    Links to the section on the drawing page lead to the page that the site has.
+    """
+    source[0] = source[0].replace("](../", f"]({REPOSITORY}/blob/main/")
+    source[0] = source[0].replace("commands.md#drawing-page", f"{SITE}draw.html")
     source[0] = source[0].replace("<!-- settings -->", list_settings())
 
 

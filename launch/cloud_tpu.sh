@@ -3,12 +3,14 @@
 #
 #   TPU=my-slice ZONE=us-west4-a bash launch/cloud_tpu.sh --config=default
 #
-# jax detects the other hosts. All hosts must share WORKDIR, for example on a mount of
+# The hosts install SOURCE, by default from the repository that pyproject.toml names. jax
+# detects the other hosts. All hosts must share WORKDIR, for example on a mount of
 # Filestore; on a slice with one host (v2-8, v5e-8) any folder works.
 set -euo pipefail
 
 : "${TPU:?name the slice}" "${ZONE:?name its zone}"
-SOURCE=${SOURCE:-git+https://github.com/rnnmnist/rnnmnist}
+PYPROJECT=$(dirname "${BASH_SOURCE[0]}")/../pyproject.toml
+SOURCE=${SOURCE:-git+$(sed -n 's/^Repository = "\(.*\)"$/\1/p' "$PYPROJECT")}
 WORKDIR=${WORKDIR:-checkpoints/default}
 PYTHON=${PYTHON:-python3} # 3.11 or newer; images of Ubuntu 22.04 have an older one
 ARGS="--workdir=${WORKDIR@Q} ${*@Q}"

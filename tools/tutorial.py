@@ -3,10 +3,11 @@
     python tools/tutorial.py
 
 The cells of a notebook are those of its page. The notebook installs the package first,
-as notebooks/colab.ipynb does. What the page folds in <details> is folded text in the
-notebook, with its code, so that "Run all" does not run it: boxes for those who need
-them, and answers, each below an empty cell. The code of docs/tutorial_setup.py, which a
-page loads, is folded as Colab folds cells. Cells that only check the page are left out.
+as notebooks/colab.ipynb does, from where its first line of code says. What the page
+folds in <details> is folded text in the notebook, with its code, so that "Run all" does
+not run it: boxes for those who need them, and answers, each below an empty cell. The
+code of docs/tutorial_setup.py, which a page loads, is folded as Colab folds
+cells. Cells that only check the page are left out.
 """
 
 import re
@@ -22,13 +23,14 @@ PAGES = [
     for part in ("train", "gradients", "trust")
 ]
 COLAB = REPOSITORY / "notebooks/colab.ipynb"
-GITHUB = "https://github.com/rnnmnist/rnnmnist"
-SITE = "https://rnnmnist.github.io/rnnmnist/"
-RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
-SOURCE = f'SOURCE = "git+{GITHUB}"  # @param {{type:"string"}}'
 CODE = "```{code-cell}"
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 ANSWER = "<details><summary>Answer</summary>"
+INSTALL = """\
+## Install
+
+First set `REPOSITORY` to the address that you would clone, or to the path of a clone or
+of a wheel. The installation takes a minute, and replaces no package of the runtime."""
 EMPTY = f"{CODE}\n# Your turn\n```\n\n"
 
 
@@ -37,16 +39,13 @@ def notebook_of(page: Path) -> Path:
     return REPOSITORY / "notebooks" / f"{page.stem}.ipynb"
 
 
-def absolute_links(text: str, page: str) -> str:
-    """Lets images and links to files lead to GitHub, and links to pages to the site.
+def links_from_notebook(text: str, page: str) -> str:
+    """Lets links of a page lead to the same files from the folder of the notebooks.
 
     `page` is the name of the page that has the text.
     """
-    text = re.sub(r"(!\[[^\]]*\]\()(?=\w+\.(png|svg))", rf"\1{RAW}", text)
-    text = text.replace(".svg)", ".svg?sanitize=true)")  # for its content type
-    text = re.sub(r"\]\(\.\./", f"]({GITHUB}/blob/main/", text)
     text = text.replace("](#", f"]({page}.md#")
-    return re.sub(r"\]\((\w+)\.md", rf"]({SITE}\1.html", text)
+    return re.sub(r"\]\((?=\w+\.(md|png|svg))", "](../docs/", text)
 
 
 def folded_text(page: str) -> str:
@@ -58,12 +57,11 @@ def folded_text(page: str) -> str:
 def installation() -> list[Any]:
     """Returns the cells that install the package."""
     cells = nbformat.read(COLAB, as_version=4).cells
-    (install,) = (cell.source for cell in cells if cell.id == "install")
-    text = "## Install\n\nThis takes a minute, and replaces no package of the runtime."
+    code = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
     return [
-        nbformat.v4.new_markdown_cell(text),
-        nbformat.v4.new_code_cell(SOURCE),
-        nbformat.v4.new_code_cell(install),
+        nbformat.v4.new_markdown_cell(INSTALL),
+        nbformat.v4.new_code_cell(code["settings"].splitlines()[0]),
+        nbformat.v4.new_code_cell(code["install"]),
     ]
 
 
@@ -88,7 +86,7 @@ def convert(page: Path) -> str:
         cell.id = f"cell-{number}"
         if cell.cell_type == "markdown":
             source = re.sub(r"<!--.*\n?", "", cell.source)
-            cell.source = absolute_links(source, page.stem).strip()
+            cell.source = links_from_notebook(source, page.stem).strip()
     notebook.cells = [cell for cell in cells if cell.source]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}

@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,6 @@ def test_cloud_tpu(tmp_path: Path) -> None:
     passed = passed_to("gcloud", "cloud_tpu.sh", *args, **variables)
     command = shlex.split(passed[-1].removeprefix("--command="))
     assert command == [*MAIN, f"--workdir={workdir}", *args]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    commands = " ".join(passed)
+    assert f"'rnnmnist @ git+{project['urls']['Repository']}'" in commands

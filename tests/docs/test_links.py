@@ -1,8 +1,12 @@
 """The links of the pages to each other and to files of the repository."""
 
 import re
+import subprocess
+import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import nbformat
 import pytest
 from support import REPOSITORY
 
@@ -10,13 +14,18 @@ PAGES = [
     *REPOSITORY.glob("*.md"),
     *REPOSITORY.glob("docs/*.md"),
     *REPOSITORY.glob("benchmarks/*.md"),
+    *REPOSITORY.glob("notebooks/*.ipynb"),
 ]
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)
 
 
 def without_code(page: Path) -> str:
-    return BLOCK.sub("", page.read_text())
+    text = page.read_text()
+    if page.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return BLOCK.sub("", text)
 
 
 def anchors(page: Path) -> set[str]:
@@ -27,20 +36,10 @@ def anchors(page: Path) -> set[str]:
     }
 
 
-SITE = re.compile(r"https://rnnmnist\.github\.io/rnnmnist/(\w+)\.html(?:#(\S+))?")
-# Pages of the site that are not written in Markdown.
-GENERATED = {"draw"}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
     for inline, reference in LINK.findall(without_code(page)):
         link = inline or reference
-        if on_site := SITE.fullmatch(link):
-            name, anchor = on_site.groups()
-            if name in GENERATED:
-                continue
-            link = f"{REPOSITORY}/docs/{name}.md" + (f"#{anchor}" if anchor else "")
         if link.startswith("https://"):
             continue
         path, _, anchor = link.partition("#")
@@ -49,3 +48,23 @@ def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
         assert target.is_relative_to(REPOSITORY), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_only_pyproject_has_the_addresses_of_the_repository_and_of_the_site() -> None:
+    """Once each, so that a fork, or another host, changes one line."""
+    table = REPOSITORY / "pyproject.toml"
+    urls = tomllib.loads(table.read_text())["project"]["urls"]
+    # Such as `/OWNER/NAME`, which addresses for raw files and Colab have, too.
+    marks = [urlsplit(urls["Repository"]).path, urlsplit(urls["Documentation"]).netloc]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True
+    )
+    files = [REPOSITORY / name.decode() for name in listed.stdout.split(b"\0")[:-1]]
+    assert table in files
+    for mark in marks:
+        found = {
+            str(file.relative_to(REPOSITORY)): count
+            for file in files
+            if file.is_file() and (count := file.read_bytes().count(mark.encode()))
+        }
+        assert found == {"pyproject.toml": 1}
