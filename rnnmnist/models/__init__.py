@@ -1,1 +1,1 @@
-"""The classifier, its recurrences and its parameters."""
+"""The classifier, its recurrent layers and its parameters."""

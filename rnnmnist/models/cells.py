@@ -1,4 +1,4 @@
-"""The recurrences by the names of `model.cell`."""
+"""Builds the recurrent layers for the cell that `model.cell` names."""
 
 import functools
 import math
@@ -27,18 +27,19 @@ from rnnmnist.models.wrappers import (
 )
 from rnnmnist.runtime.random_streams import make_key
 
-# Names of parameters: of random filters, of delta features, and the prefix of a
-# recurrence that reads backward.
+# Parameter names of random filters and delta features, and the prefix of the backward
+# direction.
 FILTERS = "filters"
 DELTAS = "deltas"
 BACKWARD = "backward_"
 
 
 def check_cell(cell: Function, hidden_size: int) -> None:
-    """Checks a user's cell on shapes.
+    """Checks a user-defined cell on abstract arrays, without computing anything.
 
     Raises:
-        UserError: if the cell cannot be created and scanned.
+        UserError: if the cell fails, its output has a wrong shape, or it has
+            unsupported variables.
     """
     batch = 2
 
@@ -46,14 +47,14 @@ def check_cell(cell: Function, hidden_size: int) -> None:
         inputs = jnp.zeros((1, batch, 1))
         scanned = ScannedCell(cell(features=hidden_size, name="cell"))
         variables = scanned.init(make_key(0), inputs, None, every_step=False)
-        # As in training, with parameters only: initialization gives a cell a random
-        # stream for whatever it asks, and lets it write any state.
+        # `init` also accepts a cell that needs random streams or writes state. Training
+        # passes only parameters, and so does this call.
         params = {"params": variables.get("params", {})}
         hidden = scanned.apply(params, inputs, None, every_step=False)
         check_shape("its output", hidden, (batch, hidden_size))
-        # Outside of `nn.scan`, which hides the variables that it does not know.
-        step = nn.init(_read_first_time_step, cell(features=hidden_size))
-        check_collections(step(make_key(0), inputs[0]))
+        # `nn.scan` hides unknown collections, so the check calls the cell without it.
+        init = nn.init(_read_first_time_step, cell(features=hidden_size))
+        check_collections(init(make_key(0), inputs[0]))
 
     with cell.errors():
         jax.eval_shape(read_time_step)
@@ -66,26 +67,31 @@ def _read_first_time_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
 def make_recurrent_layer(
     config: RunModelConfig, input_shape: tuple[int, int], execution: Execution
 ) -> RecurrentLayer:
-    """Creates the recurrence of a configuration, for inputs [time, features].
+    """Builds the recurrent layer of a configuration, including its wrappers.
 
     The type of the carry depends on the configuration.
 
-    The caller is the `setup` of the classifier. Flax makes each module that is created
-    here with a `name` a child of the classifier, even if a wrapper holds it. So the
-    parameters of a cell are `params["cell"]`, whatever wraps the cell. The names are
-    part of the checkpoint format:
+    The classifier calls this function in `setup`, so Flax makes every module created
+    here with a `name` a child of the classifier, even inside a wrapper. With any
+    wrapper, the parameters of a cell are `params["cell"]`. The names are part of the
+    checkpoint format:
 
     - `filters`: random filters;
-    - `cell`, `cell_1`, `cell_2`: the cells of one layer after another;
-    - `layers`: all residual layers of a recurrence that is linear in its state;
-    - `backward_cell`, `backward_layers`: the second direction;
+    - `cell`, `cell_1`, `cell_2`: the cells of stacked layers;
+    - `layers`: all residual layers of the cell `lru`;
+    - `backward_cell`, `backward_layers`: the backward direction;
     - `deltas`: the standard deviation of delta features.
+
+    Args:
+        config: the settings of the network.
+        input_shape: time steps and features of the inputs.
+        execution: how the network is compiled for a platform.
     """
     time_steps, num_features = input_shape
     features = 2 * num_features if config.deltas else num_features
     layer: RecurrentLayer
     if config.is_closed_form:
-        # A configuration of random filters has no windows, which `resolve` refuses.
+        # `resolve` rejects windows for random filters.
         layer = FilterBank(config.hidden_size, features, time_steps, name=FILTERS)
     else:
         layer = _make_layers(config, features * config.window, execution)
@@ -97,9 +103,9 @@ def make_recurrent_layer(
 
 
 def layer_names(config: RunModelConfig) -> list[list[str]]:
-    """Returns the names of the parameters of each layer, in each of its directions.
+    """Returns the parameter names of each layer, one name for each direction.
 
-    Residual layers have one name together, since `ResidualLayers` stacks them itself.
+    Residual layers share a name, because `ResidualLayers` stacks them itself.
     """
     if config.is_linear:
         names = ["layers"]
@@ -112,16 +118,19 @@ def layer_names(config: RunModelConfig) -> list[list[str]]:
 def _make_layers(
     config: RunModelConfig, features: int, execution: Execution
 ) -> RecurrentLayer:
-    layers: list[list[Any]] = []  # the directions of each
+    layers: list[list[Any]] = []  # [layer][direction]
     for names in layer_names(config):
         layers.append(
             [_make_direction(config, features, execution, name) for name in names]
         )
-        features = config.hidden_size * len(names)  # of the next layer
+        features = config.hidden_size * len(names)  # inputs of the next layer
     if config.pooling == "mean":
-        layers[-1] = [MeanPooling(each, config.hidden_size) for each in layers[-1]]
+        layers[-1] = [MeanPooling(layer, config.hidden_size) for layer in layers[-1]]
     return Stack(
-        [Bidirectional(*each) if config.bidirectional else each[0] for each in layers],
+        [
+            Bidirectional(*directions) if config.bidirectional else directions[0]
+            for directions in layers
+        ],
         config.hidden_size,
     )
 
@@ -140,10 +149,10 @@ def _make_direction(
         )
     init: dict[str, nn.initializers.Initializer] = {}
     if config.initializer == "tutorial":
-        # TensorFlow 1 drew one matrix for all four gates: [inputs + hidden, outputs].
-        inputs = features + config.hidden_size
-        outputs = 4 * config.hidden_size
-        limit = math.sqrt(6 / (inputs + outputs))
+        # TensorFlow 1 used one matrix for all gates, [inputs + hidden, 4 x hidden].
+        fan_in = features + config.hidden_size
+        fan_out = 4 * config.hidden_size
+        limit = math.sqrt(6 / (fan_in + fan_out))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
     cell: Any = config.cell

@@ -1,4 +1,4 @@
-"""The classifier: a recurrence, which contains all recurrent layers, and a head."""
+"""The classifier: a recurrent layer and a dense head."""
 
 import flax.linen as nn
 import jax
@@ -14,23 +14,26 @@ from rnnmnist.models.recurrent_layer import Carry, RecurrentLayer
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies sequences by a recurrence and a dense head.
+    """Classifies sequences with a recurrent layer and a dense head.
 
-    The recurrence contains all recurrent layers, and the wrappers around them
+    `recurrent_layer` contains all stacked layers and their wrappers
     (`make_recurrent_layer`). The head reads its final output, [batch, size]: the last
-    hidden state or, with `model.pooling=mean`, the mean of the hidden states of all
-    time steps. The size is `hidden_size`; with `model.bidirectional`, twice
-    `hidden_size`, for the outputs of both directions; for random filters, five times.
+    hidden state or, with `model.pooling=mean`, the mean of all hidden states. The size
+    is:
+
+    - `hidden_size` by default;
+    - `2 * hidden_size` with `model.bidirectional`, for both directions;
+    - `5 * hidden_size` for random filters.
+
+    Two models with equal fields are equal and have the same hash, so that a model can
+    be a static argument of compiled programs.
 
     Attributes:
         config: the settings of the network.
-        input_shape: the number of time steps and of features for which parameters are
-            initialized. Sequences can have another number of time steps.
+        input_shape: time steps and features of the inputs that initialize the
+            parameters. Other inputs can have a different number of time steps.
         classes: the number of classes.
         execution: how the network is compiled for a platform.
-
-    A model is a static argument of compiled programs, so it is equal to, and hashed as,
-    a model with equal fields.
     """
 
     config: RunModelConfig
@@ -39,17 +42,17 @@ class SequenceClassifier(nn.Module):
     execution: Execution
 
     def setup(self) -> None:
-        """Creates the recurrence and the head.
+        """Creates the recurrent layer and the head.
 
-        The named modules that `make_recurrent_layer` creates become children of this
-        one: the parameters are `params["cell"]`, without `recurrent_layer` before.
+        The named modules from `make_recurrent_layer` become direct children of the
+        classifier: their parameters are in `params`, not `params["recurrent_layer"]`.
         """
         self.recurrent_layer: RecurrentLayer = make_recurrent_layer(
             self.config, self.input_shape, self.execution
         )
-        kernel_init = nn.initializers.lecun_normal()  # as `nn.Dense` by default
+        kernel_init = nn.initializers.lecun_normal()  # the default of `nn.Dense`
         bias_init = nn.initializers.zeros_init()
-        if self.config.initializer == "tutorial":  # as the tutorial of 2016
+        if self.config.initializer == "tutorial":  # the TensorFlow tutorial of 2016
             kernel_init = nn.initializers.normal(stddev=1.0)
             bias_init = nn.initializers.normal(stddev=1.0)
         self.head = nn.Dense(
@@ -70,22 +73,22 @@ class SequenceClassifier(nn.Module):
         """Computes logits.
 
         Args:
-            inputs: float [batch, time, features]. The caller sets the padding to 0.
-            lengths: int32 [batch], the number of time steps of each sequence before the
-                padding, at least 1. None means that there is no padding.
-            every_step: whether to return logits after each time step.
-            keys: the keys of dropout in training, one for each example, [batch]. None
-                means that nothing is dropped.
+            inputs: float [batch, time, features]. The caller sets padding to 0.
+            lengths: int32 [batch], at least 1: the time steps of each sequence before
+                its padding. None means no padding.
+            every_step: whether to return logits after every time step.
+            keys: dropout keys for training, one per example, [batch]. None disables
+                dropout.
 
         Returns:
             The logits after the last time step of each sequence, float32 [batch,
-            classes], or with `every_step` [batch, time, classes]. Those in the padding
-            have no meaning.
+            classes]; with `every_step`, [batch, time, classes], where logits in the
+            padding are meaningless.
         """
         logits = self.head(
             self.hidden(inputs, lengths, every_step=every_step, keys=keys)
         )
-        if every_step:  # the recurrence and the head return the time axis first
+        if every_step:  # from time-major
             logits = logits.swapaxes(0, 1)
         return logits
 
@@ -97,11 +100,13 @@ class SequenceClassifier(nn.Module):
         every_step: bool = False,
         keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes the inputs of the head. The arguments are those of `__call__`.
+        """Computes the inputs of the head: the layer's outputs, after dropout.
 
-        Returns the outputs of the recurrence, after dropout if there are keys. They are
-        [batch, size], after the last time step of each sequence, or with `every_step`
-        [time, batch, size], after each time step.
+        Takes the arguments of `__call__`.
+
+        Returns:
+            The outputs after the last time step of each sequence, [batch, size]; with
+            `every_step`, after every time step, [time, batch, size].
         """
         dropout = Dropout(self.config.dropout, keys)
         outputs = self.recurrent_layer(
@@ -113,35 +118,35 @@ class SequenceClassifier(nn.Module):
         """Returns the carry before the first time step of `batch` sequences.
 
         With `model.bidirectional`, `initialize_carry` and `read_time_step` raise an
-        error, since the second direction begins at the end of a sequence.
+        error, because the backward direction starts at the end of a sequence.
         """
         return self.recurrent_layer.initialize_carry(batch, self.input_shape[1])
 
     def read_time_step(
         self, carry: Carry, inputs: jax.Array
     ) -> tuple[Carry, jax.Array]:
-        """Returns the carry and the logits after one time step.
+        """Reads one time step, and returns the new carry and the logits.
 
-        Inputs are [batch, features]. The logits, [batch, classes], equal a call on
-        sequences that end with this time step. With windows, `every_step` returns other
-        logits: between the ends of two windows, it repeats the logits of the last
-        window that has ended (`Windows`).
+        Inputs are [batch, features]. The logits, [batch, classes], equal the result of
+        a call on sequences that end with this time step. With windows, the logits of
+        `every_step` differ: between the ends of two windows, `every_step` repeats the
+        logits of the last complete window (`Windows`).
         """
         carry, hidden = self.recurrent_layer.read_time_step(carry, inputs)
         return carry, self.head(hidden)
 
 
-# The network of a run: layers of the package, or a module of the user.
+# The network of a run, built from layers of this package or user-defined.
 Classifier = SequenceClassifier | UserNetwork
 
 
 def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Classifier:
-    """Returns the classifier of a configuration, without parameters.
+    """Builds the classifier of a configuration, without parameters.
 
-    A user's cell or network is imported before (`import_functions`).
+    `import_functions` must already have imported a user-defined cell or network.
 
     Raises:
-        UserError: if a user's cell or network cannot be used.
+        UserError: if a user-defined cell or network fails its check.
     """
     fields = config, (task.time_steps, task.features), len(task.classes), execution
     if config.network is not None:

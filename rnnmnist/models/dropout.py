@@ -1,4 +1,4 @@
-"""Dropout with masks that do not depend on the number of devices."""
+"""Dropout whose masks do not depend on the number of devices."""
 
 import zlib
 from typing import NamedTuple
@@ -8,44 +8,47 @@ import jax.numpy as jnp
 
 
 class Dropout(NamedTuple):
-    """Drops outputs of layers in one update of the training.
+    """Dropout of layer outputs in one training step.
 
     Each example has a key, which `BatchTransform` (`data/batches.py`) derives from the
-    seed, the step and the position of the example in the whole batch. Each mask is
-    drawn from the key of its example alone, by a generator whose bits do not depend on
-    `vmap` (`runtime/random_streams.py`). So an example has the same masks on any number
-    of devices.
+    seed, the step and the position of the example in the global batch. Masks depend
+    only on the key of their example, and the bits of the generator do not depend on
+    `vmap` (`runtime/random_streams.py`). An example therefore gets the same masks on
+    any number of devices.
 
-    Dropout applies to the outputs of a layer where the next layer or the head reads
-    them. As in `torch.nn.LSTM`, outputs at different time steps are dropped
-    independently. Unlike there, dropout also applies to the inputs of the head, after
-    the pooling over time. Of a residual layer, the sum with its inputs is dropped. The
-    code of S5 (`s5/layers.py`) instead drops outputs inside of a residual layer, before
-    the gate and before the sum, and the same units at all time steps.
+    Dropout applies between layers, and before the head:
+
+    - As in `torch.nn.LSTM`, every time step has an independent mask.
+    - Unlike in `torch.nn.LSTM`, the inputs of the head are also dropped, after pooling
+      over time.
+    - In a residual layer, dropout follows the skip connection. The S5 code
+      (`s5/layers.py`) applies it inside the layer, before the gate and the skip
+      connection, with the same mask at all time steps.
 
     References:
         Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way
         to Prevent Neural Networks from Overfitting", JMLR 15, 2014.
     """
 
-    rate: float  # the probability with which an output is dropped
-    keys: jax.Array | None  # of random numbers, [batch]; None: nothing is dropped
+    rate: float  # probability of dropping an output
+    keys: jax.Array | None  # one per example, [batch]; None disables dropout
 
     def apply(self, outputs: jax.Array, layer: str) -> jax.Array:
-        """Drops outputs of a layer, [..., batch, hidden]."""
+        """Applies dropout to the outputs of a layer, [..., batch, hidden]."""
         if self.keys is None:
             return outputs
         *leading, _, size = outputs.shape
         return outputs * self.draw_mask(layer, (*leading, size))
 
     def draw_mask(self, layer: str, shape: tuple[int, ...]) -> jax.Array:
-        """Returns a mask: 0 where an output is dropped, and 1 / (1 - rate) elsewhere.
+        """Draws a mask: 0 for dropped outputs, 1 / (1 - rate) for the others.
 
         Requires `keys`.
 
         Args:
-            layer: the name that seeds the mask. A renamed layer has another mask.
-            shape: of the outputs of one example, [..., hidden].
+            layer: a name, whose hash is folded into the keys. Renaming a layer changes
+                its masks.
+            shape: the shape of one example's outputs, [..., hidden].
 
         Returns:
             The mask, float32 [..., batch, hidden].
