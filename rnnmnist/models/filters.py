@@ -1,33 +1,37 @@
-"""Random recurrent filters: a recurrence whose parameters are drawn, not trained.
+"""Random recurrent filters: a recurrent layer whose parameters are never trained.
 
-A filter reads a signed sum u[t] of a few features through three complex recurrences
-with the same pole a = exp(-1 / tau + i omega), one behind the other:
+A filter computes a signed sum u[t] of a few features, and passes it through a cascade
+of three complex recurrences with the same pole a = exp(-1 / tau + i omega):
 
     h1[t] = a h1[t - 1] + u[t]
     h2[t] = a h2[t - 1] + h1[t]
     h3[t] = a h3[t - 1] + h2[t]
 
-Its output is o[t] = Re(exp(i phi) h3[t]). The response to an impulse at time step 0 is
-(t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of a random length
-and frequency, computed with a state of constant size. The hidden state has
-two kinds of features of each filter: the PPV (proportion of positive values) over the
-time steps read so far, of the output minus a threshold, and the largest output so far,
-at least 0. Several thresholds of each filter are drawn from its outputs in training.
+The output is o[t] = Re(exp(i phi) h3[t]). The impulse response of the filter is
+(t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of random length
+and frequency, computed with a state of constant size. Each filter contributes to the
+hidden state, over the time steps read so far:
+
+- one PPV (proportion of positive values) per threshold, of the output minus the
+  threshold;
+- the largest output, at least 0.
+
+The thresholds are drawn from the outputs of the filter on training examples.
 
 References:
     Dempster, Petitjean, Webb, "ROCKET: Exceptionally fast and accurate time series
     classification using random convolutional kernels", Data Mining and Knowledge
-    Discovery 34, 2020, for PPV and maxima of random kernels' outputs and a ridge
-    classifier of them, and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021. Their
-    kernels are convolutions, which read a window of the sequence at each time step.
+    Discovery 34, 2020, for a ridge classifier on the PPV and maximum of random kernels,
+    and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021. Both use convolutions, which
+    read a window of the sequence at each time step.
     de Vries and Principe, "The gamma model: a new neural model for temporal
-    processing", Neural Networks 5, 1992, for cascades of equal recurrences. Their poles
-    are real, and are trained.
+    processing", Neural Networks 5, 1992, for cascades of equal recurrences. The gamma
+    model has real, trained poles.
     Jaeger, "The 'echo state' approach to analysing and training recurrent neural
     networks", GMD Report 148, 2001, and Bianchi, Scardapane, Lokse, Jenssen, "Reservoir
     computing approaches for representation and classification of multivariate time
     series", IEEE Transactions on Neural Networks and Learning Systems 32, 2021, for
-    recurrences that are not trained. Their units are nonlinear and read each other.
+    untrained recurrent layers. Their units are nonlinear and connected to each other.
 """
 
 from typing import NamedTuple
@@ -39,53 +43,53 @@ import numpy as np
 
 from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 
-ORDER = 3  # recurrences, one behind the other
-THRESHOLDS = 4  # of each filter
-# The time constants are log-uniform, from this number of time steps to the sixth part
-# of the longest sequence.
-SHORTEST = 0.7
-LONGEST_PART = 6
-# The frequencies are uniform up to so many times the half width of the filter's peak,
-# sqrt(ORDER) / tau, and up to pi.
+ORDER = 3  # recurrences in a cascade
+THRESHOLDS = 4  # per filter
+# Time constants are log-uniform between `MIN_TAU` time steps and the length of the
+# longest sequence divided by `MAX_TAU_DIVISOR`.
+MIN_TAU = 0.7
+MAX_TAU_DIVISOR = 6
+# Frequencies are uniform between 0 and `FREQUENCY_RANGE` half-widths of the filter's
+# peak, sqrt(ORDER) / tau, but at most pi.
 FREQUENCY_RANGE = 2.5
-MOST_FEATURES = 9  # that a filter reads, about
+MAX_FEATURES = 9  # approximate limit for the features that a filter reads
 
-# The real and the imaginary part of complex numbers. XLA vectorizes the operations on
-# two arrays, but not those on complex numbers.
+# Real and imaginary parts. XLA vectorizes operations on two real arrays, but not on
+# complex arrays.
 Complex = tuple[jax.Array, jax.Array]
 
 
 class FilterCarry(NamedTuple):
-    """What the filters remember of sequences between two time steps."""
+    """The carry of a `FilterBank`."""
 
-    states: tuple[Complex, ...]  # of each recurrence of the cascade, [batch, filters]
-    counts: jax.Array  # float32 [batch, thresholds, filters], the outputs above each
-    largest: jax.Array  # [batch, filters], the largest output, 0 before the first one
-    time: jax.Array  # int32, the number of time steps that were read
+    states: tuple[Complex, ...]  # one per recurrence of the cascade, [batch, filters]
+    counts: jax.Array  # float32 [batch, thresholds, filters], outputs above thresholds
+    largest: jax.Array  # [batch, filters], the largest output so far, initially 0
+    time: jax.Array  # int32, time steps read so far
 
 
 class FilterBank(nn.Module):
-    """A bank of random recurrent filters. It is a `RecurrentLayer`.
+    """A bank of random recurrent filters (a `RecurrentLayer`).
 
-    All parameters are drawn or chosen by `training.closed_form`, and none is trained.
-    The hidden state has `THRESHOLDS` PPVs and the largest output of each filter.
+    `training.closed_form` draws the parameters and chooses the thresholds. The hidden
+    state contains `THRESHOLDS` PPVs and the largest output of each filter.
     """
 
-    filters: int
-    features: int  # of the inputs
-    time_steps: int  # of the longest sequence, from which time constants follow
+    filters: int  # the number of filters
+    features: int  # the number of input features
+    time_steps: int  # the longest sequence, which limits the time constants
 
     def setup(self) -> None:
-        """Draws the filters. Their thresholds follow in the training.
+        """Draws the filters, with thresholds of 0 until training chooses them.
 
-        All numbers of a filter are columns, so that filters are contiguous.
+        The last axis of every parameter is the filter, for contiguous operations.
         """
-        number = self.filters
-        self.pole = self.param("pole", draw_poles, number, self.time_steps)
-        self.phase = self.param("phase", draw_phases, number)
-        self.weights = self.param("weights", draw_weights, self.features, number)
+        filters = self.filters
+        self.pole = self.param("pole", draw_poles, filters, self.time_steps)
+        self.phase = self.param("phase", draw_phases, filters)
+        self.weights = self.param("weights", draw_weights, self.features, filters)
         zeros = nn.initializers.zeros
-        self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, number))
+        self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, filters))
 
     def __call__(
         self,
@@ -95,7 +99,7 @@ class FilterBank(nn.Module):
         every_step: bool,
         dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
-        """Filters whole sequences, up to the end of the longest one."""
+        """Filters whole sequences, up to the end of the longest sequence."""
         time, batch, features = inputs.shape  # time and batch can be symbolic
         carry = self.initialize_carry(batch, features)
         if every_step:
@@ -125,7 +129,7 @@ class FilterBank(nn.Module):
     def read_time_step(
         self, carry: FilterCarry, inputs: jax.Array
     ) -> tuple[FilterCarry, jax.Array]:
-        """Returns the carry and the hidden state after one time step."""
+        """Reads one time step, and returns the new carry and the hidden state."""
         carry, _ = self.advance(carry, inputs)
         return carry, hidden_state(carry, carry.time)
 
@@ -143,14 +147,20 @@ class FilterBank(nn.Module):
         inputs: jax.Array,
         is_read: jax.Array | bool = True,
     ) -> tuple[FilterCarry, jax.Array]:
-        """Returns the carry and the outputs, [batch, filters], after one time step.
+        """Reads one time step, and returns the new carry and the filters' outputs.
 
-        The outputs of sequences that are not read, bool [batch, 1], are -inf, so that
-        they are neither counted nor the largest.
+        Args:
+            carry: the carry before the time step.
+            inputs: [batch, features].
+            is_read: bool [batch, 1], False in the padding. Outputs there are -inf, and
+                change neither the counts nor the largest outputs.
+
+        Returns:
+            The carry after the time step, and the outputs, [batch, filters].
         """
         pole_real, pole_imaginary = self.pole[:, None]
-        # Rounded as coarsely as accelerators do by default, outputs would be on the
-        # other side of many thresholds.
+        # The coarse default precision of accelerators would move many outputs across
+        # their thresholds.
         real = jnp.matmul(inputs, self.weights, precision="float32")
         imaginary = jnp.zeros_like(real)
         states = []
@@ -172,63 +182,64 @@ class FilterBank(nn.Module):
 
 
 def hidden_state(carry: FilterCarry, times: jax.Array) -> jax.Array:
-    """Returns PPVs and largest outputs after some time steps, [batch, hidden].
+    """Returns PPVs and largest outputs, [batch, hidden].
 
-    The times are int32 [] or [batch, 1].
+    `times`, int32 [] or [batch, 1], is the number of time steps read.
     """
     ppv = carry.counts.reshape(carry.counts.shape[0], -1) / times.astype(jnp.float32)
     return jnp.concatenate([ppv, carry.largest], axis=1)
 
 
 def draw_poles(key: jax.Array, filters: int, time_steps: int) -> jax.Array:
-    """Draws the real and the imaginary part of poles, float32 [2, filters]."""
-    for_tau, for_frequency = jax.random.split(key)
-    longest = max(2 * SHORTEST, time_steps / LONGEST_PART)
-    low, high = np.log([SHORTEST, longest]).tolist()
-    tau = jnp.exp(jax.random.uniform(for_tau, (filters,), minval=low, maxval=high))
-    highest = FREQUENCY_RANGE * ORDER**0.5 / tau
-    frequency = highest * jax.random.uniform(for_frequency, (filters,))
+    """Draws poles as real and imaginary parts, float32 [2, filters]."""
+    tau_key, frequency_key = jax.random.split(key)
+    max_tau = max(2 * MIN_TAU, time_steps / MAX_TAU_DIVISOR)
+    low, high = np.log([MIN_TAU, max_tau]).tolist()
+    tau = jnp.exp(jax.random.uniform(tau_key, (filters,), minval=low, maxval=high))
+    max_frequency = FREQUENCY_RANGE * ORDER**0.5 / tau
+    frequency = max_frequency * jax.random.uniform(frequency_key, (filters,))
     frequency = jnp.minimum(frequency, jnp.pi)
     radius = jnp.exp(-1 / tau)
     return jnp.stack([radius * jnp.cos(frequency), radius * jnp.sin(frequency)])
 
 
 def draw_phases(key: jax.Array, filters: int) -> jax.Array:
-    """Draws the real and the imaginary part of phases, float32 [2, filters]."""
+    """Draws exp(i phi) as real and imaginary parts, float32 [2, filters]."""
     angle = jax.random.uniform(key, (filters,), maxval=2 * jnp.pi)
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
 def draw_weights(key: jax.Array, features: int, filters: int) -> jax.Array:
-    """Draws the signs of the features that each filter adds, [features, filters].
+    """Draws the sign of each feature in each filter's sum, [features, filters].
 
-    They are 1, -1, or 0 for features that it does not read. Few features are as
-    probable as twice as many.
+    Features that a filter does not read have weight 0, the others 1 or -1. The number
+    of features is about log-uniform.
     """
-    for_count, for_choice, for_sign = jax.random.split(key, 3)
-    octaves = np.log2(min(features, MOST_FEATURES) + 1).item()
-    uniform = jax.random.uniform(for_count, (filters,), maxval=octaves)
+    count_key, choice_key, sign_key = jax.random.split(key, 3)
+    octaves = np.log2(min(features, MAX_FEATURES) + 1).item()
+    uniform = jax.random.uniform(count_key, (filters,), maxval=octaves)
     counts = jnp.clip(jnp.floor(jnp.exp2(uniform)), 1, features).astype(jnp.int32)
-    order = jax.random.uniform(for_choice, (features, filters))
+    order = jax.random.uniform(choice_key, (features, filters))
     rank = order.argsort(axis=0).argsort(axis=0)
-    is_positive = jax.random.bernoulli(for_sign, shape=(features, filters))
+    is_positive = jax.random.bernoulli(sign_key, shape=(features, filters))
     sign = jnp.where(is_positive, 1.0, -1.0)
     return jnp.where(rank < counts[None], sign, 0.0)
 
 
 def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Chooses thresholds between outputs of training sequences.
+    """Chooses thresholds between the filters' outputs on training sequences.
 
-    A threshold is the midpoint of two neighbouring different outputs of its filter.
+    A threshold is the midpoint of two adjacent distinct outputs of its filter.
 
     Args:
         outputs: float32 [values, filters].
-        positions: in [0, 1), float [thresholds, filters], of the lower one among the
-            sorted outputs. For the position of the largest output, it is the upper one.
+        positions: float [thresholds, filters], in [0, 1): the relative rank of the
+            output below each threshold. If this output is the largest, the threshold
+            is below it.
 
     Returns:
-        Thresholds, float32 [thresholds, filters]. They are infinite, so that no output
-        is above one, for filters with equal outputs.
+        Thresholds, float32 [thresholds, filters]. A filter whose outputs are all equal
+        has infinite thresholds, which no output exceeds.
     """
     thresholds = np.full(positions.shape, np.inf, np.float32)
     indices = (positions * (len(outputs) - 1)).astype(int)

@@ -1,4 +1,4 @@
-"""The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
+"""A fast LSTM: Flax's cell with a custom gradient, under `nn.scan`."""
 
 import functools
 from collections.abc import Mapping
@@ -16,45 +16,46 @@ GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 
 
 class LSTMCarry(NamedTuple):
-    """The carry of an `LSTM`, in Flax's order, but with the batch as the last axis."""
+    """The carry of an `LSTM`, in Flax's order, but with the batch on the last axis."""
 
     c: jax.Array  # [hidden, batch], the cell state
     h: jax.Array  # [hidden, batch], the hidden state
 
 
 class Kernels(NamedTuple):
-    """The parameters of an LSTM, concatenated over gates, in the forms that are used.
+    """The parameters of an LSTM, concatenated over gates.
 
-    Only the first one is differentiated; the other is a copy for fast products.
+    The gradient flows through `kernel`. `scaled` is a copy for fast matrix products.
     """
 
-    kernel: jax.Array  # [features + 1 + hidden, 4 x hidden]: of inputs, bias, of hidden
-    scaled: jax.Array  # [4 x hidden, features + 1 + hidden], multiplied by `_scale`
+    # [features + 1 + hidden, 4 x hidden]: input kernel, bias, hidden kernel
+    kernel: jax.Array
+    # [4 x hidden, features + 1 + hidden], transposed, multiplied by `_tanh_scale`
+    scaled: jax.Array
 
 
 class Residuals(NamedTuple):
-    """What the backward pass of a time step needs."""
+    """Values of one time step that its backward pass needs."""
 
     kernels: Kernels
-    gates: jax.Array  # [4 x hidden, batch], after the activations, in the order `GATES`
+    gates: jax.Array  # [4 x hidden, batch], after activation, in the order of `GATES`
     c: jax.Array  # [hidden, batch], the cell state after the time step
-    inputs: jax.Array  # [features + 1 + hidden, batch]: inputs, one and hidden state
+    inputs: jax.Array  # [features + 1 + hidden, batch]: inputs, 1, hidden state
 
 
 class LSTM(ScannedCell):
-    """An `LSTMCell` under `nn.scan`, with a hand-written derivative.
+    """An `LSTMCell` under `nn.scan`, with a custom gradient.
 
-    It computes the function of Flax's cell, with an absolute error of float32 rounding,
-    in fewer and larger operations:
+    It computes the same function as Flax's cell, up to an absolute error of float32
+    rounding, in fewer and larger operations:
 
-    - forward, one matrix product for all gates with the concatenated inputs, one and
-      hidden state, and one `tanh` for all activations;
-    - backward, one product for the gradient of the hidden state and one for those of
-      all kernels and biases.
+    - The forward pass multiplies all gates' kernels by the concatenated inputs, 1 and
+      hidden state, and evaluates all activations as one `tanh`.
+    - The backward pass has one matrix product for the gradient of the hidden state, and
+      one for the gradients of all kernels and biases.
 
-    The kernels of the gates are concatenated once for a whole block of time steps. In
-    the loop, arrays are [features, batch], for faster products on a CPU and contiguous
-    gates.
+    The kernels of the gates are concatenated once per block of time steps. In the loop,
+    arrays are [features, batch], for faster products on a CPU and contiguous gates.
     """
 
     cell: "LSTMCell"
@@ -70,24 +71,24 @@ class LSTM(ScannedCell):
         """Runs the cell over time steps, [time, batch, features]."""
         kernels = self.cell.kernels(inputs.shape[-1])
 
-        def step(
+        def body(
             _: nn.RNNCellBase, carry: LSTMCarry, inputs: jax.Array
         ) -> tuple[LSTMCarry, jax.Array]:
             carry = lstm_time_step(self.precision, kernels, carry, inputs)
             return carry, carry.h
 
-        carry, hidden = self.scan(step, carry, inputs.mT)
+        carry, hidden = self.scan(body, carry, inputs.mT)
         return carry, hidden.mT
 
     def read_to_end(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
         """Returns the hidden states after the last time step, [batch, hidden]."""
-        # Nothing reads the states of other time steps, so that XLA stores none.
+        # Only the last carry is read, so XLA does not store other hidden states.
         last, _ = self.advance(carry, inputs)
         return last.h.T
 
 
 class LSTMCell(nn.OptimizedLSTMCell):
-    """Flax's LSTM cell, whose parameters `LSTM` reads side by side.
+    """Flax's LSTM cell, which also returns its parameters concatenated for `LSTM`.
 
     References:
         Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation
@@ -96,7 +97,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
     """
 
     def kernels(self, features: int) -> Kernels:
-        """Returns the parameters for inputs with this number of features."""
+        """Returns the concatenated parameters for inputs with `features` features."""
         if self.is_initializing():  # Flax's cell declares them
             carry = self.initialize_carry(make_key(0), (1, features))
             self(carry, jnp.zeros((1, features)))
@@ -107,7 +108,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
             rows = [inputs["kernel"], hidden["bias"][None], hidden["kernel"]]
             parts.append(jnp.concatenate(rows))
         kernel = jnp.concatenate(parts, axis=-1)
-        scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
+        scaled = kernel.T * _tanh_scale(self.features, kernel.dtype)  # exact: 0.5 or 1
         return Kernels(kernel, jax.lax.stop_gradient(scaled))
 
 
@@ -117,14 +118,15 @@ def init_gate_biases(
     forget_bias: float,
     longest_memory: int | None,
 ) -> Mapping[str, Any]:
-    """Replaces the biases of the forget and input gates of a new `LSTMCell`.
+    """Initializes the biases of the forget and input gates in an `LSTMCell`'s `params`.
 
-    The bias of the forget gate is `forget_bias`. With `longest_memory`, it is log(u)
-    instead, and the bias of the input gate is -log(u), where u is uniform between 1 and
-    `longest_memory` for each unit, which then remembers about u time steps.
+    Without `longest_memory`, the bias of the forget gate is `forget_bias`, and the bias
+    of the input gate stays. With `longest_memory`, each unit draws a memory u uniformly
+    between 1 and `longest_memory` time steps: its forget gate has the bias log(u), its
+    input gate -log(u).
 
-    Flax's cell has the bias of the input gate in `hi`, and the bias of the forget gate
-    in `hf`.
+    Flax's cell stores the bias of the input gate in `hi`, and the bias of the forget
+    gate in `hf`.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
@@ -149,14 +151,14 @@ def init_gate_biases(
 def lstm_time_step(
     precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
 ) -> LSTMCarry:
-    """Returns the carry after a time step with inputs [features, batch]."""
+    """Runs the cell on one time step of inputs, [features, batch]."""
     return _forward_time_step(precision, kernels, carry, inputs)[0]
 
 
-def _scale(units: int, dtype: DTypeLike) -> jax.Array:
-    """Returns the factors [4 x hidden, 1] that make a `tanh` of every activation.
+def _tanh_scale(units: int, dtype: DTypeLike) -> jax.Array:
+    """Returns factors, [4 x hidden, 1], by which all activations become a tanh.
 
-    The sigmoid of x is (1 + tanh(x / 2)) / 2; the candidate is a tanh.
+    sigmoid(x) is (1 + tanh(x / 2)) / 2, and the candidate is tanh(x).
     """
     half = jnp.full((units, 1), 0.5, dtype)
     whole = jnp.full((units, 1), 1.0, dtype)
@@ -166,8 +168,7 @@ def _scale(units: int, dtype: DTypeLike) -> jax.Array:
 def _forward_time_step(
     precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
 ) -> tuple[LSTMCarry, Residuals]:
-    """Returns the carry after a time step, and what its backward pass needs."""
-    scale = _scale(len(carry.h), carry.h.dtype)
+    scale = _tanh_scale(len(carry.h), carry.h.dtype)
     inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[:1]), carry.h])
     product = jnp.matmul(kernels.scaled, inputs, precision=precision)
     gates = jnp.tanh(product) * scale + (1 - scale)
@@ -179,15 +180,12 @@ def _forward_time_step(
 def _backward_time_step(
     precision: str | None, residuals: Residuals, grads: LSTMCarry
 ) -> tuple[Kernels, LSTMCarry, jax.Array]:
-    """Returns the gradients of `lstm_time_step` by kernels, carry and inputs.
-
-    `grads` are those by the carry after the time step.
-    """
+    """Maps gradients of the new carry to gradients of kernels, old carry and inputs."""
     kernels, gates, c, inputs = residuals
     tanh_c = jnp.tanh(c)
     i, f, g, o = jnp.split(gates, 4)
     dc = grads.c + grads.h * o * (1 - tanh_c * tanh_c)
-    dgates = jnp.concatenate(  # of the pre-activations
+    dgates = jnp.concatenate(  # before the activations
         [
             dc * g * i * (1 - i),
             dc * (c - i * g) * (1 - f),  # f times the previous cell state
@@ -198,7 +196,7 @@ def _backward_time_step(
     matmul = functools.partial(jnp.matmul, precision=precision)
     dkernel = matmul(inputs, dgates.T)
     dcarry = LSTMCarry(dc * f, matmul(kernels.kernel[-len(c) :], dgates))
-    dinputs = matmul(kernels.kernel[: -len(c) - 1], dgates)  # removed where unused
+    dinputs = matmul(kernels.kernel[: -len(c) - 1], dgates)  # XLA removes it if unused
     return Kernels(dkernel, None), dcarry, dinputs  # type: ignore[arg-type]
 
 

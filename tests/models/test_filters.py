@@ -9,9 +9,9 @@ import pytest
 
 from rnnmnist.models.filters import (
     FREQUENCY_RANGE,
-    MOST_FEATURES,
+    MAX_FEATURES,
     ORDER,
-    SHORTEST,
+    MIN_TAU,
     THRESHOLDS,
     FilterBank,
     choose_thresholds,
@@ -92,7 +92,7 @@ def test_time_constants_and_frequencies_are_within_their_ranges() -> None:
     pole = params_of()["pole"]
     pole = pole[0] + 1j * pole[1]
     tau, frequency = -1 / np.log(np.abs(pole)), np.angle(pole)
-    assert SHORTEST * 0.999 < tau.min() < 1.5 < 4 < tau.max() < TIME / 6 * 1.001
+    assert MIN_TAU * 0.999 < tau.min() < 1.5 < 4 < tau.max() < TIME / 6 * 1.001
     highest = np.minimum(FREQUENCY_RANGE * ORDER**0.5 / tau, np.pi)
     frequency = np.abs(frequency)  # pi can be rounded to -pi
     assert (frequency <= highest * 1.001).all()
@@ -106,7 +106,7 @@ def test_each_filter_adds_few_features() -> None:
     assert set(np.unique(weights)) <= {-1.0, 0.0, 1.0}
     counts = np.count_nonzero(weights, axis=0)
     assert counts.min() == 1
-    assert counts.max() == MOST_FEATURES
+    assert counts.max() == MAX_FEATURES
     assert abs(weights.sum()) < 5 * np.sqrt(counts.sum())  # both signs alike
 
 
