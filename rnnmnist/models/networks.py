@@ -1,4 +1,4 @@
-"""Networks of the user, in place of the recurrent layers and the head."""
+"""User-defined networks, which replace the recurrent layers and the head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,15 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.runtime.random_streams import make_key
 
-# The Flax collection of penalties, which training adds to the loss.
+# The Flax collection of penalties, which are added to the training loss.
 LOSSES = "losses"
 
 
 class UserNetwork(nn.Module):
-    """Classifies sequences by a module of the user, `config.network`.
+    """Classifies sequences with a user-defined module, `config.network`.
 
-    It has the fields of `SequenceClassifier`, and its interface for whole sequences.
+    The fields, and the interface for whole sequences, are the same as for
+    `SequenceClassifier`.
     """
 
     config: RunModelConfig
@@ -28,7 +29,7 @@ class UserNetwork(nn.Module):
     execution: Execution
 
     def setup(self) -> None:
-        """Creates the user's module, whose parameters are `params["network"]`."""
+        """Creates the user-defined module, with parameters in `params["network"]`."""
         create: Any = self.config.network
         self.network = create(classes=self.classes)
 
@@ -42,11 +43,12 @@ class UserNetwork(nn.Module):
     ) -> jax.Array:
         """Computes logits, float32 [batch, classes].
 
-        The arguments are those of `SequenceClassifier`, and `every_step` is False. With
-        keys, this is training. The user's module gets lengths in any case.
+        The arguments are the same as for `SequenceClassifier`, but `every_step` must be
+        False. The module is called with `train=True` if there are `keys`, and always
+        with lengths.
         """
         if lengths is None:
-            batch, time_steps, _ = inputs.shape  # which can be symbolic
+            batch, time_steps, _ = inputs.shape  # may be symbolic
             lengths = jnp.full(batch, time_steps, jnp.int32)
         with jax.default_matmul_precision(self.execution.precision):
             logits = self.network(inputs, lengths, train=keys is not None)
@@ -54,11 +56,11 @@ class UserNetwork(nn.Module):
 
 
 def check_network(model: UserNetwork) -> None:
-    """Checks a user's network on shapes, as it predicts and as it is trained.
+    """Checks a user-defined network on abstract arrays, in prediction and training.
 
     Raises:
-        UserError: if the network fails, or has other variables or logits than those
-            that the package can train.
+        UserError: if the network fails, its logits have a wrong shape, or it has no
+            parameters or unsupported variables.
     """
 
     def apply() -> None:
@@ -85,7 +87,7 @@ def check_network(model: UserNetwork) -> None:
 
 
 def check_collections(variables: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` unless all are float32 parameters, or penalties."""
+    """Raises a `ValueError` for variables except float32 parameters and penalties."""
     others = sorted(variables.keys() - {"params", LOSSES})
     if others:
         raise ValueError(
@@ -98,7 +100,7 @@ def check_collections(variables: Mapping[str, Any]) -> None:
 
 
 def check_shape(subject: str, found: Any, shape: tuple[int, ...]) -> None:
-    """Raises a `ValueError` unless a result is an array of this shape."""
+    """Raises a `ValueError` unless `found` is an array with this shape."""
     found_shape = getattr(found, "shape", type(found).__name__)
     if found_shape != shape:
         raise ValueError(f"{subject} must be of shape {shape}, not {found_shape}")

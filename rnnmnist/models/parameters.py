@@ -1,4 +1,4 @@
-"""The parameters of a network: their initial values, shapes and number."""
+"""Network parameters: initial values, shapes, number and hash."""
 
 import functools
 import hashlib
@@ -15,11 +15,10 @@ from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.lstm import init_gate_biases
 from rnnmnist.runtime.random_streams import make_key
 
-# Nested dictionaries of arrays, with Flax's names. `Any`, since some values are arrays
-# and others are dictionaries.
+# Nested dictionaries with Flax's names: each value is an array or a dictionary.
 Params = Mapping[str, Any]
-# The modules whose parameters are computed from the training data or drawn. They are
-# neither trained nor decayed.
+# Modules with random parameters or statistics of the training data. The optimizer
+# neither updates nor decays them.
 NOT_TRAINED = (DELTAS, FILTERS)
 
 
@@ -30,22 +29,23 @@ def init_params(
 
     Args:
         model: the network.
-        key: a typed key for the random numbers.
-        delta_std: the standard deviation of delta features in the training data, float
+        key: a typed JAX key.
+        delta_std: standard deviation of the delta features in the training data, float
             [features] or []. Ignored without `model.deltas`.
     """
     config = model.config
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    if config.deltas:  # `Deltas` has initialized the deviation as 1
+    if config.deltas:  # `Deltas` initializes the deviation as 1
         params = {**params, DELTAS: {"std": params[DELTAS]["std"] * delta_std}}
     if config.cell == "lstm" and config.network is None:
         longest_memory = None
         if config.initializer == "chrono":
             time_steps, _ = model.input_shape
-            # T - 1 for T calls of the cell, as in the paper of `init_gate_biases`.
+            # T - 1 for T time steps of the cell, as in the paper on chrono
+            # initialization (`init_gate_biases`).
             longest_memory = max(1, config.count_windows(time_steps) - 1)
         for index, name in enumerate(itertools.chain(*layer_names(config))):
-            # `init` folds hashes of names into `key`, so it has not used this key.
+            # `model.init` folds hashes of names into `key`, so this key is unused.
             cell_key = jax.random.fold_in(key, index)
             cell = init_gate_biases(
                 params[name], cell_key, config.forget_bias, longest_memory
@@ -54,11 +54,11 @@ def init_params(
     return params
 
 
-@functools.cache  # a call traces the model, which takes 10 ms
+@functools.cache  # tracing the model takes 10 ms
 def abstract_params(model: Classifier) -> Params:
-    """Returns the shapes and types of the parameters of one network."""
-    # The key is abstract, too: a caller may be tracing a program, to which the
-    # operations that make a key would be added.
+    """Returns the shapes and dtypes of one network's parameters."""
+    # If the caller is tracing a program, a concrete key would add its operations to
+    # that program, so the key is abstract, too.
     key = jax.eval_shape(make_key, 0)
     return jax.eval_shape(functools.partial(init_params, model), key)
 
@@ -70,7 +70,7 @@ def count_params(params: Params) -> int:
 
 
 def params_sha256(params: Params) -> str:
-    """Returns the SHA-256 over the bytes of all arrays in tree order."""
+    """Returns the SHA-256 of all arrays' bytes, in tree order."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.device_get(params)):
         digest.update(np.ascontiguousarray(leaf).data)

@@ -1,8 +1,7 @@
-"""Recurrences: layers that map sequences of inputs to hidden states.
+"""Recurrent layers, which map sequences of inputs to hidden states.
 
-`RecurrentLayer` is the interface of such a layer, and `ScannedCell` implements it for a
-Flax cell. The carry of a recurrence is all that it remembers of a sequence between two
-time steps.
+`RecurrentLayer` is the interface, and `ScannedCell` implements it for a Flax cell. The
+carry of a layer is its whole state between two time steps.
 """
 
 from collections.abc import Callable
@@ -16,14 +15,14 @@ from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.networks import LOSSES
 from rnnmnist.runtime.random_streams import make_key
 
-# Each recurrence has its own type of carry. Flax declares none for its cells.
+# The type of the carry depends on the layer. Flax does not declare it for cells.
 Carry = Any
 
 
 class RecurrentLayer(Protocol):
-    """A layer that reads sequences, whole or one time step at a time.
+    """A layer that reads whole sequences, or a stream of time steps.
 
-    `Bidirectional` (`models/wrappers.py`) reads whole sequences only.
+    `Bidirectional` (`models/wrappers.py`) reads only whole sequences.
     """
 
     def __call__(
@@ -38,18 +37,17 @@ class RecurrentLayer(Protocol):
 
         Args:
             inputs: [time, batch, features].
-            lengths: int32 [batch], the number of time steps of each sequence before
-                its padding, at least 1. None means that there is no padding.
-            every_step: whether the result has a hidden state for each time step, not
-                only for the last one.
-            dropout: for the outputs of inner layers. `Stack` and `ResidualLayers` apply
-                it between their layers, and the classifier to the final output.
+            lengths: int32 [batch], at least 1: the time steps of each sequence before
+                its padding. None means no padding.
+            every_step: whether to return the hidden states of all time steps.
+            dropout: dropout between stacked layers, which `Stack` and `ResidualLayers`
+                apply. The classifier applies dropout to the final output.
 
         Returns:
-            The hidden state after the last time step of each sequence, [batch, hidden],
-            or with `every_step` those after all time steps, [time, batch, hidden].
-            `MeanPooling` returns running means, and `Bidirectional` returns [batch, 2 x
-            hidden] (`models/wrappers.py`).
+            The hidden state after the last time step of each sequence, [batch, hidden];
+            with `every_step`, after every time step, [time, batch, hidden].
+            `MeanPooling` returns running means, and `Bidirectional` twice as many units
+            (`models/wrappers.py`).
         """
         ...
 
@@ -60,19 +58,22 @@ class RecurrentLayer(Protocol):
     def read_time_step(
         self, carry: Carry, inputs: jax.Array
     ) -> tuple[Carry, jax.Array]:
-        """Reads one time step of each sequence.
+        """Reads one time step of each sequence, [batch, features].
 
-        Inputs are [batch, features]. Returns the carry after the time step, and the
-        hidden states, [batch, hidden].
+        Returns the new carry, and the hidden states, [batch, hidden].
         """
         ...
 
 
 def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Returns the hidden state after the last time step of each sequence.
+    """Selects the hidden state after the last time step of each sequence.
 
-    The hidden states are [time, batch, hidden], and the lengths are int32 [batch], at
-    least 1, or None without padding. The result is [batch, hidden].
+    Args:
+        hidden: [time, batch, hidden].
+        lengths: int32 [batch], at least 1. None means no padding.
+
+    Returns:
+        The last hidden states, [batch, hidden].
     """
     if lengths is None:
         return hidden[-1]
@@ -80,11 +81,11 @@ def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 class ScannedCell(nn.Module):
-    """A Flax cell under `nn.scan`. It is a `RecurrentLayer`."""
+    """A Flax cell under `nn.scan` (a `RecurrentLayer`)."""
 
-    cell: nn.RNNCellBase  # whose output is its hidden state
+    cell: nn.RNNCellBase  # its output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop
-    precision: str | None = None  # as for `jax.default_matmul_precision`
+    precision: str | None = None  # see `jax.default_matmul_precision`
 
     def __call__(
         self,
@@ -104,9 +105,8 @@ class ScannedCell(nn.Module):
 
     def initialize_carry(self, batch: int, features: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""
-        # `initialize_carry` takes a key, since the first carry of a cell can be random.
-        # With this constant key, it is the same in every call. Most cells begin with
-        # zeros.
+        # The initial carry of most cells is 0, but it can be random. The constant key
+        # makes it the same in every call.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
     def read_time_step(
@@ -134,20 +134,23 @@ class ScannedCell(nn.Module):
         carry: Carry,
         inputs: jax.Array,
     ) -> tuple[Carry, jax.Array]:
-        """Calls `body` on the inputs of one time step after another.
+        """Scans `body` over the time steps of the inputs, like `jax.lax.scan`.
 
-        `body` maps the cell, the carry and the inputs of a time step to the new carry
-        and an output. `advance` passes one that calls the cell. The subclass `LSTM`
-        (`models/lstm.py`) passes another one, which computes the same faster. The first
-        axis of the inputs is time. Returns the last carry, and the outputs of all time
-        steps, whose first axis is time.
+        Args:
+            body: maps the cell, the carry and the inputs of a time step to the new
+                carry and an output. `advance` passes a body that calls the cell;
+                `LSTM` (`models/lstm.py`) passes a faster equivalent.
+            carry: the carry before the first time step.
+            inputs: [time, ...].
+
+        Returns:
+            The last carry, and the outputs of all time steps, [time, ...].
         """
-        # This is `jax.lax.scan` for a body that calls a module. Flax passes the
-        # module's parameters into the loop.
+        # Unlike `jax.lax.scan`, `nn.scan` also passes the cell's parameters to `body`.
         scan_over_time = nn.scan(
             body,
-            variable_broadcast="params",  # every time step has the same parameters
-            variable_axes={LOSSES: 0},  # and penalties of its own
+            variable_broadcast="params",  # shared by all time steps
+            variable_axes={LOSSES: 0},  # penalties of each time step
             split_rngs={"params": False},
             unroll=self.unroll,
         )

@@ -1,4 +1,4 @@
-"""Recurrences that wrap another recurrence, and change its inputs or its outputs."""
+"""Wrappers of recurrent layers, which change their inputs or outputs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,16 +16,16 @@ class DeltasCarry(NamedTuple):
     """The carry of `Deltas`."""
 
     layer: Carry
-    last: jax.Array  # [batch, features], the inputs of the previous time step
-    is_first: jax.Array  # bool [], whether there is no previous time step
+    previous: jax.Array  # [batch, features], the inputs of the previous time step
+    is_first: jax.Array  # bool [], True before the first time step
 
 
 class Deltas(nn.Module):
     """Appends delta features: the change of each feature since the previous time step.
 
-    The wrapped recurrence reads the inputs and their deltas, [time, batch, 2 x
-    features]. The deltas are divided by their standard deviation in the training data,
-    and are 0 at the first time step and in the padding.
+    The wrapped layer reads inputs and deltas, [time, batch, 2 x features]. The deltas
+    are divided by their standard deviation in the training data. They are 0 at the
+    first time step and in the padding.
 
     References:
         Furui, "Speaker-Independent Isolated Word Recognition Using Dynamic Features of
@@ -34,13 +34,13 @@ class Deltas(nn.Module):
     """
 
     layer: RecurrentLayer
-    features: int  # of the inputs
+    features: int  # of the inputs, without deltas
 
     def setup(self) -> None:
-        """Declares the standard deviation, which `init_params` sets.
+        """Declares the standard deviation of the deltas, which `init_params` sets.
 
-        It is a parameter, although it is not trained. As a constant, it would be part
-        of the compiled program, and each data set would need a program of its own.
+        It is a parameter, although it is not trained: a constant would be part of the
+        compiled program, which each data set would then have to compile again.
         """
         self.std = self.param("std", nn.initializers.ones, (self.features,))
 
@@ -52,7 +52,7 @@ class Deltas(nn.Module):
         every_step: bool,
         dropout: Dropout,
     ) -> jax.Array:
-        """Runs the recurrence over whole sequences and their deltas."""
+        """Runs the layer over whole sequences and their deltas."""
         inputs = self.append_deltas(inputs, lengths)
         return self.layer(inputs, lengths, every_step=every_step, dropout=dropout)
 
@@ -60,60 +60,59 @@ class Deltas(nn.Module):
         """Returns the carry before the first time step of `batch` sequences."""
         return DeltasCarry(
             layer=self.layer.initialize_carry(batch, 2 * features),
-            last=jnp.zeros((batch, features)),
+            previous=jnp.zeros((batch, features)),
             is_first=jnp.array(True),
         )
 
     def read_time_step(
         self, carry: DeltasCarry, inputs: jax.Array
     ) -> tuple[DeltasCarry, jax.Array]:
-        """Runs the recurrence on one time step and its deltas."""
-        last = jnp.where(carry.is_first, inputs, carry.last)
-        both = self._concatenate(inputs[None], last[None])[0]
-        layer, hidden = self.layer.read_time_step(carry.layer, both)
+        """Runs the layer on one time step and its deltas."""
+        previous = jnp.where(carry.is_first, inputs, carry.previous)
+        with_deltas = self._concatenate(inputs[None], previous[None])[0]
+        layer, hidden = self.layer.read_time_step(carry.layer, with_deltas)
         return DeltasCarry(layer, inputs, jnp.array(False)), hidden
 
     def append_deltas(self, inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """Returns whole sequences with their deltas, [time, batch, 2 x features]."""
         times = jnp.arange(inputs.shape[0])
-        # A slice, such as `inputs[:-1]`, fails in exports, in which the number of time
-        # steps is symbolic.
-        last = inputs[jnp.maximum(times - 1, 0)]
+        # Slices like `inputs[:-1]` fail in exports, whose number of time steps is
+        # symbolic.
+        previous = inputs[jnp.maximum(times - 1, 0)]
         if lengths is not None:
-            # In the padding, an input is its own predecessor, so that its delta is 0.
-            # Otherwise the first time step of the padding, where the inputs fall to 0,
-            # would have a delta.
-            is_used = times[:, None, None] < lengths[None, :, None]
-            last = jnp.where(is_used, last, inputs)
-        return self._concatenate(inputs, last)
+            # Without this mask, the first time step of the padding would have a delta,
+            # because the inputs drop to 0 there.
+            is_valid = times[:, None, None] < lengths[None, :, None]
+            previous = jnp.where(is_valid, previous, inputs)
+        return self._concatenate(inputs, previous)
 
-    def _concatenate(self, inputs: jax.Array, last: jax.Array) -> jax.Array:
+    def _concatenate(self, inputs: jax.Array, previous: jax.Array) -> jax.Array:
         std = jax.lax.stop_gradient(self.std)  # not trained
-        deltas = (inputs - last) / std[None, None]
+        deltas = (inputs - previous) / std[None, None]
         return jnp.concatenate([inputs, deltas], axis=-1)
 
 
 class WindowsCarry(NamedTuple):
-    """What `Windows` remembers of a sequence between two time steps."""
+    """The carry of `Windows`."""
 
-    layer: Carry  # after the last window that has ended
-    window: jax.Array  # [batch, size, features]; 0 where it is not read yet
-    time: jax.Array  # int32, the number of time steps that were read
+    layer: Carry  # after the last complete window
+    window: jax.Array  # [batch, size, features], 0 for time steps not read yet
+    time: jax.Array  # int32, time steps read so far
 
 
 class Windows(nn.Module):
-    """A recurrence that reads windows of inputs as the time steps of another one.
+    """Concatenates windows of inputs, which the wrapped layer reads as time steps.
 
-    A window is `size` consecutive time steps. One ends after every `stride` time steps.
-    The first windows begin before the sequence, and the last one can end after it;
-    there, a window has zeros. With `every_step`, the output after a time step is that
-    of the last window that has ended, and 0 before the first window has ended. A window
-    also ends with the last time step of a sequence, and is then filled with zeros.
+    A window contains `size` consecutive time steps, and a window ends after every
+    `stride` time steps. Before the start and after the end of the sequence, windows are
+    filled with zeros. With `every_step`, the output after a time step is the output
+    after the last complete window, or 0 before the first window is complete. The last
+    time step of a sequence also completes a window, which is padded with zeros.
     """
 
     layer: RecurrentLayer
     size: int
-    stride: int  # at most the size
+    stride: int  # at most `size`
 
     def __call__(
         self,
@@ -123,30 +122,29 @@ class Windows(nn.Module):
         every_step: bool,
         dropout: Dropout,
     ) -> jax.Array:
-        """Runs the recurrence over the windows of whole sequences."""
-        time, batch, features = inputs.shape  # time and batch can be symbolic
+        """Runs the layer over the windows of whole sequences."""
+        time, batch, features = inputs.shape  # time and batch may be symbolic
         zeros_before = self.size - self.stride
         zeros_after = self.stride - 1
         padded = jnp.pad(inputs, ((zeros_before, zeros_after), (0, 0), (0, 0)))
-        # The number of windows is the time divided by the stride, rounded up.
-        count = (time + zeros_after) // self.stride
-        starts = self.stride * jnp.arange(count)
-        positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
+        num_windows = (time + zeros_after) // self.stride  # time / stride, rounded up
+        starts = self.stride * jnp.arange(num_windows)
+        positions = starts[:, None] + jnp.arange(self.size)[None]  # in `padded`
         windows = padded[positions].swapaxes(1, 2)
-        windows = windows.reshape(count, batch, self.size * features)
+        windows = windows.reshape(num_windows, batch, self.size * features)
         counts = None
         if lengths is not None:
             counts = (lengths + zeros_after) // self.stride
         hidden = self.layer(windows, counts, every_step=every_step, dropout=dropout)
         if not every_step:
             return hidden
-        # Element n is the output after n windows, which is 0 after none.
+        # `hidden[n]` becomes the output after n windows, 0 for n = 0.
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
         times = jnp.arange(1, time + 1)[:, None]
         is_last = times == (time if lengths is None else lengths[None])
-        # With the last time step of a sequence, a window ends that is not full, too.
-        ended = (times + jnp.where(is_last, zeros_after, 0)) // self.stride  # windows
-        return hidden[ended, jnp.arange(batch)]
+        # At the last time step of a sequence, an incomplete window also counts.
+        num_read = (times + jnp.where(is_last, zeros_after, 0)) // self.stride
+        return hidden[num_read, jnp.arange(batch)]
 
     def initialize_carry(self, batch: int, features: int) -> WindowsCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -159,9 +157,9 @@ class Windows(nn.Module):
     def read_time_step(
         self, carry: WindowsCarry, inputs: jax.Array
     ) -> tuple[WindowsCarry, jax.Array]:
-        """Returns the carry and the output of a sequence that ends with these inputs.
+        """Reads one time step, and returns the output as if the sequence ended there.
 
-        Only a full window changes the carry of the recurrence.
+        The carry of the wrapped layer changes only when a window is complete.
         """
         position = self.size - self.stride + carry.time % self.stride
         window = carry.window.at[:, position].set(inputs)
@@ -179,18 +177,18 @@ class Windows(nn.Module):
 
 
 class MeanCarry(NamedTuple):
-    """What `MeanPooling` remembers of a sequence between two time steps."""
+    """The carry of `MeanPooling`."""
 
     layer: Carry
     total: jax.Array  # [batch, hidden], the sum of the hidden states so far
-    time: jax.Array  # float32, the number of time steps that were read
+    time: jax.Array  # float32, time steps read so far
 
 
 class MeanPooling(nn.Module):
-    """A recurrence whose hidden states are the means of another one's so far."""
+    """Mean pooling: outputs the running mean of the wrapped layer's hidden states."""
 
     layer: RecurrentLayer
-    hidden_size: int  # of the recurrence
+    hidden_size: int  # of the wrapped layer
 
     def __call__(
         self,
@@ -200,7 +198,7 @@ class MeanPooling(nn.Module):
         every_step: bool,
         dropout: Dropout,
     ) -> jax.Array:
-        """Runs the recurrence over whole sequences."""
+        """Runs the layer over whole sequences and averages its hidden states."""
         hidden = self.layer(inputs, lengths, every_step=True, dropout=dropout)
         if lengths is None and not every_step:
             return hidden.mean(axis=0)
@@ -219,7 +217,7 @@ class MeanPooling(nn.Module):
     def read_time_step(
         self, carry: MeanCarry, inputs: jax.Array
     ) -> tuple[MeanCarry, jax.Array]:
-        """Returns the carry and the mean after one time step."""
+        """Reads one time step, and returns the new carry and the mean."""
         layer, hidden = self.layer.read_time_step(carry.layer, inputs)
         total = carry.total + hidden
         time = carry.time + 1
@@ -227,7 +225,7 @@ class MeanPooling(nn.Module):
 
 
 class Stack(nn.Module):
-    """Stacked recurrent layers: each reads all outputs of the layer before it."""
+    """Stacked recurrent layers: each layer reads all outputs of the previous layer."""
 
     layers: Sequence[RecurrentLayer]
     hidden_size: int  # of every layer, in one direction
@@ -241,8 +239,8 @@ class Stack(nn.Module):
         dropout: Dropout,
     ) -> jax.Array:
         """Runs the layers over whole sequences."""
-        *lower, last = self.layers
-        for index, layer in enumerate(lower):
+        *inner, last = self.layers
+        for index, layer in enumerate(inner):
             outputs = layer(inputs, lengths, every_step=True, dropout=dropout)
             inputs = dropout.apply(outputs, f"layer_{index}")
         return last(inputs, lengths, every_step=every_step, dropout=dropout)
@@ -266,14 +264,13 @@ class Stack(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Two recurrences, one of which reads each sequence from its end.
+    """Concatenates the outputs of a forward and a backward layer.
 
-    Their outputs are concatenated. Without `every_step`, each is the output after the
-    last time step that the recurrence reads, which is the first one of the sequence for
-    the backward recurrence. With `every_step`, the backward output at time step t has
-    read the time steps from the last one down to t. So it depends on later time steps:
-    there are no `initialize_carry` and `read_time_step`, and a layer in two directions
-    cannot read streams.
+    The backward layer reads each sequence from its end. Without `every_step`, both
+    outputs follow the last time step that their layer reads, which is the first time
+    step of the sequence for the backward layer. With `every_step`, the backward output
+    at time step t depends on t and all later time steps. A bidirectional layer can
+    therefore not read streams: `initialize_carry` and `read_time_step` are missing.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
@@ -291,10 +288,14 @@ class Bidirectional(nn.Module):
         every_step: bool,
         dropout: Dropout,
     ) -> jax.Array:
-        """Runs both over whole sequences."""
+        """Runs both layers over whole sequences."""
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
-        first = self.forward(inputs, lengths, every_step=every_step, dropout=dropout)
-        second = self.backward(flipped, lengths, every_step=every_step, dropout=dropout)
-        if every_step:  # in the order of the time steps
-            second = flip_sequences(second, lengths, num_batch_dims=1, time_major=True)
-        return jnp.concatenate([first, second], axis=-1)
+        forward = self.forward(inputs, lengths, every_step=every_step, dropout=dropout)
+        backward = self.backward(
+            flipped, lengths, every_step=every_step, dropout=dropout
+        )
+        if every_step:  # restore the order of time steps
+            backward = flip_sequences(
+                backward, lengths, num_batch_dims=1, time_major=True
+            )
+        return jnp.concatenate([forward, backward], axis=-1)

@@ -10,8 +10,8 @@ import pytest
 from rnnmnist.models.filters import (
     FREQUENCY_RANGE,
     MAX_FEATURES,
-    ORDER,
     MIN_TAU,
+    ORDER,
     THRESHOLDS,
     FilterBank,
     choose_thresholds,
