@@ -1,1 +1,1 @@
-"""Exports of trained networks for other runtimes, compared with the networks."""
+"""Exports trained networks to other runtimes, and compares their predictions."""

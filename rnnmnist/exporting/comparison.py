@@ -1,4 +1,4 @@
-"""Compares an export with the network of its run, on all examples of a split."""
+"""Compares an export with the original network on all examples of a split."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,37 +23,39 @@ from rnnmnist.runtime.machine import installed_versions
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-BATCH = 128  # examples that an export gets at a time
-# The first examples of a split, with which the model of a time step is compared: it is
-# called for each of their time steps.
+BATCH = 128  # examples per call of an export
+# The streaming model is called once per time step, so it is compared only on the first
+# examples of a split.
 STREAMED = 256
-DRAWN = 256  # examples of a comparison without the data of the run
-# Two logits of an example tie if they differ by at most this part of its largest one.
-# Sums in another order differ less.
+DRAWN = 256  # random examples, if the data of the run are missing
+# Two logits of an example tie if their difference is at most this fraction of the
+# largest absolute logit, or of 1 if all are smaller. A different order of summation
+# changes logits by less.
 TOLERANCE = 1e-4
-# The same for random filters. Where their outputs are dense, those that are rounded
-# differently are on the other side of some thresholds. On PLAID, one recording of 215
-# has logits that differ by 0.14 of the largest one, 99 % by at most 0.02.
-TOLERANCE_OF_FILTERS = 0.2
+# The tolerance for random filters. Where the outputs of a filter are dense, rounding
+# moves some of them across a threshold. On PLAID, the logits of one recording in 215
+# differ by 0.14 of the largest logit, and 99 % by at most 0.02.
+FILTER_TOLERANCE = 0.2
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a comparison, as in `certificate.json`.
+    """The result of a comparison, as saved in `certificate.json`.
 
     Attributes:
-        dataset: the name of the data.
-        split: `test`, or, in a run without one, `validation` or else `train`; `drawn`
-            if the data of the run were missing, and the examples were drawn.
+        dataset: the name of the data set.
+        split: `test`; `validation` or else `train` if the run has no test split;
+            `drawn` for random examples, if the data of the run are missing.
         step: the step of the checkpoint.
-        params_sha256: as in result files.
-        artefact_sha256: the SHA-256 of the file.
+        params_sha256: the SHA-256 of the parameters, as in result files.
+        artefact_sha256: the SHA-256 of the exported file.
         examples: the number of examples.
-        correct: the number of predictions of the export that are the label; None if the
-            examples were drawn.
-        differing: the number of predictions that are not the network's.
-        ties: the number of differing predictions of classes whose logits tie.
-        max_abs_difference: the largest difference between logits.
-        versions: the versions of libraries, by their names.
+        correct: the number of correct predictions of the export; None for random
+            examples.
+        differing: the number of examples for which export and network predict
+            different classes.
+        ties: the number of differing predictions between classes whose logits tie.
+        max_abs_difference: the largest absolute difference between logits.
+        versions: the version of each library.
     """
 
     dataset: str
@@ -78,12 +80,19 @@ def compare(
     examples: Inputs,
     expected: np.ndarray,
 ) -> Certificate:
-    """Compares an export with its network, for the examples of a split, or drawn ones.
+    """Compares the predictions of an export and of its network.
 
-    The network has read the examples in their own type, as `evaluate` does. The export
-    reads what its users pass: the result of `exported_inputs`. The model of a time step
-    reads one after another of the first examples. `expected` has the calibrated logits
-    of the network, or of the ensemble, [n, classes].
+    The export reads examples as its users pass them (`exported_inputs`). The network
+    has read examples in their stored type, as in `evaluate`. A streaming model,
+    `step.onnx`, is compared on the first `STREAMED` examples.
+
+    Args:
+        artefact: the exported file.
+        run: the network or ensemble.
+        task: the task of the examples.
+        split: the name of the split, or `drawn` for random examples.
+        examples: the examples to compare.
+        expected: the calibrated logits of the network, [n, classes].
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.
@@ -108,10 +117,10 @@ def compare(
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)
     differs = predicted != expected.argmax(axis=-1)
-    # A margin says by how much the network prefers its prediction to the export's.
+    # The network's logit for its own prediction minus its logit for the export's.
     margins = expected.max(axis=-1) - expected[np.arange(count), predicted]
     uses_filters = run.config.model.is_closed_form
-    tolerance = TOLERANCE_OF_FILTERS if uses_filters else TOLERANCE
+    tolerance = FILTER_TOLERANCE if uses_filters else TOLERANCE
     is_close = margins <= tolerance * np.maximum(1, np.abs(expected).max(axis=-1))
     correct = None
     if isinstance(examples, Examples):
@@ -132,10 +141,10 @@ def compare(
 
 
 def draw_inputs(run: Network) -> Inputs:
-    """Draws inputs for a comparison without the data of a run.
+    """Draws random inputs for a comparison without the data of the run.
 
-    The values of sequences are normal, with the mean and deviation of each feature in
-    the training. Grey levels of images are uniform.
+    Sequences are normally distributed, with the mean and standard deviation of each
+    feature in the training data. Images have uniform grey levels.
     """
     generator = np.random.default_rng(0)
     task, normalization = run.task, run.normalization
@@ -148,7 +157,7 @@ def draw_inputs(run: Network) -> Inputs:
 
 
 def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
-    """Returns the function from inputs to logits that an ONNX model computes."""
+    """Loads an ONNX model as a function from inputs to logits."""
     session = _open_session(artefact)
     names = [argument.name for argument in session.get_inputs()]
 
@@ -160,10 +169,10 @@ def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
 
 
 def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
-    """Returns the function from inputs to logits that an ONNX time step computes.
+    """Loads a streaming ONNX model as a function from whole sequences to logits.
 
-    The function takes whole sequences as `streamed_inputs` returns them, and gives the
-    model one time step after another.
+    The function takes the result of `streamed_inputs`, and calls the model once for
+    every time step.
     """
     session = _open_session(artefact)
     state_size = session.get_inputs()[0].shape[1]
@@ -181,15 +190,15 @@ def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
 
 
 def _open_session(artefact: Path) -> "InferenceSession":
-    import onnxruntime  # only this format needs it
+    import onnxruntime  # needed only for this format
 
     return onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
 
 
 def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
-    """Returns the function from inputs to logits that a StableHLO program computes.
+    """Loads a StableHLO program as a function from inputs to logits.
 
-    It is compiled from the bytes of the file, which contain nothing of this process.
+    Only the bytes of the file are compiled, without any state of this process.
     """
     exported = jax.export.deserialize(bytearray(artefact.read_bytes()))
     predict = jax.jit(exported.call)
@@ -197,10 +206,10 @@ def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
 
 
 def exported_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
-    """Returns examples as an exported network takes them.
+    """Returns examples as inputs of an exported network.
 
-    They are images, uint8 [n, rows, columns]; or sequences before normalization,
-    float32 [n, time, features], and their lengths, int32 [n].
+    The inputs are either images, uint8 [n, rows, columns], or sequences before
+    normalization, float32 [n, time, features], with their lengths, int32 [n].
     """
     values = examples.raw(slice(None))
     if run.task.image_shape:
@@ -209,11 +218,10 @@ def exported_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
 
 
 def streamed_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
-    """Returns examples as the model of a time step takes them, and their lengths.
+    """Returns examples as inputs of a streaming model, with their lengths.
 
-    A time step has grey levels from 0 to 1 in the order of the view, or the features of
-    a sequence before normalization. The result is float32 [n, time, features] and int32
-    [n].
+    The inputs, float32 [n, time, features], are grey levels from 0 to 1 in the pixel
+    order of the view, or sequences before normalization. The lengths are int32 [n].
     """
     inputs = exported_inputs(run, examples)
     if run.task.image_shape:

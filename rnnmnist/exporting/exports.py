@@ -1,4 +1,4 @@
-"""Writes a run's network for other runtimes, each with the result of a comparison."""
+"""Exports a run's network to other runtimes, and certifies each export."""
 
 import importlib
 import importlib.util
@@ -26,20 +26,21 @@ from rnnmnist.runtime.devices import make_device_mesh
 
 _logger = logging.getLogger(__name__)
 
-# The files in the folders of exports.
+# The files that exports write, which a new export may replace.
 WRITTEN = {"model.onnx", "model.stablehlo", "certificate.json"}
 WRITTEN |= {"step.onnx", "step_certificate.json"}
 
 
 class Export(NamedTuple):
-    """A network in a format of another runtime.
+    """A network in the format of another runtime.
 
     Attributes:
-        folder: contains the network, `model.onnx` or `model.stablehlo`, and
-            `certificate.json`; with `model.onnx` also `step.onnx`, which computes a
-            time step, and `step_certificate.json`, unless the network is bidirectional.
+        folder: contains `model.onnx` or `model.stablehlo`, and `certificate.json`. Next
+            to `model.onnx`, it also contains the streaming model, `step.onnx`, and
+            `step_certificate.json`, unless the network is bidirectional.
         certificate: the content of `certificate.json`.
-        step_certificate: the content of `step_certificate.json`, None without it.
+        step_certificate: the content of `step_certificate.json`; None without a
+            streaming model.
     """
 
     folder: Path
@@ -50,9 +51,9 @@ class Export(NamedTuple):
 def write_exports(
     run: Network, format: str, output: str | Path, *, force: bool
 ) -> Iterator[tuple[str, Export]]:
-    """Yields each format and its export, when it has been written.
+    """Writes the exports, and yields each format with its export when it is complete.
 
-    Arguments and errors are those of `Model.export`.
+    Arguments and errors are the same as for `Model.export`.
     """
     folder = parse_folder(output, "output")
     names = _check_formats(format, folder, force=force)
@@ -79,7 +80,7 @@ def write_exports(
                 step_certificate = certify(artefact, "step_certificate.json")
                 certificates.append(step_certificate)
         yield name, Export(folder / name, certificate, step_certificate)
-        if any(one.differing > one.ties for one in certificates):
+        if any(each.differing > each.ties for each in certificates):
             wrong.append(name)
     if wrong:
         raise RunError(
@@ -88,9 +89,9 @@ def write_exports(
 
 
 def _load_examples(run: Network) -> tuple[Task, str, Inputs]:
-    """Loads the examples of the comparison, or draws them if the data are missing.
+    """Loads the examples of the comparison, or draws random examples without the data.
 
-    Data that the caller has named must be there.
+    If the caller names the data explicitly, missing data are an error.
     """
     try:
         return load_split(run)
@@ -105,10 +106,7 @@ def _load_examples(run: Network) -> tuple[Task, str, Inputs]:
 
 
 def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
-    """Returns the formats to write.
-
-    Their folders do not exist or may be replaced, and their packages are installed.
-    """
+    """Returns the formats to write, after checking their folders and packages."""
     if format not in (*FORMATS, "all"):
         allowed = ", ".join(FORMATS)
         raise UserError(

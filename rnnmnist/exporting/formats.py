@@ -1,5 +1,5 @@
-"""The formats of exports. Importing this module imports no jax, as `--help` does."""
+"""The export formats. Importing this module does not import JAX, for `--help`."""
 
-# The packages that write and run each format, besides jax. `write_NAME.py` writes
-# `model.NAME`, and `load_NAME` of `comparison.py` reads it.
+# The packages, in addition to JAX, that write and run each format. `write_NAME.py`
+# writes `model.NAME`, and `load_NAME` in `comparison.py` loads it.
 FORMATS = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}

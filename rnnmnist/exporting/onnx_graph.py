@@ -1,4 +1,4 @@
-"""A graph of ONNX nodes, for whole sequences or for one time step of streams."""
+"""Builds ONNX graphs, for whole sequences or for streams."""
 
 import functools
 from collections.abc import Callable
@@ -11,34 +11,33 @@ from onnx import helper, numpy_helper
 
 
 class Graph:
-    """Nodes and constants, in the order in which they are added.
+    """An ONNX graph, to which nodes and constants are added in order.
 
-    `graph.Mul(x, 2.0)` adds a node with the operator `Mul`, as `add` does.
+    `graph.Mul(x, 2.0)` adds a node with the operator `Mul`, like `add`.
 
-    Inputs and states are computed as by the recurrences of `rnnmnist.models`, which
-    read a block of time steps, from the state before it to the state after it. Whole
-    sequences start from a state of 0. A graph that streams reads a block of one time
-    step. All parts of its state are side by side in the input `state` and in the output
-    `next_state`, float32 [examples, state_size]. Before the first time step, they are
-    0.
+    Like the layers of `rnnmnist.models`, the graph reads a block of time steps and maps
+    the state before the block to the state after it. For whole sequences, the state
+    before the block is 0. In a streaming graph, the block is one time step. Its input
+    `state` and output `next_state`, float32 [examples, state_size], concatenate the
+    states of all layers. The caller passes a state of 0 for the first time step.
     """
 
-    def __init__(self, examples: str, *, streams: bool) -> None:
-        """Creates a graph with an input whose first axis is that of examples."""
-        self.streams = streams
+    def __init__(self, examples: str, *, streaming: bool) -> None:
+        """Creates a graph. `examples` is an input whose first axis is the examples."""
+        self.streaming = streaming
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.state_size = 0
-        self._state: dict[str, str] = {}  # the parts before and after the block
-        # Bool [examples, 1]. What is written keeps its state where it is false.
-        self.is_advanced: str | None = None
-        self.count = self.Shape(examples, end=1)  # of examples, [1]
+        self._state: dict[str, str] = {}  # from states before to states after the block
+        # Bool [examples, 1]. Where it is False, `write_state` keeps the old state.
+        self.update_mask: str | None = None
+        self.num_examples = self.Shape(examples, end=1)  # [1]
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
         return functools.partial(self.add, operator)
 
     def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
-        """Adds a constant, int64 or by default float32, and returns its name."""
+        """Adds a constant: by default, int64 for integers, otherwise float32."""
         array = np.asarray(value)
         if dtype is None:
             dtype = np.int64 if array.dtype.kind == "i" else np.float32
@@ -49,9 +48,9 @@ class Graph:
     def add(
         self, operator: str, *inputs: ArrayLike, name: str = "", **attributes: Any
     ) -> str:
-        """Adds a node with one output and returns its name.
+        """Adds a node with one output, and returns the name of the output.
 
-        Inputs are names, or values that become constants.
+        Inputs are names of other outputs, or values, which become constants.
         """
         name = name or f"{operator.lower()}_{len(self.nodes)}"
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
@@ -61,16 +60,16 @@ class Graph:
     def add_outputs(
         self, operator: str, *inputs: ArrayLike, outputs: int, **attributes: Any
     ) -> list[str]:
-        """Adds a node with several outputs and returns their names."""
+        """Adds a node with several outputs, and returns their names."""
         first = self.add(operator, *inputs, **attributes)
         others = [f"{first}_{index}" for index in range(1, outputs)]
         self.nodes[-1].output.extend(others)
         return [first, *others]
 
     def read_state(self, size: int) -> str:
-        """Returns a part of the state before the block, [examples, size]."""
-        if not self.streams:
-            return self.ConstantOfShape(self.Concat(self.count, [size], axis=0))
+        """Allocates a state, and returns its value before the block, [examples, size]."""
+        if not self.streaming:
+            return self.ConstantOfShape(self.Concat(self.num_examples, [size], axis=0))
         start = self.state_size
         self.state_size += size
         before = self.Slice("state", [start], [self.state_size], [1])
@@ -78,9 +77,9 @@ class Graph:
         return before
 
     def write_state(self, before: str, after: str) -> None:
-        """Sets a part of the state after the block, for that which was `before`."""
-        if self.is_advanced is not None:
-            after = self.Where(self.is_advanced, after, before)
+        """Sets the value after the block for a state from `read_state`."""
+        if self.update_mask is not None:
+            after = self.Where(self.update_mask, after, before)
         self._state[before] = after
 
     def finish_state(self) -> None:
@@ -88,11 +87,16 @@ class Graph:
         self.Concat(*self._state.values(), name="next_state", axis=1)
 
     def scan(self, step: str, value: str, before: str) -> str:
-        """Adds a loop over the time steps of a block, and returns all states.
+        """Adds a loop over the time steps of a block, and returns all hidden states.
 
-        `step` has nodes in ONNX's text format. They compute the state `after` a time
-        step from the one `before` it and from the `value` of the time step. Values and
-        states are [time, examples, size]. `before` is a part of the state.
+        Args:
+            step: nodes in ONNX's text format, which compute `after`, the state after a
+                time step, from `before` and `value`.
+            value: the inputs of all time steps, [time, examples, size].
+            before: a state from `read_state`, [examples, size].
+
+        Returns:
+            The states after all time steps, [time, examples, size].
         """
         body = onnx.parser.parse_graph(
             "step (float[n, size] before, float[n, size] value) "

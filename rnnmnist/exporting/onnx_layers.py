@@ -1,4 +1,4 @@
-"""The recurrences in ONNX: each reads a block of time steps from its part of the state.
+"""Adds the recurrent layers to ONNX graphs.
 
 References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
@@ -14,12 +14,12 @@ from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.models.filters import ORDER
 from rnnmnist.models.parameters import Params
 
-# The gates of each cell that has an operator, in ONNX's order, with Flax's names.
+# Gates of the cells with an ONNX operator, in ONNX's order, by Flax's names.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) -> str:
-    """Adds a recurrent operator for [time, examples, features]; returns its states."""
+    """Adds an ONNX operator for a cell; maps [time, examples, features] to states."""
     cell, units = str(config.cell), config.hidden_size
     kernels = []
     biases = []
@@ -27,14 +27,13 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
         layers = [params[f"{side}{gate}"] for gate in GATES[cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
-    # The hidden state, and of an LSTM the cell state.
-    count = 2 if cell == "lstm" else 1
-    before = [graph.read_state(units) for _ in range(count)]
+    num_states = 2 if cell == "lstm" else 1  # an LSTM also has a cell state
+    before = [graph.read_state(units) for _ in range(num_states)]
     attributes = {"hidden_size": units}
     if cell == "gru":
-        # Flax's GRU multiplies by the reset gate after the matrix product.
+        # Flax's GRU applies the reset gate after the matrix product.
         attributes["linear_before_reset"] = 1
-    # The first axis of parameters and states is that of directions.
+    # The first axis of parameters and states is the direction.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
     states, *after = graph.add_outputs(
         cell.upper(),
@@ -42,7 +41,7 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
         *arrays,
         "",  # all sequences of a batch have the same number of time steps
         *[graph.Unsqueeze(state, [0]) for state in before],
-        outputs=1 + count,
+        outputs=1 + num_states,
         **attributes,
     )
     for state, last in zip(before, after, strict=True):
@@ -53,7 +52,7 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
 def add_layers(
     graph: Graph, config: RunModelConfig, params: Params, inputs: str
 ) -> str:
-    """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
+    """Adds `ResidualLayers`; maps [time, examples, features] to their outputs."""
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.num_layers):
         layer = params[f"layer_{index}"]
@@ -70,28 +69,26 @@ def add_layers(
 
 
 def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds a `TransposedDense` of `rnnmnist.models.linear` over the last axis."""
+    """Adds a `TransposedDense` of `rnnmnist.models.linear` for the last axis."""
     outputs = graph.MatMul(inputs, params["kernel"].T)
     return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
 
 
 def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds an `LRU`; returns its outputs, [time, examples, features]."""
     decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
     scale = np.tile(np.exp(params["gamma_log"]), 2)
-    driven = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
+    projected = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
     step = f"{_multiply_state(graph, decay)} after = Add(kept, value)"
-    states = graph.scan(step, driven, graph.read_state(2 * len(decay)))
+    states = graph.scan(step, projected, graph.read_state(2 * len(decay)))
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
 
 
 def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
-    """Returns nodes in ONNX's text format that multiply a state by complex numbers.
+    """Returns nodes in ONNX's text format that multiply a state by complex factors.
 
-    They compute `kept` from the state `before`. Its last axis has the real parts and
-    then the imaginary parts. Both are multiplied by `real`; `swapped` by `imaginary` is
-    what each adds to the other.
+    The nodes compute `kept` from `before`. The last axis of both contains all real
+    parts, then all imaginary parts.
     """
     real = graph.constant(np.tile(factors.real, 2))
     imaginary = graph.constant(np.concatenate([-factors.imag, factors.imag]))
@@ -104,14 +101,11 @@ def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
 
 
 def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
-    """Adds a `FilterBank` for [time, examples, features]; returns its hidden state.
-
-    It is [examples, hidden].
-    """
+    """Adds a `FilterBank`; maps [time, examples, features] to [examples, hidden]."""
     thresholds, filters = params["thresholds"].shape
     is_read = graph.Less(add_times(graph, inputs), lengths)
-    # The real and the imaginary parts of the recurrences, the largest outputs, and the
-    # counts of outputs above each threshold.
+    # The states of the recurrences (real, then imaginary parts), the largest outputs,
+    # and the counts of outputs above each threshold.
     shapes = [(ORDER, 2 * filters), (filters,), (thresholds, filters)]
     before = [graph.read_state(math.prod(shape)) for shape in shapes]
     results = graph.add_outputs(
@@ -127,16 +121,16 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     for state, last in zip(before, after, strict=True):
         graph.write_state(state, last)
     _, largest, counts = after
-    shares = graph.Div(counts, count_time_steps(graph, lengths))
-    return graph.Concat(shares, largest, axis=1)
+    ppv = graph.Div(counts, count_time_steps(graph, lengths))
+    return graph.Concat(ppv, largest, axis=1)
 
 
 def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
-    """Returns a time step of a `FilterBank`, the body of a loop.
+    """Returns one time step of a `FilterBank`, as the body of a loop.
 
-    It maps the states, the largest outputs and the counts before the time step, its
-    value, and whether it is before the padding, to those after it. Each recurrence adds
-    to the one before it, so that the states are cumulative sums.
+    The body updates the states, largest outputs and counts from the inputs of the time
+    step. `is_read` is False in the padding. Each recurrence reads the previous
+    recurrence, so the states are cumulative sums over the cascade.
     """
     weights, thresholds = params["weights"], params["thresholds"]
     pole_real, pole_imaginary = params["pole"]
@@ -172,15 +166,15 @@ def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
 
 
 def add_times(graph: Graph, values: str, step: int = 1) -> str:
-    """Adds the index of every `step`th time step of [time, ...], as [times, 1]."""
+    """Adds the indices of every `step`th time step of [time, ...], as [times, 1]."""
     time = graph.Squeeze(graph.Shape(values, end=1))
     return graph.Unsqueeze(graph.Range(0, time, step), [1])
 
 
 def count_time_steps(graph: Graph, lengths: str) -> str:
-    """Adds the number of time steps that are read up to the end of the block.
+    """Adds the number of time steps read so far, float32 [examples, 1].
 
-    It is float32 [examples, 1]. The lengths are those of the block.
+    The lengths, [examples], are the time steps of each sequence within the block.
     """
     before = graph.read_state(1)
     read = graph.Unsqueeze(graph.Cast(lengths, to=onnx.TensorProto.FLOAT), [1])

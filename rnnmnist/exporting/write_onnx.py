@@ -49,12 +49,12 @@ def write(run: Network, path: Path) -> None:
         )
     task = run.task
     if task.image_shape:
-        graph = Graph("images", streams=False)
+        graph = Graph("images", streaming=False)
         inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
         values = _add_images(graph, run)
-        lengths = graph.Expand([task.time_steps], graph.count)
+        lengths = graph.Expand([task.time_steps], graph.num_examples)
     else:
-        graph = Graph("sequences", streams=False)
+        graph = Graph("sequences", streaming=False)
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
@@ -74,14 +74,14 @@ def write_step(run: Network, path: Path) -> None:
     them. The outputs are `next_state`, and `logits` and `probabilities` for sequences
     that end with the time step. The metadata are those of `write`.
     """
-    graph = Graph("features", streams=True)
+    graph = Graph("features", streaming=True)
     inputs = [_value("features", TensorProto.FLOAT, run.task.features)]
     sequences = graph.Unsqueeze("features", [1])
     if run.task.image_shape:
         values = graph.Transpose(sequences, perm=[1, 0, 2])
     else:
         values = _add_sequences(graph, run, sequences)
-    lengths = graph.Expand([1], graph.count)
+    lengths = graph.Expand([1], graph.num_examples)
     _save(graph, run, inputs, values, lengths, path)
 
 
@@ -104,7 +104,7 @@ def _save(
         _value(name, TensorProto.FLOAT, len(run.task.classes))
         for name in ("logits", "probabilities")
     ]
-    if graph.streams:
+    if graph.streaming:
         graph.finish_state()
         inputs = [_value("state", TensorProto.FLOAT, graph.state_size), *inputs]
         outputs.append(_value("next_state", TensorProto.FLOAT, graph.state_size))
@@ -149,7 +149,7 @@ def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
     zeros_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
     graph.write_state(zero_or_nan_before, zero_or_nan)
-    if config.window > 1 and graph.streams:
+    if config.window > 1 and graph.streaming:
         features = run.task.features * (2 if config.deltas else 1)
         values = _add_next_window(graph, values, features, config.window, config.stride)
     elif config.window > 1:
@@ -286,7 +286,7 @@ def _add_next_window(
     shifted = graph.Pad(kept, [0, 0, 0, stride * features])
     graph.write_state(before, graph.Where(is_full, shifted, window))
     graph.write_state(since_full, graph.Where(is_full, 0.0, graph.Add(since_full, 1.0)))
-    graph.is_advanced = is_full
+    graph.update_mask = is_full
     return graph.Unsqueeze(window, [0])
 
 
