@@ -67,7 +67,7 @@ class Graph:
         return [first, *others]
 
     def read_state(self, size: int) -> str:
-        """Allocates a state, and returns its value before the block, [examples, size]."""
+        """Adds a state, and returns its value before the block, [examples, size]."""
         if not self.streaming:
             return self.ConstantOfShape(self.Concat(self.num_examples, [size], axis=0))
         start = self.state_size

@@ -1,7 +1,7 @@
-"""Writes ONNX models: the network of a run, and its time step.
+"""Writes ONNX models: for whole sequences, and for streams.
 
-Both are the same nodes. The model of a time step reads a sequence of one time step,
-from the state before it to the state after it.
+Both models contain the same nodes. The streaming model reads a sequence of one time
+step, and maps the state before it to the state after it.
 """
 
 import json
@@ -27,21 +27,22 @@ from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
-# These versions are of 2023, so that older runtimes accept the model.
+# Versions from 2023, which older runtimes also accept.
 OPSET = 20
 IR_VERSION = 9
 
 
 def write(run: Network, path: Path) -> None:
-    """Writes the model of a network for whole sequences.
+    """Writes the ONNX model of a network for whole sequences.
 
-    The inputs are `images`, or `sequences` and `lengths`, as `exported_inputs` returns
-    them, for any number of examples and time steps. The outputs are `logits` and
-    `probabilities`, float32 [examples, classes]. The metadata have the classes.
+    The inputs are `images`, or `sequences` and `lengths`, in the format of
+    `exported_inputs`, with any number of examples and time steps. The outputs are
+    `logits` and `probabilities`, float32 [examples, classes]. The metadata include the
+    classes.
 
     Raises:
-        UserError: if the cell or the network is the user's, for which ONNX has no
-            operator.
+        UserError: if the cell or the network is user-defined, because ONNX has no
+            operator for it.
     """
     for name, value in run.config.model.named.items():
         raise UserError(
@@ -65,14 +66,14 @@ def write(run: Network, path: Path) -> None:
 
 
 def write_step(run: Network, path: Path) -> None:
-    """Writes the model of one time step, as `Network.step` computes it.
+    """Writes the streaming ONNX model, which reads one time step like `Network.step`.
 
-    The run is one of which `write` writes a model, and is not bidirectional.
+    `write` must support the network, and the network must not be bidirectional.
 
     The inputs are `state`, float32 [examples, size], which is 0 before the first time
-    step, and `features`, float32 [examples, features], as `streamed_inputs` returns
-    them. The outputs are `next_state`, and `logits` and `probabilities` for sequences
-    that end with the time step. The metadata are those of `write`.
+    step, and `features`, float32 [examples, features], one time step of
+    `streamed_inputs`. The outputs are `next_state`, and `logits` and `probabilities` of
+    sequences that end with this time step. The metadata are the same as in `write`.
     """
     graph = Graph("features", streaming=True)
     inputs = [_value("features", TensorProto.FLOAT, run.task.features)]
@@ -93,10 +94,7 @@ def _save(
     lengths: str,
     path: Path,
 ) -> None:
-    """Adds the network and its outputs, and saves the model.
-
-    Values, [time, examples, features], and lengths are those that `_add_logits` takes.
-    """
+    """Adds the network and its outputs to the graph, and saves the model."""
     logits = _add_logits(graph, run, values, lengths)
     graph.Div(logits, run.temperature, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
@@ -127,24 +125,24 @@ def _save(
     onnx.save(model, path)
 
 
-# An input or output whose first axis is the examples.
+# Declares an input or output, whose first axis is the examples.
 def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
 def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
-    """Adds all members of the network; returns the logits that they have together.
+    """Adds all members of the network; returns the logits of the ensemble.
 
-    Values are [time, examples, features], and lengths int64 [examples].
+    Values are [time, examples, features], and lengths are int64 [examples].
     """
     config = run.config.model
     members = split_ensemble(jax.device_get(run.params))
-    if config.deltas:  # whose deviations are the same for all members
+    if config.deltas:  # all members have the same `std`
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_used = graph.Less(add_times(graph, values), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
-    # An input that is NaN or infinite is NaN times 0, the others are 0. The recurrent
-    # operators would hide it, so the sum is added to the logits.
+    # The recurrent operators would hide NaN and infinite inputs. Times 0, these inputs
+    # are NaN and all others are 0, so the sum of the products is added to the logits.
     zero_or_nan_before = graph.read_state(1)
     zeros_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
@@ -174,7 +172,7 @@ def _combine_members(graph: Graph, logits: list[str]) -> str:
 def _add_network(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
-    """Adds a network for [time, examples, features]; returns its logits."""
+    """Adds one network; maps [time, examples, features] to logits."""
     if config.is_closed_form:
         hidden = add_filters(graph, params[FILTERS], values, lengths)
     else:
@@ -187,12 +185,12 @@ def _add_recurrent_layer(
 ) -> str:
     """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""
     add_direction = add_layers if config.is_linear else add_cell
-    outputs: list[str] = []  # of each direction of a layer, in the order of the values
+    outputs: list[str] = []  # one per direction, in forward order of time
     for forward, *backward in layer_names(config):
         outputs = [add_direction(graph, config, params[forward], values)]
         for name in backward:
-            backwards = _reverse(graph, values, lengths)
-            hidden = add_direction(graph, config, params[name], backwards)
+            reverse = _reverse(graph, values, lengths)
+            hidden = add_direction(graph, config, params[name], reverse)
             outputs.append(_reverse(graph, hidden, lengths))
         values = graph.Concat(*outputs, axis=2)
     if config.pooling == "mean":
@@ -203,19 +201,19 @@ def _add_recurrent_layer(
 
 
 def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
-    """Adds the last time step before the padding, [examples, features]."""
+    """Selects the last time step before the padding, [examples, features]."""
     return graph.Gather(_reverse(graph, sequences, lengths), 0, axis=0)
 
 
 def _add_mean(graph: Graph, hidden: str, lengths: str, size: int) -> str:
-    """Adds the mean over time before the padding, as `MeanPooling`."""
+    """Adds the mean over the time steps before the padding, like `MeanPooling`."""
     before = graph.read_state(size)
     total = graph.Add(before, _add_last(graph, graph.CumSum(hidden, 0), lengths))
     graph.write_state(before, total)
     return graph.Div(total, count_time_steps(graph, lengths))
 
 
-# Converts `images` to inputs of the network, [time, examples, features].
+# Converts the input `images` to [time, examples, features].
 def _add_images(graph: Graph, run: Network) -> str:
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
     pixels = graph.Gather(graph.Flatten(levels), run.pixel_order, axis=1)
@@ -223,9 +221,9 @@ def _add_images(graph: Graph, run: Network) -> str:
 
 
 def _add_sequences(graph: Graph, run: Network, sequences: str) -> str:
-    """Converts sequences to [time, examples, features], as `Normalization` does.
+    """Normalizes sequences like `Normalization`; returns [time, examples, features].
 
-    The padding keeps its values.
+    The padding is not set to 0.
     """
     mean, std, missing, _ = run.normalization
     values = graph.Cast(sequences, to=TensorProto.DOUBLE)
@@ -242,24 +240,23 @@ def _add_sequences(graph: Graph, run: Network, sequences: str) -> str:
 
 
 def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
-    """Appends delta features to [time, examples, features], as `Deltas` does."""
-    started = graph.read_state(1)  # 0 before the first time step, then 1
+    """Appends delta features to [time, examples, features], like `Deltas`."""
+    started = graph.read_state(1)  # 0 before the first time step, 1 afterwards
     last = graph.read_state(len(std))
-    # Nothing comes before the first time step. A copy of it stands there, so that the
-    # difference is 0.
+    # A copy precedes the first time step, so that its delta is 0.
     is_first = graph.Equal(started, 0.0)
     before = graph.Where(is_first, graph.Slice(values, [0], [1]), last)
     earlier = graph.Concat(before, graph.Slice(values, [0], [-1]), axis=0)
-    differences = graph.Div(graph.Sub(values, earlier), std)
+    deltas = graph.Div(graph.Sub(values, earlier), std)
     graph.write_state(started, graph.Max(started, 1.0))
     graph.write_state(last, graph.Gather(values, -1, axis=0))
-    return graph.Concat(values, differences, axis=2)
+    return graph.Concat(values, deltas, axis=2)
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
-    """Adds the windows of [time, examples, features], as `Windows` reads them.
+    """Divides [time, examples, features] into windows, like `Windows`.
 
-    The result is [windows, examples, size * features].
+    Returns [windows, examples, size * features].
     """
     padded = graph.Pad(inputs, [size - stride, 0, 0, stride - 1, 0, 0])
     indices = graph.Add(add_times(graph, inputs, stride), np.arange(size))
@@ -270,12 +267,12 @@ def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
 def _add_next_window(
     graph: Graph, inputs: str, features: int, size: int, stride: int
 ) -> str:
-    """Adds the window of a sequence that ends here, as `Windows.step` reads it.
+    """Adds the window that ends with this time step, like `Windows.read_time_step`.
 
     Inputs are [1, examples, features], and the window is [1, examples, size *
-    features]. What reads it advances its state only if the window is full.
+    features]. Later states are updated only when the window is complete.
     """
-    since_full = graph.read_state(1)  # time steps
+    since_full = graph.read_state(1)  # time steps since the last complete window
     before = graph.read_state(size * features)
     time_of_value = np.arange(size).repeat(features).astype(np.float32)
     is_here = graph.Equal(graph.Add(since_full, size - float(stride)), time_of_value)
@@ -291,5 +288,5 @@ def _add_next_window(
 
 
 def _reverse(graph: Graph, sequences: str, lengths: str) -> str:
-    """Reverses the time steps before the padding of [time, examples, features]."""
+    """Reverses [time, examples, features] in time, except for the padding."""
     return graph.ReverseSequence(sequences, lengths, time_axis=0, batch_axis=1)

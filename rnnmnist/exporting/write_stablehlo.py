@@ -1,4 +1,4 @@
-"""Writes the StableHLO program: a network as one function, with its parameters."""
+"""Writes a StableHLO program: a network and its parameters as one function."""
 
 import functools
 from pathlib import Path
@@ -22,16 +22,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @jax_defaults()
 def write(run: Network, path: Path) -> None:
-    """Writes `compute_logits` of the network of a run.
+    """Writes `compute_logits` for the network of a run.
 
-    It takes any number of examples and, of sequences, of time steps. On every platform,
-    matrix products have the precision of `execution.precision`, by default float32.
+    The program accepts any number of examples and, for sequences, of time steps. Its
+    matrix products use `execution.precision` on all platforms, by default float32.
     """
     task = run.task
-    # A symbolic time can be divided into blocks of one time step only. Without blocks,
-    # the arrays of linear recurrences would not stay in cache.
-    usual = Execution.create(run.config, "cpu")
-    execution = usual._replace(unroll=1, parallel_scan=False, remat_time_steps=1)
+    # Blocks keep the arrays of linear recurrences in cache. A symbolic number of time
+    # steps is divisible only into blocks of one time step.
+    default = Execution.create(run.config, "cpu")
+    execution = default._replace(unroll=1, parallel_scan=False, remat_time_steps=1)
     model = make_model(run.config.model, task, execution)
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
@@ -52,18 +52,18 @@ def compute_logits(
     examples: jax.Array,
     lengths: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns the calibrated logits of a network or ensemble, float32 [n, classes].
+    """Computes the calibrated logits of a network or ensemble, float32 [n, classes].
 
-    An ONNX model has the same steps. `Network.logits` takes them with the same
-    functions, but not in one program: it reads sequences in float64 and memory maps in
-    parts, so the host normalizes them. If the inputs of an example are not finite after
-    missing values are filled, all its logits are NaN here.
+    The ONNX model performs the same operations. `Network.logits` calls the same
+    functions, but normalizes sequences on the host, because sequences can be float64
+    and memory-mapped. If an example contains NaN or infinite inputs after missing
+    values are filled, all its logits are NaN.
 
     Args:
         run: the run, with the parameters of the network.
         model: the network.
-        examples: images, uint8 [n, rows, columns]; or sequences, float32 [n, time,
-            features], whose missing values are NaN.
+        examples: images, uint8 [n, rows, columns], or sequences, float32 [n, time,
+            features], with missing values as NaN.
         lengths: int32 [n], the time steps of each sequence before its padding; None for
             images.
     """
@@ -74,12 +74,12 @@ def compute_logits(
             standardized = run.normalization.standardize(examples)
         inputs = run.normalization.fill(standardized, lengths)
 
-    def predict_member(params: Params) -> Any:  # Flax's type of `apply` is wider
+    def predict_member(params: Params) -> Any:  # Flax returns `Any` or a tuple
         return model.apply({"params": params}, inputs, lengths)
 
     predict_members = map_ensemble(predict_member, vectorize=False)
     members: jax.Array = predict_members(run.params)
     logits = combine_members(members) / run.temperature
-    # Gates would hide an input that is NaN or infinite.
+    # Gates would hide NaN and infinite inputs.
     is_finite = jnp.isfinite(inputs).all((1, 2))
     return jnp.where(is_finite[:, None], logits, jnp.nan)
