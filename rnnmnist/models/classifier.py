@@ -25,8 +25,8 @@ class SequenceClassifier(nn.Module):
     - `2 * hidden_size` with `model.bidirectional`, for both directions;
     - `5 * hidden_size` for random filters.
 
-    Two models with equal fields are equal and have the same hash, so that a model can
-    be a static argument of compiled programs.
+    Models with equal fields are equal and have equal hashes, so a model can be a static
+    argument of compiled programs.
 
     Attributes:
         config: the settings of the network.
@@ -88,7 +88,7 @@ class SequenceClassifier(nn.Module):
         logits = self.head(
             self.hidden(inputs, lengths, every_step=every_step, keys=keys)
         )
-        if every_step:  # from time-major
+        if every_step:  # time-major to batch-major
             logits = logits.swapaxes(0, 1)
         return logits
 
@@ -136,7 +136,7 @@ class SequenceClassifier(nn.Module):
         return carry, self.head(hidden)
 
 
-# The network of a run, built from layers of this package or user-defined.
+# The network of a run: built from the layers of this package, or user-defined.
 Classifier = SequenceClassifier | UserNetwork
 
 

@@ -1,4 +1,4 @@
-"""Random recurrent filters: a recurrent layer whose parameters are never trained.
+"""Random recurrent filters: a recurrent layer with random, untrained parameters.
 
 A filter computes a signed sum u[t] of a few features, and passes it through a cascade
 of three complex recurrences with the same pole a = exp(-1 / tau + i omega):
@@ -12,7 +12,7 @@ The output is o[t] = Re(exp(i phi) h3[t]). The impulse response of the filter is
 and frequency, computed with a state of constant size. Each filter contributes to the
 hidden state, over the time steps read so far:
 
-- one PPV (proportion of positive values) per threshold, of the output minus the
+- for each threshold, the PPV (proportion of positive values) of the output minus the
   threshold;
 - the largest output, at least 0.
 
@@ -52,7 +52,7 @@ MAX_TAU_DIVISOR = 6
 # Frequencies are uniform between 0 and `FREQUENCY_RANGE` half-widths of the filter's
 # peak, sqrt(ORDER) / tau, but at most pi.
 FREQUENCY_RANGE = 2.5
-MAX_FEATURES = 9  # approximate limit for the features that a filter reads
+MAX_FEATURES = 9  # features per filter at most, up to rounding
 
 # Real and imaginary parts. XLA vectorizes operations on two real arrays, but not on
 # complex arrays.
@@ -77,7 +77,7 @@ class FilterBank(nn.Module):
 
     filters: int  # the number of filters
     features: int  # the number of input features
-    time_steps: int  # the longest sequence, which limits the time constants
+    time_steps: int  # of the longest sequence, which limits the time constants
 
     def setup(self) -> None:
         """Draws the filters, with thresholds of 0 until training chooses them.

@@ -32,8 +32,8 @@ class ResidualLayers(nn.Module):
     num_layers: int
     parallel: bool  # see `linear_scan`
     # Time steps per block; None for a single block. All layers process a block before
-    # the next block, so that arrays stay in cache. The backward pass reads the stored
-    # states between blocks and recomputes everything else.
+    # the next block, so that arrays stay in cache. The states between blocks are stored
+    # for the backward pass, which recomputes everything else.
     remat_time_steps: int | None
     precision: str | None  # see `jax.default_matmul_precision`
 

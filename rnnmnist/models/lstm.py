@@ -46,13 +46,13 @@ class Residuals(NamedTuple):
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`, with a custom gradient.
 
-    It computes the same function as Flax's cell, up to an absolute error of float32
+    It computes the same function as Flax's cell, with an absolute error of float32
     rounding, in fewer and larger operations:
 
-    - The forward pass multiplies all gates' kernels by the concatenated inputs, 1 and
-      hidden state, and evaluates all activations as one `tanh`.
-    - The backward pass has one matrix product for the gradient of the hidden state, and
-      one for the gradients of all kernels and biases.
+    - The forward pass concatenates the inputs, 1 and the hidden state. It computes one
+      matrix product for all gates, and one `tanh` for all activations.
+    - The backward pass computes one matrix product for the gradient of the hidden
+      state, and one for the gradients of all kernels and biases.
 
     The kernels of the gates are concatenated once per block of time steps. In the loop,
     arrays are [features, batch], for faster products on a CPU and contiguous gates.
@@ -88,7 +88,7 @@ class LSTM(ScannedCell):
 
 
 class LSTMCell(nn.OptimizedLSTMCell):
-    """Flax's LSTM cell, which also returns its parameters concatenated for `LSTM`.
+    """Flax's LSTM cell, with a method that concatenates its parameters for `LSTM`.
 
     References:
         Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation
@@ -98,7 +98,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
 
     def kernels(self, features: int) -> Kernels:
         """Returns the concatenated parameters for inputs with `features` features."""
-        if self.is_initializing():  # Flax's cell declares them
+        if self.is_initializing():  # Flax's cell declares the parameters
             carry = self.initialize_carry(make_key(0), (1, features))
             self(carry, jnp.zeros((1, features)))
         params = self.variables["params"]
@@ -121,9 +121,9 @@ def init_gate_biases(
     """Initializes the biases of the forget and input gates in an `LSTMCell`'s `params`.
 
     Without `longest_memory`, the bias of the forget gate is `forget_bias`, and the bias
-    of the input gate stays. With `longest_memory`, each unit draws a memory u uniformly
-    between 1 and `longest_memory` time steps: its forget gate has the bias log(u), its
-    input gate -log(u).
+    of the input gate is unchanged. With `longest_memory`, each unit remembers about u
+    time steps, where u is uniform between 1 and `longest_memory`: the bias of its
+    forget gate is log(u), and the bias of its input gate is -log(u).
 
     Flax's cell stores the bias of the input gate in `hi`, and the bias of the forget
     gate in `hf`.
