@@ -33,8 +33,8 @@ DRAWN = 256  # random examples, if the data of the run are missing
 # changes logits by less.
 TOLERANCE = 1e-4
 # The tolerance for random filters. Where the outputs of a filter are dense, rounding
-# moves some of them across a threshold. On PLAID, the logits of one recording in 215
-# differ by 0.14 of the largest logit, and 99 % by at most 0.02.
+# moves some of them across a threshold. On PLAID, one of 215 recordings has logits that
+# differ by 0.14 of its largest logit; for 99 % of recordings, it is at most 0.02.
 FILTER_TOLERANCE = 0.2
 
 
@@ -110,8 +110,8 @@ def compare(
     logits = np.concatenate(
         [predict(*[array[batch] for array in inputs]) for batch in batches]
     )
-    largest_difference = float(np.abs(logits - expected).max())
-    if not np.isfinite(largest_difference):  # the network has finite logits
+    max_difference = float(np.abs(logits - expected).max())
+    if not np.isfinite(max_difference):  # the network has finite logits
         raise RunError(f"the {name} export computes logits that are not finite")
     versions = installed_versions()
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
@@ -135,7 +135,7 @@ def compare(
         correct=correct,
         differing=int(differs.sum()),
         ties=int((differs & is_close).sum()),
-        max_abs_difference=largest_difference,
+        max_abs_difference=max_difference,
         versions=versions,
     )
 

@@ -23,7 +23,7 @@ class Graph:
     """
 
     def __init__(self, examples: str, *, streaming: bool) -> None:
-        """Creates a graph. `examples` is an input whose first axis is the examples."""
+        """Creates an empty graph; `examples` names an input, [examples, ...]."""
         self.streaming = streaming
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
@@ -87,7 +87,7 @@ class Graph:
         self.Concat(*self._state.values(), name="next_state", axis=1)
 
     def scan(self, step: str, value: str, before: str) -> str:
-        """Adds a loop over the time steps of a block, and returns all hidden states.
+        """Adds a loop over the time steps of a block.
 
         Args:
             step: nodes in ONNX's text format, which compute `after`, the state after a

@@ -113,7 +113,7 @@ def _save(
         producer_name="rnnmnist",
     )
     onnx.checker.check_model(model, full_check=True)
-    metadata = {  # the network and its origin
+    metadata = {
         "classes": run.task.classes,
         "features": run.task.feature_names,
         "trained_on": run.task.name,
@@ -131,7 +131,7 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
 
 
 def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
-    """Adds all members of the network; returns the logits of the ensemble.
+    """Adds all members of the ensemble; returns the logits of the ensemble.
 
     Values are [time, examples, features], and lengths are int64 [examples].
     """
@@ -139,8 +139,8 @@ def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
     members = split_ensemble(jax.device_get(run.params))
     if config.deltas:  # all members have the same `std`
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
-    is_used = graph.Less(add_times(graph, values), lengths)
-    values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
+    is_valid = graph.Less(add_times(graph, values), lengths)
+    values = graph.Where(graph.Unsqueeze(is_valid, [2]), values, 0.0)
     # The recurrent operators would hide NaN and infinite inputs. Times 0, these inputs
     # are NaN and all others are 0, so the sum of the products is added to the logits.
     zero_or_nan_before = graph.read_state(1)
@@ -185,7 +185,7 @@ def _add_recurrent_layer(
 ) -> str:
     """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""
     add_direction = add_layers if config.is_linear else add_cell
-    outputs: list[str] = []  # one per direction, in forward order of time
+    outputs: list[str] = []  # one per direction, in the original time order
     for forward, *backward in layer_names(config):
         outputs = [add_direction(graph, config, params[forward], values)]
         for name in backward:
@@ -242,14 +242,14 @@ def _add_sequences(graph: Graph, run: Network, sequences: str) -> str:
 def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
     """Appends delta features to [time, examples, features], like `Deltas`."""
     started = graph.read_state(1)  # 0 before the first time step, 1 afterwards
-    last = graph.read_state(len(std))
+    last_inputs = graph.read_state(len(std))
     # A copy precedes the first time step, so that its delta is 0.
     is_first = graph.Equal(started, 0.0)
-    before = graph.Where(is_first, graph.Slice(values, [0], [1]), last)
-    earlier = graph.Concat(before, graph.Slice(values, [0], [-1]), axis=0)
-    deltas = graph.Div(graph.Sub(values, earlier), std)
+    first = graph.Where(is_first, graph.Slice(values, [0], [1]), last_inputs)
+    previous = graph.Concat(first, graph.Slice(values, [0], [-1]), axis=0)
+    deltas = graph.Div(graph.Sub(values, previous), std)
     graph.write_state(started, graph.Max(started, 1.0))
-    graph.write_state(last, graph.Gather(values, -1, axis=0))
+    graph.write_state(last_inputs, graph.Gather(values, -1, axis=0))
     return graph.Concat(values, deltas, axis=2)
 
 

@@ -35,7 +35,7 @@ BACKWARD = "backward_"
 
 
 def check_cell(cell: Function, hidden_size: int) -> None:
-    """Checks a user-defined cell on abstract arrays, without computing anything.
+    """Checks a user-defined cell on abstract arrays (`jax.eval_shape`).
 
     Raises:
         UserError: if the cell fails, its output has a wrong shape, or it has
@@ -72,8 +72,8 @@ def make_recurrent_layer(
     The type of the carry depends on the configuration.
 
     The classifier calls this function in `setup`, so Flax makes every module created
-    here with a `name` a child of the classifier, even inside a wrapper. With any
-    wrapper, the parameters of a cell are `params["cell"]`. The names are part of the
+    here with a `name` a child of the classifier, even inside a wrapper. The parameters
+    of a cell are therefore `params["cell"]` with any wrapper. The names are part of the
     checkpoint format:
 
     - `filters`: random filters;

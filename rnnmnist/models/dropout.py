@@ -41,7 +41,7 @@ class Dropout(NamedTuple):
         return outputs * self.draw_mask(layer, (*leading, size))
 
     def draw_mask(self, layer: str, shape: tuple[int, ...]) -> jax.Array:
-        """Draws a mask: 0 for dropped outputs, 1 / (1 - rate) for the others.
+        """Draws a mask: 0 for dropped outputs, 1 / (1 - rate) for kept outputs.
 
         Requires `keys`.
 

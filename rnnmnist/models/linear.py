@@ -1,7 +1,7 @@
 """Linear recurrent units (LRU) in residual layers.
 
 The state of an LRU is a weighted sum of past inputs. The loop over time therefore
-contains no matrix product: matrix products apply to whole blocks of time steps.
+contains no matrix products; they apply to whole blocks of time steps.
 """
 
 import math
@@ -146,12 +146,10 @@ class ResidualLayer(nn.Module):
 class LRU(nn.Module):
     """The linear recurrent unit: a stable recurrence with a complex diagonal matrix.
 
-    As in the paper's experiments on long sequences, the initial eigenvalues have radii
-    between 0.9 and 0.999 and phases below pi / 10.
-
     References:
         Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences",
-        ICML 2023.
+        ICML 2023. As in the paper for long sequences, the initial eigenvalues have
+        radii between 0.9 and 0.999 and phases below pi / 10.
     """
 
     features: int  # of inputs, complex states and outputs
@@ -164,7 +162,7 @@ class LRU(nn.Module):
         """Runs the unit over a block of time steps.
 
         `state` is the state before the block. Inputs are [time, batch, features].
-        Returns the state after the block, and the outputs, with the inputs' shape.
+        Returns the state after the block, and the outputs, shaped like the inputs.
         """
         size = (self.features,)
         nu = jnp.exp(self.param("nu_log", _init_nu_log, size))
@@ -251,8 +249,8 @@ def linear_scan(
     with jax.default_matmul_precision("float32"):  # exact on all platforms
         decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
 
-    def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def body(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         state = decay * state + inputs
         return state, state
 
-    return lax.scan(step, initial, inputs, unroll=LINEAR_TIME_STEPS)[1]
+    return lax.scan(body, initial, inputs, unroll=LINEAR_TIME_STEPS)[1]

@@ -185,7 +185,7 @@ def _backward_time_step(
     tanh_c = jnp.tanh(c)
     i, f, g, o = jnp.split(gates, 4)
     dc = grads.c + grads.h * o * (1 - tanh_c * tanh_c)
-    dgates = jnp.concatenate(  # before the activations
+    dgates = jnp.concatenate(  # with respect to the pre-activations
         [
             dc * g * i * (1 - i),
             dc * (c - i * g) * (1 - f),  # f times the previous cell state

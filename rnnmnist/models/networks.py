@@ -44,8 +44,8 @@ class UserNetwork(nn.Module):
         """Computes logits, float32 [batch, classes].
 
         The arguments are the same as for `SequenceClassifier`, but `every_step` must be
-        False. The module is called with `train=True` if there are `keys`, and always
-        with lengths.
+        False. With `keys`, the user-defined module is called with `train=True`. It
+        always receives lengths.
         """
         if lengths is None:
             batch, time_steps, _ = inputs.shape  # may be symbolic

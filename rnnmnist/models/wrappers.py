@@ -39,8 +39,8 @@ class Deltas(nn.Module):
     def setup(self) -> None:
         """Declares the standard deviation of the deltas, which `init_params` sets.
 
-        It is a parameter, although it is not trained: a constant would be part of the
-        compiled program, which each data set would then have to compile again.
+        It is a parameter, although it is not trained: as a constant, it would be
+        compiled into the program, and each data set would need its own program.
         """
         self.std = self.param("std", nn.initializers.ones, (self.features,))
 
@@ -101,7 +101,7 @@ class WindowsCarry(NamedTuple):
 
 
 class Windows(nn.Module):
-    """Concatenates windows of inputs, which the wrapped layer reads as time steps.
+    """Groups time steps into windows, which the wrapped layer reads as its time steps.
 
     A window contains `size` consecutive time steps, and a window ends after every
     `stride` time steps. Before the start and after the end of the sequence, windows are
@@ -266,11 +266,11 @@ class Stack(nn.Module):
 class Bidirectional(nn.Module):
     """Concatenates the outputs of a forward and a backward layer.
 
-    The backward layer reads each sequence from its end. Without `every_step`, both
-    outputs follow the last time step that their layer reads, which is the first time
-    step of the sequence for the backward layer. With `every_step`, the backward output
-    at time step t depends on t and all later time steps. A bidirectional layer can
-    therefore not read streams: `initialize_carry` and `read_time_step` are missing.
+    The backward layer reads each sequence from its end. Without `every_step`, each
+    layer returns its output after a whole sequence: the forward layer at the last time
+    step, the backward layer at the first. With `every_step`, the backward output at
+    time step t depends on t and all later time steps. A bidirectional layer therefore
+    cannot read streams, and has no `initialize_carry` or `read_time_step`.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
