@@ -33,8 +33,8 @@ DRAWN = 256  # random examples, if the data of the run are missing
 # changes logits by less.
 TOLERANCE = 1e-4
 # The tolerance for random filters. Where the outputs of a filter are dense, rounding
-# moves some of them across a threshold. On PLAID, one of 215 recordings has logits that
-# differ by 0.14 of its largest logit; for 99 % of recordings, it is at most 0.02.
+# moves some of them across a threshold. On PLAID, the difference is 0.14 of the largest
+# logit for one of 215 recordings, and at most 0.02 for 99 % of them.
 FILTER_TOLERANCE = 0.2
 
 
@@ -83,16 +83,9 @@ def compare(
     """Compares the predictions of an export and of its network.
 
     The export reads examples as its users pass them (`exported_inputs`). The network
-    has read examples in their stored type, as in `evaluate`. A streaming model,
-    `step.onnx`, is compared on the first `STREAMED` examples.
-
-    Args:
-        artefact: the exported file.
-        run: the network or ensemble.
-        task: the task of the examples.
-        split: the name of the split, or `drawn` for random examples.
-        examples: the examples to compare.
-        expected: the calibrated logits of the network, [n, classes].
+    has read examples in their stored type, as in `evaluate`: `expected`, [n, classes],
+    contains its calibrated logits. A streaming model, `step.onnx`, is compared on the
+    first `STREAMED` examples.
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.

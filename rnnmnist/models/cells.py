@@ -69,7 +69,8 @@ def make_recurrent_layer(
 ) -> RecurrentLayer:
     """Builds the recurrent layer of a configuration, including its wrappers.
 
-    The type of the carry depends on the configuration.
+    `input_shape` is the number of time steps and of features. The type of the carry
+    depends on the configuration.
 
     The classifier calls this function in `setup`, so Flax makes every module created
     here with a `name` a child of the classifier, even inside a wrapper. The parameters
@@ -81,11 +82,6 @@ def make_recurrent_layer(
     - `layers`: all residual layers of the cell `lru`;
     - `backward_cell`, `backward_layers`: the backward direction;
     - `deltas`: the standard deviation of delta features.
-
-    Args:
-        config: the settings of the network.
-        input_shape: time steps and features of the inputs.
-        execution: how the network is compiled for a platform.
     """
     time_steps, num_features = input_shape
     features = 2 * num_features if config.deltas else num_features
