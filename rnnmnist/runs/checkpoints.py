@@ -76,8 +76,10 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
     folder = workdir / str(step)
     with _open_checkpointer() as checkpointer:
         with read_errors(folder):
-            saved = _shapes(checkpointer.metadata(folder / item).item_metadata.tree)
-        expected = saved if like is None else _shapes(like)
+            saved = _shapes_by_path(
+                checkpointer.metadata(folder / item).item_metadata.tree
+            )
+        expected = saved if like is None else _shapes_by_path(like)
         differing = sorted(saved.items() ^ expected.items())
         if differing:
             name, _ = differing[0]
@@ -91,7 +93,7 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
             return checkpointer.restore(folder / item, args=args)
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+def _shapes_by_path(tree: Tree) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each array, by its path."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape

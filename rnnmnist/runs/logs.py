@@ -10,7 +10,7 @@ import msgspec
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import set_missing_filename
-from rnnmnist.runs.metrics import LOGGED, EnsembleMetrics, select_fields
+from rnnmnist.runs.metrics import LOG_FIELDS, EnsembleMetrics, select_fields
 from rnnmnist.runs.writing import write_atomically
 
 FILE_NAME = "metrics.jsonl"
@@ -38,10 +38,10 @@ class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True
     def to_json(self) -> dict[str, Any]:
         """Returns the content of a line; several networks are its `members`."""
         of_step = ("step", "split", "groups", "examples_per_second", "metrics")
-        content = select_fields(self, (*of_step, *LOGGED))
+        content = select_fields(self, (*of_step, *LOG_FIELDS))
         if len(self.members) > 1:
             content["members"] = [
-                select_fields(member, LOGGED) for member in self.members
+                select_fields(member, LOG_FIELDS) for member in self.members
             ]
         return content
 
@@ -98,7 +98,7 @@ def append(workdir: Path, metrics: StepMetrics) -> None:
 
 def read(workdir: Path) -> list[StepMetrics]:
     """Returns the complete lines of the log, which need not exist."""
-    return [metrics for _, metrics in _lines(workdir)]
+    return [metrics for _, metrics in _complete_lines(workdir)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
@@ -106,11 +106,15 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
 
     A killed run wrote them after its last checkpoint, and writes them again.
     """
-    kept = [f"{line}\n" for line, metrics in _lines(workdir) if metrics.step <= step]
+    kept = [
+        f"{line}\n"
+        for line, metrics in _complete_lines(workdir)
+        if metrics.step <= step
+    ]
     write_atomically(workdir / FILE_NAME, "".join(kept).encode())
 
 
-def _lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
+def _complete_lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
     """Yields the complete lines of the log, each with its metrics."""
     path = workdir / FILE_NAME
     if not path.exists():

@@ -11,8 +11,8 @@ import numpy as np
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 # What a log line and a result file have of a network, and of an ensemble.
-LOGGED = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy")
-RECORDED = (*LOGGED, "accuracy_interval", "confusion")
+LOG_FIELDS = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy")
+RESULT_FIELDS = (*LOG_FIELDS, "accuracy_interval", "confusion")
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

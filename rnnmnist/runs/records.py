@@ -97,7 +97,7 @@ class Record:
         return max(self.headers, default=0)
 
     @property
-    def _written(self) -> Path | None:
+    def _output_folder(self) -> Path | None:
         """The folder in which this process writes; None if it writes no files."""
         return self.workdir if is_process_0() else None
 
@@ -163,27 +163,27 @@ class Record:
         Removes the unfinished files of a killed process, and moves damaged checkpoints
         aside. A complete run, which is only evaluated, has None as its configuration.
         """
-        if self._written is not None:
-            remove_unfinished(self._written)
-            for folder in (self._written, self._written / "evaluation"):
+        if self._output_folder is not None:
+            remove_unfinished(self._output_folder)
+            for folder in (self._output_folder, self._output_folder / "evaluation"):
                 for path in folder.glob(f".*{TEMPORARY}"):
                     # A process beside this one can be writing a new file.
                     if path.stat().st_mtime < time.time() - 60:
                         path.unlink(missing_ok=True)
             for step in self.damaged:
-                move_aside(self._written / str(step))
+                move_aside(self._output_folder / str(step))
         self.damaged.clear()
         if config is not None:
             # A killed process wrote later lines, which are written again.
             self.lines[:] = [line for line in self.lines if line.step <= self.step]
-            if self._written is not None:
-                write_json(self._written / "config.json", name_functions(config))
-                logs.remove_metrics_after(self._written, self.step)
+            if self._output_folder is not None:
+                write_json(self._output_folder / "config.json", name_functions(config))
+                logs.remove_metrics_after(self._output_folder, self.step)
 
     def log(self, metrics: StepMetrics) -> None:
         """Adds a line to the log."""
-        if self._written is not None:
-            logs.append(self._written, metrics)
+        if self._output_folder is not None:
+            logs.append(self._output_folder, metrics)
         # As the line of a file, it has no confusion matrices, which can be large.
         self.lines.append(logs.parse(metrics.to_json()))
 
@@ -197,19 +197,19 @@ class Record:
         self.params[header.step] = params
         self.state = state
         outdated = outdated_steps(self.headers.values())
-        if self._written is not None:
+        if self._output_folder is not None:
             from rnnmnist.runs import checkpoints  # imports orbax
 
             items = {"params": params, "state": state}
             written = without_functions(header)
-            checkpoints.save(self._written, written, items, outdated)
+            checkpoints.save(self._output_folder, written, items, outdated)
         for step in outdated:
             del self.headers[step]
             self.params.pop(step, None)
 
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Writes the arrays of `fit`, unless an earlier start of the run has."""
-        folder = self._written
+        folder = self._output_folder
         if folder is None or (self.step and (folder / ARRAYS).exists()):
             return
         with write_folder(folder / ARRAYS) as new:
@@ -221,9 +221,9 @@ class Record:
 
         The table is the text of a CSV file. A read-only workdir causes a warning.
         """
-        if self._written is None:
+        if self._output_folder is None:
             return
-        path = self._written / result.path
+        path = self._output_folder / result.path
         try:
             write_json(path, to_json(result))
             if table is not None:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs.metrics import RECORDED, EnsembleMetrics, select_fields
+from rnnmnist.runs.metrics import RESULT_FIELDS, EnsembleMetrics, select_fields
 
 # The fields of a result file that describe the run and the data as a whole. Each of
 # the `members` of an ensemble has the SHA-256 of its own parameters.
-OF_ENSEMBLE = (
+SHARED_FIELDS = (
     "params_sha256",
     "temperature",
     "task",
@@ -85,14 +85,14 @@ def to_json(result: Result) -> dict[str, Any]:
     their probabilities, and the scores of each network.
     """
     run = ("dataset", "split", "step", "num_parameters")
-    content = select_fields(result, (*run, "groups", *RECORDED, *OF_ENSEMBLE))
+    content = select_fields(result, (*run, "groups", *RESULT_FIELDS, *SHARED_FIELDS))
     if result.tutorial_128 is not None:
-        content["tutorial_128"] = select_fields(result.tutorial_128, RECORDED)
+        content["tutorial_128"] = select_fields(result.tutorial_128, RESULT_FIELDS)
     if result.ensemble is None:
         return content
     members = [
         select_fields(result, run)
-        | select_fields(member, RECORDED)
+        | select_fields(member, RESULT_FIELDS)
         | {"params_sha256": sha256}
         for member, sha256 in zip(result.members, result.member_sha256, strict=True)
     ]

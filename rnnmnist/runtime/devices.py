@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.platforms import MOST_CPU_DEVICES
+from rnnmnist.config.platforms import MAX_CPU_DEVICES
 from rnnmnist.errors import UserError, summarize_error
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.machine import usable_cores
@@ -32,7 +32,7 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
         num_seeds = 1
     process_devices = [_local_devices(index) for index in range(process_count())]
     most = len(process_devices) * min(map(len, process_devices))
-    grid = _grid(batch_size, num_seeds, most, num_devices)
+    grid = _mesh_shape(batch_size, num_seeds, most, num_devices)
     if grid is None:
         rule = f"be at most {most} and a multiple of num_processes={process_count()}"
         if batch_size is not None:
@@ -80,7 +80,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
     """Splits the CPU into devices, unless jax has its devices already.
 
     Without a number for all processes, there is one device for each usable core, at
-    most `MOST_CPU_DEVICES`: not only as many as the run at hand can use, since others
+    most `MAX_CPU_DEVICES`: not only as many as the run at hand can use, since others
     may follow in this process. An explicit count in `JAX_NUM_CPU_DEVICES` or
     `XLA_FLAGS` takes precedence. `is_ensemble` is whether a run can have several seeds.
     """
@@ -89,7 +89,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
     is_split_by_flag = "xla_force_host_platform_device_count" in flags
     if is_split_by_flag or config.jax_num_cpu_devices > 0:
         return
-    local_devices = min(usable_cores(), MOST_CPU_DEVICES)
+    local_devices = min(usable_cores(), MAX_CPU_DEVICES)
     if num_devices is not None:
         local_devices = max(1, num_devices // process_count())
     try:
@@ -104,7 +104,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
         os.environ.setdefault("NPROC", str(threads))
 
 
-def _grid(
+def _mesh_shape(
     batch_size: int | None, num_seeds: int, most: int, num_devices: int | None = None
 ) -> tuple[int, int] | None:
     """Returns the mesh's shape, of at most `most` devices or exactly `num_devices`.

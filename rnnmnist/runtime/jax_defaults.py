@@ -26,7 +26,7 @@ NO_MESH = Mesh(np.empty((), object), ())
 # `enable_x64` moved from one module to the other in jax 0.8, so that one of the two
 # does not declare it.
 _home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-_process_id: int | None = None  # of the process that has first computed
+_first_process_id: int | None = None  # of the process that has first computed
 
 
 @contextlib.contextmanager
@@ -54,25 +54,25 @@ def jax_defaults() -> Iterator[None]:
 def without_library_logs() -> Iterator[None]:
     """Drops what `SILENT_PACKAGES` log, within a block or a function."""
 
-    def is_of_others(record: logging.LogRecord) -> bool:
+    def is_wanted(record: logging.LogRecord) -> bool:
         return not any(package in record.pathname for package in SILENT_PACKAGES)
 
     logger = logging.getLogger("absl")
-    logger.addFilter(is_of_others)
+    logger.addFilter(is_wanted)
     try:
         yield
     finally:
-        logger.removeFilter(is_of_others)
+        logger.removeFilter(is_wanted)
 
 
 def refuse_fork() -> None:
     """Refuses a forked process, which lacks the threads that jax and orbax wait for."""
-    global _process_id
-    if _process_id is None:
-        _process_id = os.getpid()
-    elif _process_id != os.getpid():
+    global _first_process_id
+    if _first_process_id is None:
+        _first_process_id = os.getpid()
+    elif _first_process_id != os.getpid():
         raise UserError(
-            f"process {os.getpid()} was forked from process {_process_id}, which had "
+            f"process {os.getpid()} was forked from process {_first_process_id}, which had "
             "trained or loaded a network; load networks after the fork (gunicorn "
             'without --preload), or start processes by the method "spawn"'
         )
