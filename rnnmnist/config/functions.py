@@ -63,6 +63,7 @@ class Function:
     sha256: str | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Calls the function with the given arguments and its parameters."""
         return self.function(*args, **keywords, **parse_parameters(self.text))
 
     def __repr__(self) -> str:
