@@ -1,4 +1,4 @@
-"""Metrics of a network's predictions and of an ensemble's."""
+"""Metrics of predictions, for single networks and ensembles."""
 
 import math
 import statistics
