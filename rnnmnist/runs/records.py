@@ -238,7 +238,7 @@ class Record:
             _logger.warning(f"the result is not recorded: {error}")
 
     def describe_stop(self, step: int, num_steps: int) -> str:
-        """Describes a run that a signal stopped after a step, and how to continue it."""
+        """Describes a run that a signal stopped at a step, and how to continue it."""
         if step == 0:
             return (
                 f"before the first step of {num_steps}, so that nothing is saved; "

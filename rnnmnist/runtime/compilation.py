@@ -1,4 +1,4 @@
-"""The compilation cache, and the time that jax spends on compiling."""
+"""The compilation cache, and a clock for compilation time."""
 
 import collections
 import logging
@@ -14,14 +14,17 @@ import jax
 from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
 
 _logger = logging.getLogger(__name__)
-_seconds: dict[int, float] = collections.defaultdict(float)  # by thread
+_seconds: dict[int, float] = collections.defaultdict(
+    float
+)  # compilation time per thread
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder.
+    """Enables jax's compilation cache, by default in the user's cache folder.
 
-    A process can have chosen another folder, as by `JAX_COMPILATION_CACHE_DIR`, or no
-    cache. If the folder cannot be written, a warning is logged and nothing is cached.
+    If the process has set another folder, for example with `JAX_COMPILATION_CACHE_DIR`,
+    or has disabled the cache, this setting is kept. If the folder is not writable, a
+    warning is logged and the cache is disabled.
     """
     config: Any = jax.config  # some versions do not declare its attributes
     if not config.jax_enable_compilation_cache:
@@ -43,13 +46,13 @@ def enable_compilation_cache() -> None:
 
 
 def use_cpu() -> None:
-    """Selects the CPU for short work, since a trainer may hold the accelerator."""
+    """Selects the CPU for short tasks: a training run can occupy the accelerator."""
     jax.config.update("jax_platforms", "cpu")
     enable_compilation_cache()
 
 
 def compile_seconds() -> float:
-    """Returns the seconds of compilation in this thread so far."""
+    """Returns the seconds that this thread has spent on compilation."""
     return _seconds[threading.get_ident()]
 
 
