@@ -4,8 +4,8 @@ Every deliberate failure is a `UserError` or a `RunError` with a one-line messag
 Docstrings list errors in the public API, and elsewhere if a caller handles them. An
 `OSError` for a user's path is not caught where it occurs: `as_failure` converts it. Any
 other exception that leaves an entry point is an internal fault: it keeps its traceback,
-and the exit code is 1. Problems in the data are issued as `DataWarning`; warnings about
-a run or the machine are logged.
+and the exit code is 1. Problems in the data cause a `DataWarning`; warnings about a run
+or the machine are logged.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# Errors of a full or broken disk, or of a machine that lacks memory or open files.
+# Errors caused by a full or broken disk, or by a lack of memory or open files.
 MACHINE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -44,7 +44,7 @@ class RunError(Failure, RuntimeError):
 
 
 class UserError(Failure, ValueError):
-    """A mistake of the user, or a task that the user must do first. Exit code 2.
+    """A mistake of the user, or an action that the user must take first. Exit code 2.
 
     The one-line message contains the setting or file, the value, and the allowed
     values. It begins with the setting or argument, such as `data.path` or `workdir`.
@@ -62,7 +62,7 @@ class DataWarning(UserWarning):
 
 
 class StoppedError(RunError):
-    """A signal stopped the run, which saved first. Exit code 128 + signal number."""
+    """A signal stopped the run after a last save. Exit code 128 + signal number."""
 
     # Unpickling passes only the message, and then restores the exit code.
     def __init__(self, message: str, signal_number: int = 0) -> None:
@@ -149,7 +149,7 @@ def format_value(value: object) -> str:
 
 
 def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
-    """Suggests the most similar name, if any, before another remedy.
+    """Adds the most similar name, if any, to a remedy.
 
     The part after the last dot must be similar, too: `optimizer` in `train.optimizer`.
     """

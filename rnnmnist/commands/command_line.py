@@ -107,7 +107,7 @@ def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def training_parser(command: str, description: str | None) -> Parser:
-    """Returns a parser for `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`."""
+    """Returns the parser of a command that trains, with a flag for every setting."""
     parser = Parser(command, description)
     parser.usage = "%(prog)s [--config FILE] [--workdir DIR] [--config.KEY VALUE ...]"
     parser.add_argument(

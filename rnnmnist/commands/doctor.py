@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
 
 def check_run(args: argparse.Namespace) -> None:
-    """Describes the machine and the run, and trains a trial in a temporary folder."""
+    """Describes the machine and the run, and runs a trial in a temporary folder."""
     import jax
 
     from rnnmnist.data.datasets import open_source

@@ -1,4 +1,4 @@
-"""User paths, folders shipped with the package, and configuration files."""
+"""Finds and checks configuration files, workdirs and folders of the package."""
 
 import contextlib
 import os
@@ -17,8 +17,8 @@ from rnnmnist.errors import (
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Workdirs of the shipped models, trained with a loss after the last row and with a loss
-# after every row.
+# Workdirs of the shipped models. The first model was trained with a loss after the last
+# row, the second with a loss after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
 # The configuration name that selects the rule in `recipes.py`.
 RULE = "files"

@@ -35,7 +35,7 @@ PATTERN = re.compile(
     r"(?P<source><memory>|[\w.]+|.+?\.py):"
     r"(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
 )
-MEMORY_PREFIX = "<memory>:"  # replaces the source of a function that has none
+MEMORY_PREFIX = "<memory>:"  # the source of functions without a module or file
 # A plus sign between functions, not inside a parameter.
 SEPARATOR = re.compile(r" *\+ *(?=[^+:,=]+:)")
 
@@ -139,17 +139,17 @@ def parse_parameters(text: str) -> dict[str, Any]:
 
 
 def bind(
-    value: object, ours: Mapping[str, Callable[..., Any]], **parameters: float
+    value: object, built_in: Mapping[str, Callable[..., Any]], **parameters: float
 ) -> Function:
     """Returns the function that a setting selects.
 
-    The value is a user-defined function, or the name of one of our functions. The
-    parameters apply to our functions only, because they come from other settings.
+    The value is a user-defined function, or the name of a built-in function, to which
+    the parameters apply.
     """
     if isinstance(value, Function):
         return value
     keywords = "".join(f",{key}={number}" for key, number in parameters.items())
-    return Function("", f"rnnmnist:{value}{keywords}", ours[str(value)])
+    return Function("", f"rnnmnist:{value}{keywords}", built_in[str(value)])
 
 
 def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
@@ -161,7 +161,7 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
         return function
     names = str(getattr(function, "__module__", None)).split(".")
     name = getattr(function, "__qualname__", type(function).__name__)
-    for end in range(len(names)):  # prefer the package that re-exports it
+    for end in range(len(names)):  # first the packages, which can re-export it
         module = ".".join(names[: end + 1])
         found = getattr(sys.modules.get(module), name, None)
         if found is function and module != "__main__":

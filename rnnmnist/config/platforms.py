@@ -28,15 +28,15 @@ class Execution(NamedTuple):
         precision = config.execution.precision
         if config.model.is_closed_form:
             # Ridge regression fits a head with large weights, whose products nearly
-            # cancel. The lower precisions of accelerators would destroy the logits.
+            # cancel. The lower precisions of accelerators would ruin the logits.
             precision = "float32"
         if precision == "auto":
             return execution
         return execution._replace(precision=precision)
 
 
-# On a CPU, the maximum of time steps per block of a linear recurrence and per iteration
-# of its loop: their arrays fit into the cache.
+# On a CPU, the maximum number of time steps per block of a linear recurrence and per
+# iteration of its loop. The arrays of a block fit into the cache.
 LINEAR_TIME_STEPS = 6
 # A CPU device computes ensemble members one after another, because a single member
 # already uses its cores, and evaluates batches that fit into its cache. An accelerator

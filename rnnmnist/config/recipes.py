@@ -76,8 +76,9 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences, are_two_valued)
         config = load_config(find_config(name))
-    # A user-defined function discards the recipe's values that it replaces, such as
-    # AdamW's. The values of random filters stay, and `resolve` refuses them.
+    # A user-defined function replaces settings of the recipe: a user-defined optimizer,
+    # for example, drops the settings of AdamW. Random filters keep their settings, and
+    # `resolve` refuses the function.
     dropped = {
         name: declared.default
         for function, kinds in REPLACED.items()

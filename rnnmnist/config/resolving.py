@@ -1,10 +1,10 @@
 """Resolves a user's `Config` into the complete `RunConfig` of a run.
 
 In a `Config`, None can select the default. A `RunConfig` contains the default's value
-for the run's task; None then means that an option is not used, such as patience or a
-path. Settings that depend on the machine (number of devices, precision, placement) stay
-as the user gave them and are resolved where they are used, so that a run can continue
-on another machine.
+for the run's task; None then means that an option is not used, such as early stopping
+or a path. Settings that depend on the machine (number of devices, precision, placement)
+stay as the user gave them and are resolved where they are used, so that a run can
+continue on another machine.
 """
 
 import math
@@ -84,7 +84,7 @@ class RunModelConfig(ModelConfig):
 class RunTrainConfig(TrainConfig):
     """Training settings of a run, whose length is a number of steps.
 
-    If class weights are pairs, each class of the task has a pair, in the task's order.
+    Explicit class weights contain one pair for each class of the task, in its order.
     """
 
     batch_size: int
@@ -167,8 +167,8 @@ def functions_of(config: Config) -> list[Function]:
 def fill_defaults(config: Config, task: Task) -> RunConfig:
     """Fills in the defaults of a configuration for a task, without checks.
 
-    Unchecked configurations are compared with the configuration of another run, and
-    read from checkpoints, where an earlier version has accepted them.
+    Use it to compare the configurations of two runs, and to read a configuration that
+    an earlier version accepted.
     """
     sections = {
         "model": _fill_model(config.model, task),
@@ -223,7 +223,7 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
         "class_weight": class_weight,
     }
     eval_every_steps = num_steps // 10
-    if train.patience is not None:  # patience then counts epochs
+    if train.patience is not None:  # by default, patience counts epochs
         eval_every_steps = round(count / batch_size)
     has_user_schedule = is_own("train.schedule", train.schedule)
     has_user_optimizer = is_own("train.optimizer", train.optimizer)
@@ -249,7 +249,7 @@ def default_batch_size(sequences: int) -> int:
 def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     """Refuses settings that have no effect in this kind of run.
 
-    Default values are allowed, both unresolved and resolved.
+    Default values are allowed, before and after resolution.
     """
     values = config.flat()
     own = {name: values[name] for name in REPLACED if is_own(name, values[name])}

@@ -32,13 +32,13 @@ from rnnmnist.config.settings import (
 )
 from rnnmnist.errors import UserError, format_value
 
-# Classes of recurrent cells by name.
+# Import paths of recurrent cells by name.
 GATED_CELLS = {
     "lstm": "rnnmnist.models.lstm:LSTMCell",
     "gru": "flax.linen:GRUCell",
     "rnn": "flax.linen:SimpleCell",
 }
-# A cell for residual layers, whose new state is linear in the previous state.
+# A cell whose new state is linear in the previous state, used in residual layers.
 LINEAR_CELL = "lru"
 # Random filters, whose parameters stay as drawn: only the head is fitted, in closed
 # form. Networks with any other cell are trained by gradients.
@@ -427,7 +427,7 @@ class TrainConfig(ConfigSection):
         le=0.9,
         applies_to=CROSS_ENTROPY,
     )
-    # In a `RunConfig`, pairs contain every class of the task once.
+    # In a `RunConfig`, a mapping becomes one pair for each class of the task.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, ClassWeight], ...] = (
         setting(
             "none",
@@ -512,7 +512,7 @@ class TrainConfig(ConfigSection):
         resume="allowed",
         applies_to=GRADIENT,
     )
-    # This setting also exists for filters, which are always validated after their fit.
+    # This setting also applies to filters, which are always validated after their fit.
     eval_every_steps: int | None = setting(
         None,
         "steps between validations, each with a checkpoint",
@@ -672,8 +672,9 @@ DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_pa
 # table can use other column names, and a user-defined cell or network must be named
 # again, because its code would otherwise not run.
 OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
-# User-defined functions replace the settings with these values of `applies_to`. Values
-# of such settings are dropped if a recipe sets them, and refused if the user does.
+# For each user-defined function, the `applies_to` of the settings that it replaces. The
+# values of these settings are dropped if a recipe sets them, and refused if the user
+# sets them.
 REPLACED = {
     "model.network": (RECURRENCE, LAYERS, LSTM),
     "train.loss": (CROSS_ENTROPY,),

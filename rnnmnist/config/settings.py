@@ -60,14 +60,14 @@ class Setting(NamedTuple):
     # Describes the default. If the default is None, describes the value that a run then
     # uses, such as `a tenth of the run`.
     by_default: str
-    # Whether a resumed run can change the value. `refused`: another value makes it
-    # another run. `warned`: the result differs from an uninterrupted run.
+    # Whether a resumed run can change the value. `refused`: a new value would make it a
+    # different run. `warned`: the result differs from an uninterrupted run.
     resume: Resume
     # The runs in which the setting has an effect, such as `training by gradients`;
     # None: all runs.
     applies_to: str | None
     is_path: bool  # paths depend on the machine and are not part of the run
-    # Names of our functions, if the value is a function; None for other types.
+    # Names of built-in functions, if the value is a function; None for other types.
     functions: tuple[str, ...] | None
     is_tuple: bool  # whether the value is a tuple of functions
 
@@ -110,7 +110,7 @@ class Setting(NamedTuple):
         if self.is_path and not is_in_file(value):
             return str(expand(value))
         named = PATTERN.fullmatch(value)
-        if named is None:  # one of our functions
+        if named is None:  # a built-in function
             return value
         source, name = named.group("source", "name")
         if is_in_file(value):

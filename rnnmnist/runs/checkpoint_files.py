@@ -3,13 +3,13 @@
 A workdir contains a folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
-- `state`: all arrays of the training, including the parameters, for a resume;
+- `state`: all training arrays, including the parameters, from which a run resumes;
 - `header`: the `Header`.
 
 `SHA256SUMS` lists the SHA-256 of each file in the items. `read_header` verifies all
 checksums before it parses a file, because orbax does not detect a flipped byte. A
-checkpoint is damaged only if its files and checksums differ. A read that fails for lack
-of memory, threads or open files does not count as damage.
+checkpoint is damaged only if a file does not match its checksum. A read that fails for
+lack of memory, threads or open files is not damage.
 """
 
 import contextlib
@@ -186,7 +186,7 @@ def seal(folder: Path) -> None:
 
 
 def move_aside(folder: Path) -> None:
-    """Renames a damaged checkpoint to `damaged-STEP`, to make room for a new save."""
+    """Renames a damaged checkpoint to `damaged-STEP`, so that it can be saved again."""
     target = folder.with_name(f"damaged-{folder.name}")
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
@@ -200,7 +200,7 @@ def read_errors(folder: Path) -> Iterator[None]:
     """Turns read errors, which do not prove damage, into a `RunError`."""
     try:
         yield
-    except Exception as error:  # orbax and tensorstore raise errors of any type
+    except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
             f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
             "does not mean that it is damaged: a training process may have deleted it, "

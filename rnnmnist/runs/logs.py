@@ -51,13 +51,13 @@ def completion(
     """Returns why a run is complete after `step` steps; None if it is not complete.
 
     A run is complete at its last step. With early stopping, it is also complete after
-    `patience` consecutive validations without a better metric, averaged over members.
+    `patience` consecutive validations without improvement of the members' mean metric.
     """
     if step >= config.num_steps:
         return f"complete at step {step:,}"
     if config.patience is None:
         return None
-    # A killed run can have logged later validations, after its last checkpoint.
+    # A killed run can have logged validations after its last checkpoint.
     ranks = rank_validations(lines, step, config)
     best = max(ranks, key=ranks.__getitem__, default=0)
     if sum(validated > best for validated in ranks) < config.patience:
@@ -74,7 +74,7 @@ def completion(
 def rank_validations(
     lines: Iterable[StepMetrics], last: int, config: RunTrainConfig
 ) -> dict[int, float]:
-    """Returns the metric for early stopping by step, for validations up to `last`.
+    """Returns the early-stopping metric of each validation up to `last`, by step.
 
     The metric is balanced accuracy with class weights, otherwise the negative loss.
     """

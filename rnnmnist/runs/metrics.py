@@ -38,7 +38,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct predictions."""
+        """The fraction of correct predictions."""
         return self.correct / self.examples
 
     @property
@@ -53,7 +53,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     Attributes:
         members: the metrics of each member.
         ensemble: the metrics of the members' mean probabilities, with the loss at the
-            fitted temperature; None for a single network, and during training.
+            fitted temperature; None for a single network, and for training batches.
         groups: the number of groups among the examples; None without groups.
     """
 
@@ -89,7 +89,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval over examples, for the mean count of the members."""
+        """The 95 % Wilson interval over examples, at the members' mean count."""
         return wilson_interval(self.correct / len(self.members), self.examples)
 
     @property

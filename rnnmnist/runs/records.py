@@ -188,7 +188,7 @@ class Record:
         """Appends a line to the log."""
         if self._output_folder is not None:
             logs.append(self._output_folder, metrics)
-        # Like lines in the file, without confusion matrices, which can be large.
+        # Leave out confusion matrices, which can be large, as in the file.
         self.lines.append(logs.parse(metrics.to_json()))
 
     def save(self, header: Header, params: Params, state: Tree) -> None:

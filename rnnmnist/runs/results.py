@@ -41,8 +41,8 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
         tutorial_128: the metrics on the first 128 test examples.
         calibrated_here: whether the temperature was fitted on the evaluated examples,
             which makes the loss slightly too low.
-        examples_trained_on: for other data than the training data, the number of
-            examples that equal a training sequence; None if unknown.
+        examples_trained_on: the number of examples that equal a training sequence, if
+            the evaluated data are not the training data; None if unknown.
         accuracy_by_group: the accuracy for each group, averaged over members; None
             without groups.
     """
@@ -67,7 +67,8 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     def path(self) -> Path:
         """The path of the result file in the workdir.
 
-        For other data than the training data, the name ends with their SHA-256.
+        If the evaluated data are not the training data, the name ends with the first
+        digits of their SHA-256.
         """
         path = Path("evaluation", f"{self.split}-{self.step}.json")
         sha256 = self.task.sha256

@@ -7,10 +7,10 @@ from rnnmnist.runs.checkpoint_files import Header
 
 
 def outdated_steps(headers: Iterable[Header]) -> set[int]:
-    """Returns the steps of checkpoints to delete. Headers are in ascending order.
+    """Returns the steps of checkpoints to delete, from headers in ascending order.
 
     The best step, the last step and the `train.keep_checkpoints` newest validated steps
-    are kept. A checkpoint that a signal caused between two validations is not
+    are kept. If a signal stops a run between two validations, the saved step is not
     validated.
     """
     kept = list(headers)

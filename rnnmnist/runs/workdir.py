@@ -55,8 +55,8 @@ def list_steps(workdir: Path) -> list[int]:
     """Returns the steps of the finished checkpoints, ascending.
 
     Raises:
-        UserError: if a file or folder with a number as its name is not a checkpoint,
-            because it would prevent saving this step.
+        UserError: if a file or folder has the name of a step but is not a checkpoint.
+            The step could not be saved.
     """
     steps = []
     for path in workdir.iterdir() if workdir.is_dir() else []:

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders. Does not import jax."""
+"""Writes files and folders completely or not at all. Does not import jax."""
 
 import contextlib
 import fcntl

@@ -14,16 +14,14 @@ import jax
 from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
 
 _logger = logging.getLogger(__name__)
-_seconds: dict[int, float] = collections.defaultdict(
-    float
-)  # compilation time per thread
+_compile_seconds: dict[int, float] = collections.defaultdict(float)  # per thread
 
 
 def enable_compilation_cache() -> None:
     """Enables jax's compilation cache, by default in the user's cache folder.
 
-    If the process has set another folder, for example with `JAX_COMPILATION_CACHE_DIR`,
-    or has disabled the cache, this setting is kept. If the folder is not writable, a
+    A folder that the process has set, for example with `JAX_COMPILATION_CACHE_DIR`,
+    takes precedence. A disabled cache stays disabled. If the folder is not writable, a
     warning is logged and the cache is disabled.
     """
     config: Any = jax.config  # some versions do not declare its attributes
@@ -53,17 +51,17 @@ def use_cpu() -> None:
 
 def compile_seconds() -> float:
     """Returns the seconds that this thread has spent on compilation."""
-    return _seconds[threading.get_ident()]
+    return _compile_seconds[threading.get_ident()]
 
 
 def running_seconds() -> float:
-    """Returns the seconds of a clock that stops while this thread compiles."""
+    """Returns a monotonic time in seconds, without this thread's compilation time."""
     return time.monotonic() - compile_seconds()
 
 
 def _add_seconds(event: str, duration_secs: float, **_: object) -> None:
     if event in COMPILATION_EVENTS:
-        _seconds[threading.get_ident()] += duration_secs
+        _compile_seconds[threading.get_ident()] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_add_seconds)

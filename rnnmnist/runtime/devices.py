@@ -23,7 +23,7 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     are distributed first, because members do not communicate: the ensemble axis has the
     largest number of devices that divides `num_seeds`. The remaining devices split each
     member's batch. This can leave devices unused: six seeds use three of four devices.
-    If `batch_size` is None, any number of devices can split the batch, and all do.
+    If `batch_size` is None, all devices split the batch, and seeds are not distributed.
 
     If jax has not initialized its devices, the CPU is first split into several devices,
     which is faster.
@@ -50,8 +50,9 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
 def make_device_mesh(backend: str | None = None) -> Mesh:
     """Returns a mesh with a single device of this process, for predictions.
 
-    The device belongs to `backend`, if jax is allowed to use it. On the backend `cpu`,
-    matrix products have float32 precision by default.
+    The device belongs to `backend` if jax is allowed to use it, otherwise to jax's
+    default backend. On the backend `cpu`, matrix products have float32 precision by
+    default.
 
     If jax has not initialized its devices, the CPU is split as for a run, which can
     follow.
@@ -115,7 +116,7 @@ def _mesh_shape(
     available: int,
     num_devices: int | None = None,
 ) -> tuple[int, int] | None:
-    """Returns the mesh shape with most devices on the ensemble axis, then on the batch.
+    """Returns the possible mesh shape with the largest ensemble axis, then batch axis.
 
     The mesh has at most `available` devices, or exactly `num_devices`. Returns None if
     no shape is possible.

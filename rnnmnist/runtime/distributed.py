@@ -112,7 +112,7 @@ def is_process_0() -> bool:
 
 
 def broadcast(decide: Callable[[], T]) -> T:
-    """Returns the result of `decide` on process 0, a JSON value, to all processes.
+    """Calls `decide` on process 0, and returns its JSON result on all processes.
 
     All processes must call this function, in the same order. They wait for a key in the
     key-value store of `jax.distributed`, which does not require devices and does not

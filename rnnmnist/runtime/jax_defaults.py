@@ -23,7 +23,7 @@ from rnnmnist.errors import UserError
 SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 
-# jax 0.8 moved `enable_x64` between these modules, so that one of them lacks it.
+# jax 0.8 moved `enable_x64` from `jax.experimental` to `jax`.
 _home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
 _process_id: int | None = None  # the process that computed first
 

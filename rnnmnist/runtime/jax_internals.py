@@ -30,10 +30,10 @@ def process_count() -> int:
 
 
 def distributed_state() -> Any:
-    """Returns the state that `jax.distributed.initialize` sets, of a private type.
+    """Returns the state of `jax.distributed`, whose type is private to jax.
 
-    Until then, the state describes a single process, with `process_id` 0. With several
-    processes, its `client` provides the key-value store.
+    Before `jax.distributed.initialize`, the state describes a single process, with
+    `process_id` 0. With several processes, its `client` provides the key-value store.
     """
     from jax._src.distributed import global_state
 

@@ -55,7 +55,8 @@ def main_memory() -> Memory:
     """Returns the memory of this machine, or of its container if the limit is lower.
 
     In a container, the available memory is the limit less the memory of this process.
-    The container's reported usage includes cached files, which the kernel can drop.
+    The container's own usage is not subtracted, because it includes cached files, which
+    the kernel can drop.
     """
     host = psutil.virtual_memory()
     limit = CGROUP / "memory.max"

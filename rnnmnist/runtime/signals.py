@@ -69,7 +69,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 
 @contextlib.contextmanager
 def _flag_on_first(numbers: Iterable[int], second: Handler) -> Iterator[StopFlag]:
-    """Sets a flag on the first of the signals in the `with` block.
+    """Sets a flag on the first signal of `numbers` in the `with` block.
 
     Until the end of the block, `second` then handles the signals. Only the main thread
     can install handlers. Ignored signals stay ignored. Handlers that were not installed
