@@ -155,9 +155,9 @@ def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
     """
     key = name.rpartition(".")[2]
     similar = [
-        each
-        for each in names
-        if difflib.get_close_matches(key, [each.rpartition(".")[2]])
+        candidate
+        for candidate in names
+        if difflib.get_close_matches(key, [candidate.rpartition(".")[2]])
     ]
     near = difflib.get_close_matches(name, similar, n=1)
     return f"did you mean {format_value(near[0])}? {remedy}" if near else remedy

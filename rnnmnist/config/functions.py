@@ -98,14 +98,14 @@ def label(value: object) -> str:
 
     The name of a built-in function, such as `lstm`, is returned unchanged.
     """
-    found = PATTERN.fullmatch(str(value))
-    return found["label"] if found else str(value)
+    match = PATTERN.fullmatch(str(value))
+    return match["label"] if match else str(value)
 
 
 def is_in_file(text: str) -> bool:
     """Returns True if the text names a function in a file, not in a module."""
-    found = PATTERN.fullmatch(text)
-    return found is not None and found["source"].endswith(".py")
+    match = PATTERN.fullmatch(text)
+    return match is not None and match["source"].endswith(".py")
 
 
 def identify(value: object) -> str:
@@ -119,8 +119,8 @@ def parse_parameters(text: str) -> dict[str, Any]:
 
     The syntax is `KEY=VALUE,…` with Python literals. A bare word is a string.
     """
-    found = PATTERN.fullmatch(text)
-    written = found["parameters"] if found else None
+    match = PATTERN.fullmatch(text)
+    written = match["parameters"] if match else None
     parameters: dict[str, Any] = {}
     try:
         call: Any = ast.parse(f"f({written or ''})", mode="eval").body

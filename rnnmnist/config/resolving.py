@@ -150,7 +150,7 @@ def _map_functions(
     for name, value in config.flat().items():
         if is_own(name, value):
             if SETTINGS[name].is_tuple:
-                changed[name] = tuple(change(name, each) for each in value)
+                changed[name] = tuple(change(name, function) for function in value)
             else:
                 changed[name] = change(name, value)
     return config.replace(changed)
@@ -252,7 +252,7 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     Default values are allowed, before and after resolution.
     """
     values = config.flat()
-    own = {name: values[name] for name in REPLACED if is_own(name, values[name])}
+    custom = {name: values[name] for name in REPLACED if is_own(name, values[name])}
     model = config.model
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
     kinds.add(RECURRENCE)
@@ -261,17 +261,17 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         kinds.add(f"{GRADIENT} on {task.noun}")
         if task.examples["validation"]:
             kinds.add(VALIDATED)
-    for name in own:
+    for name in custom:
         kinds.difference_update(REPLACED[name])
-    like = own if model.network is not None else {"model.cell": model.cell, **own}
+    like = custom if model.network is not None else {"model.cell": model.cell, **custom}
     filled = fill_defaults(Config().replace(like), task).flat()
     for name, value in values.items():
         setting = SETTINGS[name]
-        is_default = value in (setting.default, filled[name]) and name not in own
+        is_default = value in (setting.default, filled[name]) and name not in custom
         if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
-        for function, replaced in own.items():
+        for function, replaced in custom.items():
             if setting.applies_to in REPLACED[function]:
                 raise UserError(
                     f"{name}: has no effect beside {function}={replaced}; {remedy}"

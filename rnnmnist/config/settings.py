@@ -83,7 +83,7 @@ class Setting(NamedTuple):
             value = SEPARATOR.split(value)
         elif callable(value):
             value = [value]
-        return tuple(self._check_one(each, strict=strict) for each in value)
+        return tuple(self._check_one(item, strict=strict) for item in value)
 
     def _check_one(self, value: Any, *, strict: bool) -> Any:
         if isinstance(value, Path) and self.is_path:

@@ -82,9 +82,9 @@ def without_functions(header: Header) -> Header:
         if function.setting in ("model.cell", "model.network"):
             function.require_import()
     files = {
-        f"{each.setting}={label(each)}": each.sha256
-        for each in functions
-        if each.sha256 is not None
+        f"{function.setting}={label(function)}": function.sha256
+        for function in functions
+        if function.sha256 is not None
     }
     config = name_functions(header.config)
     return replace(header, config=config, files=header.files | files)

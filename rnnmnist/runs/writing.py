@@ -62,10 +62,10 @@ def write_folder(path: Path) -> Iterator[Path]:
     new folder is inside a locked temporary folder next to `path`. Temporary folders of
     killed processes are no longer locked, and are removed.
     """
-    for left in path.parent.glob(f".{path.name}.*.unfinished"):
-        with contextlib.suppress(OSError), open_folder(left) as descriptor:
+    for abandoned in path.parent.glob(f".{path.name}.*.unfinished"):
+        with contextlib.suppress(OSError), open_folder(abandoned) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
+            shutil.rmtree(abandoned)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     new, old = unfinished / path.name, unfinished / "old"
     with set_missing_filename(path), open_folder(unfinished) as descriptor:

@@ -24,7 +24,7 @@ SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 
 # jax 0.8 moved `enable_x64` from `jax.experimental` to `jax`.
-_home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+_x64_module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
 _process_id: int | None = None  # the process that computed first
 
 
@@ -39,7 +39,7 @@ def jax_defaults() -> Iterator[None]:
     """
     refuse_fork()
     with (
-        _home.enable_x64(False),
+        _x64_module.enable_x64(False),
         jax.disable_jit(False),
         jax.threefry_partitionable(True),
         jax.transfer_guard("allow"),
@@ -83,5 +83,5 @@ def double_precision() -> contextlib.AbstractContextManager[None]:
     Use it for single operations while a program is traced, and convert the results to
     float32 inside the block.
     """
-    context: contextlib.AbstractContextManager[None] = _home.enable_x64(True)
+    context: contextlib.AbstractContextManager[None] = _x64_module.enable_x64(True)
     return context

@@ -68,25 +68,25 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 
 
 @contextlib.contextmanager
-def _flag_on_first(numbers: Iterable[int], second: Handler) -> Iterator[StopFlag]:
-    """Sets a flag on the first signal of `numbers` in the `with` block.
+def _flag_on_first(signals: Iterable[int], next_handler: Handler) -> Iterator[StopFlag]:
+    """Sets a flag on the first of `signals` in the `with` block.
 
-    Until the end of the block, `second` then handles the signals. Only the main thread
-    can install handlers. Ignored signals stay ignored. Handlers that were not installed
-    from Python stay installed, because they could not be restored.
+    From then on, `next_handler` handles the signals until the end of the block. Only
+    the main thread can install handlers. Ignored signals stay ignored. Handlers that
+    were not installed from Python stay installed, because they could not be restored.
     """
     flag = StopFlag()
     is_main = threading.current_thread() is threading.main_thread()
     previous = {
         number: signal.getsignal(number)
-        for number in numbers
+        for number in signals
         if is_main and signal.getsignal(number) not in (None, signal.SIG_IGN)
     }
 
     def set_flag(number: int, frame: FrameType | None) -> None:
         flag.signal_number = number
-        for each in previous:
-            signal.signal(each, second)
+        for handled in previous:
+            signal.signal(handled, next_handler)
 
     for number in previous:
         signal.signal(number, set_flag)
