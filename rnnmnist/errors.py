@@ -1,11 +1,11 @@
-"""The errors with which a command fails deliberately, and their exit codes.
+"""Deliberate failures of commands and functions, and their exit codes.
 
-Every deliberate failure is a `UserError` or a `RunError` with a message of one line.
-Docstrings list errors in the public API, and where a caller handles them. An `OSError`
-on a path of the user is not caught where it arises: `as_failure` gives it its line.
-Any other exception that leaves an entry point is an internal fault: it keeps its
-traceback, and the exit code is 1. What a user should know about the data is a
-`DataWarning`; what concerns a run or the machine is logged as a warning.
+Every deliberate failure is a `UserError` or a `RunError` with a one-line message.
+Docstrings list errors in the public API, and elsewhere if a caller handles them. An
+`OSError` for a user's path is not caught where it occurs: `as_failure` converts it. Any
+other exception that leaves an entry point is an internal fault: it keeps its traceback,
+and the exit code is 1. Problems in the data cause a `DataWarning`; warnings about a run
+or the machine are logged.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# Errors of a full or broken disk, or of a machine that is short of something.
+# Errors caused by a full or broken disk, or by a lack of memory or open files.
 MACHINE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -44,43 +44,43 @@ class RunError(Failure, RuntimeError):
 
 
 class UserError(Failure, ValueError):
-    """A mistake of the user, or something that the user must do first. Exit code 2.
+    """A mistake of the user, or an action that the user must take first. Exit code 2.
 
-    The message is one line with the setting or file, the value, and what is allowed. It
-    begins with the name of the setting or argument, such as `data.path` or `workdir`.
+    The one-line message contains the setting or file, the value, and the allowed
+    values. It begins with the setting or argument, such as `data.path` or `workdir`.
     """
 
     exit_code = 2
 
 
 class MissingDataError(UserError):
-    """The data of a run are not on this machine."""
+    """The data set of a run is not on this machine."""
 
 
 class DataWarning(UserWarning):
-    """Something that a user should know about the data, which are used as they are."""
+    """A possible problem in the user's data, which are used unchanged."""
 
 
 class StoppedError(RunError):
-    """A signal stopped the run after it had saved. Exit code 128 + signal number."""
+    """A signal stopped the run after a last save. Exit code 128 + signal number."""
 
-    # A pickle passes the message only, and restores the exit code.
+    # Unpickling passes only the message, and then restores the exit code.
     def __init__(self, message: str, signal_number: int = 0) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
 def warn_of_data(message: str) -> None:
-    """Warns of something in the data. Python shows equal warnings once."""
+    """Issues a `DataWarning`. Python shows equal warnings once."""
     warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def as_failure(error: BaseException) -> Failure | None:
-    """Returns a deliberate failure, or an `OSError` on a path of the user as one.
+    """Converts an `OSError` into a deliberate failure with its path and reason.
 
-    The message is then the path and the reason. It is a `RunError` if the machine is
-    the cause, otherwise a `UserError`. For any other exception, such as an `OSError`
-    without a path, the result is None.
+    The result is a `RunError` for the `MACHINE_ERRORS`, and a `UserError` for other
+    errors with a path. A deliberate failure is returned unchanged. For any other
+    exception, the result is None.
     """
     if isinstance(error, Failure):
         return error
@@ -95,7 +95,7 @@ def as_failure(error: BaseException) -> Failure | None:
 
 @contextlib.contextmanager
 def errors_as_failures() -> Iterator[None]:
-    """Raises what `as_failure` returns for an error, in functions that users call."""
+    """Converts errors in the block with `as_failure`, for functions that users call."""
     try:
         yield
     except Exception as error:
@@ -107,9 +107,9 @@ def errors_as_failures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def set_missing_filename(path: Path) -> Iterator[None]:
-    """Sets the path of an `OSError` that has none, as those of `read` and `write`.
+    """Adds the path to an `OSError` without a path, such as an error of `write`.
 
-    NumPy's error of a full disk has no number either, and becomes a `RunError`.
+    NumPy's error for a full disk also lacks an error number, and becomes a `RunError`.
     """
     try:
         yield
@@ -125,9 +125,10 @@ def set_missing_filename(path: Path) -> Iterator[None]:
 def prefix_errors(
     subject: str | Path, remedy: str = "", kind: type[Failure] = UserError
 ) -> Iterator[None]:
-    """Puts a file, a folder or an array before the messages of errors of this package.
+    """Prefixes this package's error messages with a file, a folder or an array.
 
-    With a remedy, what a library raises for a bad file becomes an error of this kind.
+    With a remedy, errors that other libraries raise for a bad file are converted to
+    `kind`.
     """
     try:
         yield
@@ -142,34 +143,34 @@ def prefix_errors(
 
 
 def format_value(value: object) -> str:
-    """Returns a value as a message shows it: on one line, at most 60 characters."""
+    """Formats a value for a message: one line, at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
-    """Returns a remedy, after the most similar one of the names if there is one.
+    """Adds the most similar name, if any, to a remedy.
 
-    Of `train.optimizer`, the part after the last dot has to be similar, too.
+    The part after the last dot must be similar, too: `optimizer` in `train.optimizer`.
     """
     key = name.rpartition(".")[2]
     similar = [
-        each
-        for each in names
-        if difflib.get_close_matches(key, [each.rpartition(".")[2]])
+        candidate
+        for candidate in names
+        if difflib.get_close_matches(key, [candidate.rpartition(".")[2]])
     ]
     near = difflib.get_close_matches(name, similar, n=1)
     return f"did you mean {format_value(near[0])}? {remedy}" if near else remedy
 
 
 def summarize_error(error: BaseException) -> str:
-    """Returns an error's type and first line, at most 300 printable characters."""
+    """Formats an error's type and first line, in at most 300 printable characters."""
     lines = str(error).strip().splitlines()
     return escape_unprintable(": ".join([type(error).__name__, *lines[:1]])[:300])
 
 
 def escape_unprintable(text: str) -> str:
-    """Replaces characters that cannot be printed, line breaks included, by escapes."""
+    """Escapes unprintable characters, including line breaks."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
@@ -177,20 +178,20 @@ def escape_unprintable(text: str) -> str:
 
 
 def discard_output() -> None:
-    """Redirects standard output to nowhere, also that of compiled code."""
+    """Discards standard output, including the output of compiled code."""
     with Path(os.devnull).open("wb") as null:
         os.dup2(null.fileno(), 1)
 
 
 def exit_immediately(text: str, exit_code: int) -> NoReturn:
-    """Prints a text to standard error, and ends this process.
+    """Prints a text to standard error and ends this process at once.
 
-    A normal exit would wait for the run's other processes, and background threads could
-    still print after the error.
+    A normal exit would wait for the other processes of the run, and background threads
+    could still print after the error.
     """
     try:
-        # Standard output is closed, full or without a reader, or a signal has
-        # interrupted another write.
+        # Standard output can be closed, full or without a reader, and a signal can
+        # interrupt another write.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)

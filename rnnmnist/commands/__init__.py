@@ -1,1 +1,1 @@
-"""The commands: the flags of each, and what it prints."""
+"""Command-line interface: the flags and the output of each command."""

@@ -1,6 +1,6 @@
-"""What the commands share: parsers, logging, errors and exit codes.
+"""Parsers, logging, errors and exit codes, which all commands share.
 
-This module does not import jax, so that `--help` and errors in flags are immediate.
+This module does not import jax, so that `--help` and errors in flags appear at once.
 """
 
 import argparse
@@ -49,11 +49,11 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_workdir(self, help: str = "folder of the run", **options: Any) -> None:
-        """Adds `--workdir` with options of `add_argument`."""
+        """Adds `--workdir`; the options are passed to `add_argument`."""
         self.add_argument("--workdir", metavar="DIR", help=help, **options)
 
     def add_run(self, **options: Any) -> None:
-        """Adds the flags of `open_model`: `--workdir`, `--step` and settings."""
+        """Adds the flags for `open_model`: `--workdir`, `--step` and settings."""
         self.add_workdir(**options)
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         raise errors.UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses a command line."""
+        """Parses a command line; `--quiet` discards standard output."""
         args, unknown = self.parse_known_args(argv)
         if unknown:
             flag = unknown[0].partition("=")[0]
@@ -84,12 +84,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def _open_null() -> TextIO:
-    """Opens a file that discards all output, until the process ends."""
+
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def open_model(args: argparse.Namespace) -> "Model":
-    """Opens the run that the flags of `add_run` name, at a step, with settings."""
+    """Opens the model that the flags of `add_run` select."""
     from rnnmnist.model import Model  # imports jax
     from rnnmnist.runs.records import Record
 
@@ -98,7 +98,7 @@ def open_model(args: argparse.Namespace) -> "Model":
 
 
 def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the values of the settings that are given, which have their types."""
+    """Parses the settings on the command line and returns their values by full name."""
     return {
         name: SETTINGS[name].parse(text)
         for name, text in vars(args).items()
@@ -107,7 +107,7 @@ def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def training_parser(command: str, description: str | None) -> Parser:
-    """Returns a parser of `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`."""
+    """Returns the parser of a command that trains, with a flag for every setting."""
     parser = Parser(command, description)
     parser.usage = "%(prog)s [--config FILE] [--workdir DIR] [--config.KEY VALUE ...]"
     parser.add_argument(
@@ -138,11 +138,13 @@ def training_parser(command: str, description: str | None) -> Parser:
 
 
 def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
-    """Parses the command line of a training command.
+    """Parses the command line of a command that trains.
 
-    Besides the values of the flags, the result has `name`, of the configuration file
-    without its suffix, the `request` for `choose_config`, and the arguments of
-    `distributed.initialize` as `processes`.
+    In addition to the flags, the result contains:
+
+    - `name`: the name of the configuration file, without its suffix;
+    - `request`: the argument of `choose_config`;
+    - `processes`: the arguments of `distributed.initialize`.
     """
     args = parser.parse(argv)
     args.name = Path(args.config).stem
@@ -156,32 +158,32 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
-    # The package logs nothing but warnings.
+    # The package logs only warnings.
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("rnnmnist")
     logger.addHandler(handler)
     logger.propagate = False
-    # orbax and TFDS log warnings in normal use; they raise on real problems.
+    # orbax and TFDS log warnings in normal use; for real problems, they raise errors.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    # After orbax has failed to read or write an array, its other tasks fail, too. A
-    # command reports the first failure only.
+    # If orbax fails to read or write an array, its other tasks fail, too. Commands
+    # report only the first failure.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda _: None
-    # matplotlib logs that it builds its font cache, or cannot store it.
+    # matplotlib logs when it builds its font cache or cannot store it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", CACHE_WARNING)
 
 
 def format_error(error: Exception | str) -> str:
-    """Returns the message of an error on one line."""
+    """Formats an error message on one line."""
     return errors.escape_unprintable(" ".join(str(error).split()))
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls an entry point with the command line, and turns errors into exit codes."""
-    # If the caller has closed one, as by `>&-`, the next file that is opened would
-    # receive the output.
+    """Runs an entry point on the command line, and turns errors into exit codes."""
+    # If the caller has closed a stream, for example with `>&-`, the next opened file
+    # would receive the output.
     sys.stdout = sys.stdout or _open_null()
     sys.stderr = sys.stderr or _open_null()
     exit_on_signals()
@@ -191,10 +193,10 @@ def run(main: Callable[[list[str]], None]) -> None:
         with errors.set_missing_filename(Path("standard output")):
             sys.stdout.flush()
     except errors.StoppedError as error:
-        # A normal exit, in which the processes of the run wait for each other.
+        # Exit normally, so that the processes of the run wait for each other.
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of the output has exited, as `| head` does
+    except BrokenPipeError:  # the reader has exited, for example in `| head`
         os._exit(1)
     except Exception as error:
         failure = errors.as_failure(error)
@@ -202,6 +204,6 @@ def run(main: Callable[[list[str]], None]) -> None:
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
         errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
     finally:
-        # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
-        # modules of jax and orbax.
+        # Avoid the interpreter's final garbage collection, which would take 0.2 to
+        # 0.4 s for the modules of jax and orbax.
         gc.freeze()

@@ -1,11 +1,11 @@
-"""Reports what this machine has, and whether a run would work on it.
+"""Reports the hardware and software of this machine, and whether a run would work.
 
     rnnmnist doctor --require=gpu
 
-The flags of `rnnmnist train` describe the run. The doctor loads its data, which
-downloads and prepares a data set of images as the run would, and trains two of its
-steps, or fits its random filters, in a temporary folder. The exit code is 1 if the run
-would not work, or would use other devices than required.
+The flags of `rnnmnist train` describe the run. The doctor loads the data, downloads and
+prepares image data sets if necessary, and trains for two steps, or fits the random
+filters, in a temporary folder. The exit code is 1 if the run would not work, or would
+not use the required devices.
 """
 
 import argparse
@@ -22,7 +22,7 @@ STEPS = 2
 
 
 def main(argv: list[str]) -> None:
-    """Checks this machine for the run of the command line."""
+    """Checks whether the run on the command line would work on this machine."""
     parser = command_line.training_parser("doctor", __doc__)
     parser.add_argument(
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
@@ -30,14 +30,14 @@ def main(argv: list[str]) -> None:
     args = command_line.parse_training(parser, argv)
     try:
         check_run(args)
-    except Exception as error:  # incompatible libraries and drivers raise many kinds
+    except Exception as error:  # incompatible libraries and drivers raise many types
         failure = as_failure(error) or summarize_error(error)
         reason = command_line.format_error(failure)
         raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 
 def check_run(args: argparse.Namespace) -> None:
-    """Prints what a run would use, and trains its first steps in a temporary folder."""
+    """Describes the machine and the run, and runs a trial in a temporary folder."""
     import jax
 
     from rnnmnist.data.datasets import open_source
@@ -72,9 +72,9 @@ def check_run(args: argparse.Namespace) -> None:
         if not config.model.is_closed_form:
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()
-        # A signal takes effect once the folder is removed.
-        with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as own:
-            folder = Path(broadcast(lambda: own))  # which processes share
+        # A signal takes effect after the temporary folder is removed.
+        with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as local:
+            folder = Path(broadcast(lambda: local))  # shared by all processes
             train_and_evaluate(
                 Run(Record(folder), config, run.dataset, run.mesh),
                 contextlib.nullcontext(StopFlag()),

@@ -2,7 +2,7 @@
 
     rnnmnist evaluate --workdir=checkpoints/reference --split=test
 
-The checkpoint contains its configuration; no other flag describes the model or data.
+The checkpoint contains its configuration, so no flags describe the model or the data.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from rnnmnist.commands.command_line import Parser, open_model
 
 
 def main(argv: list[str]) -> None:
-    """Evaluates a checkpoint, and prints the result and the name of its file."""
+    """Evaluates a checkpoint, and prints the result and the path of the result file."""
     parser = Parser("evaluate", __doc__)
     parser.add_run(required=True)
     parser.add_argument(
@@ -29,5 +29,5 @@ def main(argv: list[str]) -> None:
     result = model.evaluate(args.split)
     print(format_evaluation(result))
     path = Path(f"{model.workdir}/{result.path}")
-    if path.exists():  # it is not written in a read-only workdir
+    if path.exists():  # a read-only workdir has no result file
         print(path)

@@ -1,12 +1,12 @@
-"""Writes a trained network for other runtimes, and compares it with the checkpoint.
+"""Exports a trained network to other runtimes, and compares it with the checkpoint.
 
     rnnmnist export --workdir=DIR --format=all --output=FOLDER
 
-Each format gets a folder with the network and a `certificate.json`, which contains the
-result of the comparison on every test example. With ONNX, `step.onnx` computes one time
-step of a stream, and `step_certificate.json` has the comparison on the first examples.
-The exit code is 1 if a prediction differs, unless the logits of the two classes tie, as
-the certificate counts it.
+The folder of each format contains the network and a `certificate.json` with the result
+of the comparison on all test examples. For ONNX, `step.onnx` computes one time step of
+a stream, and `step_certificate.json` contains the comparison on the first examples. The
+exit code is 1 if a prediction differs, except for ties between the logits of the two
+classes, which the certificate counts.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    """Writes exports, and prints how each compares with the checkpoint."""
+    """Writes the exports, and prints the result of each comparison."""
     parser = Parser("export", __doc__)
     parser.add_run(required=True)
     parser.add_argument(

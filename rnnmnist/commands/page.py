@@ -3,7 +3,8 @@
     rnnmnist page --output=draw.html
     rnnmnist page --output=draw.html --workdir=runs/a --workdir=runs/b
 
-The page is one HTML file that contains the networks and needs no server or network.
+The page is a single HTML file that contains the networks and works offline, without a
+server.
 """
 
 from rnnmnist import errors
@@ -13,7 +14,7 @@ from rnnmnist.config.settings import expand
 
 
 def main(argv: list[str]) -> None:
-    """Writes the page and prints its name and size."""
+    """Writes the page, and prints its path and size."""
     parser = Parser("page", __doc__)
     parser.add_argument(
         "--output", metavar="FILE.html", required=True, help="HTML file to write"

@@ -1,4 +1,4 @@
-"""Classifies images of digits, or sequences of files or of standard input.
+"""Classifies images of digits, or sequences from files or standard input.
 
     rnnmnist predict digit.png
     rnnmnist predict photos/*.jpg --json
@@ -6,12 +6,15 @@
     rnnmnist predict --workdir=checkpoints/files --stream < sequence.csv
 
 Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
-each; - is standard input. A network that was trained on files of sequences classifies
-each sequence of such files, with or without labels. With --stream, each line of
-standard input has the features of one time step, separated by commas; nan, or an empty
-cell beside others, is a missing value, and an empty line starts the next sequence. If a
-file cannot be read, the others are still classified, and the exit code is 2, or 1 if
-all files were read but logits are not finite.
+each; - reads an image from standard input. A network that was trained on sequence files
+classifies all sequences in a file, with or without labels.
+
+With --stream, each line of standard input contains the features of one time step,
+separated by commas. The value nan, or an empty cell next to other cells, is a missing
+value. An empty line starts the next sequence.
+
+If a file cannot be read, the other files are still classified, and the exit code is 2.
+If all files can be read but logits are not finite, the exit code is 1.
 """
 
 import json
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    # The declared type is that of any stream; Python's own has the method.
+    # Python's standard output has this method, but its declared type does not.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     model = open_model(args)
     if args.stream:
@@ -78,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
-    """Prints the predictions for files, or why one has none; returns the exit code."""
+    """Prints the predictions or the error of each file, and returns the exit code."""
     from rnnmnist.inference.images_of_digits import check_digits
 
     predict = predict_sequences
@@ -101,7 +104,7 @@ def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
 
 
 def predict_image(model: "Model", name: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Classifies an image file, and yields what is printed, as JSON or in words."""
+    """Classifies an image file; yields the result as JSON and in words."""
     prediction = model.predict(sys.stdin.buffer.read() if name == "-" else name)
     content = {
         "file": name,
@@ -113,10 +116,10 @@ def predict_image(model: "Model", name: str) -> Iterator[tuple[dict[str, Any], s
 
 
 def _describe(prediction: "Prediction") -> str:
-    """Describes a prediction in several lines.
+    """Describes a prediction, with sparklines of probabilities over time.
 
-    Sparklines show the probabilities of the digit, of the second most probable one, and
-    of those that were the most probable ones before.
+    Sparklines are drawn for the predicted digit, the second most probable digit, and
+    digits that were predicted after earlier time steps.
     """
     from rnnmnist.evaluation.formatting import format_probability
 
@@ -134,7 +137,7 @@ def _describe(prediction: "Prediction") -> str:
         return summary
     before = probabilities.argmax(axis=1)[::-1].tolist()
     digits = list(dict.fromkeys([first, second, *before]))[:MAX_DIGITS]
-    # The time steps are counted from the last one, which is always a column.
+    # Select columns backwards from the last time step, so that it is always drawn.
     columns = probabilities[:: -math.ceil(time_steps / MAX_COLUMNS)][::-1]
     heights = ((len(BLOCKS) - 1) * columns).round().astype(int)
     lines = [summary]
@@ -149,7 +152,7 @@ def _describe(prediction: "Prediction") -> str:
 def predict_sequences(
     model: "Model", name: str
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Classifies each sequence of a file, and yields what is printed of it."""
+    """Classifies the sequences in a file; yields each result as JSON and in words."""
     from rnnmnist.data.sequences import reading
     from rnnmnist.evaluation.formatting import format_probability
     from rnnmnist.evaluation.inputs import to_inputs
@@ -174,7 +177,7 @@ def predict_sequences(
 
 
 def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yields the predictions for the lines of `predict --stream`, as JSON objects."""
+    """Yields a JSON object with the prediction after each line of `--stream`."""
     state, time = model.start(), 0
     for number, line in enumerate(lines, 1):
         if not line.strip():

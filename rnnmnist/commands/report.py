@@ -9,7 +9,7 @@ from rnnmnist.commands.command_line import Parser, open_model
 
 
 def main(argv: list[str]) -> None:
-    """Writes the report, and prints the result and the files."""
+    """Writes the report, and prints the result and the paths of the files."""
     parser = Parser("report", __doc__)
     parser.add_run(required=True)
     args = parser.parse(argv)

@@ -2,7 +2,7 @@
 
     rnnmnist train --config=default --config.seed=1
 
-Any setting can be given as --config.KEY=VALUE.
+--config.KEY=VALUE changes a setting of the configuration.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Trains, or resumes, the run of the command line."""
+    """Trains or resumes the run on the command line."""
     args = parse(argv)
     from rnnmnist.data.datasets import open_source
     from rnnmnist.runtime import distributed
@@ -36,5 +36,5 @@ def main(argv: list[str]) -> None:
     finally:
         try:
             sys.stdout.flush()
-        except OSError:  # of which `Progress` has warned
+        except OSError:  # `Progress` has already logged a warning
             discard_output()

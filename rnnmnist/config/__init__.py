@@ -1,1 +1,1 @@
-"""Configuration: the settings, their checks, files and command-line overrides."""
+"""Configuration: settings, checks, configuration files and user-defined functions."""

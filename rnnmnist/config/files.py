@@ -1,4 +1,4 @@
-"""Paths of users, folders that ship with the package, and Python files of users."""
+"""Finds and checks configuration files, workdirs and folders of the package."""
 
 import contextlib
 import os
@@ -17,24 +17,23 @@ from rnnmnist.errors import (
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# The folders of the shipped models. The first one was trained with a loss after the
-# last row, the second one with a loss after every row.
+# Workdirs of the shipped models. The first model was trained with a loss after the last
+# row, the second with a loss after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
-# The name of the rule that chooses between shipped configurations; see `recipes.py`.
+# The configuration name that selects the rule in `recipes.py`.
 RULE = "files"
 
 
 def shipped_folder(name: str) -> Path:
-    """Returns a folder that ships in a wheel, or stands in the root of a clone."""
+    """Returns the path of a folder in the wheel or in the root of a clone."""
     in_wheel = PACKAGE / "shipped" / name
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
 
 def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
-    """Returns the absolute path of a folder, which need not exist.
+    """Checks the path of a folder and makes it absolute; the folder need not exist.
 
-    The messages of errors begin with the subject: the flag or argument that names the
-    folder.
+    Error messages begin with `subject`, the flag or argument that gave the path.
     """
     if not str(given).strip():
         raise UserError(f"{subject}: must name a directory, not ''")
@@ -55,7 +54,7 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
 
 
 def resolve_workdir(given: str | Path) -> Path:
-    """Returns the workdir of an existing run, or of a shipped model."""
+    """Returns a workdir's path; shipped models are found from any directory."""
     name = str(given).rstrip("/")
     if name in REFERENCES and not Path(name).is_dir():
         return shipped_folder(name)
@@ -64,9 +63,9 @@ def resolve_workdir(given: str | Path) -> Path:
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """Creates a folder unless it exists, and yields a descriptor of it.
+    """Creates a folder if it does not exist, and yields a file descriptor for it.
 
-    The descriptor is closed at the end of the context, which ends locks on it.
+    The descriptor is closed at the end of the block, which releases its locks.
     """
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY)
@@ -77,10 +76,10 @@ def open_folder(path: Path) -> Iterator[int]:
 
 
 def find_config(given: str | Path) -> Path:
-    """Returns a configuration file, by its path or by the name of a shipped one.
+    """Finds a configuration file by its path, or a shipped one by its name.
 
-    A path contains a separator or ends with `.py`. Otherwise, a file in the working
-    directory that has the name of a shipped configuration would be run instead of it.
+    A path contains a separator or ends with `.py`, so that a file in the working
+    directory cannot shadow a shipped configuration of the same name.
     """
     with prefix_errors("config"):
         path = expand(given)
@@ -98,13 +97,13 @@ def find_config(given: str | Path) -> Path:
 
 
 def load_config(path: Path) -> Config:
-    """Runs a configuration file and returns its configuration."""
+    """Runs a configuration file and returns the result of its `get_config()`."""
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a user's file can raise anything
+    except (Exception, SystemExit) as error:  # user code can raise anything
         raise UserError(
             f"config: {path} does not run: {type(error).__name__}: {error}"
         ) from error

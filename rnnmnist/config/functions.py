@@ -1,10 +1,10 @@
-"""Functions and classes of the user: how settings name them, and how they are imported.
+"""User-defined functions and classes: how settings name and import them.
 
     train.loss=losses.py:focal,gamma=2
 
-This names the function `focal` of a file, with a parameter. Code is imported here, for
-the commands and the calls that name it. A name that only a checkpoint contains says
-what the run needs, and is never imported.
+This setting names the function `focal` in `losses.py` and its parameter `gamma`. Only
+functions named in the current command or call are imported. Names stored in a
+checkpoint show which code a run needs; they are never imported.
 """
 
 import ast
@@ -29,30 +29,32 @@ from rnnmnist.errors import (
     summarize_error,
 )
 
-FORM = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
-# A module, or the path of a file; the name of a function or class; its parameters.
-TEXT = re.compile(
+SYNTAX = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
+# A module or file, the name of a function or class in it, and parameters.
+PATTERN = re.compile(
     r"(?P<source><memory>|[\w.]+|.+?\.py):"
     r"(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
 )
-MEMORY = "<memory>:"  # in place of the source of a function without one
-# A plus sign between two functions, not one in a parameter.
+MEMORY_PREFIX = "<memory>:"  # the source of functions without a module or file
+# A plus sign between functions, not inside a parameter.
 SEPARATOR = re.compile(r" *\+ *(?=[^+:,=]+:)")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function:
-    """A function or class, with parameters.
+    """A function or class with its parameters.
 
-    It is a static argument of compiled programs, which compare its fields. Parameters
-    stay text, so that lists can be parameters, and 1 and True are different.
+    Functions are static arguments of compiled programs, so they are hashable and are
+    compared field by field. Parameters stay text: a list would not be hashable, and 1
+    would equal True.
 
     Attributes:
         setting: the full name of the setting, such as `train.loss`.
-        text: names the function, as `losses.py:focal,gamma=2`; or as `<memory>:focal`
-            if another process cannot import it, such as a function of a notebook.
-        function: the function itself, or the class.
-        sha256: the SHA-256 of the file; None for a module.
+        text: name and parameters, such as `losses.py:focal,gamma=2`, or
+            `<memory>:focal` if other processes cannot import the function, for example
+            because it is defined in a notebook.
+        function: the Python function or class.
+        sha256: the SHA-256 of the source file; None for a module.
     """
 
     setting: str
@@ -61,15 +63,15 @@ class Function:
     sha256: str | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Calls the function with its parameters."""
+        """Calls the function with the given arguments and its parameters."""
         return self.function(*args, **keywords, **parse_parameters(self.text))
 
     def __repr__(self) -> str:
         return self.text
 
     def require_import(self) -> None:
-        """Raises a `UserError` if another process cannot import the function."""
-        if self.text.startswith(MEMORY):
+        """Raises a `UserError` if other processes cannot import the function."""
+        if self.text.startswith(MEMORY_PREFIX):
             raise UserError(
                 f"{self.setting}: {label(self)} cannot be found again by its name, "
                 "which a folder or a pickle needs; put it into a file, and name it as "
@@ -78,11 +80,11 @@ class Function:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Raises a `UserError` of one line for what the function raises."""
+        """Turns any error of the function into a one-line `UserError`."""
         try:
             yield
-        except (Exception, SystemExit) as error:  # a user's code can raise anything
-            # jax names the shapes below the first line.
+        except (Exception, SystemExit) as error:  # user code can raise anything
+            # Keep all lines: jax prints array shapes below the first line.
             lines = f"{type(error).__name__}: {error}".split()
             raised = escape_unprintable(" ".join(lines)[:300])
             raise UserError(
@@ -92,33 +94,33 @@ class Function:
 
 
 def label(value: object) -> str:
-    """Returns the text of a function without its source, as `focal,gamma=2`.
+    """Returns a function's text without its source, such as `focal,gamma=2`.
 
-    A value that names one of our functions, such as `lstm`, is its own label.
+    The name of a built-in function, such as `lstm`, is returned unchanged.
     """
-    found = TEXT.fullmatch(str(value))
-    return found["label"] if found else str(value)
+    match = PATTERN.fullmatch(str(value))
+    return match["label"] if match else str(value)
 
 
 def is_in_file(text: str) -> bool:
-    """Returns whether a text names a function of a file, not of a module."""
-    found = TEXT.fullmatch(text)
-    return found is not None and found["source"].endswith(".py")
+    """Returns True if the text names a function in a file, not in a module."""
+    match = PATTERN.fullmatch(text)
+    return match is not None and match["source"].endswith(".py")
 
 
 def identify(value: object) -> str:
-    """Returns the text of a function without the path of its file, which may move."""
+    """Returns a function's text without the path of its file, since files can move."""
     text = str(value)
     return f"FILE.py:{label(text)}" if is_in_file(text) else text
 
 
 def parse_parameters(text: str) -> dict[str, Any]:
-    """Returns the parameters in the text of a function.
+    """Parses the parameters in a function's text.
 
-    Each is a keyword of a Python call with a literal. A bare word is text.
+    The syntax is `KEY=VALUE,…` with Python literals. A bare word is a string.
     """
-    found = TEXT.fullmatch(text)
-    written = found["parameters"] if found else None
+    match = PATTERN.fullmatch(text)
+    written = match["parameters"] if match else None
     parameters: dict[str, Any] = {}
     try:
         call: Any = ast.parse(f"f({written or ''})", mode="eval").body
@@ -137,29 +139,29 @@ def parse_parameters(text: str) -> dict[str, Any]:
 
 
 def bind(
-    value: object, ours: Mapping[str, Callable[..., Any]], **parameters: float
+    value: object, built_in: Mapping[str, Callable[..., Any]], **parameters: float
 ) -> Function:
-    """Returns the function of a setting.
+    """Returns the function that a setting selects.
 
-    It is the user's function, or one of `ours`, found by its name. The parameters of
-    ours are settings.
+    The value is a user-defined function, or the name of a built-in function, to which
+    the parameters apply.
     """
     if isinstance(value, Function):
         return value
     keywords = "".join(f",{key}={number}" for key, number in parameters.items())
-    return Function("", f"rnnmnist:{value}{keywords}", ours[str(value)])
+    return Function("", f"rnnmnist:{value}{keywords}", built_in[str(value)])
 
 
 def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
-    """Returns the text that names a function of Python.
+    """Returns the `MODULE:NAME` of a Python function.
 
-    If another process could not import the function, it returns a `Function`.
+    If other processes cannot import the function, the result is a `Function`.
     """
     if isinstance(function, Function):
         return function
     names = str(getattr(function, "__module__", None)).split(".")
     name = getattr(function, "__qualname__", type(function).__name__)
-    for end in range(len(names)):  # a package can offer what its module defines
+    for end in range(len(names)):  # first the packages, which can re-export it
         module = ".".join(names[: end + 1])
         found = getattr(sys.modules.get(module), name, None)
         if found is function and module != "__main__":
@@ -168,23 +170,24 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
         hash(function)
     except TypeError as error:
         raise UserError(f"{setting}: {error}; pass a function") from None
-    return Function(setting, MEMORY + name, function)
+    return Function(setting, MEMORY_PREFIX + name, function)
 
 
 def import_function(setting: str, text: str | Function) -> Function:
-    """Imports a function or class of the user, which the caller must have named.
+    """Imports a user-defined function or class.
 
-    A `Function` is returned as it is. A file is run again after it has changed. A
-    module is imported once in a process.
+    This runs user code, so the text must come from the user, not from a checkpoint. A
+    file runs again after it has changed; a module is imported once per process. A
+    `Function` is returned unchanged.
 
     Raises:
-        UserError: if the file or module does not run, or has no such function, or the
-            function has no such parameter.
+        UserError: if the file or module does not run, the function does not exist, or
+            the function does not have a given parameter.
     """
     if isinstance(text, Function):
         return text
-    # The setting has checked that the text matches.
-    source, name = TEXT.fullmatch(text).group("source", "name")  # type: ignore[union-attr]
+    # The text matches: `Setting.check` has checked it.
+    source, name = PATTERN.fullmatch(text).group("source", "name")  # type: ignore[union-attr]
     sha256 = None
     try:
         if source.endswith(".py"):
@@ -193,7 +196,7 @@ def import_function(setting: str, text: str | Function) -> Function:
             module = _run_file(source, content)
         else:
             module = importlib.import_module(source)
-    except (Exception, SystemExit) as error:  # a user's code can raise anything
+    except (Exception, SystemExit) as error:  # user code can raise anything
         raise UserError(
             f"{setting}: {source} does not run: {summarize_error(error)}; correct it, "
             "install what it needs, or name a file, as FILE.py:NAME"
@@ -218,18 +221,18 @@ def import_function(setting: str, text: str | Function) -> Function:
 
 @functools.cache
 def _run_file(path: str, content: bytes) -> ModuleType:
-    """Runs the content of a file as a module, whose name is the path.
+    """Runs the content of a file as a module named after its path.
 
-    The same content gives the same functions, so that programs are not compiled again.
-    An import would take bytecode from `__pycache__`, which can be that of another
-    content: Python compares only the size of the file and its time in seconds.
+    Unchanged content returns the same functions, so programs are not recompiled. A
+    regular import could use stale bytecode from `__pycache__`, because Python compares
+    only the file's size and its modification time in seconds.
 
-    The file can import modules beside it. Another file does not see them, since both
-    can have a neighbour of the same name.
+    The file can import modules from its folder. They are not kept in `sys.modules`,
+    because files in other folders can import different modules of the same name.
     """
     module = ModuleType(path)
     module.__file__ = path
-    sys.modules[path] = module  # where dataclasses look up their types
+    sys.modules[path] = module  # dataclasses look up their types here
     folder = Path(path).parent
     imported = set(sys.modules)
     sys.path.insert(0, str(folder))
@@ -239,7 +242,7 @@ def _run_file(path: str, content: bytes) -> ModuleType:
         sys.path.remove(str(folder))
         for name in sys.modules.keys() - imported:
             file = getattr(sys.modules[name], "__file__", None)
-            # Not those of folders below, where libraries can be installed.
+            # Keep modules in subfolders, which can contain installed libraries.
             if file is not None and Path(file).parent == folder:
                 del sys.modules[name]
     return module

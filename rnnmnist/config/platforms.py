@@ -1,47 +1,47 @@
-"""How programs run on each platform: choices that affect speed, memory and rounding."""
+"""Execution options per platform, which affect speed, memory and rounding."""
 
 from typing import NamedTuple
 
 from rnnmnist.config.schema import Config
 
-# A process uses at most so many devices of a CPU by default. With more, adding up their
-# gradients costs more time than they save.
-MOST_CPU_DEVICES = 8
+# The default maximum of CPU devices per process. With more devices, summing their
+# gradients costs more time than the additional devices save.
+MAX_CPU_DEVICES = 8
 
 
 class Execution(NamedTuple):
-    """How the programs of a run are compiled for a platform."""
+    """Options with which the programs of a run are compiled for a platform."""
 
-    unroll: int  # time steps of a scanned cell per iteration of its loop
+    unroll: int  # time steps per loop iteration when a cell is scanned
     precision: str  # of matrix products, as for `jax.default_matmul_precision`
-    vectorize_ensemble: bool  # whether a device computes its networks together
-    eval_batch_size: int  # examples that a device evaluates at a time
+    vectorize_ensemble: bool  # whether each device computes its members with `vmap`
+    eval_batch_size: int  # examples per device in an evaluation batch
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
-    # Linear recurrences read blocks of so many time steps, and the backward pass keeps
-    # the first state of each block. If it is None, they read all time steps at once.
+    # Time steps per block of a linear recurrence. The backward pass keeps only the
+    # first state of each block and recomputes the others. None: a single block.
     remat_time_steps: int | None
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
-        """Returns how a run executes on a platform, which need not be present."""
-        execution = DEFAULTS.get(platform, GPU)  # jax also names GPUs cuda and rocm
+        """Returns the options of a run on a platform, which need not be present."""
+        execution = DEFAULTS.get(platform, GPU)  # jax also calls GPUs cuda and rocm
         precision = config.execution.precision
         if config.model.is_closed_form:
-            # A ridge regression fits the head. Its weights are large, and its products
-            # nearly cancel, so the coarser precisions of accelerators would leave
-            # little of the logits.
+            # Ridge regression fits a head with large weights, whose products nearly
+            # cancel. The lower precisions of accelerators would ruin the logits.
             precision = "float32"
         if precision == "auto":
             return execution
         return execution._replace(precision=precision)
 
 
-# The most time steps that a linear recurrence computes at once on a CPU: in a block,
-# and in an iteration of its loop. The arrays of so many fit its cache.
+# On a CPU, the maximum number of time steps per block of a linear recurrence and per
+# iteration of its loop. The arrays of a block fit into the cache.
 LINEAR_TIME_STEPS = 6
-# A CPU device computes its networks in turn, since one already uses its cores. It
-# evaluates as many examples as fit its cache. An accelerator launches every operation
-# of a loop anew, which unrolling and a parallel scan avoid.
+# A CPU device computes ensemble members one after another, because a single member
+# already uses its cores, and evaluates batches that fit into its cache. An accelerator
+# launches every operation of a loop separately; unrolling and a parallel scan reduce
+# the launches.
 GPU = Execution(
     unroll=32,
     precision="tensorfloat32",

@@ -1,9 +1,8 @@
-"""Which configuration a run has, and why: the one that a user names, or a rule.
+"""Chooses the configuration of a run: the user names it, or a rule selects it.
 
-With the name `files`, and in `rnnmnist.fit`, the number of training sequences chooses
-between two shipped configurations: `filters` for few, and `trained` for more. If the
-features have two values only, as one-hot codes have, fewer sequences are enough for
-`trained`.
+The rule applies to the name `files` and to `rnnmnist.fit`. It selects the shipped
+configuration `filters` for few training sequences, and `trained` for more. With
+two-valued features, such as one-hot codes, fewer sequences are enough for `trained`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,20 +20,20 @@ from rnnmnist.config.schema import (
     is_own,
 )
 
-# Filters are fitted to fewer training sequences. `docs/results_sequences.md` compares.
+# Below these numbers of training sequences, the rule selects `filters`.
+# `docs/results_sequences.md` compares both configurations.
 FEW_SEQUENCES = 2000
 FEW_TWO_VALUED_SEQUENCES = 500
 
 
 class Request(NamedTuple):
-    """What a user has asked for.
+    """The configuration that a user requests, with changes.
 
     Attributes:
-        config: the configuration that is named; None is the rule.
-        settings: the values of settings that replace those of the configuration, by
-            their full names. A value of None stands for the default.
-        has_callback: whether there is a callback, which needs a network that is trained
-            by gradients, as a setting of training does.
+        config: the named configuration; None applies the rule.
+        settings: changed values by full setting name. None selects the default.
+        has_callback: whether the user passes a callback, which requires training by
+            gradients.
     """
 
     config: Config | None
@@ -43,13 +42,13 @@ class Request(NamedTuple):
 
     @property
     def data(self) -> DataConfig:
-        """The settings of the data, which all recipes share."""
+        """The data settings, which are the same for both choices of the rule."""
         config = self.config or Config(data=DataConfig(name="files"))
         return config.replace(self.settings).data
 
 
 def load_named(name: str | Path) -> Config | None:
-    """Loads a configuration by its path or its name; for the rule, returns None."""
+    """Loads a configuration by path or name; returns None for the rule."""
     return None if str(name) == RULE else load_config(find_config(name))
 
 
@@ -59,25 +58,27 @@ def choose_config(
     sequences: int = 0,
     are_two_valued: Callable[[], bool] = lambda: False,
 ) -> tuple[Config, str | None]:
-    """Returns the configuration of a run, and why the rule has chosen it.
+    """Returns the configuration of a run, and the reason for the rule's choice.
 
     The reason is None if the user has named the configuration or the cell, or if a run
-    goes on.
+    is resumed.
 
     Args:
-        request: what the user has asked for.
-        saved: the configuration of the run that is in the workdir, if there is one. A
-            run keeps its kind of network.
-        sequences: the number of training sequences, before some are held out.
-        are_two_valued: tells whether no feature of them has more than two values. It is
-            called if the rule needs it.
+        request: the configuration and settings that the user requests.
+        saved: the configuration of the run in the workdir, whose kind of network is
+            kept; None for a new run.
+        sequences: the number of training sequences, including validation sequences
+            that are held out later.
+        are_two_valued: returns True if no feature has more than two values; only called
+            if the rule needs it.
     """
     config, reason = request.config, None
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences, are_two_valued)
         config = load_config(find_config(name))
-    # A recipe's values for AdamW, for example, do not apply to an own optimizer. Random
-    # filters stay, and are refused beside a network.
+    # A user-defined function replaces settings of the recipe: a user-defined optimizer,
+    # for example, drops the settings of AdamW. Random filters keep their settings, and
+    # `resolve` refuses the function.
     dropped = {
         name: declared.default
         for function, kinds in REPLACED.items()
@@ -88,7 +89,6 @@ def choose_config(
     return config.replace(dropped | dict(request.settings)), reason
 
 
-# Returns the name of a shipped configuration, and the reason for the choice.
 def _choose_recipe(
     request: Request,
     saved: Config | None,

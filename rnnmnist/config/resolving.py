@@ -1,10 +1,10 @@
-"""The configuration that a run uses, and how it follows from what a user wrote.
+"""Resolves a user's `Config` into the complete `RunConfig` of a run.
 
-In a `Config`, a setting can be None for "by default". A `RunConfig` has the value that
-stands for it in a run on a certain task: there, None means only that something does not
-exist, such as a patience or a path. What depends on the machine (the number of devices,
-the precision, the placement) stays as the user gave it, and is decided where it is
-used, so that a run can continue on another machine.
+In a `Config`, None can select the default. A `RunConfig` contains the default's value
+for the run's task; None then means that an option is not used, such as early stopping
+or a path. Settings that depend on the machine (number of devices, precision, placement)
+stay as the user gave them and are resolved where they are used, so that a run can
+continue on another machine.
 """
 
 import math
@@ -43,12 +43,12 @@ from rnnmnist.errors import UserError, format_value
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
-# The annotations in these classes narrow the types of inherited fields, and say that
-# None is refused. They are no new fields: declarations and defaults are inherited.
+# The annotations in these classes only narrow the types of inherited fields, which then
+# refuse None. Declarations and defaults are inherited.
 
 
 class RunModelConfig(ModelConfig):
-    """The recurrent network of a run."""
+    """Model settings of a run."""
 
     hidden_size: int
     num_layers: int
@@ -57,12 +57,12 @@ class RunModelConfig(ModelConfig):
     deltas: bool
 
     def count_windows(self, time_steps: int) -> int:
-        """Returns how many windows are read of a sequence."""
+        """Returns the number of windows in a sequence of `time_steps`."""
         return math.ceil(time_steps / self.stride)
 
     @property
     def description(self) -> str:
-        """Cell and size, as `lru with 64 units, windows of 8 time steps, 2 apart`.
+        """Cell and size: `lru with 64 units, windows of 8 time steps, 2 apart`.
 
         For random filters: `1,000 random filters`.
         """
@@ -82,9 +82,9 @@ class RunModelConfig(ModelConfig):
 
 
 class RunTrainConfig(TrainConfig):
-    """The optimization of a run, whose length is in steps.
+    """Training settings of a run, whose length is a number of steps.
 
-    Class weights that are pairs have one for each class of the task, in its order.
+    Explicit class weights contain one pair for each class of the task, in its order.
     """
 
     batch_size: int
@@ -97,25 +97,25 @@ class RunTrainConfig(TrainConfig):
 
 
 class RunConfig(Config):
-    """The complete configuration that a run uses and its checkpoints hold."""
+    """The complete configuration of a run, stored in its checkpoints."""
 
     model: RunModelConfig
     train: RunTrainConfig
 
     @property
     def sharded_batch(self) -> int | None:
-        """The number of examples that the devices have to divide evenly.
+        """The number of examples that the devices must split evenly.
 
-        It is None for a fit in closed form, which pads examples to a multiple of the
-        devices, whatever their number is.
+        None for a closed-form fit, which pads the examples to a multiple of the number
+        of devices.
         """
         return None if self.model.is_closed_form else self.train.batch_size
 
 
 def resolve(config: Config, task: Task) -> RunConfig:
-    """Returns what a run with a configuration uses on a task.
+    """Fills in the defaults of a configuration for a task, and checks the settings.
 
-    For a `RunConfig`, it returns an equal one.
+    Resolving a `RunConfig` again returns an equal one.
 
     Raises:
         UserError: if settings contradict each other or the task.
@@ -130,16 +130,16 @@ def resolve(config: Config, task: Task) -> RunConfig:
 
 
 def import_functions(config: AnyConfig) -> AnyConfig:
-    """Returns a configuration with the functions that it names, imported.
+    """Imports the functions that a configuration names.
 
-    The caller must have named them: for a configuration of a checkpoint, this would run
-    code that a stranger has chosen.
+    The names must come from the user. For the configuration of a checkpoint, this would
+    run code chosen by the author of the checkpoint.
     """
     return _map_functions(config, import_function)
 
 
 def name_functions(config: AnyConfig) -> AnyConfig:
-    """Returns a configuration with the texts of its functions, as a file has it."""
+    """Replaces imported functions by the texts that name them, for a file."""
     return _map_functions(config, lambda _, function: str(function))
 
 
@@ -149,15 +149,15 @@ def _map_functions(
     changed: dict[str, object] = {}
     for name, value in config.flat().items():
         if is_own(name, value):
-            if SETTINGS[name].are_several:
-                changed[name] = tuple(change(name, each) for each in value)
+            if SETTINGS[name].is_tuple:
+                changed[name] = tuple(change(name, function) for function in value)
             else:
                 changed[name] = change(name, value)
     return config.replace(changed)
 
 
 def functions_of(config: Config) -> list[Function]:
-    """Returns the functions of a configuration that are imported."""
+    """Returns the imported functions of a configuration."""
     values: list[object] = []
     for value in config.flat().values():
         values += value if isinstance(value, tuple) else [value]
@@ -165,10 +165,10 @@ def functions_of(config: Config) -> list[Function]:
 
 
 def fill_defaults(config: Config, task: Task) -> RunConfig:
-    """Returns a configuration with the defaults that it has on a task, unchecked.
+    """Fills in the defaults of a configuration for a task, without checks.
 
-    It serves to compare a configuration with that of another run, and to read one that
-    an earlier version has accepted.
+    Use it to compare the configurations of two runs, and to read a configuration that
+    an earlier version accepted.
     """
     sections = {
         "model": _fill_model(config.model, task),
@@ -197,13 +197,13 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
         "stride": max(1, window // 4),
         "deltas": model.is_closed_form,
     }
-    return RunModelConfig(**defaults | _given(model))
+    return RunModelConfig(**defaults | _explicit_values(model))
 
 
 def _fill_train(config: Config, task: Task) -> RunTrainConfig:
     train, count = config.train, task.examples["train"]
     batch_size, num_steps = train.batch_size, train.num_steps
-    if config.model.is_closed_form:  # a run is one update, by all examples
+    if config.model.is_closed_form:  # a single update on all examples
         batch_size, num_steps = count, 1
     elif batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
@@ -223,36 +223,36 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
         "class_weight": class_weight,
     }
     eval_every_steps = num_steps // 10
-    if train.patience is not None:  # which then counts epochs
+    if train.patience is not None:  # by default, patience counts epochs
         eval_every_steps = round(count / batch_size)
-    has_own_schedule = is_own("train.schedule", train.schedule)
-    has_own_optimizer = is_own("train.optimizer", train.optimizer)
+    has_user_schedule = is_own("train.schedule", train.schedule)
+    has_user_optimizer = is_own("train.optimizer", train.optimizer)
     defaults = {
         "log_every_steps": min(100, max(10, num_steps // 100)),
         "eval_every_steps": max(1, eval_every_steps),
-        "warmup_fraction": 0.0 if has_own_schedule else DEFAULT_WARMUP,
-        "weight_decay": 0.0 if has_own_optimizer else DEFAULT_WEIGHT_DECAY,
+        "warmup_fraction": 0.0 if has_user_schedule else DEFAULT_WARMUP,
+        "weight_decay": 0.0 if has_user_optimizer else DEFAULT_WEIGHT_DECAY,
     }
-    return RunTrainConfig(**defaults | _given(train) | filled)
+    return RunTrainConfig(**defaults | _explicit_values(train) | filled)
 
 
-def _given(section: ConfigSection) -> dict[str, Any]:
+def _explicit_values(section: ConfigSection) -> dict[str, Any]:
     return {name: value for name, value in vars(section).items() if value is not None}
 
 
 def default_batch_size(sequences: int) -> int:
-    """Returns the power of two nearest to half the square root, from 16 to 128."""
+    """Returns the power of two nearest to sqrt(sequences) / 2, from 16 to 128."""
     exponent = math.ceil(math.log2(sequences) / 2 - 1.5)
     return 2 ** min(max(exponent, 4), 7)
 
 
 def _refuse_settings_without_effect(config: Config, task: Task) -> None:
-    """Refuses settings that only runs of another kind have.
+    """Refuses settings that have no effect in this kind of run.
 
-    They may have their defaults, and what these stand for in a run.
+    Default values are allowed, before and after resolution.
     """
     values = config.flat()
-    own = {name: values[name] for name in REPLACED if is_own(name, values[name])}
+    custom = {name: values[name] for name in REPLACED if is_own(name, values[name])}
     model = config.model
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
     kinds.add(RECURRENCE)
@@ -261,17 +261,17 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         kinds.add(f"{GRADIENT} on {task.noun}")
         if task.examples["validation"]:
             kinds.add(VALIDATED)
-    for name in own:
+    for name in custom:
         kinds.difference_update(REPLACED[name])
-    like = own if model.network is not None else {"model.cell": model.cell, **own}
+    like = custom if model.network is not None else {"model.cell": model.cell, **custom}
     filled = fill_defaults(Config().replace(like), task).flat()
     for name, value in values.items():
         setting = SETTINGS[name]
-        is_default = value in (setting.default, filled[name]) and name not in own
+        is_default = value in (setting.default, filled[name]) and name not in custom
         if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
-        for function, replaced in own.items():
+        for function, replaced in custom.items():
             if setting.applies_to in REPLACED[function]:
                 raise UserError(
                     f"{name}: has no effect beside {function}={replaced}; {remedy}"
@@ -303,11 +303,11 @@ def _refuse_two_lengths(train: TrainConfig) -> None:
 
 
 def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
-    """Refuses a weight of a class that the task does not have.
+    """Refuses weights of unknown classes, unless every class of the task has a weight.
 
-    Weights that name all classes of the task may name others too, as in scikit-learn,
-    where the training part of a cross-validation can lack a class. If a class of the
-    task has no weight, a name that the task does not have is probably a typing error.
+    Complete weights can include unknown classes, as in scikit-learn, because a training
+    fold of a cross-validation can lack a class. In incomplete weights, the name of an
+    unknown class is probably a typing error.
     """
     if not isinstance(train.class_weight, tuple):
         return
@@ -323,7 +323,7 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
 
 
 def _refuse_sizes(config: RunConfig) -> None:
-    """Refuses gaps between windows, and examples that 32 bits cannot count."""
+    """Refuses gaps between windows, and example counts that overflow 32 bits."""
     model, train = config.model, config.train
     if model.stride > model.window:
         raise UserError(

@@ -1,11 +1,12 @@
-"""The configuration that a user writes: frozen, typed, and checked on construction.
+"""The user's configuration: frozen, typed, and checked on construction.
 
-A setting that is None is one that the user has left to its default, or something that
-the run does not have, such as `train.patience`. `config.resolving` checks the settings
-against each other and replaces the defaults, which can depend on the data.
+None selects the default of a setting or disables an option, such as `train.patience`.
+`config.resolving` checks the settings against each other and fills in the defaults,
+which can depend on the data.
 
-A configuration file is Python with a function `get_config()` that returns a `Config`.
-`configs/default.py` writes out its recipe's defaults; a variant passes what it changes:
+A configuration file is a Python file with a function `get_config()` that returns a
+`Config`. `configs/default.py` writes out the defaults of its recipe; variants pass only
+their changes:
 
     >>> from rnnmnist import Config, TrainConfig
     >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
@@ -31,20 +32,19 @@ from rnnmnist.config.settings import (
 )
 from rnnmnist.errors import UserError, format_value
 
-# The class of each recurrent cell, by its name.
+# Import paths of recurrent cells by name.
 GATED_CELLS = {
     "lstm": "rnnmnist.models.lstm:LSTMCell",
     "gru": "flax.linen:GRUCell",
     "rnn": "flax.linen:SimpleCell",
 }
-# The new state of this cell is a linear function of the state before. It is used in
-# residual layers.
+# A cell whose new state is linear in the previous state, used in residual layers.
 LINEAR_CELL = "lru"
-# The parameters of this cell are drawn, and only the head is fitted, in closed form.
-# Networks with all other cells are trained by gradients.
+# Random filters, whose parameters stay as drawn: only the head is fitted, in closed
+# form. Networks with any other cell are trained by gradients.
 CLOSED_FORM_CELL = "filters"
 CELLS = (*GATED_CELLS, LINEAR_CELL, CLOSED_FORM_CELL)
-# What `Setting.applies_to` says of the runs in which a setting has an effect.
+# Values of `Setting.applies_to`: the runs in which a setting has an effect.
 IMAGES = "images"
 SEQUENCES = "sequences"
 PERMUTED = "data.view=permuted"
@@ -72,7 +72,7 @@ KINDS_OF_TRAINING = (
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(ConfigSection):
-    """The data set, its location, its form, and the augmentation of images."""
+    """The data set, its location and preprocessing, and augmentation."""
 
     prefix = "data."
 
@@ -90,7 +90,7 @@ class DataConfig(ConfigSection):
         is_path=True,
         functions=(),
     )
-    # From Python, it can also be a mapping from roles to names.
+    # In Python, also a mapping from roles to column names.
     columns: str | None = setting(
         None,
         "columns of a table that have other names: sequence=NAME,time=NAME,label=NAME,"
@@ -99,7 +99,7 @@ class DataConfig(ConfigSection):
         form="ROLE=NAME,… of the roles sequence, time, label, split and groups",
         applies_to=SEQUENCES,
     )
-    # From Python, it can also be a list of names.
+    # In Python, also a list of names.
     features: str | None = setting(
         None,
         "features that are read, by their names, which are those of columns of a table "
@@ -215,7 +215,7 @@ class DataConfig(ConfigSection):
                 )
             object.__setattr__(self, "features", ",".join(names))
         super().__post_init__()
-        # Two roles of a column, or two columns of a role, would leave fewer.
+        # A repeated role or column leaves fewer roles than pairs.
         if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
                 f"data.columns: {self.columns} has a role or a column twice; once each"
@@ -223,9 +223,9 @@ class DataConfig(ConfigSection):
 
     @property
     def roles(self) -> dict[str, str]:
-        """The roles that `columns` gives to columns of a table, by the columns' names.
+        """The role of each table column in `columns`, by column name.
 
-        They are `{"id": "sequence"}` for `sequence=id`.
+        For example, `sequence=id` gives `{"id": "sequence"}`.
         """
         pairs = self.columns.split(",") if self.columns else []
         split = [pair.split("=") for pair in pairs]
@@ -233,15 +233,15 @@ class DataConfig(ConfigSection):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The features that are read; empty if these are all."""
+        """The names of the selected features; empty if all are selected."""
         return tuple(dict.fromkeys(self.features.split(","))) if self.features else ()
 
 
 DEFAULT_UNITS = 128
 DEFAULT_UNITS_OF_SEQUENCES = 64
 DEFAULT_FILTERS = 1000
-DEFAULT_LAYERS = 2  # in a linear recurrence
-# A run on sequences with more time steps than LONG reads windows of LONG_WINDOW.
+DEFAULT_LAYERS = 2  # of residual layers with linear recurrences
+# With sequences of more than LONG time steps, a run reads windows of LONG_WINDOW.
 LONG = 500
 LONG_WINDOW = 8
 
@@ -348,22 +348,22 @@ class ModelConfig(ConfigSection):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the recurrence is linear in its state, in residual layers."""
+        """Whether the network has residual layers with linear recurrences."""
         return self.cell == LINEAR_CELL
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether only the head is fitted, in closed form, not all by gradients."""
+        """Whether only the head is fitted, in closed form, instead of by gradients."""
         return self.cell == CLOSED_FORM_CELL
 
     @property
     def reads_whole_sequences(self) -> bool:
-        """Whether there are no outputs before the last time step."""
+        """Whether the network has outputs only after the last time step."""
         return self.bidirectional or self.network is not None
 
     @property
     def named(self) -> dict[str, Any]:
-        """The user's cell or network, by the full name of its setting."""
+        """The user-defined cell or network by full setting name."""
         named = {"model.cell": self.cell, "model.network": self.network}
         return {name: value for name, value in named.items() if is_own(name, value)}
 
@@ -372,12 +372,12 @@ DEFAULT_BATCH = 128
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 DEFAULT_WARMUP = 0.02
 DEFAULT_WEIGHT_DECAY = 0.1
-Weight = Annotated[float, msgspec.Meta(gt=0, le=1e38)]  # of a class
+ClassWeight = Annotated[float, msgspec.Meta(gt=0, le=1e38)]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(ConfigSection):
-    """The optimization, and the intervals of logging, validation and saving."""
+    """Optimization, and the intervals of logging, validation and checkpoints."""
 
     prefix = "train."
 
@@ -402,7 +402,7 @@ class TrainConfig(ConfigSection):
         "passes over the training examples, which set num_steps instead",
         gt=0,
         le=1e6,
-        resume="allowed",  # a run has the number of steps instead
+        resume="allowed",  # a resolved run has only num_steps
         applies_to=GRADIENT,
     )
     min_steps: int = setting(
@@ -427,8 +427,8 @@ class TrainConfig(ConfigSection):
         le=0.9,
         applies_to=CROSS_ENTROPY,
     )
-    # In a run, the pairs of a mapping are those of the classes of the task.
-    class_weight: Literal["none", "balanced"] | tuple[tuple[str, Weight], ...] = (
+    # In a `RunConfig`, a mapping becomes one pair for each class of the task.
+    class_weight: Literal["none", "balanced"] | tuple[tuple[str, ClassWeight], ...] = (
         setting(
             "none",
             "weights of the classes in the training loss; balanced: inversely "
@@ -500,8 +500,8 @@ class TrainConfig(ConfigSection):
         "returns [batch]",
         by_default="none",
         functions=(),
-        are_several=True,
-        resume="warned",  # another program rounds differently
+        is_tuple=True,
+        resume="warned",  # a different program rounds differently
         applies_to=GRADIENT,
     )
     log_every_steps: int | None = setting(
@@ -512,7 +512,7 @@ class TrainConfig(ConfigSection):
         resume="allowed",
         applies_to=GRADIENT,
     )
-    # Filters are fitted by one update, after which they are validated in any case.
+    # This setting also applies to filters, which are always validated after their fit.
     eval_every_steps: int | None = setting(
         None,
         "steps between validations, each with a checkpoint",
@@ -544,13 +544,13 @@ class TrainConfig(ConfigSection):
 
     @property
     def has_class_weights(self) -> bool:
-        """Whether classes have weights; then balanced accuracy selects a checkpoint."""
+        """Whether class weights are set; balanced accuracy then selects checkpoints."""
         return self.class_weight != "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig(ConfigSection):
-    """How a run uses its devices; `config.platforms` resolves it for a platform."""
+    """Device settings of a run; `config.platforms` resolves them for a platform."""
 
     prefix = "execution."
 
@@ -577,7 +577,7 @@ class ExecutionConfig(ConfigSection):
     )
 
 
-# The sections of a configuration, by the names of its fields.
+# The sections of a configuration by field name.
 SECTIONS: dict[str, type[ConfigSection]] = {
     "data": DataConfig,
     "model": ModelConfig,
@@ -588,15 +588,14 @@ SECTIONS: dict[str, type[ConfigSection]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(ConfigSection):
-    """The complete configuration, which determines a run.
+    """The configuration of a run.
 
     Raises:
-        UserError: if a value has the wrong type or is out of range, with the setting,
-            the value and the allowed values. That settings contradict each other is
-            found at the start of a run.
+        UserError: if a value has the wrong type or is out of range. Contradictions
+            between settings raise an error at the start of the run.
     """
 
-    seed: int = setting(  # that of each network is below 2**31
+    seed: int = setting(  # the seeds of all members are below 2**31
         0, "seed of weights, data order, augmentation", ge=0, le=2**31 - 4096
     )
     num_seeds: int = setting(1, "networks, with seeds seed, seed + 1, …", ge=1, le=4096)
@@ -621,27 +620,27 @@ class Config(ConfigSection):
 
     @property
     def seeds(self) -> range:
-        """The seed of each network."""
+        """The seeds of the ensemble members."""
         return range(self.seed, self.seed + self.num_seeds)
 
     def flat(self) -> dict[str, Any]:
-        """Returns the value of every setting by its full name."""
+        """Returns the values of all settings by full name."""
         return {name: operator.attrgetter(name)(self) for name in SETTINGS}
 
     @staticmethod
     def from_dict(tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
-        Settings that were added since have their defaults; others are a `TypeError`.
+        Missing settings get their defaults; unknown settings raise a `TypeError`.
         """
         sections = {name: section(**tree[name]) for name, section in SECTIONS.items()}
         return Config(**tree | sections)
 
     def replace(self, values: Mapping[str, object]) -> Self:
-        """Returns a copy with other values of some settings, by their full names.
+        """Returns a copy with new values, given by full setting name.
 
-        Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both,
-        and that of the latter `train.min_steps`, too.
+        A new `train.num_steps` clears `train.num_epochs`. A new `train.num_epochs`
+        clears `train.num_steps` and resets `train.min_steps`, unless they are given.
         """
         given: dict[str, Any] = dict(values)
         if given.get("train.num_epochs") is not None:
@@ -661,20 +660,21 @@ class Config(ConfigSection):
         return config
 
 
-# Every setting by its full name, such as `train.num_steps`.
+# All settings by full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
     declared.name: declared
     for section in (Config, *SECTIONS.values())
     for declared in settings_of(section).values()
 }
-# Paths of the data. They depend on the machine and are not part of the run.
+# Data paths depend on the machine and are not part of the run.
 DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_path)
-# Settings of an open run that can differ from those of its training: data can have
-# moved, another table can have other column names, and the user names a cell or a
-# network.
+# Settings that a user can change when opening a run: data files can have moved, another
+# table can use other column names, and a user-defined cell or network must be named
+# again, because its code would otherwise not run.
 OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
-# Which settings do not apply beside a function of the user, by their `applies_to`. Of
-# a recipe, their values are then dropped. If the user gives one, it is refused.
+# For each user-defined function, the `applies_to` of the settings that it replaces. The
+# values of these settings are dropped if a recipe sets them, and refused if the user
+# sets them.
 REPLACED = {
     "model.network": (RECURRENCE, LAYERS, LSTM),
     "train.loss": (CROSS_ENTROPY,),
@@ -684,7 +684,7 @@ REPLACED = {
 
 
 def is_own(name: str, value: object) -> bool:
-    """Returns whether a value of a setting names a function of the user."""
+    """Returns True if the value of a setting names a user-defined function."""
     functions = SETTINGS[name].functions
     if functions is None or (SETTINGS[name].is_path and not is_in_file(str(value))):
         return False

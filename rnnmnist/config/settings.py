@@ -1,7 +1,7 @@
-"""How a setting is declared, checked and parsed. `config.schema` has the settings.
+"""Declares, checks and parses settings; `config.schema` lists them.
 
-The declaration of a setting says its type, range, default and help, whether a resume
-may change it, and which data and recurrences have it.
+The declaration of a setting contains its type, range, default and help text, whether a
+resumed run can change it, and the kinds of runs in which it has an effect.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import msgspec
 
 from rnnmnist.config.functions import (
-    FORM,
+    PATTERN,
     SEPARATOR,
-    TEXT,
+    SYNTAX,
     Function,
     find_name,
     is_in_file,
@@ -31,59 +31,59 @@ Resume = Literal["refused", "allowed", "warned"]
 
 
 def to_python(value: Any) -> Any:
-    """Returns a scalar of NumPy, or an array without axes, as a value of Python.
+    """Converts a NumPy scalar or an array without axes to a Python scalar.
 
-    Other values are returned as they are.
+    Other values are returned unchanged.
     """
     is_scalar = getattr(value, "shape", None) == ()
     return value.item() if is_scalar else value
 
 
 def expand(given: str | Path) -> Path:
-    """Returns an absolute path, in which `~` is the user's home directory."""
+    """Makes a path absolute and expands `~` to the user's home directory."""
     if not isinstance(given, str | Path):
         raise UserError(f"must be a path, not {format_value(given)}")
     try:
         return Path(given).expanduser().absolute()
-    except RuntimeError as error:  # there is no such user
+    except RuntimeError as error:  # unknown user after ~
         raise UserError(f"{given}: {error}") from None
 
 
 class Setting(NamedTuple):
-    """A declared setting."""
+    """The declaration of a setting."""
 
-    name: str  # with its section, such as `train.num_steps`
-    kind: Any  # its type, annotated with its constraints
-    allowed: str  # describes its values, such as `an integer at least 1`
+    name: str  # with the section, such as `train.num_steps`
+    kind: Any  # the type, annotated with the constraints
+    allowed: str  # describes the allowed values, such as `an integer at least 1`
     default: Any
     help: str
-    # The default; if it is None, the value that a run has then, in words, such as `a
-    # tenth of the run`.
+    # Describes the default. If the default is None, describes the value that a run then
+    # uses, such as `a tenth of the run`.
     by_default: str
-    # Whether a resumed run may change it. `refused`: with another value, it would be
-    # another run. `warned`: the result is not that of a run without a stop.
+    # Whether a resumed run can change the value. `refused`: a new value would make it a
+    # different run. `warned`: the result differs from an uninterrupted run.
     resume: Resume
-    # The runs in which it has an effect, such as `training by gradients`; None: all.
+    # The runs in which the setting has an effect, such as `training by gradients`;
+    # None: all runs.
     applies_to: str | None
-    is_path: bool  # whether it is a path, which depends on the machine, not on the run
-    # The names of our functions, if its value is a function; None: a value of another
-    # type.
+    is_path: bool  # paths depend on the machine and are not part of the run
+    # Names of built-in functions, if the value is a function; None for other types.
     functions: tuple[str, ...] | None
-    are_several: bool  # whether its value is a tuple of functions
+    is_tuple: bool  # whether the value is a tuple of functions
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
-        """Returns a value as one of the setting's type, or raises a `UserError`.
+        """Converts a value to the setting's type, or raises a `UserError`.
 
-        Numbers of NumPy become those of Python, and paths absolute. Functions of Python
-        become texts that name them. Unless `strict`, texts are converted to the type.
+        NumPy scalars become Python numbers, relative paths become absolute, and Python
+        functions become texts that name them. If `strict` is False, strings are parsed.
         """
-        if not self.are_several or value is None:
+        if not self.is_tuple or value is None:
             return self._check_one(value, strict=strict)
         if isinstance(value, str):
             value = SEPARATOR.split(value)
         elif callable(value):
             value = [value]
-        return tuple(self._check_one(each, strict=strict) for each in value)
+        return tuple(self._check_one(item, strict=strict) for item in value)
 
     def _check_one(self, value: Any, *, strict: bool) -> Any:
         if isinstance(value, Path) and self.is_path:
@@ -100,29 +100,29 @@ class Setting(NamedTuple):
             ) from None
         with prefix_errors(self.name):
             if self.functions is not None and value:
-                value = self._check_text(value)
+                value = self._normalize_text(value)
             elif self.is_path and value:
                 value = str(expand(value))
         return value
 
-    def _check_text(self, value: str) -> str:
-        """Checks the text of a function, and returns it with an absolute path."""
+    def _normalize_text(self, value: str) -> str:
+
         if self.is_path and not is_in_file(value):
             return str(expand(value))
-        named = TEXT.fullmatch(value)
-        if named is None:  # a name of ours
+        named = PATTERN.fullmatch(value)
+        if named is None:  # a built-in function
             return value
         source, name = named.group("source", "name")
         if is_in_file(value):
             source = str(expand(source))
-        # `repr` writes equal parameters in one way.
+        # With `repr`, equal parameters have equal texts.
         parameters = parse_parameters(value)
         return ",".join(
             [f"{source}:{name}", *(f"{key}={parameters[key]!r}" for key in parameters)]
         )
 
     def parse(self, text: str) -> Any:
-        """Returns the value that a text stands for, as checked by `check`."""
+        """Parses and checks a value from the command line."""
         if text.lower() in ("none", "") and self.default is None:
             return None
         return self.check(text, strict=False)
@@ -137,21 +137,21 @@ def setting(
     applies_to: str | None = None,
     is_path: bool = False,
     functions: tuple[str, ...] | None = None,
-    are_several: bool = False,
+    is_tuple: bool = False,
     form: str = "",
     **constraints: Any,
 ) -> Any:
-    """Declares a `Setting`: a field of a `ConfigSection`.
+    """Declares a field of a `ConfigSection`.
 
-    The constraints are `ge`, `gt`, `le`, `lt` or `pattern`, as for `msgspec.Meta`. They
-    do not apply to None. `form` describes the values of types that `TYPES` lacks, and
-    the texts that match a pattern. The other arguments are fields of `Setting`.
+    The constraints are `ge`, `gt`, `le`, `lt` or `pattern`, as in `msgspec.Meta`; None
+    is exempt from them. `form` describes the allowed values for a `pattern` or for a
+    type that is not in `TYPES`. The other arguments are fields of `Setting`.
     """
-    # `settings_of` adds the name and the type.
+    # `settings_of` fills in the name and the type.
     by_default = by_default or str(default)
     if functions is not None and not is_path:
-        form = " or ".join([*functions, FORM])
-        constraints = {"pattern": rf"^({'|'.join([*functions, TEXT.pattern])})\Z"}
+        form = " or ".join([*functions, SYNTAX])
+        constraints = {"pattern": rf"^({'|'.join([*functions, PATTERN.pattern])})\Z"}
     declared = Setting(
         "",
         None,
@@ -163,7 +163,7 @@ def setting(
         applies_to,
         is_path,
         functions,
-        are_several,
+        is_tuple,
     )
     metadata = {"declared": declared, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
@@ -171,22 +171,22 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class ConfigSection:
-    """A section of settings, which are checked on construction."""
+    """A group of settings, checked on construction."""
 
-    prefix: ClassVar[str] = ""  # with which the names of its settings begin
+    prefix: ClassVar[str] = ""  # begins the full names of the settings
 
     def __post_init__(self) -> None:
         settings = settings_of(type(self))  # type: ignore[arg-type]
         for key, declared in settings.items():
-            # The class is frozen, so that only `object` can set a field.
+            # The dataclass is frozen; only `object.__setattr__` can set a field.
             object.__setattr__(self, key, declared.check(getattr(self, key)))
 
 
 @functools.cache
 def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
-    """Returns the settings of a section, by the names of its fields.
+    """Returns the settings of a section by field name.
 
-    A subclass can narrow the type of a setting from `TYPE | None` to `TYPE`.
+    A subclass can narrow the type of a field from `TYPE | None` to `TYPE`.
     """
     hints = typing.get_type_hints(section, include_extras=True)
     return {
@@ -208,7 +208,7 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     if not allowed and kind in TYPES:
         bounds = [f"{BOUNDS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
-    elif not allowed:  # it is a Literal
+    elif not allowed:  # a Literal
         allowed = f"one of {', '.join(typing.get_args(kind))}"
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if can_be_none:
@@ -218,7 +218,7 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
 
 
 def find(name: str, known: Mapping[str, Setting]) -> Setting:
-    """Returns a setting by its name, or raises a `UserError`."""
+    """Looks up a setting by its full name, or raises a `UserError`."""
     if name not in known:
         listed = "rnnmnist train --help lists all settings"
         remedy = suggest_name(name, known, listed)

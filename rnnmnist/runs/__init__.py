@@ -1,1 +1,1 @@
-"""All that lies in the folder of a run."""
+"""The files of a run: checkpoints, log and results."""

@@ -1,14 +1,15 @@
-"""The files of a checkpoint: its header, its checksums, and what is damaged.
+"""The files of a checkpoint: header and checksums, which detect damage.
 
-A workdir holds one folder for each kept step, with these items:
+A workdir contains a folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
-- `state`: all arrays of the training, for a resume; also the parameters, once more;
+- `state`: all training arrays, including the parameters, from which a run resumes;
 - `header`: the `Header`.
 
-`SHA256SUMS` has the SHA-256 of each file of the items. `read_header` compares all of
-them before anything is parsed, because orbax does not detect a flipped byte. Only a
-difference is damage: a lack of memory, threads or open files is not.
+`SHA256SUMS` lists the SHA-256 of each file in the items. `read_header` verifies all
+checksums before it parses a file, because orbax does not detect a flipped byte. A
+checkpoint is damaged only if a file does not match its checksum. A read that fails for
+lack of memory, threads or open files is not damage.
 """
 
 import contextlib
@@ -37,60 +38,60 @@ from rnnmnist.errors import RunError, UserError, summarize_error
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
 
-# The format is raised if a setting, a field of the header or an array is renamed or
-# removed, or if splits are drawn otherwise, and older checkpoints would be misread;
-# then the shipped models must be rewritten and sealed, too. A setting that is added has
-# the default with which earlier runs trained.
+# Increase this number if older checkpoints would be misread: after renaming or removing
+# a setting, a header field or an array, or drawing splits differently. Then also
+# rewrite and seal the shipped models. New settings do not need a new format: their
+# defaults must be the values with which earlier runs were trained.
 FORMAT = 12
 ITEMS = ("params", "state", "header")
 
-Tree = Any  # a tree of arrays or of their shapes, which mypy cannot describe
+Tree = Any  # a tree of arrays or shapes, for which Python has no type
 
 _logger = logging.getLogger(__name__)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings, the data set and the scores of a checkpoint, beside its arrays."""
+    """The metadata of a checkpoint, in addition to its arrays."""
 
     format: int = FORMAT
     step: int
     config: RunConfig
     task: Task
-    # Of the validation split, or leave-one-out predictions; None if there are neither.
+    # Validation or leave-one-out metrics; None if the step was not validated.
     metrics: StepMetrics | None
-    # The probabilities are the softmax of the logits divided by the temperature. The
-    # metrics, which select the checkpoint, are computed at temperature 1.
+    # probabilities = softmax(logits / temperature). The metrics, which select the
+    # checkpoint, are computed with temperature 1.
     temperature: float = 1.0
-    # Why the rule of `choose_config` chose the cell; None if the user did.
+    # Why `choose_config` chose the cell; None if the user chose it.
     reason: str | None = None
-    # The SHA-256 of each file with a function of the user, by `SETTING=LABEL`.
+    # The SHA-256 of each file with a user-defined function, by `SETTING=LABEL`.
     files: dict[str, str] = {}
-    # A hash of each training sequence; empty for images.
+    # One hash per training sequence; empty for images.
     trained_on: tuple[str, ...] = ()
 
 
 def without_functions(header: Header) -> Header:
-    """Returns a header as a file or a pickle has it, in which texts name functions.
+    """Replaces functions in a header by the texts that name them, for a file or pickle.
 
     Raises:
-        UserError: if no other process could import the cell or the network, which
-            predictions need.
+        UserError: if other processes cannot import the cell or the network, which
+            predictions require.
     """
     functions = functions_of(header.config)
     for function in functions:
         if function.setting in ("model.cell", "model.network"):
             function.require_import()
     files = {
-        f"{each.setting}={label(each)}": each.sha256
-        for each in functions
-        if each.sha256 is not None
+        f"{function.setting}={label(function)}": function.sha256
+        for function in functions
+        if function.sha256 is not None
     }
     config = name_functions(header.config)
     return replace(header, config=config, files=header.files | files)
 
 
 def warn_of_changed_files(header: Header, config: RunConfig) -> None:
-    """Warns of functions whose file has changed since a checkpoint was saved."""
+    """Warns about user-defined functions whose file has changed since a checkpoint."""
     for function in functions_of(config):
         sha256 = header.files.get(f"{function.setting}={label(function)}")
         if sha256 not in (None, function.sha256):
@@ -101,10 +102,11 @@ def warn_of_changed_files(header: Header, config: RunConfig) -> None:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Returns the header of a checkpoint; None if a file is not as it was saved.
+    """Verifies a checkpoint and returns its header; None if the checkpoint is damaged.
 
     Raises:
-        UserError: if the checkpoint is of another version of rnnmnist.
+        UserError: if another version of rnnmnist saved the checkpoint, or if its folder
+            was renamed.
         RunError: if a file cannot be read.
     """
     files = read_undamaged(folder)
@@ -114,8 +116,7 @@ def read_header(folder: Path) -> Header | None:
         content = json.loads(files[HEADER_FILE])
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']}, not {FORMAT}")
-        # Unlike `msgspec.convert`, `from_dict` refuses a setting that this version does
-        # not have.
+        # `from_dict` refuses unknown settings, which `msgspec.convert` would ignore.
         given = Config.from_dict(content["config"])
         config = fill_defaults(given, msgspec.convert(content["task"], Task))
         header = msgspec.convert(content | {"config": config}, Header)
@@ -133,7 +134,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def read_undamaged(folder: Path) -> dict[str, bytes] | None:
-    """Returns what `read_files` does, or None if `SHA256SUMS` does not list the same.
+    """Reads the files of a step; returns None if they do not match `SHA256SUMS`.
 
     Raises:
         RunError: if a file cannot be read.
@@ -143,19 +144,19 @@ def read_undamaged(folder: Path) -> dict[str, bytes] | None:
         saved = b""
         with contextlib.suppress(FileNotFoundError):
             saved = (folder / SUMS_FILE).read_bytes()
-        folder.stat()  # raises an error if a training process has deleted the step
+        folder.stat()  # fails if a training process has deleted the step
     has_saved_files = saved == format_sums(files).encode()
     return files if has_saved_files and HEADER_FILE in files else None
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Returns the files of the items of a step, by their paths in its folder.
+    """Reads the files of a step's items, by relative path.
 
-    File systems and copying programs add files whose names begin with a dot.
+    Skips names that begin with a dot: file systems and copying programs add such files.
     """
 
     def fail(error: OSError) -> None:
-        raise error  # `os.walk` would leave out a folder that it cannot list
+        raise error  # by default, `os.walk` skips folders that it cannot list
 
     files = {}
     for parent, _, names in os.walk(folder, onerror=fail):
@@ -169,7 +170,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def format_sums(files: Mapping[str, bytes]) -> str:
-    """Returns the content of `SHA256SUMS`, with a line for each file."""
+    """Formats the content of `SHA256SUMS`, one line per file."""
     lines = [
         f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
     ]
@@ -177,9 +178,9 @@ def format_sums(files: Mapping[str, bytes]) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Writes `SHA256SUMS`, which lists the files of a step that are restored.
+    """Writes the checksums of a step's files to `SHA256SUMS`.
 
-    `sha256sum --check SHA256SUMS` in the folder compares them, too.
+    `sha256sum --check SHA256SUMS` verifies them in the step's folder.
     """
     (folder / SUMS_FILE).write_text(format_sums(read_files(folder)))
 
@@ -196,10 +197,10 @@ def move_aside(folder: Path) -> None:
 
 @contextlib.contextmanager
 def read_errors(folder: Path) -> Iterator[None]:
-    """Turns the errors of a read, which prove no damage, into RunError."""
+    """Turns read errors, which do not prove damage, into a `RunError`."""
     try:
         yield
-    except Exception as error:  # orbax and tensorstore raise errors of any type
+    except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
             f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
             "does not mean that it is damaged: a training process may have deleted it, "

@@ -1,11 +1,10 @@
 """Saves and restores the arrays of checkpoints with orbax.
 
-All arrays but the step have a leading ensemble axis, of length 1 for a single seed.
-`checkpoint_files.py` says which files a checkpoint has.
+All arrays except the step have a leading ensemble axis, of length 1 for a single seed.
+`checkpoint_files.py` describes the files.
 
-The arrays of a checkpoint are small, and on the host when they are saved, so that a
-save, of about 0.15 s on a CPU, needs no background. Of several processes, the first one
-saves, and each of them reads.
+Saves are synchronous: the arrays are small and already on the host, and a save takes
+about 0.15 s on a CPU. With several processes, process 0 saves and all processes read.
 """
 
 import threading
@@ -21,7 +20,7 @@ from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED, remove_unfinished
 from rnnmnist.runs.writing import sync, write_json
 from rnnmnist.runtime.jax_defaults import jax_defaults
 
-# orbax numbers the saves of a process, and mixes up two that run at the same time.
+# orbax numbers the saves of a process and confuses concurrent saves.
 SAVE_LOCK = threading.Lock()
 
 
@@ -32,11 +31,11 @@ def save(
     arrays: Mapping[str, Tree],
     outdated: Iterable[int] = (),
 ) -> None:
-    """Saves a checkpoint, and deletes outdated ones.
+    """Saves a checkpoint, and deletes the outdated steps.
 
-    There is a tree of NumPy arrays for each of the items `params` and `state`. The step
-    is written in another folder, so that none is found incomplete if the process is
-    killed.
+    `arrays` contains a tree of NumPy arrays for each item, `params` and `state`. The
+    checkpoint is written to a temporary folder and then renamed, so that a killed
+    process does not leave an incomplete step.
     """
     folder = workdir / UNFINISHED / str(header.step)
     try:
@@ -46,11 +45,11 @@ def save(
                 checkpointer.save(folder / item, args=content)
         write_json(folder / HEADER_FILE, header)
         seal(folder)
-        sync(folder, *folder.rglob("*"))  # orbax syncs the files of arrays only
+        sync(folder, *folder.rglob("*"))  # orbax syncs only array files
         folder.rename(workdir / folder.name)
         sync(workdir)
         for step in outdated:
-            # Renamed first, so that no step is found half deleted.
+            # Rename before deleting, so that no half-deleted step remains.
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
@@ -66,18 +65,20 @@ def save(
 def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -> Tree:
     """Restores an item of a checkpoint, `params` or `state`, as NumPy arrays.
 
-    `read_header` has compared the files of the step with their checksums. The arrays
-    must have the names and shapes of `like`. None restores what was saved, with
-    dictionaries and lists in place of named tuples.
+    `read_header` has verified the checksums of the files. The arrays must have the
+    names and shapes of `like`. If `like` is None, all saved arrays are restored, with
+    dictionaries and lists instead of named tuples.
 
     Raises:
-        RunError: if the item cannot be read, or has other arrays.
+        RunError: if the item cannot be read, or if names or shapes differ.
     """
     folder = workdir / str(step)
     with _open_checkpointer() as checkpointer:
         with read_errors(folder):
-            saved = _shapes(checkpointer.metadata(folder / item).item_metadata.tree)
-        expected = saved if like is None else _shapes(like)
+            saved = _shapes_by_path(
+                checkpointer.metadata(folder / item).item_metadata.tree
+            )
+        expected = saved if like is None else _shapes_by_path(like)
         differing = sorted(saved.items() ^ expected.items())
         if differing:
             name, _ = differing[0]
@@ -91,8 +92,8 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
             return checkpointer.restore(folder / item, args=args)
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each array, by its path."""
+def _shapes_by_path(tree: Tree) -> dict[str, tuple[int, ...]]:
+
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -100,7 +101,7 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def _open_checkpointer() -> ocp.Checkpointer:
-    """Returns a checkpointer that waits for no other process."""
+    """Returns a checkpointer that does not wait for other processes."""
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process,

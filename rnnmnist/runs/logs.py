@@ -1,4 +1,4 @@
-"""The log of a run, `metrics.jsonl`, with one JSON object per line."""
+"""The log of a run: `metrics.jsonl`, one JSON object per line."""
 
 import contextlib
 import json
@@ -10,24 +10,23 @@ import msgspec
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import set_missing_filename
-from rnnmnist.runs.metrics import LOGGED, EnsembleMetrics, select_fields
+from rnnmnist.runs.metrics import LOG_FIELDS, EnsembleMetrics, select_fields
 from rnnmnist.runs.writing import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 
 
 class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores at a step: a line of `metrics.jsonl`, and what a callback gets.
+    """Metrics of one step: a line of `metrics.jsonl`, and the argument of a callback.
 
-    A line has no confusion matrices, which are large if there are many classes.
+    Lines do not contain confusion matrices, which are large with many classes.
 
     Attributes:
-        step: the number of updates that are finished.
-        split: `train` or `validation`; of random filters also `leave_one_out`, or with
-            groups `leave_one_group_out`.
-        examples_per_second: in training, by all members together.
-        metrics: the means of all other metrics by their names, each with a number for
-            each member.
+        step: the number of completed updates.
+        split: `train` or `validation`. For random filters, also `leave_one_out`, or
+            `leave_one_group_out` with groups.
+        examples_per_second: the training throughput of all members together.
+        metrics: the means of all other metrics by name, with one number per member.
     """
 
     step: int
@@ -36,12 +35,12 @@ class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True
     metrics: dict[str, tuple[float, ...]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the content of a line; several networks are its `members`."""
+        """Returns the content of a line; an ensemble adds a list of `members`."""
         of_step = ("step", "split", "groups", "examples_per_second", "metrics")
-        content = select_fields(self, (*of_step, *LOGGED))
+        content = select_fields(self, (*of_step, *LOG_FIELDS))
         if len(self.members) > 1:
             content["members"] = [
-                select_fields(member, LOGGED) for member in self.members
+                select_fields(member, LOG_FIELDS) for member in self.members
             ]
         return content
 
@@ -49,17 +48,16 @@ class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True
 def completion(
     lines: Iterable[StepMetrics], step: int, config: RunTrainConfig
 ) -> str | None:
-    """Returns why a run that has finished `step` steps is complete, None if it is not.
+    """Returns why a run is complete after `step` steps; None if it is not complete.
 
-    A run is complete at its last step. With a patience, it is also complete when so
-    many validations in a row were no better than the best one before, by the mean over
-    seeds.
+    A run is complete at its last step. With early stopping, it is also complete after
+    `patience` consecutive validations without improvement of the members' mean metric.
     """
     if step >= config.num_steps:
         return f"complete at step {step:,}"
     if config.patience is None:
         return None
-    # A killed run can have logged later validations, which no checkpoint has.
+    # A killed run can have logged validations after its last checkpoint.
     ranks = rank_validations(lines, step, config)
     best = max(ranks, key=ranks.__getitem__, default=0)
     if sum(validated > best for validated in ranks) < config.patience:
@@ -76,10 +74,9 @@ def completion(
 def rank_validations(
     lines: Iterable[StepMetrics], last: int, config: RunTrainConfig
 ) -> dict[int, float]:
-    """Returns the metric of early stopping for each validation until step `last`.
+    """Returns the early-stopping metric of each validation up to `last`, by step.
 
-    With class weights, the metric is the balanced accuracy, otherwise the negative
-    loss. Keys are steps.
+    The metric is balanced accuracy with class weights, otherwise the negative loss.
     """
     validations = [
         line for line in lines if line.split == "validation" and line.step <= last
@@ -97,31 +94,35 @@ def append(workdir: Path, metrics: StepMetrics) -> None:
 
 
 def read(workdir: Path) -> list[StepMetrics]:
-    """Returns the complete lines of the log, which need not exist."""
-    return [metrics for _, metrics in _lines(workdir)]
+    """Returns the complete lines of the log; an empty list without a log."""
+    return [metrics for _, metrics in _complete_lines(workdir)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
-    """Removes the metrics of later steps, and incomplete lines.
+    """Removes the metrics of steps after `step`, and incomplete lines.
 
-    A killed run wrote them after its last checkpoint, and writes them again.
+    A killed run logged them after its last checkpoint. The resumed run logs them again.
     """
-    kept = [f"{line}\n" for line, metrics in _lines(workdir) if metrics.step <= step]
+    kept = [
+        f"{line}\n"
+        for line, metrics in _complete_lines(workdir)
+        if metrics.step <= step
+    ]
     write_atomically(workdir / FILE_NAME, "".join(kept).encode())
 
 
-def _lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
-    """Yields the complete lines of the log, each with its metrics."""
+def _complete_lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
+
     path = workdir / FILE_NAME
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
-        # A killed run leaves an incomplete line, and a user can edit the file.
+        # A killed run can leave an incomplete line, and a user can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
             yield line, parse(msgspec.convert(json.loads(line), dict[str, Any]))
 
 
 def parse(content: dict[str, Any]) -> StepMetrics:
-    """Returns the metrics of a line from the content that `to_json` returns."""
+    """Restores metrics from the content that `StepMetrics.to_json` returns."""
     members = content.get("members", [content])
     return msgspec.convert(content | {"members": members}, StepMetrics)

@@ -1,4 +1,4 @@
-"""The scores of networks: counts and losses, and what follows from them."""
+"""Metrics of predictions, for single networks and ensembles."""
 
 import math
 import statistics
@@ -10,23 +10,23 @@ import numpy as np
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
-# What a log line and a result file have of a network, and of an ensemble.
-LOGGED = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy")
-RECORDED = (*LOGGED, "accuracy_interval", "confusion")
+# Fields in log lines and in result files, for each member and for the ensemble.
+LOG_FIELDS = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy")
+RESULT_FIELDS = (*LOG_FIELDS, "accuracy_interval", "confusion")
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The predictions of a network for labelled examples, counted.
+    """Metrics of one network's predictions for labelled examples.
 
     Attributes:
-        seed: the seed of the network; None for the mean of several networks.
+        seed: the seed of the network; None for the mean prediction of an ensemble.
         examples: the number of examples.
         correct: the number of correct predictions.
-        loss: the mean cross-entropy, in nats. It is calibrated, but for a validation of
-            the training and for the members of an ensemble.
-        confusion: counts by [true class][predicted class]; empty in training.
-        balanced_accuracy: the mean accuracy over the classes that have examples; None
-            in training.
+        loss: the mean cross-entropy, in nats. It uses the fitted temperature, except
+            during training and for single members of an ensemble.
+        confusion: counts by [true class][predicted class]; empty for training batches.
+        balanced_accuracy: the mean of the accuracies of all classes with examples; None
+            for training batches.
     """
 
     seed: int | None = None
@@ -43,18 +43,18 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the accuracy, over examples."""
+        """The 95 % Wilson interval of the accuracy over examples."""
         return wilson_interval(self.correct, self.examples)
 
 
 class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of an ensemble on labelled examples. A network is an ensemble of one.
+    """Metrics of an ensemble on labelled examples. A network is an ensemble of one.
 
     Attributes:
-        networks: the scores of each network.
-        ensemble: those of the mean of the networks' probabilities, whose loss is
-            calibrated; None for a single network, and in training.
-        groups: the number of groups that the examples are of; None without groups.
+        members: the metrics of each member.
+        ensemble: the metrics of the members' mean probabilities, with the loss at the
+            fitted temperature; None for a single network, and for training batches.
+        groups: the number of groups among the examples; None without groups.
     """
 
     members: tuple[Metrics, ...]
@@ -63,52 +63,52 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def seed(self) -> int | None:
-        """The seed of the first network."""
+        """The seed of the first member."""
         return self.members[0].seed
 
     @property
     def examples(self) -> int:
-        """The number of examples, which all networks share."""
+        """The number of examples, which is the same for all members."""
         return self.members[0].examples
 
     @property
     def correct(self) -> int:
-        """The number of correct predictions of all networks together."""
+        """The number of correct predictions, summed over members."""
         return sum(member.correct for member in self.members)
 
     @property
     def accuracy(self) -> float:
-        """The mean accuracy of the networks."""
-        # One division of integers, so that equal counts tie.
+        """The mean accuracy of the members."""
+        # A single division of integers, so that equal counts tie.
         return self.correct / (len(self.members) * self.examples)
 
     @property
     def loss(self) -> float:
-        """The mean loss of the networks."""
+        """The mean loss of the members."""
         return statistics.fmean(member.loss for member in self.members)
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval over examples, of a network with the mean count."""
+        """The 95 % Wilson interval over examples, at the members' mean count."""
         return wilson_interval(self.correct / len(self.members), self.examples)
 
     @property
     def accuracy_std(self) -> float | None:
-        """The standard deviation over networks, with `ddof=1`; None for one."""
+        """The standard deviation over members (`ddof=1`); None for a single network."""
         if len(self.members) == 1:
             return None
         return statistics.stdev(member.accuracy for member in self.members)
 
     @property
     def accuracy_mean_interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of the mean over networks; None for one.
+        """The 95 % t interval of the mean over members; None for a single network.
 
         References:
             Student, "The probable error of a mean", Biometrika 6, 1908.
         """
         if self.accuracy_std is None:
             return None
-        from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
+        from scipy.special import stdtrit  # takes 0.5 s; only ensembles need it
 
         count = len(self.members)
         quantile = float(stdtrit(count - 1, 0.975))
@@ -117,7 +117,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """The mean balanced accuracy of the networks; None in training."""
+        """The mean balanced accuracy of the members; None for training batches."""
         if self.members[0].balanced_accuracy is None:
             return None
         return statistics.fmean(
@@ -126,13 +126,13 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """The sum of the networks' counts; empty in training."""
+        """The counts summed over members; empty for training batches."""
         counts = np.sum([member.confusion for member in self.members], axis=0)
         return tuple(map(tuple, counts.tolist()))
 
     @property
     def is_unbalanced(self) -> bool:
-        """Whether a class has at least twice as many examples as another one."""
+        """Whether the largest class has at least twice the examples of the smallest."""
         if not self.confusion:
             return False
         sizes = np.sum(self.confusion, axis=1)
@@ -142,7 +142,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 def select_fields(
     metrics: Metrics | EnsembleMetrics, names: Iterable[str]
 ) -> dict[str, Any]:
-    """Returns named fields and properties for a file, without those that are None."""
+    """Returns the named fields and properties that are not None, for a file."""
     fields = {name: getattr(metrics, name) for name in names}
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -1,8 +1,8 @@
 """The record of a run: its log, checkpoints, tables and results.
 
-A training writes into a record, and a trained network is opened from one. Neither knows
-the form of the record: it is in memory, and with a workdir also in the files of that
-folder, which are read once.
+Training writes to a record, and a trained network is opened from a record. Neither
+depends on the storage: a record is kept in memory and, with a workdir, also in files.
+Each file is read once.
 """
 
 import contextlib
@@ -53,26 +53,25 @@ _logger = logging.getLogger(__name__)
 
 
 class Record:
-    """The lines, checkpoints and tables of a run, in memory or also in a workdir.
+    """Log, checkpoints and tables of a run, in memory and optionally in a workdir.
 
-    Everything that this process saves stays in memory, so that no file is read twice.
-    Of several processes, the first one writes.
+    All data that this process saves stay in memory, so that no file is read twice. With
+    several processes, only process 0 writes.
 
     Attributes:
-        workdir: the folder of the run; None: the run is in memory only.
-        headers: the headers of the kept checkpoints by their steps, ascending.
-        damaged: the steps of checkpoints with damaged files, which have no header.
-        params: the evaluated parameters of checkpoints by their steps, as NumPy arrays
-            with a leading ensemble axis. Only checkpoints that this process has saved
-            or read are present.
+        workdir: the folder of the run; None keeps the run in memory only.
+        headers: the headers of the kept checkpoints by step, ascending.
+        damaged: the steps of damaged checkpoints, which have no header.
+        params: evaluated parameters by step, as NumPy arrays with a leading ensemble
+            axis. Contains only checkpoints that this process has saved or read.
         state: the arrays of the training at the newest step, for a resume; None if this
-            process has neither saved nor read them. Of a fit in closed form, they are
-            the logits `left_out` of its leave-one-out predictions, float64 [ensemble,
-            examples, classes], with the examples in the order of their groups.
+            process has neither saved nor read them. For a closed-form fit, the
+            leave-one-out logits `left_out`, float64 [ensemble, examples, classes], with
+            examples in the order of their groups.
     """
 
     def __init__(self, workdir: Path | None = None) -> None:
-        """Reads the headers of all checkpoints, whose files are compared first."""
+        """Verifies all checkpoints in the workdir and reads their headers."""
         self.workdir = workdir
         self.headers: dict[int, Header] = {}
         self.damaged: list[int] = []
@@ -93,20 +92,21 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The step of the newest checkpoint, from which a run resumes; 0 without."""
+        """The newest checkpoint's step, at which a run resumes; 0 if there is none."""
         return max(self.headers, default=0)
 
     @property
-    def _written(self) -> Path | None:
-        """The folder in which this process writes; None if it writes no files."""
+    def _output_folder(self) -> Path | None:
+        """The folder to which this process writes; None if it does not write files."""
         return self.workdir if is_process_0() else None
 
     def select(self, selector: str) -> Header:
-        """Returns the header of the checkpoint `best`, `latest`, or with this number.
+        """Returns the header of a checkpoint: `best`, `latest` or a step number.
 
         Raises:
-            UserError: if there is no such checkpoint.
-            RunError: if a checkpoint is damaged, unless another one is named.
+            UserError: if the checkpoint does not exist.
+            RunError: if a checkpoint is damaged, unless `selector` is the number of an
+                undamaged checkpoint.
         """
         named = {str(step): header for step, header in self.headers.items()}
         steps = ", ".join(named) or "none"
@@ -137,10 +137,11 @@ class Record:
         if header.step not in self.params and self.workdir is not None:
             from rnnmnist.runs import checkpoints  # imports orbax
 
-            # If jax has no devices yet, this splits the CPU as for a run, which may
-            # follow. Otherwise orbax would make a single device.
+            # If jax has not initialized its devices, split the CPU as for a run, which
+            # can follow. Otherwise orbax would initialize a single device.
             make_device_mesh()
-            execution = Execution.create(header.config, "cpu")  # shapes are the same
+            # The shapes of the parameters are the same on all platforms.
+            execution = Execution.create(header.config, "cpu")
             model = make_model(header.config.model, header.task, execution)
             like = abstract_ensemble(abstract_params(model), header.config.num_seeds)
             self.params[header.step] = checkpoints.read_arrays(
@@ -149,7 +150,10 @@ class Record:
         return self.params[header.step]
 
     def read_state(self, like: Tree | None = None) -> Tree | None:
-        """Returns `state`, with the names and shapes of `like`; None if it is gone."""
+        """Returns `state`, and reads it first if necessary; None if it does not exist.
+
+        The arrays must have the names and shapes of `like`.
+        """
         workdir, step = self.workdir, self.step
         if self.state is None and workdir and (workdir / f"{step}/state").exists():
             from rnnmnist.runs import checkpoints  # imports orbax
@@ -158,58 +162,58 @@ class Record:
         return self.state
 
     def begin(self, config: RunConfig | None) -> None:
-        """Prepares the record for a training with a configuration.
+        """Prepares the record for training.
 
-        Removes the unfinished files of a killed process, and moves damaged checkpoints
-        aside. A complete run, which is only evaluated, has None as its configuration.
+        Removes unfinished files of killed processes and moves damaged checkpoints
+        aside. `config` is None for a complete run, which is only evaluated.
         """
-        if self._written is not None:
-            remove_unfinished(self._written)
-            for folder in (self._written, self._written / "evaluation"):
+        if self._output_folder is not None:
+            remove_unfinished(self._output_folder)
+            for folder in (self._output_folder, self._output_folder / "evaluation"):
                 for path in folder.glob(f".*{TEMPORARY}"):
-                    # A process beside this one can be writing a new file.
+                    # Another process can still be writing a newer file.
                     if path.stat().st_mtime < time.time() - 60:
                         path.unlink(missing_ok=True)
             for step in self.damaged:
-                move_aside(self._written / str(step))
+                move_aside(self._output_folder / str(step))
         self.damaged.clear()
         if config is not None:
-            # A killed process wrote later lines, which are written again.
+            # Drop lines that a killed process logged after its last checkpoint.
             self.lines[:] = [line for line in self.lines if line.step <= self.step]
-            if self._written is not None:
-                write_json(self._written / "config.json", name_functions(config))
-                logs.remove_metrics_after(self._written, self.step)
+            if self._output_folder is not None:
+                write_json(self._output_folder / "config.json", name_functions(config))
+                logs.remove_metrics_after(self._output_folder, self.step)
 
     def log(self, metrics: StepMetrics) -> None:
-        """Adds a line to the log."""
-        if self._written is not None:
-            logs.append(self._written, metrics)
-        # As the line of a file, it has no confusion matrices, which can be large.
+        """Appends a line to the log."""
+        if self._output_folder is not None:
+            logs.append(self._output_folder, metrics)
+        # Leave out confusion matrices, which can be large, as in the file.
         self.lines.append(logs.parse(metrics.to_json()))
 
     def save(self, header: Header, params: Params, state: Tree) -> None:
-        """Saves a checkpoint, and deletes those that are no longer kept.
+        """Saves a checkpoint, and deletes checkpoints that are no longer kept.
 
-        The arrays are NumPy's, or replicated on the devices.
+        The trees contain NumPy arrays, or jax arrays replicated over the devices.
         """
         params, state = jax.device_get((params, state))
         self.headers[header.step] = header
         self.params[header.step] = params
         self.state = state
         outdated = outdated_steps(self.headers.values())
-        if self._written is not None:
+        if self._output_folder is not None:
             from rnnmnist.runs import checkpoints  # imports orbax
 
             items = {"params": params, "state": state}
             written = without_functions(header)
-            checkpoints.save(self._written, written, items, outdated)
+            checkpoints.save(self._output_folder, written, items, outdated)
         for step in outdated:
             del self.headers[step]
             self.params.pop(step, None)
 
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
-        """Writes the arrays of `fit`, unless an earlier start of the run has."""
-        folder = self._written
+        """Saves the arrays passed to `fit`, unless the resumed run already has them."""
+        folder = self._output_folder
         if folder is None or (self.step and (folder / ARRAYS).exists()):
             return
         with write_folder(folder / ARRAYS) as new:
@@ -217,13 +221,13 @@ class Record:
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
 
     def save_result(self, result: Result, table: str | None = None) -> None:
-        """Writes the file of a result, and the table of its predictions beside it.
+        """Writes a result file, and a CSV file with the table of its predictions.
 
-        The table is the text of a CSV file. A read-only workdir causes a warning.
+        In a read-only workdir, logs a warning instead.
         """
-        if self._written is None:
+        if self._output_folder is None:
             return
-        path = self._written / result.path
+        path = self._output_folder / result.path
         try:
             write_json(path, to_json(result))
             if table is not None:
@@ -234,7 +238,7 @@ class Record:
             _logger.warning(f"the result is not recorded: {error}")
 
     def describe_stop(self, step: int, num_steps: int) -> str:
-        """Describes a run that a signal has stopped after a step, and the remedy."""
+        """Describes a run that a signal stopped at a step, and how to continue it."""
         if step == 0:
             return (
                 f"before the first step of {num_steps}, so that nothing is saved; "
@@ -252,7 +256,7 @@ class Record:
 
 
 def save_network(workdir: Path, header: Header, params: Params) -> None:
-    """Saves a checkpoint without a training state in a folder that has none."""
+    """Saves a checkpoint without `state`, in a folder without checkpoints."""
     from rnnmnist.runs import checkpoints  # imports orbax
 
     header = without_functions(header)
@@ -264,9 +268,9 @@ def save_network(workdir: Path, header: Header, params: Params) -> None:
 
 @contextlib.contextmanager
 def open_record(workdir: Path | None) -> Iterator[Record]:
-    """Yields the record of a training, whose workdir, if there is one, is locked.
+    """Yields the record of a training run and locks its workdir.
 
-    Of several processes, the first one creates the workdir and holds the lock.
+    With several processes, process 0 creates the workdir and holds the lock.
     """
     if workdir is None:
         yield Record()

@@ -1,14 +1,14 @@
-"""The result files of a run."""
+"""Result files: metrics of evaluated checkpoints."""
 
 from pathlib import Path
 from typing import Any
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs.metrics import RECORDED, EnsembleMetrics, select_fields
+from rnnmnist.runs.metrics import RESULT_FIELDS, EnsembleMetrics, select_fields
 
-# The fields of a result file that describe the run and the data as a whole. Each of
-# the `members` of an ensemble has the SHA-256 of its own parameters.
-OF_ENSEMBLE = (
+# Fields of a result file that its `members` do not repeat. Each member has a
+# `params_sha256` of its own parameters.
+SHARED_FIELDS = (
     "params_sha256",
     "temperature",
     "task",
@@ -21,32 +21,30 @@ OF_ENSEMBLE = (
 
 
 class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of a checkpoint on a split, and of what they are.
+    """Metrics of a checkpoint on one split, with the data set, step and hashes.
 
-    Every network of a result has a confusion matrix.
+    All members of a result have confusion matrices.
 
     Attributes:
-        dataset: the name of the evaluated data.
-        split: `train`, `validation` or `test`, or `leave_one_out` or
-            `leave_one_group_out`, as of `StepMetrics`.
+        dataset: the name of the evaluated data set.
+        split: `train`, `validation`, `test`, `leave_one_out` or `leave_one_group_out`.
         step: the step of the checkpoint.
-        num_parameters: the number of trained parameters of one network.
-        params_sha256: the SHA-256 of all parameter arrays of all networks.
-        member_sha256: the SHA-256 of the arrays of each network.
-        temperature: divides the logits of which the losses are computed, except for
-            the members of an ensemble.
-        task: the evaluated data.
-        permutation: the order of the pixels in the view `permuted`.
-        permutation_sha256: the SHA-256 of that order.
+        num_parameters: the number of trained parameters of one member.
+        params_sha256: the SHA-256 of the parameter arrays of all members.
+        member_sha256: the SHA-256 of each member's parameter arrays.
+        temperature: divides the logits in all losses, except the losses of single
+            members of an ensemble.
+        task: shapes, classes and statistics of the evaluated data set.
+        permutation: the name of the pixel order of the view `permuted`.
+        permutation_sha256: the SHA-256 of the pixel order.
         trained_on_sha256: `Task.sha256` of the training data.
-        tutorial_128: the scores on the first 128 test examples.
-        calibrated_here: whether the temperature was fitted on these examples. The loss
-            is then slightly too low.
-        examples_trained_on: the number of examples that are equal to training
-            sequences, of data other than those of the training; None if this is not
-            known.
-        accuracy_by_group: the accuracy on the examples of each group, the mean over
-            several networks; None without groups.
+        tutorial_128: the metrics on the first 128 test examples.
+        calibrated_here: whether the temperature was fitted on the evaluated examples,
+            which makes the loss slightly too low.
+        examples_trained_on: the number of examples that equal a training sequence, if
+            the evaluated data are not the training data; None if unknown.
+        accuracy_by_group: the accuracy for each group, averaged over members; None
+            without groups.
     """
 
     dataset: str
@@ -67,9 +65,10 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def path(self) -> Path:
-        """The path of the file in the workdir.
+        """The path of the result file in the workdir.
 
-        If the data are others than those of the training, it has their SHA-256.
+        If the evaluated data are not the training data, the name ends with the first
+        digits of their SHA-256.
         """
         path = Path("evaluation", f"{self.split}-{self.step}.json")
         sha256 = self.task.sha256
@@ -79,20 +78,20 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Returns the content of a result file, which has derived metrics, too.
+    """Returns the content of a result file, including derived metrics.
 
-    The file of an ensemble also has the spread over networks, the scores of the mean of
-    their probabilities, and the scores of each network.
+    For an ensemble, it also contains the spread over members, the metrics of their mean
+    probabilities, and the metrics of each member.
     """
     run = ("dataset", "split", "step", "num_parameters")
-    content = select_fields(result, (*run, "groups", *RECORDED, *OF_ENSEMBLE))
+    content = select_fields(result, (*run, "groups", *RESULT_FIELDS, *SHARED_FIELDS))
     if result.tutorial_128 is not None:
-        content["tutorial_128"] = select_fields(result.tutorial_128, RECORDED)
+        content["tutorial_128"] = select_fields(result.tutorial_128, RESULT_FIELDS)
     if result.ensemble is None:
         return content
     members = [
         select_fields(result, run)
-        | select_fields(member, RECORDED)
+        | select_fields(member, RESULT_FIELDS)
         | {"params_sha256": sha256}
         for member, sha256 in zip(result.members, result.member_sha256, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and which one is the best."""
+"""Selects the best checkpoint of a run and the checkpoints to keep."""
 
 from collections.abc import Iterable
 
@@ -7,10 +7,10 @@ from rnnmnist.runs.checkpoint_files import Header
 
 
 def outdated_steps(headers: Iterable[Header]) -> set[int]:
-    """Returns the steps of checkpoints that are not kept, of ascending ones.
+    """Returns the steps of checkpoints to delete, from headers in ascending order.
 
-    The best step, the last one, and `train.keep_checkpoints` of the newest validated
-    ones are kept. A step that a signal has saved between two validations is not
+    The best step, the last step and the `train.keep_checkpoints` newest validated steps
+    are kept. If a signal stops a run between two validations, the saved step is not
     validated.
     """
     kept = list(headers)
@@ -22,21 +22,21 @@ def outdated_steps(headers: Iterable[Header]) -> set[int]:
 
 
 def best_header(headers: Iterable[Header]) -> Header:
-    """Returns the step with the highest validation accuracy, the earlier one on a tie.
+    """Returns the header with the highest validation accuracy; ties go to the earliest.
 
-    With class weights, balanced accuracies are compared. With too few validation
-    examples to compare, the last validated step is returned.
+    With class weights, balanced accuracy is compared. With fewer than
+    `MIN_VALIDATION_EXAMPLES` validation examples, the last validated step is the best.
     """
 
     def rank(header: Header) -> tuple[float, int]:
-        scores = header.metrics
-        if scores is None:
+        metrics = header.metrics
+        if metrics is None:
             return -1.0, header.step
-        if scores.examples < MIN_VALIDATION_EXAMPLES:
+        if metrics.examples < MIN_VALIDATION_EXAMPLES:
             return 0.0, header.step
         is_weighted = header.config.train.has_class_weights
-        if is_weighted and scores.balanced_accuracy is not None:
-            return scores.balanced_accuracy, -header.step
-        return scores.accuracy, -header.step
+        if is_weighted and metrics.balanced_accuracy is not None:
+            return metrics.balanced_accuracy, -header.step
+        return metrics.accuracy, -header.step
 
     return max(headers, key=rank)

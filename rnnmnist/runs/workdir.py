@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, and the steps in it."""
+"""The folder of a run: its lock and its steps."""
 
 import contextlib
 import fcntl
@@ -11,9 +11,9 @@ from pathlib import Path
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
 
-# The folder with the arrays of `fit`. Its stem names the data set.
+# The folder with the arrays passed to `fit`; its stem becomes the name of the data set.
 ARRAYS = "arrays.data"
-UNFINISHED = ".unfinished"  # the folder of what is being saved or deleted
+UNFINISHED = ".unfinished"  # contains steps that are being saved or deleted
 # In the folder of a step; see `checkpoint_files.py`.
 SUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
@@ -23,11 +23,11 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Locks a workdir, so that only this run trains in it.
+    """Locks a workdir, so that only one run at a time trains in it.
 
-    The lock is the kernel's, and ends with the process. A file system without locks
-    causes a warning. The folder is created, and removed at the end if nothing was
-    written in it.
+    The kernel holds the lock and releases it when the process ends. If the file system
+    does not support locks, a warning is logged. The folder is created, and removed
+    again if it is still empty at the end.
     """
     missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
     with open_folder(workdir) as folder:
@@ -46,7 +46,7 @@ def lock(workdir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # a run has started in it
+            with contextlib.suppress(OSError):  # the folder is not empty
                 for created in missing:
                     created.rmdir()
 
@@ -54,18 +54,17 @@ def lock(workdir: Path) -> Iterator[None]:
 def list_steps(workdir: Path) -> list[int]:
     """Returns the steps of the finished checkpoints, ascending.
 
-    Where another file or folder has the name of a step, this step could not be saved.
-
     Raises:
-        UserError: if this package did not write a folder that is named as a step.
+        UserError: if a file or folder has the name of a step but is not a checkpoint.
+            The step could not be saved.
     """
     steps = []
     for path in workdir.iterdir() if workdir.is_dir() else []:
         if re.fullmatch("0|[1-9][0-9]*", path.name):
-            # One of these files is there even if the checkpoint is damaged.
+            # Even a damaged checkpoint has one of these files.
             if (path / HEADER_FILE).exists() or (path / SUMS_FILE).exists():
                 steps.append(int(path.name))
-            elif path.exists():  # else a training process has just deleted it
+            elif path.exists():  # otherwise a training process has just deleted it
                 raise UserError(
                     f"workdir: {path} is not a checkpoint of rnnmnist; name another "
                     "workdir, or rename this folder"
@@ -74,5 +73,5 @@ def list_steps(workdir: Path) -> list[int]:
 
 
 def remove_unfinished(workdir: Path) -> None:
-    """Removes what a process has not finished to save or to delete."""
+    """Removes checkpoints whose saving or deletion has not finished."""
     shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)

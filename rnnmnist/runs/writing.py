@@ -1,4 +1,4 @@
-"""Writes files and folders whole or not at all. This module imports no jax."""
+"""Writes files and folders completely or not at all. Does not import jax."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ TEMPORARY = ".tmp"  # the suffix of a file that is not complete
 
 
 def sync(*paths: Path) -> None:
-    """Writes files, or the names in a folder, from the system's memory to the disk."""
+    """Flushes files, or the entries of folders, to the disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -29,9 +29,9 @@ def sync(*paths: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file, which keeps its old content until the new one is complete.
+    """Writes a file, which keeps its old content until the new content is complete.
 
-    The folder of the file is created.
+    The parent folder is created if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Unique, since several threads or machines can write the same file.
@@ -48,25 +48,24 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# `value` is of any type that msgspec encodes: a record, or a JSON value.
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON value or a record atomically."""
+    """Writes a JSON file atomically, from any value that msgspec encodes."""
     text = json.dumps(msgspec.to_builtins(value), indent=1)
     write_atomically(path, f"{text}\n".encode())
 
 
 @contextlib.contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder of the same name, which replaces `path` after the block.
+    """Yields a new folder with the same name, which replaces `path` after the block.
 
-    An error inside the block leaves `path` as it was. Until then, the new folder is in
-    a locked folder beside `path`. The folders of killed processes are not locked any
-    more, and are removed.
+    If the block raises an error, `path` is unchanged. Until the end of the block, the
+    new folder is inside a locked temporary folder next to `path`. Temporary folders of
+    killed processes are no longer locked, and are removed.
     """
-    for left in path.parent.glob(f".{path.name}.*.unfinished"):
-        with contextlib.suppress(OSError), open_folder(left) as descriptor:
+    for abandoned in path.parent.glob(f".{path.name}.*.unfinished"):
+        with contextlib.suppress(OSError), open_folder(abandoned) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
+            shutil.rmtree(abandoned)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
     new, old = unfinished / path.name, unfinished / "old"
     with set_missing_filename(path), open_folder(unfinished) as descriptor:
@@ -79,7 +78,7 @@ def write_folder(path: Path) -> Iterator[Path]:
                 path.rename(old)
             new.rename(path)
         finally:
-            # An error, such as an interrupt, can come between both.
+            # An interrupt can occur between the two renames.
             if old.exists() and not path.exists():
                 old.rename(path)
             shutil.rmtree(unfinished, ignore_errors=True)

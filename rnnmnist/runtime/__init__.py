@@ -1,1 +1,1 @@
-"""Devices, processes, signals, compilation, ensembles, random streams, the machine."""
+"""Devices, processes, signals, compilation, random streams and machine information."""

@@ -1,4 +1,4 @@
-"""The compilation cache, and the time that jax spends on compiling."""
+"""The compilation cache, and a clock for compilation time."""
 
 import collections
 import logging
@@ -14,14 +14,15 @@ import jax
 from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
 
 _logger = logging.getLogger(__name__)
-_seconds: dict[int, float] = collections.defaultdict(float)  # by thread
+_compile_seconds: dict[int, float] = collections.defaultdict(float)  # per thread
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder.
+    """Enables jax's compilation cache, by default in the user's cache folder.
 
-    A process can have chosen another folder, as by `JAX_COMPILATION_CACHE_DIR`, or no
-    cache. If the folder cannot be written, a warning is logged and nothing is cached.
+    A folder that the process has set, for example with `JAX_COMPILATION_CACHE_DIR`,
+    takes precedence. A disabled cache stays disabled. If the folder is not writable, a
+    warning is logged and the cache is disabled.
     """
     config: Any = jax.config  # some versions do not declare its attributes
     if not config.jax_enable_compilation_cache:
@@ -43,24 +44,24 @@ def enable_compilation_cache() -> None:
 
 
 def use_cpu() -> None:
-    """Selects the CPU for short work, since a trainer may hold the accelerator."""
+    """Selects the CPU for short tasks: a training run can occupy the accelerator."""
     jax.config.update("jax_platforms", "cpu")
     enable_compilation_cache()
 
 
 def compile_seconds() -> float:
-    """Returns the seconds of compilation in this thread so far."""
-    return _seconds[threading.get_ident()]
+    """Returns the seconds that this thread has spent on compilation."""
+    return _compile_seconds[threading.get_ident()]
 
 
 def running_seconds() -> float:
-    """Returns the seconds of a clock that stops while this thread compiles."""
+    """Returns a monotonic time in seconds, without this thread's compilation time."""
     return time.monotonic() - compile_seconds()
 
 
 def _add_seconds(event: str, duration_secs: float, **_: object) -> None:
     if event in COMPILATION_EVENTS:
-        _seconds[threading.get_ident()] += duration_secs
+        _compile_seconds[threading.get_ident()] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_add_seconds)

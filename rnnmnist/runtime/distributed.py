@@ -1,9 +1,9 @@
 """The processes of a run, one per host or GPU, on top of `jax.distributed`.
 
 A process that fails ends at once, without `jax.distributed.shutdown`, which would wait
-for the others. These end when the failed process has been silent for
-`HEARTBEAT_TIMEOUT_SECONDS`; if it is process 0, at once. One that ends normally waits
-for the others in the exit handler of jax.
+for the other processes. If process 0 fails, the other processes end at once. Otherwise,
+they end after the failed process has been silent for `HEARTBEAT_TIMEOUT_SECONDS`. A
+process that ends normally waits for the other processes in jax's exit handler.
 """
 
 import functools
@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_SECONDS = 300  # jax's default
 HEARTBEAT_TIMEOUT_SECONDS = 30
-WAIT_MILLISECONDS = 2_000_000_000  # three weeks, in which another process must answer
+WAIT_MILLISECONDS = 2_000_000_000  # three weeks, the maximum wait for process 0
 
 _message_numbers = itertools.count()
 
@@ -42,13 +42,14 @@ _message_numbers = itertools.count()
 def initialize(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins the run's other processes, if arguments or a launcher name some.
+    """Joins the other processes of the run, if arguments or a launcher describe them.
 
-    The arguments are those of `jax.distributed.initialize`; without them, jax detects
-    a cluster. Only entry points call it, before jax initializes its devices. From then
-    on, only process 0 prints.
+    The arguments are passed to `jax.distributed.initialize`. Without arguments, jax
+    detects a cluster. Only entry points call this function, before jax initializes its
+    devices. Afterwards, only process 0 prints.
     """
-    # A single SLURM task is no cluster; several in one job would share jax's port.
+    # A single SLURM task is not a cluster. Several single tasks in one job would share
+    # jax's port.
     is_alone = num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
     if is_alone and coordinator_address is None:
         return
@@ -61,9 +62,9 @@ def initialize(
             f"{coordinator_address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; "
             "start each of them, with the same flags"
         ) from None
-    except Exception as error:  # the detection of clusters raises many kinds
+    except Exception as error:  # cluster detection raises many types
         given = (coordinator_address, num_processes, process_id)
-        # jax sets the number of the processes once it has detected a cluster.
+        # If jax has detected a cluster, it has set the number of processes.
         if given == (None, None, None) and process_count() == 1:
             if str(error) != NO_CLUSTER:
                 _logger.warning(
@@ -77,7 +78,7 @@ def initialize(
             f"{coordinator_address or 'a cluster'} ({type(error).__name__}: {error}); "
             "give HOST:PORT of process 0, --num_processes and --process_id"
         ) from error
-    # jax.distributed has replaced Python's handler of SIGTERM.
+    # Reinstall Python's SIGTERM handler, which jax.distributed has replaced.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     if not is_process_0():
         discard_output()
@@ -85,13 +86,13 @@ def initialize(
 
 
 def _join(address: str | None, number: int | None, index: int | None) -> None:
-    """Calls `jax.distributed.initialize`.
+    """Calls `jax.distributed.initialize` with a timeout.
 
     Raises:
-        TimeoutError: after `JOIN_TIMEOUT_SECONDS`. At its own timeout, which is longer,
-            jax would abort the process.
+        TimeoutError: after `JOIN_TIMEOUT_SECONDS`. jax has a longer timeout, after
+            which it would abort the process.
     """
-    if address is not None and index == 0:  # jax would crash on a port in use
+    if address is not None and index == 0:  # jax would crash if the port is in use
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
 
     join = functools.partial(
@@ -106,15 +107,16 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
 
 
 def is_process_0() -> bool:
-    """Whether this is process 0, which alone writes files."""
+    """Returns True in process 0, which is the only process that writes files."""
     return distributed_state().process_id == 0
 
 
 def broadcast(decide: Callable[[], T]) -> T:
-    """Returns on all processes what a function returns on process 0, which is JSON.
+    """Calls `decide` on process 0, and returns its JSON result on all processes.
 
-    All processes must call this, in the same order. They wait in the key-value store of
-    `jax.distributed`, which needs no devices and has no time limit of minutes.
+    All processes must call this function, in the same order. They wait for a key in the
+    key-value store of `jax.distributed`, which does not require devices and does not
+    time out after minutes.
     """
     if process_count() == 1:
         return decide()
@@ -131,19 +133,19 @@ def broadcast(decide: Callable[[], T]) -> T:
 
 
 def wait_for_process_0() -> None:
-    """Waits until process 0 has come to the same call, however long that takes."""
+    """Waits until process 0 makes the same call, however long it takes."""
     broadcast(lambda: None)
 
 
 def _call_in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
-    """Calls compiled code that waits, so that Python can handle signals meanwhile."""
+    """Runs blocking compiled code in a thread, so that Python can handle signals."""
     return ThreadPoolExecutor(1).submit(function).result(timeout)
 
 
 def all_max(number: int) -> int:
-    """Returns the maximum over all processes.
+    """Returns the maximum of a number over all processes.
 
-    It is a collective operation of the devices, which fails if a process has ended.
+    This is a collective operation on the devices, which fails if a process has ended.
     """
     with jax.transfer_guard("allow"):
         return int(multihost_utils.process_allgather(np.int32(number)).max())

@@ -1,8 +1,8 @@
-"""The settings of jax that this package computes with, in any process.
+"""The jax settings that this package uses, whatever the settings of the process.
 
-A user's process can have others: double precision, no compilation, another order of
-random bits, guarded transfers, or a mesh of its own. Programs would then fail, or
-give other results for the same configuration.
+A user's process can enable double precision, disable compilation, change the order of
+random bits, guard transfers or set a mesh. Programs would then fail, or give different
+results for the same configuration.
 """
 
 import contextlib
@@ -18,29 +18,28 @@ from jax.sharding import Mesh
 
 from rnnmnist.errors import UserError
 
-# They log by the logger of absl: orbax each step of a save, optax that a schedule has
-# no warm-up, TFDS that a data set is not prepared. On a real problem, they raise.
+# These packages log to absl in normal use: orbax each stage of a save, optax a schedule
+# without warm-up, TFDS an unprepared data set. For real problems, they raise errors.
 SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 
-# `enable_x64` moved from one module to the other in jax 0.8, so that one of the two
-# does not declare it.
-_home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-_process_id: int | None = None  # of the process that has first computed
+# jax 0.8 moved `enable_x64` from `jax.experimental` to `jax`.
+_x64_module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+_process_id: int | None = None  # the process that computed first
 
 
 @contextlib.contextmanager
 def jax_defaults() -> Iterator[None]:
-    """Computes with jax's defaults in this thread, within a block or a function.
+    """Applies jax's defaults in this thread, as a context manager or decorator.
 
-    Meanwhile, what `SILENT_PACKAGES` log is dropped.
+    Also drops the logs of `SILENT_PACKAGES`.
 
     Raises:
-        UserError: in a process that was forked from one which has computed.
+        UserError: if this process was forked from a process that had computed.
     """
     refuse_fork()
     with (
-        _home.enable_x64(False),
+        _x64_module.enable_x64(False),
         jax.disable_jit(False),
         jax.threefry_partitionable(True),
         jax.transfer_guard("allow"),
@@ -52,21 +51,21 @@ def jax_defaults() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_library_logs() -> Iterator[None]:
-    """Drops what `SILENT_PACKAGES` log, within a block or a function."""
+    """Drops the logs of `SILENT_PACKAGES`, as a context manager or decorator."""
 
-    def is_of_others(record: logging.LogRecord) -> bool:
+    def is_wanted(record: logging.LogRecord) -> bool:
         return not any(package in record.pathname for package in SILENT_PACKAGES)
 
     logger = logging.getLogger("absl")
-    logger.addFilter(is_of_others)
+    logger.addFilter(is_wanted)
     try:
         yield
     finally:
-        logger.removeFilter(is_of_others)
+        logger.removeFilter(is_wanted)
 
 
 def refuse_fork() -> None:
-    """Refuses a forked process, which lacks the threads that jax and orbax wait for."""
+    """Refuses forked processes, which lack the threads that jax and orbax wait for."""
     global _process_id
     if _process_id is None:
         _process_id = os.getpid()
@@ -79,10 +78,10 @@ def refuse_fork() -> None:
 
 
 def double_precision() -> contextlib.AbstractContextManager[None]:
-    """Lets this thread compute in float64 within a block, unlike jax's defaults.
+    """Enables float64 in this thread, as a context manager inside `jax_defaults`.
 
-    It serves single operations while a program is traced. Their results have to be
-    converted to float32 in the block.
+    Use it for single operations while a program is traced, and convert the results to
+    float32 inside the block.
     """
-    context: contextlib.AbstractContextManager[None] = _home.enable_x64(True)
+    context: contextlib.AbstractContextManager[None] = _x64_module.enable_x64(True)
     return context

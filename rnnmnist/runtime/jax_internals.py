@@ -1,19 +1,19 @@
-"""What the package knows of jax that jax does not document. Imports no jax.
+"""Undocumented parts of jax that this package relies on. Does not import jax.
 
-A later version can rename any of it. Each comment says what a run does then.
+Later versions of jax can rename them. Each comment describes the effect on a run.
 """
 
 from typing import Any
 
-# Begins a warning about a program in the cache that is not complete, since another
-# process still writes it, or was killed while it did. jax then compiles the program
-# again. If the warning is reworded, commands print it.
+# The beginning of the warning about an incomplete cache entry, which another process is
+# still writing, or was killed while writing. jax then recompiles the program. If jax
+# rewords the warning, commands print it.
 CACHE_WARNING = "Error reading persistent compilation cache entry"
-# The error if no cluster is detected, which is the usual case. If it is reworded, a run
-# of one process needs --num_processes=1.
+# The error if jax detects no cluster, which is the usual case. If jax rewords it, a run
+# with a single process logs a warning that recommends --num_processes=1.
 NO_CLUSTER = "coordinator_address should be defined."
-# Tracing is left out: its events are nested and would be counted more than once. If
-# these events are renamed, the seconds of compilation count as those of training.
+# Tracing is excluded: its events are nested and would be counted more than once. If jax
+# renames these events, compilation time counts as training time.
 COMPILATION_EVENTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
@@ -23,17 +23,17 @@ COMPILATION_EVENTS = {
 def process_count() -> int:
     """Returns the number of processes of this run.
 
-    Unlike `jax.process_count`, it does not initialize the devices. If the state is
-    renamed, nothing runs; orbax reads it, too.
+    Unlike `jax.process_count`, this does not initialize the devices. If jax renames the
+    state, nothing runs; orbax reads the state, too.
     """
     return distributed_state().num_processes
 
 
 def distributed_state() -> Any:
-    """Returns what `jax.distributed.initialize` sets, whose type is private to jax.
+    """Returns the state of `jax.distributed`, whose type is private to jax.
 
-    Before, it has the values of a single process: the `process_id` is 0. The `client`
-    of several processes has the key-value store.
+    Before `jax.distributed.initialize`, the state describes a single process, with
+    `process_id` 0. With several processes, its `client` provides the key-value store.
     """
     from jax._src.distributed import global_state
 

@@ -1,4 +1,4 @@
-"""This machine: its cores, memory and installed libraries. Imports no jax."""
+"""Cores, memory and library versions of this machine. Does not import jax."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")  # a container sees its own
+CGROUP = Path("/sys/fs/cgroup")  # inside a container, its own control group
 LIBRARIES = (
     "array_record",
     "flax",
@@ -22,16 +22,16 @@ LIBRARIES = (
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
+    """Returns the number of cores that this process is allowed to use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS does not tell which cores may be used
+    return os.cpu_count() or 1  # macOS does not report usable cores
 
 
 def describe_processor() -> str:
-    """Returns the number of usable cores, the processor's name and its vector width.
+    """Describes the usable cores, the processor's name and its vector instructions.
 
-    The names of virtual processors are often the same for several generations.
+    Several generations of virtual processors often have the same name.
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
@@ -52,10 +52,11 @@ class Memory(NamedTuple):
 
 
 def main_memory() -> Memory:
-    """Returns the memory of this machine, or of the container if that has less.
+    """Returns the memory of this machine, or of its container if the limit is lower.
 
-    In a container, what this process uses is not available. The container's own usage
-    is no measure, since it includes files that were read and can be dropped.
+    In a container, the available memory is the limit less the memory of this process.
+    The container's own usage is not subtracted, because it includes cached files, which
+    the kernel can drop.
     """
     host = psutil.virtual_memory()
     limit = CGROUP / "memory.max"
@@ -67,7 +68,7 @@ def main_memory() -> Memory:
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and of `LIBRARIES`, by name."""
+    """Returns the versions of Python and the `LIBRARIES` by name."""
     versions = {name: metadata.version(name) for name in LIBRARIES}
     versions["python"] = platform.python_version()
     return dict(sorted(versions.items()))

@@ -1,8 +1,7 @@
-"""The mesh of devices: its axes, the networks of an ensemble and their batches.
+"""The axes of the device mesh, and functions that map over the ensemble axis.
 
-On the devices and in checkpoints, the parameters and the optimizer state of a run have
-the ensemble axis first, of length 1 for a single seed, whose result files and exports
-do not have it.
+On devices and in checkpoints, parameters and optimizer state have a leading ensemble
+axis, of length 1 for a single seed. Result files and exports of a single seed omit it.
 """
 
 import functools
@@ -16,38 +15,37 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 T = TypeVar("T")
 
-# The axes of the mesh: over the networks, and over the shards of their batches.
+# The axes of the mesh: ensemble members, and shards of each member's batch.
 ENSEMBLE = "ensemble"
 BATCH = "batch"
-OVER_ENSEMBLE = jax.P(
-    ENSEMBLE
-)  # how the mesh partitions arrays with an ensemble axis first
+OVER_ENSEMBLE = jax.P(ENSEMBLE)  # partitions the leading ensemble axis
 
 
 def ensemble_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of the leading ensemble axis over the mesh."""
+    """Returns the sharding that splits the leading ensemble axis over the mesh."""
     return NamedSharding(mesh, OVER_ENSEMBLE)
 
 
 def platform_of(mesh: Mesh) -> str:
-    """Returns the platform of a mesh's devices, which need not be present."""
+    """Returns the platform of the mesh's devices, which need not be present."""
     return str(mesh.devices.flat[0].platform)
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding with a copy of the array on every device."""
+    """Returns the sharding that copies an array to every device of the mesh."""
     return NamedSharding(mesh, jax.P())
 
 
 def local_sharding() -> Sharding:
-    """Returns the sharding on one device of this process."""
+    """Returns the sharding that places an array on one device of this process."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def put_global(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
-    """Distributes an array over devices, including those of other processes.
+    """Places an array on devices, including devices of other processes.
 
-    The array must be the same on all processes; each copies its own devices' shards.
+    All processes must pass the same array. Each process copies the shards of its own
+    devices.
     """
     whole = np.asarray(array)
     with jax.transfer_guard_host_to_device("allow"):  # an intended copy
@@ -58,27 +56,27 @@ def put_global(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def replicate(tree: T, mesh: Mesh) -> T:
-    """Copies the arrays of a tree to every device of a mesh, so to every process."""
+    """Copies the arrays of a tree to every device of the mesh, in all processes."""
     return jax.lax.with_sharding_constraint(tree, replicated_sharding(mesh))
 
 
 def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T]:
-    """Maps a function of one network's trees of arrays over the ensemble axis.
+    """Maps a function of one member's trees of arrays over the ensemble axis.
 
-    With `vectorize`, all members are computed together, by `jax.vmap`; otherwise in
-    turn, by `jax.lax.map`. A single network needs neither, and is faster without.
+    With `vectorize`, `jax.vmap` computes all members together. Otherwise, `jax.lax.map`
+    computes one member after another. A single network uses neither, which is faster.
     """
 
     def map_trees(*trees: Any) -> T:  # Python has no type for trees of arrays
         results: T
         if len(jax.tree.leaves(trees)[0]) == 1:
-            network = jax.tree.map(lambda leaf: leaf[0], trees)
-            result = function(*network)
+            member = jax.tree.map(lambda leaf: leaf[0], trees)
+            result = function(*member)
             results = jax.tree.map(lambda leaf: leaf[None], result)
         elif vectorize:
             results = jax.vmap(function)(*trees)
         else:
-            results = jax.lax.map(lambda network: function(*network), trees)
+            results = jax.lax.map(lambda member: function(*member), trees)
         return results
 
     return map_trees
@@ -91,5 +89,5 @@ def split_ensemble(tree: T) -> list[T]:
 
 
 def abstract_ensemble(tree: T, num_seeds: int) -> T:
-    """Returns the shapes and types of an ensemble from those of one network."""
+    """Adds an ensemble axis to the shapes of one network's arrays."""
     return jax.tree.map(lambda leaf: leaf.update(shape=(num_seeds, *leaf.shape)), tree)

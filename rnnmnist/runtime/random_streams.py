@@ -1,8 +1,8 @@
-"""The keys of random numbers: a stream of a seed for each use of them.
+"""Random keys: each use of a seed has an independent stream.
 
-Their bits depend on the seed only, not on the settings of a user's process: the keys
-name their generator, and have the seed as it is, where `jax.random.key` would add
-`jax_random_seed_offset` to it.
+Random bits depend only on the seed, not on the settings of the user's process: keys
+specify their generator and contain the seed unchanged, whereas `jax.random.key` would
+add `jax_random_seed_offset`.
 """
 
 import enum
@@ -10,12 +10,12 @@ import enum
 import jax
 import jax.numpy as jnp
 
-# With other generators, the bits of vmapped keys depend on the size of the batch.
+# With other generators, the bits of vmapped keys depend on the batch size.
 GENERATOR = "threefry2x32"
 
 
 class Stream(enum.IntEnum):
-    """The independent uses of a seed. Every result depends on these numbers."""
+    """The independent uses of a seed. All results depend on these numbers."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -26,7 +26,7 @@ class Stream(enum.IntEnum):
 
 
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the key of a seed, uint32."""
+    """Returns the key of a uint32 seed."""
     low = jnp.asarray(seed, jnp.uint32)
     words = jnp.stack([jnp.zeros_like(low), low])  # the upper 32 bits come first
     return jax.random.wrap_key_data(words, impl=GENERATOR)

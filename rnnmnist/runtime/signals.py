@@ -1,7 +1,8 @@
-"""Signals that stop a command or a training. Importing this module imports no jax.
+"""Signals that stop a command or a training run. Does not import jax.
 
-Python calls a handler in the main thread, between two instructions. While compiled code
-runs there, as while XLA compiles, the handler waits for its end.
+Python calls signal handlers in the main thread, between two Python instructions. While
+the main thread runs compiled code, for example the XLA compiler, handlers are delayed
+until the code returns.
 """
 
 import contextlib
@@ -17,15 +18,15 @@ Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class StopFlag:
-    """Holds the number of the signal that stops the run; 0 before any signal."""
+    """The number of the signal that stops the run; 0 before any signal."""
 
     signal_number: int = 0
 
 
 def exit_on_signals() -> None:
-    """Ends this process on a SIGINT or SIGTERM from now on, for a command.
+    """Ends this process on SIGINT or SIGTERM from now on, for commands.
 
-    A signal that is ignored stays so, as SIGINT is in `COMMAND &`.
+    Ignored signals stay ignored, such as SIGINT in `COMMAND &`.
     """
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -38,10 +39,10 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """Sets a flag on the first SIGINT or SIGTERM inside the `with` block, in a command.
+    """Sets a flag on the first SIGINT or SIGTERM in the `with` block, for commands.
 
-    A second signal ends the process at once. So does the end of the block if the flag
-    is set, since the block has not seen it.
+    A second signal ends the process at once. If the flag is set when the block ends,
+    the block has not handled the signal, and the process ends, too.
     """
     with _flag_on_first(STOP_SIGNALS, signal.SIG_DFL) as flag:
         yield flag
@@ -51,11 +52,11 @@ def stop_on_signal() -> Iterator[StopFlag]:
 
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[StopFlag]:
-    """Sets a flag on the first SIGINT inside the `with` block, in a function.
+    """Sets a flag on the first SIGINT in the `with` block, for Python functions.
 
-    The end of the block then raises `KeyboardInterrupt`, with the message of a
-    `StoppedError` that leaves it. A second SIGINT raises it at once. Outside of the
-    main thread, no signal is handled.
+    If the flag is set, `KeyboardInterrupt` is raised when the block ends, with the
+    message of the block's `StoppedError`, if any. A second SIGINT raises
+    `KeyboardInterrupt` at once. Outside the main thread, no signal is handled.
     """
     try:
         with _flag_on_first([signal.SIGINT], signal.default_int_handler) as flag:
@@ -67,25 +68,25 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 
 
 @contextlib.contextmanager
-def _flag_on_first(numbers: Iterable[int], second: Handler) -> Iterator[StopFlag]:
-    """Sets a flag on the first of some signals inside the `with` block.
+def _flag_on_first(signals: Iterable[int], next_handler: Handler) -> Iterator[StopFlag]:
+    """Sets a flag on the first of `signals` in the `with` block.
 
-    From then on, they have the handler `second`, until the end of the block. Only the
-    main thread can install handlers. A signal that is ignored stays so, and one whose
-    handler is not Python's, which could not be restored, keeps it.
+    From then on, `next_handler` handles the signals until the end of the block. Only
+    the main thread can install handlers. Ignored signals stay ignored. Handlers that
+    were not installed from Python stay installed, because they could not be restored.
     """
     flag = StopFlag()
     is_main = threading.current_thread() is threading.main_thread()
     previous = {
         number: signal.getsignal(number)
-        for number in numbers
+        for number in signals
         if is_main and signal.getsignal(number) not in (None, signal.SIG_IGN)
     }
 
     def set_flag(number: int, frame: FrameType | None) -> None:
         flag.signal_number = number
-        for each in previous:
-            signal.signal(each, second)
+        for handled in previous:
+            signal.signal(handled, next_handler)
 
     for number in previous:
         signal.signal(number, set_flag)

@@ -59,8 +59,8 @@ def test_processes_have_equally_many_devices_or_are_refused(
     monkeypatch.setattr(jax, "local_devices", lambda index: [index])
     with pytest.raises(UserError, match=r" = 49, .* num_processes=2, "):
         make_mesh(49, None, 1)
-    assert devices._grid(12, 1, 7) == (1, 6)
-    assert devices._grid(9, 2, 5) == (2, 1)
+    assert devices._mesh_shape(12, 1, 7) == (1, 6)
+    assert devices._mesh_shape(9, 2, 5) == (2, 1)
 
 
 @pytest.mark.slow
