@@ -90,7 +90,7 @@ _MODULES = {
 if not TYPE_CHECKING:  # type checkers would accept any attribute
 
     def __getattr__(name: str) -> object:
-        """Imports a public name on first access, so that `--help` does not import jax."""
+        """Imports a public name on first use, so that `--help` does not import jax."""
         if name == "__version__":
             from importlib import metadata
 

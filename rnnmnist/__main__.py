@@ -10,7 +10,7 @@ COMMANDS = ("train", "evaluate", "predict", "export", "report", "page", "doctor"
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command `argv[0]` with the remaining arguments, or lists all commands."""
+    """Runs the command `argv[0]` with the other arguments, or lists all commands."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: rnnmnist COMMAND [FLAGS]; COMMAND --help lists its flags\n")
         for name in COMMANDS:
