@@ -142,7 +142,7 @@ def init_state(
         key = stream_key(seed, Stream.WEIGHTS)
         params = init_params(program.model, key, delta_std)
         # XLA rounds the random numbers of a vector and of a small matrix differently.
-        # Without the barrier, weights would differ from published ones in the last bits.
+        # The barrier keeps initial weights equal to published ones in the last bits.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
         # The state of the optimizer does not depend on the learning rate.

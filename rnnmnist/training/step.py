@@ -30,8 +30,8 @@ from rnnmnist.runtime.mesh import (
 from rnnmnist.training.optimizer import update_ema
 from rnnmnist.training.state import Program, TrainState
 
-# Metrics by name, float32: [] for one update, [updates] for a chunk, [ensemble, updates]
-# for a chunk of an ensemble.
+# Metrics by name, float32: [] for an update, [updates] for a chunk, and
+# [ensemble, updates] for a chunk of an ensemble.
 UpdateMetrics = dict[str, jax.Array]
 
 
@@ -74,8 +74,8 @@ def train_chunk(
         end=end,
         program=program,
     )
-    # With automatic partitioning, two CPU devices are slower than one. With `shard_map`,
-    # each device trains its members on its shards of their batches.
+    # With automatic partitioning, two CPU devices are slower than one. With
+    # `shard_map`, each device trains its members on its shards of their batches.
     train_on_devices = jax.shard_map(
         # Maps over the ensemble axis: with `jax.vmap` on accelerators, and with a loop
         # on CPUs, where a loop is faster. For a single member, the axis is squeezed.

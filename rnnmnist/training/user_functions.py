@@ -1,7 +1,8 @@
 """Checks of user-defined functions, before a run writes anything.
 
-Schedules are evaluated; all other functions are only traced with `jax.eval_shape`.
-`models/networks.py` and `models/cells.py` check networks and cells.
+Losses, metrics and augmentations are only traced (`jax.eval_shape`). Optimizers are
+also initialized, and schedules evaluated. `models/networks.py` and `models/cells.py`
+check networks and cells.
 """
 
 import functools
