@@ -1,4 +1,4 @@
-"""A scikit-learn estimator that classifies sequences."""
+"""The scikit-learn estimator."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
-# As `eval_every_steps`, more steps than any run has: only the last step is saved.
+# A value of `eval_every_steps` that no run reaches: only the last step is saved.
 NEVER = 2**31 - 1
 
 
@@ -32,7 +32,7 @@ NEVER = 2**31 - 1
 # scikit-learn requires that the constructor stores them unchanged.
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class RNNClassifier(ClassifierMixin, BaseEstimator):
-    """Sequence classifier with a recurrent network, as a scikit-learn estimator.
+    """A scikit-learn estimator that classifies sequences with a recurrent network.
 
     `fit` trains on all of X unless `early_stopping` is set, like `rnnmnist.fit` with
     `validation=False`. Defaults are the defaults of `rnnmnist.fit`.
@@ -45,7 +45,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         workdir: run folder. Calling the same `fit` again resumes the run. None trains
             in memory, which cross-validation needs because folds cannot share a folder.
         random_state: the setting `seed`. None means 0.
-        verbose: print progress and a summary.
+        verbose: whether to print progress and a summary.
         cell: recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or a custom cell,
             given as a class or as "SOURCE:NAME,KEY=VALUE,…". None chooses by the data:
             "filters" below 2,000 sequences (500 if no feature has more than two
@@ -58,10 +58,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         dropout: dropout probability for the outputs of each layer. None means 0.
         pooling: input of the head: the hidden state after the "last" time step, or the
             "mean" of the hidden states over all time steps. None means "mean".
-        bidirectional: add a second recurrent layer that reads sequences backwards. None
-            means False.
-        deltas: also feed delta features, the differences between consecutive time
-            steps. None means True.
+        bidirectional: whether to add a second recurrent layer that reads sequences
+            backwards. None means False.
+        deltas: whether to append delta features, the differences between consecutive
+            time steps. None means True.
         window: consecutive time steps per input of the recurrent layer. None means 8 if
             X has sequences of more than 500 time steps, otherwise 1.
         stride: time steps from one window to the next. None means a quarter of the
@@ -72,22 +72,23 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             sequences.
         learning_rate: peak learning rate. None means 0.004.
         weight_decay: weight decay of AdamW; 0 means Adam. None means 0.1.
-        label_smoothing: label probability spread over all classes. None means 0.1.
+        label_smoothing: fraction of the label probability that is spread over all
+            classes. None means 0.1.
         class_weight: class weights in the training loss: "balanced", or a mapping from
             classes to weights. None weights all sequences equally.
         missing: treatment of NaN: "error" raises an error, "forward_fill" repeats the
             previous value of the feature, "zero" inserts 0 after normalization.
         normalize: "standardize" subtracts the training mean of each feature and divides
             by its training standard deviation; "none" keeps the values.
-        early_stopping: hold out a tenth of X, as `rnnmnist.fit` does, and stop when the
-            validation loss has not improved for `n_iter_no_change` epochs. With class
-            weights, balanced accuracy replaces the loss. With at least 50 held-out
-            sequences, the step with the highest accuracy is kept, or with class weights
-            the highest balanced accuracy. With fewer, the early-stopping metric selects
-            the step.
+        early_stopping: whether to hold out a tenth of X, as `rnnmnist.fit` does, and
+            stop when the validation loss has not improved for `n_iter_no_change`
+            epochs. With class weights, balanced accuracy replaces the loss. With at
+            least 50 held-out sequences, `model_` is the step with the highest accuracy,
+            or with class weights the highest balanced accuracy. With fewer, it is the
+            best step by the metric of early stopping.
         n_iter_no_change: patience of early stopping, in epochs, or in validations if
-            `settings` contains `eval_every_steps`. It determines the
-            settings `patience` and `keep_checkpoints`.
+            `settings` contains `eval_every_steps`. It determines the settings
+            `patience` and `keep_checkpoints`.
         settings: more settings of `rnnmnist.fit`, such as `{"schedule": "constant"}`.
             Two defaults differ from `rnnmnist.fit`. `placement` is "host", so that a
             second `fit` with the same time steps, features, classes, batch size and

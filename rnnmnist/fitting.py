@@ -95,9 +95,9 @@ def fit(
 ) -> Model:
     """Trains a sequence classifier, in memory or in a workdir.
 
-    Without a workdir, nothing is written to disk; `Model.save` saves the network. With
-    a workdir, the arrays and checkpoints are saved there. Calling `fit` again with the
-    same arguments resumes the run, and every `rnnmnist` command works on the workdir.
+    Without a workdir, no files of the run are written; `Model.save` saves the network.
+    With a workdir, the arrays and checkpoints are saved there. Calling `fit` again with
+    the same arguments resumes the run, and all `rnnmnist` commands accept the workdir.
 
     On an interrupt (SIGINT: Ctrl-C, or the stop button of a notebook), training
     continues to the next log line (every `log_every_steps` steps), saves a checkpoint
@@ -111,7 +111,7 @@ def fit(
     - If jax has not initialized its devices, `fit` sets the number of CPU devices. For
       several seeds with jax before 0.11, it also sets the environment variable `NPROC`.
     - Unless the compilation cache of jax is disabled, `fit` configures it to cache
-      every program, in a default folder if none is set. If that folder is not
+      every program, in a default folder if none is set. If the folder is not
       writable, `fit` turns the cache off.
     - A jax listener adds up compilation times.
 
@@ -144,10 +144,10 @@ def fit(
             Validation holds out, or leaves out, whole groups.
         feature_names: strings [features]. The setting `features` selects features by
             these names. Without names, an array with more features than time steps
-            raises a warning about swapped axes.
-        verbose: print progress and a summary. Warnings are independent of it: warnings
-            about the data are `rnnmnist.DataWarning`; others go to the logger
-            `rnnmnist`.
+            causes a warning about swapped axes.
+        verbose: whether to print progress and a summary. Warnings are not affected:
+            warnings about the data are issued as `rnnmnist.DataWarning`, all others
+            are logged by the logger `rnnmnist`.
         callback: function called on process 0 after each validation, with the line of
             the log (`step`, `loss`, `accuracy` and more). In a workdir, the checkpoint
             is saved before the call. Return True to stop the run there and evaluate it;
@@ -160,7 +160,7 @@ def fit(
             otherwise `trained`. Giving a callback, or a setting that only applies to
             training by gradient descent, selects `trained`; `cell` takes precedence
             over all of these. `class_weight` also accepts a mapping from classes to
-            weights, where missing classes have weight 1. `cell`, `network`, `loss`,
+            weights; other classes have weight 1. `cell`, `network`, `loss`,
             `optimizer`, `schedule`, `metrics` and `augment` also accept Python
             functions.
 

@@ -11,7 +11,7 @@ from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
 from rnnmnist.config.resolving import name_functions
 from rnnmnist.data.examples import Inputs, find_padding
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
-from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.runs.checkpoint_files import without_functions
 from rnnmnist.runs.records import Record, save_network
@@ -36,7 +36,7 @@ class Model(Network):
         workdir: run folder; None in memory.
         checkpoint_step: step of the checkpoint.
         config: settings of the run.
-        reason: explains an automatic choice between random filters and a trained
+        reason: reason for an automatic choice between random filters and a trained
             network; None if the user named the cell or the configuration.
         task: description of the task, such as `task.classes` in the order of the
             probabilities.
@@ -108,7 +108,7 @@ class Model(Network):
     ) -> NDArray[np.float32]:
         """Returns class probabilities after the last time step.
 
-        Ensembles return the mean probabilities of their members. Probabilities are
+        For an ensemble, the probabilities are averaged over its members. They are then
         calibrated by `temperature`, which is fitted on the validation split. For
         trained networks with fewer than 50 validation examples, the temperature follows
         from the label smoothing instead. For random filters, it is fitted on the
@@ -117,12 +117,12 @@ class Model(Network):
         Args:
             inputs: images, uint8 [n, 28, 28], preprocessed like MNIST, such as
                 `Prediction.image`; or sequences, real [n, time, features] with the
-                features of the training, real [n, time] for a single feature, or a list
-                of arrays of different lengths; or a table, as in `rnnmnist.fit`.
+                same features as in training, real [n, time] for a single feature, or a
+                list of arrays of different lengths; or a table, as in `rnnmnist.fit`.
             lengths: int [n], time steps before the padding. None means no padding.
-            every_step: return probabilities after every time step. With windows, the
-                values at the end of a window are repeated until the next window ends.
-                Padding is NaN.
+            every_step: whether to return probabilities after every time step. With
+                windows, the values at the end of a window are repeated until the next
+                window ends. Padding is NaN.
 
         Returns:
             float32 [n, classes], or [n, time, classes] with `every_step`.
@@ -145,7 +145,7 @@ class Model(Network):
 
     def _read(self, inputs: ArrayLike, lengths: ArrayLike | None) -> Inputs:
         data = self.config.data
-        sequences = read_given(self.task, data, inputs, lengths=lengths)
+        sequences = read_inputs(self.task, data, inputs, lengths=lengths)
         with prefix_errors("inputs"):
             return to_inputs(sequences, self.task, data)
 
@@ -154,11 +154,12 @@ class Model(Network):
     ) -> NDArray[np.float32]:
         """Returns the attribution of each time step by occlusion, float32 [n, time].
 
-        Each sequence is divided into windows of 1/28 of its length, rounded up. A
-        window is occluded by the training mean (or 0 if the run does not normalize), or
-        for images by the background. The attribution of a time step is the decrease, in
-        nats, of the log-probability of the predicted class when its window is occluded.
-        Padding has attribution 0. For arguments and errors, see `classify`.
+        Each sequence is divided into windows of 1/28 of its length, rounded up.
+        Occluding a window replaces its values by the training mean (0 if the run does
+        not normalize), or for images by the background. The attribution of a time step
+        is the decrease, in nats, of the log-probability of the predicted class when its
+        window is occluded. Padding has attribution 0. For arguments and errors, see
+        `classify`.
 
         References:
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",
@@ -215,7 +216,7 @@ class Model(Network):
         dataset = None
         arrays = {"labels": labels, "lengths": lengths, "groups": groups}
         if any(array is not None for array in (inputs, *arrays.values())):
-            sequences = read_given(self.task, self.config.data, inputs, **arrays)
+            sequences = read_inputs(self.task, self.config.data, inputs, **arrays)
             with prefix_errors("inputs"):
                 dataset = to_dataset("inputs", sequences, self.config, self.task)
         task, name, examples, logits = load_evaluated(self, split, dataset)
@@ -244,7 +245,7 @@ class Model(Network):
         Args:
             format: export format.
             output: parent folder, created if it does not exist.
-            force: replace existing folders of the formats in `output`.
+            force: whether to replace existing folders of the formats in `output`.
 
         Returns:
             For each format name, the folder and the certificate of the comparison.
@@ -310,12 +311,14 @@ def load(
     Args:
         workdir: run folder.
         step: `best`, `latest` or a step number.
-        cell: custom cell that the run was trained with, as in the setting `model.cell`,
-            with its parameters. Code that only the checkpoint names is not imported.
-        network: custom network, as in the setting `model.network`. The rule for custom
-            cells applies.
-        path: data set of sequences, as in the setting `data.path`, if it has moved or
-            to evaluate on other data. Required again if a custom function reads it.
+        cell: custom cell of the run: the setting `model.cell`, with its parameters. Its
+            code is imported only if it is named here, never because the checkpoint
+            names it.
+        network: custom network of the run: the setting `model.network`. The same import
+            rule applies.
+        path: setting `data.path`, for sequences that have moved since training, or for
+            evaluation on other sequences. If a custom function reads the sequences, it
+            must be named again.
         columns: setting `data.columns` for the table in `path`, if it differs.
         data_dir: TFDS folder, if it has moved.
         manual_dir: folder of the original image files, if it has moved.

@@ -25,7 +25,7 @@ def format_points(fraction: float) -> str:
 
 
 def format_probability(probability: float) -> str:
-    """Formats a probability in percent. Values near 1 are shown as `> 99.99 %`."""
+    """Formats a probability in percent; above `99.99 %`, only as a bound."""
     if probability > 0.9999:
         return "> 99.99 %"
     if 0 < probability < 0.0001:
@@ -53,9 +53,9 @@ def format_counts(metrics: EnsembleMetrics) -> str:
 def format_accuracy(metrics: EnsembleMetrics) -> str:
     """Formats an accuracy with counts and a 95 % confidence interval.
 
-    For a single network, the interval covers the sampling of examples. For several
-    seeds, it is an interval for the mean over seeds. With groups, a note states the
-    limits of the interval. For unbalanced classes, the balanced accuracy is appended.
+    For a single network, the interval accounts for the sampling of examples. For
+    several seeds, it is the interval of the mean over seeds. With groups, a note states
+    what the interval ignores. For unbalanced classes, the balanced accuracy is added.
     """
     counts = format_counts(metrics)
     groups = format_groups(metrics)
@@ -77,7 +77,7 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
 
 
 def format_groups(metrics: EnsembleMetrics) -> str:
-    """Formats a note on what an interval ignores; returns "" without groups.
+    """Formats a note on the limits of the interval; returns "" without groups.
 
     The interval of a single network treats the sequences of a group as independent. The
     interval over several seeds ignores the sampling of sequences.
@@ -103,7 +103,7 @@ def format_result(result: Result) -> str:
     """Formats the accuracy of a result, and the accuracy of the ensemble if any.
 
     If available, the accuracy on the first 128 examples and the number of examples that
-    were trained on are appended.
+    occur in the training data are added.
     """
     text = format_accuracy(result)
     if result.ensemble is not None:
@@ -117,7 +117,7 @@ def format_result(result: Result) -> str:
 
 
 def format_trained_on(result: Result) -> str:
-    """Formats the number of examples that occur in the training data, "" if it is 0."""
+    """Formats the number of examples in the training data; returns "" for 0."""
     if not result.examples_trained_on:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Reading and checking of inputs that a user passes to a trained network."""
+"""Reads and checks the inputs that a user passes to a trained network."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from rnnmnist.data.sequences.checking import Sequences, check_arrays, valid_arra
 from rnnmnist.errors import UserError, format_value
 
 
-def read_given(
+def read_inputs(
     task: Task, data: DataConfig, inputs: ArrayLike | None, **arrays: ArrayLike | None
 ) -> Sequences:
     """Reads images or sequences, and checks their shape and features.

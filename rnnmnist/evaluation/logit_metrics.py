@@ -23,7 +23,7 @@ def compute_ensemble_metrics(
     """Computes the metrics of finite logits [ensemble, examples, classes].
 
     Args:
-        logits: logits before calibration.
+        logits: uncalibrated logits.
         labels: int [examples].
         first_seed: seed of the first member; seeds of members are consecutive.
         temperature: temperature of a single network, or of the ensemble. Members of an

@@ -78,7 +78,7 @@ class Network:
         self.selector = selector
         self.dataset = dataset
         header = record.select(selector)
-        config = _find_files(header.config, settings, record.workdir)
+        config = _resolve_config(header.config, settings, record.workdir)
         # In the configuration, paths are absolute and functions are imported.
         self.settings = {name: config.flat()[name] for name in settings}
         self.header = replace(header, config=config)
@@ -118,7 +118,7 @@ class Network:
 
     @property
     def reason(self) -> str | None:
-        """Explains an automatic choice of the network; None if the user chose it."""
+        """Reason for an automatic choice of the network; None if the user chose it."""
         return self.header.reason
 
     @functools.cached_property
@@ -133,12 +133,12 @@ class Network:
 
     @functools.cached_property
     def view(self) -> View:
-        """Reads images as sequences."""
+        """Transform that reads images as sequences."""
         return View(self.config.data.view, self.config.data.permutation)
 
     @functools.cached_property
     def normalization(self) -> Normalization:
-        """Standardizes sequences and fills missing values."""
+        """Transform that standardizes sequences and fills missing values."""
         return Normalization.create(self.task, self.config.data.missing)
 
     @property
@@ -272,7 +272,7 @@ class Network:
         return StreamState(carry, inputs), probabilities
 
 
-def _find_files(
+def _resolve_config(
     config: RunConfig, settings: Mapping[str, object], workdir: Path | None
 ) -> RunConfig:
     """Resolves the data path and the custom functions of a checkpoint's configuration.
@@ -314,7 +314,6 @@ def _read_time_step(
     *,
     model: Classifier,
 ) -> tuple[Carry, jax.Array]:
-    """Returns the new carry and the logits of each ensemble member."""
     # Flax does not annotate the return type of `apply`.
     read: Any = functools.partial(model.apply, method="read_time_step")
     return jax.vmap(read, in_axes=(0, 0, None))({"params": params}, carry, inputs)

@@ -1,11 +1,11 @@
 """Calibrated class probabilities: softmax(logits / temperature).
 
 Networks trained on few examples are overconfident; networks trained with label
-smoothing are underconfident. A temperature corrects both. It is fitted on held-out
-examples, or derived from the label smoothing. It is positive, so predictions do not
-change. An ensemble has a single temperature, which divides the logits of the mean
-probabilities. Member temperatures would change the weights of the members in the mean,
-and therefore predictions.
+smoothing are underconfident. A temperature corrects both. It is fitted on held-out or
+left-out examples, or derived from the label smoothing. It is positive, so predicted
+classes do not change. An ensemble has a single temperature, which divides the logits of
+the mean probabilities. Separate temperatures for the members would change their weights
+in the mean, and therefore the predicted classes.
 
 References:
     For temperature scaling: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
@@ -33,7 +33,7 @@ VALIDATION_BISECTIONS = 20
 
 # The probability for which `smoothing_temperature` inverts label smoothing exactly.
 # `docs/results_sequences.md` compares values.
-REFERENCE_PROBABILITY = 0.95
+REFERENCE_P = 0.95
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -73,24 +73,22 @@ def smoothing_temperature(label_smoothing: float, classes: int) -> float:
 
     A network that has learned smoothed targets predicts (1 - label_smoothing) * p +
     label_smoothing / classes instead of p. If all other classes are equally likely, a
-    temperature can invert label smoothing exactly for a single p, here
-    `REFERENCE_PROBABILITY`.
+    temperature can invert label smoothing exactly for a single p: `REFERENCE_P`.
     """
-    reference = REFERENCE_PROBABILITY
-    smoothed = (1 - label_smoothing) * reference + label_smoothing / classes
+    smoothed = (1 - label_smoothing) * REFERENCE_P + label_smoothing / classes
 
     def logit_gap(probability: float) -> float:
         """Returns the logit of the predicted class minus the logit of another class."""
         return math.log(probability * (classes - 1) / (1 - probability))
 
-    return logit_gap(smoothed) / logit_gap(reference)
+    return logit_gap(smoothed) / logit_gap(REFERENCE_P)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
     """Fits the temperature of a network or an ensemble, to four digits.
 
     Args:
-        logits: logits for held-out examples, [ensemble, examples, classes].
+        logits: [ensemble, examples, classes], for held-out or left-out examples.
         labels: int [examples].
     """
     combined = combine_members(logits.astype(np.float64))
@@ -113,7 +111,7 @@ def fit_temperature(
     weights.
 
     Args:
-        logits: float [examples, classes], for held-out examples.
+        logits: float [examples, classes], for held-out or left-out examples.
         labels: int [examples].
         weights: float [examples].
         bisections: number of bisections of the temperature range.

@@ -1,4 +1,4 @@
-"""Loading of the examples on which a network is evaluated."""
+"""Loads the examples on which a network is evaluated."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def load_split(
     Args:
         network: the network.
         split: name of the split. None means `Task.evaluated_split`.
-        dataset: the data. None means the data of the run, or the data set that the
-            caller has named when loading the network.
+        dataset: the data set. None means the data set that the caller named when
+            loading the network, or the data of the run.
 
     Returns:
         The task, the name of the split, and its examples.

@@ -40,7 +40,7 @@ from rnnmnist.training.validation import (
 )
 
 LAST_STEP = 1
-SAMPLED_EXAMPLES = 24  # training examples that determine the thresholds of filters
+SAMPLED_EXAMPLES = 24  # training examples from which thresholds are chosen
 SAMPLED_TIME_STEPS = 1024  # per sampled example, at most
 
 
@@ -48,7 +48,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     """Fits and saves all ensemble members, and returns the step, `LAST_STEP`.
 
     Raises:
-        StoppedError: after a signal, which is checked before each member is fitted.
+        StoppedError: after a signal. Signals are checked before each fit.
         RunError: if hidden states are not finite, or the checkpoint cannot be saved.
     """
     config, record = run.config, run.record
@@ -96,17 +96,10 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
 def fit_member(
     seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
 ) -> tuple[Params, np.ndarray]:
-    """Fits one ensemble member.
+    """Fits one ensemble member to training examples that are sorted by group.
 
-    Args:
-        seed: seed of the member.
-        program: contains the model, and the devices for the hidden states.
-        task: the task.
-        train: the training examples, sorted by group.
-        weights: weights of the examples, float64 [examples].
-
-    Returns:
-        The parameters, and the leave-one-out logits, float64 [examples, classes].
+    `weights` are the example weights, float64 [examples]. Returns the parameters, and
+    the leave-one-out logits, float64 [examples, classes].
 
     Raises:
         RunError: if a hidden state is not finite.
@@ -134,7 +127,6 @@ def fit_member(
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
-    """Warns if all examples of a class are left out together."""
     together = train.left_out_together
     single = [
         name
@@ -195,29 +187,23 @@ def draw_member(
 @functools.partial(jax.jit, static_argnames="model")
 def _draw_params(
     seed: jax.Array,
-    examples: jax.Array,
+    num_examples: jax.Array,
     delta_std: jax.Array,
     *,
     model: Classifier,
 ) -> tuple[Params, jax.Array, jax.Array]:
-    """Draws parameters, the sample of examples, and the positions of thresholds.
-
-    Args:
-        seed: seed of the member, uint32 [].
-        examples: number of training examples, int32 [].
-        delta_std: see `init_params`.
-        model: the model.
+    """Draws parameters, a sample of the training examples, and threshold positions.
 
     Returns:
         - The parameters.
-        - Indices of sampled examples, the start of a random permutation, int32
-          [SAMPLED_EXAMPLES]. They repeat if there are fewer examples.
+        - Indices of examples in random order, int32 [SAMPLED_EXAMPLES]. With fewer
+          examples, indices are repeated.
         - Positions for `choose_thresholds`, float32 [THRESHOLDS, filters].
     """
     key = stream_key(seed, Stream.FILTERS)
     params_key, order_key, positions_key = jax.random.split(key, 3)
     params = init_params(model, params_key, delta_std)
-    order = epoch_order(order_key, jnp.arange(SAMPLED_EXAMPLES), examples)
+    order = epoch_order(order_key, jnp.arange(SAMPLED_EXAMPLES), num_examples)
     shape = (THRESHOLDS, model.config.hidden_size)
     return params, order, jax.random.uniform(positions_key, shape)
 

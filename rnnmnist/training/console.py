@@ -31,9 +31,9 @@ _logger = logging.getLogger(__name__)
 class Progress:
     """Prints the progress of a run if `verbose` is set.
 
-    When standard output becomes unwritable, training continues without output. Standard
-    output becomes unwritable when it is closed, when the disk is full, or when the
-    process reading a pipe exits (`rnnmnist train | head`).
+    If writing to standard output fails, training continues without output. Writing
+    fails if standard output is closed, the disk is full, or the reader of a pipe has
+    exited (`rnnmnist train | head`).
     """
 
     def __init__(self, config: RunTrainConfig, task: Task, *, verbose: bool) -> None:
@@ -42,7 +42,7 @@ class Progress:
         self.verbose = verbose
 
     def write(self, text: str) -> None:
-        """Prints text of one or several lines."""
+        """Prints one or more lines."""
         if not self.verbose:
             return
         try:
@@ -121,7 +121,7 @@ def describe_run(run: Run) -> str:
 
 
 def describe_sequences(dataset: Dataset) -> str:
-    """Describes sequences, and lists the validation groups."""
+    """Describes the sequences, and lists the validation groups."""
     task, train = dataset.task, dataset.splits["train"]
     features = textwrap.shorten(", ".join(task.feature_names), 100, placeholder=" …")
     classes = textwrap.shorten(", ".join(task.classes), 100, placeholder=" …")

@@ -45,7 +45,7 @@ def train_loop(
     run. Returns the last step.
 
     Raises:
-        StoppedError: after a signal. The checkpoint has been saved by then.
+        StoppedError: after a signal, once a checkpoint is saved.
         RunError: if a loss, gradient, parameter or validation logit is not finite, or a
             checkpoint cannot be saved.
     """
@@ -206,14 +206,9 @@ def next_due_step(step: int, config: RunTrainConfig) -> int:
 def training_metrics(
     config: RunConfig, step: int, metrics: HostMetrics, seconds: float
 ) -> StepMetrics:
-    """Averages the metrics of updates into a line of the log.
+    """Averages the metrics of all updates since the previous line of the log.
 
-    Args:
-        config: the configuration.
-        step: the number of finished updates.
-        metrics: the metrics of the updates since the previous line, each [ensemble,
-            updates].
-        seconds: duration of these updates.
+    `seconds` is the duration of these updates.
     """
     examples = config.train.batch_size * metrics["loss"].shape[1]
     means = {name: values.mean(axis=1, dtype=float) for name, values in metrics.items()}

@@ -51,7 +51,7 @@ class Objective:
 
     model: Classifier
     loss: Function  # maps logits and labels to losses, [batch]
-    every_step: bool = False  # average the losses over time
+    every_step: bool = False  # whether to average the losses over time
     metrics: tuple[Function, ...] = ()  # in addition to loss and accuracy
 
     def __call__(
@@ -175,13 +175,8 @@ def weigh_examples(
     """Returns the loss weights of training examples, float64 [examples].
 
     The weight of an example is the weight of its class. As in scikit-learn, balanced
-    weights are inversely proportional to class frequencies, and average 1 over all
-    examples.
-
-    Args:
-        config: contains the setting `class_weight`.
-        task: contains the class names.
-        labels: labels of the training split, int [examples].
+    weights are inversely proportional to class frequencies, and their mean over all
+    examples is 1. `labels` are the labels of the training split, int [examples].
     """
     if config.class_weight == "none":
         return np.ones(len(labels))

@@ -1,4 +1,4 @@
-"""Preparation of a run: opens and checks its record, settings, data and devices."""
+"""Prepares a run: opens and checks its record, settings, data and devices."""
 
 import contextlib
 import logging
@@ -51,9 +51,8 @@ class Run(NamedTuple):
         config: the configuration, with defaults resolved for the task.
         dataset: the data, identical on all processes.
         mesh: the device mesh.
-        completion: explains why the run is complete; None if it is incomplete.
-        reason: explains the choice of `choose_config`; None if the user chose the
-            network.
+        completion: explanation why the run is complete; None if it is incomplete.
+        reason: reason for the choice of the network; None if the user chose it.
     """
 
     record: Record

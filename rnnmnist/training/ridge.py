@@ -12,8 +12,8 @@ eigenvalues of Z'Z, the coefficients for any alpha are
 
     B = V (ZV)'Y / (eigenvalues + alpha)
 
-The same decomposition gives leave-one-out predictions: the prediction for each example
-by a fit without the example, or without its group. They determine alpha, and the
+The same decomposition gives the prediction for each example by a fit without the
+example, or without its group. These leave-one-out predictions determine alpha, and the
 temperature of the decision values.
 
 References:
@@ -35,10 +35,10 @@ from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.runtime.machine import main_memory
 
 ALPHAS = np.logspace(-4, 4, 17)
-# Features are constant, up to float32 rounding, if their standard deviation relative to
-# their mean is at most this.
+# Features whose standard deviation is smaller, relative to their mean, are constant up
+# to float32 rounding.
 CONSTANT_TOLERANCE = 1e-5
-# Eigenvalues are 0, up to rounding, if they are at most this, relative to the largest.
+# Eigenvalues that are smaller, relative to the largest one, are 0 up to rounding.
 ZERO_TOLERANCE = 1e-14
 # Peak memory of a fit, in float64 copies: hidden states and coordinates of the
 # examples; the Gram matrix and the workspace of its decomposition; the leverage matrix

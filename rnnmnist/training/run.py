@@ -32,7 +32,7 @@ def train_and_evaluate(
         run: the run, opened by `open_run`.
         stop_context: a context that handles signals during training, and yields the
             flag that signals set.
-        verbose: print progress and the summary.
+        verbose: whether to print progress and the summary.
         callback: function called with the metrics of each validation. If it returns
             True, training stops. Fits in closed form never call it.
     """

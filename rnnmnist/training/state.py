@@ -31,7 +31,7 @@ class Program(NamedTuple):
     """Static arguments of the compiled training step.
 
     Programs are compared and hashed by their fields. Equal programs share a compiled
-    step, even if the code of a custom function has changed in the meantime. Learning
+    step, even if the code of a custom function has changed since. Learning
     rates, example weights and seeds are arrays instead of fields, so that other values
     or a longer run do not recompile the step.
     """

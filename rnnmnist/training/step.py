@@ -62,7 +62,7 @@ def train_chunk(
 
     Returns:
         The new state, and the metrics, [ensemble, updates], with an entry for each
-        update of the chunk. Entries outside `first` to `end` are 0.
+        update of the chunk. Entries before `first` and from `end` on are 0.
     """
     # `partial` binds the arguments shared by all devices and members, which neither
     # `shard_map` nor `map_ensemble` must divide.
@@ -188,7 +188,7 @@ def update(
     # A single all-reduce of the concatenated arrays is faster than one per array.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
-    mean = total / program.transform.batch_size  # the size over all devices
+    mean = total / program.transform.batch_size  # global batch size
     grads, metrics = unravel(mean)
     with jax.named_scope("update"):
         # The learning rate is traced, so the optimizer is created here. It consists of

@@ -18,7 +18,7 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.runs import logs, records
 from rnnmnist.runs.checkpoints import read_arrays
@@ -149,7 +149,7 @@ def test_small_differences_are_read_beside_large_values(
     (line,) = logs.read(run)
     assert line.accuracy > 0.8
     model = rnnmnist.load(run)
-    sequences = read_given(model.task, model.config.data, inputs[:4])
+    sequences = read_inputs(model.task, model.config.data, inputs[:4])
     four = to_inputs(sequences, model.task, model.config.data)
     parts = model.model, model.device_params, four, model.view, model.mesh
     (hidden,) = compute_chunks(*parts, method="hidden")
