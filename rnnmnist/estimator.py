@@ -35,7 +35,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     """A scikit-learn estimator that classifies sequences with a recurrent network.
 
     `fit` trains on all of X unless `early_stopping` is set, like `rnnmnist.fit` with
-    `validation=False`. Defaults are the defaults of `rnnmnist.fit`.
+    `validation=False`. The defaults are the same as in `rnnmnist.fit`.
 
     X is a real array [n, time, features], a real array [n, time] with one feature per
     time step, or a list of sequences of different lengths, [time, features] or [time].
@@ -168,7 +168,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             groups=groups,
             workdir=self.workdir,
             verbose=self.verbose,
-            **self._settings_of_fit(),
+            **self._fit_settings(),
         )
         last_step = model.record.step
         config, examples = model.config, model.task.examples
@@ -227,30 +227,30 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing != "error"
         return tags
 
-    def _settings_of_fit(self) -> dict[str, Any]:
-        own: dict[str, Any] = {
+    def _fit_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name in FIT_SETTINGS and value is not None
         }
         if self.random_state is not None:
-            own["seed"] = self.random_state
+            settings["seed"] = self.random_state
         if self.early_stopping:
-            own["patience"] = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
+            settings["patience"] = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
             # The checkpoint with the lowest loss, and up to `patience` later ones.
-            own["keep_checkpoints"] = own["patience"] + 1
-        others = dict(self.settings or {})
-        full_names(others, FIT_SETTINGS)  # raises an error for unknown names
-        repeated = sorted(own.keys() & others.keys())
-        if repeated:
+            settings["keep_checkpoints"] = settings["patience"] + 1
+        extra = dict(self.settings or {})
+        full_names(extra, FIT_SETTINGS)  # raises an error for unknown names
+        duplicates = sorted(settings.keys() & extra.keys())
+        if duplicates:
             raise UserError(
-                f"settings: {repeated[0]} follows from the parameters of "
+                f"settings: {duplicates[0]} follows from the parameters of "
                 "RNNClassifier; set these, and remove it here"
             )
         defaults = {"validation": self.early_stopping, "placement": "host"}
         if not self.early_stopping:
             defaults["eval_every_steps"] = NEVER
-        return defaults | own | others
+        return defaults | settings | extra
 
     # Applies scikit-learn's checks to X, and to y if given. Lists stay lists.
     def _check(self, X: Any, **y: Any) -> Any:
@@ -259,7 +259,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
             raise UserError("X: is an array of sequences; pass list(X)")
         if isinstance(X, np.ndarray) and X.size and isinstance(X.flat[0], str):
-            valid_array("X", X, "biuf")  # the error explains how to encode
+            valid_array("X", X, "biuf")  # the error explains how to encode text
         if isinstance(X, list | tuple):
             if not y:
                 return X
