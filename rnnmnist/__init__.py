@@ -7,7 +7,7 @@
 
 import importlib
 
-TYPE_CHECKING = False  # avoids the slow import of `typing`
+TYPE_CHECKING = False  # True for type checkers; importing `typing` would be slow
 if TYPE_CHECKING:
     from rnnmnist.config.schema import (
         Config,

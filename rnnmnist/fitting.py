@@ -127,10 +127,11 @@ def fit(
     array([0, 1, 0])
 
     Args:
-        inputs: real [examples, time, features]; real [examples, time] with one feature
-            per time step; or a list of arrays of different lengths. NaN marks missing
-            values. Or a table, such as a pandas or polars data frame, with the same
-            columns as a .csv file; its columns then replace the other array arguments.
+        inputs: sequences in one of four forms, with NaN for missing values: real
+            [examples, time, features]; real [examples, time] with one feature per time
+            step; a list of arrays of different lengths; or a table, such as a pandas or
+            polars data frame, with the columns of a .csv file, which then contain the
+            other array arguments.
         labels: integers, booleans or strings [examples].
         workdir: run folder. None trains in memory.
         lengths: integers [examples], time steps before the padding. None means no

@@ -69,8 +69,8 @@ class Model(Network):
 
         The folder contains parameters and settings, but no data and no training state:
         training cannot be resumed from it. For networks on sequences, `evaluate` and
-        `report` then need the path of a data set, and `export` verifies the exported
-        network on random sequences unless a path is given.
+        `report` then require data to be passed; without data, `export` verifies the
+        exported network on random sequences.
 
         Args:
             folder: new folder, or existing folder without checkpoints.

@@ -25,7 +25,7 @@ def format_points(fraction: float) -> str:
 
 
 def format_probability(probability: float) -> str:
-    """Formats a probability in percent; above `99.99 %`, only as a bound."""
+    """Formats a probability in percent, with bounds `> 99.99 %` and `< 0.01 %`."""
     if probability > 0.9999:
         return "> 99.99 %"
     if 0 < probability < 0.0001:
