@@ -7,7 +7,7 @@
 
 import importlib
 
-TYPE_CHECKING = False  # type checkers take it for that of `typing`, a slow import
+TYPE_CHECKING = False  # True for type checkers; importing `typing` would be slow
 if TYPE_CHECKING:
     from rnnmnist.config.schema import (
         Config,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = [  # without RNNClassifier, which needs scikit-learn
+__all__ = [  # except RNNClassifier, which requires scikit-learn
     "Certificate",
     "Config",
     "DataConfig",
@@ -59,7 +59,7 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "train",
 ]
 
-# The modules of the public names.
+# The module that defines each public name.
 _MODULES = {
     "Certificate": "exporting.comparison",
     "Config": "config.schema",
@@ -87,7 +87,7 @@ _MODULES = {
     "train": "fitting",
 }
 
-if not TYPE_CHECKING:  # for which every name would be an attribute
+if not TYPE_CHECKING:  # type checkers would accept any attribute
 
     def __getattr__(name: str) -> object:
         """Imports a public name on first use, so that `--help` does not import jax."""
@@ -101,5 +101,5 @@ if not TYPE_CHECKING:  # for which every name would be an attribute
 
 
 def __dir__() -> list[str]:
-    """Lists public names before they are imported, too, as editors complete them."""
+    """Includes public names that are not imported yet, for completion in editors."""
     return sorted({*globals(), *__all__})

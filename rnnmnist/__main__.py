@@ -1,4 +1,4 @@
-"""Lists the commands and runs them, as `rnnmnist COMMAND` or `python -m rnnmnist`."""
+"""Entry point of `rnnmnist COMMAND` and `python -m rnnmnist COMMAND`."""
 
 import importlib
 from importlib import metadata
@@ -10,7 +10,7 @@ COMMANDS = ("train", "evaluate", "predict", "export", "report", "page", "doctor"
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command that the first argument names with the other arguments."""
+    """Runs the command `argv[0]` with the other arguments, or lists all commands."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: rnnmnist COMMAND [FLAGS]; COMMAND --help lists its flags\n")
         for name in COMMANDS:

@@ -1,4 +1,4 @@
-"""A classifier of sequences with the interface of scikit-learn."""
+"""The scikit-learn estimator."""
 
 import dataclasses
 import math
@@ -24,91 +24,88 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
-# A number of updates that no run reaches. With it, a run saves its last step only.
+# A value of `eval_every_steps` that no run reaches: only the last step is saved.
 NEVER = 2**31 - 1
 
 
-# The fields are the parameters. scikit-learn copies them as they are, so they are
-# checked in `fit`.
+# The fields are the estimator's parameters. `fit` checks them, since `clone` of
+# scikit-learn requires that the constructor stores them unchanged.
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class RNNClassifier(ClassifierMixin, BaseEstimator):
-    """A recurrent network that classifies sequences, for scikit-learn's tools.
+    """A scikit-learn estimator that classifies sequences with a recurrent network.
 
-    `fit` trains on all of X unless `early_stopping`, as `rnnmnist.fit` does with
-    `validation=False`. The defaults are those of `rnnmnist.fit`.
+    `fit` trains on all of X unless `early_stopping` is set, like `rnnmnist.fit` with
+    `validation=False`. The defaults are the same as in `rnnmnist.fit`.
+
+    X is a real array [n, time, features], a real array [n, time] with one feature per
+    time step, or a list of sequences of different lengths, [time, features] or [time].
+    y is [n]: integers, strings or booleans.
 
     Args:
-        workdir: the folder of the run, which the same `fit` resumes. None trains in
-            memory, as a cross-validation needs: its folds would share a folder.
-        random_state: the setting `seed`. None is 0.
-        verbose: whether progress and a summary are printed.
-        cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own,
-            as a class or as "SOURCE:NAME,KEY=VALUE,…". None chooses by the data:
+        workdir: run folder. Calling the same `fit` again resumes the run. None trains
+            in memory, which cross-validation needs because folds cannot share a folder.
+        random_state: the setting `seed`. None means 0.
+        verbose: whether to print progress and a summary.
+        cell: recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or a custom cell,
+            given as a class or as "SOURCE:NAME,KEY=VALUE,…". None chooses by the data:
             "filters" below 2,000 sequences (500 if no feature has more than two
-            values), otherwise "lru". A parameter from `num_layers` to
-            `label_smoothing`, except `differences`, also chooses "lru", and so does
-            `early_stopping`: random filters do not have them.
-        hidden_size: units of the hidden state, or filters. None is 64; of filters,
-            1,000.
-        num_layers: stacked layers, each of which reads the outputs of the layer before
-            it. None is 1; of lru, 2.
-        dropout: the probability with which training drops each output of a layer. None
-            is 0.
-        pooling: what the head reads: the hidden state after the "last" time step, or
-            the "mean" of those of all time steps, which None is.
-        bidirectional: whether a second recurrence reads the sequence from its end. None
-            is False.
-        differences: whether the recurrence also reads each feature's difference from
-            the time step before. None is True.
-        window: consecutive time steps that the recurrence reads at a time. None is 8
-            if a sequence of X has more than 500 time steps, otherwise 1.
-        stride: time steps from one window to the next. None is a quarter of the
-            window, rounded down, at least 1.
-        num_epochs: passes over X. None is 20, but at least 600 updates.
-        num_steps: updates, instead of `num_epochs`.
-        batch_size: sequences per update. None is 16 to 128, growing with the number of
+            values), otherwise "lru". `early_stopping` and the parameters from
+            `num_layers` to `label_smoothing`, except `deltas`, do not apply to random
+            filters: setting any of them also chooses "lru".
+        hidden_size: units of the hidden state, or number of filters. None means 64
+            units or 1,000 filters.
+        num_layers: stacked recurrent layers. None means 1, or 2 for "lru".
+        dropout: dropout probability for the outputs of each layer. None means 0.
+        pooling: input of the head: the hidden state after the "last" time step, or the
+            "mean" of the hidden states over all time steps. None means "mean".
+        bidirectional: whether to add a second recurrent layer that reads sequences
+            backwards. None means False.
+        deltas: whether to append delta features, the differences between consecutive
+            time steps. None means True.
+        window: consecutive time steps per input of the recurrent layer. None means 8 if
+            X has sequences of more than 500 time steps, otherwise 1.
+        stride: time steps from one window to the next. None means a quarter of the
+            window, rounded down, and at least 1.
+        num_epochs: passes over X. None means 20, with at least 600 steps.
+        num_steps: optimizer steps, instead of `num_epochs`.
+        batch_size: sequences per step. None means 16 to 128, growing with the number of
             sequences.
-        learning_rate: the peak learning rate. None is 0.004.
-        weight_decay: the weight decay of AdamW; 0 is Adam. None is 0.1.
-        label_smoothing: the label fraction that is spread over all classes. None is
-            0.1.
-        class_weight: the weights of the classes in the training loss: "balanced", or a
-            mapping from classes to weights. None weighs all sequences alike.
-        missing: what is done with NaN: "error" refuses it, "forward_fill" repeats the
-            last value of the feature, and "zero" takes 0 after the normalization.
-        normalize: "standardize" subtracts each feature's mean in training and divides
-            by its standard deviation; "none" leaves the values.
-        early_stopping: whether a tenth of X is held out, as `rnnmnist.fit` does it, and
-            training ends if its loss has not fallen for some epochs, or with class
-            weights, if its balanced accuracy has not risen. The network is the best one
-            by the same measure; with at least 50 held-out sequences, the one with the
-            highest accuracy, or balanced accuracy.
-        n_iter_no_change: the number of these epochs, or of validations if
-            `eval_every_steps` is among the settings. It is the setting `patience`, from
-            which `keep_checkpoints` follows, too.
-        settings: other settings of `rnnmnist.fit` by their names, such as
-            `{"schedule": "constant"}`. Two of them have other defaults than there:
-            `placement` is "host", so that a second `fit` compiles nothing if the time
-            steps, features, classes, batch size and settings are the same; and without
-            `early_stopping`, `eval_every_steps` is so large that only the last step is
-            saved.
-
-    X is real [n, time, features], [n, time] of one feature, or a list of sequences,
-    [time, features] or [time], of different lengths; y is [n], integers, strings or
-    booleans.
+        learning_rate: peak learning rate. None means 0.004.
+        weight_decay: weight decay of AdamW; 0 means Adam. None means 0.1.
+        label_smoothing: fraction of the label probability that is spread over all
+            classes. None means 0.1.
+        class_weight: class weights in the training loss: "balanced", or a mapping from
+            classes to weights. None weights all sequences equally.
+        missing: treatment of NaN: "error" raises an error, "forward_fill" repeats the
+            previous value of the feature, "zero" inserts 0 after normalization.
+        normalize: "standardize" subtracts the training mean of each feature and divides
+            by its training standard deviation; "none" keeps the values.
+        early_stopping: whether to hold out a tenth of X, as `rnnmnist.fit` does, and
+            stop when the validation loss has not improved for `n_iter_no_change`
+            epochs. With class weights, balanced accuracy replaces the loss. With at
+            least 50 held-out sequences, `model_` is the step with the highest accuracy,
+            or with class weights the highest balanced accuracy. With fewer, it is the
+            best step by the metric of early stopping.
+        n_iter_no_change: patience of early stopping, in epochs, or in validations if
+            `settings` contains `eval_every_steps`. It determines the settings
+            `patience` and `keep_checkpoints`.
+        settings: more settings of `rnnmnist.fit`, such as `{"schedule": "constant"}`.
+            Two defaults differ from `rnnmnist.fit`. `placement` is "host", so that a
+            second `fit` with the same time steps, features, classes, batch size and
+            settings compiles nothing. Without `early_stopping`, `eval_every_steps` is
+            so large that only the last step is saved.
 
     Attributes:
-        model_: the network, a `rnnmnist.Model`, whose `reason` says why its cell was
-            chosen.
-        cell_: the cell that was chosen or given, such as "filters" or "lru"; the name
-            of your own network, if there is one.
-        leave_one_out_score_: the leave-one-out accuracy of random filters; with groups,
-            a group is left out at a time. Trained networks, and filters with a
-            validation split, do not have it.
-        n_iter_: the number of epochs.
-        workdir_: the folder of the run; None in memory.
+        model_: trained network, a `rnnmnist.Model`. `model_.reason` explains the choice
+            of the cell.
+        cell_: name of the cell, such as "filters" or "lru", or of the custom network.
+        leave_one_out_score_: leave-one-out accuracy of random filters; with groups,
+            leave-one-group-out accuracy. Not available for trained networks, or for
+            filters with a validation split.
+        n_iter_: number of epochs.
+        workdir_: run folder; None in memory.
 
-    A pickle carries the network, not the sequences.
+    A pickle contains the network, without the training sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -146,15 +143,19 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     settings: Mapping[str, Any] | None = None
 
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Trains on all sequences, or all but those that early stopping holds out.
+        """Trains on the sequences, except any that early stopping holds out.
 
-        Groups, such as the subject of each sequence, are held out as a whole. With
-        random filters, each of them is left out in the validation.
+        Args:
+            X: sequences, as described for the class.
+            y: classes, [n].
+            groups: integers or strings [n], such as the subject of each sequence. Early
+                stopping holds out whole groups; random filters are validated by leaving
+                one group out.
 
         Raises:
             ValueError, TypeError: if X or y fail the checks of scikit-learn.
-            UserError: as `rnnmnist.fit`.
-            RunError: as `rnnmnist.fit`.
+            UserError: as in `rnnmnist.fit`.
+            RunError: as in `rnnmnist.fit`.
         """
         inputs, y = self._check(X, y=y)
         check_classification_targets(y)
@@ -167,7 +168,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             groups=groups,
             workdir=self.workdir,
             verbose=self.verbose,
-            **self._settings_of_fit(),
+            **self._fit_settings(),
         )
         last_step = model.record.step
         config, examples = model.config, model.task.examples
@@ -180,24 +181,24 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = math.ceil(
             last_step * config.train.batch_size / examples["train"]
         )
-        if getattr(inputs, "ndim", 0) == 3:  # else scikit-learn sets it, if X has axes
+        if getattr(inputs, "ndim", 0) == 3:  # `validate_data` sets it for 2-D arrays
             self.n_features_in_ = model.task.features
         return self
 
     @property
     def workdir_(self) -> Path | None:
-        """The folder of the run; None in memory."""
+        """Run folder; None in memory."""
         return self.model_.workdir
 
     @property
     def cell_(self) -> str:
-        """The cell of the network, or your own network."""
+        """Name of the cell, or of the custom network."""
         model = self.model_.config.model
         return identify(model.cell if model.network is None else model.network)
 
     @property
     def leave_one_out_score_(self) -> float:
-        """The leave-one-out accuracy of random filters."""
+        """Leave-one-out accuracy of random filters."""
         metrics = self.model_.validation_metrics
         if metrics is None or not metrics.split.startswith("leave_one"):
             raise AttributeError(
@@ -207,7 +208,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return metrics.accuracy
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Returns the probability of each class, float32 [n, classes]."""
+        """Returns class probabilities, float32 [n, classes], ordered as `classes_`."""
         check_is_fitted(self)
         probabilities = self.model_.classify(self._check(X))
         names = self.model_.task.classes
@@ -216,7 +217,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each sequence, [n]."""
-        probabilities = self.predict_proba(X)  # refuses an estimator without a fit
+        probabilities = self.predict_proba(X)  # raises NotFittedError
         predicted: np.ndarray = self.classes_[probabilities.argmax(axis=1)]
         return predicted
 
@@ -226,43 +227,43 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing != "error"
         return tags
 
-    def _settings_of_fit(self) -> dict[str, Any]:
-        own: dict[str, Any] = {
+    def _fit_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name in FIT_SETTINGS and value is not None
         }
         if self.random_state is not None:
-            own["seed"] = self.random_state
+            settings["seed"] = self.random_state
         if self.early_stopping:
-            own["patience"] = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
-            # The checkpoint of the lowest loss, and those of the validations after it.
-            own["keep_checkpoints"] = own["patience"] + 1
-        others = dict(self.settings or {})
-        full_names(others, FIT_SETTINGS)  # refuses other names
-        repeated = sorted(own.keys() & others.keys())
-        if repeated:
+            settings["patience"] = FIT_SETTINGS["patience"].check(self.n_iter_no_change)
+            # The checkpoint with the lowest loss, and up to `patience` later ones.
+            settings["keep_checkpoints"] = settings["patience"] + 1
+        extra = dict(self.settings or {})
+        full_names(extra, FIT_SETTINGS)  # raises an error for unknown names
+        duplicates = sorted(settings.keys() & extra.keys())
+        if duplicates:
             raise UserError(
-                f"settings: {repeated[0]} follows from the parameters of "
+                f"settings: {duplicates[0]} follows from the parameters of "
                 "RNNClassifier; set these, and remove it here"
             )
         defaults = {"validation": self.early_stopping, "placement": "host"}
         if not self.early_stopping:
             defaults["eval_every_steps"] = NEVER
-        return defaults | own | others
+        return defaults | settings | extra
 
-    # Checks X as scikit-learn does, with y in `fit`, and keeps lists of sequences.
+    # Applies scikit-learn's checks to X, and to y if given. Lists stay lists.
     def _check(self, X: Any, **y: Any) -> Any:
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
         if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
             raise UserError("X: is an array of sequences; pass list(X)")
         if isinstance(X, np.ndarray) and X.size and isinstance(X.flat[0], str):
-            valid_array("X", X, "biuf")  # refuses texts, and says how to encode them
+            valid_array("X", X, "biuf")  # the error explains how to encode text
         if isinstance(X, list | tuple):
             if not y:
                 return X
-            self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+            self.__dict__.pop("feature_names_in_", None)  # set by an earlier fit
             return X, column_or_1d(y["y"], warn=True)
         return validate_data(
             self,
@@ -270,6 +271,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             **y,
             reset=bool(y),
             allow_nd=True,
-            ensure_2d=getattr(X, "ndim", 2) != 3,  # then the width is compared
-            ensure_all_finite="allow-nan",  # the run refuses or fills it
+            ensure_2d=getattr(X, "ndim", 2) != 3,  # also checks the feature count
+            ensure_all_finite="allow-nan",  # the run rejects or fills NaN
         )

@@ -1,4 +1,4 @@
-"""`python -m rnnmnist.evaluate` is the command `rnnmnist evaluate`."""
+"""Entry point `python -m rnnmnist.evaluate`: the command `rnnmnist evaluate`."""
 
 from rnnmnist.commands import command_line, evaluate
 

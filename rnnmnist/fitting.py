@@ -1,4 +1,4 @@
-"""Training from Python: of a configuration, or on arrays."""
+"""Training from Python, with `fit` on arrays or `train` on a configuration."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -26,9 +26,9 @@ from rnnmnist.training.resume import open_run
 from rnnmnist.training.run import train_and_evaluate
 from rnnmnist.training.validation import Callback
 
-# The settings by their names without the section, which `train` takes.
+# Settings of `train`, by name without the section.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
-# Those of a run on arrays, which `fit` takes.
+# Settings of `fit`, which apply to runs on arrays.
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
@@ -47,29 +47,29 @@ def train(
     callback: Callback | None = None,
     **settings: Any,
 ) -> Model:
-    """Trains the network of a configuration, in memory or in a workdir.
+    """Trains the network that a configuration describes, in memory or in a workdir.
 
-    It does what `rnnmnist train` does, in this process alone, and treats the workdir,
-    interrupts, jax and logging as `rnnmnist.fit` does.
+    This is the command `rnnmnist train` as a function, limited to a single process. It
+    handles the workdir, interrupts, jax and logging like `rnnmnist.fit`.
 
-    This trains the network of `configs/default.py` for fewer steps::
+    To train the network of `configs/default.py` for fewer steps::
 
         model = rnnmnist.train("default", num_steps=430)
 
     Args:
-        config: the name of a shipped configuration, such as `default`; a path of one,
-            with a separator or with `.py`; or a `Config`.
-        workdir: as for `rnnmnist.fit`.
-        verbose: as for `rnnmnist.fit`.
-        callback: as for `rnnmnist.fit`.
-        **settings: other values of settings, by their names without the section, such
-            as `num_steps=1000` for `train.num_steps`.
+        config: name of a shipped configuration, such as `default`; path of a
+            configuration file, which contains a separator or `.py`; or a `Config`.
+        workdir: see `rnnmnist.fit`.
+        verbose: see `rnnmnist.fit`.
+        callback: see `rnnmnist.fit`.
+        **settings: settings that override the configuration, by name without the
+            section, such as `num_steps=1000` for `train.num_steps`.
 
     Returns:
         The network of the best step.
 
     Raises:
-        UserError, RunError, KeyboardInterrupt: as for `rnnmnist.fit`.
+        UserError, RunError, KeyboardInterrupt: see `rnnmnist.fit`.
     """
     request = Request(
         config if isinstance(config, Config) else load_named(config),
@@ -93,26 +93,30 @@ def fit(
     callback: Callback | None = None,
     **settings: Any,
 ) -> Model:
-    """Trains a classifier of sequences, in memory or in a workdir.
+    """Trains a sequence classifier, in memory or in a workdir.
 
-    Without a workdir, no file is written: `Model.save` keeps the network. With a
-    workdir, the arrays and checkpoints are saved in it, the same call resumes the run,
-    and all commands work on it.
+    Without a workdir, no files of the run are written; `Model.save` saves the network.
+    With a workdir, the arrays and checkpoints are saved there. Calling `fit` again with
+    the same arguments resumes the run, and all `rnnmnist` commands accept the workdir.
 
-    After an interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook), training
-    continues to its next line (`log_every_steps` updates) and saves, if there is a
-    workdir; then `KeyboardInterrupt` is raised. A second interrupt raises it as soon as
-    the running call of a compiled program has ended.
-    Outside of the main thread, `fit` leaves signals alone. SIGTERM is always the
-    caller's; `docs/reliability.md` has the line that makes it such an interrupt.
+    On an interrupt (SIGINT: Ctrl-C, or the stop button of a notebook), training
+    continues to the next log line (every `log_every_steps` steps), saves a checkpoint
+    if there is a workdir, and raises `KeyboardInterrupt`. A second interrupt raises it
+    as soon as the running call of a compiled program returns. Outside the main thread,
+    `fit` handles no signals. It never handles SIGTERM; `docs/reliability.md` shows the
+    line of code that turns SIGTERM into an interrupt.
 
-    If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
-    with jax before 0.11, also the environment variable `NPROC`). Unless you have
-    disabled jax's compilation cache, it sets that all programs are cached, and the
-    folder if there is none, or, if it cannot be written, that none is. Apart from a
-    listener that sums the time of compilation, it changes nothing else of the process.
-    It computes with jax's defaults, in float32, also where the process has others; a
-    callback is called with them.
+    `fit` changes this global state, and nothing else:
+
+    - If jax has not initialized its devices, `fit` sets the number of CPU devices. For
+      several seeds with jax before 0.11, it also sets the environment variable `NPROC`.
+    - Unless the compilation cache of jax is disabled, `fit` configures it to cache
+      every program, in a default folder if none is set. If the folder is not
+      writable, `fit` turns the cache off.
+    - A jax listener adds up compilation times.
+
+    `fit` computes in float32 with the default configuration of jax, even if the process
+    has changed it. Callbacks run under the same defaults.
 
     >>> import numpy as np, rnnmnist
     >>> labels = np.arange(40) % 2
@@ -123,52 +127,53 @@ def fit(
     array([0, 1, 0])
 
     Args:
-        inputs: real [examples, time, features], or [examples, time] of one feature, or
-            a list of arrays of different lengths; NaN for missing values. Or a table
-            with the columns of a .csv file, such as a frame of pandas or polars, which
-            has the other arrays in its columns.
+        inputs: sequences in one of four forms, with NaN for missing values: real
+            [examples, time, features]; real [examples, time] with one feature per time
+            step; a list of arrays of different lengths; or a table, such as a pandas or
+            polars data frame, with the columns of a .csv file, which then contain the
+            other array arguments.
         labels: integers, booleans or strings [examples].
-        workdir: the folder of the run; None trains in memory.
-        lengths: integers [examples], the time steps before the padding of each; by
-            default, all.
-        split: strings [examples]: "train", "validation" or "test". By default, all are
-            for training. Without "validation", random filters are validated by leaving
-            one sequence out. For a trained network, a tenth of the training sequences
-            is used, unless that is fewer than 50 beside a test split, or with
-            `validation=False`.
-        groups: integers or strings [examples], such as the subject of each. The
-            sequences that are held out for validation, or left out, are whole groups.
-        feature_names: strings [features], by which the setting `features` can choose
-            some. Without them, an array with more features than time steps causes a
-            warning that axes may be swapped.
-        verbose: whether progress and a summary are printed. Warnings are given in any
-            case: of the data as `rnnmnist.DataWarning`, others by the logger
-            `rnnmnist`.
-        callback: is called on process 0 after each validation, which a run in a workdir
-            has saved by then, with its line of the log (`step`, `loss`, `accuracy` and
-            others). If it returns True, the run ends there and is evaluated. What it
-            raises leaves `fit`, an `OSError` of a file as a `UserError` or `RunError`.
-            In a workdir, the same call then trains on. A run without a validation
-            split, and a fit of random filters, do not call it.
-        **settings: values of settings, by their names without the section, such as
-            `num_steps=1000` for `train.num_steps`. They replace those of a shipped
-            configuration: `filters` for fewer than 2,000 training sequences (500 if no
-            feature has more than two values), otherwise `trained`. `trained` is also
-            used if a callback or a setting of training by gradients is given, and
-            `cell` decides in any case. `class_weight` can also be a mapping from
-            classes to weights. A class that it does not name has the weight 1. `cell`,
-            `network`, `loss`, `optimizer`, `schedule`, `metrics` and `augment` can be
-            functions of Python.
+        workdir: run folder. None trains in memory.
+        lengths: integers [examples], time steps before the padding. None means no
+            padding.
+        split: strings [examples]: "train", "validation" or "test". None puts all
+            examples in "train". Without "validation" examples, random filters are
+            validated by leave-one-out, and trained networks on a tenth of the training
+            sequences. No tenth is held out with `validation=False`, or if "test"
+            examples are given and the tenth has fewer than 50 sequences.
+        groups: integers or strings [examples], such as the subject of each sequence.
+            Validation holds out, or leaves out, whole groups.
+        feature_names: strings [features]. The setting `features` selects features by
+            these names. Without names, an array with more features than time steps
+            causes a warning about swapped axes.
+        verbose: whether to print progress and a summary. Warnings are not affected:
+            warnings about the data are issued as `rnnmnist.DataWarning`, all others
+            are logged by the logger `rnnmnist`.
+        callback: function called on process 0 after each validation, with the line of
+            the log (`step`, `loss`, `accuracy` and more). In a workdir, the checkpoint
+            is saved before the call. Return True to stop the run there and evaluate it;
+            in a workdir, the same `fit` then resumes training. Exceptions propagate,
+            except an `OSError` on a file, which becomes a `UserError` or `RunError`.
+            Random filters, and runs without a validation split, never call it.
+        **settings: settings by name without the section, such as `num_steps=1000` for
+            `train.num_steps`. They override a shipped configuration: `filters` below
+            2,000 training sequences (500 if no feature has more than two values),
+            otherwise `trained`. Giving a callback, or a setting that only applies to
+            training by gradient descent, selects `trained`; `cell` takes precedence
+            over all of these. `class_weight` also accepts a mapping from classes to
+            weights; other classes have weight 1. `cell`, `network`, `loss`,
+            `optimizer`, `schedule`, `metrics` and `augment` also accept Python
+            functions.
 
     Returns:
         The network of the best step.
 
     Raises:
-        UserError: if the arrays or a setting are invalid, or the workdir has the run of
-            other arrays or settings, or this process was forked from one that has
-            trained or loaded a network.
-        RunError: if a loss, a gradient or a parameter is not finite, or a file of the
-            run cannot be read or written.
+        UserError: if the arrays or a setting are invalid, the workdir belongs to a run
+            with other arrays or settings, or this process was forked from a process
+            that has trained or loaded a network.
+        RunError: if a loss, gradient or parameter is not finite, or a file of the run
+            cannot be read or written.
         KeyboardInterrupt: after an interrupt.
     """
     request = Request(
@@ -187,7 +192,7 @@ def fit(
         groups=groups,
         feature_names=feature_names,
     )
-    # The sizes of the axes tell, since such an array trains without an error.
+    # An array with swapped axes trains without an error, so its shape is checked.
     shape: tuple[int, ...] = getattr(inputs, "shape", ())
     if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
         warn_of_data(
@@ -218,10 +223,7 @@ def _train(
     callback: Callback | None,
     arrays: Mapping[str, ArrayLike] = {},
 ) -> Model:
-    """Trains, or resumes, a run in this process, and returns its best network.
-
-    A run in a workdir saves the arrays there.
-    """
+    """Trains or resumes a run, and returns the network of its best step."""
     if callback is not None and not callable(callback):
         raise UserError(
             f"callback: must be a function, not {format_value(callback)}; it gets the "
@@ -239,5 +241,5 @@ def _train(
 def full_names(
     settings: Mapping[str, object], known: Mapping[str, Setting]
 ) -> dict[str, object]:
-    """Returns settings by their full names."""
+    """Returns the settings with their full names, such as `train.num_steps`."""
     return {find(name, known).name: value for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""`python -m rnnmnist.main` is the command `rnnmnist train`."""
+"""Entry point `python -m rnnmnist.main`: the command `rnnmnist train`."""
 
 from rnnmnist.commands import command_line, train
 

@@ -1,4 +1,4 @@
-"""The handle of a trained network: `load` opens a run, and a `Model` answers."""
+"""Trained networks for prediction and evaluation: `Model`, opened by `load`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
 from rnnmnist.config.resolving import name_functions
 from rnnmnist.data.examples import Inputs, find_padding
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
-from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.runs.checkpoint_files import without_functions
 from rnnmnist.runs.records import Record, save_network
@@ -26,25 +26,27 @@ if TYPE_CHECKING:
 
 
 class Model(Network):
-    """A trained network, or an ensemble.
+    """A trained network or ensemble.
 
-    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return it. A pickle or a copy
-    contains the network, without the data and the log of its run. What the reference
-    does not list is internal.
+    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return a `Model`. Pickles and
+    copies contain the network, without the data and the log of its run. Attributes
+    that are missing from the reference documentation are internal.
 
     Attributes:
-        workdir: the folder of the run; None if it is in memory only.
-        checkpoint_step: the step of the checkpoint.
-        config: the settings of the run.
-        reason: why this kind of network was chosen, by the number of sequences or the
-            settings; None if the cell or the configuration was named.
-        task: what is classified, such as the `classes` in the order of probabilities.
-        validation_metrics: the scores of the checkpoint on the validation split, or of
-            its leave-one-out predictions; None if it was not validated.
-        temperature: the probabilities are the softmax of the logits divided by it.
-        params: NumPy arrays by the names of the modules, with a leading ensemble axis.
-        params_sha256: their SHA-256, as in result files.
-        num_parameters: the number of trained parameters of one member of an ensemble.
+        workdir: run folder; None in memory.
+        checkpoint_step: step of the checkpoint.
+        config: settings of the run.
+        reason: reason for an automatic choice between random filters and a trained
+            network; None if the user named the cell or the configuration.
+        task: description of the task, such as `task.classes` in the order of the
+            probabilities.
+        validation_metrics: metrics of the checkpoint on the validation split, or of the
+            leave-one-out predictions; None without validation.
+        temperature: probabilities = softmax(logits / temperature).
+        params: parameters as nested dictionaries of NumPy arrays, with a leading
+            ensemble axis.
+        params_sha256: SHA-256 of `params`, as in result files.
+        num_parameters: number of trained parameters per ensemble member.
 
     >>> import rnnmnist
     >>> prediction = rnnmnist.load().predict("docs/five.jpg")
@@ -53,9 +55,9 @@ class Model(Network):
     """
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
-        """Pickles the checkpoint alone, which any process opens without devices."""
+        """Pickles the checkpoint only, so that unpickling needs no devices."""
         record = Record()
-        # Unlike `self.header`, the header of the record names no folder of the run.
+        # In contrast to `self.header`, the record's header contains no path of the run.
         header = without_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
         named = name_functions(self.config).model.named
@@ -63,20 +65,21 @@ class Model(Network):
 
     @errors_as_failures()
     def save(self, folder: str | Path) -> None:
-        """Saves the network in a folder, which `rnnmnist.load` and all commands open.
+        """Saves the network to a folder for `rnnmnist.load` and all commands.
 
-        The folder contains the parameters and the settings, without the data. A
-        training cannot go on in it. To `evaluate` and `report` a network on sequences,
-        name data; `export` compares on drawn sequences without them.
+        The folder contains parameters and settings, but no data and no training state:
+        training cannot be resumed from it. For networks on sequences, `evaluate` and
+        `report` then require data to be passed; without data, `export` verifies the
+        exported network on random sequences.
 
         Args:
-            folder: a folder without checkpoints, which need not exist.
+            folder: new folder, or existing folder without checkpoints.
 
         Raises:
-            UserError: if the folder has checkpoints, or cannot be written.
+            UserError: if the folder contains checkpoints or is not writable.
             RunError: if the disk is full.
         """
-        # Unlike `self.header`, the header of the record names no folder of the run.
+        # In contrast to `self.header`, the record's header contains no path of the run.
         header = self.record.headers[self.checkpoint_step]
         save_network(parse_folder(folder, "folder"), header, self.params)
 
@@ -85,13 +88,12 @@ class Model(Network):
         """Preprocesses and classifies one image.
 
         Args:
-            image: the name or the content of an image file; or grey levels [height,
-                width] of uint8, or floats from 0 to 1.
+            image: path or content of an image file; or grey levels [height, width],
+                either uint8 or floats from 0 to 1.
 
         Raises:
-            UserError: if a file cannot be read or is not an image, an array has another
-                shape, type or range, or the network was not trained on images of
-                digits.
+            UserError: if the file is not a readable image, the array has a wrong shape,
+                type or range, or the network was not trained on images of digits.
         """
         from rnnmnist.inference.images_of_digits import predict  # imports Pillow
 
@@ -104,30 +106,32 @@ class Model(Network):
         *,
         every_step: bool = False,
     ) -> NDArray[np.float32]:
-        """Returns the probabilities of each class after the last time step.
+        """Returns class probabilities after the last time step.
+
+        For an ensemble, the probabilities are averaged over its members. They are then
+        calibrated by `temperature`, which is fitted on the validation split. For
+        trained networks with fewer than 50 validation examples, the temperature follows
+        from the label smoothing instead. For random filters, it is fitted on the
+        leave-one-out predictions.
 
         Args:
-            inputs: images, uint8 [n, 28, 28], in the form of MNIST's, which
-                `Prediction.image` has; or sequences, real [n, time, features], with the
-                features of the training, or [n, time] of one feature, or a list of
-                arrays of different lengths; or a table, as for `rnnmnist.fit`.
-            lengths: int [n], the time steps before the padding of each sequence; None
-                if there is no padding.
-            every_step: returns the probabilities after each time step; between the
-                ends of two windows, those of the last one; in the padding, NaN.
+            inputs: images, uint8 [n, 28, 28], preprocessed like MNIST, such as
+                `Prediction.image`; or sequences, real [n, time, features] with the
+                same features as in training, real [n, time] for a single feature, or a
+                list of arrays of different lengths; or a table, as in `rnnmnist.fit`.
+            lengths: int [n], time steps before the padding. None means no padding.
+            every_step: whether to return probabilities after every time step. With
+                windows, the values at the end of a window are repeated until the next
+                window ends. Padding is NaN.
 
         Returns:
-            float32 [n, classes], or with `every_step` [n, time, classes]; of an
-            ensemble, from the mean over its members. They are calibrated by
-            `temperature`, which is fitted on the validation split. For a trained
-            network with fewer than 50 validation examples, it follows from the label
-            smoothing; for random filters, it is fitted on the leave-one-out
-            predictions.
+            float32 [n, classes], or [n, time, classes] with `every_step`.
 
         Raises:
-            UserError: if the inputs have another shape or type, missing values that
-                the run does not fill, or a value more than 1e6 standard deviations
-                from the mean in training; or if `every_step` needs one direction.
+            UserError: if the inputs have a wrong shape or type, missing values that the
+                run does not fill, or a value more than 1e6 standard deviations from the
+                training mean; or if `every_step` is set and the network is
+                bidirectional or custom.
             RunError: if logits are not finite.
         """
         if every_step:
@@ -140,22 +144,22 @@ class Model(Network):
         return probabilities
 
     def _read(self, inputs: ArrayLike, lengths: ArrayLike | None) -> Inputs:
-        """Checks inputs as the network takes them."""
         data = self.config.data
-        sequences = read_given(self.task, data, inputs, lengths=lengths)
+        sequences = read_inputs(self.task, data, inputs, lengths=lengths)
         with prefix_errors("inputs"):
             return to_inputs(sequences, self.task, data)
 
     def occlusion(
         self, inputs: ArrayLike, lengths: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """Returns on which time steps each prediction depends, float32 [n, time].
+        """Returns the attribution of each time step by occlusion, float32 [n, time].
 
-        A sequence is divided into windows of a 28th of its time steps, rounded up. The
-        value of a time step says by how many nats the log-probability of the predicted
-        class falls if its window is replaced: by the mean of the training split (0 if
-        the run does not normalize), or by an image's background. It is 0 in padding.
-        Arguments and errors are those of `classify`.
+        Each sequence is divided into windows of 1/28 of its length, rounded up.
+        Occluding a window replaces its values by the training mean (0 if the run does
+        not normalize), or for images by the background. The attribution of a time step
+        is the decrease, in nats, of the log-probability of the predicted class when its
+        window is occluded. Padding has attribution 0. For arguments and errors, see
+        `classify`.
 
         References:
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",
@@ -175,31 +179,34 @@ class Model(Network):
         lengths: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Result:
-        """Evaluates the network on a whole split, or on other arrays.
+        """Evaluates the network on a split of its data, or on other arrays.
 
-        It uses all devices that help. A result on the data of a run in a workdir is
-        written into `workdir`; in a read-only one, a warning is logged instead.
+        The evaluation is distributed over all devices that training could use. For the
+        data of a run in a workdir, the result is also written to `workdir`. If
+        `workdir` is read-only, a warning is logged instead.
 
         Args:
-            split: None is `test`, or, in a run without one, `validation`. If nothing
-                was held out, it is the leave-one-out predictions of random filters, and
-                `train` of a trained network.
-            inputs: images, or sequences, as for `classify`, in place of the data of the
-                run. They are of the split `test`, unless they are the whole data of the
-                training, or a table with a column `split`. Of sequences,
-                `Result.examples_trained_on` counts those that are in the training data.
-            labels: the classes of the inputs, as for `rnnmnist.fit`; None for a table,
-                which has them in a column.
-            lengths: int [n], the time steps before the padding of each sequence.
+            split: None means `test`, or `validation` if the run has no test split. If
+                no data were held out, None means the leave-one-out predictions for
+                random filters, and `train` for trained networks.
+            inputs: images or sequences, as in `classify`, instead of the data of the
+                run. They are treated as a `test` split, unless they are the complete
+                training data or a table with a column `split`. For sequences,
+                `Result.examples_trained_on` counts inputs that occur in the training
+                data.
+            labels: classes of the inputs, as in `rnnmnist.fit`; None if the inputs are
+                a table with a label column.
+            lengths: int [n], time steps before the padding.
             groups: integers or strings [n], such as the subject of each sequence.
 
         Returns:
-            The scores, as in the result file. Accuracies are fractions, and losses are
-            in nats.
+            The metrics, as in the result file. Accuracies are fractions; losses are in
+            nats.
 
         Raises:
-            UserError: if there is no such split, or the data are missing or others, or
-                an array is invalid, or a file cannot be read or written.
+            UserError: if the split does not exist, the data are missing or differ from
+                the data of the run, an array is invalid, or a file cannot be read or
+                written.
             RunError: if logits are not finite, or the disk is full.
         """
         from rnnmnist.data.sequences.reading import to_dataset
@@ -209,11 +216,11 @@ class Model(Network):
         dataset = None
         arrays = {"labels": labels, "lengths": lengths, "groups": groups}
         if any(array is not None for array in (inputs, *arrays.values())):
-            sequences = read_given(self.task, self.config.data, inputs, **arrays)
+            sequences = read_inputs(self.task, self.config.data, inputs, **arrays)
             with prefix_errors("inputs"):
                 dataset = to_dataset("inputs", sequences, self.config, self.task)
         task, name, examples, logits = load_evaluated(self, split, dataset)
-        if logits is None:  # else these are left-out predictions
+        if logits is None:  # otherwise leave-one-out logits
             config = self.config
             mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
             logits = self.on(mesh).logits(examples)
@@ -230,25 +237,25 @@ class Model(Network):
         *,
         force: bool = False,
     ) -> "dict[str, Export]":
-        """Writes the network for other runtimes, and compares them with it.
+        """Exports the network to other runtimes, and verifies each export.
 
-        Each format gets a folder in `output`. It computes on a CPU device, if jax has
-        one.
+        Each format is written to its own folder in `output`. Predictions of the network
+        and of the export are compared, on a CPU device if jax has one.
 
         Args:
-            format: what to write.
-            output: the folder in which to write, which need not exist.
-            force: whether folders of the formats in `output` are replaced.
+            format: export format.
+            output: parent folder, created if it does not exist.
+            force: whether to replace existing folders of the formats in `output`.
 
         Returns:
-            By the name of the format, its folder and the result of the comparison.
+            For each format name, the folder and the certificate of the comparison.
 
         Raises:
-            UserError: if a package is missing for a format, a folder exists or cannot
-                be written, or the network cannot be written in a format.
-            RunError: if an export predicts another class than the network for an
-                example, unless the logits of the two classes tie, as the certificate
-                counts it. All exports have been written then. Or if the disk is full.
+            UserError: if a package required by a format is not installed, a folder
+                exists or is not writable, or a format does not support the network.
+            RunError: if the disk is full; or if the predicted class of an export
+                differs for an example, unless the certificate counts the logits of the
+                two classes as a tie. In this case, all exports have been written.
         """
         from rnnmnist.exporting.exports import write_exports
 
@@ -256,19 +263,20 @@ class Model(Network):
 
     @errors_as_failures()
     def report(self, folder: str | Path | None = None) -> "Report":
-        """Writes the report page and its pictures.
+        """Writes a report page with pictures.
 
-        It computes on a CPU device, if jax has one.
+        Computations run on a CPU device if jax has one.
 
         Args:
-            folder: where to write. By default, it is the folder `report` in `workdir`.
+            folder: output folder. None means the folder `report` in `workdir`.
 
         Returns:
-            The scores on the evaluated split, and the paths of the files.
+            The metrics on the evaluated split, and the paths of the files.
 
         Raises:
-            UserError: if no folder is named for a network in memory, or the data are
-                missing or others, or a folder cannot be written.
+            UserError: if the network is in memory and `folder` is None, the data are
+                missing or differ from the data of the run, or the folder is not
+                writable.
             RunError: if logits are not finite, or the disk is full.
         """
         from rnnmnist.reporting.pages import write_report
@@ -292,30 +300,34 @@ def load(
     data_dir: str | Path | None = None,
     manual_dir: str | Path | None = None,
 ) -> Model:
-    """Opens a run, or a saved network; without a folder, the shipped reference model.
+    """Loads a network from a run folder, or from a folder written by `Model.save`.
 
-    This sets what `rnnmnist.fit` sets: the number of CPU devices, of which predictions
-    use the first, if jax has no devices yet, and the compilation cache. A process that
-    is forked afterwards cannot use the model: load it after the fork.
+    Without arguments, this loads the shipped reference model. If jax has not
+    initialized its devices, `load` sets the number of CPU devices, as `rnnmnist.fit`
+    does; predictions use the first device. `load` also configures the compilation
+    cache. A forked process cannot use a model of its parent process: load the model
+    after the fork.
 
     Args:
-        workdir: the folder of the run.
-        step: `best`, `latest` or the number of a step.
-        cell: your own cell, if the run was trained with one: the setting `model.cell`,
-            with its parameters. Its code is imported only if it is named here, not
-            because the checkpoint names it.
-        network: your own network, likewise: the setting `model.network`.
-        path: of sequences that have moved since the training, or of others to evaluate
-            on; the setting `data.path`. A function of a file that reads them has to be
-            named again, too.
-        columns: the setting `data.columns` of that table, if it differs.
-        data_dir: TFDS's folder, if it has moved.
-        manual_dir: the folder of the original files of images, if it has moved.
+        workdir: run folder.
+        step: `best`, `latest` or a step number.
+        cell: custom cell of the run: the setting `model.cell`, with its parameters. Its
+            code is imported only if it is named here, never because the checkpoint
+            names it.
+        network: custom network of the run: the setting `model.network`. The same import
+            rule applies.
+        path: setting `data.path`, for sequences that have moved since training, or for
+            evaluation on other sequences. If a custom function reads the sequences, it
+            must be named again.
+        columns: setting `data.columns` for the table in `path`, if it differs.
+        data_dir: TFDS folder, if it has moved.
+        manual_dir: folder of the original image files, if it has moved.
 
     Raises:
-        UserError: if the folder has no such run; or if the cell or the network is
-            missing, fails, or is not that of the run; or if this process was forked
-            from one that has trained or loaded a network.
+        UserError: if the folder does not contain the run or the step; if the cell or
+            the network is missing, fails, or differs from the cell or network of the
+            run; or if this process was forked from a process that has trained or loaded
+            a network.
         RunError: if the checkpoint is damaged.
     """
     given = {

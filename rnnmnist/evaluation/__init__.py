@@ -1,1 +1,1 @@
-"""Trained networks, their predictions and scores over whole splits."""
+"""Predictions, metrics and calibration of trained networks."""

@@ -1,4 +1,4 @@
-"""Formats scores as text, in percent and with their intervals."""
+"""Formatting of metrics as text, in percent and with confidence intervals."""
 
 import statistics
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def format_points(fraction: float) -> str:
 
 
 def format_probability(probability: float) -> str:
-    """Formats a probability in percent, which is never `100.00 %`."""
+    """Formats a probability in percent, with bounds `> 99.99 %` and `< 0.01 %`."""
     if probability > 0.9999:
         return "> 99.99 %"
     if 0 < probability < 0.0001:
@@ -34,28 +34,28 @@ def format_probability(probability: float) -> str:
 
 
 def format_interval(interval: Sequence[float]) -> str:
-    """Formats an interval of fractions in percent: `98.81 to 99.19 %`."""
+    """Formats an interval of two fractions in percent: `98.81 to 99.19 %`."""
     low, high = interval
     return f"{100 * low:.2f} to {format_percent(high)}"
 
 
 def format_split(split: str) -> str:
-    """Formats the name of a split, such as `leave one out`."""
+    """Replaces the underscores of a split name: `leave one out`."""
     return split.replace("_", " ")
 
 
 def format_counts(metrics: EnsembleMetrics) -> str:
-    """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
+    """Formats the correct predictions of each member: `9,918, 9,920 of 10,000`."""
     counts = ", ".join(f"{member.correct:,}" for member in metrics.members)
     return f"{counts} of {metrics.examples:,}"
 
 
 def format_accuracy(metrics: EnsembleMetrics) -> str:
-    """Formats an accuracy with its counts and its 95 % interval.
+    """Formats an accuracy with counts and a 95 % confidence interval.
 
-    The interval is over examples, or of the mean over several seeds. With groups, it
-    says what the interval does not cover. The balanced accuracy follows where classes
-    differ much in size.
+    For a single network, the interval accounts for the sampling of examples. For
+    several seeds, it is the interval of the mean over seeds. With groups, a note states
+    what the interval ignores. For unbalanced classes, the balanced accuracy is added.
     """
     counts = format_counts(metrics)
     groups = format_groups(metrics)
@@ -77,10 +77,10 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
 
 
 def format_groups(metrics: EnsembleMetrics) -> str:
-    """Says after an interval that it does not know the groups; empty without groups.
+    """Formats a note on the limits of the interval; returns "" without groups.
 
-    The sequences of a group are not independent. The interval of several seeds is not
-    over sequences.
+    The interval of a single network treats the sequences of a group as independent. The
+    interval over several seeds ignores the sampling of sequences.
     """
     if metrics.groups is None:
         return ""
@@ -92,7 +92,7 @@ def format_groups(metrics: EnsembleMetrics) -> str:
 
 
 def format_validation(metrics: StepMetrics) -> str:
-    """Formats the accuracy of a validation, after `leave one out` if it is that."""
+    """Formats a validation accuracy, with the prefix `leave one out` if it applies."""
     text = format_accuracy(metrics)
     if metrics.split != "validation":
         text = f"{format_split(metrics.split)} {text}"
@@ -100,10 +100,10 @@ def format_validation(metrics: StepMetrics) -> str:
 
 
 def format_result(result: Result) -> str:
-    """Formats the accuracy of a result, and that of the ensemble of several seeds.
+    """Formats the accuracy of a result, and the accuracy of the ensemble if any.
 
-    The accuracy on the first 128 examples follows if the result has it, and how many
-    examples of other data were trained on.
+    If available, the accuracy on the first 128 examples and the number of examples that
+    occur in the training data are added.
     """
     text = format_accuracy(result)
     if result.ensemble is not None:
@@ -117,7 +117,7 @@ def format_result(result: Result) -> str:
 
 
 def format_trained_on(result: Result) -> str:
-    """Says how many examples of other data were trained on; empty if there are none."""
+    """Formats the number of examples in the training data; returns "" for 0."""
     if not result.examples_trained_on:
         return ""
     return (
@@ -127,9 +127,9 @@ def format_trained_on(result: Result) -> str:
 
 
 def format_accuracy_by_group(result: Result) -> str:
-    """Formats the accuracies by group: their mean, and the lowest one with its group.
+    """Formats the mean accuracy over groups and the group with the lowest accuracy.
 
-    Without groups, the text is empty.
+    Without groups, returns an empty string.
     """
     accuracies = result.accuracy_by_group
     if accuracies is None:
@@ -143,22 +143,22 @@ def format_accuracy_by_group(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss of a result; of several seeds, the mean and the ensemble's.
+    """Formats the loss; for several seeds, the mean loss and the ensemble loss.
 
-    It says so if the loss is too low because the temperature was fitted on these
-    examples.
+    If the temperature was fitted on the same examples, the text notes that the loss is
+    slightly too low.
     """
     note = ""
     if result.calibrated_here:
         note = " (slightly too low: the temperature was fitted on this split)"
     if result.ensemble is None:
         return f"loss {result.loss:.4f}{note}"
-    # Members are not calibrated.
+    # Only the ensemble loss is calibrated.
     return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
 
 
 def format_evaluation(result: Result) -> str:
-    """Formats the data, the accuracy, also by group, and the loss."""
+    """Formats a whole result: data, step, accuracy, accuracy by group, and loss."""
     return (
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
         f"{format_result(result)}{format_accuracy_by_group(result)}, "

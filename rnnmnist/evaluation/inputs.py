@@ -1,4 +1,4 @@
-"""Inputs that a user passes to a trained network, checked as those of its training."""
+"""Reads and checks the inputs that a user passes to a trained network."""
 
 from typing import Any
 
@@ -12,14 +12,18 @@ from rnnmnist.data.sequences.checking import Sequences, check_arrays, valid_arra
 from rnnmnist.errors import UserError, format_value
 
 
-def read_given(
+def read_inputs(
     task: Task, data: DataConfig, inputs: ArrayLike | None, **arrays: ArrayLike | None
 ) -> Sequences:
-    """Returns images, or sequences, whose shape and features are those of a task.
+    """Reads images or sequences, and checks their shape and features.
 
-    `data` are the settings of the training, and the arrays those of `rnnmnist.fit`.
+    Args:
+        task: the task of the network.
+        data: data settings of the training.
+        inputs: see `Model.classify`. None raises an error.
+        **arrays: other arrays, as in `rnnmnist.fit`.
     """
-    given: Any = inputs  # None is refused
+    given: Any = inputs
     if task.image_shape is None:
         from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
@@ -43,7 +47,7 @@ def read_given(
 
 
 def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
-    """Returns images or sequences as inputs; the values of sequences are checked."""
+    """Converts images or sequences to `Inputs`. Checks the values of sequences."""
     if task.image_shape is not None:
         return Inputs(sequences.inputs)
     from rnnmnist.data.sequences.reading import read_values  # imports pyarrow
@@ -61,11 +65,11 @@ def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
 def read_features(
     task: Task, normalization: Normalization, features: ArrayLike
 ) -> np.ndarray:
-    """Returns the values of one time step, float64 [features], which are checked.
+    """Checks the values of one time step, and returns them as float64 [features].
 
-    They are not normalized.
+    The values are not normalized.
     """
-    # A mapping, or a series, has names, which would not be read.
+    # The feature names of a mapping or a pandas series would be ignored.
     if hasattr(features, "keys"):
         raise UserError(
             f"features: must be {task.features} numbers, not {format_value(features)}"

@@ -1,13 +1,13 @@
 """The table of leave-one-out predictions, for runs without held-out examples.
 
-It has a row for each training example of each network:
+It contains one row per ensemble member and training example:
 
     sequence,group,seed,label,predicted,logit rest,logit walk
     recording 1,subject 7,0,walk,rest,0.41,-0.41
 
-The last columns are the logits of the classes, by a head that was fitted without the
-example, or without its group. Examples are in the order of their groups; without
-groups, the table has no column for them.
+The last columns contain the logits of a head that was fitted without the example, or
+without its group. Examples are sorted by group. Without groups, the column `group` is
+omitted.
 """
 
 import csv
@@ -23,20 +23,23 @@ from rnnmnist.data.examples import Examples
 def format_table(
     seeds: Iterable[int], task: Task, train: Examples, logits: np.ndarray
 ) -> str:
-    """Returns the leave-one-out predictions of networks as the text of a CSV file.
+    """Formats leave-one-out predictions as the text of a CSV file.
 
-    The logits are float64 [ensemble, examples, classes], and the examples sorted by
-    group.
+    Args:
+        seeds: seeds of the ensemble members.
+        task: contains the class names.
+        train: training examples, sorted by group.
+        logits: float64 [ensemble, examples, classes].
     """
     classes, groups = task.classes, train.groups
     group_column = [] if groups is None else ["group"]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    # Without "logit", a class could have the name of another column.
+    # The prefix "logit" avoids clashes of class names with other columns.
     columns = ["sequence", *group_column, "seed", "label", "predicted"]
     writer.writerow([*columns, *(f"logit {name}" for name in classes)])
-    for seed, logits_of_seed in zip(seeds, logits, strict=True):
-        for position, values in enumerate(logits_of_seed):
+    for seed, member_logits in zip(seeds, logits, strict=True):
+        for position, values in enumerate(member_logits):
             label = classes[train.labels[position]]
             predicted = classes[values.argmax()]
             group = [] if groups is None else [groups[position]]

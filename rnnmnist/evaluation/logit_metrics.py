@@ -1,4 +1,4 @@
-"""Metrics of logits for labelled examples."""
+"""Metrics computed from logits and labels."""
 
 import numpy as np
 from msgspec.structs import asdict
@@ -20,11 +20,15 @@ def compute_ensemble_metrics(
     temperature: float = 1.0,
     groups: int | None = None,
 ) -> EnsembleMetrics:
-    """Returns the metrics of finite logits [ensemble, examples, classes].
+    """Computes the metrics of finite logits [ensemble, examples, classes].
 
-    The seeds of the networks follow one another. `groups` is the number of groups that
-    the examples have. The temperature is the one of a single network or of the
-    ensemble; its members are not calibrated.
+    Args:
+        logits: uncalibrated logits.
+        labels: int [examples].
+        first_seed: seed of the first member; seeds of members are consecutive.
+        temperature: temperature of a single network, or of the ensemble. Members of an
+            ensemble are not calibrated.
+        groups: number of groups of the examples; None without groups.
     """
     logits = logits.astype(np.float64)
     calibrated = combine_members(logits) / temperature
@@ -43,33 +47,33 @@ def compute_ensemble_metrics(
 def compute_metrics(
     logits: np.ndarray, labels: np.ndarray, seed: int | None = None
 ) -> Metrics:
-    """Returns the metrics of finite logits [examples, classes]."""
+    """Computes the metrics of finite logits [examples, classes]."""
     examples, classes = logits.shape
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, logits.argmax(axis=-1)), 1)
-    of_labels = log_softmax(logits)[np.arange(examples), labels]
+    log_likelihoods = log_softmax(logits)[np.arange(examples), labels]
     totals = confusion.sum(axis=1)
-    accuracies = np.diagonal(confusion)[totals > 0] / totals[totals > 0]
+    recalls = np.diagonal(confusion)[totals > 0] / totals[totals > 0]
     return Metrics(
         seed=seed,
         examples=examples,
         correct=int(np.trace(confusion)),
-        loss=-float(of_labels.mean()),
+        loss=-float(log_likelihoods.mean()),
         confusion=tuple(map(tuple, confusion.tolist())),
-        balanced_accuracy=float(accuracies.mean()),
+        balanced_accuracy=float(recalls.mean()),
     )
 
 
 def evaluate_logits(
     run: Network, task: Task, split: str, examples: Examples, logits: np.ndarray
 ) -> Result:
-    """Returns the result of logits, [ensemble, examples, classes], on a split."""
+    """Computes the result file of logits [ensemble, examples, classes] on a split."""
     metrics = compute_ensemble_metrics(
         logits, examples.labels, run.config.seed, run.temperature, examples.num_groups
     )
-    metrics_of_128 = None
+    tutorial_metrics = None
     if run.config.tutorial_128 and split == "test":
-        metrics_of_128 = compute_ensemble_metrics(
+        tutorial_metrics = compute_ensemble_metrics(
             logits[:, :128], examples.labels[:128], run.config.seed, run.temperature
         )
     is_of_run = task.sha256 == run.task.sha256
@@ -77,15 +81,15 @@ def evaluate_logits(
     if not is_of_run and run.header.trained_on and examples.digests is not None:
         is_trained_on = np.isin(examples.digests, run.header.trained_on)
         examples_trained_on = int(is_trained_on.sum())
-    # The leave-one-out predictions chose a factor of the head of random filters.
+    # The temperature of random filters is fitted on the leave-one-out predictions.
     calibrated_here = split.startswith("leave_one")
     if split == "validation" and not run.config.model.is_closed_form:
-        # A checkpoint that a signal saved between two validations has no metrics.
+        # A checkpoint saved after a signal, between validations, has no metrics.
         is_validated = run.validation_metrics is not None and run.temperature != 1
         calibrated_here = is_validated and len(examples) >= MIN_VALIDATION_EXAMPLES
     accuracy_by_group = None
     if examples.groups is not None:
-        # Of several members, the fraction that classifies an example correctly.
+        # For each example, the fraction of members that classify it correctly.
         is_correct = (logits.argmax(axis=-1) == examples.labels).mean(axis=0)
         groups, codes = np.unique(examples.groups, return_inverse=True)
         accuracies = np.bincount(codes, is_correct) / np.bincount(codes)
@@ -110,7 +114,7 @@ def evaluate_logits(
         permutation=permutation,
         permutation_sha256=permutation_hash,
         trained_on_sha256=run.task.sha256,
-        tutorial_128=metrics_of_128,
+        tutorial_128=tutorial_metrics,
         calibrated_here=is_of_run and calibrated_here,
         examples_trained_on=examples_trained_on,
         accuracy_by_group=accuracy_by_group,

@@ -1,4 +1,4 @@
-"""A trained network: its header and parameters, and what they compute."""
+"""Trained networks: checkpoint, predictions, and streaming over time steps."""
 
 import functools
 from collections.abc import Mapping
@@ -34,13 +34,13 @@ from rnnmnist.runtime.mesh import platform_of, put_global, replicated_sharding
 
 
 class StreamState(NamedTuple):
-    """The state of a network after some time steps of a sequence.
+    """State of a network while it reads a sequence, between two time steps.
 
     Attributes:
-        carry: the carry of the recurrence, with a leading ensemble axis.
-        last: the inputs of the previous time step, float32 [features]. With
-            `data.missing=forward_fill`, they replace missing values of the next time
-            step. They are 0 before the first time step.
+        carry: carry of the recurrent layers, with a leading ensemble axis.
+        last: inputs of the previous time step, float32 [features]; 0 before the first
+            time step. `data.missing=forward_fill` replaces missing values of the next
+            time step by these inputs.
     """
 
     carry: Carry
@@ -48,18 +48,18 @@ class StreamState(NamedTuple):
 
 
 class Network:
-    """A trained network, or an ensemble: a checkpoint of a record.
+    """A trained network or ensemble, restored from a checkpoint.
 
-    `rnnmnist.Model` is the network of a user, and describes the properties. It has the
-    methods that import further packages.
+    Base class of `rnnmnist.Model`, which documents the public attributes. Methods that
+    import additional packages are defined in `Model`.
 
     Attributes:
-        record: the record of the run.
-        selector: selects the checkpoint: `best`, `latest` or its number.
-        settings: those of `OPENING_SETTINGS` that the caller has given.
-        dataset: the data of the run; None if they are not in memory.
-        header: the header of the checkpoint, with the settings.
-        params: the evaluated parameters, as NumPy arrays with a leading ensemble axis.
+        record: record of the run.
+        selector: checkpoint: `best`, `latest` or a step number.
+        settings: the settings in `OPENING_SETTINGS` that the caller has passed.
+        dataset: data of the run; None if not in memory.
+        header: header of the checkpoint, which contains the settings.
+        params: evaluated parameters, NumPy arrays with a leading ensemble axis.
     """
 
     def __init__(
@@ -69,88 +69,88 @@ class Network:
         settings: Mapping[str, object] = {},
         dataset: Dataset | None = None,
     ) -> None:
-        """Restores the checkpoint that is selected.
+        """Restores the selected checkpoint.
 
-        Code of the user is imported only if the settings name it, never if just the
-        checkpoint does.
+        Custom code is imported only if `settings` names it; code that only the
+        checkpoint names is never imported.
         """
         self.record = record
         self.selector = selector
         self.dataset = dataset
         header = record.select(selector)
-        config = _find_files(header.config, settings, record.workdir)
-        # The paths in a configuration are absolute, and functions are imported.
+        config = _resolve_config(header.config, settings, record.workdir)
+        # In the configuration, paths are absolute and functions are imported.
         self.settings = {name: config.flat()[name] for name in settings}
         self.header = replace(header, config=config)
-        if settings != self.settings:  # these functions were not imported before
+        if settings != self.settings:  # a function was just imported
             warn_of_changed_files(header, config)
         self.params: Params = record.read_params(self.header)
 
     @property
     def workdir(self) -> Path | None:
-        """The folder of the run; None in memory."""
+        """Run folder; None in memory."""
         return self.record.workdir
 
     @property
     def checkpoint_step(self) -> int:
-        """The step of the checkpoint."""
+        """Step of the checkpoint."""
         return self.header.step
 
     @property
     def config(self) -> RunConfig:
-        """The settings of the run."""
+        """Settings of the run."""
         return self.header.config
 
     @property
     def task(self) -> Task:
-        """What is classified."""
+        """Description of the classification task."""
         return self.header.task
 
     @property
     def validation_metrics(self) -> StepMetrics | None:
-        """The scores of the validation; None without one."""
+        """Validation metrics; None without validation."""
         return self.header.metrics
 
     @property
     def temperature(self) -> float:
-        """The factor of the logits whose softmax are the probabilities."""
+        """Temperature: probabilities = softmax(logits / temperature)."""
         return self.header.temperature
 
     @property
     def reason(self) -> str | None:
-        """Why this kind of network was chosen; None if the user has named it."""
+        """Reason for an automatic choice of the network; None if the user chose it."""
         return self.header.reason
 
     @functools.cached_property
     def params_sha256(self) -> str:
-        """The SHA-256 of the parameters, as in result files."""
+        """SHA-256 of the parameters, as in result files."""
         return params_sha256(self.params)
 
     @property
     def num_parameters(self) -> int:
-        """The number of trained parameters of one member."""
+        """Number of trained parameters per ensemble member."""
         return count_params(self.params) // self.config.num_seeds
 
     @functools.cached_property
     def view(self) -> View:
-        """How images are read."""
+        """Transform that reads images as sequences."""
         return View(self.config.data.view, self.config.data.permutation)
 
     @functools.cached_property
     def normalization(self) -> Normalization:
-        """How sequences are standardized and filled."""
+        """Transform that standardizes sequences and fills missing values."""
         return Normalization.create(self.task, self.config.data.missing)
 
     @property
     def pixel_order(self) -> np.ndarray | None:
-        """The pixels, in row order, of each time step of an image, [time, features]."""
+        """Indices of the pixels read at each time step, [time, features]."""
         shape = self.task.image_shape
         if shape is None:
             return None
         return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
 
     def check_streams(self) -> None:
-        """Raises a `UserError` if there are no outputs before the last time step."""
+        """Raises a `UserError` if the network only classifies whole sequences."""
         model = self.config.model
         if model.reads_whole_sequences:
             name = "bidirectional" if model.network is None else "network"
@@ -160,7 +160,7 @@ class Network:
             )
 
     def on(self, mesh: Mesh) -> "Network":
-        """Returns the same network on the devices of a mesh."""
+        """Returns a copy of the network on the devices of a mesh."""
         network = Network(
             self.record, str(self.header.step), self.settings, self.dataset
         )
@@ -169,18 +169,18 @@ class Network:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices on which the network computes; by default, a single one."""
+        """Mesh on which the network computes; by default, a single device."""
         return make_device_mesh()
 
     @functools.cached_property
     def model(self) -> Classifier:
-        """The Flax module, as the platform of the mesh executes it."""
+        """Flax module, configured for the platform of the mesh."""
         execution = Execution.create(self.config, platform_of(self.mesh))
         return make_model(self.config.model, self.task, execution)
 
     @functools.cached_property
     def device_params(self) -> Params:
-        """The parameters on each device of the mesh."""
+        """Parameters, replicated over the devices of the mesh."""
         sharding = replicated_sharding(self.mesh)
         return jax.tree.map(
             functools.partial(put_global, sharding=sharding), self.params
@@ -188,10 +188,9 @@ class Network:
 
     @jax_defaults()
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
-        """Returns the logits of each network, float32 [ensemble, examples, classes].
+        """Computes uncalibrated logits, float32 [ensemble, examples, classes].
 
-        With `every_step`, they are [ensemble, examples, time, classes]. They are not
-        calibrated.
+        With `every_step`, the shape is [ensemble, examples, time, classes].
         """
         view = View() if inputs.are_sequences else self.view
         return predict_logits(
@@ -204,32 +203,32 @@ class Network:
         )
 
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
-        """Returns the probabilities of the classes, float32 [examples, classes].
+        """Computes calibrated class probabilities, float32 [examples, classes].
 
-        With `every_step`, they are [examples, time, classes]. They are calibrated.
+        With `every_step`, the shape is [examples, time, classes].
         """
         logits = self.logits(inputs, every_step=every_step)
         return softmax(combine_members(logits) / self.temperature)
 
     def calibrated_logits(self, inputs: Inputs) -> np.ndarray:
-        """Returns the logits whose softmax are the probabilities.
+        """Computes logits whose softmax gives the calibrated probabilities.
 
-        They are float64 [examples, classes], and those of an ensemble are of all its
-        members together.
+        Members of an ensemble are combined. Returns float64 [examples, classes].
         """
         logits = self.logits(inputs).astype(np.float64)
         return combine_members(logits) / self.temperature
 
     @jax_defaults()
     def start(self) -> StreamState:
-        """Returns the state before the first time step of a sequence, for `step`."""
+        """Returns the initial state for `step`, before the first time step."""
         self.check_streams()
-        # Flax does not declare what `apply` returns.
+        # Flax does not annotate the return type of `apply`.
         initialize: Any = functools.partial(self.model.apply, method="initialize_carry")
         carries = jax.vmap(initialize, in_axes=(0, None))(
             {"params": self.device_params}, 1
         )
-        # With the sharding that `_step` returns, so that one program serves all steps.
+        # Sharded like the outputs of `_read_time_step`, so that one compiled program
+        # serves all time steps.
         carry = jax.device_put(carries, replicated_sharding(self.mesh))
         return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
 
@@ -237,20 +236,21 @@ class Network:
     def step(
         self, state: StreamState, features: ArrayLike
     ) -> tuple[StreamState, NDArray[np.float32]]:
-        """Classifies a sequence after one more time step, in constant time and memory.
+        """Reads one more time step of a sequence, in constant time and memory.
 
         Args:
-            state: from `start`, or from the time step before.
-            features: real [features], the values of one time step; of an image, its
-                grey levels from 0 to 1 in the order of `data.view`.
+            state: state from `start`, or from `step` for the previous time step.
+            features: real [features], values of one time step. For images, grey levels
+                from 0 to 1 in the order of `data.view`.
 
         Returns:
-            The new state, and the probabilities of the classes, float32 [classes], as
-            for the whole sequence.
+            The new state, and the class probabilities of the sequence read so far,
+            float32 [classes].
 
         Raises:
-            UserError: if these are no numbers or have another shape, or a value is
-                missing that the run does not fill, or far from those in training.
+            UserError: if the features are not numbers or have a wrong shape, a missing
+                value is not filled by the run, or a value is far outside the range of
+                the training data.
             RunError: if the logits are not finite.
         """
         if not isinstance(state, StreamState):
@@ -259,7 +259,7 @@ class Network:
             )
         values = read_features(self.task, self.normalization, features)
         standardized = self.normalization.standardize(values[None, None])[0, 0]
-        # Forward fill takes a missing value from the previous time step.
+        # Forward fill copies missing values from the previous time step.
         two_time_steps = np.stack([state.last, standardized])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
         carry, logits = _read_time_step(
@@ -272,16 +272,16 @@ class Network:
         return StreamState(carry, inputs), probabilities
 
 
-def _find_files(
+def _resolve_config(
     config: RunConfig, settings: Mapping[str, object], workdir: Path | None
 ) -> RunConfig:
-    """Returns the configuration of a checkpoint with what the caller names.
+    """Resolves the data path and the custom functions of a checkpoint's configuration.
 
-    The arrays of `fit` lie in the workdir. Of other files, the caller names those that
-    have moved, and the file of a user's cell or network.
+    Arrays passed to `fit` are in the workdir. The caller passes new paths for other
+    files that have moved, and the custom cell or network, in `settings`.
     """
     trained = config
-    if is_own("data.path", config.data.path):  # a reader, whose code must be named
+    if is_own("data.path", config.data.path):  # custom code, which the caller must name
         config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
         arrays = workdir / ARRAYS
@@ -314,7 +314,6 @@ def _read_time_step(
     *,
     model: Classifier,
 ) -> tuple[Carry, jax.Array]:
-    """Returns the carry and the logits of each network after one more time step."""
-    # Flax does not declare what `apply` returns.
+    # Flax does not annotate the return type of `apply`.
     read: Any = functools.partial(model.apply, method="read_time_step")
     return jax.vmap(read, in_axes=(0, 0, None))({"params": params}, carry, inputs)

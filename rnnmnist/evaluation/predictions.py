@@ -1,6 +1,6 @@
-"""The logits of networks for any number of examples, and what follows from them.
+"""Logits for any number of examples, computed in chunks of fixed shapes.
 
-The trainer and all commands but `predict --stream` obtain their logits here.
+Training and all commands, except `predict --stream`, compute their logits here.
 """
 
 import functools
@@ -27,20 +27,20 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 
-# The bytes and the batches of a chunk, at most, unless a single batch is larger.
-CHUNK_BYTES = 1 << 20
-CHUNK_BATCHES = 8
-SHORTEST_PADDED = 64  # time steps
-# The bytes of hidden states after all time steps of a batch, at most, unless a single
-# example has more. This is for recurrences with thousands of hidden states.
-EVERY_STEP_BYTES = 1 << 28
-# A chunk of batches: values as `Inputs.take` returns them, [batches, batch, ...], and
-# lengths, int32 [batches, batch]; None: no padding.
+# Upper limits for the size of a chunk. A chunk contains at least one batch.
+MAX_CHUNK_BYTES = 1 << 20
+MAX_CHUNK_BATCHES = 8
+MIN_PADDED_TIME_STEPS = 64
+# Upper limit for the hidden states of a batch over all time steps. A batch contains at
+# least one example. Only random filters, with thousands of hidden units, need it.
+MAX_EVERY_STEP_BYTES = 1 << 28
+# A chunk of batches: values from `Inputs.take`, [batches, batch, ...], and lengths,
+# int32 [batches, batch]. Lengths are None without padding.
 Batches = tuple[jax.Array, jax.Array | None]
 
 
 def nonfinite_logits_error(subject: str) -> RunError:
-    """Returns the error that a sequence has logits which are infinite or NaN."""
+    """Returns the error for infinite or NaN logits."""
     return RunError(
         f"the network has no prediction for {subject}, since its logits are not "
         "finite; correct values that are too large, or train with a lower "
@@ -58,19 +58,20 @@ def predict_logits(
     *,
     every_step: bool = False,
 ) -> np.ndarray:
-    """Returns the logits of each network for every example, on every process.
+    """Computes logits for all examples, on every process.
 
-    They are float32 [ensemble, examples, classes] after the last time step, or with
-    `every_step` [ensemble, examples, time, classes]. Counts do not depend on the size
-    of a device's batch, the loss only by rounding.
+    The logits are float32 [ensemble, examples, classes] after the last time step, or
+    [ensemble, examples, time, classes] with `every_step`. The batch size per device
+    does not affect counts of correct predictions, and affects the loss only by
+    rounding.
 
     Raises:
-        RunError: if logits are not finite; it names the first such example.
+        RunError: if logits are not finite. The message names the first such example.
     """
     chunks = compute_chunks(model, params, inputs, view, mesh, every_step=every_step)
     logits = np.concatenate(list(chunks), axis=1)
     if every_step and inputs.are_sequences:
-        logits = logits[:, :, : inputs.time_steps]  # not those of further padding
+        logits = logits[:, :, : inputs.time_steps]  # remove padding
     check_finite(logits, inputs)
     return logits
 
@@ -85,17 +86,16 @@ def compute_chunks(
     every_step: bool = False,
     method: Literal["hidden"] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields logits, or with the method `hidden` what the head reads, chunk by chunk.
+    """Yields logits, or the inputs of the head with method `hidden`, chunk by chunk.
 
-    An item is float32 [ensemble, part of the examples, ...]. The examples are copied to
-    the devices in chunks of batches, each of which is sharded over the mesh's axis
-    `batch`.
+    Each item is float32 [ensemble, examples in the chunk, ...]. Chunks of batches are
+    copied to the devices; each batch is sharded over the mesh axis `batch`.
 
-    A program is compiled for each shape of a chunk, which takes seconds. Inputs, whose
-    number and length can differ in each call, are padded so that few programs serve all
-    calls: `choose_time_steps` and `choose_chunk` say to which shapes.
+    Compiling a program for a new chunk shape takes seconds. Since the number and length
+    of inputs vary between calls, inputs are padded to a few shapes, which
+    `choose_time_steps` and `choose_chunk` determine.
     """
-    time_steps = inputs.time_steps  # of images, their rows
+    time_steps = inputs.time_steps  # rows of images
     if inputs.are_sequences:
         time_steps = choose_time_steps(time_steps, model.input_shape[0])
     shape = choose_chunk(
@@ -117,7 +117,7 @@ def compute_chunks(
         )
         ensemble, _, _, *rest = outputs.shape
         joined = jax.device_get(outputs).reshape(ensemble, chunk_size, *rest)
-        yield joined[:, : len(inputs) - start]  # not those of the zeros at the end
+        yield joined[:, : len(inputs) - start]  # remove padding examples
 
 
 def choose_chunk(
@@ -128,75 +128,75 @@ def choose_chunk(
     *,
     every_step: bool,
 ) -> tuple[int, int]:
-    """Returns the number of batches in a chunk, and the examples of a batch.
+    """Returns the number of batches per chunk, and the number of examples per batch.
 
-    A chunk is what is copied to the devices and computed in one call of a program. For
-    each device, a batch is of 1, of a quarter of `eval_batch_size` or of all of it. The
-    last batches of a chunk can be empty. They take no time but that of a copy, for
-    which chunks of large examples have fewer batches.
+    A chunk is copied to the devices and computed in one call of a compiled program. The
+    batch size per device is 1, a quarter of `eval_batch_size`, or `eval_batch_size`.
+    The last batches of a chunk can be empty. Empty batches are copied but not computed.
+    To limit the time for copies, chunks of large examples have fewer batches.
     """
     largest = model.execution.eval_batch_size
     if every_step and model.config.is_closed_form:
-        # Filters have thousands of hidden states for each example and time step.
+        # Filters have thousands of hidden units.
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
         sequence_bytes = state_bytes * max(time_steps, model.input_shape[0])
-        largest = max(1, min(largest, EVERY_STEP_BYTES // sequence_bytes))
+        largest = max(1, min(largest, MAX_EVERY_STEP_BYTES // sequence_bytes))
     count = math.ceil(len(inputs) / shards)
     quarter = max(1, largest // 4)
     if count == 1:
         batch_size = shards
-    elif count <= 2 * quarter:  # for which one batch of the largest would take longer
+    elif count <= 2 * quarter:  # faster than one batch of the largest size
         batch_size = shards * quarter
     else:
         batch_size = shards * largest
     time_step_bytes = inputs.take(np.arange(1)).nbytes // inputs.time_steps
-    batches = CHUNK_BYTES // (batch_size * time_step_bytes * time_steps)
-    return min(max(1, batches), CHUNK_BATCHES), batch_size
+    batches = MAX_CHUNK_BYTES // (batch_size * time_step_bytes * time_steps)
+    return min(max(1, batches), MAX_CHUNK_BATCHES), batch_size
 
 
 def choose_time_steps(longest: int, trained: int) -> int:
-    """Returns to how many time steps sequences are padded, of which `longest` has most.
+    """Returns the padded length, in time steps, for sequences of at most `longest`.
 
-    They are 64 or the next power of two, so that few programs serve all lengths; or
-    those of the longest sequence of the training, `trained`, if these are fewer and
-    suffice.
+    The padded length is the next power of two, at least 64, so that few programs serve
+    all lengths. If the longest training sequence, `trained`, is shorter than this and
+    long enough, its length is used instead.
     """
-    padded = max(SHORTEST_PADDED, 1 << (longest - 1).bit_length())
+    padded = max(MIN_PADDED_TIME_STEPS, 1 << (longest - 1).bit_length())
     return min(padded, trained) if longest <= trained else padded
 
 
 def make_chunk(
     inputs: Inputs, part: slice, shape: tuple[int, int], time_steps: int, mesh: Mesh
 ) -> tuple[Batches, jax.Array]:
-    """Returns a chunk of inputs on the devices, and how many of its batches are used.
+    """Copies a chunk of inputs to the devices, padded with zeros.
 
-    The last one of these is filled with examples of zeros. The shape is that of
-    `choose_chunk`.
+    `shape` is the result of `choose_chunk`. Returns the chunk, and the number of
+    batches that contain examples.
     """
     values = inputs.take(part)
     count = len(values)
-    missing = (0, math.prod(shape) - count)
-    further = (0, time_steps - inputs.time_steps)
+    pad_examples = (0, math.prod(shape) - count)
+    pad_time = (0, time_steps - inputs.time_steps)
     lengths = None
     if inputs.are_sequences:
         lengths = find_lengths(inputs, inputs.time_steps)[part]
-        lengths = np.pad(lengths, missing, constant_values=1)
+        lengths = np.pad(lengths, pad_examples, constant_values=1)
 
     def put_batches(array: np.ndarray) -> jax.Array:
         batches = array.reshape(*shape, *array.shape[1:])
         return put_global(batches, NamedSharding(mesh, jax.P(None, BATCH)))
 
-    filled = np.pad(values, (missing, further, (0, 0)))
-    batches = jax.tree.map(put_batches, (filled, lengths))
+    padded = np.pad(values, (pad_examples, pad_time, (0, 0)))
+    batches = jax.tree.map(put_batches, (padded, lengths))
     _, batch_size = shape
     used = np.int32(math.ceil(count / batch_size))
     return batches, put_global(used, replicated_sharding(mesh))
 
 
 def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
-    """Returns the time steps of each example before its padding, int32 [examples].
+    """Returns the length of each example without padding, int32 [examples].
 
-    Examples without padding have all of `time_steps`.
+    Without padding, all lengths are `time_steps`.
     """
     if inputs.lengths is None:
         return np.full(len(inputs), time_steps, np.int32)
@@ -204,9 +204,9 @@ def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
 
 
 def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
-    """Raises a `RunError` unless all logits before padding are finite.
+    """Raises a `RunError` if logits outside the padding are not finite.
 
-    They are [ensemble, examples, classes], or [ensemble, examples, time, classes].
+    Logits are [ensemble, examples, classes] or [ensemble, examples, time, classes].
     """
     is_finite = np.isfinite(logits).all(axis=-1)
     if is_finite.ndim == 3:
@@ -234,11 +234,11 @@ def predict_batches(
 ) -> jax.Array:
     """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
 
-    With the method `hidden`, it computes what the head reads instead.
+    With method `hidden`, this computes the inputs of the head instead.
 
-    The first `count` batches, int32, are computed; the logits of the others are 0. The
-    mesh axis `ensemble` divides the ensemble, the mesh axis `batch` the second axis of
-    the batches. The logits are replicated.
+    Only the first `count` batches (int32 []) are computed; the logits of the other
+    batches are 0. Members are sharded over the mesh axis `ensemble`, and each batch
+    over the mesh axis `batch`. The logits are replicated.
     """
 
     def predict_shard(params: Params, batches: Batches) -> jax.Array:
@@ -256,8 +256,8 @@ def predict_batches(
 
             shape = jax.eval_shape(predict_one_batch, params, 0).shape
             stored, _ = batches
-            empty = jnp.zeros((len(stored), *shape))
-            return jax.lax.fori_loop(0, count, add_batch, empty)
+            zeros = jnp.zeros((len(stored), *shape))
+            return jax.lax.fori_loop(0, count, add_batch, zeros)
 
         map_members = map_ensemble(predict_member, model.execution.vectorize_ensemble)
         logits: jax.Array = map_members(params)
@@ -275,9 +275,9 @@ def predict_batches(
 
 
 def decision_times(predicted: np.ndarray) -> np.ndarray:
-    """Returns the time step, from 1, after which a prediction no longer changes.
+    """Returns the time step, from 1, after which each prediction stays the same.
 
-    Predictions are classes after each time step, int [examples, time].
+    `predicted` contains the predicted class after each time step, int [examples, time].
     """
-    same = predicted[:, ::-1] == predicted[:, -1:]
-    return predicted.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
+    is_final = predicted[:, ::-1] == predicted[:, -1:]
+    return predicted.shape[1] - np.cumprod(is_final, axis=1).sum(axis=1) + 1

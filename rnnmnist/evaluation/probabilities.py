@@ -1,17 +1,19 @@
-"""Probabilities of the classes: the softmax of logits divided by a temperature.
+"""Calibrated class probabilities: softmax(logits / temperature).
 
-Trained on few examples, a network is overconfident; trained with label smoothing, it is
-underconfident. One temperature corrects both. It is fitted on examples that did not
-train the network, or follows from the label smoothing. It is positive, so that no
-prediction changes. An ensemble has one temperature, which divides the logits of the
-mean of its members' probabilities: a temperature for each member would change the
-weights of the members in that mean, and so predictions.
+Networks trained on few examples are overconfident; networks trained with label
+smoothing are underconfident. A temperature corrects both. It is fitted on held-out or
+left-out examples, or derived from the label smoothing. It is positive, so predicted
+classes do not change. An ensemble has a single temperature, which divides the logits of
+the mean probabilities. Separate temperatures for the members would change their weights
+in the mean, and therefore the predicted classes.
 
 References:
-    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
-    for temperature scaling. Platt, "Probabilistic Outputs for Support Vector Machines",
-    1999, for targets below certainty. Rahaman and Thiery, "Uncertainty Quantification
-    and Deep Ensembles", NeurIPS 2021, for the calibration of an ensemble's mean.
+    For temperature scaling: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
+    Neural Networks", ICML 2017.
+    For targets below 1: Platt, "Probabilistic Outputs for Support Vector Machines",
+    1999.
+    For the calibration of ensemble means: Rahaman and Thiery, "Uncertainty
+    Quantification and Deep Ensembles", NeurIPS 2021.
 """
 
 import math
@@ -25,38 +27,39 @@ if TYPE_CHECKING:
 Logits = TypeVar("Logits", np.ndarray, "jax.Array")
 
 TEMPERATURES = (1e-4, 1e3)  # the range that `fit_temperature` searches
-BISECTIONS = 50  # of the range, on a logarithmic scale
-# A validation needs four digits of the temperature, and little time.
+BISECTIONS = 50  # on a logarithmic scale
+# Validation must be fast, and needs only four digits of the temperature.
 VALIDATION_BISECTIONS = 20
 
-# The probability at which the temperature undoes label smoothing exactly.
-# `docs/results_sequences.md` compares the choices.
-EXACT = 0.95
+# The probability for which `smoothing_temperature` inverts label smoothing exactly.
+# `docs/results_sequences.md` compares values.
+REFERENCE_P = 0.95
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities over the last axis."""
+    """Computes the softmax over the last axis."""
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
 
 def log_softmax(logits: Logits) -> Logits:
-    """Returns the logarithms of the probabilities over the last axis."""
+    """Computes the log-softmax over the last axis."""
     xp = logits.__array_namespace__()  # numpy or jax.numpy
-    # The largest logit is subtracted, so that no exponential is infinite.
+    # Subtracting the largest logit avoids overflow.
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def combine_members(logits: Logits) -> Logits:
-    """Returns the logits of an ensemble: the log of its members' mean probabilities.
+    """Combines ensemble members: the log of their mean probabilities.
+
+    The logits of a single member are returned unchanged.
 
     Args:
-        logits: the logits of the members, [members, ..., classes]. A single member
-            keeps its logits.
+        logits: logits of the members, [ensemble, ..., classes].
 
     Returns:
-        The logits of the ensemble, [..., classes].
+        Logits of the ensemble, [..., classes].
     """
     if len(logits) == 1:
         return logits[0]
@@ -66,27 +69,26 @@ def combine_members(logits: Logits) -> Logits:
 
 
 def smoothing_temperature(label_smoothing: float, classes: int) -> float:
-    """Returns the temperature that undoes label smoothing; 1 without smoothing.
+    """Returns a temperature that inverts label smoothing; 1 without smoothing.
 
-    A network that has learnt smoothed targets predicts (1 - label_smoothing) * p +
-    label_smoothing / classes in place of a probability p. If all other classes are
-    equally probable, a temperature can undo this exactly for one p: `EXACT`.
+    A network that has learned smoothed targets predicts (1 - label_smoothing) * p +
+    label_smoothing / classes instead of p. If all other classes are equally likely, a
+    temperature can invert label smoothing exactly for a single p: `REFERENCE_P`.
     """
-    smoothed = (1 - label_smoothing) * EXACT + label_smoothing / classes
+    smoothed = (1 - label_smoothing) * REFERENCE_P + label_smoothing / classes
 
     def logit_gap(probability: float) -> float:
-        """Returns the logit of the predicted class minus the logit of any other."""
+        """Returns the logit of the predicted class minus the logit of another class."""
         return math.log(probability * (classes - 1) / (1 - probability))
 
-    return logit_gap(smoothed) / logit_gap(EXACT)
+    return logit_gap(smoothed) / logit_gap(REFERENCE_P)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
     """Fits the temperature of a network or an ensemble, to four digits.
 
     Args:
-        logits: the logits of each member for examples that did not train it, [members,
-            examples, classes].
+        logits: [ensemble, examples, classes], for held-out or left-out examples.
         labels: int [examples].
     """
     combined = combine_members(logits.astype(np.float64))
@@ -101,25 +103,26 @@ def fit_temperature(
     weights: np.ndarray,
     bisections: int = BISECTIONS,
 ) -> float:
-    """Returns the temperature with the least cross-entropy.
+    """Fits the temperature that minimizes the cross-entropy.
 
-    If all predictions are correct, the cross-entropy of targets of 0 and 1 falls
-    without end as the temperature falls. So the target of the right class is a little
-    below 1: 1 - 1 / (n + 2), as Platt suggests, where n is the sum of the weights.
+    If all predictions are correct, the cross-entropy with targets 0 and 1 has no
+    minimum: it decreases as the temperature approaches 0. The target of the true class
+    is therefore 1 - 1 / (n + 2), as suggested by Platt, where n is the sum of the
+    weights.
 
     Args:
-        logits: float [examples, classes], for examples that did not train the network.
+        logits: float [examples, classes], for held-out or left-out examples.
         labels: int [examples].
         weights: float [examples].
-        bisections: how often the range of temperatures is halved.
+        bisections: number of bisections of the temperature range.
     """
     classes = logits.shape[1]
-    doubt = 1 / (weights.sum() + 2)
-    targets = np.full(logits.shape, doubt / (classes - 1))
-    targets[np.arange(len(labels)), labels] = 1 - doubt
+    smoothing = 1 / (weights.sum() + 2)
+    targets = np.full(logits.shape, smoothing / (classes - 1))
+    targets[np.arange(len(labels)), labels] = 1 - smoothing
 
     def slope(inverse: float) -> float:
-        """Returns the derivative of the cross-entropy in 1 / temperature."""
+        """Returns the derivative of the cross-entropy by the inverse temperature."""
         probabilities = softmax(inverse * logits)
         errors = ((probabilities - targets) * logits).sum(axis=1)
         return float(weights @ errors)

@@ -1,4 +1,4 @@
-"""The examples on which a network is evaluated."""
+"""Loads the examples on which a network is evaluated."""
 
 from pathlib import Path
 
@@ -15,11 +15,16 @@ from rnnmnist.evaluation.network import Network
 def load_split(
     network: Network, split: str | None = None, dataset: Dataset | None = None
 ) -> tuple[Task, str, Examples]:
-    """Returns the task of a data set, the name of a split, and its examples.
+    """Loads a split of a data set.
 
-    By default, these are the data of the run, or others that the caller has named. They
-    are loaded unless they are in memory. Without a name, the split is
-    `Task.evaluated_split`.
+    Args:
+        network: the network.
+        split: name of the split. None means `Task.evaluated_split`.
+        dataset: the data set. None means the data set that the caller named when
+            loading the network, or the data of the run.
+
+    Returns:
+        The task, the name of the split, and its examples.
     """
     if split not in (None, *SPLITS):
         raise UserError(
@@ -33,7 +38,6 @@ def load_split(
 
 
 def _load_dataset(network: Network) -> Dataset:
-    """Loads the data of a run, or others that the caller has named."""
     config = network.config.data
     if config.name != "files" and config.path is not None:
         raise UserError(
@@ -69,19 +73,23 @@ def _load_dataset(network: Network) -> Dataset:
 def load_evaluated(
     network: Network, split: str | None = None, dataset: Dataset | None = None
 ) -> tuple[Task, str, Examples, np.ndarray | None]:
-    """Returns the task, the split, its examples and their logits to evaluate.
+    """Loads the examples to evaluate, and leave-one-out logits if they apply.
 
-    Without a name, and if the head was fitted in closed form to all labelled examples,
-    these are the training examples in the order of their groups, with the logits of
-    their leave-one-out predictions. Otherwise, the logits are None: not yet computed.
+    Leave-one-out logits apply if `split` is None and the head was fitted in closed form
+    to all labelled examples. The examples are then the training examples, sorted by
+    group.
+
+    Returns:
+        The task, the name of the split, its examples, and the leave-one-out logits.
+        Otherwise, the logits are None and have to be computed.
     """
     task, name, examples = load_split(network, split, dataset)
     metrics = network.validation_metrics
     is_of_training = split is None and name == "train"
-    # Without a validation split, only fits in closed form have metrics.
+    # Without a validation split, only fits in closed form have validation metrics.
     if metrics is None or not is_of_training or task.sha256 != network.task.sha256:
         return task, name, examples, None
     state = network.record.read_state()
-    if state is None:  # of a network without its run
+    if state is None:  # a network saved without its run
         return task, name, examples, None
     return task, metrics.split, examples.sort_by_group(), state["left_out"]

@@ -1,1 +1,1 @@
-"""The training loop, its step, optimizer and state, and resuming."""
+"""Training: loop, step, optimizer, state, and resuming."""

@@ -1,8 +1,8 @@
-"""Fits a network whose recurrence is drawn and whose head is found in closed form.
+"""Training of random filters with a head that is fitted in closed form.
 
-A run is one update. The hidden states of the training examples, which are those of
-random filters, are computed on the devices; the head follows on the host, by ridge
-regression. Its leave-one-out predictions validate the run.
+A run is a single step. The devices compute the hidden states of the training examples.
+The host then fits the head by ridge regression. The leave-one-out predictions of the
+ridge regression validate the run.
 """
 
 import collections
@@ -39,17 +39,17 @@ from rnnmnist.training.validation import (
     validate,
 )
 
-STEP = 1  # at which the run is complete
-SAMPLE = 24  # training examples whose outputs give the thresholds
-SAMPLED_TIMES = 1024  # of each of these, at most
+LAST_STEP = 1
+SAMPLED_EXAMPLES = 24  # training examples from which thresholds are chosen
+SAMPLED_TIME_STEPS = 1024  # per sampled example, at most
 
 
 def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
-    """Fits the networks of a run, saves them as its only step, and returns that.
+    """Fits and saves all ensemble members, and returns the step, `LAST_STEP`.
 
     Raises:
-        StoppedError: after a signal, which is noticed before a network is fitted.
-        RunError: if hidden states are not finite, or a save fails.
+        StoppedError: after a signal. Signals are checked before each fit.
+        RunError: if hidden states are not finite, or the checkpoint cannot be saved.
     """
     config, record = run.config, run.record
     task, splits = run.dataset
@@ -60,28 +60,28 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     weights = weigh_examples(config.train, task, train.labels)
     members = []
     for seed in config.seeds:
-        raise_if_stopped(stop, 0, STEP, record)
+        raise_if_stopped(stop, 0, LAST_STEP, record)
         members.append(fit_member(seed, program, task, train, weights))
     all_params, all_logits = zip(*members, strict=True)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
     params = jax.device_put(stacked, replicated_sharding(program.mesh))
     left_out_logits = np.stack(all_logits)
 
-    # The kernel and the bias of a head are divided by its temperature, so that a single
-    # network is calibrated. The mean of several is not.
+    # `fit_ridge` divides each head by its own temperature, which calibrates a single
+    # network. The mean probabilities of an ensemble need another temperature.
     temperature = 1.0
     if config.num_seeds > 1:
         temperature = calibrate(left_out_logits, train.labels)
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = compute_step_metrics(config, left_out_logits, train, STEP, split)
+    metrics = compute_step_metrics(config, left_out_logits, train, LAST_STEP, split)
     record.log(metrics)
     progress.show(metrics)
     if len(splits["validation"]):
-        metrics, _ = validate(config, program, params, splits["validation"], STEP)
+        metrics, _ = validate(config, program, params, splits["validation"], LAST_STEP)
         record.log(metrics)
         progress.show(metrics)
     header = Header(
-        step=STEP,
+        step=LAST_STEP,
         config=config,
         task=task,
         metrics=metrics,
@@ -90,16 +90,16 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
         trained_on=train.list_digests(),
     )
     record.save(header, params, {"left_out": left_out_logits})
-    return STEP
+    return LAST_STEP
 
 
 def fit_member(
     seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
 ) -> tuple[Params, np.ndarray]:
-    """Returns the parameters of a network, and its leave-one-out logits.
+    """Fits one ensemble member to training examples that are sorted by group.
 
-    The weights are those of the examples, float64 [examples], and the logits float64
-    [examples, classes].
+    `weights` are the example weights, float64 [examples]. Returns the parameters, and
+    the leave-one-out logits, float64 [examples, classes].
 
     Raises:
         RunError: if a hidden state is not finite.
@@ -127,7 +127,6 @@ def fit_member(
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
-    """Warns of classes whose examples are all left out together."""
     together = train.left_out_together
     single = [
         name
@@ -142,7 +141,10 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
 
 
 def _warn_of_equal_sequences(train: Examples) -> None:
-    """Warns of equal sequences in several groups, each of which is left out."""
+    """Warns if equal sequences are in different groups.
+
+    Leaving out one group then does not leave out the equal sequences of another group.
+    """
     if train.groups is None or train.digests is None:
         return
     pairs = set(zip(train.digests, train.groups, strict=True))
@@ -159,21 +161,23 @@ def _warn_of_equal_sequences(train: Examples) -> None:
 def draw_member(
     seed: int, model: Classifier, view: View, task: Task, train: Examples
 ) -> Params:
-    """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
+    """Draws random filters, and returns the parameters as NumPy arrays.
 
-    The thresholds are between outputs of the filters for some training examples; of
-    long sequences, at some of the time steps, at equal distances.
+    The head is not fitted yet. Thresholds lie between filter outputs for a random
+    sample of training examples, at equally spaced time steps for long sequences.
     """
     delta_std = np.asarray(task.delta_std or 1, np.float32)
     params, order, positions = jax.device_get(
-        _draw(np.uint32(seed), np.int32(len(train)), delta_std, model=model)
+        _draw_params(np.uint32(seed), np.int32(len(train)), delta_std, model=model)
     )
     sampled = []
     for index in order[: len(train)].tolist():
         example = train.take(slice(index, index + 1))
-        outputs = jax.device_get(_outputs(params, example, model=model, view=view))
+        outputs = jax.device_get(
+            _compute_filter_outputs(params, example, model=model, view=view)
+        )
         end = model.input_shape[0] if train.lengths is None else train.lengths[index]
-        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIMES), 0])
+        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIME_STEPS), 0])
     params[FILTERS]["thresholds"] = choose_thresholds(
         np.concatenate(sampled), positions
     )
@@ -181,34 +185,36 @@ def draw_member(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _draw(
+def _draw_params(
     seed: jax.Array,
-    examples: jax.Array,
+    num_examples: jax.Array,
     delta_std: jax.Array,
     *,
     model: Classifier,
 ) -> tuple[Params, jax.Array, jax.Array]:
-    """Returns a network, an order of examples, and where thresholds are.
+    """Draws parameters, a sample of the training examples, and threshold positions.
 
-    `delta_std` is an argument of `init_params`. The order has the first indices of a
-    random permutation, int32 [SAMPLE], which repeat if there are fewer examples. The
-    positions are as `choose_thresholds` takes them.
+    Returns:
+        - The parameters.
+        - Indices of examples in random order, int32 [SAMPLED_EXAMPLES]. With fewer
+          examples, indices are repeated.
+        - Positions for `choose_thresholds`, float32 [THRESHOLDS, filters].
     """
     key = stream_key(seed, Stream.FILTERS)
-    for_network, for_order, for_positions = jax.random.split(key, 3)
-    params = init_params(model, for_network, delta_std)
-    order = epoch_order(for_order, jnp.arange(SAMPLE), examples)
+    params_key, order_key, positions_key = jax.random.split(key, 3)
+    params = init_params(model, params_key, delta_std)
+    order = epoch_order(order_key, jnp.arange(SAMPLED_EXAMPLES), num_examples)
     shape = (THRESHOLDS, model.config.hidden_size)
-    return params, order, jax.random.uniform(for_positions, shape)
+    return params, order, jax.random.uniform(positions_key, shape)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view"))
-def _outputs(
+def _compute_filter_outputs(
     params: Params, stored: jax.Array, *, model: Classifier, view: View
 ) -> jax.Array:
-    """Returns the outputs of filters for stored examples, [time, examples, filters]."""
+    """Returns filter outputs for stored examples, [time, examples, filters]."""
     inputs = view(stored).swapaxes(0, 1)
-    classifier = model.bind({"params": params})  # named, since layers do not keep it
+    classifier = model.bind({"params": params})  # keeps the parent of `layer` alive
     layer: Any = classifier.recurrent_layer
     if model.config.deltas:  # `Deltas` around a `FilterBank`
         inputs = layer.append_deltas(inputs, None)

@@ -1,4 +1,4 @@
-"""What a training run prints: a header, its progress, and a summary."""
+"""Console output of a training run: header, progress and summary."""
 
 import logging
 import shlex
@@ -29,10 +29,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Prints the progress of a run, if `verbose`.
+    """Prints the progress of a run if `verbose` is set.
 
-    Training continues when standard output cannot be written any more: when its reader
-    has gone (`rnnmnist train | head`), its disk is full, or it is closed.
+    If writing to standard output fails, training continues without output. Writing
+    fails if standard output is closed, the disk is full, or the reader of a pipe has
+    exited (`rnnmnist train | head`).
     """
 
     def __init__(self, config: RunTrainConfig, task: Task, *, verbose: bool) -> None:
@@ -41,11 +42,11 @@ class Progress:
         self.verbose = verbose
 
     def write(self, text: str) -> None:
-        """Prints lines."""
+        """Prints one or more lines."""
         if not self.verbose:
             return
         try:
-            # Names in the data can contain escape sequences of a terminal.
+            # Names in the data can contain terminal escape sequences.
             for line in text.split("\n"):
                 print(escape_unprintable(line), flush=True)
         except (OSError, ValueError) as error:
@@ -55,7 +56,7 @@ class Progress:
             )
 
     def start(self, members: int, parameters: int) -> None:
-        """Prints the sizes of the networks and of the run."""
+        """Prints the number of parameters, the number of steps and the batch size."""
         each = f"{members} x " if members > 1 else ""
         self.write(
             f"{each}{parameters:,} parameters, {self.config.num_steps:,} steps of "
@@ -89,7 +90,7 @@ class Progress:
 
 
 def describe_run(run: Run) -> str:
-    """Describes network, data set, devices, and the step from which a run resumes."""
+    """Describes the network, the data set, the devices and the resume point."""
     record, config, dataset, mesh, completion, reason = run
     task, step = dataset.task, record.step
     seeds = f"seed {config.seed}"
@@ -98,9 +99,9 @@ def describe_run(run: Run) -> str:
     devices = f"{mesh.size} {platform_of(mesh)} device{'s' if mesh.size > 1 else ''}"
     if process_count() > 1:
         devices += f" of {process_count()} processes"
-    place = record.workdir or "memory"
+    location = record.workdir or "memory"
     lines = [
-        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {place}"
+        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {location}"
     ]
     if task.image_shape is None:
         lines.append(describe_sequences(dataset))
@@ -110,17 +111,17 @@ def describe_run(run: Run) -> str:
             chosen, other = "random filters", "lru"
         lines.append(f"{chosen}, {reason}; model.cell={other} chooses the other")
     if completion is not None:
-        trains_on = ""
+        hint = ""
         if step < config.train.num_steps:
-            trains_on = "; train.patience=none or a larger one trains on"
-        lines.append(completion + trains_on)
+            hint = "; train.patience=none or a larger one trains on"
+        lines.append(completion + hint)
     elif step:
         lines.append(f"resuming from step {step}")
     return "\n".join(lines)
 
 
 def describe_sequences(dataset: Dataset) -> str:
-    """Describes a user's sequences, and which of their groups validate."""
+    """Describes the sequences, and lists the validation groups."""
     task, train = dataset.task, dataset.splits["train"]
     features = textwrap.shorten(", ".join(task.feature_names), 100, placeholder=" …")
     classes = textwrap.shorten(", ".join(task.classes), 100, placeholder=" …")
@@ -150,24 +151,24 @@ def summarize(
     seconds: float,
     compiling: float,
 ) -> str:
-    """Returns the results of a run that has ended and the commands that read them."""
+    """Returns the results of a finished run, and commands that use its checkpoint."""
     record, config, task = run.record, run.config, run.dataset.task
     header = record.select("best")
-    early_end = ""
+    stop_reason = ""
     if steps < config.train.num_steps:
         reason = logs.completion(record.lines, steps, config.train)
-        early_end = f"; {reason or 'ended by a callback'}"
+        stop_reason = f"; {reason or 'ended by a callback'}"
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
     examples = steps * header.config.train.batch_size
     flags = [f"--workdir={record.workdir}"]
-    # These commands import the user's code only if they name it.
+    # The commands import custom functions only if a flag names them.
     for name, value in config.flat().items():
         if name in OPENING_SETTINGS and is_own(name, value):
             flags.append(f"--config.{name}={value}")
     text = (
-        f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
+        f"\nsteps       {steps:,} ({examples:,} {task.noun}){stop_reason}\n"
         f"seconds     {seconds:.1f}, of which {compiling:.1f} to compile\n"
         f"validation  {describe_validation(header)}\n"
         f"test        {test}"
@@ -182,7 +183,7 @@ def summarize(
 
 
 def describe_validation(header: Header) -> str:
-    """Describes the scores of a checkpoint's validation, and why it was selected."""
+    """Describes the validation metrics of a checkpoint, and why it was selected."""
     step, metrics = header.step, header.metrics
     if metrics is None:
         return f"none: no sequences were held out; best is the last step, {step}"

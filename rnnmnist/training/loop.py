@@ -1,4 +1,4 @@
-"""The training loop: from one event to the next, it trains, logs, validates, saves."""
+"""The training loop, which trains, logs, validates and saves."""
 
 import dataclasses
 
@@ -30,23 +30,24 @@ from rnnmnist.training.validation import (
     validate,
 )
 
-# `UpdateMetrics` of the training step on the host, float32 [ensemble, updates].
+# Metrics of updates by name, copied to the host, float32 [ensemble, updates].
 HostMetrics = dict[str, np.ndarray]
 
 
 def train_loop(
     run: Run, stop: StopFlag, progress: Progress, callback: Callback | None
 ) -> int:
-    """Trains from the newest checkpoint to the end of a run, or until it is stopped.
+    """Trains from the newest checkpoint until the run is complete or stopped.
 
-    Each iteration trains to the next event and logs the training. Every
-    `eval_every_steps` updates and at the end, it also validates and saves. Then the
-    callback or `train.patience` can end the run. Returns the last step.
+    Each iteration trains until logging or validation is due, and logs the training
+    metrics. Every `eval_every_steps` updates, and at the end of the run, the loop
+    validates and saves a checkpoint. The callback or `train.patience` can then stop the
+    run. Returns the last step.
 
     Raises:
-        StoppedError: after a signal, with the next event saved.
-        RunError: if a loss, gradient, parameter or logit of a validation is not finite,
-            or a save fails.
+        StoppedError: after a signal, once a checkpoint is saved.
+        RunError: if a loss, gradient, parameter or validation logit is not finite, or a
+            checkpoint cannot be saved.
     """
     config, mesh, record = run.config, run.mesh, run.record
     task, splits = run.dataset
@@ -55,14 +56,14 @@ def train_loop(
     num_steps = config.train.num_steps
     eval_every_steps = config.train.eval_every_steps
     program = Program.create(config, task, mesh)
-    training = splits["train"]
+    train = splits["train"]
     if config.train.has_class_weights:
-        weights = weigh_examples(config.train, task, training.labels)
-        training = dataclasses.replace(training, weights=weights.astype(np.float32))
-    temperature_of_smoothing = smoothing_temperature(
+        weights = weigh_examples(config.train, task, train.labels)
+        train = dataclasses.replace(train, weights=weights.astype(np.float32))
+    default_temperature = smoothing_temperature(
         config.train.label_smoothing, len(task.classes)
     )
-    with open_batches(training, config, mesh) as batches:
+    with open_batches(train, config, mesh) as batches:
         if step == 0:
             state = create_state(config, program, task.delta_std)
         else:
@@ -72,14 +73,13 @@ def train_loop(
             parameters=count_params(abstract_params(program.model)),
         )
         is_stopped = all_max(stop.signal_number) > 0
-        ends_early = False
-        # In the loop, an implicit copy to or from the host is an error.
+        stops_early = False
+        # Implicit copies between host and devices raise an error inside the loop.
         with jax.transfer_guard("disallow"):
-            while step < num_steps and not (is_stopped or ends_early):
-                # Train to the next event. The state stays on the devices. The metrics
-                # are NumPy arrays.
-                target = next_event(step, config.train)
-                started = running_seconds()  # without the time of compilation
+            while step < num_steps and not (is_stopped or stops_early):
+                # Train. The state stays on the devices; the metrics are NumPy arrays.
+                target = next_due_step(step, config.train)
+                started = running_seconds()  # excludes compilation
                 state, metrics = train_to(
                     state,
                     step,
@@ -90,8 +90,8 @@ def train_loop(
                 )
                 seconds = running_seconds() - started
 
-                # Log the updates before the first one that is not finite.
-                is_finite = find_finite(metrics).all(axis=0)  # in all networks
+                # Log. Only updates before the first non-finite update are logged.
+                is_finite = find_finite(metrics).all(axis=0)  # in all members
                 num_finite = int(np.logical_and.accumulate(is_finite).sum())
                 step += num_finite
                 if num_finite:
@@ -100,25 +100,24 @@ def train_loop(
                     record.log(trained)
                     progress.show(trained)
 
-                # If an update is not finite, end the run. Later updates have changed
-                # the state, so it is not saved. The last checkpoint stays.
+                # After a non-finite update, end the run. The state includes that update
+                # and later ones, so it is not saved. The last checkpoint is kept.
                 if num_finite < len(is_finite):
                     raise nonfinite_error(config, metrics, num_finite, step)
 
-                # Stop after this event if any process got a signal, so that all stop at
-                # the same step.
+                # If any process has received a signal, all processes stop at this step.
                 is_stopped = all_max(stop.signal_number) > 0
 
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: StepMetrics | None = None
-                temperature = temperature_of_smoothing
+                temperature = default_temperature
                 if is_due and len(validation.labels):
                     params = state.evaluated_params
                     validated, fitted_temperature = validate(
                         config, program, params, validation, step
                     )
-                    temperature = fitted_temperature or temperature_of_smoothing
+                    temperature = fitted_temperature or default_temperature
                     record.log(validated)
                     progress.show(validated)
 
@@ -131,15 +130,15 @@ def train_loop(
                         metrics=validated,
                         temperature=temperature,
                         reason=run.reason,
-                        trained_on=training.list_digests(),
+                        trained_on=train.list_digests(),
                     )
-                    # Replicated, since one process saves the arrays of all.
+                    # Process 0 saves, and needs the arrays of all processes.
                     arrays = state.evaluated_params, state._asdict()
                     record.save(header, *replicate(arrays, mesh))
 
-                # Call the callback. It, or patience, can end the run early.
+                # Stop early if the callback or the patience requests it.
                 if validated is not None:
-                    ends_early = should_stop_early(
+                    stops_early = should_stop_early(
                         validated, config.train, record, callback
                     )
     # After a signal, all processes raise an error, even if the run is complete.
@@ -156,22 +155,20 @@ def train_to(
     program: Program,
     batches: BatchSource,
 ) -> tuple[TrainState, HostMetrics]:
-    """Trains from a step to a later one, by one call of `train_chunk` for each chunk.
+    """Trains from `step` to `target`, with one call of `train_chunk` per chunk.
 
-    After a chunk with an update that is not finite, no other chunk is computed. The
-    arrays of the old state are donated, and cannot be used afterwards. Returns the new
-    state, and the metrics of the updates.
+    Training ends after a chunk with a non-finite update. The buffers of `state` are
+    donated: do not use `state` after the call. Returns the new state, and the metrics
+    of the updates.
     """
     replicated = replicated_sharding(program.mesh)
     parts: list[HostMetrics] = []
     for chunk, first, end in batches.chunks(step, target):
-        learning_rates = (
-            compute_learning_rates(  # of all updates of the chunk, used or not
-                chunk.start,
-                config=config,
-                updates=batches.updates_per_chunk,
-                sharding=replicated,
-            )
+        learning_rates = compute_learning_rates(  # for the whole chunk
+            chunk.start,
+            config=config,
+            updates=batches.updates_per_chunk,
+            sharding=replicated,
         )
         state, metrics = train_chunk(
             state,
@@ -189,18 +186,18 @@ def train_to(
 
 
 def select_updates(metrics: HostMetrics, first: int, end: int) -> HostMetrics:
-    """Returns the metrics of consecutive updates."""
+    """Returns the metrics of the updates `first` to `end - 1`."""
     return {name: values[:, first:end] for name, values in metrics.items()}
 
 
 def find_finite(metrics: HostMetrics) -> np.ndarray:
-    """Returns whether updates are finite, bool [ensemble, updates]."""
+    """Returns True for each finite update, bool [ensemble, updates]."""
     values = [metrics[name] for name in ("loss", "grad_norm", "param_norm")]
     return np.isfinite(values).all(axis=0)
 
 
-def next_event(step: int, config: RunTrainConfig) -> int:
-    """Returns the first step after this one at which an event is due."""
+def next_due_step(step: int, config: RunTrainConfig) -> int:
+    """Returns the next step at which logging or validation is due."""
     intervals = (config.log_every_steps, config.eval_every_steps)
     due = [(step // every + 1) * every for every in intervals]
     return min(config.num_steps, *due)
@@ -209,13 +206,13 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 def training_metrics(
     config: RunConfig, step: int, metrics: HostMetrics, seconds: float
 ) -> StepMetrics:
-    """Returns the line of the log for the updates since the last event.
+    """Averages the metrics of all updates since the previous line of the log.
 
-    The line has the mean of each metric. `seconds` is the duration of the updates.
+    `seconds` is the duration of these updates.
     """
     examples = config.train.batch_size * metrics["loss"].shape[1]
     means = {name: values.mean(axis=1, dtype=float) for name, values in metrics.items()}
-    # An accuracy is a rounded float32 number, so the product is rounded to the count.
+    # The float32 accuracy is inexact, so its product is rounded to get the count.
     correct = np.rint(means.pop("accuracy") * examples).astype(int)
     losses = means.pop("loss")
     members = [
@@ -237,19 +234,18 @@ def training_metrics(
 def nonfinite_error(
     config: RunConfig, metrics: HostMetrics, position: int, step: int
 ) -> RunError:
-    """Returns the error that ends a run after an update that is not finite.
+    """Returns the error for the non-finite update at `position` in the metrics.
 
-    The metrics have the update at `position`. It follows `step` finished updates, so
-    that the message calls it `step + 1`.
+    `step` updates precede the non-finite update: the message calls it `step + 1`.
     """
-    network = int(np.argmin(find_finite(metrics)[:, position]))
-    values = {name: rows[network, position] for name, rows in metrics.items()}
-    with jax.transfer_guard("allow"):  # which the loop disallows
+    member = int(np.argmin(find_finite(metrics)[:, position]))
+    values = {name: rows[member, position] for name, rows in metrics.items()}
+    with jax.transfer_guard("allow"):  # disallowed by the loop
         learning_rate = float(compute_learning_rate(config.train, step))
-    own = "".join(f", or correct {each}" for each in functions_of(config))
+    advice = "".join(f", or correct {each}" for each in functions_of(config))
     return RunError(
-        f"step {step + 1} is not finite: for seed {config.seeds[network]}, the loss is "
+        f"step {step + 1} is not finite: for seed {config.seeds[member]}, the loss is "
         f"{values['loss']}, the norm of the gradient {values['grad_norm']} and the "
         f"norm of the parameters {values['param_norm']} at learning rate "
-        f"{learning_rate:.3g}; lower train.learning_rate or set train.clip_norm{own}"
+        f"{learning_rate:.3g}; lower train.learning_rate or set train.clip_norm{advice}"
     )

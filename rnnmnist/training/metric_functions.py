@@ -1,9 +1,9 @@
-"""Metrics of training and validation: functions of logits and labels.
+"""Accuracy, and custom metrics of training and validation.
 
-The setting `train.metrics` names functions of the user. They map logits after the last
-time step, float32 [examples, classes], and labels, int32 [examples], to one number for
-each example, [examples]. The mean over examples is in the lines of training and of
-validation in `metrics.jsonl`: in `means`, with a number for each network.
+The setting `train.metrics` names custom metrics. A custom metric maps logits after the
+last time step, float32 [examples, classes], and labels, int32 [examples], to one value
+per example, [examples]. Training and validation lines of `metrics.jsonl` contain the
+mean over examples, with one value per ensemble member, under the key `metrics`.
 """
 
 import functools
@@ -17,15 +17,16 @@ from rnnmnist.config.functions import Function, label
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns whether predictions are correct, float32 [examples]."""
+    """Returns 1 for each correct prediction and 0 otherwise, float32 [examples]."""
     return jnp.asarray(logits.argmax(axis=-1) == labels, jnp.float32)
 
 
 def apply_metrics(
     metrics: Iterable[Function], logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """Returns the values of each metric, float32 [examples], by its name."""
-    with jax.numpy_dtype_promotion("standard"):  # a process can have another one
+    """Returns the values of each metric by name, float32 [examples]."""
+    # The user may have set strict dtype promotion for the process.
+    with jax.numpy_dtype_promotion("standard"):
         return {
             label(metric): jnp.asarray(metric(logits, labels), jnp.float32)
             for metric in metrics
@@ -35,11 +36,11 @@ def apply_metrics(
 def average_metrics(
     metrics: Iterable[Function], logits: np.ndarray, labels: np.ndarray
 ) -> dict[str, tuple[float, ...]]:
-    """Returns the mean of each metric over examples, for each network of an ensemble.
+    """Averages each metric over examples, separately for each ensemble member.
 
-    Logits are float32 [ensemble, examples, classes], and labels int32 [examples].
+    Logits are float32 [ensemble, examples, classes]; labels are int32 [examples].
     """
-    with jax.transfer_guard("allow"):  # the training loop disallows implicit copies
+    with jax.transfer_guard("allow"):  # implicit copies, disallowed by the loop
         apply = functools.partial(apply_metrics, metrics, labels=jnp.asarray(labels))
         values = jax.vmap(apply)(jnp.asarray(logits))
         return {

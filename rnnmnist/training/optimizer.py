@@ -1,4 +1,4 @@
-"""The optimizer, its learning rates, and the average of the weights."""
+"""Optimizers, learning rate schedules, and the EMA of the weights."""
 
 import functools
 from collections.abc import Mapping
@@ -15,42 +15,42 @@ from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.parameters import NOT_TRAINED, Params
 
-EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
+EMA_WARMUP = 10  # updates over which the decay of the EMA increases, approximately
 
 
 def adamw(
     learning_rate: jax.typing.ArrayLike, *, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Returns AdamW."""
+    """AdamW, with weight decay for the parameters in `decay_mask`."""
     return optax.chain(
-        # One operation on a vector is faster than one for each array.
+        # A single operation on a vector is faster than one operation per array.
         optax.flatten(optax.scale_by_adam()),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-# The optimizers of the package, by the values of `train.optimizer`.
+# Built-in values of `train.optimizer`.
 OPTIMIZERS = {"adamw": adamw}
 
 
 def make_optimizer(
     learning_rate: jax.typing.ArrayLike, clip_norm: float, optimizer: Function
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of a network, which gets clipped gradients.
+    """Wraps an optimizer in gradient clipping, and freezes untrained parameters.
 
-    A `clip_norm` of 0 does not clip. Parameters that are not trained do not change.
+    `clip_norm` is the maximum global norm of the gradient; 0 disables clipping.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(
-        optax.flatten(clip),  # one norm is faster than one for each array
+        optax.flatten(clip),  # a single norm is faster than one per array
         optimizer(learning_rate),
         optax.masked(optax.set_to_zero(), not_trained_mask),
     )
 
 
 def not_trained_mask(params: Params) -> Mapping[str, Any]:
-    """Returns whether each array is not trained, in a tree like `params`."""
+    """Returns a tree like `params`, with True for arrays that are not trained."""
     mask: Mapping[str, Any] = jax.tree.map_with_path(
         lambda path, _: path[0].key in NOT_TRAINED, params
     )
@@ -58,48 +58,48 @@ def not_trained_mask(params: Params) -> Mapping[str, Any]:
 
 
 def decay_mask(params: Params) -> Mapping[str, Any]:
-    """Returns whether each array of a network is decayed, in a tree like `params`.
+    """Returns a tree like `params`, with True for arrays subject to weight decay.
 
-    All that are trained are decayed, except in residual layers around a linear
-    recurrence: there only the kernels are, since decay would shorten the memory of the
-    recurrence and undo the initialization of the encoder's bias.
+    Weight decay applies to all trained arrays, with one exception. In residual layers
+    around a linear recurrence, it only applies to kernels: decay would shorten the
+    memory of the recurrence and undo the initialization of the encoder bias.
     """
-    spared = ("layers", f"{BACKWARD}layers", *NOT_TRAINED)
+    kernels_only = ("layers", f"{BACKWARD}layers", *NOT_TRAINED)
 
     def is_decayed(path: tuple[DictKey, ...], _: jax.Array) -> bool:
-        return path[-1].key == "kernel" or path[0].key not in spared
+        return path[-1].key == "kernel" or path[0].key not in kernels_only
 
     mask: Mapping[str, Any] = jax.tree.map_with_path(is_decayed, params)
     return mask
 
 
 def constant(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
-    """Returns a schedule that rises linearly, and is constant then."""
+    """Linear warmup, then a constant learning rate."""
     warmup_steps = int(warmup_fraction * num_steps)
-    first = peak / (warmup_steps + 1)  # above 0: the first update changes parameters
+    first = peak / (warmup_steps + 1)  # not 0, so that the first update has an effect
     return optax.warmup_constant_schedule(first, peak, warmup_steps)
 
 
 def cosine(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
-    """Returns a schedule that rises linearly, and falls then on a cosine to 0."""
+    """Linear warmup, then cosine decay to 0."""
     warmup_steps = int(warmup_fraction * num_steps)
     first = peak / (warmup_steps + 1)
     decay_steps = max(num_steps, warmup_steps + 1)
     return optax.warmup_cosine_decay_schedule(first, peak, warmup_steps, decay_steps)
 
 
-# The schedules of the package, by the values of `train.schedule`.
+# Built-in values of `train.schedule`.
 SCHEDULES = {"constant": constant, "cosine": cosine}
 
 
 def compute_learning_rate(
     config: RunTrainConfig, step: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Returns the learning rate of update `step`, float32."""
+    """Returns the learning rate of update `step`, counted from 0, float32."""
     make_schedule = bind(
         config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
     )
-    # optax mixes integers and floats, and a process can forbid that promotion.
+    # optax mixes integers and floats, which strict dtype promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         schedule = make_schedule(config.learning_rate, config.num_steps)
         return jnp.asarray(schedule(step), jnp.float32)
@@ -109,7 +109,7 @@ def compute_learning_rate(
 def compute_learning_rates(
     start: jax.Array, *, config: RunTrainConfig, updates: int, sharding: Sharding
 ) -> jax.Array:
-    """Returns the learning rates of a chunk, whose first update is `start`, float32."""
+    """Returns the learning rates of updates from `start` on, float32 [updates]."""
     learning_rates = jax.vmap(functools.partial(compute_learning_rate, config))(
         start + jnp.arange(updates)
     )
@@ -117,9 +117,9 @@ def compute_learning_rates(
 
 
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
-    """Updates an exponential moving average by the parameters after update `step`.
+    """Updates the EMA with the parameters after update `step`.
 
-    The decay is smaller at first, so that the initial weights are forgotten sooner.
+    The decay starts small, so that the EMA forgets the initial weights quickly.
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",

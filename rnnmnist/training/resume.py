@@ -1,4 +1,4 @@
-"""The start of a run: its record, settings, data and devices, which are checked."""
+"""Prepares a run: opens and checks its record, settings, data and devices."""
 
 import contextlib
 import logging
@@ -44,15 +44,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """A run that is checked, and ready to train.
+    """A run that has passed all checks and is ready to train.
 
     Attributes:
-        record: the record of the run, which can have checkpoints.
-        config: the configuration, resolved for the task of the data set.
-        dataset: the data, which are the same on all processes.
-        mesh: the mesh of the devices.
-        completion: why the run is complete, and None if it is not.
-        reason: why the rule of `choose_config` has chosen the network, if it has.
+        record: the record of the run, with any earlier checkpoints.
+        config: the configuration, with defaults resolved for the task.
+        dataset: the data, identical on all processes.
+        mesh: the device mesh.
+        completion: explanation why the run is complete; None if it is incomplete.
+        reason: reason for the choice of the network; None if the user chose it.
     """
 
     record: Record
@@ -69,11 +69,12 @@ def open_run(
     workdir: Path | None,
     open_source: Callable[[DataConfig], Source],
 ) -> Iterator[Run]:
-    """Opens a record, loads the data, and checks that the run can start or resume.
+    """Opens the record, loads the data, and checks that the run can start or resume.
 
-    Without a workdir, the record is in memory. Nothing is written. Settings are checked
-    before images are downloaded, and after sequences are read, whose number chooses the
-    network. A run that resumes has the defaults for the data of its checkpoint.
+    Nothing is written. Without a workdir, the record is in memory. For images, settings
+    are checked before the download. For sequences, they are checked after reading,
+    since the number of sequences can determine the network. A resumed run uses the
+    defaults that apply to the data of its checkpoint.
     """
     with open_record(workdir) as record:
         header = record.headers.get(record.step)
@@ -82,11 +83,12 @@ def open_run(
         chosen, reason = choose_config(
             request, saved, source.examples, source.are_two_valued
         )
-        # The user has named these functions in this call, so they may be imported.
+        # Importing custom functions is safe, since the user names them in this call.
         chosen = import_functions(chosen)
-        if chosen.data.name != "files":  # images need not be read for their task
+        if chosen.data.name != "files":  # the task is known without the images
             image_config = resolve(chosen, image_task(chosen.data))
-            # Making a mesh waits for all processes. Several are compared before.
+            # Creating a mesh waits for all processes, so with several processes it must
+            # follow `check_processes`.
             if process_count() == 1:
                 create_mesh(image_config)
         completed = None
@@ -96,7 +98,7 @@ def open_run(
             reason = header.reason
             warn_of_changed_files(header, config)
         if not is_process_0():
-            wait_for_process_0()  # which prepares the data
+            wait_for_process_0()  # process 0 prepares the data
         dataset = source.load(chosen)
         if is_process_0():
             wait_for_process_0()
@@ -113,7 +115,7 @@ def open_run(
 
 
 def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
-    """Checks what only an update needs, and warns of changed settings."""
+    """Runs the checks that only training needs, and warns about changed settings."""
     if run.record.workdir is not None:
         for function in functions_of(run.config):
             function.require_import()
@@ -132,7 +134,7 @@ def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
 
 
 def check_data(task: Task, header: Header, workdir: Path | None) -> None:
-    """Refuses to resume from a checkpoint with other data than its training had."""
+    """Raises a `UserError` if the data differ from the data of the checkpoint."""
     if header.task.sha256 != task.sha256:
         raise UserError(
             f"workdir: step {header.step} in {workdir} was trained on other data than "
@@ -148,22 +150,23 @@ def check_data(task: Task, header: Header, workdir: Path | None) -> None:
 
 
 def create_mesh(config: RunConfig) -> Mesh:
-    """Returns the mesh of a run, whose devices divide its batches."""
+    """Creates the mesh of a run, whose devices divide its batches."""
     return make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
 
 
 def check_resume(config: RunConfig, header: Header, record: Record) -> str | None:
-    """Checks that a run may resume from its newest checkpoint with these settings.
+    """Raises a `UserError` if the run cannot resume with these settings.
 
-    Returns why the run is complete, and None if it is not. A complete run has no other
-    settings that change its result.
+    Returns an explanation if the run is complete, otherwise None. For a complete run,
+    no setting that affects the result may differ from the checkpoint.
     """
     refused = changed_settings(header.config, config, "refused")
     completed = completion(record.lines, header.step, config.train)
     if completed is not None:
-        # No update would have them. The number of steps says whether it is complete.
+        # No later update would use the new values. The number of steps may differ: it
+        # only determines whether the run is complete.
         warned = changed_settings(header.config, config, "warned")
         refused += [change for change in warned if change[0] != "train.num_steps"]
     if refused:
@@ -179,7 +182,7 @@ def check_resume(config: RunConfig, header: Header, record: Record) -> str | Non
 def changed_settings(
     old: RunConfig, new: RunConfig, resume: Resume
 ) -> list[tuple[str, str, str]]:
-    """Returns the name and both values of each changed setting of a kind."""
+    """Returns (name, old value, new value) for changed settings of a `Resume` kind."""
     old_values = _settings(old)
     return [
         (name, old_values[name], value)
@@ -189,10 +192,10 @@ def changed_settings(
 
 
 def check_processes(config: RunConfig, task: Task, step: int) -> None:
-    """Checks that the processes can train together.
+    """Raises a `UserError` unless the processes can train together.
 
-    Their data and settings, and the step from which they start, must be those of
-    process 0. A head in closed form is fitted by one process.
+    All processes must have the same data, settings and first step. Fitting in closed
+    form requires a single process.
     """
     if config.model.is_closed_form and process_count() > 1:
         raise UserError(
@@ -217,9 +220,9 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, str]:
-    """Returns settings as texts, without the paths of data and of a user's files.
+    """Returns settings as strings, without paths of data and custom functions.
 
-    These files may have moved, and may differ between processes.
+    Paths can change between runs and differ between processes.
     """
     settings = {}
     for name, value in config.flat().items():
@@ -234,7 +237,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
 
 
 def restore_state(record: Record, config: RunConfig, program: Program) -> TrainState:
-    """Restores the state of the newest checkpoint of a run with this configuration."""
+    """Restores the training state from the newest checkpoint."""
     arrays = record.read_state(abstract_state(config, program)._asdict())
     sharding = ensemble_sharding(program.mesh)
     return TrainState(**jax.tree.map(lambda leaf: put_global(leaf, sharding), arrays))

@@ -1,26 +1,26 @@
-"""Ridge regression of the classes on hidden states, in closed form, on the host.
+"""Ridge regression classifier on hidden states, fitted in closed form on the host.
 
-The targets of an example are 1 for its class and -1 for all others. With examples x[i]
-of weights w[i], whose features are standardized by their weighted means and deviations,
-the coefficients B and the offset b minimize
+Targets y[i] are 1 for the class of example i and -1 for all other classes. Features
+x[i] are standardized with their weighted mean and standard deviation. With example
+weights w[i], the coefficients B and the offset b minimize
 
     sum over i of w[i] |y[i] - b - x[i] B|^2 + alpha |B|^2
 
-Without their weighted means, and times root weights, targets Y and features Z have no
-offset. With the eigenvectors V of Z'Z, and their eigenvalues, the coefficients for any
-alpha are
+Subtracting weighted means and multiplying by the square roots of the weights gives
+targets Y and features Z, for which the offset vanishes. With the eigenvectors V and
+eigenvalues of Z'Z, the coefficients for any alpha are
 
     B = V (ZV)'Y / (eigenvalues + alpha)
 
-and so is the prediction for each example by a fit without it, or without its group.
-These leave-one-out predictions choose the alpha, and the temperature of the
-decision values.
+The same decomposition gives the prediction for each example by a fit without the
+example, or without its group. These leave-one-out predictions determine alpha, and the
+temperature of the decision values.
 
 References:
     Hoerl and Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems",
-    Technometrics 12, 1970. Allen, "The Relationship between Variable Selection and Data
-    Augmentation and a Method for Prediction", Technometrics 16, 1974, for predictions
-    that leave one example out.
+    Technometrics 12, 1970.
+    For leave-one-out predictions: Allen, "The Relationship between Variable Selection
+    and Data Augmentation and a Method for Prediction", Technometrics 16, 1974.
 """
 
 from typing import NamedTuple
@@ -35,27 +35,30 @@ from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.runtime.machine import main_memory
 
 ALPHAS = np.logspace(-4, 4, 17)
-# The largest standard deviation of features that are constant but for rounding,
-# relative to their mean. The features are computed in float32.
-CONSTANT = 1e-5
-# The largest eigenvalue that is 0 but for rounding, relative to the largest of all.
-ZERO = 1e-14
-# What a fit has in memory at a time, in float64: the hidden states and the coordinates
-# of the examples, and the Gram matrix with what its decomposition needs.
+# Features whose standard deviation is smaller, relative to their mean, are constant up
+# to float32 rounding.
+CONSTANT_TOLERANCE = 1e-5
+# Eigenvalues that are smaller, relative to the largest one, are 0 up to rounding.
+ZERO_TOLERANCE = 1e-14
+# Peak memory of a fit, in float64 copies: hidden states and coordinates of the
+# examples; the Gram matrix and the workspace of its decomposition; the leverage matrix
+# of the largest group.
 COPIES_OF_STATES = 2
 COPIES_OF_GRAM = 5
-COPIES_OF_GROUP = 4  # of the matrix of the leverages within the largest group
+COPIES_OF_GROUP = 4
 
 
 class RidgeHead(NamedTuple):
-    """A linear function from features to logits, and what chose it."""
+    """A linear classification head, with its leave-one-out logits."""
 
     kernel: np.ndarray  # float64 [features, classes]
     bias: np.ndarray  # float64 [classes]
-    # For each example, float64 [examples, classes], by a head that was fitted without
-    # it, but with the same alpha, temperature and standardization.
+    # float64 [examples, classes]. Each row is from a head fitted without the example,
+    # with the same alpha, temperature and standardization.
     left_out_logits: np.ndarray
-    temperature: float  # divides the decision values, about -1 to 1
+    # Divides the decision values, which are about -1 to 1. `kernel`, `bias` and
+    # `left_out_logits` are already divided.
+    temperature: float
 
 
 def fit_ridge(
@@ -66,20 +69,19 @@ def fit_ridge(
     groups: np.ndarray,
     alphas: np.ndarray = ALPHAS,
 ) -> RidgeHead:
-    """Fits a head, with the alpha of the least leave-one-out error.
+    """Fits a head with the alpha that minimizes the leave-one-out error.
 
-    Weights of equal examples add up: an example of weight 2 counts as two in the fit,
-    the error and the temperature, but is left out as one.
-
-    All examples of a group are left out together.
+    An example with weight 2 is equivalent to two examples in the fit, the error and the
+    temperature, but is left out as a single example. All examples of a group are left
+    out together.
 
     Args:
-        features: float64 [examples, features]. They are overwritten, to save memory.
-        labels: int [examples], of at least two classes.
-        classes: the number of all classes.
-        weights: above 0, float64 [examples].
-        groups: the group of each example, of at least two, [examples].
-        alphas: from which one is chosen, above 0.
+        features: float64 [examples, features]. Overwritten, to save memory.
+        labels: int [examples], with at least two different classes.
+        classes: number of classes.
+        weights: positive, float64 [examples].
+        groups: group of each example, [examples], with at least two groups.
+        alphas: positive candidates for alpha.
     """
     targets = 2 * np.eye(classes)[labels] - 1
     normalized_weights = weights / weights.sum()
@@ -93,17 +95,17 @@ def fit_ridge(
     together = list_groups(groups)
 
     def leave_out(alpha: float) -> np.ndarray:
-        """Returns the residual of each example by a fit without it, or its group."""
+        """Returns the residuals of fits without the example, or without its group."""
         inverses = 1 / (eigenvalues + alpha)
         fitted = coordinates @ (inverses[:, None] * products)
         residuals = centred_targets - fitted
-        # The residual of the fit to all examples, divided by one minus the leverage.
+        # Left-out residual = residual of the full fit / (1 - leverage).
         leverages = (
             np.einsum("ij,ij,j->i", coordinates, coordinates, inverses)
             + normalized_weights
         )
         left_out = residuals / (1 - leverages)[:, None]
-        for members in together:  # a matrix takes the place of the leverage
+        for members in together:  # for groups, the leverage is a matrix
             own, roots = coordinates[members], np.sqrt(normalized_weights[members])
             leverage = own * inverses @ own.T + np.outer(roots, roots)
             rest = np.eye(len(members)) - leverage
@@ -128,31 +130,30 @@ def fit_ridge(
 def standardize(
     features: np.ndarray, normalized_weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Standardizes features in place, [examples, features].
+    """Standardizes features [examples, features] in place.
 
-    The weights of the examples, [examples], have the sum 1. Returns the means of the
-    features, and their inverse deviations, which are 0 for constant features.
+    The example weights, [examples], sum to 1. Returns the weighted means, and the
+    inverse standard deviations, which are 0 for constant features.
     """
     mean = normalized_weights @ features
     features -= mean
     deviation = np.sqrt(normalized_weights @ features**2)
-    # The scale of a constant feature is 0.
-    deviation[deviation <= CONSTANT * np.abs(mean)] = np.inf
+    deviation[deviation <= CONSTANT_TOLERANCE * np.abs(mean)] = np.inf
     scale = 1 / deviation
     features *= scale
     return mean, scale
 
 
 def decompose(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decomposes features Z, [examples, features], by the smaller Gram matrix.
+    """Decomposes features Z [examples, features] through the smaller Gram matrix.
 
-    Returns the eigenvalues of Z'Z that are not 0, [k], their eigenvectors,
-    [features, k], and the coordinates of the examples in this basis, [examples, k].
+    Returns the k nonzero eigenvalues of Z'Z, [k]; their eigenvectors, [features, k];
+    and the coordinates of the examples in this basis, [examples, k].
     """
     is_wide = features.shape[0] < features.shape[1]
     gram = features @ features.T if is_wide else features.T @ features
     eigenvalues, vectors = np.linalg.eigh(gram)
-    is_kept = eigenvalues > ZERO * eigenvalues[-1]
+    is_kept = eigenvalues > ZERO_TOLERANCE * eigenvalues[-1]
     eigenvalues, vectors = eigenvalues[is_kept], vectors[:, is_kept]
     if not is_wide:
         return eigenvalues, vectors, features @ vectors
@@ -161,14 +162,14 @@ def decompose(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def list_groups(groups: np.ndarray) -> list[np.ndarray]:
-    """Returns the positions of the members of each group that has several, int [m]."""
+    """Lists the positions of the examples in each group of at least two examples."""
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
     return [positions for positions in members if len(positions) > 1]
 
 
 def check_fit(config: RunConfig, dataset: Dataset) -> None:
-    """Refuses a fit in closed form of one group, or of more than the memory holds."""
+    """Raises a `UserError` for a single group, or if the fit exceeds the memory."""
     task, splits = dataset
     train = splits["train"]
     _, sizes = np.unique(train.left_out_together, return_counts=True)

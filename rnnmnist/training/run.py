@@ -1,4 +1,4 @@
-"""A run from its start, or its newest checkpoint, to its summary."""
+"""Training, evaluation and summary of a run."""
 
 import contextlib
 import time
@@ -24,17 +24,17 @@ def train_and_evaluate(
     verbose: bool = True,
     callback: Callback | None = None,
 ) -> None:
-    """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
+    """Trains or resumes a run, evaluates it, and prints a summary.
 
     A complete run is only evaluated.
 
     Args:
-        run: the run, which `open_run` has checked.
-        stop_context: a context that handles signals during the updates, and yields the
-            flag that they set.
-        verbose: whether progress and the summary are printed.
-        callback: a function that is called with the metrics of each validation. If it
-            returns True, the run ends there. A fit in closed form does not call it.
+        run: the run, opened by `open_run`.
+        stop_context: a context that handles signals during training, and yields the
+            flag that signals set.
+        verbose: whether to print progress and the summary.
+        callback: function called with the metrics of each validation. If it returns
+            True, training stops. Fits in closed form never call it.
     """
     started, compiled = time.monotonic(), compile_seconds()
     config, task, record = run.config, run.dataset.task, run.record
@@ -55,7 +55,7 @@ def train_and_evaluate(
     network = Network(record, "best", config.model.named)
     _, split, examples, logits = load_evaluated(network, dataset=run.dataset)
     table = None
-    if logits is not None:  # of leave-one-out predictions
+    if logits is not None:  # leave-one-out logits
         table = format_table(config.seeds, task, examples, logits)
     elif split != "train":
         logits = network.on(run.mesh).logits(examples)

@@ -1,4 +1,4 @@
-"""The training state, and the program that updates it."""
+"""The training state, and the static arguments of its compiled update."""
 
 import functools
 from typing import NamedTuple
@@ -30,18 +30,18 @@ from rnnmnist.training.optimizer import OPTIMIZERS, make_optimizer
 class Program(NamedTuple):
     """Static arguments of the compiled training step.
 
-    Programs are equal, and hashed, by their fields. Equal ones share a compiled step,
-    also after the code of a function has changed in this process. Learning rates, the
-    weights of examples and seeds are arrays and not fields, so that another value, or a
-    longer run, does not compile the step again.
+    Programs are compared and hashed by their fields. Equal programs share a compiled
+    step, even if the code of a custom function has changed since. Learning
+    rates, example weights and seeds are arrays instead of fields, so that other values
+    or a longer run do not recompile the step.
     """
 
     transform: BatchTransform
     objective: Objective
-    make_optimizer: Function  # of a learning rate
+    make_optimizer: Function  # maps a learning rate to an optimizer
     clip_norm: float  # 0: no clipping
-    ema_decay: float  # 0: no averaging
-    mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
+    ema_decay: float  # 0: no EMA
+    mesh: Mesh  # axes `ensemble` and `batch`
 
     @classmethod
     def create(
@@ -51,9 +51,9 @@ class Program(NamedTuple):
         mesh: Mesh,
         execution: Execution | None = None,
     ) -> "Program":
-        """Returns the program of a run on a mesh.
+        """Creates the program of a run.
 
-        By default, it executes as the platform of the mesh suggests.
+        With None, `execution` follows from the platform of the mesh.
         """
         execution = execution or Execution.create(config, platform_of(mesh))
         model = make_model(config.model, task, execution)
@@ -78,30 +78,31 @@ class Program(NamedTuple):
 
     @property
     def model(self) -> Classifier:
-        """The classifier that is trained."""
+        """The model to train."""
         return self.objective.model
 
     def optimizer(
         self, learning_rate: jax.typing.ArrayLike
     ) -> optax.GradientTransformation:
-        """Returns the optimizer of one network with a learning rate."""
+        """Creates the optimizer of one network."""
         return make_optimizer(learning_rate, self.clip_norm, self.make_optimizer)
 
 
 class TrainState(NamedTuple):
-    """The state of one network between two updates, or of an ensemble.
+    """The state of a network or an ensemble between two updates.
 
-    All arrays of an ensemble have a leading ensemble axis. A resume needs the state and
-    the number of finished updates, since batches follow from the seed and that number.
+    For an ensemble, all arrays have a leading ensemble axis. The state and the number
+    of finished updates are sufficient to resume, since the seed and this number
+    determine all later batches.
     """
 
-    params: Params  # float32, the trained weights
-    ema_params: Params | None  # moving average of `params`; None without averaging
+    params: Params  # float32, trained weights
+    ema_params: Params | None  # EMA of `params`; None without EMA
     opt_state: optax.OptState
 
     @property
     def evaluated_params(self) -> Params:
-        """The weights that are validated, saved as `params`, and evaluated."""
+        """The weights to validate, to evaluate, and to save as `params`."""
         return self.params if self.ema_params is None else self.ema_params
 
 
@@ -110,9 +111,9 @@ def create_state(
     program: Program,
     delta_std: tuple[float, ...] | None = None,
 ) -> TrainState:
-    """Initializes the training state of every network.
+    """Initializes the training state of all ensemble members.
 
-    `delta_std` is that of the task (`Task`). None stands for 1.
+    `delta_std` is `Task.delta_std`; None means 1.
     """
     sharding = replicated_sharding(program.mesh)
     seeds = np.asarray(config.seeds, np.uint32)
@@ -123,7 +124,7 @@ def create_state(
 
 
 def abstract_state(config: RunConfig, program: Program) -> TrainState:
-    """Returns the shapes and types of the training state of every network."""
+    """Returns shapes and types of the training state, without computing it."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
     return jax.eval_shape(functools.partial(init_state, program=program), seeds)
 
@@ -132,19 +133,19 @@ def abstract_state(config: RunConfig, program: Program) -> TrainState:
 def init_state(
     seeds: jax.Array, delta_std: jax.typing.ArrayLike = 1.0, *, program: Program
 ) -> TrainState:
-    """Returns the state before the first update, on the program's mesh.
+    """Initializes the training state on the mesh of the program.
 
-    Seeds are uint32 [ensemble], and `delta_std` is float32 [features] or [].
+    `seeds` are uint32 [ensemble]; `delta_std` is float32 [features] or [].
     """
 
     def init_member(seed: jax.Array) -> tuple[Params, optax.OptState]:
         key = stream_key(seed, Stream.WEIGHTS)
         params = init_params(program.model, key, delta_std)
         # XLA rounds the random numbers of a vector and of a small matrix differently.
-        # Without this, networks would differ in their last bits from published ones.
+        # The barrier keeps initial weights equal to published ones in the last bits.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
-        # No learning rate is part of the optimizer's state, so this one can be any.
+        # The state of the optimizer does not depend on the learning rate.
         return params, program.optimizer(0.0).init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.

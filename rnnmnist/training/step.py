@@ -1,16 +1,16 @@
-"""The training step: the updates of a chunk of batches in one compiled call.
+"""The training step: runs the updates of a chunk of batches in one compiled call.
 
-The module has three functions, from the outside to the inside:
+Three nested functions, from the outermost to the innermost:
 
-- `train_chunk` divides the ensemble and the batches of a chunk over the devices;
-- `train_member` runs the updates of one network, and computes the inputs of each batch
-  (`BatchTransform`);
-- `update` is one update by one batch. It calls the loss (`Objective`) and the optimizer
-  (`make_optimizer` in `training/optimizer.py`).
+- `train_chunk` distributes the ensemble and the batches of a chunk over the devices;
+- `train_member` runs the updates of one ensemble member, and transforms each batch to
+  network inputs (`BatchTransform`);
+- `update` computes a single update from one batch. It calls the objective (`Objective`)
+  and the optimizer (`make_optimizer` in `training/optimizer.py`).
 
-In `train_member` and `update`, no array has an ensemble axis. They run on each device,
-on that device's shard of every batch. During the updates, only the devices that share a
-batch communicate: in `update`, they add up gradients and metrics (`jax.lax.psum`).
+`train_member` and `update` run on every device, on the device's shard of each batch,
+without an ensemble axis. Only devices that share a batch communicate: `update` sums
+gradients and metrics over these devices (`jax.lax.psum`).
 """
 
 import functools
@@ -30,8 +30,8 @@ from rnnmnist.runtime.mesh import (
 from rnnmnist.training.optimizer import update_ema
 from rnnmnist.training.state import Program, TrainState
 
-# Metrics of an update by their names, float32 []; of the updates of a chunk, [updates];
-# of an ensemble, [ensemble, updates].
+# Metrics by name, float32: [] for an update, [updates] for a chunk, and
+# [ensemble, updates] for a chunk of an ensemble.
 UpdateMetrics = dict[str, jax.Array]
 
 
@@ -47,27 +47,25 @@ def train_chunk(
 ) -> tuple[TrainState, UpdateMetrics]:
     """Runs updates on the batches of a chunk without returning to the host.
 
-    An event, such as a log line, can be due within a chunk. Then one call runs the
-    updates before the event, and another call runs the updates after it: with an event
-    after step 43, the calls for the steps 0 to 99 are those with `first` and `end` at 0
-    and 43, and at 43 and 100. Both are arrays, so that one compiled program serves
-    calls with any number of updates.
+    If a log line or a validation is due within a chunk, the chunk takes two calls. For
+    example, if a log line is due after step 43, the calls for steps 0 to 99 have
+    (first, end) = (0, 43) and (43, 100). Both bounds are arrays, so that one compiled
+    program serves calls with any number of updates.
 
     Args:
-        ensemble: the state of all networks. Its memory is reused for the new state.
-        chunk: the batches of consecutive updates.
-        learning_rates: of each update of the chunk, float32 [updates].
-        first: the position in the chunk of the first update of this call, int32 [].
-        end: the position after the last update of this call, int32 [].
-        program: the static arguments.
+        ensemble: state of all members. The buffers are donated.
+        chunk: batches of consecutive updates.
+        learning_rates: learning rate of each update of the chunk, float32 [updates].
+        first: position in the chunk of the first update to run, int32 [].
+        end: position after the last update to run, int32 [].
+        program: static arguments.
 
     Returns:
-        The new state of all networks, and their metrics, [ensemble, updates], with an
-        entry for each update of the chunk. Entries of updates outside of this call are
-        0.
+        The new state, and the metrics, [ensemble, updates], with an entry for each
+        update of the chunk. Entries before `first` and from `end` on are 0.
     """
-    # `partial` binds the arguments that all devices and networks share, so that neither
-    # `shard_map` nor `map_ensemble` divides them.
+    # `partial` binds the arguments shared by all devices and members, which neither
+    # `shard_map` nor `map_ensemble` must divide.
     train = functools.partial(
         train_member,
         start=chunk.start,
@@ -76,25 +74,25 @@ def train_chunk(
         end=end,
         program=program,
     )
-    # With automatic partitioning, two CPU devices are slower than one. So each device
-    # trains its own networks on its own shards of their batches.
+    # With automatic partitioning, two CPU devices are slower than one. With
+    # `shard_map`, each device trains its members on its shards of their batches.
     train_on_devices = jax.shard_map(
-        # Maps over the ensemble axis: by `jax.vmap` on an accelerator, and by a loop on
-        # a CPU, where it is faster. A single network loses the axis, and is not mapped.
+        # Maps over the ensemble axis: with `jax.vmap` on accelerators, and with a loop
+        # on CPUs, where a loop is faster. For a single member, the axis is squeezed.
         map_ensemble(train, program.model.execution.vectorize_ensemble),
         mesh=program.mesh,
-        in_specs=(OVER_ENSEMBLE, BATCHES_SPEC, OVER_ENSEMBLE),  # of the three arguments
-        # Devices along the mesh axis `batch` must have equal results, as the `psum` in
-        # `update` ensures. Nothing checks that.
+        in_specs=(OVER_ENSEMBLE, BATCHES_SPEC, OVER_ENSEMBLE),
+        # Devices along the mesh axis `batch` must compute equal results, which is not
+        # checked. The `psum` in `update` ensures it.
         out_specs=OVER_ENSEMBLE,
-        # With `check_vma=True`, jax checks which arrays differ between devices. But it
-        # adds up gradients by itself, one array at a time, which is slower. It also
-        # rejects the loop of a recurrence, whose first carry, zeros, is the same on all
-        # devices, while later carries differ.
+        # `check_vma=True` would track which arrays differ between devices. But jax then
+        # sums gradients automatically, array by array, which is slower. It also rejects
+        # the loop over time steps: the initial carry, zeros, is equal on all devices,
+        # whereas later carries differ.
         check_vma=False,
     )
     ensemble, metrics = train_on_devices(ensemble, chunk.batches, chunk.seeds)
-    # On every device, since every process reads the metrics of all networks.
+    # Replicated, since every process reads the metrics of all members.
     metrics = jax.lax.with_sharding_constraint(
         metrics, replicated_sharding(program.mesh)
     )
@@ -112,20 +110,20 @@ def train_member(
     end: jax.Array,
     program: Program,
 ) -> tuple[TrainState, UpdateMetrics]:
-    """Runs consecutive updates of one network, on the shards of one device.
+    """Runs consecutive updates of one ensemble member, on the shards of one device.
 
-    An update that is not finite does not stop the loop. The host finds such an update
-    in the metrics, and ends the run (`training/loop.py`).
+    A non-finite update does not stop the loop. The host detects it in the metrics, and
+    ends the run (`training/loop.py`).
 
     Args:
-        state: the state of the network before the first update.
-        batches: the shards of the batches of a chunk, [updates, shard, ...].
-        seed: the seed of the network, uint32 [].
-        start: the number of finished updates before the chunk, int32 [].
-        learning_rates: as for `train_chunk`.
-        first: as for `train_chunk`.
-        end: as for `train_chunk`.
-        program: the static arguments.
+        state: state before the first update.
+        batches: this device's shards of the batches of a chunk, [updates, shard, ...].
+        seed: seed of the member, uint32 [].
+        start: number of finished updates before the chunk, int32 [].
+        learning_rates: see `train_chunk`.
+        first: see `train_chunk`.
+        end: see `train_chunk`.
+        program: static arguments.
 
     Returns:
         The new state, and the metrics, [updates].
@@ -151,11 +149,10 @@ def train_member(
         )
         return state, metrics
 
-    # `eval_shape` finds the names of the metrics without computing them. Each metric
-    # starts as zeros.
+    # `eval_shape` gets the names of the metrics without computing them.
     _, metrics = jax.eval_shape(update_at, first, state)
-    no_metrics = {name: jnp.zeros(len(learning_rates)) for name in metrics}
-    return jax.lax.fori_loop(first, end, run_update, (state, no_metrics))
+    zeros = {name: jnp.zeros(len(learning_rates)) for name in metrics}
+    return jax.lax.fori_loop(first, end, run_update, (state, zeros))
 
 
 def update(
@@ -166,38 +163,38 @@ def update(
     *,
     program: Program,
 ) -> tuple[TrainState, UpdateMetrics]:
-    """Updates one network by the gradient of one batch.
+    """Updates one ensemble member with the gradient of one batch.
 
-    To log another number of each update, add it to `metrics` at the end: a scalar that
-    is equal on all devices, such as a function of `grads`, `changes` or `params`. The
-    log has its mean over the updates since the line before. For a function of examples,
-    set `train.metrics`, or add a sum to those of `Objective`.
+    To log another value of each update, add it to `metrics` at the end of this
+    function. It must be a scalar that is equal on all devices, such as a function of
+    `grads`, `changes` or `params`. The log contains its mean over the updates since the
+    previous line. To log a function of examples, set `train.metrics`, or add a sum to
+    the metrics of `Objective`.
 
     Args:
-        state: the state of the network.
+        state: state of the member.
         batch: this device's shard of the batch.
-        step: the number of finished updates, int32 [].
-        learning_rate: the learning rate, float32 [].
-        program: the static arguments.
+        step: number of finished updates, int32 [].
+        learning_rate: float32 [].
+        program: static arguments.
 
     Returns:
         The new state, and the metrics, float32 [].
     """
-    # Gradients and metrics are sums over the examples of the shard. `jax.grad` drops
-    # the minimized loss itself; the loss in the log is one of the metrics.
+    # Gradients and metrics are sums over the examples of the shard. `jax.grad` discards
+    # the value of the objective; the metrics contain the loss to log.
     differentiate = jax.grad(program.objective, has_aux=True)
     sums = differentiate(state.params, batch)
-    # All arrays are joined to one vector, because one exchange between the devices is
-    # faster than one exchange for each array.
+    # A single all-reduce of the concatenated arrays is faster than one per array.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
-    mean = total / program.transform.batch_size  # of all devices together
+    mean = total / program.transform.batch_size  # global batch size
     grads, metrics = unravel(mean)
     with jax.named_scope("update"):
-        # The learning rate is traced, so the optimizer is made here. It consists of
-        # functions; its numbers are in `opt_state`.
+        # The learning rate is traced, so the optimizer is created here. It consists of
+        # functions only; `opt_state` holds its arrays.
         optimizer = program.optimizer(learning_rate)
-        # optax adds integers to floats, which jax refuses in a process that has set
+        # optax adds integers to floats, which fails if the process has set
         # `jax_numpy_dtype_promotion` to "strict".
         with jax.numpy_dtype_promotion("standard"):
             changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -205,12 +202,12 @@ def update(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_ema(ema_params, params, step, program.ema_decay)
-        # The norm of one vector is faster than the norm of a tree. The gradients are
-        # joined again, since the vector `mean` also contains the metrics.
+        # The norm of a vector is faster than the norm of a tree. The gradients are
+        # concatenated again, since the vector `mean` also contains the metrics.
         metrics |= {
-            # of the gradient of the minimized loss, before clipping
+            # before clipping
             "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),
-            # of the updated parameters
+            # after the update
             "param_norm": optax.tree.norm(ravel_pytree(params)[0]),
             "learning_rate": learning_rate,
         }

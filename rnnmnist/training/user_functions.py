@@ -1,6 +1,7 @@
-"""Checks of the functions of a user, before a run writes anything.
+"""Checks of user-defined functions, before a run writes anything.
 
-All but schedules are called on shapes only. `models/networks.py` and `models/cells.py`
+Losses, metrics and augmentations are only traced (`jax.eval_shape`). Optimizers are
+also initialized, and schedules evaluated. `models/networks.py` and `models/cells.py`
 check networks and cells.
 """
 
@@ -24,24 +25,24 @@ from rnnmnist.runtime.random_streams import make_key
 from rnnmnist.training.optimizer import compute_learning_rates
 from rnnmnist.training.state import Program
 
-LARGEST_LEARNING_RATE = 10  # times the peak
-# Names of the metrics of every run, as in `training/step.py`.
-TAKEN = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rate")
+MAX_LEARNING_RATE_FACTOR = 10  # relative to the peak
+# Metrics of every run, which `training/step.py` computes.
+BUILT_IN_METRICS = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rate")
 
 
 @jax_defaults()
 def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
-    """Checks the functions of a run, each by itself, with its cell or network.
+    """Checks each user-defined function of a run, and its cell or network.
 
     Raises:
-        UserError: if one of them fails, or returns another shape or learning rates out
-            of range.
+        UserError: if a function fails, returns a wrong shape, or returns learning rates
+            out of range.
     """
     functions = functions_of(config)
     if not functions:
         return
-    program = Program.create(config, task, mesh)  # checks a cell and a network
-    names = [*TAKEN, *map(label, config.train.metrics or ())]
+    program = Program.create(config, task, mesh)  # checks the cell or network
+    names = [*BUILT_IN_METRICS, *map(label, config.train.metrics or ())]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"train.metrics: two have the name {name}; rename one")
@@ -49,7 +50,7 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     labels = jnp.zeros(2, jnp.int32)
     inputs = jnp.zeros((task.time_steps, task.features))
     for function in functions:
-        # A process can forbid promotions, which a run allows.
+        # As in a run, allow promotions that the process may forbid.
         with function.errors(), jax.numpy_dtype_promotion("standard"):
             if function.setting in ("train.loss", "train.metrics"):
                 values = jax.eval_shape(function, logits, labels)
@@ -76,9 +77,9 @@ def _update(
 
 
 def check_optimizer_state(program: Program, params: Params) -> None:
-    """Raises a `ValueError` if the state of the optimizer contains the learning rate.
+    """Raises a `ValueError` if the optimizer state contains the learning rate.
 
-    The rate of an update would then stay that of the first state.
+    Every update would then use the learning rate of the initial state.
     """
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
     state = program.optimizer(jnp.nan).init(zeros)
@@ -91,7 +92,7 @@ def check_optimizer_state(program: Program, params: Params) -> None:
 
 
 def check_schedule(config: RunTrainConfig) -> None:
-    """Raises a `ValueError` for a learning rate of the run that is out of range."""
+    """Raises a `ValueError` if a learning rate of the run is out of range."""
     first, updates = jnp.int32(0), config.num_steps
     learning_rates = np.asarray(
         compute_learning_rates(
@@ -99,12 +100,12 @@ def check_schedule(config: RunTrainConfig) -> None:
         )
     )
     check_shape("its learning rates", learning_rates, (updates,))
-    highest = LARGEST_LEARNING_RATE * config.learning_rate
-    is_wrong = ~((learning_rates >= 0) & (learning_rates <= highest))  # as of NaN
-    if is_wrong.any():
-        step = int(is_wrong.argmax())
+    highest = MAX_LEARNING_RATE_FACTOR * config.learning_rate
+    is_invalid = ~((learning_rates >= 0) & (learning_rates <= highest))  # True for NaN
+    if is_invalid.any():
+        step = int(is_invalid.argmax())
         raise ValueError(
             f"the learning rate of step {step} is {learning_rates[step]:.3g}; it "
-            f"must be from 0 to {highest:.3g}, {LARGEST_LEARNING_RATE} times "
+            f"must be from 0 to {highest:.3g}, {MAX_LEARNING_RATE_FACTOR} times "
             "train.learning_rate"
         )

@@ -1,4 +1,4 @@
-"""What a run does besides its updates: it validates, and stops."""
+"""Validation during training, early stopping, and stopping after signals."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.metric_functions import average_metrics
 from rnnmnist.training.state import Program
 
-# Takes the metrics of a validation. True ends the run, which can be resumed.
+# Receives validation metrics. Returns True to stop the run, which can be resumed.
 Callback = Callable[[StepMetrics], bool | None]
 
 
@@ -35,8 +35,8 @@ def validate(
 ) -> tuple[StepMetrics, float | None]:
     """Evaluates parameters [ensemble, ...] on the validation split.
 
-    Returns their metrics and the temperature, which is None if the split is too small
-    to select a checkpoint.
+    Returns the metrics and the fitted temperature. The temperature is None if the split
+    is too small to select a checkpoint.
     """
     with prefix_errors(f"step {step} is not saved"):
         logits = predict_logits(
@@ -47,7 +47,7 @@ def validate(
         temperature = calibrate(logits, examples.labels)
     metrics = compute_step_metrics(config, logits, examples, step, "validation")
     means = average_metrics(program.objective.metrics, logits, examples.labels)
-    if isinstance(config.train.loss, Function):  # else it is the cross-entropy
+    if isinstance(config.train.loss, Function):  # otherwise the cross-entropy
         losses = average_metrics([config.train.loss], logits, examples.labels)
         (values,) = losses.values()
         members = [
@@ -61,7 +61,7 @@ def validate(
 def compute_step_metrics(
     config: RunConfig, logits: np.ndarray, examples: Examples, step: int, split: str
 ) -> StepMetrics:
-    """Returns the metrics of logits [ensemble, examples, classes]."""
+    """Computes the metrics of logits [ensemble, examples, classes]."""
     metrics = compute_ensemble_metrics(
         logits, examples.labels, config.seed, groups=examples.num_groups
     )
@@ -69,7 +69,7 @@ def compute_step_metrics(
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
-    """Raises a `StoppedError` on all processes if one of them has got a signal."""
+    """Raises a `StoppedError` on all processes if any process received a signal."""
     if number := all_max(stop.signal_number):
         raise StoppedError(record.describe_stop(step, num_steps), number)
 
@@ -80,7 +80,7 @@ def should_stop_early(
     record: Record,
     callback: Callback | None,
 ) -> bool:
-    """Returns whether a run ends at a validation, by its callback or its patience."""
+    """Returns True if the callback or the patience stops the run."""
 
     def decide() -> bool:
         if callback is not None and callback(metrics):

@@ -94,7 +94,7 @@ def test_a_large_split_is_copied_in_chunks(
 ) -> None:
     spy = mock.Mock(wraps=predictions.predict_batches)
     monkeypatch.setattr(predictions, "predict_batches", spy)
-    monkeypatch.setattr(predictions, "CHUNK_BYTES", 4 * 7 * 28 * 28)
+    monkeypatch.setattr(predictions, "MAX_CHUNK_BYTES", 4 * 7 * 28 * 28)
     split = Examples(IMAGES[:60], labels=SPLIT.labels[:60])
     (found,) = logits_of(split, eval_batch_size=7)
     assert_close(found, logits[:60])

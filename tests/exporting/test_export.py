@@ -23,7 +23,7 @@ from rnnmnist.config.schema import LINEAR_CELL, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
@@ -168,7 +168,7 @@ def test_an_export_predicts_as_its_network(
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
         data = run.config.data
-        sequences = read_given(run.task, data, longer, lengths=times)
+        sequences = read_inputs(run.task, data, longer, lengths=times)
         expected = network.calibrated_logits(to_inputs(sequences, run.task, data))
         cases.append(([longer, times], expected))
         refused = values.copy()  # by training; padding is NaN, too

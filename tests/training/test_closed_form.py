@@ -18,7 +18,7 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.predictions import compute_chunks
 from rnnmnist.runs import logs, records
 from rnnmnist.runs.checkpoints import read_arrays
@@ -27,7 +27,7 @@ from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import Memory
 from rnnmnist.training import closed_form, resume, ridge
-from rnnmnist.training.closed_form import STEP
+from rnnmnist.training.closed_form import LAST_STEP
 
 COUNT, TIME = 60, 30
 LABELS = np.array(["high", "low", "middle"])[np.arange(COUNT) % 3]
@@ -48,7 +48,7 @@ def fit(workdir: Path, **changes: Any) -> Path:
 
 
 def filters_of(workdir: Path) -> dict[str, np.ndarray]:
-    params = read_arrays(workdir, STEP, "params")
+    params = read_arrays(workdir, LAST_STEP, "params")
     found: dict[str, np.ndarray] = params["filters"]
     return found
 
@@ -63,9 +63,9 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = logs.read(run)
-    assert (line.split, line.step, line.examples) == ("leave_one_out", STEP, COUNT)
+    assert (line.split, line.step, line.examples) == ("leave_one_out", LAST_STEP, COUNT)
     assert line.accuracy > 0.8
-    header = Record(run).headers[STEP]
+    header = Record(run).headers[LAST_STEP]
     assert header.metrics is not None
     assert (header.metrics.loss, header.metrics.correct) == (line.loss, line.correct)
     assert header.task.examples == {"train": COUNT, "validation": 0, "test": 0}
@@ -149,7 +149,7 @@ def test_small_differences_are_read_beside_large_values(
     (line,) = logs.read(run)
     assert line.accuracy > 0.8
     model = rnnmnist.load(run)
-    sequences = read_given(model.task, model.config.data, inputs[:4])
+    sequences = read_inputs(model.task, model.config.data, inputs[:4])
     four = to_inputs(sequences, model.task, model.config.data)
     parts = model.model, model.device_params, four, model.view, model.mesh
     (hidden,) = compute_chunks(*parts, method="hidden")
@@ -172,9 +172,9 @@ def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
 ) -> None:
     other = fit(tmp_path / "other", lengths=LENGTHS, seed=1)
     both = fit(tmp_path / "both", lengths=LENGTHS, num_seeds=2, num_devices=2)
-    params = read_arrays(both, STEP, "params")
+    params = read_arrays(both, LAST_STEP, "params")
     for index, alone in enumerate((run, other)):
-        expected = read_arrays(alone, STEP, "params")
+        expected = read_arrays(alone, LAST_STEP, "params")
         for name, values in expected["filters"].items():
             np.testing.assert_array_equal(params["filters"][name][index], values[0])
         for name, values in expected["head"].items():
@@ -186,9 +186,9 @@ def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
     assert len(line.members) == 2
     # The factor of a single network is part of its head; the mean has another one.
     assert (
-        Record(run).headers[STEP].temperature
+        Record(run).headers[LAST_STEP].temperature
         == 1
-        != Record(both).headers[STEP].temperature
+        != Record(both).headers[LAST_STEP].temperature
     )
 
 
@@ -204,10 +204,10 @@ def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
 def test_several_processes_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = Record(run).headers[STEP]
+    header = Record(run).headers[LAST_STEP]
     monkeypatch.setattr(resume, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"^num_processes: one process fits .*filters"):
-        resume.check_processes(header.config, header.task, STEP)
+        resume.check_processes(header.config, header.task, LAST_STEP)
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_given_splits_are_evaluated(
     left_out, validated = logs.read(run)
     assert (left_out.split, left_out.examples) == ("leave_one_out", 21)
     assert (validated.split, validated.examples) == ("validation", 21)
-    kept = Record(run).headers[STEP].metrics
+    kept = Record(run).headers[LAST_STEP].metrics
     assert kept is not None
     assert (kept.split, kept.loss) == (validated.split, validated.loss)
     summary = printed.split("\n\n")[1]
@@ -250,7 +250,7 @@ def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
         fit(tmp_path / "run", lengths=LENGTHS, num_seeds=2)
     assert list_steps(tmp_path / "run") == []
     fit(tmp_path / "run", lengths=LENGTHS, num_seeds=2)
-    assert list_steps(tmp_path / "run") == [STEP]
+    assert list_steps(tmp_path / "run") == [LAST_STEP]
 
 
 def test_groups_are_left_out_as_a_whole(
@@ -369,7 +369,7 @@ def test_equal_sequences_are_left_out_together(tmp_path: Path) -> None:
     groups = np.arange(120) // 2
     by_group = fit(tmp_path / "groups", inputs=twice, labels=labels, groups=groups)
     found, expected = (
-        read_arrays(each, STEP, "state")["left_out"] for each in (run, by_group)
+        read_arrays(each, LAST_STEP, "state")["left_out"] for each in (run, by_group)
     )
     np.testing.assert_array_equal(found, expected)
 

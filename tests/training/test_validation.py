@@ -10,7 +10,7 @@ import trainer
 from support import called, output_of
 
 import rnnmnist
-from rnnmnist.evaluation.inputs import read_given, to_inputs
+from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import smoothing_temperature
@@ -61,7 +61,7 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
 
     def loss(split: str, temperature: float) -> float:
         data = run.config.data
-        sequences = read_given(run.task, data, INPUTS[split == SPLIT])
+        sequences = read_inputs(run.task, data, INPUTS[split == SPLIT])
         examples = to_inputs(sequences, run.task, data)
         labels = LABELS[split == SPLIT]
         logits = network.logits(examples)
