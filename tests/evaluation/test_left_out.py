@@ -1,4 +1,4 @@
-"""The table of leave-one-out predictions."""
+"""The CSV table of leave-one-out predictions."""
 
 import dataclasses
 import io
@@ -25,7 +25,7 @@ THREE_CLASSES = dataclasses.replace(TASK, classes=CLASSES)
 
 
 @pytest.mark.parametrize("groups", [None, np.array(["a", "b, c"])[LABELS % 2]])
-def test_a_class_with_any_name_has_a_column(groups: np.ndarray | None) -> None:
+def test_class_names_are_quoted_as_columns(groups: np.ndarray | None) -> None:
     train = dataclasses.replace(TRAIN, groups=groups)
     text = format_table(range(5, 7), THREE_CLASSES, train, LOGITS)
     table = pd.read_csv(io.StringIO(text))

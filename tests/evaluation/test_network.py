@@ -1,4 +1,4 @@
-"""A trained network: traces, streams, and the examples that it accepts."""
+"""Trained networks: predictions over time, streams, and valid inputs."""
 
 import dataclasses
 import io
@@ -30,7 +30,7 @@ IMAGES = random_examples(7).stored
     ("cell", "pooling", "window"),
     [("lstm", "last", 1), pytest.param("lru", "mean", 8, marks=pytest.mark.slow)],
 )
-def test_a_stream_predicts_as_for_whole_sequences(
+def test_streams_predict_as_whole_sequences(
     cell: str,
     pooling: Any,
     window: int,
@@ -38,7 +38,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Several in turn, and by the command, up to a wrong line."""
+    """Three streams are interleaved; the command reads one up to an invalid line."""
     data = DataConfig(name="files", missing="forward_fill")
     model = ModelConfig(
         cell, pooling=pooling, hidden_size=8, num_layers=2, window=window
@@ -76,7 +76,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
         predict.main([f"--workdir={workdir}", "--stream"])
 
 
-def test_time_steps_that_a_stream_refuses() -> None:
+def test_a_stream_refuses_invalid_time_steps() -> None:
     network = load()
     wrong: list[tuple[Any, str]] = [
         (np.zeros(27), r"features: has the shape \(27,\); .*\(28,\)"),
@@ -96,7 +96,7 @@ def test_time_steps_that_a_stream_refuses() -> None:
         network.step(nothing, np.zeros(28))
 
 
-def test_both_directions_have_no_outputs_over_time(
+def test_a_bidirectional_network_has_no_outputs_over_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Config(model=ModelConfig(hidden_size=4, bidirectional=True))
@@ -122,7 +122,7 @@ def test_images_of_another_shape_or_type_are_refused() -> None:
             getattr(network, method)(np.ma.masked_equal(images, 0))
 
 
-def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
+def test_a_result_identifies_the_permutation(tmp_path: Path) -> None:
     changes = {"data.view": "permuted"}
     config = Config(model=ModelConfig(hidden_size=4)).replace(changes)
     task = image_task(config.data)
@@ -133,10 +133,10 @@ def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 
 
-def test_a_model_is_pickled_with_what_it_was_loaded_with(
+def test_a_pickled_model_keeps_the_arguments_of_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in another folder."""
+    """The pickle is opened in another folder."""
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
     workdir = save_network(tmp_path / "run", config, task_of(6, 2, 3))
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Falls of a probability are those of occluded time steps."""
+"""Occlusion: the attribution of a time step is the drop of the log-probability."""
 
 import dataclasses
 from pathlib import Path
@@ -16,8 +16,10 @@ from rnnmnist.runs.records import Record
 
 
 @pytest.mark.parametrize("view", ["columns", "permuted"])
-def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) -> None:
-    """The pixels of a window are those that are read in its time steps."""
+def test_attributions_of_images_replace_pixels_by_the_background(
+    view: Any, tmp_path: Path
+) -> None:
+    """A window of pixels is the pixels that its time steps read."""
     data = DataConfig(view=view)
     config = Config(data=data, model=ModelConfig("gru", hidden_size=4))
     task = image_task(data)
@@ -38,8 +40,8 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
         assert attribution == pytest.approx(attributions[:, window * width], abs=1e-5)
 
 
-def test_falls_are_those_of_sequences_with_the_mean(tmp_path: Path) -> None:
-    """Windows are within the length; the padding has no fall."""
+def test_attributions_of_sequences_replace_values_by_the_mean(tmp_path: Path) -> None:
+    """Windows are within the length; attributions in the padding are 0."""
     task = dataclasses.replace(task_of(60, 2, 3), mean=(3.0, -1.0), std=(2.0, 0.25))
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
     model = load(save_network(tmp_path / "run", config, task))

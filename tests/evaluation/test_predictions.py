@@ -51,7 +51,7 @@ jax.monitoring.register_event_duration_secs_listener(listen)
 
 @pytest.fixture(scope="module")
 def logits() -> np.ndarray:
-    """The network's logits for all images, [images, classes]."""
+    """Returns the logits of the network for all images, [images, classes]."""
     predict = jax.jit(functools.partial(MODEL.apply, {"params": NETWORK}))
     return np.asarray(predict(inputs_of(IMAGES)))
 
@@ -110,21 +110,23 @@ def test_a_large_split_is_copied_in_chunks(
         {"devices": 8, "seeds": 2},
     ],
 )
-def test_each_network_of_an_ensemble_predicts_as_it_does_alone(
+def test_each_member_predicts_as_a_network_of_its_own(
     how: dict[str, Any], logits: np.ndarray
 ) -> None:
-    """Whether a device computes them together or in turn, or each has its devices."""
-    networks = [jax.tree.map(np.negative, PARAMS), PARAMS]
-    ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *networks)
+    """A device computes all members at once or in turn, or each has its own devices."""
+    members = [jax.tree.map(np.negative, PARAMS), PARAMS]
+    ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *members)
     found = logits_of(Inputs(IMAGES), params=ensemble, **how)
     assert_close(found[1], logits)
-    (alone,) = logits_of(Inputs(IMAGES), params=networks[0])
+    (alone,) = logits_of(Inputs(IMAGES), params=members[0])
     assert_close(found[0], alone)
     jax.tree.map(np.testing.assert_array_equal, split_ensemble(ensemble)[1], NETWORK)
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
-    """With the first such example, of any network; those in padding are not."""
+def test_nonfinite_logits_are_refused() -> None:
+    """The error names the first example with such logits of any member. Padding is not
+    checked.
+    """
     stored = np.zeros((60, 28, 28), np.float32)
     stored[[31, 17], 2] = np.inf
     inputs = Inputs(stored, ids=tuple(f"case {index}" for index in range(60)))
@@ -148,8 +150,8 @@ def test_decision_times_by_hand() -> None:
     assert decision_times(predicted).tolist() == [1, 2, 4, 3]
 
 
-def test_the_evaluation_of_sequences_reads_their_steps_only() -> None:
-    """Whatever the batches, the padding, and the order in which they are stored."""
+def test_predictions_read_no_padding() -> None:
+    """Logits are equal for all batch sizes, padded lengths and orders of examples."""
     generator = np.random.default_rng(0)
     stored = generator.normal(size=(60, 28, 28)).astype(np.float32)
     indices = generator.permutation(60)[:37]
@@ -179,8 +181,8 @@ def classify_random(model: Model, draw: Callable[[int, int], Any], calls: int) -
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_three_programs_serve_calls_with_any_sequences(tmp_path: Path) -> None:
-    """Any number of them, whose longest is shorter than the longest of the training."""
+def test_three_programs_serve_all_calls(tmp_path: Path) -> None:
+    """Calls have any number of sequences, none longer than in training."""
     config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=8))
     workdir = save_network(tmp_path / "run", config, task_of(60, 6, 3))
     generator = np.random.default_rng(1)

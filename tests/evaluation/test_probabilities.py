@@ -1,4 +1,4 @@
-"""Probabilities of a network and of an ensemble, and their calibration."""
+"""Probabilities of networks and ensembles, and their calibration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ CLASSES = 3
 def test_an_ensemble_has_the_mean_probabilities_of_its_members(
     convert: Callable[[np.ndarray], Any], members: int
 ) -> None:
-    """Also where a probability is too small for float32, and its logarithm is not."""
+    """The mean is exact where a probability underflows, but its logarithm does not."""
     generator = np.random.default_rng(0)
     logits = generator.normal(scale=100, size=(members, 5, 4, 3)).astype(np.float32)
     expected = softmax(logits.astype(np.float64)).mean(axis=0)
@@ -35,7 +35,7 @@ def test_an_ensemble_has_the_mean_probabilities_of_its_members(
 
 
 def noisy_logits(labels: np.ndarray) -> np.ndarray:
-    """Metrics that are those of the labels but for noise."""
+    """Returns one-hot labels plus noise."""
     noise = np.random.default_rng(1).normal(size=(len(labels), CLASSES))
     return np.eye(CLASSES)[labels] + noise
 
@@ -68,10 +68,10 @@ def test_the_temperature_minimizes_the_cross_entropy() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.01, 0.1, 0.9])
 @pytest.mark.parametrize("classes", [2, 10])
-def test_label_smoothing_is_undone_for_a_probability(
+def test_the_temperature_undoes_label_smoothing_at_95_percent(
     smoothing: float, classes: int
 ) -> None:
-    """Of a network that has learnt the smoothed probabilities."""
+    """A network that has learnt smoothed targets gives the logits."""
     probabilities = np.full(classes, 0.05 / (classes - 1))
     probabilities[0] = 0.95
     learnt = (1 - smoothing) * probabilities + smoothing / classes

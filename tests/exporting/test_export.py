@@ -1,4 +1,4 @@
-"""Exports: predictions of every format, and their comparison with the network."""
+"""Exports: predictions of each format, compared with the predictions of the network."""
 
 import hashlib
 import importlib
@@ -44,7 +44,7 @@ LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
 
 def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
-    """A configuration for images if the data have a view, else for sequences."""
+    """Returns a configuration, for images if there is a view, else for sequences."""
     name: Any = "mnist5k" if "view" in data else "files"
     if cell == LINEAR_CELL:
         model |= {"num_layers": 2}
@@ -57,7 +57,7 @@ def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
 LSTM = config_of({"view": "rows"}, "lstm")
 FILL, ZERO = {"missing": "forward_fill"}, {"missing": "zero"}
 BOTH = {"bidirectional": True}
-DIFFERENCES = {"deltas": True}
+DELTAS = {"deltas": True}
 NETWORKS = {
     "2 layers of gru on pixels": config_of(
         {"view": "pixels"}, "gru", num_layers=2, window=56, stride=56
@@ -65,24 +65,24 @@ NETWORKS = {
     "rnn on permuted pixels": config_of(
         {"view": "permuted"}, "rnn", pooling="mean", window=16, stride=16, **BOTH
     ),
-    "lru on columns": config_of({"view": "columns"}, "lru", **DIFFERENCES),
+    "lru on columns": config_of({"view": "columns"}, "lru", **DELTAS),
     "3 layers of lstm on one feature": config_of({}, "lstm", num_layers=3, **BOTH),
     "2 layers of lstm on windows": config_of(
         {}, "lstm", num_layers=2, pooling="mean", window=4, stride=3, dropout=0.5
     ),
-    "gru on sequences": config_of(FILL, "gru", pooling="mean", **BOTH, **DIFFERENCES),
+    "gru on sequences": config_of(FILL, "gru", pooling="mean", **BOTH, **DELTAS),
     "rnn on windows": config_of(
         ZERO | {"normalize": "none"}, "rnn", window=4, stride=4
     ),
     "3 x lru on windows": config_of(
-        ZERO, "lru", pooling="mean", window=8, stride=3, **BOTH, **DIFFERENCES
+        ZERO, "lru", pooling="mean", window=8, stride=3, **BOTH, **DELTAS
     ).replace({"num_seeds": 3}),
-    "2 x filters on sequences": config_of(FILL, "filters", **DIFFERENCES).replace(
+    "2 x filters on sequences": config_of(FILL, "filters", **DELTAS).replace(
         {"num_seeds": 2}
     ),
-    "mean of gru": config_of(FILL, "gru", pooling="mean", **DIFFERENCES),
+    "mean of gru": config_of(FILL, "gru", pooling="mean", **DELTAS),
     "mean of lru on windows": config_of(
-        ZERO, "lru", pooling="mean", window=4, stride=3, **DIFFERENCES
+        ZERO, "lru", pooling="mean", window=4, stride=3, **DELTAS
     ),
 }
 
@@ -101,7 +101,7 @@ def save(
 
 
 def sequences(missing: bool, features: int) -> dict[str, Any]:
-    """Sequences of unequal lengths, the first feature with a large mean."""
+    """Returns sequences of different lengths, whose first feature has a large mean."""
     generator = np.random.default_rng(0)
     means, stds = [1e6 + 0.3, 0, -3][:features], [1, 1, 0.1][:features]
     inputs = generator.normal(means, stds, (240, 9, features)).astype(np.float32)
@@ -118,7 +118,7 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
 def flags_of(
     workdir: Path | None, paths: Mapping[str, object], output: Path
 ) -> list[str]:
-    """Returns the flags of `rnnmnist export` but the format."""
+    """Returns the flags of `rnnmnist export`, without the format."""
     data = [f"--config.{name}={value}" for name, value in paths.items()]
     return [f"--workdir={workdir}", *data, f"--output={output}"]
 
@@ -191,7 +191,7 @@ def test_an_export_predicts_as_its_network(
 def check_time_step(
     run: Network, network: Network, examples: Inputs, logits: np.ndarray, path: Path
 ) -> None:
-    """Checks `step.onnx` at the ends of sequences, and after each step of one."""
+    """Compares `step.onnx` at the ends of sequences, and over time for one of them."""
     write_onnx.write_step(run, path)
     values, lengths = streamed_inputs(run, examples)
     found = load_onnx_step(path)(values[:80], lengths[:80])
@@ -210,10 +210,10 @@ def check_time_step(
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
-def test_an_exported_stream_stays_nan_after_a_value_that_is_refused(
+def test_an_exported_stream_stays_nan_after_an_invalid_value(
     tmp_path: Path, data_dir: Path
 ) -> None:
-    """Of one stream, not of the others in the batch."""
+    """Other streams of the batch are not affected."""
     workdir, paths = save(tmp_path, config_of({}, "lstm"), data_dir)
     run = Network(Record(workdir), "best", paths)
     write_onnx.write_step(run, tmp_path / "step.onnx")
@@ -275,10 +275,10 @@ def test_onnx_has_native_operators_probabilities_and_metadata(
     np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-5)
 
 
-def test_another_prediction_is_an_error_unless_it_is_a_tie(
+def test_a_differing_prediction_is_an_error_unless_it_is_a_tie(
     lstm: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network computes other logits than the export for one example."""
+    """For one example, the network computes other logits than the export."""
     flags = [
         *flags_of(lstm.workdir, lstm.settings, tmp_path),
         "--format=onnx",
@@ -308,7 +308,7 @@ def test_a_missing_package_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
+def test_a_user_defined_cell_is_exported_as_stablehlo_only(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell = tmp_path / "own.py"
@@ -322,8 +322,10 @@ def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
     assert "80 of 80" in capsys.readouterr().out
 
 
-def test_digits_that_float32_does_not_hold_are_counted(tmp_path: Path) -> None:
-    """The certificate compares with what `evaluate` computes."""
+def test_rounding_of_inputs_to_float32_is_part_of_the_comparison(
+    tmp_path: Path,
+) -> None:
+    """The certificate compares with the predictions that `evaluate` computes."""
     path = tmp_path / "data.npz"
     inputs = np.random.default_rng(0).normal([0, 1.767e9], [1, 6], (90, 9, 2))
     labels = np.arange(90) % 3
@@ -341,14 +343,14 @@ def test_digits_that_float32_does_not_hold_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "function"), [("stablehlo", "write"), ("onnx", "write_step")]
 )
-def test_another_network_fails_the_comparison(
+def test_wrong_parameters_fail_the_comparison(
     name: str,
     function: str,
     lstm: Network,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A file holds parameters other than those of the run, or such that are NaN."""
+    """The exported parameters differ from the parameters of the run, or are NaN."""
     module = importlib.import_module(f"rnnmnist.exporting.write_{name}")
     original: Callable[..., None] = getattr(module, function)
     other = Network(lstm.record, "best", lstm.settings)

@@ -1,4 +1,4 @@
-"""Prediction for image files: preprocessing, command."""
+"""Predictions for image files: preprocessing and the command."""
 
 import dataclasses
 import io
@@ -46,7 +46,7 @@ def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
     return file.getvalue()
 
 
-def test_images_of_mnist_are_unchanged() -> None:
+def test_preprocessing_keeps_images_of_mnist() -> None:
     images, _ = image_sets.embedded_images()["train"]
     for image in np.concatenate([IMAGES, images[::8]]):
         file = saved(Image.fromarray(image))
@@ -54,8 +54,8 @@ def test_images_of_mnist_are_unchanged() -> None:
 
 
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
-def test_variants_are_classified(variant: str, model: Model) -> None:
-    """As the images themselves are; docs/predict.md has the rates over more."""
+def test_variants_of_an_image_are_classified_alike(variant: str, model: Model) -> None:
+    """`docs/predict.md` has accuracies over more images."""
     images = IMAGES[::50]  # one of each digit
     files = (robustness.render_variant(im, variant, i) for i, im in enumerate(images))
     preprocessed = np.stack([robustness.preprocess_file(file) for file in files])
@@ -64,7 +64,7 @@ def test_variants_are_classified(variant: str, model: Model) -> None:
 
 
 def files_of_a_digit(page: Image.Image) -> Iterator[tuple[str, bytes]]:
-    """The page in modes and formats, turned, in colours, and transparent."""
+    """Writes the page in all modes and formats, rotated, coloured and transparent."""
     for mode in ("1", "LA", "P", "RGB"):
         yield mode, saved(page.convert(mode))
     yield "CMYK", saved(page.convert("CMYK"), "JPEG")
@@ -85,7 +85,7 @@ def files_of_a_digit(page: Image.Image) -> Iterator[tuple[str, bytes]]:
         )
 
 
-def test_a_digit_is_recognized_in_every_kind_of_file(model: Model) -> None:
+def test_a_digit_is_recognized_in_all_file_formats(model: Model) -> None:
     for name, content in files_of_a_digit(black_on_white(IMAGES[120])):
         prediction = model.predict(content)
         assert prediction.digit == LABELS[120], name
@@ -114,7 +114,9 @@ def test_thin_and_thick_strokes_become_as_wide_as_those_of_mnist() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (300, 1), (200, 300)])
-def test_images_of_any_size_can_have_no_foreground(shape: tuple[int, int]) -> None:
+def test_an_image_without_foreground_is_refused_at_any_size(
+    shape: tuple[int, int],
+) -> None:
     for level in (0, 0.4, 1):
         found = preprocess(np.full(shape, level))
         assert found.shape == (28, 28)
@@ -182,14 +184,14 @@ def test_only_networks_for_digits_classify_pictures(task: Task, tmp_path: Path) 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two digits."""
+    """Returns a folder with images of two digits."""
     black_on_white(IMAGES[0]).save(tmp_path / "a zero.png")
     black_on_white(IMAGES[360]).save(tmp_path / "seven.jpg")
     return tmp_path
 
 
 def test_text_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of files and of standard input; for a terminal without block characters."""
+    """Inputs are files and standard input; one terminal has no block characters."""
     zero = io.BytesIO((folder / "a zero.png").read_bytes())
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(zero))
@@ -233,7 +235,7 @@ def test_unreadable_files_are_reported_and_skipped(
         assert "workdir" in line or not path.endswith(".csv")
 
 
-def test_a_damaged_image_of_every_kind_is_an_image_or_a_user_error() -> None:
+def test_a_damaged_image_is_read_or_refused() -> None:
     generator = np.random.default_rng(0)
     for kind in image_io.IMAGE_FORMATS:
         content = saved(black_on_white(IMAGES[9], 60), kind)
@@ -248,7 +250,7 @@ def test_a_damaged_image_of_every_kind_is_an_image_or_a_user_error() -> None:
 def test_the_reference_model_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also beside a file with the name of its folder."""
+    """The current folder contains a file with the name of its folder."""
     folder = tmp_path / "a[b]"
     folder.mkdir()
     (folder / "checkpoints").touch()

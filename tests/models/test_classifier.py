@@ -52,7 +52,7 @@ def build(cell: str, **settings: Any) -> tuple[SequenceClassifier, Params]:
 
 
 def init(**settings: Any) -> Params:
-    """Returns the initial parameters of the key 0 as NumPy arrays."""
+    """Returns the initial parameters for key 0 as NumPy arrays."""
     model = model_of(ModelConfig(**settings))
     return jax.device_get(initialize(model, jax.random.key(0)))
 
@@ -90,10 +90,10 @@ def test_the_scan_equals_a_loop_over_the_cell() -> None:
         for cell in NETWORKS
     ],
 )
-def test_logits_after_each_step(cell: str) -> None:
-    """They equal those of padded sequences, and those of one step at a time.
+def test_logits_after_each_time_step(cell: str) -> None:
+    """They equal the logits of truncated sequences, and of single time steps.
 
-    Between the ends of windows, which are after every stride, they do not change.
+    A window ends after every stride. Between two ends, logits are constant.
     """
     model, params = build(cell, **NETWORKS[cell])
     variables = {"params": params}
@@ -114,7 +114,7 @@ def test_logits_after_each_step(cell: str) -> None:
     assert_close(found, by_step[np.arange(5), LENGTHS - 1])
 
 
-def test_windows_are_read_at_a_time() -> None:
+def test_windows_are_the_time_steps_of_the_layer() -> None:
     model, params = build("gru", window=12, stride=5)
     padded = np.pad(INPUTS, ((0, 0), (12 - 5, 5 - 1), (0, 0)))
     starts = range(0, 28, 5)
@@ -125,7 +125,7 @@ def test_windows_are_read_at_a_time() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_differences_are_read_beside_inputs() -> None:
+def test_deltas_are_appended_to_the_inputs() -> None:
     model, params = build("lru", deltas=True)
     changes = np.diff(INPUTS, axis=1, prepend=INPUTS[:, :1])
     trained = dict(params)
@@ -138,7 +138,7 @@ def test_differences_are_read_beside_inputs() -> None:
 
 
 def padded_with(garbage: Any, missing: str) -> np.ndarray:
-    """Inputs of sequences whose padding held something, [5, 28, 28]."""
+    """Returns inputs of sequences whose padding contained a value, [5, 28, 28]."""
     stored = np.random.default_rng(0).normal(size=(5, 28, 28))
     if missing != "error":
         stored[[0, 0, 2, 3], [0, 2, 4, 1], [1, 0, 2, 2]] = np.nan
@@ -157,7 +157,7 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
         ("lstm", {}, "error"),
     ],
 )
-def test_the_content_of_the_padding_changes_no_bit(
+def test_padding_does_not_change_the_bits_of_logits(
     cell: str, settings: dict[str, Any], missing: str
 ) -> None:
     model, params = build(cell, **settings)
@@ -173,7 +173,7 @@ def test_the_content_of_the_padding_changes_no_bit(
 
 
 @pytest.mark.parametrize("cell", BIDIRECTIONAL)
-def test_the_second_direction_reads_each_sequence_from_its_end(cell: str) -> None:
+def test_the_backward_layer_reads_each_sequence_from_its_end(cell: str) -> None:
     model, params = build(cell, **BIDIRECTIONAL[cell])
     plain, _ = build(cell, **BIDIRECTIONAL[cell] | {"bidirectional": False})
     forward = np.where(PADDING[..., None], np.float32(0), INPUTS)
@@ -193,8 +193,8 @@ def test_the_second_direction_reads_each_sequence_from_its_end(cell: str) -> Non
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "both directions"])
-def test_a_layer_reads_the_sequences_of_the_layer_below(both: bool) -> None:
-    """In two directions, the backward states are in the order of the time steps."""
+def test_a_layer_reads_the_outputs_of_the_layer_below(both: bool) -> None:
+    """With two directions, backward outputs are in the order of the time steps."""
     model, params = build("rnn", num_layers=2, bidirectional=both, pooling="mean")
     prefixes = ["", BACKWARD] if both else [""]
     step = jax.jit(nn.SimpleCell(features=16).apply)
@@ -232,8 +232,8 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_chrono_draws_the_biases_of_two_gates() -> None:
-    """Forget gates that keep 1 to T - 1 windows, and the opposite input gates."""
+def test_chrono_initializes_the_biases_of_two_gates() -> None:
+    """Forget gates keep 1 to T - 1 windows; input gates have the opposite biases."""
     params = init(initializer="chrono", window=2, stride=2, num_layers=2)
     drawn = []
     for name in ("cell", "cell_1"):
@@ -257,8 +257,10 @@ def test_the_tutorial_initializer() -> None:
     assert 0.3 < params["head"]["bias"].std() < 2
 
 
-def test_a_seed_gives_the_initial_values_of_the_published_results() -> None:
-    """To rounding: libraries may compute a normal distribution's quantiles anew."""
+def test_initial_values_are_those_of_the_published_results() -> None:
+    """They agree up to rounding: the quantiles of the normal distribution depend on
+    library versions.
+    """
     params = init()
     for kernel, expected in (
         (params["head"]["kernel"], [0.17833638, 0.05387794, -0.03877558, -0.04409143]),

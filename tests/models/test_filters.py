@@ -1,4 +1,4 @@
-"""Random recurrent filters equal their formula, and thresholds lie between outputs."""
+"""Random recurrent filters equal their formula; thresholds lie between outputs."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ LENGTHS = np.array([40, 1, 7, 23, 39], np.int32)
 
 
 def params_of() -> dict[str, Any]:
-    """Drawn parameters with thresholds between the outputs for `INPUTS`."""
+    """Returns random parameters, with thresholds between the outputs for `INPUTS`."""
     init = jax.jit(BANK.init, static_argnames="every_step")
     variables = init(jax.random.key(0), jnp.asarray(INPUTS), None, every_step=False)
     params: dict[str, Any] = jax.device_get(variables["params"])
@@ -41,7 +41,7 @@ def outputs_of(params: Any, inputs: np.ndarray) -> np.ndarray:
     return np.asarray(outputs(jnp.asarray(inputs)))
 
 
-def test_an_impulse_gives_the_formula() -> None:
+def test_the_impulse_response_equals_the_formula() -> None:
     params = params_of()
     impulse = np.zeros((TIME, FEATURES, FEATURES), np.float32)
     impulse[0] = np.eye(FEATURES)  # one of a feature in each sequence
@@ -55,16 +55,16 @@ def test_an_impulse_gives_the_formula() -> None:
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, None])
-def test_shares_and_largest_outputs_are_those_of_the_time_steps_read(
+def test_ppv_and_maxima_are_over_the_time_steps_read(
     lengths: np.ndarray | None,
 ) -> None:
     params = params_of()
     outputs = outputs_of(params, INPUTS)
     is_above = outputs[:, :, None] > params["thresholds"]
     counts = is_above.cumsum(axis=0).reshape(TIME, BATCH, -1)
-    shares = counts / np.arange(1, TIME + 1)[:, None, None]
+    ppv = counts / np.arange(1, TIME + 1)[:, None, None]
     largest = np.maximum.accumulate(outputs).clip(min=0)  # 0 before the first time step
-    expected = np.concatenate([shares, largest], axis=2)
+    expected = np.concatenate([ppv, largest], axis=2)
 
     def apply(every_step: bool) -> np.ndarray:
         read = jax.jit(
@@ -78,8 +78,8 @@ def test_shares_and_largest_outputs_are_those_of_the_time_steps_read(
     np.testing.assert_allclose(apply(False), last, rtol=1e-5)
 
 
-def test_an_input_that_is_not_finite_is_not_hidden() -> None:
-    """Comparisons with thresholds would."""
+def test_a_nonfinite_input_makes_the_state_nonfinite() -> None:
+    """Comparisons with thresholds alone would hide it."""
     inputs = INPUTS.copy()
     inputs[3, 2, 1], inputs[5, 4, 0] = np.nan, np.inf
     apply = jax.jit(BANK.apply, static_argnames="every_step")
@@ -98,7 +98,7 @@ def test_time_constants_and_frequencies_are_within_their_ranges() -> None:
     assert (frequency <= highest * 1.001).all()
 
 
-def test_each_filter_adds_few_features() -> None:
+def test_each_filter_reads_few_features() -> None:
     features = 300
     draw = jax.jit(draw_weights, static_argnums=(1, 2))
     weights = np.asarray(draw(jax.random.key(0), features, 2000))
@@ -111,7 +111,7 @@ def test_each_filter_adds_few_features() -> None:
 
 
 def test_thresholds_are_quantiles_between_neighbouring_outputs() -> None:
-    """Of ties, peaks and heavy tails, also where they are dense beside the largest."""
+    """The outputs have ties, peaks and heavy tails, and are dense near the maximum."""
     generator = np.random.default_rng(0)
     outputs = generator.normal(size=(1000, 4)).astype(np.float32)
     outputs[:, 0] = outputs[:, 0].round(1)
@@ -126,11 +126,11 @@ def test_thresholds_are_quantiles_between_neighbouring_outputs() -> None:
         index = np.searchsorted(ordered, threshold)
         middle = (ordered[index - 1] + ordered[index]) / 2
         np.testing.assert_allclose(threshold, middle, rtol=1e-6, atol=1e-6)
-        shares = (column[:, None] < threshold).mean(axis=0)
-        np.testing.assert_allclose(shares, position, atol=0.05)
+        ranks = (column[:, None] < threshold).mean(axis=0)
+        np.testing.assert_allclose(ranks, position, atol=0.05)
 
 
-def test_no_output_is_above_the_threshold_of_equal_outputs() -> None:
+def test_equal_outputs_have_infinite_thresholds() -> None:
     positions = np.array([[0.0, 0.5]])
     outputs = np.array([[2, 1], [2, 3]], np.float32)
     assert choose_thresholds(outputs, positions).tolist() == [[np.inf, 2]]

@@ -1,4 +1,4 @@
-"""Recurrences that are linear in their state equal plain loops over time."""
+"""Residual layers with linear recurrences equal plain loops over time."""
 
 import functools
 from typing import Any
@@ -28,7 +28,7 @@ def initial_params() -> Any:
 
 
 def random_arrays() -> tuple[Any, np.ndarray]:
-    """Returns the initial parameters plus noise, so that no bias is 0, and inputs."""
+    """Returns inputs, and initial parameters plus noise, so that no bias is 0."""
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(TIME, BATCH, INPUTS))
     params = jax.tree.map(
@@ -41,7 +41,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def lru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
+def lru_time_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
     """Orvieto et al., 2023: h = lambda h + gamma B x; y = Re(C h) + D x."""
     eigenvalues = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
     real, imaginary = np.split(params["input"]["kernel"], 2)
@@ -54,7 +54,7 @@ def lru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
 
 
 def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
-    """The outputs for a sequence [time, inputs], in order of time and in float64."""
+    """Returns the outputs for one sequence, [time, inputs], by a loop in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     states = [np.zeros(FEATURES, complex)] * LAYERS
     outputs = []
@@ -66,7 +66,7 @@ def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
             normal = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
             normal = normal * layer["norm"]["scale"] + layer["norm"]["bias"]
             recurrence = layer["recurrence"]
-            states[index], y = lru_step(recurrence, states[index], normal)
+            states[index], y = lru_time_step(recurrence, states[index], normal)
             y = y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))) / 2
             glu = layer["glu"]["kernel"] @ y + layer["glu"]["bias"]
             value, gate = np.split(glu, 2)
@@ -83,7 +83,7 @@ def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
         pytest.param(True, 100, marks=pytest.mark.slow),
     ],
 )
-def test_every_form_equals_a_plain_loop(parallel: bool, block_size: int | None) -> None:
+def test_all_forms_equal_a_plain_loop(parallel: bool, block_size: int | None) -> None:
     params, inputs = random_arrays()
     layers = make_layers(parallel, block_size)
 
@@ -107,7 +107,7 @@ def test_eigenvalues_are_not_rounded_to_the_precision_of_products() -> None:
 
 
 def test_the_encoder_has_a_random_bias() -> None:
-    """Inputs of 0 would else be hidden states of 0, at which normalizations are steep.
+    """Without it, inputs of 0 give hidden states of 0, where normalization is steep.
 
     The black pixels of MNIST are such inputs.
     """

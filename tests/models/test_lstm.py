@@ -20,19 +20,19 @@ TIME, BATCH, FEATURES, HIDDEN = 6, 5, 3, 4
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Enables float64 in a test."""
+    """Enables float64 for a test."""
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
 
 
-def random_arrays(recurrence: ScannedCell) -> tuple[Any, np.ndarray]:
-    """Returns parameters and inputs of normal noise, in the type of the parameters."""
+def random_arrays(layer: ScannedCell) -> tuple[Any, np.ndarray]:
+    """Returns normal parameters and inputs of the parameters' type."""
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(TIME, BATCH, FEATURES))
-    cell: Any = recurrence.cell
+    cell: Any = layer.cell
     example = jnp.zeros(inputs.shape, cell.param_dtype)
-    init = functools.partial(recurrence.init, every_step=False)
+    init = functools.partial(layer.init, every_step=False)
     shapes = jax.eval_shape(init, jax.random.key(0), example, None)
     params = jax.tree.map(
         lambda leaf: (0.7 * generator.normal(size=leaf.shape)).astype(leaf.dtype),
@@ -41,22 +41,22 @@ def random_arrays(recurrence: ScannedCell) -> tuple[Any, np.ndarray]:
     return params, inputs.astype(cell.param_dtype)
 
 
-def loss(recurrence: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
-    """A scalar that depends on every hidden state, unevenly, and the states."""
-    found = recurrence.apply({"params": params}, inputs, None, every_step=every_step)
+def loss(layer: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
+    """Returns a scalar with different weights for all hidden states, and the states."""
+    found = layer.apply({"params": params}, inputs, None, every_step=every_step)
     hidden = jnp.asarray(found)
     return jnp.sum(jnp.sin(3 * hidden)), hidden
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def run(recurrence: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
-    """The loss, the hidden states, and the gradients by parameters and inputs."""
-    function = functools.partial(loss, recurrence, every_step)
+def run(layer: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
+    """Returns the loss, the hidden states, and the gradients."""
+    function = functools.partial(loss, layer, every_step)
     return jax.value_and_grad(function, (0, 1), has_aux=True)(params, inputs)
 
 
 def assert_close(one: Any, other: Any) -> None:
-    """Checks equality up to rounding of the largest number of each array."""
+    """Asserts equality up to rounding, relative to the largest value of each array."""
 
     def close(one: Any, other: Any) -> None:
         one, other = np.asarray(one), np.asarray(other)
@@ -78,10 +78,10 @@ def assert_close(one: Any, other: Any) -> None:
         pytest.param(FLOAT32, True, 100, marks=pytest.mark.slow),
     ],
 )
-def test_values_and_gradients_equal_those_of_flax(
+def test_values_and_gradients_equal_flax(
     dtype: Any, every_step: bool, unroll: int
 ) -> None:
-    """Also if several time steps, or all of them, are unrolled."""
+    """Several time steps, or all of them, can be unrolled."""
     ours = LSTM(LSTMCell(HIDDEN, param_dtype=dtype), unroll=unroll)
     flax = ScannedCell(nn.OptimizedLSTMCell(HIDDEN, param_dtype=dtype))
     arrays = random_arrays(flax)

@@ -1,4 +1,4 @@
-"""Plots of a report: each is drawn, and shows what its data say."""
+"""Plots of the report."""
 
 import io
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_a_plot_is_drawn_to_its_edges(name: str) -> None:
     assert min(half.mean() for half in halves) > 1
 
 
-def test_plots_shorten_names_and_read_no_mathematics_in_them(
+def test_plots_shorten_names_and_escape_mathtext(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [r"cost $\foo$", "_base", "walking_upstairs_1", 200 * "n"]

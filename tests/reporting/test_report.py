@@ -36,7 +36,7 @@ COMMAND = "rnnmnist report"
 
 @pytest.fixture(scope="module")
 def reported(once: Once, reference_run: Path, data_dir: Path) -> Path:
-    """A run with a report."""
+    """Returns a run with a report."""
 
     def report(folder: Path) -> None:
         workdir = trainer.copy_of(reference_run, folder / "run #1")
@@ -47,12 +47,12 @@ def reported(once: Once, reference_run: Path, data_dir: Path) -> Path:
 
 
 def text_of(page: Path) -> str:
-    """Returns the text of a page in one line, without its style."""
+    """Returns the text of a page in one line, without its style sheet."""
     body = page.read_text().partition("</style>")[2]
     return Markup(body).striptags()
 
 
-def test_a_report_has_plots_and_a_page_that_needs_no_network(
+def test_a_report_has_plots_and_a_self_contained_page(
     reported: Path, reference_run: Path
 ) -> None:
     names = {path.name for path in (reported / "report").iterdir()}
@@ -71,7 +71,7 @@ def test_a_report_has_plots_and_a_page_that_needs_no_network(
 def test_a_run_without_metrics_and_results_has_a_report(
     reference_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """As the shipped models and killed runs."""
+    """The shipped models and killed runs have no metrics."""
     workdir = trainer.copy_of(reference_run, tmp_path / "run")
     (workdir / "metrics.jsonl").unlink()
     shutil.rmtree(workdir / "evaluation")
@@ -102,7 +102,7 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
 
 
 class Predictor:
-    """A network whose predictions are given, int [networks, examples, time]."""
+    """A network with given predictions, int [ensemble, examples, time]."""
 
     task = SimpleNamespace(classes=("a", "b"))
     view = View()
@@ -120,7 +120,7 @@ class Predictor:
 def test_accuracy_over_time_by_hand(
     block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sequence counts up to its last time step, in whichever block it is read."""
+    """A sequence counts up to its last time step, whichever block contains it."""
     monkeypatch.setattr(pages, "BLOCK_BYTES", block_bytes)
     labels, lengths = np.array([1, 1], np.int32), np.array([2, 3], np.int32)
     examples = Examples(np.zeros((2, 4, 1)), lengths, labels=labels)
@@ -158,7 +158,7 @@ def test_errors_are_sorted_by_confidence() -> None:
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_network_without_errors_has_a_report_without_their_picture(
+def test_without_errors_a_report_has_no_picture_of_errors(
     reported: Path,
     data_dir: Path,
     tmp_path: Path,

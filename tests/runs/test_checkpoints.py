@@ -1,4 +1,4 @@
-"""Checkpoints: exact round trips, retention, selection and errors."""
+"""Checkpoints: exact round trips, kept steps, selection and errors."""
 
 import errno
 import json
@@ -51,7 +51,7 @@ LIKE = abstract_ensemble(abstract_params(model_of(CONFIG.model)), num_seeds=1)
 
 @pytest.fixture(scope="module")
 def state() -> TrainState:
-    """A training state of eight devices whose optimizer state is random."""
+    """Returns a training state on eight devices, with a random optimizer state."""
     state = create_state(CONFIG, Program.create(CONFIG, TASK, mesh_of(8)))
     generator = np.random.default_rng(1)
 
@@ -64,7 +64,7 @@ def state() -> TrainState:
 
 
 def validation_metrics(step: int, accuracy: float | None) -> StepMetrics | None:
-    """Metrics of a validation, None without an accuracy."""
+    """Returns the metrics of a validation; None without an accuracy."""
     if accuracy is None:
         return None
     return make_metrics(step, "validation", 100, [round(100 * accuracy)], [1.5])
@@ -84,9 +84,7 @@ def save(
         Record(workdir).save(header, *replicate(arrays, mesh_of(devices)))
 
 
-def test_a_state_without_an_average_is_restored(
-    tmp_path: Path, state: TrainState
-) -> None:
+def test_a_state_without_ema_is_restored(tmp_path: Path, state: TrainState) -> None:
     save(tmp_path, state, {5: 0.5})
     program = Program.create(CONFIG, TASK, mesh_of(1))
     found = restore_state(Record(tmp_path), CONFIG, program)
@@ -98,7 +96,7 @@ def test_a_state_without_an_average_is_restored(
 def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int
 ) -> None:
-    """The saved average is evaluated, and the trained parameters are restored."""
+    """`params` are the EMA, which is evaluated; the state has the trained weights."""
     config = CONFIG.replace({"train.ema_decay": 0.9})
     average = jax.tree.map(jnp.negative, state.params)
     averaged = state._replace(ema_params=average)
@@ -115,7 +113,7 @@ def test_restored_arrays_are_bitwise_equal(
 def test_the_newest_and_the_best_are_kept_across_a_restart(
     tmp_path: Path, state: TrainState
 ) -> None:
-    """A save between validations, as after a signal, is kept while it is the last."""
+    """A save between validations, as after a signal, is kept while it is the newest."""
     accuracies = {1: 0.1, 2: 0.9, 3: 0.9, 4: None}
     save(tmp_path, state, accuracies)
     assert list_steps(tmp_path) == [2, 3, 4]
@@ -150,10 +148,10 @@ def test_other_folders_and_files_are_ignored(tmp_path: Path, state: TrainState) 
         ["_CHECKPOINT_METADATA", "params/_METADATA", "state/_METADATA"],
     ],
 )
-def test_a_numbered_folder_of_the_user_is_refused(
+def test_a_foreign_folder_with_a_number_is_refused(
     two_steps: Path, tmp_path: Path, names: list[str]
 ) -> None:
-    """Before it moves a damaged step aside."""
+    """Nothing is moved aside before."""
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     (workdir / "2" / "header" / "metadata").write_text("damaged")
     (workdir / "7").mkdir()
@@ -195,10 +193,10 @@ def test_a_failed_save_leaves_the_earlier_steps(
     assert file_times(workdir) == before
 
 
-def test_a_step_that_is_deleted_while_it_is_read_is_no_damage(
+def test_a_step_deleted_during_a_read_is_not_damaged(
     two_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before its files are read, after that, and after they were compared."""
+    """The step is deleted before, during or after the comparison of its files."""
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     original = checkpoint_files.read_files
 
@@ -231,7 +229,7 @@ def test_a_damaged_step_is_moved_aside_and_replaces_an_earlier_one(
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory: pytest.TempPathFactory, state: TrainState) -> Path:
-    """A workdir with two steps, which no test changes."""
+    """Returns a workdir with two steps, which no test changes."""
     workdir = tmp_path_factory.mktemp("run")
     save(workdir, state, {1: 0.1, 2: 0.2})
     return workdir

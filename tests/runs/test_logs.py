@@ -1,4 +1,4 @@
-"""The lines of `metrics.jsonl`, and what follows from them."""
+"""The lines of `metrics.jsonl`, and the end of a run by patience."""
 
 import json
 import re
@@ -15,7 +15,7 @@ ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
 SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
 
 
-def test_the_fields_of_metrics() -> None:
+def test_a_line_has_the_documented_fields() -> None:
     content = SEVERAL.to_json()
     members = content.pop("members")
     line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
@@ -26,7 +26,7 @@ def test_the_fields_of_metrics() -> None:
     ]
 
 
-def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
+def test_invalid_lines_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert logs.read(tmp_path) == []
     one, several = json.dumps(ONE.to_json()), json.dumps(SEVERAL.to_json())
@@ -41,7 +41,7 @@ def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
 def test_patience_counts_validations_that_are_no_better(
     tmp_path: Path, patience: int, class_weight: str
 ) -> None:
-    """By the loss, and with class weights by the balanced accuracy."""
+    """The loss is compared, or with class weights the balanced accuracy."""
     settings = {"train.num_steps": 1000, "train.patience": patience}
     config = run_config(settings | {"train.class_weight": class_weight}).train
     lowest, waited = 9, 0

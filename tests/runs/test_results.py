@@ -1,4 +1,4 @@
-"""Result files: the fields that others read."""
+"""Result files: their documented fields."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def make_result(**fields: Any) -> Result:
     return Result(**common | fields)
 
 
-def test_a_file_has_the_scores_of_one_network() -> None:
+def test_a_file_of_one_network() -> None:
     result = make_result(members=(FIRST,), member_sha256=("of all",))
     assert result.path == Path("evaluation", "test-7.json")
     content = json.loads(json.dumps(msgspec.to_builtins(to_json(result))))
@@ -60,7 +60,7 @@ def test_a_file_has_the_scores_of_one_network() -> None:
     }
 
 
-def test_a_file_of_an_ensemble_has_the_scores_of_its_members() -> None:
+def test_a_file_of_an_ensemble_has_the_metrics_of_its_members() -> None:
     result = make_result(
         members=(FIRST, SECOND),
         ensemble=MEAN,
@@ -86,7 +86,7 @@ def test_a_file_of_an_ensemble_has_the_scores_of_its_members() -> None:
     assert [member["correct"] for member in members] == [5, 3]
 
 
-def test_a_result_on_other_data_has_their_hash_in_its_name() -> None:
+def test_the_file_name_of_a_result_on_other_data_has_their_hash() -> None:
     task = dataclasses.replace(TASK, sha256="of the data")
     result = make_result(members=(FIRST,), member_sha256=("of all",), task=task)
     assert result.path.name == "test-7-of the d.json"

@@ -1,4 +1,4 @@
-"""Which step of a run is the best one."""
+"""The selection of the best step."""
 
 from support import TASK, make_metrics, run_config
 
@@ -16,8 +16,8 @@ def header_of(
     return Header(step=step, config=config, task=TASK, metrics=metrics)
 
 
-def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() -> None:
-    """There are 90 examples of one class and 10 of the other."""
+def test_class_weights_select_by_balanced_accuracy() -> None:
+    """One class has 90 examples, the other 10."""
     for class_weight, best in (("none", 20), ("balanced", 10)):
         headers = [header_of(50, None, class_weight)]
         for step, (first, second) in {

@@ -1,4 +1,4 @@
-"""Folders are written whole or not at all."""
+"""Atomic writes of files and folders."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def write(path: Path, text: str, error: Exception | None = None) -> None:
             raise error
 
 
-def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder"
     with pytest.raises(ValueError, match="of the block"):
         write(path, "first", ValueError("of the block"))
@@ -35,7 +35,7 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_interrupt_between_the_renames_leaves_the_old_folder(
+def test_an_interrupt_between_the_renames_keeps_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "folder"
@@ -55,7 +55,7 @@ def test_an_interrupt_between_the_renames_leaves_the_old_folder(
     assert (path / "file").read_text() == "first"
 
 
-def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+def test_a_write_removes_the_leftovers_of_a_killed_write(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     write(path, "first")
     program = (
@@ -73,7 +73,7 @@ def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path: Path) -> No
     assert [file.name for file in path.iterdir()] == ["file"]
 
 
-def test_another_write_leaves_a_folder_that_is_being_written(tmp_path: Path) -> None:
+def test_a_write_keeps_the_unfinished_folder_of_another_process(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with write_folder(path) as folder:
         (folder / "file").write_text("first")
@@ -83,7 +83,7 @@ def test_another_write_leaves_a_folder_that_is_being_written(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_threads_that_write_a_file_leave_it_whole(tmp_path: Path) -> None:
+def test_concurrent_writes_leave_a_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.json"
     contents = [{"value": [number] * 2000} for number in range(4)]
 
@@ -97,10 +97,10 @@ def test_threads_that_write_a_file_leave_it_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_files_that_survive_a_power_cut(
+def test_files_survive_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are synced before they are renamed, and their folder afterwards."""
+    """Files are synced before the rename, and the folder after it."""
     synced = []
 
     def fsync(descriptor: int) -> None:

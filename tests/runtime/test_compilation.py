@@ -1,4 +1,4 @@
-"""The cache of compiled programs, and the seconds of their compilation."""
+"""The cache of compiled programs, and the measured compile time."""
 
 import concurrent.futures
 from pathlib import Path
@@ -11,7 +11,7 @@ from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cac
 
 
 def test_compile_seconds_are_counted_once() -> None:
-    """Also if several commands have run in one process; those of this thread."""
+    """Several commands have run in one process; other threads are not counted."""
     enable_compilation_cache()
     enable_compilation_cache()
     before = compile_seconds()
@@ -24,10 +24,10 @@ def test_compile_seconds_are_counted_once() -> None:
 
 
 @pytest.mark.slow
-def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
+def test_an_incomplete_cache_entry_is_compiled_again_without_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by another process, or by one that was killed while it wrote."""
+    """A process that was killed during a write leaves such an entry."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     program = (
         "import warnings, jax, pathlib\n"

@@ -1,4 +1,4 @@
-"""The choice of devices, and their division over seeds and batches."""
+"""The devices of a run, and their division over ensemble and batch."""
 
 import json
 
@@ -36,7 +36,7 @@ for cores, *arguments in json.loads(sys.argv[1]):
         (128, 4, 2, (2, 2)),
     ],
 )
-def test_seeds_are_sharded_before_the_batch(
+def test_the_ensemble_is_sharded_before_the_batch(
     batch_size: int, num_devices: int | None, num_seeds: int, shape: tuple[int, int]
 ) -> None:
     found = make_mesh(batch_size, num_devices, num_seeds)
@@ -52,7 +52,7 @@ def test_an_impossible_number_of_devices_is_refused(
         make_mesh(batch_size, num_devices, 1)
 
 
-def test_processes_have_equally_many_devices_or_are_refused(
+def test_processes_with_different_numbers_of_devices_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(devices, "process_count", lambda: 2)
@@ -65,7 +65,7 @@ def test_processes_have_equally_many_devices_or_are_refused(
 
 @pytest.mark.slow
 def test_the_cpu_is_split_before_jax_has_devices(environment: dict[str, str]) -> None:
-    """NPROC is the number of XLA's threads: one more for several seeds."""
+    """NPROC is the number of threads of XLA, which is one higher for several seeds."""
     more = str(5) if jax.__version_info__ < (0, 11) else None
     # Usable cores and the arguments of `make_mesh`; shape, devices and NPROC.
     cases = [

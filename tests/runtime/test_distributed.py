@@ -1,4 +1,4 @@
-"""Runs of several processes: agreement, faults, and output from process 0 alone."""
+"""Runs of several processes: agreement, faults, and output of process 0 only."""
 
 import signal
 import socket
@@ -23,7 +23,7 @@ SIX_DEVICES = "--config.execution.num_devices=6"
 
 @pytest.fixture(scope="session")
 def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
-    """The workdir of an undisturbed run of two processes."""
+    """Returns the workdir of an uninterrupted run of two processes."""
 
     def train(workdir: Path) -> None:
         run = trainer.Run(workdir, data_dir, environment)
@@ -40,7 +40,7 @@ def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
 def test_two_processes_reproduce_the_run_of_one(
     pair: Path, reference_run: Path
 ) -> None:
-    """The sum over two devices is the same to the last bit."""
+    """The sum over two devices is equal to the last bit."""
     trainer.assert_same_end(pair, reference_run)
 
 
@@ -97,7 +97,7 @@ FAILS = "if '--process_id=1' in sys.argv: loop.validate = fail\n"
 @pytest.mark.parametrize(
     "failure", [pytest.param(HANGS, marks=pytest.mark.exhaustive), BREAKS]
 )
-def test_a_process_that_hangs_or_fails_ends_the_others(
+def test_a_process_that_hangs_or_fails_stops_the_others(
     new_run: Run, failure: str
 ) -> None:
     program = HASTY + failure + FAILS + "command_line.run(train.main)\n"
@@ -115,7 +115,7 @@ def test_a_process_that_hangs_or_fails_ends_the_others(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
-def test_a_killed_process_ends_the_others_and_the_run_resumes(
+def test_a_killed_process_stops_the_others_and_the_run_resumes(
     new_run: Run, pair: Path, killed: int
 ) -> None:
     running = new_run.start_together(program=trainer.SLOW_SAVE)
@@ -128,7 +128,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
 
 
 def refusal(environment: dict[str, str], *argvs: list[str]) -> str:
-    """Returns the line with which the second process of a run is refused."""
+    """Returns the error line of the second process of a run."""
     first, second = trainer.outcomes(trainer.start_together(environment, argvs))
     assert first[0] not in (0, 2, 130, 143)
     assert second[0] == 2, second
@@ -137,7 +137,9 @@ def refusal(environment: dict[str, str], *argvs: list[str]) -> str:
 
 
 @pytest.mark.slow
-def test_different_settings_of_processes_are_one_line(new_run: Run) -> None:
+def test_processes_with_different_settings_are_refused_in_one_line(
+    new_run: Run,
+) -> None:
     """The path of a cell can differ."""
     cells = [new_run.workdir.parent / f"{name}.py" for name in "ab"]
     for path in cells:
@@ -163,7 +165,7 @@ def test_a_workdir_that_is_not_shared_is_refused(
 
 
 @pytest.mark.slow
-def test_missing_processes_are_one_line(
+def test_missing_processes_are_reported_in_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (
@@ -213,7 +215,7 @@ def test_invalid_process_coordinates_are_refused(
         distributed.initialize(address, number, index)
 
 
-def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -223,7 +225,7 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     assert f"cannot join {address} (OSError: " in error
 
 
-def test_a_run_goes_on_alone_if_a_cluster_cannot_be_detected(
+def test_a_run_continues_alone_if_no_cluster_is_detected(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "2")

@@ -1,4 +1,4 @@
-"""What the machine has."""
+"""The machine's memory."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rnnmnist.runtime import machine
 def test_main_memory_respects_the_limit_of_a_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without what this process uses."""
+    """The memory that this process uses is not available."""
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "none")
     whole = machine.main_memory()
     assert whole.total > whole.available > 0

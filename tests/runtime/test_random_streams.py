@@ -1,4 +1,4 @@
-"""Keys follow from the seed alone."""
+"""Random keys depend on the seed only."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from rnnmnist.runtime.random_streams import Stream, stream_key
 
 
 @pytest.mark.parametrize("seed", np.array([3, 2**32 - 1], np.uint32))
-def test_keys_are_those_of_jax_by_default(seed: np.uint32) -> None:
+def test_keys_equal_the_default_keys_of_jax(seed: np.uint32) -> None:
     expected = jax.random.fold_in(jax.random.key(seed), Stream.ORDER)
     others = {"jax_default_prng_impl": "unsafe_rbg", "jax_random_seed_offset": 7}
     with jax_settings(others):

@@ -1,4 +1,4 @@
-"""What signals do to a run, in this process or in one of its own."""
+"""The effect of signals on a run, in this process or in its own process."""
 
 import concurrent.futures
 import signal
@@ -28,8 +28,8 @@ def test_the_first_interrupt_is_raised_at_the_end(interrupts: list[int]) -> None
     assert interrupts == [signal.SIGINT]
 
 
-def test_an_interrupt_says_what_was_saved() -> None:
-    """An error stays what it is."""
+def test_an_interrupt_reports_the_saved_step() -> None:
+    """An error is raised unchanged."""
     with pytest.raises(KeyboardInterrupt, match="saved step 3"), stop_on_interrupt():
         raise StoppedError("saved step 3", 130)
     with pytest.raises(RunError, match="the disk is full"), stop_on_interrupt():
@@ -67,7 +67,7 @@ def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
     assert ended.stdout.split() == [str(int(number))]
 
 
-def test_a_signal_that_training_no_longer_sees_ends_a_command() -> None:
+def test_a_signal_after_the_training_stops_the_command() -> None:
     program = (
         "import os, signal, time\n"
         "from rnnmnist.runtime.signals import exit_on_signals, stop_on_signal\n"
@@ -83,7 +83,7 @@ def test_a_signal_that_training_no_longer_sees_ends_a_command() -> None:
 
 
 def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None:
-    """As of `COMMAND &` in a script."""
+    """A script with `COMMAND &` ignores interrupts of the command."""
     program = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"

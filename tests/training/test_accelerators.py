@@ -1,8 +1,7 @@
-"""All programs of a run compile for a TPU and a GPU, without having one.
+"""All programs of a run compile for TPUs and GPUs, on a machine without them.
 
-They need the compilers, which `tox run -e tpu`, `cuda` and `colab-tpu` install. The
-tests find errors of compilation, and look at what the devices send to each other.
-Nothing is executed.
+The compilers are installed by `tox run -e tpu`, `cuda` and `colab-tpu`. The tests find
+compilation errors, and check the communication between devices. Nothing is executed.
 """
 
 import math
@@ -89,7 +88,7 @@ IMAGE = (28, 28)
 
 @pytest.fixture(autouse=True)
 def no_cache() -> Iterator[None]:
-    """Turns off the compilation cache: programs without a device cannot be written."""
+    """Disables the compilation cache, which cannot write programs without a device."""
     name = "jax_enable_compilation_cache"
     before = jax.config.values[name]
     jax.config.update(name, False)
@@ -114,7 +113,7 @@ def find_devices(target: str) -> list[Any]:
 
 
 def sharded(tree: Any, specs: Any, mesh: Mesh) -> Any:
-    """Adds shardings to abstract arrays; each spec is that of a whole subtree."""
+    """Adds shardings to abstract arrays; each spec applies to a whole subtree."""
 
     def add(spec: jax.P, subtree: Any) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -124,9 +123,9 @@ def sharded(tree: Any, specs: Any, mesh: Mesh) -> Any:
 
 
 def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
-    """Compiles what a run on MNIST executes, with abstract arrays of its shapes.
+    """Compiles the programs of a run on MNIST for abstract arrays.
 
-    Checks the shardings of the training state, of its batches and of the logits.
+    Checks the shardings of the training state, the batches and the logits.
     """
     name, *overrides = settings.split()
     flags = [f"--config.{override}" for override in overrides]

@@ -1,4 +1,4 @@
-"""Runs whose recurrence is drawn and whose head is fitted in closed form."""
+"""Runs with random filters, whose head is fitted in closed form."""
 
 import errno
 import json
@@ -55,11 +55,11 @@ def filters_of(workdir: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on sequences of different lengths."""
+    """Returns a run on sequences of different lengths."""
     return fit(tmp_path_factory.mktemp("runs") / "run", lengths=LENGTHS)
 
 
-def test_a_run_is_one_update_which_leaving_one_out_validates(
+def test_a_run_is_one_update_with_leave_one_out_validation(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = logs.read(run)
@@ -81,7 +81,7 @@ def test_a_run_is_one_update_which_leaving_one_out_validates(
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_report_and_an_evaluation_are_of_left_out_predictions(
+def test_reports_and_evaluations_use_leave_one_out_predictions(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (line,) = logs.read(run)
@@ -110,8 +110,8 @@ def test_a_report_and_an_evaluation_are_of_left_out_predictions(
 
 
 @pytest.mark.slow
-def test_streams_and_batches_of_any_size_equal_the_whole(run: Path) -> None:
-    """Also for sequences that are longer than those of the training."""
+def test_streams_and_batches_of_any_size_predict_alike(run: Path) -> None:
+    """Some sequences are longer than all training sequences."""
     model = rnnmnist.load(run)
     inputs = np.concatenate([INPUTS, INPUTS[::-1]], axis=1)
     ends = np.array([50, 60, 3, 1, *[TIME] * 56])
@@ -130,10 +130,8 @@ def test_streams_and_batches_of_any_size_equal_the_whole(run: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["heavy tails", "spikes", "dead time"])
-def test_small_differences_are_read_beside_large_values(
-    kind: str, tmp_path: Path
-) -> None:
-    """By all programs alike, though rounding decides about dense outputs."""
+def test_small_deltas_are_read_next_to_large_values(kind: str, tmp_path: Path) -> None:
+    """All programs agree, although rounding decides comparisons of dense outputs."""
     generator = np.random.default_rng(0)
     slow_or_fast = np.arange(COUNT)[:, None] % 2
     times = np.arange(100)
@@ -159,15 +157,15 @@ def test_small_differences_are_read_beside_large_values(
         for value in values:
             state, found = model.step(state, [value])
         filters = state.carry.layer  # within `Deltas`
-        shares = filters.counts.ravel() / len(values)
-        np.testing.assert_allclose(shares, states[: len(shares)], rtol=1e-6)
+        ppv = filters.counts.ravel() / len(values)
+        np.testing.assert_allclose(ppv, states[: len(ppv)], rtol=1e-6)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     export = f"--workdir={run}", f"--output={tmp_path}", "--format=onnx"
     assert output_of(called("export", *export))
 
 
 @pytest.mark.slow
-def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
+def test_members_of_an_ensemble_are_the_draws_of_their_seeds(
     run: Path, tmp_path: Path
 ) -> None:
     other = fit(tmp_path / "other", lengths=LENGTHS, seed=1)
@@ -211,7 +209,7 @@ def test_several_processes_are_refused(
 
 
 @pytest.mark.slow
-def test_given_splits_are_evaluated(
+def test_user_defined_splits_are_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = np.array(["train", "validation", "test"])[np.arange(COUNT) // 3 % 3]
@@ -232,10 +230,10 @@ def test_given_splits_are_evaluated(
     assert result["num_parameters"] == 5 * 40 * 3 + 3
 
 
-def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
+def test_an_interrupted_run_is_repeated_by_the_same_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is noticed before the next network."""
+    """The run stops before the next member."""
     original = closed_form.fit_member
 
     def interrupt(*args: Any) -> Any:
@@ -253,12 +251,12 @@ def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
     assert list_steps(tmp_path / "run") == [LAST_STEP]
 
 
-def test_groups_are_left_out_as_a_whole(
+def test_whole_groups_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The label of a sequence follows from its group, which another one does not have.
+    """A sequence's label follows from its group, whose pattern no other group has.
 
-    In the order of the file, groups are mixed.
+    The file is not sorted by group.
     """
     groups = np.arange(COUNT) % 12
     labels = np.where(groups % 2, "odd", "even")
@@ -286,10 +284,10 @@ def test_groups_are_left_out_as_a_whole(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered")
-def test_an_accuracy_over_groups_is_never_stated_without_them(
+def test_an_accuracy_is_printed_with_the_number_of_groups(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the test split, too."""
+    """The test split has groups, too."""
     groups = np.arange(COUNT) // 6
     split = np.where(groups % 5, "train", "test")
     run = fit(tmp_path / "run", groups=groups, split=split, num_seeds=2)
@@ -314,7 +312,7 @@ def test_an_accuracy_over_groups_is_never_stated_without_them(
 def test_left_out_predictions_are_kept_for_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by a run that is killed after its checkpoint, and repeated."""
+    """A run that was killed after its checkpoint and repeated keeps them, too."""
     run = tmp_path / "run"
     labels = np.append(LABELS[:50], LABELS[49:59])  # the last ten are wrong
     settings: dict[str, Any] = {"labels": labels, "groups": np.arange(COUNT) % 7}
@@ -359,7 +357,7 @@ def test_left_out_predictions_are_kept_for_the_report(
 
 
 def test_equal_sequences_are_left_out_together(tmp_path: Path) -> None:
-    """So that sequences of noise that occur twice are not recognized."""
+    """Sequences of noise that occur twice are therefore not recognized."""
     noise = np.random.default_rng(0).normal(size=(COUNT, TIME))
     twice, labels = np.repeat(noise, 2, axis=0), np.repeat(LABELS, 2)
     run = fit(tmp_path / "run", inputs=twice, labels=labels)
@@ -374,7 +372,7 @@ def test_equal_sequences_are_left_out_together(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_equal_sequences_of_several_groups_are_counted() -> None:
+def test_equal_sequences_in_several_groups_are_counted() -> None:
     inputs = np.append(INPUTS, INPUTS[:7], axis=0)
     labels = np.append(LABELS, LABELS[:7])
     groups = np.append(np.arange(COUNT) % 6, np.arange(7))
@@ -386,8 +384,8 @@ def test_equal_sequences_of_several_groups_are_counted() -> None:
     ]
 
 
-def test_an_evaluation_counts_what_was_trained_on(tmp_path: Path) -> None:
-    """Of arrays in memory, of a file that has grown, and by a saved network."""
+def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
+    """Data are in memory, in a file that has grown, or of a saved network."""
     path = tmp_path / "data.npz"
     np.savez(path, inputs=INPUTS[:50], labels=LABELS[:50])
     flags = [f"--config.{name}={value}" for name, value in FLAGS.items()]
@@ -433,7 +431,7 @@ BAD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
-def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
+def test_degenerate_data_have_a_result(name: str, tmp_path: Path) -> None:
     with data_warnings() as messages:
         run = fit(tmp_path / "run", **BAD[name])
     model = rnnmnist.load(run)
@@ -449,7 +447,7 @@ def test_bad_data_have_a_result(name: str, tmp_path: Path) -> None:
     [{"groups": np.zeros(COUNT, int)}, {"inputs": np.ones((COUNT, TIME, 2))}],
     ids=["one group", "equal sequences"],
 )
-def test_sequences_that_are_all_left_out_together_are_refused(
+def test_equal_training_sequences_or_one_group_are_refused(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
     with data_warnings(), pytest.raises(UserError, match=r"^groups: all training"):

@@ -1,8 +1,8 @@
-"""Compiled training agrees with the same functions, run op by op in float64.
+"""Compiled training agrees with the same functions, executed op by op in float64.
 
-The reference has no fusion, no compiled loop and no collective, so the tests find
-programs that XLA compiles wrongly, but not faults that both sides share, such as one in
-the hand-written derivative of the LSTM.
+The reference has no fusion, no compiled loop and no collective. So the tests find
+programs that XLA compiles incorrectly, but no errors that both sides share, such as an
+error in the hand-written derivative of the LSTM.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ def test_two_updates_on_sequences(case: list[str]) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_updates_on_augmented_images() -> None:
-    """In float32, since `jax.random` draws other augmentation in float64."""
+    """The type is float32, since `jax.random` draws other numbers in float64."""
     config = fill_defaults(CONFIGS["best"], TASK)
     compare(config, TASK, random_examples(COUNT), 2, dtype=np.float32)
 
@@ -140,10 +140,10 @@ def compare(
 
 @contextlib.contextmanager
 def op_by_op(dtype: Any) -> Iterator[None]:
-    """Runs each operation of programs for one device on its own.
+    """Executes each operation of single-device programs separately.
 
-    Inside `shard_map`, `disable_jit` compiles loops as a whole. On one device, the
-    collectives are the identity, and nothing needs it.
+    Within `shard_map`, `disable_jit` compiles whole loops. On one device, collectives
+    are the identity, and `shard_map` is not needed.
     """
     jax.config.update("jax_enable_x64", dtype == np.float64)
     try:
@@ -167,7 +167,7 @@ def train(
     *,
     program: Program,
 ) -> list[Any]:
-    """Returns the losses and the gradients of two updates, of each network.
+    """Returns the losses and gradients of two updates for each member.
 
     The first moment of Adam is a weighted sum of both clipped gradients.
     """
@@ -186,8 +186,8 @@ def train(
 def assert_close(path: Any, found: np.ndarray, expected: np.ndarray) -> None:
     """Checks the largest error relative to the root mean square of an array.
 
-    It bounds the relative error in norm, which would hide a single wrong element. In
-    these cases, float32 op by op differs from float64 by up to 3e-4.
+    A relative error in norm would hide a single wrong element. In these cases, float32
+    op by op differs from float64 by up to 3e-4.
     """
     error, size = np.abs(found - expected).max(), np.sqrt(np.square(expected).mean())
     assert error <= 5e-4 * size, jax.tree_util.keystr(path)

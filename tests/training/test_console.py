@@ -1,4 +1,4 @@
-"""The lines that a training run prints."""
+"""The printed lines of a training run."""
 
 import errno
 import io
@@ -31,13 +31,15 @@ def test_the_time_left_follows_from_the_speed(
     )
 
 
-def test_names_cannot_change_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_names_are_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     progress = Progress(run_config({}).train, TASK, verbose=True)
     progress.write("a group \x1b]0;title\x07\nthe next line")
     assert capsys.readouterr().out == "a group \\x1b]0;title\\x07\nthe next line\n"
 
 
-def test_a_long_tail_of_lengths_is_named() -> None:
+def test_a_long_tail_of_lengths_is_reported() -> None:
     inputs = np.random.default_rng(0).normal(size=(40, 31, 1))
     labels, lengths = np.arange(40) % 2, np.full(40, 10)
     for longest in (30, 31):
@@ -53,7 +55,7 @@ def raise_full(text: str) -> int:
 
 
 @pytest.mark.parametrize("output", ["full", "closed", "ascii"])
-def test_an_output_that_cannot_be_written_is_warned_of_once(
+def test_a_closed_output_is_one_warning(
     output: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -70,8 +72,8 @@ def test_an_output_that_cannot_be_written_is_warned_of_once(
     assert record.message.startswith("standard output cannot be written (")
 
 
-def test_a_function_leaves_the_descriptors_of_its_caller_alone() -> None:
-    """The program is in a pipeline as `python program.py | head -1`."""
+def test_fit_keeps_the_file_descriptors_of_the_process() -> None:
+    """The program runs as `python program.py | head -1`."""
     program = (
         "import os, sys, numpy as np, rnnmnist\n"
         "before = os.fstat(1)\n"
@@ -92,10 +94,10 @@ def test_a_function_leaves_the_descriptors_of_its_caller_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["closed", "full", "without a reader"])
-def test_a_training_goes_on_when_its_output_cannot_be_written(
+def test_training_continues_when_its_output_is_closed(
     output: str, tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
-    """As with `| head -1`. A line on standard error says so, and the exit code is 0."""
+    """With `| head -1`, standard error has one warning, and the exit code is 0."""
     labels = np.arange(40) % 2
     np.savez(tmp_path / "eye.npz", inputs=np.eye(40), labels=labels)
     command = [sys.executable, "-m", "rnnmnist.main", "--config=files"]

@@ -1,4 +1,4 @@
-"""Dropout: its masks, and runs that depend on seed and step alone."""
+"""Dropout: its masks, and runs that depend on seed and step only."""
 
 import functools
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def config_of(cell: str, **settings: Any) -> RunConfig:
 
 
 def train(config: RunConfig, devices: int, cuts: Sequence[int] = (STEPS,)) -> list[Any]:
-    """Returns the networks after `STEPS` updates, in calls that end with the cuts."""
+    """Returns the members after `STEPS` updates, in calls that end at the cuts."""
     mesh = mesh_of(devices)
     program = Program.create(config, TASK, mesh)
     chunk = chunk_of(batches_of(EXAMPLES, config, mesh), 0)
@@ -84,8 +84,8 @@ def train(config: RunConfig, devices: int, cuts: Sequence[int] = (STEPS,)) -> li
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("cell", NETWORKS)
-def test_masks_follow_from_the_seed_and_the_step(cell: str) -> None:
-    """Not from the calls, the devices or the other seeds."""
+def test_masks_depend_on_the_seed_and_the_step_only(cell: str) -> None:
+    """The calls, the devices and the other seeds do not change them."""
     config = config_of(cell)
     (expected,) = train(config, 1)
     (resumed,) = train(config, 1, (3, STEPS))
@@ -106,10 +106,10 @@ def test_masks_follow_from_the_seed_and_the_step(cell: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("cell", NETWORKS)
-def test_a_run_that_stops_and_resumes_has_the_same_end(
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
     cell: str, tmp_path: Path
 ) -> None:
-    """By its files, after its first validation."""
+    """The run stops after its first validation."""
     settings = SMALL | {"cell": cell, "num_layers": 2, "dropout": RATE}
     settings["split"] = ["train"] * 30 + ["validation"] * 10
     hashes = []
@@ -130,7 +130,7 @@ def test_a_run_that_stops_and_resumes_has_the_same_end(
 
 
 def test_a_mask_keeps_the_mean() -> None:
-    """Masks of examples, time steps, units and layers are independent."""
+    """Masks are independent over examples, time steps, units and layers."""
     keys = jax.random.split(jax.random.key(0), 30)
     dropout = Dropout(RATE, keys)
     drawn = [dropout.draw_mask(name, (20, 40)) for name in ("a", "b")]

@@ -1,4 +1,4 @@
-"""Ensembles of seeds: each network equals that of a run with its seed alone."""
+"""Ensembles: each member equals the network of a run with its seed alone."""
 
 import functools
 import re
@@ -56,11 +56,11 @@ CONFIG = run_config(
         "data.max_shift": 1,
     }
 )
-NETWORKS = CONFIG.replace({"num_seeds": SEEDS})
+ENSEMBLE_CONFIG = CONFIG.replace({"num_seeds": SEEDS})
 
 
 class Way(NamedTuple):
-    """A grid of devices, and whether each computes its networks together."""
+    """A grid of devices, and whether each device computes its members together."""
 
     mesh: Mesh
     together: bool
@@ -71,7 +71,7 @@ class Way(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Networks after a few steps."""
+    """Members after a few steps."""
 
     program: Program
     state: TrainState
@@ -79,7 +79,7 @@ class Trained(NamedTuple):
     metrics: HostMetrics  # on the host, of all updates of the chunk
 
     def members(self) -> list[Any]:
-        """The parameters, their averages and the optimizer's state of each network."""
+        """Returns each member's parameters, EMA and optimizer state."""
         trees = self.state.params, self.state.ema_params, self.state.opt_state
         return split_ensemble(jax.device_get(trees))
 
@@ -112,17 +112,17 @@ def singles() -> list[Trained]:
     ids=str,
 )
 def way(request: pytest.FixtureRequest) -> Way:
-    """As on an accelerator or on a CPU."""
+    """Returns the way of an accelerator or of a CPU."""
     seeds, batch, together = request.param
     return Way(mesh_of(seeds * batch, seeds), together)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_each_network_equals_that_of_its_seed_alone(
+def test_each_member_equals_the_run_of_its_seed(
     singles: list[Trained], way: Way
 ) -> None:
-    trained = train(NETWORKS, way)
+    trained = train(ENSEMBLE_CONFIG, way)
     close = functools.partial(np.testing.assert_allclose, atol=2e-4)
     for index, network in enumerate(trained.members()):
         alone = singles[index]
@@ -135,12 +135,12 @@ def test_each_network_equals_that_of_its_seed_alone(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_nonfinite_network_is_identified(way: Way) -> None:
-    """The other networks of the ensemble stay finite."""
-    trained = train(NETWORKS, way, 3)
+def test_a_nonfinite_member_is_identified(way: Way) -> None:
+    """The other members stay finite."""
+    trained = train(ENSEMBLE_CONFIG, way, 3)
     # Not in the averages, which are evaluated.
     state = trained.state._replace(params=poison(trained.state.params, 2))
-    learning_rates = learning_rates_of(trained.chunk, NETWORKS)
+    learning_rates = learning_rates_of(trained.chunk, ENSEMBLE_CONFIG)
     first, end = jnp.int32(3), jnp.int32(9)
     _, metrics = train_chunk(
         state, trained.chunk, learning_rates, first, end, program=trained.program
@@ -149,13 +149,13 @@ def test_a_nonfinite_network_is_identified(way: Way) -> None:
     expected = np.ones((SEEDS, len(learning_rates)), bool)
     expected[2, 3:9] = False
     np.testing.assert_array_equal(find_finite(found), expected)
-    error = nonfinite_error(NETWORKS, found, 3, 3)
-    assert f"step 4 is not finite: for seed {NETWORKS.seeds[2]}," in str(error)
+    error = nonfinite_error(ENSEMBLE_CONFIG, found, 3, 3)
+    assert f"step 4 is not finite: for seed {ENSEMBLE_CONFIG.seeds[2]}," in str(error)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run of two seeds."""
+    """Returns the workdir of a run with two seeds."""
     return fit_small(tmp_path_factory.mktemp("ensemble") / "run", **ENSEMBLE)
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_has_a_leading_ensemble_axis(run: Path) -> None:
     assert {len(leaf) for _, leaf in leaves_by_path(params)} == {2}
 
 
-def test_parameters_have_flaxs_names() -> None:
+def test_parameters_have_the_names_of_flax() -> None:
     carry, row = (jnp.zeros((1, 16)),) * 2, jnp.zeros((1, 28))
     cell = nn.OptimizedLSTMCell(16)
     variables = jax.eval_shape(cell.init, jax.random.key(0), carry, row)
@@ -176,10 +176,10 @@ def test_parameters_have_flaxs_names() -> None:
     assert {name: leaf.shape for name, leaf in leaves_by_path(params)} == expected
 
 
-def test_an_ensemble_resumes_bit_for_bit_with_as_many_seeds(
+def test_an_ensemble_resumes_bit_for_bit(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its summary has the spread over seeds, and the score of the ensemble."""
+    """The summary has the spread over members and the accuracy of the ensemble."""
     copied = trainer.copy_of(run, tmp_path / "run")
     trainer.cut_back(copied, 10)
     fit_small(copied, **ENSEMBLE | {"verbose": True})
@@ -197,7 +197,7 @@ def test_an_ensemble_resumes_bit_for_bit_with_as_many_seeds(
 
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("fast_programs")
-def test_two_processes_train_a_seed_each(
+def test_two_processes_train_one_member_each(
     unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     two = ("--config.num_seeds=2", "--config.execution.num_devices=2")

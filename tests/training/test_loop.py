@@ -1,4 +1,4 @@
-"""The training loop: its events, its transfers and its final evaluation."""
+"""The training loop: its log, transfers and final evaluation."""
 
 import errno
 import json
@@ -53,7 +53,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
         train(small, tmp_path / "run")
 
 
-def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
+def test_a_failed_read_on_the_host_stops_the_run_and_its_thread(
     small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = set[threading.Thread]()
@@ -73,7 +73,7 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
     assert not thread.is_alive()
 
 
-def test_a_log_line_has_the_mean_of_everything_that_updates_report() -> None:
+def test_a_log_line_has_the_means_of_all_metrics_of_updates() -> None:
     config = run_config({"num_seeds": 2, "train.batch_size": 3})
     metrics = {
         "loss": np.array([[2, 0], [4, 2]], np.float32),

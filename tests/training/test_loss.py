@@ -1,4 +1,4 @@
-"""The training loss of sequences of different lengths."""
+"""The training loss of sequences with different lengths."""
 
 import functools
 from typing import Any
@@ -38,7 +38,7 @@ def loss_by_hand(
     weights: jax.Array,
     class_weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums of losses weighted by time: weighted by class, and not."""
+    """Returns the sums of time-weighted losses, with and without class weights."""
     targets = (1 - SMOOTHING) * jax.nn.one_hot(labels, CLASSES) + SMOOTHING / CLASSES
     losses = -(jax.nn.log_softmax(logits_of(model, params)) * targets[:, None]).sum(-1)
     found = (losses * weights).sum(-1)
@@ -54,10 +54,10 @@ def loss_by_hand(
         pytest.param(False, False, marks=pytest.mark.slow),
     ],
 )
-def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
+def test_the_loss_of_a_batch_equals_the_loss_of_truncated_sequences(
     padded: bool, every_step: bool
 ) -> None:
-    """Of each, a weighted mean over its time or the loss at its end; their slope."""
+    """The loss is at the last time step or a weighted mean; gradients agree, too."""
     model = model_of(ModelConfig(hidden_size=8), task_of(STEPS, 3, CLASSES))
     params = random_params(model)
     lengths = LENGTHS if padded else np.full(20, STEPS)

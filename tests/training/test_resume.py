@@ -1,4 +1,4 @@
-"""With which settings a run resumes."""
+"""The settings with which a run can resume."""
 
 import pytest
 from support import TASK, run_config
@@ -13,7 +13,7 @@ HALF = Header(step=15, config=CONFIG, task=TASK, metrics=None)
 COMPLETE = Header(step=30, config=CONFIG, task=TASK, metrics=None)
 
 
-def test_some_settings_can_change_with_a_warning_where_the_result_differs() -> None:
+def test_a_changed_setting_is_a_warning_if_the_result_differs() -> None:
     changes = {"data.data_dir": "/somewhere", "train.num_steps": 1000}
     changes |= {"train.log_every_steps": 3, "train.patience": 5}
     changed = CONFIG.replace(changes)
@@ -43,7 +43,7 @@ def test_a_setting_of_another_run_is_refused_with_both_values(
     assert shown in str(error.value)
 
 
-def test_a_complete_run_may_go_on_with_other_settings() -> None:
+def test_a_complete_run_can_be_continued_with_other_settings() -> None:
     changes = {"train.learning_rate": 0.5, "train.num_steps": 1000}
     assert check_resume(CONFIG, COMPLETE, Record()) is not None
     assert check_resume(CONFIG.replace(changes), COMPLETE, Record()) is None

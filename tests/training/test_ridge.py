@@ -1,4 +1,4 @@
-"""Ridge regression equals its definition, for each example with and without it."""
+"""Ridge regression equals its definition, with each example and without it."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ SIZES = {"few examples": (30, 50), "many examples": (60, 20)}
 
 
 def make_data(size: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features with a constant and equal rows, labels, and weights."""
+    """Returns features with a constant column and equal rows, labels, and weights."""
     examples, number = SIZES[size]
     generator = np.random.default_rng(0)
     labels = generator.integers(0, CLASSES, examples)
@@ -38,7 +38,7 @@ def fit(
 def scale_of(
     features: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The weighted means, and the inverse deviations, 0 of constants."""
+    """Returns weighted means and inverse standard deviations, 0 for constants."""
     values = features.astype(float)
     mean = np.average(values, axis=0, weights=weights)
     std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
@@ -48,7 +48,7 @@ def scale_of(
 def solve(
     inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Solves the normal equations, in which the offset is a column of ones."""
+    """Solves the normal equations, with a column of ones for the offset."""
     columns = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
     penalty = np.diag([0.4] * inputs.shape[1] + [0])
     targets = 2 * np.eye(CLASSES)[labels] - 1
@@ -70,7 +70,7 @@ def test_the_head_solves_the_normal_equations(size: str) -> None:
 
 @pytest.mark.parametrize("group_size", [None, 1, 2, 7, 14])
 @pytest.mark.parametrize("size", SIZES)
-def test_left_out_logits_are_those_of_fits_without_an_example_or_its_group(
+def test_left_out_logits_equal_fits_without_the_example_or_its_group(
     size: str, group_size: int | None
 ) -> None:
     features, labels, weights = make_data(size)
@@ -111,7 +111,7 @@ def test_features_of_any_scale_give_the_same_head(size: str, scale: float) -> No
     np.testing.assert_allclose(found.kernel * scale, expected.kernel, atol=1e-5)
 
 
-def test_alpha_has_the_least_error_of_those_left_out() -> None:
+def test_alpha_has_the_least_leave_one_out_error() -> None:
     features, labels, weights = make_data("few examples")
     targets = 2 * np.eye(CLASSES)[labels] - 1
     alphas = np.logspace(-4, 4, 17)

@@ -1,4 +1,4 @@
-"""Runs on few sequences, of which none or none but a few are held out."""
+"""Runs on few sequences, with few or no held-out sequences."""
 
 import errno
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs that several tests read; the first `fit` trains each."""
+    """Returns a folder of runs that several tests read; the first `fit` trains each."""
     return tmp_path_factory.mktemp("runs")
 
 
@@ -78,7 +78,7 @@ def test_a_run_without_validation(
 
 
 @pytest.mark.slow
-def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
+def test_balanced_weights_equal_the_same_weights_as_a_mapping(tmp_path: Path) -> None:
     plain = {"label_smoothing": 0.0}  # so that results have the losses of the log
     weights = {"no": 60 / 2 / 40, "yes": 60 / 2 / 20}
     balanced = fit(tmp_path / "a", class_weight="balanced", **plain)
@@ -104,13 +104,13 @@ ENDING: dict[str, Any] = {"num_steps": 200, "learning_rate": 0.02, "patience": 3
 
 @pytest.fixture(scope="module")
 def stopped(runs: Path) -> Path:
-    """A run whose validation loss soon rises."""
+    """Returns a run whose validation loss soon rises."""
     return fit(runs / "run", **ENDING)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered")
-def test_a_stopped_run_says_why_and_is_complete(
+def test_a_run_that_stopped_early_is_complete_and_says_why(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = list_steps(stopped)[-1]
@@ -133,12 +133,12 @@ def test_a_callback_is_a_function(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_callback_gets_each_validation_and_ends_the_run(
+def test_a_callback_gets_each_validation_and_can_stop_the_run(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It can use jax. What it raises leaves a run that resumes.
+    """The callback can use jax. After an exception, the run can be resumed.
 
-    An error on a file is one line, as the errors on files of the run are.
+    An `OSError` is reported in one line, like the file errors of the run.
     """
     run, seen = tmp_path / "run", list[StepMetrics]()
     for error in (ValueError("no"), OSError(errno.ENOSPC, "full", "elsewhere")):

@@ -1,6 +1,6 @@
 """The training step: one program, reproducible bits, no non-finite updates.
 
-Tests share two configurations, and compile one of them, for one device and eight.
+The tests share two configurations, and compile one of them for one and eight devices.
 """
 
 import functools
@@ -55,12 +55,12 @@ EXAMPLES = random_examples(24)  # epochs end within batches
 
 @pytest.fixture(autouse=True)
 def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most calls of `train_to` take several chunks, or begin within one."""
+    """Shortens chunks, so that most calls need several chunks or start within one."""
     monkeypatch.setattr(placement, "CHUNK_UPDATES", 4)
 
 
 class Training:
-    """A run, and its state after the updates so far."""
+    """A run, and its state after some updates."""
 
     def __init__(self, config: RunConfig, mesh: Mesh) -> None:
         self.config = config
@@ -90,7 +90,7 @@ class Training:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_one_program_serves_every_length() -> None:
+def test_one_program_serves_all_numbers_of_updates() -> None:
     enable_compilation_cache()  # from now on, the seconds are counted
     training = Training(AVERAGED, mesh_of(8))
     training.advance(1)
@@ -121,7 +121,7 @@ def test_runs_that_differ_in_learning_rates_and_class_weights_share_a_program() 
 
 @pytest.mark.slow
 def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement() -> None:
-    """There are metrics of each update."""
+    """The metrics of all updates are equal, too."""
     hashes, correct, losses, mesh = set(), set(), [], mesh_of(8)
     for place, cuts in (
         ("device", [12]),
@@ -152,7 +152,7 @@ def test_devices_agree_to_rounding() -> None:
     jax.tree.map(close, alone.state.params, together.state.params)
 
 
-def test_the_chunk_of_a_nonfinite_update_is_the_last_one() -> None:
+def test_no_chunk_follows_a_nonfinite_update() -> None:
     training = Training(AVERAGED, mesh_of(8))
     assert find_finite(training.advance(8)).all()
     training.state = training.state._replace(params=poison(training.state.params, 0))
@@ -168,8 +168,8 @@ def test_the_program_has_no_host_transfers_and_one_all_reduce() -> None:
     assert text.count("stablehlo.all_reduce") == 1
 
 
-def test_an_accelerator_has_no_loops_over_rows_and_seeds() -> None:
-    """Lowered for it here."""
+def test_programs_for_accelerators_have_no_loops_over_time_and_members() -> None:
+    """The program is lowered for a platform that this machine does not have."""
     config = CONFIG.replace(
         {
             "num_seeds": 3,
@@ -183,7 +183,7 @@ def test_an_accelerator_has_no_loops_over_rows_and_seeds() -> None:
 
 
 def test_no_product_has_a_lower_precision_than_set() -> None:
-    """Those of augmentation and of a loss after every time step included."""
+    """The products of image augmentation and of a loss over time are included."""
     changes = {
         "execution.precision": "float32",
         "train.loss": "every_step",
@@ -201,7 +201,7 @@ def lowered_for(
     execution: Execution | None = None,
     mesh: Mesh | None = None,
 ) -> str:
-    """The training program, lowered for a platform that need not be present."""
+    """Returns the training program, lowered for a platform that can be absent."""
     program = Program.create(config, TASK, mesh or mesh_of(1), execution)
     chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
     abstract = abstract_state(config, program)
@@ -214,11 +214,11 @@ def lowered_for(
 
 
 def precisions(text: str) -> list[str]:
-    """The precision of every product of a program."""
+    """Returns the precision of each matrix product of a program."""
     return re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
 
 
-def test_the_metrics_of_an_update_are_of_the_parameters_before_it() -> None:
+def test_the_metrics_of_an_update_use_the_parameters_before_it() -> None:
     training = Training(AVERAGED, mesh_of(8))
     objective = jax.jit(training.program.objective)
     source = batches_of(EXAMPLES, AVERAGED, mesh_of(1))
@@ -233,7 +233,7 @@ def test_the_metrics_of_an_update_are_of_the_parameters_before_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_averaging_does_not_change_the_trained_weights() -> None:
+def test_ema_does_not_change_the_trained_weights() -> None:
     plain = Training(CONFIG, mesh_of(1))
     averaging = Training(CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1))
     # Copied, since the next update reuses the memory of the state.
@@ -266,7 +266,7 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
 def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     cell: str, spared: set[str]
 ) -> None:
-    """An update without a gradient shrinks the other weights in proportion."""
+    """An update without a gradient shrinks all other weights in proportion."""
     settings = {"model.cell": cell, "model.hidden_size": 4, "train.weight_decay": 0.5}
     settings |= {"model.bidirectional": True}
     settings |= {"model.num_layers": 2 if cell == "lru" else 1}
@@ -294,8 +294,8 @@ OPTIMIZERS: dict[str, Any] = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_of_optax_updates_as_in_a_plain_loop(name: str) -> None:
-    """Two updates, with the layers of LAMB."""
+def test_an_optax_optimizer_updates_as_in_a_plain_loop(name: str) -> None:
+    """The test runs two updates of LAMB, which has a norm for each layer."""
     optimizer = OPTIMIZERS[name]
     settings = {"train.clip_norm": 0, "train.optimizer": name, "data.max_shift": 0}
     config = import_functions(CONFIG.replace(settings))

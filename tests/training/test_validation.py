@@ -1,4 +1,4 @@
-"""Validations compute metrics, and fit the temperature."""
+"""Validation: its metrics, and the fitted temperature."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def run_of_one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "num_seeds", [1, pytest.param(2, marks=pytest.mark.exhaustive)]
 )
-def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
+def test_the_temperature_has_the_least_validation_loss(
     run_of_one_seed: Path, tmp_path: Path, num_seeds: int
 ) -> None:
     workdir = run_of_one_seed
@@ -65,8 +65,8 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
         examples = to_inputs(sequences, run.task, data)
         labels = LABELS[split == SPLIT]
         logits = network.logits(examples)
-        scores = compute_ensemble_metrics(logits, labels, temperature=temperature)
-        found = (scores.ensemble or scores).loss
+        metrics = compute_ensemble_metrics(logits, labels, temperature=temperature)
+        found = (metrics.ensemble or metrics).loss
         probabilities = model.classify(INPUTS[split == SPLIT])
         if temperature == model.temperature:
             of_labels = probabilities[np.arange(len(labels)), labels]
@@ -85,8 +85,8 @@ def test_what_a_run_gives_has_the_least_loss_on_the_validation_split(
 
 
 @pytest.mark.slow
-def test_metrics_are_of_logits_at_temperature_1(run_of_one_seed: Path) -> None:
-    """The loss of an evaluation of the validation split says that it is too low."""
+def test_logged_metrics_are_at_temperature_1(run_of_one_seed: Path) -> None:
+    """An evaluation of the validation split says that its loss is slightly too low."""
     workdir = run_of_one_seed
     header = Record(workdir).select("best")
     (line,) = (
@@ -109,8 +109,8 @@ def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 1.0 * (logits.argmax(axis=-1) != labels)
 
 
-def test_a_metric_is_logged_by_training_and_validation(tmp_path: Path) -> None:
-    """Of each network, under its name."""
+def test_training_and_validation_log_a_user_defined_metric(tmp_path: Path) -> None:
+    """Each member has a value, under the name of the metric."""
     settings = {"num_steps": 4, "eval_every_steps": 2, "num_seeds": 2}
     workdir = fit(tmp_path / "run", metrics=error_rate, **settings)
     lines = logs.read(workdir)
