@@ -113,9 +113,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "other_folds": fold_tables.other_folds,
         "earliness": fold_tables.earliness,
     },
-    "docs/tutorial_gradients.md": {
-        "cells": partial(table, results.CELLS, "cell", "parameters", TEST)
-    },
 }
 PLOTS: dict[str, Callable[[], bytes]] = {
     "docs/ablation.png": result_tables.ablation_picture,

@@ -74,10 +74,7 @@ def seconds(result: dict[str, Any]) -> str:
 COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
     "result file": lambda row, _: f"`{row.name}`",
-    **dict.fromkeys(
-        ("cell", "recurrence", "change"),
-        lambda row, _: row.label,
-    ),
+    **dict.fromkeys(("recurrence", "change"), lambda row, _: row.label),
     "data": lambda row, _: HEADLINE[row.name][0],
     "recipe": lambda row, _: HEADLINE[row.name][1],
     "data set": lambda _, result: result["dataset"],
