@@ -1,6 +1,7 @@
 # Plots of the tutorial
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import numpy as np
 
 
 def plot_units(chosen, states, labels):
@@ -40,4 +41,29 @@ def plot_by_row(curves, rows, state):
     right.set_xlabel(f"{title}\nrelative to the last row")
     right.grid(alpha=0.4)
     right.legend(loc="lower left", fontsize=8)
+    plt.show()
+
+
+def plot_errors(errors):
+    """Plots the errors of three networks by digit, for validation and test images."""
+    _, axes = plt.subplots(figsize=(5.5, 3))
+    for shift, name in ((-0.2, "validation"), (0.2, "test")):
+        by_digit = errors[name].reshape(3, 10, 50).sum(axis=(0, 2))
+        axes.bar(np.arange(10) + shift, by_digit, width=0.4, label=name)
+    axes.set_xticks(range(10))
+    axes.set_xlabel("digit")
+    axes.set_ylabel("errors of three networks")
+    axes.legend()
+    plt.show()
+
+
+def plot_images(images, is_framed):
+    """Plots 50 images, some of them in a red frame."""
+    _, grid = plt.subplots(5, 10, figsize=(6.5, 3.4), layout="constrained")
+    for number, axes in enumerate(grid.flat):
+        axes.imshow(images[number], cmap="gray")
+        axes.set(xticks=[], yticks=[])
+        if is_framed[number]:
+            for side in axes.spines.values():
+                side.set(color="red", linewidth=3)
     plt.show()
