@@ -281,32 +281,29 @@ def accuracies() -> str:
         name: tuple(size for size in sizes if size in SHOWN)
         for name, sizes in SIZES.items()
     }
-    return compare(shown)
-
-
-def two_valued() -> str:
-    """Returns the same table for the sets whose features have two values.
-
-    The last rows are means over the sets.
-    """
-    differences: dict[str, list[np.ndarray]] = {}
-    for (_, size), filters, trained in percents(TWO_VALUED_SIZES):
-        differences.setdefault(size, []).append(trained - filters)
-    means = [
-        f"| mean | {size} | | | {format_difference(np.mean(of_sets, axis=0))} |\n"
-        for size, of_sets in differences.items()
-    ]
-    return compare(TWO_VALUED_SIZES) + "".join(means)
-
-
-def compare(sizes_of_sets: Mapping[str, tuple[int, ...]]) -> str:
-    """Returns a table that compares filters with trained networks."""
     lines = []
-    for row, filters, trained in percents(sizes_of_sets):
+    for row, filters, trained in percents(shown):
         cells = [f"{one.mean():.1f}" for one in (filters, trained)]
         lines.append([*row, *cells, format_difference(trained - filters)])
     header = ("sequences", "for training", "filters", "trained", "trained - filters")
     return page_tables.table(header, lines)
+
+
+def two_valued() -> str:
+    """Returns the table of differences for sets whose features have two values.
+
+    A column is a number of training sequences. The last row is the mean over the sets.
+    """
+    differences: dict[str, list[np.ndarray]] = {}
+    for (title, _), filters, trained in percents(TWO_VALUED_SIZES):
+        differences.setdefault(title, []).append(trained - filters)
+    differences["mean"] = list(np.mean([*differences.values()], axis=0))
+    lines = [
+        [title, *map(format_difference, of_sizes)]
+        for title, of_sizes in differences.items()
+    ]
+    sizes = (f"{size:,}" for size in TWO_VALUED_SIZES["words"])
+    return page_tables.table(("trained - filters", *sizes), lines)
 
 
 def format_difference(differences: np.ndarray) -> str:

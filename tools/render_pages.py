@@ -103,7 +103,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "few_sequences": few_sequences.accuracies,
         "two_valued": few_sequences.two_valued,
         "calibration_methods": calibration.methods,
-        "calibration": calibration.differences,
         "origin": result_tables.sequences_origin,
     },
     "docs/results_choices.md": {
