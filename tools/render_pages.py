@@ -31,16 +31,9 @@ import speed_tables
 REPOSITORY = results.REPOSITORY
 
 
-OTHERS = ("embedded", "every_step", "large_batch", "fashion")  # not in the ablation
+OTHERS = ("every_step", "large_batch")  # neither in the README nor in the ablation
 TEST = "test accuracy, mean ± std"
-LONG = (
-    "recurrence",
-    "test accuracy",
-    "parameters",
-    "epochs",
-    "seconds",
-    "result file",
-)
+LONG = ("network", "test accuracy", "parameters", "epochs", "seconds")
 # The tables of each page, by the names of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -81,14 +74,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             table,
             [results.CONFIGURATIONS[name] for name in OTHERS],
             "configuration",
-            "data set",
-            "parameters",
             TEST,
             "seeds",
             "seconds",
         ),
         "ablation": partial(result_tables.differences, results.ABLATION),
-        "layers": partial(table, results.LAYERS, "change", "parameters", TEST, "seeds"),
         "origin": partial(
             result_tables.origin_of,
             results.CONFIGURATIONS.values(),
@@ -107,7 +97,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/results_choices.md": {
         "recipes": fold_tables.recipes,
-        "dropout": fold_tables.dropout,
         "variants": fold_tables.variants,
         "other_folds": fold_tables.other_folds,
         "earliness": fold_tables.earliness,
