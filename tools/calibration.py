@@ -256,28 +256,9 @@ def methods() -> str:
                 f"{error:.1f}",
             ]
         )
-    header = ("", "log loss", "of correct", "of wrong", "calibration error, points")
+    losses = ("log loss", "correct predictions", "wrong predictions")
+    header = ("calibration", *losses, "calibration error, points")
     return page_tables.table(header, lines)
-
-
-def differences() -> str:
-    """Returns the table of the differences from the log loss of no calibration."""
-    sets = json.loads(FILE.read_text())["sets"]
-    lines = []
-    for name, figures in sets.items():
-        losses = {}
-        for method in METHODS:
-            found = {kind: np.array(figures[method][kind]) for kind in COUNTS}
-            of_all = found["loss_of_correct"] + found["loss_of_wrong"]
-            losses[method] = of_all / found["examples"]
-        none = losses.pop("none")
-        cells = []
-        for values in losses.values():
-            change = values - none
-            error = change.std(ddof=1) / len(change) ** 0.5
-            cells.append(f"{change.mean():+.3f} ± {error:.3f}")
-        lines.append([name, f"{none.mean():.3f}", *cells])
-    return page_tables.table(("", *METHODS), lines)
 
 
 def main() -> None:

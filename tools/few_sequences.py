@@ -28,12 +28,10 @@ import functools
 import gzip
 import importlib
 import json
-import statistics
 import string
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -244,74 +242,50 @@ def measure(
     }
 
 
-def percents(
-    sizes_of_sets: Mapping[str, tuple[int, ...]],
-) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Yields a set with a number of sequences, and accuracies of filters and networks.
+def read_differences(name: str, size: int) -> np.ndarray:
+    """Returns how much more accurate trained networks are than filters, in points.
 
-    The networks are trained with label smoothing. The accuracies are those of the draws
-    that both recipes have, in percent.
+    The networks have label smoothing. The differences are those of the draws that both
+    recipes have.
     """
     runs = json.loads(FILE.read_text())["runs"]
-    for name, sizes in sizes_of_sets.items():
-        for size in sizes:
-            keys = [
-                [key(name, size, draw, recipe) for recipe in COMPARED]
-                for draw in range(FOLDS)
-            ]
-            draws = [
-                [runs[one] for one in recipes]
-                for recipes in keys
-                if runs.keys() >= set(recipes)
-            ]
-            if not draws:
-                continue
-            accuracies = [
-                [100 * run["correct"] / run["examples"] for run in draw]
-                for draw in draws
-            ]
-            trained_on = statistics.mean(draw[0]["train"] for draw in draws)
-            filters, trained = np.transpose(accuracies)
-            yield [TITLES[name], f"{trained_on:,.0f}"], filters, trained
+    found = []
+    for draw in range(FOLDS):
+        pair = [runs.get(key(name, size, draw, recipe)) for recipe in COMPARED]
+        if None not in pair:
+            filters, trained = (100 * run["correct"] / run["examples"] for run in pair)
+            found.append(trained - filters)
+    return np.array(found)
 
 
 def accuracies() -> str:
-    """Returns the table of accuracies, and of their differences in the same draws."""
-    shown = {
-        name: tuple(size for size in sizes if size in SHOWN)
-        for name, sizes in SIZES.items()
-    }
-    return compare(shown)
+    """Returns the table of differences by the number of training sequences."""
+    lines = []
+    for name in SIZES:
+        row = [read_differences(name, size) for size in SHOWN]
+        lines.append([TITLES[name], *map(format_difference, row)])
+    header = ("trained - filters", *(f"{size:,}" for size in SHOWN[:-1]), "all")
+    return page_tables.table(header, lines)
 
 
 def two_valued() -> str:
-    """Returns the same table for the sets whose features have two values.
-
-    The last rows are means over the sets.
-    """
-    differences: dict[str, list[np.ndarray]] = {}
-    for (_, size), filters, trained in percents(TWO_VALUED_SIZES):
-        differences.setdefault(size, []).append(trained - filters)
-    means = [
-        f"| mean | {size} | | | {format_difference(np.mean(of_sets, axis=0))} |\n"
-        for size, of_sets in differences.items()
-    ]
-    return compare(TWO_VALUED_SIZES) + "".join(means)
-
-
-def compare(sizes_of_sets: Mapping[str, tuple[int, ...]]) -> str:
-    """Returns a table that compares filters with trained networks."""
-    lines = []
-    for row, filters, trained in percents(sizes_of_sets):
-        cells = [f"{one.mean():.1f}" for one in (filters, trained)]
-        lines.append([*row, *cells, format_difference(trained - filters)])
-    header = ("sequences", "for training", "filters", "trained", "trained - filters")
+    """Returns the same table for sets whose features have two values, with means."""
+    sizes = TWO_VALUED_SIZES["words"]
+    rows = {
+        TITLES[name]: [read_differences(name, size) for size in sizes]
+        for name in TWO_VALUED_SIZES
+    }
+    rows["mean"] = list(np.mean([*rows.values()], axis=0))
+    lines = [[title, *map(format_difference, row)] for title, row in rows.items()]
+    header = ("trained - filters", *(f"{size:,}" for size in sizes))
     return page_tables.table(header, lines)
 
 
 def format_difference(differences: np.ndarray) -> str:
     """Formats the mean of differences, and its standard error if there are several."""
     count = len(differences)
+    if not count:
+        return ""
     text = f"{differences.mean():+.1f}"
     if count > 1:
         text += f" ± {differences.std(ddof=1) / count**0.5:.1f}"

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import page_tables
-from folds import DROPOUT, EARLY, FILE, MINIROCKET, RECIPES, VARIANTS
+from folds import EARLY, FILE, MINIROCKET, RECIPES, VARIANTS
 
 from results import SETS
 
 SEVEN = SETS[:-1]
-# The set on which the classifiers differ most.
-NOTABLE = "PickupGestureWiimoteZ"
 FILTERS = "filters"
 # The folds that chose the settings of the filters, and those that chose nothing.
 CHOOSING = ("5 folds, seed 0", "5 folds, seed 1")
@@ -31,31 +29,17 @@ def recipes() -> str:
     return page_tables.table(("recipe", "mean of all eight"), lines)
 
 
-def dropout() -> str:
-    """Returns the table of the trained recipe with dropout."""
-    return _compare(list(DROPOUT))
-
-
 def variants() -> str:
-    """Returns the table of the variants of the filters, which chose their settings."""
-    return _compare([*VARIANTS, MINIROCKET])
-
-
-def _compare(classifiers: Sequence[str]) -> str:
-    """Returns a table that compares classifiers with the first one in equal folds."""
+    """Returns the table of the variants that chose the settings of the filters."""
     lines = []
-    first = _read_accuracies(classifiers[0], CHOOSING)
-    for classifier in classifiers:
-        found = _read_accuracies(classifier, CHOOSING)
-        differences = np.mean([found[name] - first[name] for name in SEVEN], axis=0)
+    default = _read_accuracies(FILTERS, CHOOSING)
+    for variant in (*list(VARIANTS)[1:], MINIROCKET):
+        found = _read_accuracies(variant, CHOOSING)
+        differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
         mean = round(differences.mean(), 1) + 0.0  # not -0.0
         difference = f"{mean:+.1f} ± {_standard_error(differences):.1f}"
-        is_first = classifier == classifiers[0]
-        lines.append(
-            [classifier, _format_mean(found, SEVEN), "" if is_first else difference]
-        )
-    header = ("", "mean of seven", "difference from the first row")
-    return page_tables.table(header, lines)
+        lines.append([variant.replace("shares", "PPV"), difference])
+    return page_tables.table(("variant", "difference"), lines)
 
 
 def other_folds() -> str:
@@ -63,16 +47,15 @@ def other_folds() -> str:
     left_out = _read_accuracies(FILTERS, OTHERS, "left_out", "fitted")
     rows = {
         "filters": _read_accuracies(FILTERS, OTHERS),
-        "shares only": _read_accuracies("shares only", OTHERS),
+        "PPV only": _read_accuracies("shares only", OTHERS),
         "filters, leave one out in the other folds": left_out,
         MINIROCKET: _read_accuracies(MINIROCKET, OTHERS),
     }
-    lines = []
-    for label, found in rows.items():
-        means = [_format_mean(found, names) for names in (SEVEN, SETS)]
-        lines.append([label, f"{found[NOTABLE].mean():.1f}", *means])
-    header = ("", NOTABLE, "mean of seven", "mean of all")
-    return page_tables.table(header, lines)
+    lines = [
+        [label, _format_mean(found, SEVEN), _format_mean(found, SETS)]
+        for label, found in rows.items()
+    ]
+    return page_tables.table(("", "mean of seven", "mean of all"), lines)
 
 
 def earliness() -> str:

@@ -14,7 +14,7 @@ also `fitted`, the sequences of the other folds, `left_out`, of these the correc
 leave-one-out predictions, and for `filters` `correct_after`, by the percentage of the
 time steps of a sequence that are read. What it contains is not measured again.
 
-The tables of `docs/results_choices.md` have the following rows. The recipes:
+These commands measure the numbers of `docs/results_choices.md`. The recipes:
 
     python tools/folds.py --data=FOLDER -- "1 layer" "2 layers" …
 

@@ -31,16 +31,9 @@ import speed_tables
 REPOSITORY = results.REPOSITORY
 
 
-OTHERS = ("embedded", "every_step", "large_batch", "fashion")  # not in the ablation
+OTHERS = ("every_step", "large_batch")  # neither in the README nor in the ablation
 TEST = "test accuracy, mean ± std"
-LONG = (
-    "recurrence",
-    "test accuracy",
-    "parameters",
-    "epochs",
-    "seconds",
-    "result file",
-)
+LONG = ("network", "test accuracy", "parameters", "epochs", "seconds")
 # The tables of each page, by the names of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -68,7 +61,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/long_sequences.md": {
         "vanishing": vanishing.accuracies,
         "pixels": partial(table, results.PIXELS, *LONG),
-        "permuted": partial(table, results.PERMUTED, *LONG),
+        "permuted": partial(
+            table, results.PERMUTED, "network", "test accuracy", "epochs", "seconds"
+        ),
         "origin": vanishing.origin,
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
@@ -81,14 +76,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             table,
             [results.CONFIGURATIONS[name] for name in OTHERS],
             "configuration",
-            "data set",
-            "parameters",
             TEST,
             "seeds",
             "seconds",
         ),
         "ablation": partial(result_tables.differences, results.ABLATION),
-        "layers": partial(table, results.LAYERS, "change", "parameters", TEST, "seeds"),
         "origin": partial(
             result_tables.origin_of,
             results.CONFIGURATIONS.values(),
@@ -103,18 +95,13 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "few_sequences": few_sequences.accuracies,
         "two_valued": few_sequences.two_valued,
         "calibration_methods": calibration.methods,
-        "calibration": calibration.differences,
         "origin": result_tables.sequences_origin,
     },
     "docs/results_choices.md": {
         "recipes": fold_tables.recipes,
-        "dropout": fold_tables.dropout,
         "variants": fold_tables.variants,
         "other_folds": fold_tables.other_folds,
         "earliness": fold_tables.earliness,
-    },
-    "docs/tutorial_gradients.md": {
-        "cells": partial(table, results.CELLS, "cell", "parameters", TEST)
     },
 }
 PLOTS: dict[str, Callable[[], bytes]] = {

@@ -73,14 +73,9 @@ def seconds(result: dict[str, Any]) -> str:
 # What a table shows of a row and of its result file, by the column's title.
 COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
-    "result file": lambda row, _: f"`{row.name}`",
-    **dict.fromkeys(
-        ("cell", "recurrence", "change"),
-        lambda row, _: row.label,
-    ),
+    **dict.fromkeys(("network", "change"), lambda row, _: row.label),
     "data": lambda row, _: HEADLINE[row.name][0],
     "recipe": lambda row, _: HEADLINE[row.name][1],
-    "data set": lambda _, result: result["dataset"],
     "epochs": lambda _, result: f"{epochs(result):.0f}",
     "parameters": lambda _, result: f"{result['num_parameters']:,}",
     "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),

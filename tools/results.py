@@ -150,10 +150,10 @@ ABLATION = (
         "default",
         "ablation",
         ("affine", AFFINE, "random shift, rotation, scale and shear"),
-        ("elastic", "data.elastic=0.8", "elastic distortion"),
+        ("elastic", "data.elastic=0.8", "elastic transform"),
         ("size", "model.hidden_size=176", "176 hidden units, not 128"),
         ("smoothing", "train.label_smoothing=0.05", "label smoothing 0.05"),
-        ("average", "train.ema_decay=0.999", "moving average of the weights, 0.999"),
+        ("average", "train.ema_decay=0.999", "EMA of the weights, decay 0.999"),
     ),
     labelled(
         "best",

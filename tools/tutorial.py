@@ -1,13 +1,12 @@
-"""Makes the notebooks of the tutorial, for Colab, from its pages.
+"""Converts the pages of the tutorial to notebooks for Colab.
 
     python tools/tutorial.py
 
-The cells of a notebook are those of its page. The notebook installs the package first,
-as notebooks/colab.ipynb does, from where its first line of code says. What the page
-folds in <details> is folded text in the notebook, with its code, so that "Run all" does
-not run it: boxes for those who need them, and answers, each below an empty cell. The
-code of docs/tutorial_setup.py, which a page loads, is folded as Colab folds
-cells. Cells that only check the page are left out.
+A notebook has the cells of its page, except hidden checks. Before them, it installs the
+package, as notebooks/colab.ipynb does. Boxes and answers, which the page folds in
+<details>, become folded text with their code, so that "Run all" skips them; an empty
+cell precedes each answer. A file that the page loads becomes a folded cell, whose title
+is the first line of the file, a comment.
 """
 
 import re
@@ -80,7 +79,7 @@ def convert(page: Path) -> str:
         if "load" in cell.metadata:
             code = (page.parent / cell.metadata["load"]).read_text().strip()
             cell.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}
-            cell.source = f"# @title Code of part 1\n{code}"
+            cell.source = f"# @title {code.removeprefix('# ')}"
         cells.append(cell)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"

@@ -168,8 +168,7 @@ def accuracies() -> str:
             fractions = [correct / 10_000 for correct in run["correct"]]
             cells.append(result_tables.over_seeds(fractions, digits=2))
         lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
-    lengths = (f"{count} time steps" for count in TIME_STEPS)
-    header = ("recurrence", "parameters", *lengths)
+    header = ("network", "parameters", *map(str, TIME_STEPS))
     return page_tables.table(header, lines)
 
 
