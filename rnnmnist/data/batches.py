@@ -212,13 +212,10 @@ def gather_examples(
     batch_size: int,
     sharding: NamedSharding,
 ) -> Batch:
-    """Gathers the batches of a chunk from a training split on the devices.
+    """Gathers the batches of a chunk on the devices, with the given sharding.
 
-    The remaining arguments are described in `batch_indices`.
-
-    Args:
-        split: all training examples, [examples, ...].
-        sharding: the sharding of the result.
+    `split` contains all training examples. For the other arguments, see
+    `batch_indices`.
 
     Returns:
         Examples, [ensemble, updates, batch, ...].

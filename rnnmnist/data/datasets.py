@@ -45,7 +45,7 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
-    wanted = config.feature_names if trained is None else trained.feature_names
+    selected = config.feature_names if trained is None else trained.feature_names
     if config.path is None:
         raise UserError(
             "data.path: name your sequences with data.path=PATH, "
@@ -55,10 +55,10 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
     if is_own("data.path", path):
         # The caller asked for this function, so its code may run.
         function = import_function("data.path", path)
-        sequences = reading.read_function(function, wanted)
+        sequences = reading.read_function(function, selected)
         name = function.function.__name__
     else:
-        sequences = reading.read(Path(path), config.roles, wanted)
+        sequences = reading.read(Path(path), config.roles, selected)
         name = Path(path).stem
 
     def load_sequences(config: Config) -> Dataset:

@@ -93,8 +93,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 def read_idx(path: Path) -> np.ndarray:
     """Reads a uint8 array from a gzipped IDX file.
 
-    The format: two zero bytes, the type (8 for unsigned bytes), the rank, the dimensions
-    as big-endian 32-bit integers, and the elements in C order.
+    The format: two zero bytes, the type (8: unsigned byte), the rank, the dimensions as
+    big-endian 32-bit integers, and the elements in C order.
 
     References:
         LeCun, Cortes, Burges, "The MNIST database of handwritten digits".

@@ -210,7 +210,7 @@ def test_chosen_features_of_a_folder_stay_a_map(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     arrays = {"inputs": NOISE.swapaxes(1, 2), "labels": np.arange(len(NOISE)) % 2}
     path = write_folder(tmp_path, feature_names=names, **arrays)
-    sequences = read(path, wanted=("c", "a"))
+    sequences = read(path, selected=("c", "a"))
     map_of_all: Any = sequences.inputs
     while not isinstance(map_of_all, np.memmap):
         map_of_all = map_of_all.base
