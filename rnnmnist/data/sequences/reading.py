@@ -349,11 +349,11 @@ def _warn_of_splits(
 # Warns of clocks, counters, constants, and features without training values.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     names = np.array(sequences.feature_names)
-    has_constant_delta = moments.has_constant_delta
-    if has_constant_delta.any() and not has_constant_delta.all():
+    is_linear = moments.has_constant_delta
+    if is_linear.any() and not is_linear.all():
         warn_of_data(
-            f"{', '.join(names[has_constant_delta])[:200]} changes by the same amount "
-            "in every time step, or not at all, as a clock, a counter or the number of a "
+            f"{', '.join(names[is_linear])[:200]} changes by the same amount in every "
+            "time step, or not at all, as a clock, a counter or the number of a "
             "subject does; leave it out, as by data.features, or name it groups"
         )
     if moments.is_constant.all():
