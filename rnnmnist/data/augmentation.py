@@ -42,8 +42,8 @@ def sample_transforms(
 ) -> Transforms:
     """Samples one transform for each of `count` images.
 
-    The distributions are uniform: over whole pixels for shifts, and over the logarithm
-    for scale factors.
+    Angles, shears, the logarithms of scale factors, and shifts by whole pixels are
+    uniformly distributed.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)
     angle, log_scale, shear, flip = (

@@ -14,7 +14,7 @@ ROUNDS = 48
 
 
 def epoch_order(
-    key: jax.Array, positions: jax.Array, examples: jax.Array | int
+    key: jax.Array, positions: jax.Array, num_examples: jax.Array | int
 ) -> jax.Array:
     """Maps positions of the stream of shuffled epochs to example indices.
 
@@ -25,9 +25,9 @@ def epoch_order(
     bijection for any round key `k` and any number of examples.
 
     Args:
-        key: the key of the run's order.
+        key: the random key of a run's example order.
         positions: int32 [n], ascending, spanning at most two epochs.
-        examples: the number of examples, at least n; int or int32 [].
+        num_examples: at least n.
 
     Returns:
         Indices, int32 [n].
@@ -36,14 +36,14 @@ def epoch_order(
         Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a Card Shuffle",
         CRYPTO 2012. Ethereum uses the same shuffle for its validators.
     """
-    epochs = positions // examples
+    epochs = positions // num_examples
     first_epoch = epochs[0]
     two_epochs = first_epoch + jnp.arange(2)
     epoch_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, two_epochs)
     bits = jax.vmap(lambda key: jax.random.bits(key, (ROUNDS, 2)))(epoch_keys)
     is_in_second = epochs > first_epoch
     bits = jnp.where(is_in_second, bits[1, ..., None], bits[0, ..., None])
-    size = jnp.uint32(examples)
+    size = jnp.uint32(num_examples)
     round_keys = bits[:, 0] % size, bits[:, 1]  # each is uint32 [rounds, n]
 
     def swap_or_not(
@@ -56,7 +56,7 @@ def epoch_order(
         is_swapped = _hash(larger ^ hash_key) & 1
         return jnp.where(is_swapped == 1, partner, index), None
 
-    index = (positions % examples).astype(jnp.uint32)
+    index = (positions % num_examples).astype(jnp.uint32)
     index, _ = jax.lax.scan(swap_or_not, index, round_keys)
     return index.astype(jnp.int32)
 

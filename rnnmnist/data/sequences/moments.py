@@ -84,11 +84,10 @@ class Moments:
 
     @property
     def normalization(self) -> Iterator[tuple[float, ...]]:
-        """Yields the means and standard deviations, and the deviations of the deltas.
+        """Yields the means, standard deviations, and standard deviations of the deltas.
 
-        The standard deviation of the deltas is relative to the standard deviation of
-        the feature. If the values or the deltas of a feature are constant up to
-        rounding, their standard deviation is replaced with 1.
+        The deltas are measured in standard deviations of their feature. A standard
+        deviation that is 0 up to rounding is replaced with 1.
         """
         std, delta_std = self.std
         mean, _ = self.mean
