@@ -34,7 +34,7 @@ REPOSITORY = results.REPOSITORY
 OTHERS = ("embedded", "every_step", "large_batch", "fashion")  # not in the ablation
 TEST = "test accuracy, mean ± std"
 LONG = (
-    "recurrence",
+    "cell",
     "test accuracy",
     "parameters",
     "epochs",
@@ -59,7 +59,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "benchmarks/README.md": {
         "tables": lambda: speed_tables.tables(speed_tables.read()),
-        "recurrences": long_sequences.recurrences,
+        "cells": long_sequences.cells,
         "scans": long_sequences.scans,
     },
     "docs/architecture.md": {
