@@ -7,12 +7,12 @@ import torch
 import worker
 from torch import nn
 
-# Denormal numbers in vanishing gradients would slow PyTorch down; XLA flushes them, too.
+# Flushes denormal numbers in vanishing gradients, which are slow. XLA also does this.
 torch.set_flush_denormal(True)
 
 
 class Network(nn.Module):
-    """Our network in PyTorch: a recurrent layer, and a linear head on its last output."""
+    """Our network in PyTorch: a recurrent layer and a linear head on its last output."""
 
     def __init__(self, columns: int, cell: str, hidden_size: int) -> None:
         super().__init__()
