@@ -12,7 +12,7 @@ torch.set_flush_denormal(True)
 
 
 class Network(nn.Module):
-    """Our network in PyTorch: a recurrent layer and a linear head on its last output."""
+    """The same network as ours: a recurrent layer and a linear head."""
 
     def __init__(self, columns: int, cell: str, hidden_size: int) -> None:
         super().__init__()

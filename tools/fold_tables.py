@@ -63,7 +63,7 @@ def other_folds() -> str:
     left_out = _read_accuracies(FILTERS, OTHERS, "left_out", "fitted")
     rows = {
         "filters": _read_accuracies(FILTERS, OTHERS),
-        "shares only": _read_accuracies("shares only", OTHERS),
+        "PPV only": _read_accuracies("PPV only", OTHERS),
         "filters, leave one out in the other folds": left_out,
         MINIROCKET: _read_accuracies(MINIROCKET, OTHERS),
     }

@@ -32,7 +32,7 @@ The variants of the filters (all names of `VARIANTS`, and MiniRocket):
 The folds that chose nothing:
 
     python tools/folds.py --data=FOLDER --seeds 2 3 --aeon=PYTHON \
-        -- filters "shares only" MiniRocket
+        -- filters "PPV only" MiniRocket
 """
 
 import argparse
@@ -101,7 +101,7 @@ class Variant(NamedTuple):
     is_early: bool = False  # whether predictions after fewer time steps are counted
 
 
-def shares_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
+def ppv_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
     """Returns hidden states that are as if all largest outputs were 0."""
     zeros = jnp.zeros_like(carry.largest)
     return HIDDEN_STATE(carry._replace(largest=zeros), times)
@@ -119,7 +119,7 @@ VARIANTS = {
     "500 filters": Variant({"hidden_size": 500}),
     "2,000 filters": Variant({"hidden_size": 2000}),
     "no deltas": Variant({"deltas": False}),
-    "shares only": Variant(constants={"hidden_state": shares_only}),
+    "PPV only": Variant(constants={"hidden_state": ppv_only}),
 }
 MINIROCKET = "MiniRocket"
 

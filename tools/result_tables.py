@@ -75,7 +75,7 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
     "result file": lambda row, _: f"`{row.name}`",
     **dict.fromkeys(
-        ("cell", "recurrence", "change"),
+        ("cell", "change"),
         lambda row, _: row.label,
     ),
     "data": lambda row, _: HEADLINE[row.name][0],
