@@ -1,4 +1,4 @@
-"""The tables of the cross-validation within training splits, for `render_pages.py`."""
+"""Renders the tables of cross-validation on training splits, for `render_pages.py`."""
 
 import json
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from folds import DROPOUT, EARLY, FILE, MINIROCKET, RECIPES, VARIANTS
 from results import SETS
 
 SEVEN = SETS[:-1]
-# The set on which the classifiers differ most.
+# The data set on which the classifiers differ most.
 NOTABLE = "PickupGestureWiimoteZ"
 FILTERS = "filters"
-# The folds that chose the settings of the filters, and those that chose nothing.
-CHOOSING = ("5 folds, seed 0", "5 folds, seed 1")
-OTHERS = ("5 folds, seed 2", "5 folds, seed 3")
-# The data sets for which accuracies before the end are shown.
+# The folds that selected the settings of the filters, and fresh folds.
+SELECTION = ("5 folds, seed 0", "5 folds, seed 1")
+FRESH = ("5 folds, seed 2", "5 folds, seed 3")
+# The data sets for which accuracies after partial sequences are shown.
 EARLY_SETS = ("GunPoint", "JapaneseVowels", "PickupGestureWiimoteZ")
 
 
 def recipes() -> str:
-    """Returns the table of the recipes that are trained by gradients."""
+    """Renders the table of recipes trained by gradient descent."""
     lines = []
     for recipe in RECIPES:
         found = _read_accuracies(recipe, ["5 folds, seed 0"])
@@ -32,21 +32,21 @@ def recipes() -> str:
 
 
 def dropout() -> str:
-    """Returns the table of the trained recipe with dropout."""
+    """Renders the table of the trained recipe with dropout."""
     return _compare(list(DROPOUT))
 
 
 def variants() -> str:
-    """Returns the table of the variants of the filters, which chose their settings."""
+    """Renders the table of variants, from which the filters' settings were selected."""
     return _compare([*VARIANTS, MINIROCKET])
 
 
 def _compare(classifiers: Sequence[str]) -> str:
-    """Returns a table that compares classifiers with the first one in equal folds."""
+    """Renders a table that compares classifiers with the first, paired by fold."""
     lines = []
-    first = _read_accuracies(classifiers[0], CHOOSING)
+    first = _read_accuracies(classifiers[0], SELECTION)
     for classifier in classifiers:
-        found = _read_accuracies(classifier, CHOOSING)
+        found = _read_accuracies(classifier, SELECTION)
         differences = np.mean([found[name] - first[name] for name in SEVEN], axis=0)
         mean = round(differences.mean(), 1) + 0.0  # not -0.0
         difference = f"{mean:+.1f} ± {_standard_error(differences):.1f}"
@@ -59,13 +59,13 @@ def _compare(classifiers: Sequence[str]) -> str:
 
 
 def other_folds() -> str:
-    """Returns the table of the chosen filters in folds that chose nothing."""
-    left_out = _read_accuracies(FILTERS, OTHERS, "left_out", "fitted")
+    """Renders the table of the selected filters on fresh folds."""
+    left_out = _read_accuracies(FILTERS, FRESH, "left_out", "fitted")
     rows = {
-        "filters": _read_accuracies(FILTERS, OTHERS),
-        "PPV only": _read_accuracies("PPV only", OTHERS),
+        "filters": _read_accuracies(FILTERS, FRESH),
+        "PPV only": _read_accuracies("PPV only", FRESH),
         "filters, leave one out in the other folds": left_out,
-        MINIROCKET: _read_accuracies(MINIROCKET, OTHERS),
+        MINIROCKET: _read_accuracies(MINIROCKET, FRESH),
     }
     lines = []
     for label, found in rows.items():
@@ -76,15 +76,16 @@ def other_folds() -> str:
 
 
 def earliness() -> str:
-    """Returns the table of accuracies after parts of the sequences."""
+    """Renders the table of accuracies after partial sequences."""
     results = _read()[FILTERS]
     lines = []
     for name in EARLY_SETS:
-        sets = [results[folds][name] for folds in CHOOSING]
-        examples = np.concatenate([one["examples"] for one in sets])
-        early = [part for one in sets for part in one["correct_after"]]
-        correct = [[part[str(percentage)] for part in early] for percentage in EARLY]
-        correct.append(np.concatenate([one["correct"] for one in sets]).tolist())
+        counts_by_seed = [results[folds][name] for folds in SELECTION]
+        examples = np.concatenate([counts["examples"] for counts in counts_by_seed])
+        early = [fold for counts in counts_by_seed for fold in counts["correct_after"]]
+        correct = [[fold[str(percentage)] for fold in early] for percentage in EARLY]
+        final = np.concatenate([counts["correct"] for counts in counts_by_seed])
+        correct.append(final.tolist())
         cells = [f"{100 * np.mean(counts / examples):.1f}" for counts in correct]
         lines.append([name, *cells])
     header = (f"{percentage} %" for percentage in (*EARLY, 100))
@@ -92,7 +93,7 @@ def earliness() -> str:
 
 
 def _read() -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:
-    """Reads the counts by classifier, folds, data set and kind."""
+    """Reads the counts: [classifier][folds][data set][kind]."""
     results: dict[str, Any] = json.loads(FILE.read_text())
     return results
 
@@ -103,7 +104,7 @@ def _read_accuracies(
     correct: str = "correct",
     examples: str = "examples",
 ) -> dict[str, np.ndarray]:
-    """Returns the accuracy in each fold by data set, in percent."""
+    """Reads the accuracy of each fold in percent, for each data set."""
     found = _read()[classifier]
     accuracies = dict[str, list[np.ndarray]]()
     for folds in all_folds:
@@ -114,7 +115,7 @@ def _read_accuracies(
 
 
 def _format_mean(accuracies: dict[str, np.ndarray], names: Sequence[str]) -> str:
-    """Formats the mean over data sets, with its standard error over folds."""
+    """Formats the mean over data sets, with the standard error over folds."""
     if not accuracies.keys() >= set(names):
         return ""
     means = np.mean([accuracies[name] for name in names], axis=0)

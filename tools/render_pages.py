@@ -2,8 +2,8 @@
 
     python tools/render_pages.py
 
-Tables stand between markers. The results are in `results/`, which the tools write, and
-in `benchmarks/`. Nothing is measured.
+Tables are inserted between markers. The measurements are in `results/`, where the tools
+write them, and in `benchmarks/`. Nothing is measured.
 """
 
 import argparse
@@ -41,7 +41,7 @@ LONG = (
     "seconds",
     "result file",
 )
-# The tables of each page, by the names of their markers.
+# For each page, a function that renders the text between the markers of each name.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "results": partial(
@@ -125,10 +125,10 @@ PLOTS: dict[str, Callable[[], bytes]] = {
 
 
 def render(page: str) -> str:
-    """Returns a page with its tables rendered anew."""
+    """Renders the tables of a page, and returns the whole page."""
     text = (REPOSITORY / page).read_text()
-    for name, text_of in PAGES[page].items():
-        text = page_tables.fill(text, name, text_of())
+    for name, render_table in PAGES[page].items():
+        text = page_tables.fill(text, name, render_table())
     return text
 
 
