@@ -3,8 +3,8 @@
     python tools/make_reference.py --data=FOLDER
 
 The reference models are seed 0 of the configuration `best`, and of `best` with a loss
-after every row. The seed was fixed before the runs. Their test results are in
-`results/NAME.json`. A reference model contains parameters, configuration, task and
+after every row. The seed was fixed before the runs, independently of the test results
+in `results/NAME.json`. A reference model contains parameters, configuration, task and
 validation metrics, but no optimizer state and no paths. Finished runs in
 `checkpoints/results` are not repeated. FOLDER is described in `tools/results.py`.
 """
