@@ -1,4 +1,4 @@
-"""The most accurate MNIST recipe: 146,090 parameters, and augmented images.
+"""The most accurate MNIST recipe: an LSTM with 146,090 parameters, augmentation.
 
     rnnmnist train --config=best
 

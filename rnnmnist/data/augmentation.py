@@ -42,8 +42,8 @@ def sample_transforms(
 ) -> Transforms:
     """Samples one transform for each of `count` images.
 
-    Angles, shears, the logarithms of scale factors, and shifts by whole pixels are
-    uniformly distributed.
+    Angles, shears, log scale factors, and integer pixel shifts are uniformly
+    distributed.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)
     angle, log_scale, shear, flip = (
@@ -110,7 +110,7 @@ def apply_augmentation(
         augment: called as `augment(key, inputs, length)` for each example; maps inputs
             [time, features] to new inputs of the same shape. `length` is the number of
             time steps before the padding.
-        keys: [batch].
+        keys: PRNG keys, [batch].
         inputs: float32 [batch, time, features].
         lengths: int32 [batch]; None without padding.
 

@@ -94,8 +94,8 @@ BATCHES_SPEC = jax.P(ENSEMBLE, None, BATCH)
 class BatchTransform(NamedTuple):
     """Converts the stored inputs of a batch to the inputs of the network.
 
-    A `BatchTransform` is a static argument of compiled programs, so equal fields reuse
-    the same program.
+    A `BatchTransform` is a static argument of compiled programs: transforms with equal
+    fields share a program.
     """
 
     batch_size: int  # global, over all devices
@@ -108,7 +108,7 @@ class BatchTransform(NamedTuple):
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
         """Creates the transform that the settings of a run describe."""
-        # The fields of `ImageAugmentation` have the names of the settings.
+        # `ImageAugmentation` has the same field names as the settings.
         limits = {
             name: getattr(config.data, name) for name in ImageAugmentation._fields
         }

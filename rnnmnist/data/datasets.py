@@ -39,7 +39,7 @@ def load(config: Config, *, trained: Task | None = None) -> Dataset:
 
 
 def open_source(config: DataConfig, trained: Task | None = None) -> Source:
-    """Opens a data source. Sequences are read now, images by `Source.load`."""
+    """Opens a data source. Reads sequences immediately; `Source.load` reads images."""
     if config.name != "files":
         return Source(image_task(config).examples["train"], _load_images)
 

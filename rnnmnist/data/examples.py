@@ -59,8 +59,7 @@ def permutation(name: str, pixels: int) -> np.ndarray:
     """Returns the row-order index of the pixel to read at each time step.
 
     `bit_reversal` reverses the bits of all numbers below the next power of two, and
-    drops results that are not below `pixels`. `random:SEED` does not depend on the
-    run's seed.
+    drops results of `pixels` or more. `random:SEED` does not depend on the run's seed.
 
     Returns:
         Int32 [pixels].
@@ -89,7 +88,7 @@ class Normalization(NamedTuple):
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
     missing: str  # the setting `data.missing`
-    is_standardized: bool = True  # False with mean 0 and standard deviation 1
+    is_standardized: bool = True  # False: mean 0 and standard deviation 1
 
     @classmethod
     def create(cls, task: Task, missing: str) -> "Normalization":
@@ -119,8 +118,8 @@ class Normalization(NamedTuple):
     def standardize(self, values: Arrays) -> Arrays:
         """Returns (values - mean) / std as float32 [n, time, features].
 
-        Real values are converted to float64 first, which subtracting a large mean
-        requires. JAX arrays become float64 only within `double_precision`.
+        Values are first converted to float64, because subtracting a large mean in
+        float32 loses precision. JAX supports float64 only within `double_precision`.
         """
         with np.errstate(all="ignore"):  # padding may contain any value
             deviations = values.astype(np.float64, copy=False) - self.mean[None, None]
@@ -149,7 +148,7 @@ class Normalization(NamedTuple):
         return inputs
 
     def find_invalid(self, values: np.ndarray) -> tuple[tuple[int, ...], str] | None:
-        """Returns the index of the first invalid value, and the reason; None if valid.
+        """Returns the index of the first invalid value and the reason, or None.
 
         Args:
             values: real [..., features].

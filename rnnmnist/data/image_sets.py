@@ -54,8 +54,8 @@ def image_task(config: DataConfig) -> Task:
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Loads the splits of `mnist5k`, the data set shipped with the package.
 
-    The splits are drawn with a fixed seed and have equally many examples of each class.
-    Within a split, examples are sorted by class.
+    The splits are drawn with a fixed seed. Each split has the same number of examples
+    of each class, sorted by class.
 
     Returns:
         For each split, images, uint8 [n, 28, 28], and labels, uint8 [n].

@@ -92,7 +92,7 @@ def _downsample(pixels: np.ndarray) -> np.ndarray:
 def resize(pixels: np.ndarray, longest: int) -> np.ndarray:
     """Scales an image so that its longest side is `longest` pixels.
 
-    Downsampling uses a box filter, upsampling a bicubic one.
+    Downsampling uses a box filter, upsampling a bicubic filter.
     """
     image = Image.fromarray(pixels)
     scale = longest / max(image.size)

@@ -17,10 +17,10 @@ from rnnmnist.inference.image_io import resize
 SIDE = 28  # pixels, side of an image
 BOX = 20  # pixels, side of the bounding box of a digit
 CENTRE = 14.0  # pixels, the centre of mass in MNIST, to half a pixel
-OVERSAMPLING = 8  # factor of the resolution at which stroke widths are normalized
+OVERSAMPLING = 8  # resolution relative to MNIST, to normalize strokes
 STROKE_WIDTHS = (2.6, 3.2)  # pixels, target range
 MIN_CONTRAST = 0.14  # between foreground and background, relative to white
-MIN_FOREGROUND = 0.25  # lowest level of a pixel of the digit
+MIN_FOREGROUND = 0.25  # lowest level of digit pixels
 MIN_BACKGROUND = 0.3  # lowest background level, relative to the brightest pixel
 CLOSING_WINDOW = 0.36  # relative to the longer side of the image
 
@@ -46,7 +46,7 @@ def preprocess(grey: np.ndarray) -> np.ndarray:
 
 
 def _is_preprocessed(grey: np.ndarray) -> bool:
-    """Returns True if size, background, box and centre are like MNIST's."""
+    """Returns True if size, background, box and centre match MNIST."""
     if grey.shape != (SIDE, SIDE) or grey.max() < 0.5:
         return False
     box = _crop(grey, 0)
@@ -61,7 +61,7 @@ def _crop(levels: np.ndarray, threshold: float) -> np.ndarray | None:
 
 
 def extract_foreground(grey: np.ndarray) -> np.ndarray:
-    """Separates the digit from a background of any brightness, also in uneven light.
+    """Separates the digit from a background of any brightness, even in uneven light.
 
     A morphological closing estimates the background: strokes are narrower than its
     window, but the edge of a shadow is not. Pixels darker than the background belong to
@@ -111,7 +111,7 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
     """Blurs an image in proportion to the square root of its noise.
 
     This removes the dots of a dithered palette, for example. Dots do not shrink with
-    the image, so neither does the blur below 96 pixels.
+    the image, so below 96 pixels, the blur does not shrink either.
     """
     side = max(grey.shape)
     local = ndimage.uniform_filter(grey, max(1, side // 20), mode="nearest")

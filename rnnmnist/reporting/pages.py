@@ -28,7 +28,7 @@ from rnnmnist.runtime.devices import make_device_mesh
 
 MAX_ERRORS = 16  # examples in the gallery
 MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
-MAX_CLASSES = 50  # of a confusion matrix that is drawn
+MAX_CLASSES = 50  # larger confusion matrices are not drawn
 BLOCK_BYTES = 1 << 26  # of logits after all time steps, computed at once
 PICTURES = ("curves", "confusion", "steps", "gallery")
 
@@ -145,11 +145,11 @@ def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
 def read_over_time(
     network: Network, examples: Examples
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the last logits, and the accuracy after each time step.
+    """Computes the final logits, and the accuracy after each time step.
 
-    Accuracies include only examples that are long enough. As in result files, the
-    Wilson intervals over examples are for the ensemble's mean count of correct
-    predictions. Examples are processed in blocks, to limit memory.
+    The accuracy after a time step includes only examples with that time step. As in
+    result files, the Wilson intervals over examples are for the ensemble's mean count
+    of correct predictions. Examples are processed in blocks, to limit memory.
 
     Returns:
         Logits, [ensemble, examples, classes]; and accuracies, [3, time]: the lower end

@@ -36,7 +36,7 @@ IMAGE_COLOURS = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROU
 ATTRIBUTION_COLOURS = LinearSegmentedColormap.from_list(
     "attributions", (GREEN, BACKGROUND, PURPLE)
 )
-MAX_ANNOTATED = 20  # classes of a confusion matrix that shows counts
+MAX_ANNOTATED = 20  # classes; larger confusion matrices show no counts
 
 
 class Tile(NamedTuple):
@@ -248,7 +248,7 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
 
 @contextlib.contextmanager
 def new_figure(height: float) -> Iterator[Figure]:
-    """Yields a figure in the colours of the pages, whatever the user's matplotlibrc.
+    """Yields a figure in the colours of the pages, whatever matplotlibrc contains.
 
     The figure must be saved within the context.
 

@@ -119,8 +119,8 @@ def select_samples(run: Network) -> list[dict[str, Any]]:
 def encode_params(params: Params) -> dict[str, str]:
     """Encodes parameters as float16 in Base64, under their names in JavaScript.
 
-    The gates are concatenated along the last axis. The predictions of the reference
-    models do not change in float16.
+    The gates are concatenated along the last axis. Float16 does not change the
+    predictions of the reference models.
     """
     cell, head = params["cell"], params["head"]
 

@@ -14,8 +14,8 @@ from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
 BLOCK_BYTES = 1 << 24  # of float64 values, read at once
-VALIDATION_FRACTION = 0.1  # of the training sequences of each class, if drawn
-ALLOWED_VALUES = {  # descriptions, by the allowed codes of `dtype.kind`
+VALIDATION_FRACTION = 0.1  # of each class, if no validation split is given
+ALLOWED_VALUES = {  # error texts for each set of allowed `dtype.kind` codes
     "biuf": "real numbers; encode letters or categories one-hot, as 0 and 1 in a "
     "feature for each, or as integers for an embedding in your own network, with "
     "normalize=none; convert sparse matrices by .toarray(), an array of sequences or a "
@@ -30,7 +30,7 @@ ALLOWED_VALUES = {  # descriptions, by the allowed codes of `dtype.kind`
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Sequences:
-    """Validated sequences. Only the values of `inputs` have not been checked."""
+    """Validated sequences, except that the values of `inputs` are checked later."""
 
     inputs: np.ndarray  # real [examples, time, stored features]; may be a memory map
     labels: np.ndarray | None  # int32 [examples], indices into `classes`
@@ -43,7 +43,7 @@ class Sequences:
     columns: np.ndarray | None = None  # indices of the features to read; None: all
 
     def to_arrays(self) -> dict[str, Any]:
-        """Returns keyword arguments for `check_arrays`, without None."""
+        """Returns keyword arguments for `check_arrays`, without None values."""
         inputs = select_columns(self.inputs, self.columns)
         arrays = vars(self) | {"inputs": inputs, "columns": None, "classes": None}
         if self.labels is not None:
@@ -155,12 +155,12 @@ def check_arrays(
     feature_names: ArrayLike | None = None,
     ids: ArrayLike | None = None,
 ) -> Sequences:
-    """Validates arrays of sequences, with the shapes that `Sequences` documents.
+    """Validates arrays of sequences; `Sequences` documents their shapes.
 
     With a single feature, inputs may also be [examples, time]. Without lengths, inputs
     may be a list of arrays of different lengths, which are padded. Labels may be
-    integers, booleans or strings. The classes are the distinct labels, sorted by value
-    if all are integers, also as strings, and alphabetically otherwise.
+    integers, booleans or strings. The classes are the distinct labels. If all are
+    integers or strings of integers, they are sorted by value, otherwise alphabetically.
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
@@ -207,10 +207,10 @@ def _draw_groups(
 ) -> np.ndarray:
     """Draws whole groups for validation; returns a mask of the sequences, bool [n].
 
-    The aim is to hold out `VALIDATION_FRACTION` of each class. Groups are visited in
-    random order, and a group is held out if this reduces the mean deviation from the
-    aim. Then, for each class without held-out sequences, the group with the smallest
-    resulting deviation is held out. Every class keeps a group in training.
+    Aims to hold out `VALIDATION_FRACTION` of each class. Groups are visited in random
+    order, and a group is held out if this reduces the mean deviation from the target
+    fraction. Then, for each class without held-out sequences, the group with the
+    smallest resulting deviation is held out. Every class keeps a group in training.
     """
     names, group_codes = np.unique(groups, return_inverse=True)
     classes, class_codes = np.unique(labels, return_inverse=True)

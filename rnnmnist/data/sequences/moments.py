@@ -1,4 +1,4 @@
-"""Statistics of the training sequences: mean, standard deviation, deltas."""
+"""Means and standard deviations of the training sequences and of their deltas."""
 
 from collections.abc import Iterator
 
@@ -66,7 +66,7 @@ class Moments:
 
     @property
     def has_constant_delta(self) -> np.ndarray:
-        """Whether all deltas of a feature are equal, to 1 %; bool [features].
+        """Whether all deltas of a feature are equal within 1 %; bool [features].
 
         The deltas may be 0: the feature is constant within every sequence, but differs
         between sequences.

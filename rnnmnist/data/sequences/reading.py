@@ -65,7 +65,7 @@ def read_folder(path: Path) -> dict[str, Any]:
 
 
 def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
-    """Validates the names of arrays before loading them: an archive loads lazily."""
+    """Validates the names of arrays, then loads them; archives load on access."""
     for name in found:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
@@ -272,7 +272,7 @@ def _prepare_training(
 ) -> Task:
     """Creates the task of training sequences, with normalization and SHA-256.
 
-    Invalid values raise a `UserError`, suspicious values a warning.
+    Invalid values raise a `UserError`, and suspicious values cause a warning.
     """
     fitted = np.concatenate([splits["train"], splits["validation"]])
     task = Task(
@@ -305,7 +305,7 @@ def _map_labels(sequences: Sequences, trained: Task) -> Sequences:
 
 
 def hash_sequences(sequences: Sequences) -> np.ndarray:
-    """Hashes the values of each sequence, to str [examples].
+    """Hashes the values of each sequence; returns str [examples].
 
     Equal values have equal hashes, regardless of their type.
     """
@@ -346,7 +346,7 @@ def _warn_of_splits(
             seen = np.concatenate([seen, own])
 
 
-# Warns of clocks, counters, constants, and features without training values.
+# Warns about clocks, counters, constants, and features without training values.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     names = np.array(sequences.feature_names)
     is_linear = moments.has_constant_delta

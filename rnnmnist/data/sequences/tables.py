@@ -27,8 +27,8 @@ INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"
 # The roles of columns. All other columns are features.
 COLUMNS = ("sequence", "time", "label", "split", "groups")
 
-# The types of times, in order of preference. Integers come before floats, which have
-# fewer digits.
+# The types of times, in order of preference. Integers come before floats, which would
+# lose digits.
 TIME_TYPES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 
 NUMBERS = (
@@ -213,7 +213,7 @@ class _Column(NamedTuple):
         raise self.refusal(row, allowed)
 
     def refuse(self, is_invalid: np.ndarray, allowed: str) -> None:
-        """Raises an error for the first row where `is_invalid`, bool [rows], is set."""
+        """Raises an error for the first invalid row; `is_invalid` is bool [rows]."""
         if is_invalid.any():
             raise self.refusal(int(is_invalid.argmax()), allowed)
 

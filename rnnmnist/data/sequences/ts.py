@@ -21,8 +21,8 @@ CASE = "write numbers, as many in each dimension, and ? or nan where one is miss
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     """Reads a .ts file.
 
-    If `pair` is set, NAME_TRAIN.ts or NAME_TEST.ts stands for both files, if both
-    exist.
+    With `pair`, reading one of NAME_TRAIN.ts and NAME_TEST.ts also reads the other file
+    if it exists.
 
     Returns:
         Keyword arguments for `check_arrays`.
