@@ -85,7 +85,7 @@ def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(line)
 
 
-def record(found: dict[str, list[float]], name: str, seconds: float) -> None:
+def log_seconds(found: dict[str, list[float]], name: str, seconds: float) -> None:
     """Adds a measurement and prints it."""
     found.setdefault(name, []).append(seconds)
     print(f"{name}: {seconds:.2f} s", flush=True)
@@ -290,7 +290,7 @@ def jobs(bench: Bench) -> dict[str, Any]:
 
     def train(name: str, cache: str, *overrides: str) -> None:
         run = bench.train("tutorial", *overrides, JAX_COMPILATION_CACHE_DIR=cache)
-        record(found, name, run["seconds"])
+        log_seconds(found, name, run["seconds"])
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(LONG_ROUNDS):
@@ -301,7 +301,7 @@ def jobs(bench: Bench) -> dict[str, Any]:
             settings = {"data": bench.data, "steps": 781}
             for peer, script in PEERS.items():
                 seconds, _ = bench.run(bench.argv(script, "job", settings))
-                record(found, peer, seconds)
+                log_seconds(found, peer, seconds)
     return found
 
 
@@ -314,7 +314,7 @@ def starts(bench: Bench) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             for state in ("cold", "warm"):
                 seconds = first_line(bench, Path(folder) / state, f"{folder}/cache")
-                record(found, f"first step, {state} cache", seconds)
+                log_seconds(found, f"first step, {state} cache", seconds)
         modules = "import rnnmnist.main, rnnmnist.training.loop"
         unknown = [*main, "--config.train.learning_rte=0.01"]
         for name, argv, exit_code in (
@@ -324,7 +324,7 @@ def starts(bench: Bench) -> dict[str, Any]:
             ("an unknown setting", unknown, 2),
         ):
             seconds, _ = bench.run(argv, exit_code)
-            record(found, name, seconds)
+            log_seconds(found, name, seconds)
     return found
 
 

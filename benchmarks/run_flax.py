@@ -70,7 +70,7 @@ def make_optimizer(recipe: worker.Recipe | None) -> optax.GradientTransformation
 
 
 def shift(images: Any, limit: int, generator: np.random.Generator) -> Any:
-    """Shifts each image by whole pixels, up to a limit on each axis."""
+    """Shifts each image by random whole pixels, up to `limit` on each axis."""
     count, rows, columns = images.shape
     padded = np.pad(images, ((0, 0), (limit, limit), (limit, limit)))
     down, right = generator.integers(2 * limit + 1, size=(2, count, 1))

@@ -139,7 +139,7 @@ def fastest_mode(section: Mapping[str, Rounds], framework: str) -> str:
 
 
 def ceiling(measured: dict[str, Any]) -> list[float]:
-    """Returns the images per second if training were only the fastest products."""
+    """Returns the images per second if training were only matrix products."""
     section = measured["throughput"]
     fastest = fastest_mode(section, "product")
     return [speed / FLOP_PER_IMAGE for speed in speeds(section[fastest])]

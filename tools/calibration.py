@@ -176,7 +176,7 @@ def undo_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
     return np.log(probabilities.clip(1 / trained_on))
 
 
-def follow_number(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+def match_sample_size(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
     """Scales logits so that perfectly learned smoothed targets get probability 1 - 1/n.
 
     Here, n is the number of training sequences.
@@ -186,7 +186,7 @@ def follow_number(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
     return logits * np.log((trained_on - 1) * (classes - 1)) / margin
 
 
-def follow_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+def correct_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
     """Divides logits by the temperature that a run uses."""
     return logits / smoothing_temperature(SMOOTHING, logits.shape[1])
 
@@ -194,8 +194,8 @@ def follow_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarra
 METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
     "none": lambda logits, trained_on, temperature: logits,
     "smoothing undone": undo_smoothing,
-    "temperature, exact at 95 %": follow_smoothing,
-    "temperature, up to 1 - 1/n": follow_number,
+    "temperature, exact at 95 %": correct_smoothing,
+    "temperature, up to 1 - 1/n": match_sample_size,
     "temperature of a tenth": lambda logits, trained_on, temperature: (
         logits / temperature
     ),

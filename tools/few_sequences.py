@@ -1,4 +1,4 @@
-"""Compares random filters with networks trained by gradients on few sequences.
+"""Compares random filters with trained networks on few sequences.
 
     python tools/few_sequences.py --data=FOLDER --wheel=FOLDER
     python tools/few_sequences.py --data=FOLDER --wheel=FOLDER --draws 0 1 2 \

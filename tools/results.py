@@ -4,7 +4,7 @@
     python tools/results.py default best --data=FOLDER
 
 Trains the named rows, or all rows, with `python -m rnnmnist.main` and all seeds, and
-writes `results/NAME.json`. Each run uses one core, also if it trains an ensemble; runs
+writes `results/NAME.json`. Each run uses one core, even if it trains an ensemble; runs
 on different cores are parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each
 with the four original files, and the folders of `SETS`. Without `--data`, TFDS
 downloads the images. Runs are kept in `checkpoints/results`, so that an interrupted
@@ -53,7 +53,7 @@ class Row:
 
     Attributes:
         name: the stem of the result file.
-        seeds: the number of seeds. Each run trains `num_seeds` of them, a setting.
+        seeds: the number of seeds. A run trains as many as the setting `num_seeds`.
         settings: the name of a configuration, followed by `KEY=VALUE` overrides.
         label: the text in the first column, in tables with labels.
         change: the overrides that distinguish the row from the row above.
@@ -198,7 +198,7 @@ BY_PIXEL = {
 }
 
 
-def by_pixel(view: str, **num_steps: int) -> tuple[Row, ...]:
+def pixel_rows(view: str, **num_steps: int) -> tuple[Row, ...]:
     """Returns a row for each cell on sequential MNIST."""
     rows = []
     for cell, (label, recipe) in BY_PIXEL.items():
@@ -207,8 +207,8 @@ def by_pixel(view: str, **num_steps: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-PIXELS = by_pixel("pixels", lstm=12_900, gru=6_450, lru=12_900)
-PERMUTED = by_pixel("permuted", lstm=6_450, gru=6_450, lru=17_200)
+PIXELS = pixel_rows("pixels", lstm=12_900, gru=6_450, lru=12_900)
+PERMUTED = pixel_rows("permuted", lstm=6_450, gru=6_450, lru=17_200)
 # Data sets of the UEA and UCR archives, in folders as in aeon's wheel.
 SETS = (
     "BasicMotions",
@@ -223,7 +223,7 @@ SETS = (
 FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts model.cell={1}"
 
 
-def of_archive(prefix: str, cell: str) -> tuple[Row, ...]:
+def archive_rows(prefix: str, cell: str) -> tuple[Row, ...]:
     """Returns a row for a cell on each data set in `SETS`."""
     return tuple(
         Row(f"{prefix}_{name}", 5, FILES.format(name, cell), name) for name in SETS
@@ -231,9 +231,9 @@ def of_archive(prefix: str, cell: str) -> tuple[Row, ...]:
 
 
 # Trained before label smoothing became part of the recipe.
-ARCHIVE = of_archive("archive", "lru train.label_smoothing=0")
-ARCHIVE_LSTM = of_archive("lstm", "lstm train.label_smoothing=0")
-ARCHIVE_FILTERS = of_archive("filters", "filters")
+ARCHIVE = archive_rows("archive", "lru train.label_smoothing=0")
+ARCHIVE_LSTM = archive_rows("lstm", "lstm train.label_smoothing=0")
+ARCHIVE_FILTERS = archive_rows("filters", "filters")
 ROWS = {
     row.name: row
     for row in (
