@@ -48,11 +48,11 @@ class Trainer:
             features=columns,
             image_shape=(rows, columns),
         )
-        self.config = resolve(config, self.task)
-        run = self.config
+        self.config = run = resolve(config, self.task)
         self.mesh = make_mesh(run.train.batch_size, None, run.num_seeds)
-        resolved = Execution.create(run, platform_of(self.mesh))
-        resolved = resolved._replace(**execution or {})
+        resolved = Execution.create(run, platform_of(self.mesh))._replace(
+            **execution or {}
+        )
         self.program = Program.create(run, self.task, self.mesh, resolved)
         images, labels = worker.noise(examples, rows, columns)
         self.examples = Examples(images, labels=labels)
