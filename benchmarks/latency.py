@@ -1,9 +1,9 @@
-"""Measures the latency of `Model.step`, for the recipe of `configs/trained.py`.
+"""Measures the latency of `Model.step` with the recipe of `configs/trained.py`.
 
     python benchmarks/latency.py
 
-Trains `lru` and `lstm` for one update on noise with 12 features, then classifies by
-time step.
+Trains `lru` and `lstm` for one update on noise with 12 features, then classifies one
+time step per call.
 """
 
 import statistics
@@ -19,7 +19,7 @@ FEATURES, TIME_STEPS = 12, 5_000
 
 
 def measure(cell: str) -> None:
-    """Prints the median and the 99th percentile over time steps."""
+    """Prints the median and 99th percentile of the latency over time steps."""
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((40, 10, FEATURES))
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +31,7 @@ def measure(cell: str) -> None:
         begin = time.perf_counter()
         state, _ = model.step(state, features)
         seconds.append(time.perf_counter() - begin)
-    quantiles = statistics.quantiles(seconds[10:], n=100)  # the first one compiles
+    quantiles = statistics.quantiles(seconds[10:], n=100)  # the first call compiles
     print(
         f"{cell} on {describe_processor()}: {1e6 * quantiles[49]:.0f} microseconds a "
         f"time step in the median, {1e6 * quantiles[98]:.0f} in the 99th percentile"

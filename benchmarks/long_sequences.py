@@ -1,9 +1,9 @@
-"""Measures training on long sequences of one feature, beside PyTorch, on this machine.
+"""Compares training on long sequences of one feature with PyTorch, on this machine.
 
     python benchmarks/long_sequences.py --peers=PYTHON
 
-It writes long_sequences.json. PYTHON is an interpreter that has
-benchmarks/requirements.txt, by default this one.
+Writes long_sequences.json. PYTHON is an interpreter with the packages of
+benchmarks/requirements.txt; the default is the running interpreter.
 """
 
 import argparse
@@ -43,29 +43,29 @@ MODELS: dict[str, dict[str, Any]] = {
     "rnn": {"cell": "rnn", "hidden_size": 256},
     "lru": {"cell": "lru", "hidden_size": 64, "num_layers": 3},
 }
-# The same with another scan, or another amount of recomputation in the backward pass:
-# changes of `Execution`, by the name of a model and what differs.
+# Overrides of `Execution`: other scans, or more or less recomputation in the backward
+# pass. A name consists of the model and the difference.
 VARIANTS: dict[str, dict[str, Any]] = {
     "lru, one block": {"remat_time_steps": TIME},
     "lru, parallel scan": {"parallel_scan": True, "remat_time_steps": None},
     "lru, parallel scan in blocks": {"parallel_scan": True},
 }
 PEERS = ("lstm", "gru")
-LENGTHENED = ("lstm", "lru")
+MEASURED_AT_ALL_LENGTHS = ("lstm", "lru")
 
 
-def work_of(name: str) -> dict[str, Any]:
-    """Returns the arguments of a worker that trains a model or a variant of one."""
+def worker_settings(name: str) -> dict[str, Any]:
+    """Returns the settings of a worker that trains a model or one of its variants."""
     model = MODELS[name.split(",")[0]]
     return {"model": model, "execution": VARIANTS.get(name, {})}
 
 
 def training(bench: Bench) -> dict[str, Any]:
-    """Measures every recurrence, its variants, PyTorch's, and matrix products."""
+    """Measures all cells and variants, PyTorch's cells, and matrix products."""
     work = {"steps": 4, "rows": TIME, "columns": 1}
     workers = [
         *(
-            Worker(name, OURS, "train", work | work_of(name))
+            Worker(name, OURS, "train", work | worker_settings(name))
             for name in (*MODELS, *VARIANTS)
         ),
         *(
@@ -78,59 +78,60 @@ def training(bench: Bench) -> dict[str, Any]:
 
 
 def lengths(bench: Bench) -> dict[str, Any]:
-    """Measures the LSTM and the LRU for several lengths."""
+    """Measures the LSTM and the LRU at several sequence lengths."""
     workers = []
     for time in LENGTHS:
         work = {"steps": max(1, 4 * TIME // time), "rows": time, "columns": 1}
-        for name in LENGTHENED:
-            own = work | work_of(name)
-            workers.append(Worker(f"{name}: {time}", OURS, "train", own))
+        for name in MEASURED_AT_ALL_LENGTHS:
+            settings = work | worker_settings(name)
+            workers.append(Worker(f"{name}: {time}", OURS, "train", settings))
     return bench.measure(workers)
 
 
 def num_parameters(model: dict[str, Any]) -> int:
-    """Returns the number of parameters for one feature and ten classes."""
-    given = Config(data=DataConfig(view="pixels"), model=ModelConfig(**model))
-    task = image_task(given.data)
-    made = make_model(resolve(given, task).model, task, DEFAULTS["cpu"])
-    return count_params(abstract_params(made))
+    """Counts the parameters of a model for one feature and ten classes."""
+    config = Config(data=DataConfig(view="pixels"), model=ModelConfig(**model))
+    task = image_task(config.data)
+    network = make_model(resolve(config, task).model, task, DEFAULTS["cpu"])
+    return count_params(abstract_params(network))
 
 
 def flop_per_image(model: dict[str, Any]) -> int:
-    """Returns the operations of an image's products, without any recomputation.
+    """Returns the floating-point operations of the matrix products for one image.
 
-    Each parameter is multiplied and added once a time step, and twice in the backward
-    pass. Those of the head, which is applied once, are not counted.
+    At each time step, the forward pass multiplies and adds each parameter once, the
+    backward pass twice. Recomputation and the head, which is applied once, are not
+    counted.
     """
     units = model.get("hidden_size", 128)
     return 3 * 2 * TIME * (num_parameters(model) - 10 * (units + 1))
 
 
 def code(name: str) -> str:
-    """Formats the cell of a name as code: `lstm`, blocks of 28 time steps."""
+    """Formats the cell in a name as code, such as "`lru`, one block"."""
     model, *variant = name.split(", ")
     *framework, cell = model.split()
     return ", ".join([*framework, f"`{cell}`", *variant])
 
 
-def recurrences_table(measured: dict[str, Any]) -> str:
-    """Compares the recurrences with PyTorch's and with the ceiling of products."""
+def cells_table(measured: dict[str, Any]) -> str:
+    """Compares the cells with PyTorch's, and with the ceiling of matrix products."""
     section = measured["training"]
     found = {name: speeds(rounds) for name, rounds in section.items()}
     peak = statistics.median(found[fastest_mode(section, "product")])
     rows = []
     for name in (*MODELS, *(f"PyTorch {peer}" for peer in PEERS)):
-        own = found[name]
-        beside_peer = share = ""
+        speed = found[name]
+        relative = utilization = ""
         if model := MODELS.get(name):
             percent = 100 * flop_per_image(model) / peak
-            share = median_and_range([speed * percent for speed in own], ".0f")
+            utilization = median_and_range([percent * value for value in speed], ".0f")
         if name in PEERS:
-            beside_peer = format_ratios(own, found[f"PyTorch {name}"])
+            relative = format_ratios(speed, found[f"PyTorch {name}"])
         memory = format_memory(section[name])
-        rows.append([code(name), format_speeds(own), beside_peer, share, memory])
+        rows.append([code(name), format_speeds(speed), relative, utilization, memory])
     header = (
-        "recurrence",
+        "cell",
         "images/s",
         "relative to PyTorch's",
         "% of the ceiling",
@@ -140,14 +141,14 @@ def recurrences_table(measured: dict[str, Any]) -> str:
 
 
 def variants_table(measured: dict[str, Any]) -> str:
-    """Compares the variants of `lru` with it."""
+    """Compares `lru` with its variants."""
     section = measured["training"]
     found = {name: speeds(section[name]) for name in ("lru", *VARIANTS)}
     rows = []
-    for name, own in found.items():
-        relative = format_ratios(own, found["lru"])
+    for name, speed in found.items():
+        relative = format_ratios(speed, found["lru"])
         memory = format_memory(section[name])
-        rows.append([code(name), format_speeds(own), relative, memory])
+        rows.append([code(name), format_speeds(speed), relative, memory])
     header = ("scan", "images/s", "relative to `lru`", "peak MiB")
     return table("784 time steps", header, rows)
 
@@ -158,44 +159,44 @@ def format_memory(rounds: list[dict[str, Any]]) -> str:
 
 
 def lengths_table(measured: dict[str, Any]) -> str:
-    """Lists the cost of a time step by the length of the sequence."""
+    """Lists the cost of a time step for each sequence length."""
     found = {name: speeds(rounds) for name, rounds in measured["lengths"].items()}
     rows = []
-    for name in LENGTHENED:
-        costs = {  # microseconds for a time step of a batch, in each round
+    for name in MEASURED_AT_ALL_LENGTHS:
+        costs = {  # microseconds per time step of a batch, in each round
             time: [1e6 * BATCH / speed / time for speed in found[f"{name}: {time}"]]
             for time in LENGTHS
         }
         cells = [code(name)]
-        for own in costs.values():
-            ratio = statistics.median(ratios(own, costs[TIME]))
-            cells.append(f"{statistics.median(own):,.0f} ({ratio:.2f})")
+        for cost in costs.values():
+            ratio = statistics.median(ratios(cost, costs[TIME]))
+            cells.append(f"{statistics.median(cost):,.0f} ({ratio:.2f})")
         rows.append(cells)
     lengths = (f"{time:,} time steps" for time in LENGTHS)
     header = ("µs per time step of 128 sequences", *lengths)
     return table("Length", header, rows)
 
 
-def recurrences() -> str:
-    """Returns the table of the recurrences."""
-    return recurrences_table(read())
+def cells() -> str:
+    """Renders the table of the cells."""
+    return cells_table(read())
 
 
 def scans() -> str:
-    """Returns the tables of the scans and of the length, and their origin."""
+    """Renders the tables of scans and lengths, and states their origin."""
     measured = read()
     parts = (variants_table, lengths_table, origin)
     return "\n".join(part(measured) for part in parts)
 
 
 def read() -> dict[str, Any]:
-    """Reads the measurements."""
+    """Reads the stored measurements."""
     measured: dict[str, Any] = json.loads(NUMBERS.read_text())
     return measured
 
 
 def main() -> None:
-    """Parses the command line, measures both sections and writes the file."""
+    """Parses the command line, measures both sections, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=5)

@@ -4,9 +4,9 @@
     python benchmarks/measure.py run --data=FOLDER --peers=PYTHON
 
 `validate` prints the validation accuracies of Flax and PyTorch with our recipes. `run`
-writes benchmarks/results.json. FOLDER contains the four original MNIST files; PYTHON is
-an interpreter that has benchmarks/requirements.txt, by default this one. `--older` is
-one that has rnnmnist with an older jax.
+writes benchmarks/results.json. FOLDER contains the four original MNIST files. PYTHON is
+an interpreter with the packages of benchmarks/requirements.txt; the default is the
+running interpreter. `--older` is an interpreter with rnnmnist and an older jax.
 """
 
 import argparse
@@ -39,30 +39,30 @@ RECIPES = {
     target: f"benchmarks/recipes/accuracy_{target.replace('.', '_')}.py"
     for target in TARGET_COUNTS
 }
-EPOCH_STEPS = 430  # of 128 images, which are 55,000 in all
+EPOCH_STEPS = 430  # 55,000 images in batches of 128
 VALIDATION_SEEDS = 3
-LONG_ROUNDS = 3  # of measurements that take a minute
-PAUSE_SECONDS = 0.3  # in which the threads of the previous worker go to sleep
-# Use the CPU only, with the kernels that its libraries choose by default.
-HIDDEN = {
+LONG_ROUNDS = 3  # for measurements that take a minute
+PAUSE_SECONDS = 0.3  # for the threads of the previous worker to go to sleep
+# Workers use only the CPU, with the default kernels of their libraries.
+UNSET = {
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
     "XLA_FLAGS",
     "JAX_COMPILATION_CACHE_DIR",
 }
 ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if name not in HIDDEN
+    name: value for name, value in os.environ.items() if name not in UNSET
 } | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Worker(NamedTuple):
-    """A process that repeats a task when it is told to."""
+    """A process that repeats a task on request."""
 
     name: str
     script: str
     task: str
     settings: dict[str, Any]
-    python: str | None = None  # by default that of the script
+    python: str | None = None  # interpreter; None: the default for the script
 
 
 PRODUCTS = (
@@ -73,7 +73,7 @@ PRODUCTS = (
 
 
 def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Reads the next line of a process's output.
+    """Reads and parses the next line of a process's output.
 
     Raises:
         EOFError: if the process has ended.
@@ -85,23 +85,23 @@ def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(line)
 
 
-def record(found: dict[str, list[float]], name: str, seconds: float) -> None:
+def log_seconds(found: dict[str, list[float]], name: str, seconds: float) -> None:
     """Adds a measurement and prints it."""
     found.setdefault(name, []).append(seconds)
     print(f"{name}: {seconds:.2f} s", flush=True)
 
 
 class Bench(NamedTuple):
-    """The settings of a benchmark, and how it runs processes."""
+    """The settings of a benchmark, and methods that run processes."""
 
-    peers: str
+    peers: str  # an interpreter with the peers' packages
     rounds: int
     data: str = ""
     seeds: int = 0
     older: str = ""  # an interpreter with an older jax
 
     def argv(self, script: str, task: str, settings: dict[str, Any]) -> list[str]:
-        """Returns the command that runs a task of a script."""
+        """Returns the command that runs a task in a script."""
         python = sys.executable if script in (OURS, FLAX) else self.peers
         return [python, str(BENCHMARKS / script), task, json.dumps(settings)]
 
@@ -118,9 +118,10 @@ class Bench(NamedTuple):
         ]
 
     def train(self, config: str, *overrides: str, **environment: str) -> dict[str, Any]:
-        """Trains a configuration as a process.
+        """Trains a configuration in a new process.
 
-        Returns its seconds, and its correct predictions on the test split.
+        Returns:
+            The `seconds`, and the `correct` predictions on the test split.
         """
         with tempfile.TemporaryDirectory() as folder:
             argv = self.train_argv(config, folder, *overrides)
@@ -130,10 +131,10 @@ class Bench(NamedTuple):
         return {"seconds": seconds, "correct": correct}
 
     def measure(self, workers: Sequence[Worker]) -> dict[str, list[dict[str, float]]]:
-        """Runs each worker once per round, one at a time.
+        """Runs one worker after another, once per round.
 
         Returns:
-            By the worker's name, the `seconds`, `amount` and `peak_mib` of each round.
+            For each worker, the `seconds`, `amount` and `peak_mib` of each round.
         """
         found: dict[str, list[dict[str, float]]] = {}
         with contextlib.ExitStack() as stack:
@@ -142,7 +143,7 @@ class Bench(NamedTuple):
                 argv = self.argv(worker.script, worker.task, worker.settings)
                 argv[0] = worker.python or argv[0]
                 process = stack.enter_context(self.process(argv))
-                read_json(process)  # it is ready
+                read_json(process)  # waits until the worker is ready
                 processes[worker.name] = process
             for _ in range(self.rounds):
                 for name, process in processes.items():
@@ -161,7 +162,7 @@ class Bench(NamedTuple):
         """Starts a process, and kills it at the end of the block.
 
         Raises:
-            RuntimeError: if the process has ended when the block expects output.
+            RuntimeError: if the block expects output of a process that has ended.
         """
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
@@ -185,10 +186,10 @@ class Bench(NamedTuple):
     def run(
         self, argv: Sequence[str], exit_code: int = 0, **environment: str
     ) -> tuple[float, str]:
-        """Runs a process to its end; returns the seconds that it takes and its output.
+        """Runs a process until it exits, and returns the seconds and its output.
 
         Raises:
-            RuntimeError: if it does not exit with the expected code.
+            RuntimeError: if the exit code differs from the expected one.
         """
         begin = time.monotonic()
         finished = subprocess.run(
@@ -207,7 +208,7 @@ class Bench(NamedTuple):
         return seconds, finished.stdout
 
     def origin(self, command: str) -> dict[str, Any]:
-        """Returns what a file of measurements states about them."""
+        """Describes the origin of the measurements: command, hardware and versions."""
         _, commit = self.run(["git", "rev-parse", "--short", "HEAD"])
         return {
             "command": command,
@@ -219,13 +220,13 @@ class Bench(NamedTuple):
         }
 
     def version(self, python: str, package: str) -> str:
-        """Returns the version of a package of an interpreter."""
+        """Returns the version of a package in an interpreter's environment."""
         code = f"from importlib.metadata import version; print(version({package!r}))"
         return self.run([python, "-c", code])[1].strip()
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
-    """Measures training with batch 128, and matrix products."""
+    """Measures training with batch size 128, and matrix products."""
     steps = {"steps": 100}
     older = []
     if bench.older:
@@ -246,7 +247,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def evaluation(bench: Bench) -> dict[str, Any]:
-    """Measures the evaluation of 10,000 images; peers with two batch sizes."""
+    """Measures the evaluation of 10,000 images; for peers, with two batch sizes."""
     workers = [Worker("rnnmnist", OURS, "evaluate", {"images": 10_000})]
     for size in (128, 1000):
         work = {"images": 10_000, "batch": size}
@@ -260,7 +261,7 @@ def evaluation(bench: Bench) -> dict[str, Any]:
 
 
 def seeds(bench: Bench) -> dict[str, Any]:
-    """Measures several seeds in one program."""
+    """Measures training of ensembles, with one program for all members."""
     return bench.measure(
         [
             Worker(str(n), OURS, "train", {"steps": 120 // n, "seeds": n})
@@ -270,7 +271,7 @@ def seeds(bench: Bench) -> dict[str, Any]:
 
 
 def batches(bench: Bench) -> dict[str, Any]:
-    """Measures several batch sizes, also of PyTorch, the faster peer."""
+    """Measures training at several batch sizes, also for PyTorch, the faster peer."""
     workers = []
     for size in (32, 64, 128, 256, 512, 1024, 2048):
         work = {"steps": max(2, 8192 // size), "batch": size}
@@ -284,12 +285,12 @@ def batches(bench: Bench) -> dict[str, Any]:
 
 
 def jobs(bench: Bench) -> dict[str, Any]:
-    """Measures processes that train the tutorial's 781 steps and evaluate."""
+    """Measures processes that train for the tutorial's 781 steps and evaluate."""
     found: dict[str, list[float]] = {}
 
     def train(name: str, cache: str, *overrides: str) -> None:
         run = bench.train("tutorial", *overrides, JAX_COMPILATION_CACHE_DIR=cache)
-        record(found, name, run["seconds"])
+        log_seconds(found, name, run["seconds"])
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(LONG_ROUNDS):
@@ -300,7 +301,7 @@ def jobs(bench: Bench) -> dict[str, Any]:
             settings = {"data": bench.data, "steps": 781}
             for peer, script in PEERS.items():
                 seconds, _ = bench.run(bench.argv(script, "job", settings))
-                record(found, peer, seconds)
+                log_seconds(found, peer, seconds)
     return found
 
 
@@ -313,7 +314,7 @@ def starts(bench: Bench) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             for state in ("cold", "warm"):
                 seconds = first_line(bench, Path(folder) / state, f"{folder}/cache")
-                record(found, f"first step, {state} cache", seconds)
+                log_seconds(found, f"first step, {state} cache", seconds)
         modules = "import rnnmnist.main, rnnmnist.training.loop"
         unknown = [*main, "--config.train.learning_rte=0.01"]
         for name, argv, exit_code in (
@@ -323,16 +324,16 @@ def starts(bench: Bench) -> dict[str, Any]:
             ("an unknown setting", unknown, 2),
         ):
             seconds, _ = bench.run(argv, exit_code)
-            record(found, name, seconds)
+            log_seconds(found, name, seconds)
     return found
 
 
 def default_run(bench: Bench) -> dict[str, Any]:
-    """Measures the default run on all cores and on one."""
+    """Measures the default run on all cores and on one core."""
     cores = os.sched_getaffinity(0)
     found = {}
     for name, used in (("all cores", cores), ("one core", {min(cores)})):
-        os.sched_setaffinity(0, used)  # of the processes that this one starts, too
+        os.sched_setaffinity(0, used)  # child processes inherit it
         before = os.times()
         run = bench.train("default")
         after = os.times()
@@ -359,10 +360,10 @@ def first_line(bench: Bench, workdir: Path, cache: str) -> float:
 
 
 def accuracy(bench: Bench) -> dict[str, Any]:
-    """Measures the seconds and the accuracy of runs that follow a recipe, by seed.
+    """Measures seconds and accuracy of each recipe, framework and seed.
 
-    Each is evaluated once, on all test images. The recipe's length was selected on
-    validation, for rnnmnist.
+    Each run is evaluated once, on all test images. The number of steps in a recipe was
+    selected on the validation split, with rnnmnist.
     """
     recipes: dict[str, Any] = {target: {} for target in TARGET_COUNTS}
     with tempfile.TemporaryDirectory() as folder:
@@ -379,8 +380,8 @@ def accuracy(bench: Bench) -> dict[str, Any]:
                     peer: train_peer(bench, peer, target, seed, "test")
                     for peer in PEERS
                 }
-                given = load_config(REPOSITORY / recipe)
-                train = resolve(given, image_task(given.data)).train
+                config = load_config(REPOSITORY / recipe)
+                train = resolve(config, image_task(config.data)).train
                 origin = {"seed": seed, "epochs": train.num_steps // EPOCH_STEPS}
                 for name, run in runs.items():
                     found.setdefault(name, []).append(origin | run)
@@ -391,7 +392,7 @@ def accuracy(bench: Bench) -> dict[str, Any]:
 def train_peer(
     bench: Bench, peer: str, target: str, seed: int, split: str
 ) -> dict[str, Any]:
-    """Returns the seconds and correct predictions of a peer that follows a recipe."""
+    """Trains a peer with a recipe; returns its seconds and correct predictions."""
     config = load_config(REPOSITORY / RECIPES[target])
     values = {**vars(config.data), **vars(config.train)}
     settings = {
@@ -405,7 +406,7 @@ def train_peer(
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Prints the mean validation accuracy of peers that follow the recipes."""
+    """Prints the mean validation accuracy of the peers with each recipe."""
     bench = Bench(args.peers, rounds=1, data=str(args.data.absolute()))
     for target in TARGET_COUNTS:
         for peer in PEERS:
@@ -418,7 +419,7 @@ def validate(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures all sections and writes the file after each."""
+    """Measures all sections, and writes the file after each section."""
     data = str(args.data.absolute())
     bench = Bench(args.peers, args.rounds, data, args.seeds, args.older)
     measured = bench.origin(

@@ -10,8 +10,8 @@ import timeit
 from pathlib import Path
 
 TEMPORARY = tempfile.TemporaryDirectory()
-FOLDER = Path(TEMPORARY.name)  # of compiled programs and profiles
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # cached programs have no text
+FOLDER = Path(TEMPORARY.name)  # for compiled programs and profiles
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # cached programs are not dumped
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 FLAGS = f" --xla_dump_to={FOLDER} --xla_dump_hlo_as_text"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
@@ -24,8 +24,8 @@ from rnnmnist.runtime.machine import describe_processor  # noqa: E402
 
 
 def read_products(module: str) -> dict[str, float]:
-    """Returns the floating-point operations of the product in each instruction."""
-    sizes, found, computation = dict[str, int](), dict[str, float](), ""
+    """Returns the floating-point operations of the matrix product per instruction."""
+    sizes, flops, computation = dict[str, int](), dict[str, float](), ""
     (path,) = FOLDER.glob(f"*.jit_{module}.cpu_after_optimizations.txt")
     for line in path.read_text().splitlines():
         if line.startswith("%"):
@@ -34,18 +34,18 @@ def read_products(module: str) -> dict[str, float]:
             name, result, kind, rest = match.groups()
             for index, shape in enumerate(re.findall(r"\[([\d,]*)\]", result)):
                 size = math.prod(map(int, re.findall(r"\d+", shape)))
-                sizes[name] = sizes[f"{name}#{index}"] = size  # in a tuple
-            names = re.findall(r"%([^\s,)]+)", rest)  # operands, and what is called
+                sizes[name] = sizes[f"{name}#{index}"] = size  # an element of a tuple
+            names = re.findall(r"%([^\s,)]+)", rest)  # operands and callees
             if kind == "dot":  # of [m, k] and [k, n]
                 flop = 2 * math.sqrt(sizes[names[0]] * sizes[names[1]] * sizes[name])
-                found[name] = found[computation] = flop
-            elif kind not in ("while", "call"):  # they contain other instructions
-                found[name] = found.get(names[-1], 0) if kind == "fusion" else 0
-    return found
+                flops[name] = flops[computation] = flop
+            elif kind not in ("while", "call"):  # contain other instructions
+                flops[name] = flops.get(names[-1], 0) if kind == "fusion" else 0
+    return flops
 
 
 def main() -> None:
-    """Parses the command line, profiles and prints the ten largest."""
+    """Parses the command line, profiles, and prints the ten slowest operations."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--evaluate", action="store_true", help="not an update")
     parser.add_argument("--shape", type=int, nargs=2, default=(28, 28))
@@ -64,18 +64,16 @@ def main() -> None:
     (path,) = FOLDER.glob("profile/**/*.xplane.pb")
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for event in (event for line in plane.lines for event in line.events):
-            if (own := products.get(event.name)) is not None:
-                kind = "products" if own else re.sub(r"[.\d]+$", "", event.name)
+            if (product := products.get(event.name)) is not None:
+                kind = "products" if product else re.sub(r"[.\d]+$", "", event.name)
                 times[kind] += event.duration_ns / 1e3 / calls
-                flop += own / 1e3 / calls
+                flop += product / 1e3 / calls
     matrix = jax.random.normal(jax.random.key(0), (1024, 1024))
     seconds = timeit.repeat(lambda: (matrix @ matrix).block_until_ready(), number=1)
-    learning_rates = (
-        f"{flop / times['products']:.0f} of {2e-9 * 1024**3 / min(seconds):.0f}"
-    )
-    print(f"{describe_processor()}, jax {jax.__version__}, {learning_rates} GFLOP/s")
-    for kind, own in [("all operations", times.total()), *times.most_common(10)]:
-        print(f"{own / times.total():6.1%} {own:10,.0f} us  {kind}")
+    speeds = f"{flop / times['products']:.0f} of {2e-9 * 1024**3 / min(seconds):.0f}"
+    print(f"{describe_processor()}, jax {jax.__version__}, {speeds} GFLOP/s")
+    for kind, time in [("all operations", times.total()), *times.most_common(10)]:
+        print(f"{time / times.total():6.1%} {time:10,.0f} us  {kind}")
 
 
 if __name__ == "__main__":

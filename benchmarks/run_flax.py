@@ -1,7 +1,7 @@
-"""The worker of examples/plain_loop.py: `nn.RNN`, optax and one jitted call per batch.
+"""The Flax worker: `nn.RNN`, optax and one jitted call per batch.
 
-The model, the training step and the count of correct predictions are those of the
-example. This file adds the tasks of a worker and the recipes.
+The model, the training step and the count of correct predictions are imported from
+examples/plain_loop.py. This file adds the tasks of a worker, and recipes.
 """
 
 import sys
@@ -18,7 +18,7 @@ import plain_loop
 
 
 class Trainer:
-    """The train state, and training images in the memory of the host."""
+    """The train state, and training images in host memory."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Trainer:
 
 
 def make_optimizer(recipe: worker.Recipe | None) -> optax.GradientTransformation:
-    """Returns Adam with a constant learning rate, or a recipe's optimizer."""
+    """Returns a recipe's optimizer; by default, Adam with a constant learning rate."""
     if recipe is None:
         return optax.adam(1e-3)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -70,7 +70,7 @@ def make_optimizer(recipe: worker.Recipe | None) -> optax.GradientTransformation
 
 
 def shift(images: Any, limit: int, generator: np.random.Generator) -> Any:
-    """Shifts each image by whole pixels, up to a limit on each axis."""
+    """Shifts each image by random whole pixels, up to `limit` on each axis."""
     count, rows, columns = images.shape
     padded = np.pad(images, ((0, 0), (limit, limit), (limit, limit)))
     down, right = generator.integers(2 * limit + 1, size=(2, count, 1))

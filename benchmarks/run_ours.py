@@ -1,4 +1,4 @@
-"""The rnnmnist worker: the functions that a run calls, on the arrays of a run."""
+"""The rnnmnist worker, which calls the same functions as a run."""
 
 import contextlib
 import dataclasses
@@ -32,38 +32,38 @@ DATA = DataConfig(name="mnist5k")  # needs no files
 
 
 class Trainer:
-    """The state and the training images of a run."""
+    """The state of a run, and its training images."""
 
     def __init__(
         self,
-        given: Config,
+        config: Config,
         rows: int = 28,
         columns: int = 28,
-        execution: dict[str, Any] | None = None,  # changes of the platform's
+        execution: dict[str, Any] | None = None,  # overrides
         examples: int = 4000,
     ) -> None:
         self.task = dataclasses.replace(
-            image_task(given.data),
+            image_task(config.data),
             time_steps=rows,
             features=columns,
             image_shape=(rows, columns),
         )
-        self.config = config = resolve(given, self.task)
-        self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-        how = Execution.create(config, platform_of(self.mesh))._replace(
+        self.config = run = resolve(config, self.task)
+        self.mesh = make_mesh(run.train.batch_size, None, run.num_seeds)
+        resolved = Execution.create(run, platform_of(self.mesh))._replace(
             **execution or {}
         )
-        self.program = Program.create(config, self.task, self.mesh, how)
+        self.program = Program.create(run, self.task, self.mesh, resolved)
         images, labels = worker.noise(examples, rows, columns)
         self.examples = Examples(images, labels=labels)
-        opened = open_batches(self.examples, config, self.mesh)
+        opened = open_batches(self.examples, run, self.mesh)
         self._stack = contextlib.ExitStack()
         self.batches = self._stack.enter_context(opened)
-        self.state: Any = create_state(config, self.program)
+        self.state: Any = create_state(run, self.program)
         self.step = 0
 
     def steps(self, count: int) -> int:
-        """Trains as between two events; returns the number of images."""
+        """Trains for `count` steps, and returns the number of images."""
         target = self.step + count
         self.state, updates = train_to(
             self.state,
@@ -77,7 +77,7 @@ class Trainer:
         return self.config.train.batch_size * updates["loss"].size
 
     def evaluate(self) -> int:
-        """Evaluates the images; returns their number."""
+        """Evaluates all images, and returns their number."""
         logits = predict_logits(
             self.program.model,
             self.state.evaluated_params,
@@ -94,9 +94,9 @@ def train(
     seeds: int = 1,
     model: dict[str, Any] | None = None,
     flax_cell: bool = False,
-    **own: Any,
+    **settings: Any,
 ) -> None:
-    """Serves training steps of the default run; the amount is in images."""
+    """Serves training steps of the default run, counted in images."""
     if flax_cell:
         GATED_CELLS["lstm"] = "flax.linen:OptimizedLSTMCell"
     config = Config(
@@ -105,12 +105,12 @@ def train(
         model=ModelConfig(**(model or {})),
         train=TrainConfig(batch_size=batch),
     )
-    trainer = Trainer(config, **own)
+    trainer = Trainer(config, **settings)
     worker.serve(lambda: trainer.steps(steps))
 
 
 def evaluate(images: int) -> None:
-    """Serves evaluations; the amount is in images."""
+    """Serves evaluations, counted in images."""
     trainer = Trainer(Config(data=DATA), examples=images)
     worker.serve(trainer.evaluate)
 

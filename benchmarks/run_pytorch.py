@@ -1,4 +1,4 @@
-"""The PyTorch worker: `nn.LSTM` or `nn.GRU`, `nn.Linear` and Adam in a plain loop."""
+"""The PyTorch worker: `nn.LSTM` or `nn.GRU`, `nn.Linear`, and Adam in a plain loop."""
 
 import math
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 import worker
 from torch import nn
 
-# Denormal numbers in vanishing gradients would slow it down; XLA flushes them, too.
+# Flushes denormal numbers in vanishing gradients, which are slow. XLA also does this.
 torch.set_flush_denormal(True)
 
 
 class Network(nn.Module):
-    """The same network: a recurrence over the rows, a linear layer after the last."""
+    """The same network as ours: a recurrent layer and a linear head."""
 
     def __init__(self, columns: int, cell: str, hidden_size: int) -> None:
         super().__init__()
@@ -21,13 +21,13 @@ class Network(nn.Module):
         self.head = nn.Linear(hidden_size, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
+        """Returns logits [batch, 10] for uint8 images [batch, rows, columns]."""
         hidden, _ = self.cell(images.float() / 255)
         return self.head(hidden[:, -1])
 
 
 class Trainer:
-    """A network, its optimizer and its training images."""
+    """A network, its optimizer, and its training images."""
 
     def __init__(
         self,
@@ -51,16 +51,16 @@ class Trainer:
                 self.parameters, recipe.learning_rate, weight_decay=recipe.weight_decay
             )
             self.schedule = torch.optim.lr_scheduler.LambdaLR(
-                self.optimizer, lambda step: relative_rate(recipe, step)
+                self.optimizer, lambda step: learning_rate_factor(recipe, step)
             )
         else:
             self.optimizer = torch.optim.Adam(self.parameters, 1e-3)
         loss = nn.CrossEntropyLoss()
 
-        def total(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def compute_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return loss(self.network(images), labels.long())
 
-        self.loss = torch.compile(total) if compiled else total
+        self.loss = torch.compile(compute_loss) if compiled else compute_loss
 
     def steps(self, count: int, batch: int) -> None:
         """Trains on shuffled batches."""
@@ -73,7 +73,7 @@ class Trainer:
                 done += 1
 
     def update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Does one step, by the recipe if there is one."""
+        """Trains on one batch, with the recipe's shifts and clipping, if any."""
         recipe = self.recipe
         if recipe and recipe.max_shift:
             images = shift(images, recipe.max_shift)
@@ -95,8 +95,8 @@ class Trainer:
             )
 
 
-def relative_rate(recipe: worker.Recipe, step: int) -> float:
-    """Returns the learning rate of a step relative to the peak."""
+def learning_rate_factor(recipe: worker.Recipe, step: int) -> float:
+    """Returns the learning rate of a step, relative to the peak learning rate."""
     if step < recipe.warmup:
         return (step + 1) / (recipe.warmup + 1)
     progress = (step - recipe.warmup) / (recipe.num_steps - recipe.warmup)
@@ -104,7 +104,7 @@ def relative_rate(recipe: worker.Recipe, step: int) -> float:
 
 
 def shift(images: torch.Tensor, limit: int) -> torch.Tensor:
-    """Shifts each image by whole pixels, up to a limit on each axis."""
+    """Shifts each image by random whole pixels, up to `limit` on each axis."""
     count, rows, columns = images.shape
     padded = nn.functional.pad(images, (limit,) * 4)
     down, right = torch.randint(2 * limit + 1, (2, count, 1))

@@ -1,4 +1,4 @@
-"""The tables of the benchmark, for `tools/render_pages.py`."""
+"""Renders the benchmark tables for `tools/render_pages.py`."""
 
 import json
 import statistics
@@ -12,33 +12,33 @@ import page_tables
 
 NUMBERS = Path(__file__).resolve().parent / "results.json"
 FLOP_PER_IMAGE = 3 * 2 * 28 * (28 + 128) * 4 * 128  # once forward, twice backward
-# Correct predictions of 10,000, in the mean over seeds, by target accuracy.
+# From target accuracy to mean correct predictions out of 10,000.
 TARGET_COUNTS = {"98.5": 9850, "99.0": 9900}
 Rounds = Sequence[dict[str, float]]
 
 
 def read() -> dict[str, Any]:
-    """Reads the measurements."""
+    """Reads the stored measurements."""
     return json.loads(NUMBERS.read_text())
 
 
 def tables(measured: dict[str, Any]) -> str:
-    """Returns all tables of benchmarks/README.md."""
+    """Renders all tables of benchmarks/README.md."""
     sections = (throughput, evaluation, jobs, accuracy, seeds, batches, starts)
     parts = (at_the_ceiling, *sections, origin)
     return "\n".join(part(measured) for part in parts)
 
 
 def summary(measured: dict[str, Any]) -> str:
-    """Compares rnnmnist with the faster mode of each peer."""
+    """Compares rnnmnist with the fastest mode of each peer."""
     peers = ("Flax", "PyTorch")
     rows = []
     for title, section in (
         ("training, batch 128, images/s", "throughput"),
         ("evaluation, images/s", "evaluation"),
     ):
-        faster_modes = [fastest_mode(measured[section], peer) for peer in peers]
-        modes = ["rnnmnist", *faster_modes]
+        peer_modes = [fastest_mode(measured[section], peer) for peer in peers]
+        modes = ["rnnmnist", *peer_modes]
         found = [speeds(measured[section][mode]) for mode in modes]
         rows.append([title, *map(format_speeds, found)])
     processes = ("rnnmnist, warm cache", *peers)
@@ -56,7 +56,7 @@ def summary(measured: dict[str, Any]) -> str:
 
 
 def differences(measured: dict[str, Any]) -> str:
-    """Lists what makes the package faster than the plain loop."""
+    """Lists the reasons why the package is faster than the plain loop."""
 
     def gain(section: str, ours: str, theirs: str) -> str:
         pair = (speeds(measured[section][name]) for name in (ours, theirs))
@@ -85,68 +85,68 @@ def differences(measured: dict[str, Any]) -> str:
 
 
 def mean_accuracy(runs: Sequence[dict[str, Any]], target: str, spec: str) -> str:
-    """Formats the mean accuracy of runs, and whether it misses the target."""
+    """Formats the mean accuracy of runs, and marks a missed target."""
     correct = statistics.mean(run["correct"] for run in runs)
     missed = " (missed)" if correct < TARGET_COUNTS[target] else ""
     return f"{correct / 100:{spec}} %{missed}"
 
 
 def seconds_of(runs: Sequence[dict[str, Any]]) -> list[float]:
-    """Returns the seconds of runs that follow a recipe."""
+    """Returns the seconds of each run."""
     return [run["seconds"] for run in runs]
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table below its title."""
+    """Formats a table with a title above it."""
     return f"**{title}**\n\n{page_tables.table(header, rows)}"
 
 
 def median_and_range(values: Sequence[float], spec: str) -> str:
-    """Formats the median, the minimum and the maximum: `2.0 (1.0 to 3.0)`."""
+    """Formats median, minimum and maximum, such as `2.0 (1.0 to 3.0)`."""
     middle, low, high = statistics.median(values), min(values), max(values)
     return f"{middle:{spec}} ({low:{spec}} to {high:{spec}})"
 
 
 def speeds(rounds: Rounds) -> list[float]:
     """Returns the amount of work per second of each round."""
-    return [one["amount"] / one["seconds"] for one in rounds]
+    return [entry["amount"] / entry["seconds"] for entry in rounds]
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Divides round by round."""
-    return [one / other for one, other in zip(ours, theirs, strict=True)]
+    """Divides the values of each round."""
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def format_speeds(found: Sequence[float]) -> str:
-    """Formats speeds, as integers."""
+    """Formats speeds as integers."""
     return median_and_range(found, ",.0f")
 
 
 def format_seconds(found: Sequence[float]) -> str:
-    """Formats the seconds of processes."""
+    """Formats seconds with one decimal."""
     return median_and_range(found, ".1f")
 
 
 def format_ratios(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Formats the ratios of each round."""
+    """Formats the ratios over all rounds."""
     return median_and_range(ratios(ours, theirs), ".2f")
 
 
 def fastest_mode(section: Mapping[str, Rounds], framework: str) -> str:
-    """Returns the name of a framework's mode with the highest median speed."""
+    """Returns the mode of a framework with the highest median speed."""
     modes = [name for name in section if name.split(",")[0] == framework]
     return max(modes, key=lambda name: statistics.median(speeds(section[name])))
 
 
 def ceiling(measured: dict[str, Any]) -> list[float]:
-    """Returns the images per second if training were only the fastest product."""
+    """Returns the images per second if training were only matrix products."""
     section = measured["throughput"]
     fastest = fastest_mode(section, "product")
     return [speed / FLOP_PER_IMAGE for speed in speeds(section[fastest])]
 
 
 def throughput(measured: dict[str, Any]) -> str:
-    """Compares training with the peers and with the ceiling."""
+    """Compares the training speed with the peers and with the ceiling."""
     section, rows = measured["throughput"], []
     ours, top = speeds(section["rnnmnist"]), ceiling(measured)
     for name, rounds in section.items():
@@ -155,25 +155,25 @@ def throughput(measured: dict[str, Any]) -> str:
             gigaflops = statistics.median(found) / 1e9
             name = f"1024³ {name}: {gigaflops:.0f} GFLOP/s"
             found = [speed / FLOP_PER_IMAGE for speed in found]
-        share = median_and_range([100 * ratio for ratio in ratios(found, top)], ".0f")
-        rows.append([name, format_speeds(found), format_ratios(ours, found), share])
+        percent = median_and_range([100 * ratio for ratio in ratios(found, top)], ".0f")
+        rows.append([name, format_speeds(found), format_ratios(ours, found), percent])
     header = ("training, batch 128", "images/s", "rnnmnist / this", "% of the ceiling")
     return table("Training", header, rows)
 
 
 def evaluation(measured: dict[str, Any]) -> str:
-    """Compares evaluation with the peers."""
+    """Compares the evaluation speed with the peers."""
     found = {name: speeds(rounds) for name, rounds in measured["evaluation"].items()}
     ours = found["rnnmnist"]
     rows = [
-        [name, format_speeds(own), format_ratios(ours, own)]
-        for name, own in found.items()
+        [name, format_speeds(speed), format_ratios(ours, speed)]
+        for name, speed in found.items()
     ]
     return table("Evaluation", ("10,000 images", "images/s", "rnnmnist / this"), rows)
 
 
 def jobs(measured: dict[str, Any]) -> str:
-    """Compares whole processes."""
+    """Compares the seconds of whole processes."""
     warm = measured["jobs"]["rnnmnist, warm cache"]
     rows = [
         [name, format_seconds(seconds), format_ratios(seconds, warm)]
@@ -184,7 +184,7 @@ def jobs(measured: dict[str, Any]) -> str:
 
 
 def accuracy(measured: dict[str, Any]) -> str:
-    """Compares runs that follow a recipe for a target accuracy."""
+    """Compares the runs of all frameworks for each target accuracy."""
     rows = []
     for target, recipes in measured["accuracy"].items():
         ours = seconds_of(recipes["rnnmnist, warm cache"])
@@ -214,32 +214,32 @@ def accuracy(measured: dict[str, Any]) -> str:
 
 
 def seeds(measured: dict[str, Any]) -> str:
-    """Compares ensembles of several sizes."""
+    """Compares the training speed of ensembles of several sizes."""
     found = {name: speeds(rounds) for name, rounds in measured["seeds"].items()}
     rows = [
-        [name, format_speeds(own), format_ratios(own, found["1"])]
-        for name, own in found.items()
+        [name, format_speeds(speed), format_ratios(speed, found["1"])]
+        for name, speed in found.items()
     ]
     header = ("seeds in one program", "images/s, all seeds", "relative to one seed")
     return table("Seeds", header, rows)
 
 
 def batches(measured: dict[str, Any]) -> str:
-    """Compares batch sizes."""
+    """Compares the training speed at several batch sizes."""
     found = {name: speeds(rounds) for name, rounds in measured["batches"].items()}
     rows = []
     names = [name.rpartition(" ") for name in found]
     ours, *peers = dict.fromkeys(name for name, _, _ in names)
     for size in dict.fromkeys(size for _, _, size in names):
-        own, *others = (found[f"{name} {size}"] for name in (ours, *peers))
-        ratio = format_ratios(own, max(others, key=statistics.median))
-        rows.append([size, *map(format_speeds, (own, *others)), ratio])
+        speed, *others = (found[f"{name} {size}"] for name in (ours, *peers))
+        ratio = format_ratios(speed, max(others, key=statistics.median))
+        rows.append([size, *map(format_speeds, (speed, *others)), ratio])
     header = ("batch", ours, *peers, "rnnmnist / faster peer")
     return table("Batch, images/s", header, rows)
 
 
 def starts(measured: dict[str, Any]) -> str:
-    """Lists the seconds of starts and of the default run."""
+    """Lists the seconds of process starts and of the default run."""
     rows = [
         [name, median_and_range(values, ".2f")]
         for name, values in measured["starts"].items()
@@ -255,7 +255,7 @@ def starts(measured: dict[str, Any]) -> str:
 
 
 def at_the_ceiling(measured: dict[str, Any]) -> str:
-    """States the speed at the ceiling relative to PyTorch."""
+    """States the speed at the ceiling, relative to PyTorch."""
     top = statistics.median(ceiling(measured))
     parts = []
     for work, section, limit in (
@@ -272,7 +272,7 @@ def at_the_ceiling(measured: dict[str, Any]) -> str:
 
 
 def origin(measured: dict[str, Any]) -> str:
-    """States hardware, versions, code and command of the measurements."""
+    """States the hardware, versions, commit and command of the measurements."""
     versions = page_tables.format_versions(measured["versions"])
     return (
         f"On {measured['hardware']}; {versions}, torch {measured['torch']}. Medians "

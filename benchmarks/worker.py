@@ -1,4 +1,4 @@
-"""The protocol of a benchmark worker, and the tasks that all peers have."""
+"""The protocol of a benchmark worker, and the tasks that all peers implement."""
 
 import functools
 import gzip
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 BATCH = 128
-VALIDATION = 5000  # the first training images, which a recipe does not train on
+VALIDATION = 5000  # images; with a recipe, the first training images are held out
 
 
 class Recipe(NamedTuple):
-    """The settings of a configuration that a peer can follow, by their names there."""
+    """The settings of a configuration that a peer supports, under the same names."""
 
     learning_rate: float
     weight_decay: float
@@ -28,12 +28,12 @@ class Recipe(NamedTuple):
 
     @property
     def warmup(self) -> int:
-        """The number of steps of the linear warm-up, which a cosine decay follows."""
+        """The number of steps of the linear warm-up, before the cosine decay."""
         return int(self.warmup_fraction * self.num_steps)
 
 
 class Trainer(Protocol):
-    """A peer's network, its optimizer and its training images."""
+    """A peer's network, its optimizer, and its training images."""
 
     def steps(self, count: int, batch: int) -> None:
         """Trains on shuffled batches."""
@@ -46,7 +46,7 @@ Create = Callable[..., Trainer]  # images [n, rows, columns], labels [n], settin
 
 
 def peer_tasks(create: Create) -> dict[str, Callable[..., None]]:
-    """Returns the tasks of a peer, whose trainers a function creates."""
+    """Returns the tasks of a peer, given a function that creates its trainer."""
     tasks = (train, evaluate, job, follow_recipe)
     return {task.__name__: functools.partial(task, create) for task in tasks}
 
@@ -57,10 +57,10 @@ def train(
     batch: int = BATCH,
     rows: int = 28,
     columns: int = 28,
-    **own: Any,
+    **settings: Any,
 ) -> None:
-    """Serves training steps; the amount is in images."""
-    trainer = create(*noise(max(4000, steps * batch), rows, columns), **own)
+    """Serves training steps, counted in images."""
+    trainer = create(*noise(max(4000, steps * batch), rows, columns), **settings)
 
     def task() -> int:
         trainer.steps(steps, batch)
@@ -69,10 +69,10 @@ def train(
     serve(task)
 
 
-def evaluate(create: Create, images: int, batch: int, **own: Any) -> None:
-    """Serves evaluations; the amount is in images."""
+def evaluate(create: Create, images: int, batch: int, **settings: Any) -> None:
+    """Serves evaluations, counted in images."""
     pixels, labels = noise(images)
-    trainer = create(pixels, labels, **own)
+    trainer = create(pixels, labels, **settings)
 
     def task() -> int:
         trainer.count_correct(pixels, labels, batch)
@@ -81,22 +81,24 @@ def evaluate(create: Create, images: int, batch: int, **own: Any) -> None:
     serve(task)
 
 
-def job(create: Create, data: str, steps: int, **own: Any) -> None:
-    """Trains on MNIST and prints the correct predictions on the test split."""
-    trainer = create(*originals(data, "train"), **own)
+def job(create: Create, data: str, steps: int, **settings: Any) -> None:
+    """Trains on MNIST, and prints the correct predictions on the test split."""
+    trainer = create(*originals(data, "train"), **settings)
     trainer.steps(steps, BATCH)
     print_correct(trainer, originals(data, "t10k"))
 
 
 def follow_recipe(
-    create: Create, data: str, recipe: dict[str, Any], split: str, **own: Any
+    create: Create, data: str, recipe: dict[str, Any], split: str, **settings: Any
 ) -> None:
-    """Trains on MNIST by a recipe and prints the correct predictions on a split."""
+    """Trains on MNIST with a recipe, and prints the correct predictions on a split."""
     images, labels = originals(data, "train")
     held_out = images[:VALIDATION], labels[:VALIDATION]
-    followed = Recipe(**recipe)
-    trainer = create(images[VALIDATION:], labels[VALIDATION:], recipe=followed, **own)
-    trainer.steps(followed.num_steps, BATCH)
+    parsed = Recipe(**recipe)
+    trainer = create(
+        images[VALIDATION:], labels[VALIDATION:], recipe=parsed, **settings
+    )
+    trainer.steps(parsed.num_steps, BATCH)
     print_correct(trainer, originals(data, "t10k") if split == "test" else held_out)
 
 
@@ -107,11 +109,11 @@ def print_correct(trainer: Trainer, split: tuple[Any, Any]) -> None:
 
 
 def serve(task: Callable[[], int]) -> None:
-    """Warms up, prints that it is ready, then runs the task once per line of input.
+    """Warms up, reports that it is ready, then runs the task once per line of input.
 
-    The task waits for the end of its work, and returns its amount.
+    The task must block until its work is done, and return the amount of work.
     """
-    for _ in range(2):  # compiles and fills the caches
+    for _ in range(2):  # compiles, and fills caches
         task()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
@@ -123,10 +125,7 @@ def serve(task: Callable[[], int]) -> None:
 
 
 def serve_products(multiply: Callable[[], Any], size: int) -> None:
-    """Serves products of square matrices that have `size` rows.
-
-    The amount is in floating-point operations.
-    """
+    """Serves products of square matrices, counted in floating-point operations."""
 
     def task() -> int:
         for _ in range(20):
@@ -151,7 +150,7 @@ def noise(count: int, rows: int = 28, columns: int = 28) -> tuple[Any, Any]:
 
 
 def originals(folder: str, prefix: str) -> tuple[Any, Any]:
-    """Reads images and labels from two original files of MNIST, `train` or `t10k`."""
+    """Reads images and labels from the original MNIST files, `train` or `t10k`."""
     stem = Path(folder) / prefix
     with gzip.open(f"{stem}-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(bytearray(file.read()), np.uint8, offset=16)
@@ -161,6 +160,6 @@ def originals(folder: str, prefix: str) -> tuple[Any, Any]:
 
 
 def main(tasks: dict[str, Callable[..., Any]]) -> None:
-    """Runs the task that the command line names, with settings in JSON."""
+    """Runs the task named on the command line, with settings in JSON."""
     _, name, settings = sys.argv
     tasks[name](**json.loads(settings))

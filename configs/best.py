@@ -1,4 +1,4 @@
-"""The most accurate MNIST run: an LSTM with 146,090 parameters, augmented images.
+"""The most accurate MNIST recipe: an LSTM with 146,090 parameters, augmentation.
 
     rnnmnist train --config=best
 
@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """The default recipe with more units, six times the steps, and augmentation."""
+    """Returns the default recipe with more units, 6x the steps, and augmentation."""
     return Config(
         data=DataConfig(
             max_shift=2, max_rotation=12, max_scale=0.15, max_shear=0.2, elastic=0.8

@@ -1,4 +1,4 @@
-"""The 5,000 MNIST images in the package: needs no network and no download.
+"""The 5,000 MNIST images that the package contains; requires no download.
 
     rnnmnist train
 
@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """48 epochs over the 4,000 training images, shifted by up to two pixels."""
+    """Returns a recipe of 48 epochs, with shifts by up to two pixels."""
     return Config(
         data=DataConfig(name="mnist5k", max_shift=2),
         train=TrainConfig(num_steps=1500, log_every_steps=100, eval_every_steps=150),

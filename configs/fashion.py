@@ -1,4 +1,4 @@
-"""Fashion-MNIST, with the network of `best`.
+"""Fashion-MNIST, with the same network as `best`.
 
     rnnmnist train --config=fashion
 
@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """50 epochs, with mirrored and slightly rotated images."""
+    """Returns a recipe of 50 epochs, with flips and weak affine augmentation."""
     return Config(
         data=DataConfig(
             name="fashion_mnist",

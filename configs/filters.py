@@ -1,17 +1,17 @@
-"""Random filters, of which only the head is fitted: for few sequences of your own.
+"""Random filters with a fitted head, for small data sets of your own sequences.
 
     rnnmnist train --config=filters --config.data.path=FILE_OR_FOLDER
 
-The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
-docs/formats.md describes them. With `--config=files`, the number of training sequences
-chooses between this configuration and `trained`.
+The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files; see
+docs/formats.md. With `--config=files`, the number of training sequences decides between
+this configuration and `trained`.
 """
 
 from rnnmnist import Config, DataConfig, ModelConfig
 
 
 def get_config() -> Config:
-    """Every sequence is for training, since each is left out in turn to validate."""
+    """Returns a recipe without a validation split: validation is leave-one-out."""
     return Config(
         data=DataConfig(name="files", validation=False),
         model=ModelConfig(cell="filters"),

@@ -1,17 +1,17 @@
-"""A network that is trained by gradients, for many sequences of your own.
+"""A network trained by gradient descent, for large data sets of your own sequences.
 
     rnnmnist train --config=trained --config.data.path=FILE_OR_FOLDER
 
-The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
-docs/formats.md describes them. With `--config=files`, the number of training sequences
-chooses between this configuration and `filters`.
+The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files; see
+docs/formats.md. With `--config=files`, the number of training sequences decides between
+this configuration and `filters`.
 """
 
 from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Layers that are linear in their state; docs/results_choices.md compares them."""
+    """Returns an LRU recipe; docs/results_choices.md compares it with alternatives."""
     return Config(
         data=DataConfig(name="files"),
         model=ModelConfig(cell="lru", pooling="mean", deltas=True),

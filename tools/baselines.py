@@ -2,13 +2,15 @@
 
     python tools/baselines.py --data=FOLDER
 
-FOLDER contains the folders of the data sets that have a result of `tools/results.py`.
+FOLDER contains the folders of all data sets for which `tools/results.py` has results.
 The classifiers are aeon's, in the environment of `requirements-baselines.txt`, with
-their default settings (no limit on the warping, 10,000 kernels) and one thread, on one
-core. Each is fitted to the whole training split and predicts the test split, MiniRocket
-with five seeds and sequences padded with zeros. results/baselines.json receives the
-correct predictions and the median processor seconds, without imports, the reading of
-files and numba's compilation, which a fit to two sequences causes before.
+default settings (unlimited warping, 10,000 kernels) and one thread on one core. Each
+classifier is fitted to the whole training split and predicts the test split. MiniRocket
+uses five seeds and pads sequences with zeros.
+
+Writes the correct predictions and the median processor seconds to
+results/baselines.json. The seconds exclude imports, reading files, and numba's
+compilation, which a preceding fit to two sequences triggers.
 """
 
 import argparse
@@ -35,30 +37,30 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def dtw(_: int) -> Any:
-    """Returns a classifier that assigns the label of the nearest sequence."""
+    """Creates a nearest-neighbour classifier with DTW distance; ignores the seed."""
     return KNeighborsTimeSeriesClassifier(n_neighbors=1, distance="dtw", n_jobs=1)
 
 
 def minirocket(seed: int) -> Any:
-    """Returns a linear classifier of random convolutions."""
+    """Creates a linear classifier on random convolutions."""
     return MiniRocketClassifier(random_state=seed, n_jobs=1)
 
 
 def measure(
-    make: Any, seeds: int, train: Any, labels: Any, test: Any, truth: Any
+    create: Any, seeds: int, train: Any, labels: Any, test: Any, truth: Any
 ) -> dict[str, Any]:
-    """Classifies the test split with the classifier that `make` returns for each seed.
+    """Fits a classifier with each seed and classifies the test split.
 
-    Sequences are float64 [sequences, features, time], or a list of [features, time] if
-    their lengths differ.
+    Sequences are float64 [sequences, features, time]. If their lengths differ, they are
+    a list of arrays [features, time].
     """
     two = [0, next(i for i, label in enumerate(labels) if label != labels[0])]
     few = [train[index] for index in two] if isinstance(train, list) else train[two]
-    make(0).fit(few, labels[two]).predict(few)  # compiles
+    create(0).fit(few, labels[two]).predict(few)  # compiles
     correct, seconds = [], []
     for seed in range(seeds):
         begin = time.process_time()
-        predicted = make(seed).fit(train, labels).predict(test)
+        predicted = create(seed).fit(train, labels).predict(test)
         seconds.append(time.process_time() - begin)
         correct.append(int((predicted == truth).sum()))
     return {"correct": correct, "seconds": round(statistics.median(seconds), 3)}
@@ -81,7 +83,7 @@ def measure_all(folder: Path, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parses the command line, measures and writes the result."""
+    """Parses the command line, measures, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     data = parser.parse_args().data

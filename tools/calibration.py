@@ -2,16 +2,20 @@
 
     python tools/calibration.py --data=FOLDER --wheel=FOLDER
 
-The folders are those of `few_sequences.py`; the first one also contains the folders of
-`results.SETS`. The trained recipe is trained on four of five folds of seven training
-splits, in two draws of the folds, and classifies the fifth fold. Of other sets, it is
-trained on some sequences, in two draws, and classifies others. Test splits are not
-read. A second network is trained on nine tenths of the same sequences, and the other
-tenth fits its temperature. A process has one core. The logits stay in
-`checkpoints/calibration`.
+The folders are described in `few_sequences.py`; the first folder also contains the
+folders of `results.SETS`. The recipe of configs/trained.py is evaluated in two ways:
 
-results/calibration.json receives the log losses and the calibration error of each set
-and method.
+- On seven data sets, it is trained on four of five folds of the training split and
+  classifies the fifth fold, with two draws of the folds.
+- On other data sets, it is trained on some training sequences and classifies others,
+  with two draws.
+
+Test splits are not read. A second network is trained on nine tenths of the same
+sequences, and its temperature is fitted on the remaining tenth. Each process uses one
+core. Logits are kept in `checkpoints/calibration`.
+
+Writes the log losses and the calibration error of each data set and method to
+results/calibration.json.
 """
 
 import argparse
@@ -53,7 +57,7 @@ from rnnmnist.runtime import machine
 FILE = RESULTS / "calibration.json"
 DRAWS = (0, 1)
 FOLDS = 5
-# The numbers of training sequences of the other sets.
+# From data sets to numbers of training sequences.
 SIZES = {
     "mnist": (2_000, 5_000),
     "fashion_mnist": (2_000, 5_000),
@@ -62,7 +66,7 @@ SIZES = {
     "names": (2_000,),
 }
 COUNTS = ("examples", "correct", "loss_of_correct", "loss_of_wrong")
-BINS = 15  # of the confidence, as in Guo et al., 2017
+BINS = 15  # confidence bins, as in Guo et al., 2017
 SMOOTHING = 0.1  # the label smoothing of the trained recipe
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # inputs, classes, lengths
@@ -71,7 +75,7 @@ Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # inputs, classes, leng
 def list_parts(
     data: Path, wheel: Path
 ) -> dict[str, list[Callable[[], tuple[Part, Part, int]]]]:
-    """Returns functions that load what trains, what is classified, and the seed."""
+    """Returns loaders of (training part, held-out part, seed), for each data set."""
     parts: dict[str, list[Callable[[], tuple[Part, Part, int]]]] = {}
     for name in SEVEN:
         path = data / name / f"{name}_TRAIN.ts"
@@ -98,7 +102,7 @@ def list_parts(
 
 
 def load_fold(folds: Folds, fold: int) -> tuple[Part, Part, int]:
-    """Returns the other folds, the fold, and the seed of the network."""
+    """Loads the other folds, the held-out fold, and the seed of the network."""
     sequences = read(folds.path, pair=False)
     labels = np.asarray(sequences.labels)
     is_held_out = folds.divide(labels) == fold
@@ -113,7 +117,7 @@ def load_fold(folds: Folds, fold: int) -> tuple[Part, Part, int]:
 def load_part(
     name: str, load: Callable[[], Sequences], size: int, draw: int
 ) -> tuple[Part, Part, int]:
-    """Returns sequences of a set, others of it, and the seed of the network."""
+    """Loads training sequences, held-out sequences, and the seed of the network."""
     sequences = load()
     train, held_out = divide(name, sequences, draw)
     classes = sequences.labels.astype(str)
@@ -124,17 +128,17 @@ def load_part(
     )
 
 
-def take_part(sequences: Any, classes: np.ndarray, chosen: np.ndarray) -> Part:
-    """Returns the chosen sequences, as indices or bool [n], with their classes."""
+def take_part(sequences: Any, classes: np.ndarray, selected: np.ndarray) -> Part:
+    """Selects sequences and their classes by indices, or by a mask, bool [n]."""
     lengths = sequences.lengths
     if lengths is not None:
-        lengths = np.asarray(lengths)[chosen]
-    return np.asarray(sequences.inputs)[chosen], classes[chosen], lengths
+        lengths = np.asarray(lengths)[selected]
+    return np.asarray(sequences.inputs)[selected], classes[selected], lengths
 
 
 def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
-    """Trains two networks, and saves the logits of one, and the other's temperature."""
-    (inputs, classes, lengths), (others, names, their_lengths), seed = load()
+    """Trains two networks; saves logits of the first, the temperature of the second."""
+    (inputs, classes, lengths), (test, names, test_lengths), seed = load()
     fit = functools.partial(
         rnnmnist.fit,
         inputs,
@@ -145,61 +149,61 @@ def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
         verbose=False,
     )
     model = fit(validation=False)
-    probabilities = model.classify(others, their_lengths).astype(float)
-    of_nine_tenths = fit()
-    assert of_nine_tenths.dataset is not None
-    tenth = of_nine_tenths.dataset.splits["validation"]
+    probabilities = model.classify(test, test_lengths).astype(float)
+    second = fit()  # holds out a tenth for validation
+    assert second.dataset is not None
+    validation = second.dataset.splits["validation"]
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         file,
         logits=np.log(probabilities) * model.temperature,
         labels=[model.task.classes.index(name) for name in names],
         trained_on=len(inputs),
-        temperature=calibrate(of_nine_tenths.logits(tenth), tenth.labels),
+        temperature=calibrate(second.logits(validation), validation.labels),
     )
     print(file, flush=True)
 
 
 def undo_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
-    """Returns the logarithms of the probabilities before label smoothing.
+    """Inverts label smoothing, and returns log probabilities.
 
-    A network that has learnt the smoothed targets knows them. The least probability is
-    1 over the number of training sequences.
+    This assumes that the network has learned the smoothed targets exactly. The minimum
+    probability is 1 over the number of training sequences.
     """
     classes = logits.shape[1]
-    learnt = np.exp(log_softmax(logits))
-    known = (learnt - SMOOTHING / classes) / (1 - SMOOTHING)
-    return np.log(known.clip(1 / trained_on))
+    smoothed = np.exp(log_softmax(logits))
+    probabilities = (smoothed - SMOOTHING / classes) / (1 - SMOOTHING)
+    return np.log(probabilities.clip(1 / trained_on))
 
 
-def follow_number(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
-    """Scales the logits of the smoothed targets to a probability of 1 - 1/n.
+def match_sample_size(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+    """Scales logits so that perfectly learned smoothed targets get probability 1 - 1/n.
 
-    n is the number of training sequences.
+    Here, n is the number of training sequences.
     """
     classes = logits.shape[1]
-    learnt = np.log1p(classes * (1 - SMOOTHING) / SMOOTHING)
-    return logits * np.log((trained_on - 1) * (classes - 1)) / learnt
+    margin = np.log1p(classes * (1 - SMOOTHING) / SMOOTHING)
+    return logits * np.log((trained_on - 1) * (classes - 1)) / margin
 
 
-def follow_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
-    """Scales logits as a run does."""
+def correct_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+    """Divides logits by the temperature that a run uses."""
     return logits / smoothing_temperature(SMOOTHING, logits.shape[1])
 
 
 METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
     "none": lambda logits, trained_on, temperature: logits,
     "smoothing undone": undo_smoothing,
-    "temperature, exact at 95 %": follow_smoothing,
-    "temperature, up to 1 - 1/n": follow_number,
+    "temperature, exact at 95 %": correct_smoothing,
+    "temperature, up to 1 - 1/n": match_sample_size,
     "temperature of a tenth": lambda logits, trained_on, temperature: (
         logits / temperature
     ),
 }
 
 
-def score(files: list[Path], method: str) -> dict[str, Any]:
-    """Returns the figures of a set: losses are sums over the sequences of a file."""
+def evaluate(files: list[Path], method: str) -> dict[str, Any]:
+    """Evaluates a method on a data set; losses are sums over the sequences per file."""
     parts: dict[str, list[float]] = {name: [] for name in COUNTS}
     gaps = np.zeros(BINS)
     confidence = 0.0
@@ -232,7 +236,7 @@ def score(files: list[Path], method: str) -> dict[str, Any]:
 
 
 def methods() -> str:
-    """Returns the table of the methods, with means over the sets."""
+    """Renders the table of the methods, with means over the data sets."""
     sets = json.loads(FILE.read_text())["sets"]
     lines = []
     for method in METHODS:
@@ -245,7 +249,7 @@ def methods() -> str:
             of_wrong = found["loss_of_wrong"] / wrong if wrong else np.nan
             error = 100 * figures[method]["calibration_error"]
             rows.append((loss / found["examples"], of_correct, of_wrong, error))
-        # A set without wrong predictions has no loss of them.
+        # A data set without wrong predictions has no mean loss for them.
         loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
         lines.append(
             [
@@ -262,7 +266,7 @@ def methods() -> str:
 
 
 def main() -> None:
-    """Parses the command line, trains, and writes the figures."""
+    """Parses the command line, trains, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--wheel", type=Path, required=True, metavar="FOLDER")
@@ -279,21 +283,21 @@ def main() -> None:
         cores.put(core)
     size = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(size, spawn, prepare, (cores, {})) as pool:
-        waiting = [
+        futures = [
             pool.submit(train, load, file)
             for name in parts
             for load, file in zip(parts[name], files[name], strict=True)
             if not file.exists()
         ]
-        for one in waiting:
-            one.result()
+        for future in futures:
+            future.result()
     content = {
         "command": "python tools/calibration.py --data=FOLDER --wheel=FOLDER",
         "hardware": machine.describe_processor(),
         "date": datetime.date.today().isoformat(),
         "versions": machine.installed_versions(),
         "sets": {
-            name: {method: score(files[name], method) for method in METHODS}
+            name: {method: evaluate(files[name], method) for method in METHODS}
             for name in parts
         },
     }

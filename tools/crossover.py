@@ -1,15 +1,19 @@
-"""Compares both recipes of RNNClassifier with MiniRocket on more and more sequences.
+"""Compares both recipes of RNNClassifier with MiniRocket as the data set grows.
 
     python tools/crossover.py --data=FOLDER --aeon=PYTHON
 
-FOLDER contains the four files of MNIST, whose images are sequences of 28 time steps and
-28 features. PYTHON is that of an environment of `requirements-baselines.txt`. All
-classifiers have their defaults: MiniRocket has one thread. Each is trained on three
-draws from the training images, in a process of its own, in which XLA compiles, and
-classifies all test images; `lru` also with all training images and three seeds. A
-process ends after 30 minutes, or where it needs more than 10 GiB.
-results/crossover.json receives the figures, with processor seconds; those that it
-contains are not measured again.
+FOLDER contains the four MNIST files. An image is a sequence of 28 time steps and 28
+features. PYTHON is the interpreter of an environment with
+`requirements-baselines.txt`. All classifiers use their defaults, including one thread
+for MiniRocket.
+
+For each number of sequences, each classifier is trained on three draws from the
+training images and classifies all test images. `lru` is also trained on all training
+images, with three seeds. Each training runs in a new process, and includes compilation
+by XLA. A process is stopped after 30 minutes, or if it needs more than 10 GiB.
+
+Writes accuracies, processor seconds and memory to results/crossover.json. Existing
+measurements are not repeated.
 """
 
 import argparse
@@ -31,7 +35,7 @@ import numpy as np
 
 FILE = Path(__file__).resolve().parent.parent / "results" / "crossover.json"
 ROCKET = "MiniRocket"
-# The classifiers, by the cell of RNNClassifier.
+# From `cell` of RNNClassifier, or MiniRocket, to the name in tables and plots.
 TITLES = {ROCKET: ROCKET, "filters": "random filters", "lru": "trained recipe"}
 RUNS = [
     *(
@@ -42,27 +46,29 @@ RUNS = [
     ),
     *(("lru", 60_000, draw) for draw in range(3)),
 ]
-FIGURES = ("accuracy", "seconds", "MiB", "ms")
+METRICS = ("accuracy", "seconds", "MiB", "ms")
 
 
 def create(name: str, seed: int) -> Any:
-    """Returns a classifier with its defaults; numba has compiled MiniRocket."""
+    """Creates a classifier with its defaults. MiniRocket is compiled by numba first."""
     if name != ROCKET:
         from rnnmnist import RNNClassifier
 
         return RNNClassifier(cell=name, random_state=seed)
     from aeon.classification import convolution_based  # type: ignore[import-not-found]
 
-    make = functools.partial(convolution_based.MiniRocketClassifier, random_state=seed)
+    create_minirocket = functools.partial(
+        convolution_based.MiniRocketClassifier, random_state=seed
+    )
     two = np.eye(28, dtype=np.float32)[None].repeat(2, axis=0)
-    make().fit(two, np.arange(2)).predict(two)
-    return make()
+    create_minirocket().fit(two, np.arange(2)).predict(two)
+    return create_minirocket()
 
 
 def measure(name: str, draw: int, file: Path) -> dict[str, float]:
-    """Trains a classifier and classifies test sequences; returns the `FIGURES`."""
+    """Trains a classifier, classifies the test images, and returns the `METRICS`."""
     inputs, labels, test, truth = np.load(file).values()
-    if name == ROCKET:  # features before time
+    if name == ROCKET:  # [n, features, time]
         inputs, test = inputs.swapaxes(1, 2), test.swapaxes(1, 2)
     classifier = create(name, draw)
     begin = time.process_time()
@@ -76,43 +82,45 @@ def measure(name: str, draw: int, file: Path) -> dict[str, float]:
         times.append(1000 * (time.process_time() - begin))
     accuracy = float(np.mean(classifier.predict(test) == truth))
     found = accuracy, seconds, memory, statistics.median(times)
-    return dict(zip(FIGURES, found, strict=True))
+    return dict(zip(METRICS, found, strict=True))
 
 
 def run(python: str, *argv: object) -> dict[str, Any]:
-    """Measures in a process with limits; returns its figures, or what stopped it."""
-    most = 10 * 2**30
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_DATA, (most, most))
+    """Measures in a process with limits; returns metrics, or why it was stopped."""
+    limit = 10 * 2**30
+    set_limit = functools.partial(
+        resource.setrlimit, resource.RLIMIT_DATA, (limit, limit)
+    )
     command = [python, __file__, "--run", *map(str, argv)]
-    with tempfile.TemporaryDirectory() as cache:  # so that every process compiles
+    with tempfile.TemporaryDirectory() as cache:  # every process compiles
         env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
         try:
             output = subprocess.check_output(
-                command, timeout=1800, preexec_fn=limit, env=env
+                command, timeout=1800, preexec_fn=set_limit, env=env
             )
         except subprocess.SubprocessError as error:
             return {"stopped": str(error)}
     return json.loads(output.splitlines()[-1])
 
 
-def figures() -> dict[tuple[str, int], np.ndarray]:
-    """Returns figures [figures, draws], by classifier and number of sequences."""
+def read_metrics() -> dict[tuple[str, int], np.ndarray]:
+    """Reads metrics [metrics, draws] for each classifier and number of sequences."""
     runs = json.loads(FILE.read_text())["runs"]
     found: dict[tuple[str, int], list[list[float]]] = {}
     for name, size, draw in RUNS:
-        one = runs[f"{name}, {size}, {draw}"]
-        of_draw = [one.get(key, np.nan) for key in FIGURES]
-        found.setdefault((name, size), []).append(of_draw)
+        run = runs[f"{name}, {size}, {draw}"]
+        metrics = [run.get(key, np.nan) for key in METRICS]
+        found.setdefault((name, size), []).append(metrics)
     return {key: np.transpose(draws) for key, draws in found.items()}
 
 
 def table() -> str:
-    """Returns the table of accuracies and costs."""
+    """Renders the table of accuracies and costs."""
     from page_tables import table
 
     header = ("training sequences", "classifier", "test accuracy, %", "s, training")
     lines = []
-    for (name, size), (accuracies, *costs) in figures().items():
+    for (name, size), (accuracies, *costs) in read_metrics().items():
         accuracy = f"{100 * accuracies.mean():.1f} ± {100 * accuracies.std(ddof=1):.1f}"
         if np.isnan(accuracies).any():
             accuracy = "stopped after 30 minutes, or at 10 GiB"
@@ -122,14 +130,14 @@ def table() -> str:
 
 
 def plot() -> bytes:
-    """Plots the accuracies."""
+    """Plots accuracies over the number of training sequences, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 3.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     for name, style in zip(TITLES, ("s--", "^-.", "o-"), strict=True):
-        found = figures().items()
-        points = {size: rows[0] for (one, size), rows in found if one == name}
+        found = read_metrics().items()
+        points = {size: rows[0] for (other, size), rows in found if other == name}
         percents = 100 * np.array([*points.values()])
         mean, ends = percents.mean(axis=1), percents.std(axis=1, ddof=1)
         axes.errorbar([*points], mean, ends, fmt=style, capsize=3, label=TITLES[name])
@@ -145,7 +153,7 @@ def plot() -> bytes:
 
 
 def main() -> None:
-    """Parses the command line; measures all runs, or one in this process."""
+    """Parses the command line; measures all runs or, with `--run`, a single run."""
     if sys.argv[1:2] == ["--run"]:
         found = measure(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
         print(json.dumps(found))
@@ -169,10 +177,10 @@ def main() -> None:
         key = f"{name}, {size}, {draw}"
         if key in runs:
             continue
-        chosen = np.random.default_rng(draw).permutation(len(labels))[:size]
+        selected = np.random.default_rng(draw).permutation(len(labels))[:size]
         with tempfile.NamedTemporaryFile(suffix=".npz") as saved:
-            inputs = np.float32(images[chosen])
-            np.savez(saved.name, inputs, labels[chosen], test, splits["test"].labels)
+            inputs = np.float32(images[selected])
+            np.savez(saved.name, inputs, labels[selected], test, splits["test"].labels)
             python = args.aeon if name == ROCKET else sys.executable
             runs[key] = run(python, name, draw, saved.name)
         runs[key]["hardware"] = machine.describe_processor()

@@ -1,25 +1,29 @@
-"""Compares random filters with networks trained by gradients on few sequences.
+"""Compares random filters with trained networks on few sequences.
 
     python tools/few_sequences.py --data=FOLDER --wheel=FOLDER
     python tools/few_sequences.py --data=FOLDER --wheel=FOLDER --draws 0 1 2 \
         --sets binary_mnist binary_fashion_mnist words names \
         --recipes filters "trained, label smoothing"
 
-The first FOLDER contains `mnist/` and `fashion_mnist/`, each with the original files,
-whose training images are sequences of 28 rows. Into the second one, the wheels of
-seglearn, sktime, wordfreq and Faker were extracted. They contain recordings of a watch
-on the wrist, which are cut into windows of 100 time steps; PLAID, recordings of
-electric appliances; frequent words of eight languages; and last names of eight
-countries.
+The `--data` folder contains `mnist/` and `fashion_mnist/`, each with the original
+files. Training images are sequences of 28 rows. The `--wheel` folder contains the
+extracted wheels of seglearn, sktime, wordfreq and Faker, with these data sets:
 
-The features of the second command have two values: the pixels of an image that are
-above 127, and the letters of a word or a name, one-hot.
+- recordings of a smartwatch, which are cut into windows of 100 time steps;
+- PLAID, recordings of electric appliances;
+- frequent words of eight languages;
+- last names from eight countries.
 
-Each recipe is trained on some sequences, drawn at random, and classifies others: 8,000
-other training images, or the fold that the draws leave out. There are five folds, of
-whole subjects for the watch, and stratified for PLAID. Test images are not read.
-results/few_sequences.json receives the correct predictions; what it contains is not
-measured again.
+The second command uses binary features: whether a pixel is above 127, and the one-hot
+letters of a word or name.
+
+Each recipe is trained on randomly drawn sequences and classifies others: 8,000 other
+training images, or a held-out fold. There are five folds, which consist of whole
+subjects for the watch and are stratified for the other data sets. Test images are not
+read.
+
+Writes the correct predictions to results/few_sequences.json. Existing measurements are
+not repeated.
 """
 
 import argparse
@@ -50,20 +54,20 @@ FILE = Path(__file__).resolve().parent.parent / "results" / "few_sequences.json"
 HELD_OUT = 8_000  # images
 WINDOW = 100  # time steps of the watch's recordings
 FOLDS = 5
-ALL = 10**6  # more sequences than there are
+ALL = 10**6  # more than any data set contains
 RECIPES: dict[str, dict[str, Any]] = {
     "filters": {"cell": "filters"},
     "trained": {"cell": "lru", "label_smoothing": 0.0},
     "trained, label smoothing": {"cell": "lru", "label_smoothing": 0.1},
 }
-# The numbers of training sequences of each set, and its title.
+# From data sets to numbers of training sequences.
 SIZES = {
     "mnist": (300, 500, 1_000, 2_000, 3_000, 5_000),
     "fashion_mnist": (300, 500, 1_000, 2_000, 3_000, 5_000),
     "watch": (100, 300, 1_000, ALL),
     "PLAID": (300, ALL),
 }
-# The same of sets whose features have two values.
+# The same for data sets with binary features.
 TWO_VALUED_SIZES = dict.fromkeys(
     ("binary_mnist", "binary_fashion_mnist", "words", "names"),
     (100, 200, 500, 1_000, 2_000),
@@ -80,25 +84,25 @@ TITLES = {
 }
 LANGUAGES = ("cs", "de", "en", "es", "fi", "fr", "it", "nl")
 COUNTRIES = ("cs_CZ", "de_DE", "en_GB", "es_ES", "fi_FI", "fr_FR", "it_IT", "sv_SE")
-MOST_WORDS = 2_000  # of a class
+MAX_WORDS = 2_000  # per class
 
-# The recipes and sizes in the tables.
+# The tables show only these recipes and sizes.
 COMPARED = ("filters", "trained, label smoothing")
 SHOWN = (300, 1_000, 2_000, 5_000, ALL)
 
 
 class Sequences(NamedTuple):
-    """Sequences of a set, and what is left out of the training."""
+    """The sequences of a data set."""
 
     inputs: np.ndarray  # [n, time, features]
-    labels: np.ndarray  # from 0, int [n]
+    labels: np.ndarray  # int [n], from 0
     lengths: np.ndarray | None  # int [n]
-    groups: np.ndarray | None  # the subjects, [n]
+    groups: np.ndarray | None  # subjects, [n]
 
 
 @functools.cache
 def load_images(folder: Path, name: Literal["mnist", "fashion_mnist"]) -> Sequences:
-    """Reads the training images of a set."""
+    """Reads the training images of a data set."""
     data = DataConfig(name=name, manual_dir=str(folder / name))
     splits = datasets.load(Config(data=data)).splits
     parts = [splits["validation"], splits["train"]]
@@ -109,7 +113,7 @@ def load_images(folder: Path, name: Literal["mnist", "fashion_mnist"]) -> Sequen
 
 @functools.cache
 def load_watch(folder: Path) -> Sequences:
-    """Cuts the recordings into windows that do not overlap."""
+    """Cuts the recordings of the watch into windows without overlap."""
     file = folder / "seglearn" / "data" / "watch_dataset.npy"
     data = np.load(file, allow_pickle=True).item()  # lists of arrays
     windows, labels, subjects = [], [], []
@@ -126,7 +130,7 @@ def load_watch(folder: Path) -> Sequences:
 
 @functools.cache
 def load_plaid(folder: Path) -> Sequences:
-    """Reads both files of PLAID as one set."""
+    """Reads both files of PLAID as one data set."""
     path = folder / "sktime" / "datasets" / "data" / "PLAID" / "PLAID_TRAIN.ts"
     found = read(path)
     return Sequences(found.inputs, np.asarray(found.labels), found.lengths, None)
@@ -135,7 +139,7 @@ def load_plaid(folder: Path) -> Sequences:
 def load_binary_images(
     folder: Path, name: Literal["mnist", "fashion_mnist"]
 ) -> Sequences:
-    """Reads the training images of a set, whose pixels become 0 or 1."""
+    """Reads the training images of a data set, and thresholds pixels to 0 or 1."""
     images = load_images(folder, name)
     binary = (images.inputs > 127).astype(np.float32)
     return Sequences(binary, images.labels, None, None)
@@ -147,7 +151,7 @@ def load_words(folder: Path) -> Sequences:
     found = []
     for language in LANGUAGES:
         file = folder / "wordfreq" / "data" / f"large_{language}.msgpack.gz"
-        # The first entry is a header; then lists of words by their frequency.
+        # After a header, there is a list of words for each frequency.
         _, *lists = msgspec.msgpack.decode(gzip.decompress(file.read_bytes()))
         found.append([word for words in lists for word in words])
     return encode_letters(found)
@@ -165,9 +169,10 @@ def load_names(folder: Path) -> Sequences:
 
 
 def encode_letters(texts_of_classes: list[list[str]]) -> Sequences:
-    """Encodes texts one-hot, letter by letter, without accents.
+    """Encodes texts as one-hot letters, without accents.
 
-    Of each class, the first texts of 3 to 16 letters count that no other class has.
+    Texts must have 3 to 16 letters and occur in only one class. Each class keeps its
+    first `MAX_WORDS` texts.
     """
     letters_of_classes = []
     for texts in texts_of_classes:
@@ -184,20 +189,20 @@ def encode_letters(texts_of_classes: list[list[str]]) -> Sequences:
     for label, texts in enumerate(letters_of_classes):
         rest = letters_of_classes[:label] + letters_of_classes[label + 1 :]
         others = set[str]().union(*rest)
-        own = [text for text in texts if text not in others][:MOST_WORDS]
-        sequences += own
-        labels += [label] * len(own)
+        unique = [text for text in texts if text not in others][:MAX_WORDS]
+        sequences += unique
+        labels += [label] * len(unique)
     lengths = np.array([len(text) for text in sequences])
     inputs = np.zeros((len(sequences), lengths.max(), 26), np.float32)
-    for one, text in zip(inputs, sequences, strict=True):
+    for values, text in zip(inputs, sequences, strict=True):
         codes = [string.ascii_lowercase.index(letter) for letter in text]
-        one[np.arange(len(text)), codes] = 1
+        values[np.arange(len(text)), codes] = 1
     return Sequences(inputs, np.array(labels), lengths, None)
 
 
 def divide(name: str, data: Sequences, draw: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of training sequences, shuffled, and of the held-out ones."""
-    # Other draws than those of `crossover.py`, whose networks classify test images.
+    """Returns shuffled indices of training sequences and of held-out sequences."""
+    # The draws differ from `crossover.py`, where networks classify test images.
     order = np.random.default_rng(100 + draw).permutation(len(data.labels))
     if name.endswith("mnist"):
         return order[:-HELD_OUT], order[-HELD_OUT:]
@@ -212,7 +217,7 @@ def divide(name: str, data: Sequences, draw: int) -> tuple[np.ndarray, np.ndarra
 def measure(
     name: str, data: Sequences, size: int, draw: int, recipe: str
 ) -> dict[str, int]:
-    """Trains on some sequences and classifies others; returns its counts."""
+    """Trains a recipe, classifies held-out sequences, and returns counts."""
     train, test = divide(name, data, draw)
     train = train[:size]
 
@@ -227,14 +232,14 @@ def measure(
             lengths=take(data.lengths, train),
             groups=take(data.groups, train),
             validation=False,
-            placement="host",  # so that a program serves all sizes
+            placement="host",  # all sizes share a compiled program
             seed=draw,
             verbose=False,
             **RECIPES[recipe],
         )
         model = rnnmnist.load(Path(folder) / "run", "latest")
-        found = model.classify(data.inputs[test], take(data.lengths, test))
-    predicted = np.array(model.task.classes, int)[found.argmax(axis=1)]
+        probabilities = model.classify(data.inputs[test], take(data.lengths, test))
+    predicted = np.array(model.task.classes, int)[probabilities.argmax(axis=1)]
     return {
         "train": len(train),
         "examples": len(test),
@@ -282,7 +287,7 @@ def two_valued() -> str:
 
 
 def format_difference(differences: np.ndarray) -> str:
-    """Formats the mean of differences, and its standard error if there are several."""
+    """Formats the mean difference, with its standard error for several draws."""
     count = len(differences)
     if not count:
         return ""
@@ -293,7 +298,7 @@ def format_difference(differences: np.ndarray) -> str:
 
 
 def key(name: str, size: int, draw: int, recipe: str) -> str:
-    """Returns the key of a measurement."""
+    """Returns the key of a measurement in the file."""
     number = "all" if size == ALL else str(size)
     return f"{name}, {number}, {draw}, {recipe}"
 
@@ -322,19 +327,19 @@ def main() -> None:
         "names": functools.partial(load_names, args.wheel),
     }
     runs = json.loads(FILE.read_text())["runs"] if FILE.exists() else {}
-    wanted = [
+    requested = [
         (name, size, draw, recipe)
         for name in args.sets
         for size in args.sizes or sizes[name]
         for draw in args.draws
         for recipe in args.recipes
     ]
-    for one in wanted:
-        name, size, draw, recipe = one
-        if key(*one) in runs:
+    for name, size, draw, recipe in requested:
+        run = key(name, size, draw, recipe)
+        if run in runs:
             continue
-        runs[key(*one)] = measure(name, loaders[name](), size, draw, recipe)
-        print(key(*one), runs[key(*one)], flush=True)
+        runs[run] = measure(name, loaders[name](), size, draw, recipe)
+        print(run, runs[run], flush=True)
         content = {
             "command": "python tools/few_sequences.py --data=FOLDER --wheel=FOLDER",
             "hardware": machine.describe_processor(),

@@ -1,4 +1,4 @@
-"""The tables of the cross-validation within training splits, for `render_pages.py`."""
+"""Renders the tables of cross-validation on training splits, for `render_pages.py`."""
 
 import json
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from results import SETS
 
 SEVEN = SETS[:-1]
 FILTERS = "filters"
-# The folds that chose the settings of the filters, and those that chose nothing.
-CHOOSING = ("5 folds, seed 0", "5 folds, seed 1")
-OTHERS = ("5 folds, seed 2", "5 folds, seed 3")
-# The data sets for which accuracies before the end are shown.
+# The folds that selected the settings of the filters, and fresh folds.
+SELECTION = ("5 folds, seed 0", "5 folds, seed 1")
+FRESH = ("5 folds, seed 2", "5 folds, seed 3")
+# The data sets for which accuracies after partial sequences are shown.
 EARLY_SETS = ("GunPoint", "JapaneseVowels", "PickupGestureWiimoteZ")
 
 
 def recipes() -> str:
-    """Returns the table of the recipes that are trained by gradients."""
+    """Renders the table of recipes trained by gradient descent."""
     lines = []
     for recipe in RECIPES:
         found = _read_accuracies(recipe, ["5 folds, seed 0"])
@@ -32,9 +32,9 @@ def recipes() -> str:
 def variants() -> str:
     """Returns the table of the variants that chose the settings of the filters."""
     lines = []
-    default = _read_accuracies(FILTERS, CHOOSING)
+    default = _read_accuracies(FILTERS, SELECTION)
     for variant in (*list(VARIANTS)[1:], MINIROCKET):
-        found = _read_accuracies(variant, CHOOSING)
+        found = _read_accuracies(variant, SELECTION)
         differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
         mean = round(differences.mean(), 1) + 0.0  # not -0.0
         difference = f"{mean:+.1f} ± {_standard_error(differences):.1f}"
@@ -43,13 +43,13 @@ def variants() -> str:
 
 
 def other_folds() -> str:
-    """Returns the table of the chosen filters in folds that chose nothing."""
-    left_out = _read_accuracies(FILTERS, OTHERS, "left_out", "fitted")
+    """Renders the table of the selected filters on fresh folds."""
+    left_out = _read_accuracies(FILTERS, FRESH, "left_out", "fitted")
     rows = {
-        "filters": _read_accuracies(FILTERS, OTHERS),
-        "PPV only": _read_accuracies("shares only", OTHERS),
+        "filters": _read_accuracies(FILTERS, FRESH),
+        "PPV only": _read_accuracies("PPV only", FRESH),
         "filters, leave one out in the other folds": left_out,
-        MINIROCKET: _read_accuracies(MINIROCKET, OTHERS),
+        MINIROCKET: _read_accuracies(MINIROCKET, FRESH),
     }
     lines = [
         [label, _format_mean(found, SEVEN), _format_mean(found, SETS)]
@@ -59,15 +59,16 @@ def other_folds() -> str:
 
 
 def earliness() -> str:
-    """Returns the table of accuracies after parts of the sequences."""
+    """Renders the table of accuracies after partial sequences."""
     results = _read()[FILTERS]
     lines = []
     for name in EARLY_SETS:
-        sets = [results[folds][name] for folds in CHOOSING]
-        examples = np.concatenate([one["examples"] for one in sets])
-        early = [part for one in sets for part in one["correct_after"]]
-        correct = [[part[str(percentage)] for part in early] for percentage in EARLY]
-        correct.append(np.concatenate([one["correct"] for one in sets]).tolist())
+        counts_by_seed = [results[folds][name] for folds in SELECTION]
+        examples = np.concatenate([counts["examples"] for counts in counts_by_seed])
+        early = [fold for counts in counts_by_seed for fold in counts["correct_after"]]
+        correct = [[fold[str(percentage)] for fold in early] for percentage in EARLY]
+        final = np.concatenate([counts["correct"] for counts in counts_by_seed])
+        correct.append(final.tolist())
         cells = [f"{100 * np.mean(counts / examples):.1f}" for counts in correct]
         lines.append([name, *cells])
     header = (f"{percentage} %" for percentage in (*EARLY, 100))
@@ -75,7 +76,7 @@ def earliness() -> str:
 
 
 def _read() -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:
-    """Reads the counts by classifier, folds, data set and kind."""
+    """Reads the counts: [classifier][folds][data set][kind]."""
     results: dict[str, Any] = json.loads(FILE.read_text())
     return results
 
@@ -86,7 +87,7 @@ def _read_accuracies(
     correct: str = "correct",
     examples: str = "examples",
 ) -> dict[str, np.ndarray]:
-    """Returns the accuracy in each fold by data set, in percent."""
+    """Reads the accuracy of each fold in percent, for each data set."""
     found = _read()[classifier]
     accuracies = dict[str, list[np.ndarray]]()
     for folds in all_folds:
@@ -97,7 +98,7 @@ def _read_accuracies(
 
 
 def _format_mean(accuracies: dict[str, np.ndarray], names: Sequence[str]) -> str:
-    """Formats the mean over data sets, with its standard error over folds."""
+    """Formats the mean over data sets, with the standard error over folds."""
     if not accuracies.keys() >= set(names):
         return ""
     means = np.mean([accuracies[name] for name in names], axis=0)

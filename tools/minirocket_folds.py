@@ -1,10 +1,10 @@
-"""Classifies each fold of sequences with MiniRocket, for `folds.py`.
+"""Cross-validates MiniRocket, for `folds.py`.
 
     python tools/minirocket_folds.py FILE
 
-The environment is that of `requirements-baselines.txt`. FILE is a .npz file of `inputs`
-[n, features, time], `labels` and `folds` [n], and `seed`, that of the first fold; those
-of the others follow. Writes the correct predictions of each fold as a JSON array.
+Runs in an environment with `requirements-baselines.txt`. FILE is a .npz file with
+`inputs` [n, features, time], `labels` [n], `folds` [n], and `seed`. Fold i uses
+`seed + i`. Prints the correct predictions of each fold as a JSON array.
 """
 
 import json
@@ -17,16 +17,16 @@ from aeon.classification.convolution_based import (  # type: ignore[import-not-f
 
 
 def main() -> None:
-    """Reads the file, and classifies each fold after a fit to all others."""
+    """Reads the file, and classifies each fold after fitting all other folds."""
     data = np.load(sys.argv[1])
     inputs, labels, folds = data["inputs"], data["labels"], data["folds"]
     correct = []
     for fold in range(folds.max() + 1):
-        is_out = folds == fold
+        is_held_out = folds == fold
         classifier = MiniRocketClassifier(random_state=int(data["seed"]) + fold)
-        classifier.fit(inputs[~is_out], labels[~is_out])
-        predicted = classifier.predict(inputs[is_out])
-        correct.append(int((predicted == labels[is_out]).sum()))
+        classifier.fit(inputs[~is_held_out], labels[~is_held_out])
+        predicted = classifier.predict(inputs[is_held_out])
+        correct.append(int((predicted == labels[is_held_out]).sum()))
     print(json.dumps(correct))
 
 

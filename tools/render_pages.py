@@ -2,8 +2,8 @@
 
     python tools/render_pages.py
 
-Tables stand between markers. The results are in `results/`, which the tools write, and
-in `benchmarks/`. Nothing is measured.
+Tables are inserted between markers. The measurements are in `results/`, where the tools
+write them, and in `benchmarks/`. Nothing is measured.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "benchmarks/README.md": {
         "tables": lambda: speed_tables.tables(speed_tables.read()),
-        "recurrences": long_sequences.recurrences,
+        "cells": long_sequences.cells,
         "scans": long_sequences.scans,
     },
     "docs/architecture.md": {
@@ -112,10 +112,10 @@ PLOTS: dict[str, Callable[[], bytes]] = {
 
 
 def render(page: str) -> str:
-    """Returns a page with its tables rendered anew."""
+    """Renders the tables of a page, and returns the whole page."""
     text = (REPOSITORY / page).read_text()
-    for name, text_of in PAGES[page].items():
-        text = page_tables.fill(text, name, text_of())
+    for name, render_table in PAGES[page].items():
+        text = page_tables.fill(text, name, render_table())
     return text
 
 

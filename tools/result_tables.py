@@ -1,4 +1,4 @@
-"""The tables and the figure of the result files, for `render_pages.py`."""
+"""Renders tables and a figure from result files, for `render_pages.py`."""
 
 import io
 import json
@@ -46,31 +46,31 @@ def read_result(name: str) -> dict[str, Any]:
 
 
 def accuracy_over_seeds(result: dict[str, Any]) -> str:
-    """Formats the mean and the standard deviation of the accuracy over seeds.
+    """Formats mean and standard deviation of the accuracy over seeds.
 
-    Of a single seed, formats the accuracy and its 95 % interval over images.
+    For a single seed, formats the accuracy and its 95 % interval over images.
     """
     if result["accuracy_std"] is None:
         (member,) = result["members"]
-        between = format_interval(member["accuracy_interval"])
-        return f"{format_percent(member['accuracy'])} ({between})"
+        interval = format_interval(member["accuracy_interval"])
+        return f"{format_percent(member['accuracy'])} ({interval})"
     return format_mean_and_std(result["accuracy_mean"], result["accuracy_std"])
 
 
 def epochs(result: dict[str, Any]) -> float:
-    """Returns the number of epochs of a run."""
+    """Computes the number of epochs of a run."""
     train = result["config"]["train"]
     examples = task_of(result)["examples"]["train"]
     return train["num_steps"] * train["batch_size"] / examples
 
 
 def seconds(result: dict[str, Any]) -> str:
-    """Formats the processor seconds of a run, with the machine's vectors if known."""
+    """Formats the processor seconds of a run, with the vector extension if known."""
     _, _, vectors = result["hardware"].partition(" with ")
     return f"{result['seconds']:.0f}" + (f" ({vectors})" if vectors else "")
 
 
-# What a table shows of a row and of its result file, by the column's title.
+# For each column title, a function that formats the cell of a row and its result.
 COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
     **dict.fromkeys(("network", "change"), lambda row, _: row.label),
@@ -87,19 +87,19 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
 
 
 def task_of(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the task of a result."""
+    """Returns the task in a result."""
     return result["members"][0]["task"]
 
 
 def table(rows: Iterable[Row], *titles: str) -> str:
-    """Returns a table of some rows with some of the columns."""
+    """Renders a table with the given rows and the columns with the given titles."""
     results = [(row, read_result(row.name)) for row in rows]
     lines = [[COLUMNS[title](*result) for title in titles] for result in results]
     return page_tables.table(titles, lines)
 
 
 def origin(results: Sequence[dict[str, Any]]) -> str:
-    """States the hardware, the versions and the dates of measurements."""
+    """States the hardware, versions and dates of measurements."""
     machines = {result["hardware"].replace("1 core", "one core") for result in results}
     libraries = {page_tables.format_versions(result["versions"]) for result in results}
     *dates, last = sorted({result["date"] for result in results})
@@ -111,13 +111,13 @@ def origin(results: Sequence[dict[str, Any]]) -> str:
 
 
 def origin_of(*groups: Iterable[Row]) -> str:
-    """States the origin of the measurements of some rows."""
+    """States the origin of the measurements in groups of rows."""
     names = {row.name for rows in groups for row in rows}
     return origin([read_result(name) for name in sorted(names)])
 
 
 def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
-    """Formats the mean and the std of accuracies in percent, or the only one."""
+    """Formats mean and std of accuracies in percent; for one seed, the accuracy."""
     numbers = [100 * statistics.mean(accuracies)]
     if len(accuracies) > 1:
         numbers.append(100 * statistics.stdev(accuracies))
@@ -125,27 +125,30 @@ def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
 
 
 def archive() -> str:
-    """Returns the table of the archive's data sets, beside other classifiers."""
+    """Renders the table of the archive's data sets, with baseline classifiers."""
     baselines = read_result("baselines")
     lines, means = list[list[str]](), list[list[float]]()
     for rows in zip(ARCHIVE_FILTERS, ARCHIVE, ARCHIVE_LSTM, strict=True):
         label = rows[0].label
-        drawn, trained, lstm = (read_result(row.name) for row in rows)
-        others = baselines["datasets"][label]
+        filters, trained, lstm = (read_result(row.name) for row in rows)
+        baseline = baselines["datasets"][label]
         correct = (
-            [member["correct"] for member in drawn["members"]],
-            others["minirocket"]["correct"],
+            [member["correct"] for member in filters["members"]],
+            baseline["minirocket"]["correct"],
             [member["correct"] for member in trained["members"]],
             [trained["ensemble_correct"]],
             [member["correct"] for member in lstm["members"]],
-            others["dtw"]["correct"],
+            baseline["dtw"]["correct"],
         )
-        accuracies = [[one / drawn["examples"] for one in counts] for counts in correct]
-        examples = task_of(drawn)["examples"]
+        accuracies = [
+            [count / filters["examples"] for count in counts] for counts in correct
+        ]
+        examples = task_of(filters)["examples"]
         sequences = f"{examples['train']:,} / {examples['test']:,}"
         lines.append([label, sequences, *map(over_seeds, accuracies)])
-        means.append([statistics.mean(one) for one in accuracies])
-    mean = [over_seeds([statistics.mean(one)]) for one in zip(*means, strict=True)]
+        means.append([statistics.mean(values) for values in accuracies])
+    columns = zip(*means, strict=True)
+    mean = [over_seeds([statistics.mean(values)]) for values in columns]
     header = (
         "data set",
         "training / test",
@@ -177,33 +180,33 @@ def sequences_origin() -> str:
 
 
 def differences(rows: tuple[Row, ...]) -> str:
-    """Returns a table that compares the test accuracy of each row with the one above.
+    """Renders a table that compares the test accuracy of each row with the row above.
 
-    The interval of a difference is Welch's, of 95 %, over seeds.
+    Differences have 95 % Welch intervals over seeds.
     """
     titles = ("change", "test accuracy, mean ± std")
     lines: list[list[str]] = []
-    before: list[float] = []
+    previous: list[float] = []
     for row in rows:
         result = read_result(row.name)
         percents = [100 * member["accuracy"] for member in result["members"]]
         difference = ""
-        if before:
-            compared = stats.ttest_ind(percents, before, equal_var=False)
-            low, high = compared.confidence_interval(0.95)
-            change = statistics.mean(percents) - statistics.mean(before)
+        if previous:
+            test = stats.ttest_ind(percents, previous, equal_var=False)
+            low, high = test.confidence_interval(0.95)
+            change = statistics.mean(percents) - statistics.mean(previous)
             difference = f"{change:+.2f} ({low:+.2f} to {high:+.2f})"
             if low > 0 or high < 0:
                 difference = f"**{difference}**"
         cells = [COLUMNS[title](row, result) for title in titles]
         lines.append([*cells, difference, seconds(result)])
-        before = percents
+        previous = percents
     header = (*titles, "difference from the row above", "seconds")
     return page_tables.table(header, lines)
 
 
 def accuracy_by_row() -> str:
-    """Returns the table of the accuracy after some of the rows, for both losses."""
+    """Renders the table of accuracies after selected image rows, for both losses."""
     after = (4, 8, 10, 12, 16, 20, 24, 28)
     lines = []
     for reference, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
@@ -222,7 +225,7 @@ def accuracy_by_row() -> str:
 
 
 def ablation_figure() -> Figure:
-    """Plots the test error of each row of the ablation, and of each seed."""
+    """Plots the test error of each row of the ablation, with a dot for each seed."""
     figure = Figure(figsize=(7.5, 5.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(ABLATION):
@@ -253,7 +256,7 @@ def ablation_figure() -> Figure:
 
 
 def ablation_picture() -> bytes:
-    """Returns the figure as a PNG."""
+    """Renders the figure of the ablation as PNG."""
     file = io.BytesIO()
     ablation_figure().savefig(file)
     return file.getvalue()

@@ -1,14 +1,14 @@
-"""Measures configurations over several seeds.
+"""Trains and evaluates configurations with several seeds.
 
     python tools/results.py --data=FOLDER
     python tools/results.py default best --data=FOLDER
 
-Trains the named rows, or all rows, with every seed by `python -m rnnmnist.main`, and
-writes `results/NAME.json`. Each run, of one seed or of several, has one core; runs
-start on all cores in parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each with
-the four original files, and the folders of `SETS`. Without `--data`, TFDS downloads the
-images. Runs stay in `checkpoints/results`; an interrupted measurement resumes them.
-Processes are pinned to cores, which only Linux supports.
+Trains the named rows, or all rows, with `python -m rnnmnist.main` and all seeds, and
+writes `results/NAME.json`. Each run uses one core, even if it trains an ensemble; runs
+on different cores are parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each
+with the four original files, and the folders of `SETS`. Without `--data`, TFDS
+downloads the images. Runs are kept in `checkpoints/results`, so that an interrupted
+measurement can be resumed. Pinning processes to cores requires Linux.
 """
 
 import argparse
@@ -52,11 +52,11 @@ class Row:
     """One row of a table: a configuration that is trained with several seeds.
 
     Attributes:
-        name: the stem of its result file.
-        seeds: their number, in runs of the `num_seeds` of the settings each.
-        settings: the name of a configuration, then `KEY=VALUE` overrides.
-        label: the first column of the tables that have one.
-        change: the overrides that distinguish it from the row above.
+        name: the stem of the result file.
+        seeds: the number of seeds. A run trains as many as the setting `num_seeds`.
+        settings: the name of a configuration, followed by `KEY=VALUE` overrides.
+        label: the text in the first column, in tables with labels.
+        change: the overrides that distinguish the row from the row above.
     """
 
     name: str
@@ -67,20 +67,20 @@ class Row:
 
     @property
     def command(self) -> str:
-        """The command of a run, without the paths of the data."""
+        """The command of a run, without data paths."""
         config, *overrides = self.settings.split()
         flags = "".join(f" --config.{override}" for override in overrides)
         return f"{MAIN} --config={config}{flags} --config.seed=SEED"
 
     @property
     def counts_by_time(self) -> bool:
-        """Whether the result file has counts after each row of an image."""
+        """Whether the result file contains counts after each row of an image."""
         data, model = self.config().data, self.config().model
         rows = data.view == "rows" and data.name != "files"
         return rows and not model.bidirectional
 
     def config(self, seed: int = 0) -> Config:
-        """The given configuration of a run, without the paths of the data."""
+        """Returns the configuration of a run, without data paths."""
         flags = self.command.removeprefix(f"{MAIN} ")
         argv = flags.replace("SEED", str(seed)).split()
         config, _ = choose_config(parse(argv).request)
@@ -102,19 +102,19 @@ CONFIGURATIONS = {
 
 
 def labelled(name: str, label: str, change: str = "") -> Row:
-    """Returns the row of a shipped configuration with a label."""
+    """Returns the row of a shipped configuration, with a label."""
     return dataclasses.replace(CONFIGURATIONS[name], label=label, change=change)
 
 
 def cumulative(
     base: str, prefix: str, *changes: tuple[str, str, str]
 ) -> tuple[Row, ...]:
-    """Returns one row per change; each also has the changes of all rows before it.
+    """Returns one row per change, in which all previous changes also apply.
 
     Args:
-        base: the name of the configuration that is changed.
-        prefix: of the rows' names.
-        changes: the name, overrides and label of each row.
+        base: the name of the first configuration, without changes.
+        prefix: the prefix of the rows' names.
+        changes: name, overrides and label of each row.
     """
     rows, settings = [], base
     for name, change, label in changes:
@@ -162,7 +162,7 @@ ABLATION = (
     ),
 )
 BOTH = "model.bidirectional=true model.hidden_size=86"
-DIRECTIONS = (  # with the same libraries
+DIRECTIONS = (  # trained with the same library versions
     Row("forward", 5, "default", "forward"),
     Row("bidirectional", 5, f"default {BOTH}", "both, 86 units each", BOTH),
 )
@@ -176,8 +176,8 @@ REFERENCES = (
     Row("reference", 1, "best", "last row"),
     Row("reference_every_step", 1, "best train.loss=every_step", "every row"),
 )
-# The label and the settings of each recurrence that reads a pixel per time step. The
-# recipes were chosen on validation.
+# Labels and settings of networks that read one pixel per time step, by cell. The
+# recipes were selected on the validation split.
 BY_PIXEL = {
     "lstm": (
         "`lstm`, chrono",
@@ -198,8 +198,8 @@ BY_PIXEL = {
 }
 
 
-def by_pixel(view: str, **num_steps: int) -> tuple[Row, ...]:
-    """Returns the row of each recurrence on sequential MNIST."""
+def pixel_rows(view: str, **num_steps: int) -> tuple[Row, ...]:
+    """Returns a row for each cell on sequential MNIST."""
     rows = []
     for cell, (label, recipe) in BY_PIXEL.items():
         settings = f"default data.view={view} {recipe.format(num_steps[cell])}"
@@ -207,9 +207,9 @@ def by_pixel(view: str, **num_steps: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-PIXELS = by_pixel("pixels", lstm=12_900, gru=6_450, lru=12_900)
-PERMUTED = by_pixel("permuted", lstm=6_450, gru=6_450, lru=17_200)
-# Sequences of the UEA and UCR archives, in the folders of aeon's wheel.
+PIXELS = pixel_rows("pixels", lstm=12_900, gru=6_450, lru=12_900)
+PERMUTED = pixel_rows("permuted", lstm=6_450, gru=6_450, lru=17_200)
+# Data sets of the UEA and UCR archives, in folders as in aeon's wheel.
 SETS = (
     "BasicMotions",
     "JapaneseVowels",
@@ -223,17 +223,17 @@ SETS = (
 FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts model.cell={1}"
 
 
-def of_archive(prefix: str, cell: str) -> tuple[Row, ...]:
-    """Returns the row of a cell for each of the sets, by a prefix of its name."""
+def archive_rows(prefix: str, cell: str) -> tuple[Row, ...]:
+    """Returns a row for a cell on each data set in `SETS`."""
     return tuple(
         Row(f"{prefix}_{name}", 5, FILES.format(name, cell), name) for name in SETS
     )
 
 
-# They were trained before the recipe had label smoothing.
-ARCHIVE = of_archive("archive", "lru train.label_smoothing=0")
-ARCHIVE_LSTM = of_archive("lstm", "lstm train.label_smoothing=0")
-ARCHIVE_FILTERS = of_archive("filters", "filters")
+# Trained before label smoothing became part of the recipe.
+ARCHIVE = archive_rows("archive", "lru train.label_smoothing=0")
+ARCHIVE_LSTM = archive_rows("lstm", "lstm train.label_smoothing=0")
+ARCHIVE_FILTERS = archive_rows("filters", "filters")
 ROWS = {
     row.name: row
     for row in (
@@ -255,14 +255,16 @@ ROWS = {
 def train_all(
     rows: Iterable[Row], data: Path | None
 ) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
-    """Trains every seed of some rows, one run on each core.
+    """Trains rows with all seeds, with one run at a time on each core.
+
+    After a failed run, no new runs start.
 
     Yields:
-        Each row, with the results of `train_once`. A failed run starts no further ones.
+        Each row, with the results of `train_once`.
     """
     cores = list(os.sched_getaffinity(0))
 
-    def pin() -> None:  # a thread, and so the processes that it starts
+    def pin() -> None:  # pins a thread, whose child processes inherit the affinity
         os.sched_setaffinity(0, {cores.pop()})
 
     pool = ThreadPoolExecutor(len(cores), initializer=pin)
@@ -281,11 +283,11 @@ def train_all(
 
 
 def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
-    """Trains a run, unless a finished one exists.
+    """Trains a run, unless a finished run exists.
 
     Returns:
-        The evaluation of the best checkpoint, with `seconds` of processor time and the
-        counts of `counts_by_row`.
+        The evaluation of the best checkpoint, with `seconds` of processor time and, if
+        the row has them, the counts of `counts_by_row`.
     """
     workdir = RUNS / f"{row.name}-{seed}"
     finished = workdir / "result.json"
@@ -310,11 +312,18 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
 
 
 def train_process(argv: list[str], workdir: Path, config: Config) -> float:
-    """Trains a run in a process, or resumes it; empties a workdir of another run.
+    """Trains or resumes a run in a process.
 
-    Python runs `argv`, to which the workdir is added. The configuration has no paths of
-    the data. Returns the processor seconds of all processes of the run, without those
-    of a process that outlived this one.
+    A workdir with another run is deleted first.
+
+    Args:
+        argv: the arguments of Python, without `--workdir`.
+        workdir: the workdir of the run.
+        config: the configuration of the run, without data paths.
+
+    Returns:
+        The processor seconds over all processes of the run, except for a process that
+        outlived this program.
     """
     if not is_run_of(workdir, config):
         shutil.rmtree(workdir, ignore_errors=True)
@@ -322,18 +331,21 @@ def train_process(argv: list[str], workdir: Path, config: Config) -> float:
     process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    spent = workdir / "processor_seconds.json"
-    seconds = json.loads(spent.read_text()) if spent.exists() else 0.0
+    saved = workdir / "processor_seconds.json"
+    seconds = json.loads(saved.read_text()) if saved.exists() else 0.0
     seconds = round(seconds + usage.ru_utime + usage.ru_stime, 1)
     if (workdir / "config.json").exists():
-        spent.write_text(json.dumps(seconds))
+        saved.write_text(json.dumps(seconds))
     if process.returncode:
         raise SystemExit(f"{' '.join(argv)}: exit code {process.returncode}")
     return seconds
 
 
 def is_run_of(workdir: Path, config: Config) -> bool:
-    """Whether a workdir has a checkpoint of a configuration without paths of data."""
+    """Returns True if a workdir has a checkpoint of a configuration.
+
+    Data paths are ignored.
+    """
     steps = list_steps(workdir)
     if not steps:
         return False
@@ -343,7 +355,7 @@ def is_run_of(workdir: Path, config: Config) -> bool:
 
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
-    """Counts correct predictions on the test split after each row."""
+    """Counts correct predictions on the test split after each image row."""
     run = Network(Record(workdir), "best")
     _, _, examples = load_split(run)
     network = run.on(make_device_mesh("cpu"))
@@ -356,9 +368,9 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
 
 
 def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the content of `results/NAME.json`: counts are sums over the seeds.
+    """Aggregates runs into the content of `results/NAME.json`.
 
-    `seconds` is the median over runs of the processor time of a process on one core.
+    Counts are sums over seeds. `seconds` is the median processor time of a run.
     """
     members = [
         member | {"task": run["task"]}
@@ -388,7 +400,7 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def origin() -> dict[str, Any]:
-    """Returns what a result file states about runs that have one core each."""
+    """Describes the origin of runs on one core: hardware, date and versions."""
     return {
         "hardware": f"one core of {describe_processor().partition(' of ')[2]}",
         "date": datetime.date.today().isoformat(),
@@ -397,7 +409,7 @@ def origin() -> dict[str, Any]:
 
 
 def measure(rows: Iterable[Row], data: Path | None) -> None:
-    """Trains every seed of some rows and writes their result files."""
+    """Trains rows with all seeds, and writes their result files."""
     for row, runs in train_all(rows, data):
         result = aggregate(row, runs)
         path = RESULTS / f"{row.name}.json"
@@ -407,7 +419,7 @@ def measure(rows: Iterable[Row], data: Path | None) -> None:
 
 
 def main() -> None:
-    """Parses the command line and measures."""
+    """Parses the command line, and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ROWS))
     parser.add_argument("--data", type=lambda text: Path(text).absolute())

@@ -1,12 +1,12 @@
-"""Measures predictions for varied image files.
+"""Measures how robust predictions are to variations of image files.
 
     python tools/robustness.py --digits=FOLDER
 
-Renders every fifth test image of MNIST as an image file in several variants
-(`VARIANTS`) and classifies it with the reference model, with and without preprocessing.
-It also classifies printed digits, counts the MNIST images that preprocessing leaves
-unchanged, and writes `results/robustness.json`. FOLDER contains the four original files
-of MNIST.
+Renders every fifth MNIST test image as an image file in several variants (`VARIANTS`),
+and classifies the files with the reference model, with and without preprocessing. Also
+classifies printed digits, and counts the MNIST images that preprocessing leaves
+unchanged. Writes `results/robustness.json`. FOLDER contains the four original MNIST
+files.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from rnnmnist.inference.image_io import resize
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
 
 NUMBERS = Path(__file__).resolve().parent.parent / "results/robustness.json"
-SIDE = 280  # pixels of the digit's square
-EVERY = 5  # of so many images of the split, one is rendered
+SIDE = 280  # pixels, side of the square around a digit
+EVERY = 5  # render every fifth image of the split
 Canvas = np.ndarray  # float32 [height, width], foreground 1 and background 0
 FONTS = (
     "DejaVuSans",
@@ -75,41 +75,41 @@ def off_centre(canvas: Canvas, generator: np.random.Generator) -> Canvas:
 
 
 def scaled(canvas: Canvas, generator: np.random.Generator) -> Canvas:
-    """Scales the digit by 0.5 to 2 on a canvas of twice the side."""
+    """Scales the digit by a factor from 0.5 to 2, on a canvas with twice the side."""
     side = round(SIDE * 2 ** generator.uniform(-1, 1))
     resized = np.clip(resize(canvas, side), 0, 1)
     return pad_randomly(resized, 2 * SIDE, generator)
 
 
 def cropped(canvas: Canvas, generator: np.random.Generator) -> Canvas:
-    """Crops to the digit, with margins of 0 to 20 pixels."""
+    """Crops to the digit, with random margins from 0 to 20 pixels."""
     (box,) = ndimage.find_objects((canvas > 0.1).astype(int))
     margins = generator.integers(0, 21, 4)
     return np.pad(canvas[box], (margins[:2], margins[2:]))
 
 
 def on_a_strip(canvas: Canvas, generator: np.random.Generator) -> Canvas:
-    """Pads to a strip, upright or lying, that is four times as long as wide."""
+    """Pads to a horizontal or vertical strip that is four times as long as wide."""
     start = int(generator.integers(0, 3 * SIDE + 1))
     long = (start, 3 * SIDE - start)
     return np.pad(canvas, (long, (0, 0)) if generator.integers(2) else ((0, 0), long))
 
 
 def small(canvas: Canvas, generator: np.random.Generator) -> Canvas:
-    """Reduces to 56 to 112 pixels."""
+    """Shrinks the canvas to a side from 56 to 112 pixels."""
     side = int(generator.integers(56, 113))
     return np.clip(resize(canvas, side), 0, 1)
 
 
 def thinned(canvas: Canvas, _: np.random.Generator) -> Canvas:
-    """Reduces the stroke width to about one half."""
+    """Halves the stroke width, approximately."""
     mask = canvas > 0.5
     margin = stroke_width(mask) / 4
     return np.clip(ndimage.distance_transform_edt(mask) - margin, 0, 1)
 
 
 def thickened(canvas: Canvas, _: np.random.Generator) -> Canvas:
-    """Increases the stroke width by about one half."""
+    """Increases the stroke width by about half."""
     mask = canvas > 0.5
     margin = stroke_width(mask) / 4
     return np.clip(margin + 1 - ndimage.distance_transform_edt(~mask), 0, 1)
@@ -127,20 +127,20 @@ def black_on_white(canvas: Canvas, _: np.random.Generator) -> np.ndarray:
 
 
 def across(canvas: Canvas, angle: float) -> np.ndarray:
-    """Returns coordinates in a direction, from -1 to 1 between opposite corners."""
+    """Returns the coordinate along a direction: -1 to 1 between opposite corners."""
     height, width = canvas.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
 
 
 def uneven_light(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
-    """Converts to grey levels, uint8, whose brightness falls by half across."""
+    """Converts to grey levels, uint8, with a light gradient from 1/2 to 1."""
     light = 0.75 + 0.25 * across(canvas, generator.uniform(0, 2 * np.pi))
     return lit(canvas, light)
 
 
 def shadow_edge(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
-    """Converts to grey levels, uint8, a part of which is in a shadow."""
+    """Converts to grey levels, uint8, with part of the canvas in shadow."""
     position = across(canvas, generator.uniform(0, 2 * np.pi))
     position -= generator.uniform(-0.35, 0.35)
     shade, width = generator.uniform(0.45, 0.75), generator.uniform(0.007, 0.1)
@@ -148,39 +148,39 @@ def shadow_edge(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
 
 
 def lit(canvas: Canvas, light: np.ndarray) -> np.ndarray:
-    """Converts to grey levels, uint8, of strokes that absorb 3/4 of the light."""
+    """Converts to grey levels, uint8, with strokes that absorb 3/4 of the light."""
     return np.rint(255 * 0.9 * light * (1 - 0.75 * canvas)).astype(np.uint8)
 
 
 def noisy(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Adds noise of 8 grey levels, as of a sensor."""
+    """Adds sensor noise with a standard deviation of 8 grey levels."""
     noise = generator.normal(0, 8, levels.shape)
     return np.clip(levels + noise, 0, 255).astype(np.uint8)
 
 
-def encode(image: Image.Image, kind: str, **how: Any) -> bytes:
-    """Encodes an image file."""
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Encodes an image in a file format of Pillow."""
     file = io.BytesIO()
-    image.save(file, kind, **how)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def jpeg(levels: np.ndarray, _: np.random.Generator, quality: int = 30) -> bytes:
-    """Encodes a JPEG."""
+    """Encodes grey levels as JPEG."""
     return encode(Image.fromarray(levels), "JPEG", quality=quality)
 
 
 def dithered_gif(levels: np.ndarray, _: np.random.Generator) -> bytes:
-    """Encodes a GIF with the colours of the web palette, dithered."""
+    """Encodes grey levels as GIF, dithered to the web palette."""
     return encode(Image.fromarray(levels).convert("RGB").convert("P"), "GIF")
 
 
 def png(levels: np.ndarray, _: np.random.Generator | None = None) -> bytes:
-    """Encodes a PNG."""
+    """Encodes grey levels as PNG."""
     return encode(Image.fromarray(levels), "PNG")
 
 
-# The transformations of each variant, applied in order.
+# The transformations of each variant, in order of application.
 Transformation = Callable[[Any, np.random.Generator], Any]
 VARIANTS: dict[str, tuple[Transformation, ...]] = {
     "black on white, 280 x 280": (black_on_white, png),
@@ -202,7 +202,7 @@ VARIANTS: dict[str, tuple[Transformation, ...]] = {
 
 
 def render_variant(image: np.ndarray, variant: str, seed: int) -> bytes:
-    """Renders a test image as an image file."""
+    """Renders a test image as an image file of a variant."""
     generator = np.random.default_rng(seed)
     rendered: Any = upsample(image)
     for transformation in VARIANTS[variant]:
@@ -210,7 +210,7 @@ def render_variant(image: np.ndarray, variant: str, seed: int) -> bytes:
     return rendered
 
 
-# The variants that the table shows.
+# The variants in the table.
 SHOWN = (
     "unmodified",
     "off-centre by up to a quarter",
@@ -224,7 +224,10 @@ SHOWN = (
 def preprocess_variant(
     image: np.ndarray, seed: int, variant: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a variant preprocessed, and only resized and inverted, each 28 x 28."""
+    """Returns a variant preprocessed, and a baseline that is only resized and inverted.
+
+    Both are uint8 [28, 28].
+    """
     file = io.BytesIO(render_variant(image, variant, seed))
     grey = image_io.decode(file, variant)
     resized = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
@@ -233,7 +236,7 @@ def preprocess_variant(
 
 
 def printed(text: str, generator: np.random.Generator) -> bytes:
-    """Renders a character in one of the fonts and sizes."""
+    """Renders a character in a random font and size, as PNG."""
     file = f"{matplotlib.get_data_path()}/fonts/ttf/{generator.choice(FONTS)}.ttf"
     font = ImageFont.truetype(file, int(generator.integers(60, 200)))
     image = Image.new("L", (SIDE, SIDE), 255)
@@ -242,17 +245,17 @@ def printed(text: str, generator: np.random.Generator) -> bytes:
 
 
 def preprocess_file(file: bytes) -> np.ndarray:
-    """Preprocesses the content of an image file to 28 x 28 pixels."""
+    """Preprocesses an image file to 28 x 28 pixels."""
     return preprocess(image_io.decode(io.BytesIO(file), "the image"))
 
 
 def is_unchanged(image: np.ndarray) -> bool:
-    """Whether preprocessing leaves an image of MNIST unchanged."""
+    """Returns True if preprocessing leaves an MNIST image unchanged."""
     return bool((preprocess(image_io.convert_array(image)) == image).all())
 
 
 def measure(digits: str, split: str) -> dict[str, Any]:
-    """Measures everything that `results/robustness.json` contains."""
+    """Measures the content of `results/robustness.json`."""
     from rnnmnist.config.schema import Config, DataConfig
     from rnnmnist.data.datasets import load
     from rnnmnist.model import load as load_model
@@ -296,7 +299,7 @@ def measure(digits: str, split: str) -> dict[str, Any]:
 
 
 def tables() -> str:
-    """Formats the shown part of `results/robustness.json` as Markdown."""
+    """Renders the variants in `SHOWN` as Markdown."""
     numbers = json.loads(NUMBERS.read_text())
     columns = {
         "correct": "correct",
@@ -320,7 +323,7 @@ def tables() -> str:
 
 
 def main() -> None:
-    """Parses the command line and measures."""
+    """Parses the command line, and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--digits", required=True, metavar="FOLDER")
     parser.add_argument(

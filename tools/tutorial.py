@@ -2,11 +2,16 @@
 
     python tools/tutorial.py
 
-A notebook has the cells of its page, except hidden checks. Before them, it installs the
-package, as notebooks/colab.ipynb does. Boxes and answers, which the page folds in
-<details>, become folded text with their code, so that "Run all" skips them; an empty
-cell precedes each answer. A file that the page loads becomes a folded cell, whose title
-is the first line of the file, a comment.
+A notebook contains the cells of a page, with these changes:
+
+- The notebook first installs the package, like notebooks/colab.ipynb, from the source
+  in its first line of code.
+- Content in <details>, such as optional boxes and answers, becomes folded text,
+  including its code, so that "Run all" does not run it. An empty cell precedes each
+  answer.
+- The code of a file that the page loads becomes a folded cell. Its title is the comment
+  in the first line of the file.
+- Cells that only check the page are removed.
 """
 
 import re
@@ -34,27 +39,29 @@ EMPTY = f"{CODE}\n# Your turn\n```\n\n"
 
 
 def notebook_of(page: Path) -> Path:
-    """Returns the path of the notebook of a page."""
+    """Returns the path of a page's notebook."""
     return REPOSITORY / "notebooks" / f"{page.stem}.ipynb"
 
 
 def links_from_notebook(text: str, page: str) -> str:
-    """Lets links of a page lead to the same files from the folder of the notebooks.
+    """Rewrites relative links for the folder of the notebooks.
 
-    `page` is the name of the page that has the text.
+    Args:
+        text: Markdown from the page.
+        page: the name of the page.
     """
     text = text.replace("](#", f"]({page}.md#")
     return re.sub(r"\]\((?=\w+\.(md|png|svg))", "](../docs/", text)
 
 
 def folded_text(page: str) -> str:
-    """Turns folded code cells into text, and adds an empty cell before each answer."""
+    """Converts folded code cells to text, and adds an empty cell before each answer."""
     page = FOLDED.sub(lambda found: found[0].replace(CODE, "```python"), page)
     return page.replace(ANSWER, EMPTY + ANSWER)
 
 
 def installation() -> list[Any]:
-    """Returns the cells that install the package."""
+    """Returns cells that install the package."""
     cells = nbformat.read(COLAB, as_version=4).cells
     code = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
     return [
@@ -65,7 +72,7 @@ def installation() -> list[Any]:
 
 
 def convert(page: Path) -> str:
-    """Returns the notebook of a page, as JSON."""
+    """Converts a page to a notebook, as JSON."""
     notebook = jupytext.reads(folded_text(page.read_text()), fmt="md:myst")
     first, *others = notebook.cells
     title, heading, rest = first.source.partition("\n## ")

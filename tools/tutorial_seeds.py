@@ -2,9 +2,9 @@
 
     python tools/tutorial_seeds.py gradients
 
-A page states what all of them show. For each seed, this prints what the cells of the
-page print, and runs its hidden checks, which print more figures. Each seed takes a few
-minutes.
+The page should state only results that hold for all seeds. For each seed, this tool
+prints the output of the page's cells, and runs its hidden checks, which print more
+numbers. Each seed takes a few minutes.
 """
 
 import argparse
@@ -21,11 +21,11 @@ import tutorial
 from matplotlib import pyplot
 
 SEEDS = 5
-NETWORKS = 3  # that part 3 trains, with seeds that follow each other
+NETWORKS = 3  # networks in part 3, which have consecutive seeds
 
 
 def read_cells(page: Path) -> list[str]:
-    """Returns the code of each cell of a page."""
+    """Reads the code of each cell of a page."""
     cells = []
     for cell in jupytext.reads(page.read_text(), fmt="md:myst").cells:
         if cell.cell_type == "code":
@@ -34,18 +34,18 @@ def read_cells(page: Path) -> list[str]:
     return cells
 
 
-def run_page(page: Path, added: int) -> dict[str, Any]:
-    """Runs the cells of a page, with a number added to each of its seeds.
+def run_page(page: Path, offset: int) -> dict[str, Any]:
+    """Runs the cells of a page, with an offset added to each seed.
 
     Returns:
-        The names that the cells define.
+        The variables that the cells define.
     """
     make_key = jax.random.key
     names: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
-        mock.patch.object(jax.random, "key", lambda seed: make_key(seed + added)),
+        mock.patch.object(jax.random, "key", lambda seed: make_key(seed + offset)),
     ):
         for code in read_cells(page):
             exec(code, names)
@@ -54,7 +54,7 @@ def run_page(page: Path, added: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parses the command line and runs the page."""
+    """Parses the command line, and runs the page with each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     pages = {page.stem.removeprefix("tutorial_"): page for page in tutorial.PAGES}
     parser.add_argument("page", choices=pages)

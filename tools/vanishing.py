@@ -1,13 +1,15 @@
-"""Measures the vanishing gradient by the length of the sequence, and its cost.
+"""Measures how gradients vanish with the sequence length, and what this costs.
 
     python tools/vanishing.py --data=FOLDER
 
-Trains every recurrence on pixels of MNIST in row order, 28 to 1 at a time, with one
-recipe; the head reads the last state. For images of validation, it then differentiates
-the loss of each image with respect to the pixels of each window, before and after
-training. It writes results/vanishing.json; `render_pages.py` shows it as a table and as
-docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs stay in
-`checkpoints/results`; an interrupted measurement resumes them.
+Trains every cell on MNIST pixels in row order, with the same recipe and windows of 28
+to 1 pixels. The head reads the last state. For validation images, it then computes the
+gradient of each image's loss with respect to the pixels of each window, before and
+after training.
+
+Writes results/vanishing.json, which `render_pages.py` shows as a table and as
+docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs are kept
+in `checkpoints/results`, so that an interrupted measurement can be resumed.
 """
 
 import argparse
@@ -44,62 +46,72 @@ RECIPE = (
     "default data.view=pixels train.learning_rate=4e-3 train.weight_decay=0 "
     "train.num_steps=1290"
 )
-RECURRENCES = {
+CELLS = {
     "rnn": "model.cell=rnn",
     "gru": "model.cell=gru",
     "lstm": "model.cell=lstm",
     "lstm, chrono": "model.cell=lstm model.initializer=chrono",
     "lru": "model.cell=lru model.hidden_size=64 model.num_layers=3",
 }
-NAMES = {  # in text
+NAMES = {  # in the plot
     "rnn": "basic cell",
     "lstm": "LSTM",
     "lstm, chrono": "LSTM, chrono",
     "gru": "GRU",
     "lru": "LRU, linear",
 }
-EXAMPLES = 500  # the first images of the validation split
-PARTS = 28  # of a sequence, over whose time the norm is averaged
+EXAMPLES = 500  # from the start of the validation split
+PARTS = 28  # of a sequence; norms are averaged within each part
 QUANTILES = (0.1, 0.5, 0.9)
 FLOOR = 1e-8  # the lowest value in the plot
 
 
-def case(recurrence: str, time_steps: int) -> results.Row:
-    """Returns the runs of a recurrence that reads a number of windows."""
-    name = f"vanishing_{recurrence.replace(', ', '_')}_{time_steps}"
+def case(cell: str, time_steps: int) -> results.Row:
+    """Describes the runs of a cell that reads `time_steps` windows."""
+    name = f"vanishing_{cell.replace(', ', '_')}_{time_steps}"
     size = 784 // time_steps
     windows = f"model.window={size} model.stride={size}"
-    settings = f"{RECIPE} {windows} {RECURRENCES[recurrence]}"
-    return results.Row(name, 3 if time_steps <= SHORT else 1, settings, recurrence)
+    settings = f"{RECIPE} {windows} {CELLS[cell]}"
+    return results.Row(name, 3 if time_steps <= SHORT else 1, settings, cell)
 
 
-CASES = [case(name, time_steps) for time_steps in TIME_STEPS for name in RECURRENCES]
+CASES = [case(name, time_steps) for time_steps in TIME_STEPS for name in CELLS]
 
 
 def input_gradients(
     model: SequenceClassifier, params: Params, inputs: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """Differentiates each sequence's loss with respect to the inputs of each window.
+    """Computes the gradient of each sequence's loss with respect to each window.
 
-    The parameters are those of one network, the inputs float32 [sequences, windows,
-    values]. Returns the norms over values, [sequences, windows].
+    Args:
+        model: the network.
+        params: the parameters of one member.
+        inputs: float32 [sequences, windows, values].
+        labels: int [sequences].
+
+    Returns:
+        The norms of the gradients over values, [sequences, windows].
     """
 
     def total_loss(params: Params, inputs: jax.Array) -> jax.Array:
         sequences = inputs.reshape(-1, *model.input_shape)
         logits: Any = model.apply({"params": params}, sequences)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # A sequence affects its own loss only, so the sum separates the gradients.
+        # Each sequence affects only its own loss, so the sum keeps gradients separate.
         return losses.sum()
 
-    found = jax.jit(jax.grad(total_loss, argnums=1))(params, inputs)
-    return np.linalg.norm(np.asarray(found, np.float64), axis=-1)
+    gradients = jax.jit(jax.grad(total_loss, argnums=1))(params, inputs)
+    return np.linalg.norm(np.asarray(gradients, np.float64), axis=-1)
 
 
 def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
-    """Returns quantiles over sequences, relative to the last part, [quantiles][parts].
+    """Averages norms within each part, and returns quantiles over sequences.
 
-    The norms, [sequences, windows], are averaged over each part.
+    Args:
+        norms: [sequences, windows].
+
+    Returns:
+        Quantiles of the ratio to the last part, [quantiles][parts].
     """
     means = norms.reshape(len(norms), PARTS, -1).mean(axis=2)
     table = np.quantile(means / means[:, -1:], QUANTILES, axis=0)
@@ -107,7 +119,7 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
 
 
 def measure_gradients(workdir: Path) -> dict[str, Any]:
-    """Measures the gradients of a run, before and after training."""
+    """Measures the gradients of a run before and after training."""
     run = Network(Record(workdir), "best")
     network = run.on(make_device_mesh())
     config, model = run.config, network.model
@@ -130,7 +142,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
 
 
 def measure(data: Path | None) -> dict[str, Any]:
-    """Trains all cases, the short ones first; returns the content of the file."""
+    """Trains all cases, short sequences first, and returns the file's content."""
     runs = [summarize(*trained) for trained in results.train_all(CASES, data)]
     return {
         "name": "vanishing",
@@ -144,11 +156,11 @@ def measure(data: Path | None) -> dict[str, Any]:
 
 
 def summarize(row: results.Row, members: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the results of a case, with the gradients of its first seed."""
+    """Summarizes the runs of a case, with the gradients of the first seed."""
     config = row.config()
     counts = ("correct", "validation_correct", "seconds")
     return {
-        "recurrence": row.label,
+        "cell": row.label,
         "steps": resolve(config, image_task(config.data)).model.count_windows(784),
         "settings": row.settings,
         "num_parameters": members[0]["num_parameters"],
@@ -158,11 +170,11 @@ def summarize(row: results.Row, members: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def accuracies() -> str:
-    """Returns the table of test accuracies, with a column for each length."""
+    """Renders the table of test accuracies, with a column per sequence length."""
     measured = result_tables.read_result("vanishing")
     lines = []
-    for name in RECURRENCES:
-        runs = [run for run in measured["runs"] if run["recurrence"] == name]
+    for name in CELLS:
+        runs = [run for run in measured["runs"] if run["cell"] == name]
         cells = []
         for run in runs:
             fractions = [correct / 10_000 for correct in run["correct"]]
@@ -173,13 +185,13 @@ def accuracies() -> str:
 
 
 def origin() -> str:
-    """States the origin of the accuracies on the page on long sequences."""
+    """States the origin of the accuracies in docs/long_sequences.md."""
     names = ["vanishing", *(row.name for row in (*results.PIXELS, *results.PERMUTED))]
     return result_tables.origin([result_tables.read_result(name) for name in names])
 
 
 def plot() -> bytes:
-    """Plots the gradients of the shortest and the longest sequences, as a PNG."""
+    """Plots the gradients for the shortest and the longest sequences, as PNG."""
     runs = result_tables.read_result("vanishing")["runs"]
     lengths = (TIME_STEPS[0], TIME_STEPS[-1])
     with plots.new_figure(5.4) as figure:
@@ -188,7 +200,7 @@ def plot() -> bytes:
         for row, steps in zip(grid, lengths, strict=True):
             shown = [run for run in runs if run["steps"] == steps]
             for axes, when in zip(row, ("before", "after"), strict=True):
-                plot_curves(axes, {run["recurrence"]: run[when] for run in shown})
+                plot_curves(axes, {run["cell"]: run[when] for run in shown})
                 axes.set_title(f"{steps} time steps, {when} training")
         corner = grid[0, 0]
         corner.set_yscale("log")
@@ -215,24 +227,24 @@ def plot() -> bytes:
 
 
 def format_power(exponent: int) -> str:
-    """Formats a power of ten without mathematical text."""
+    """Formats a power of ten with Unicode superscripts."""
     digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{digits}" if exponent else "1"
 
 
 def plot_curves(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Plots curves, each [3][parts], as a line with a band, labelled by name."""
+    """Plots each cell's quantiles, [3][parts], as a line with a band."""
     styles = dict(zip(NAMES, itertools.product("-:", plots.SERIES), strict=False))
     parts = np.arange(1, PARTS + 1)
-    for recurrence, name in NAMES.items():
-        low, middle, high = np.maximum(curves[recurrence], FLOOR)
-        line, colour = styles[recurrence]
+    for cell, name in NAMES.items():
+        low, middle, high = np.maximum(curves[cell], FLOOR)
+        line, colour = styles[cell]
         axes.plot(parts, middle, line, color=colour, label=name)
         axes.fill_between(parts, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def main() -> None:
-    """Parses the command line, measures and writes the file."""
+    """Parses the command line, measures, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=lambda text: Path(text).absolute())
     text = json.dumps(measure(parser.parse_args().data), indent=1, allow_nan=False)

@@ -1,1 +1,1 @@
-"""Data sets as arrays, augmentation, shuffling, and the batches."""
+"""Loading, augmentation, shuffling and batching of data sets."""

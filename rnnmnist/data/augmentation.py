@@ -1,7 +1,7 @@
-"""Random changes of training examples, as pure functions of a key.
+"""Random augmentation of training examples, as pure functions of a PRNG key.
 
-Of images, all transforms are combined into one map from output pixels to source
-positions, so each image is interpolated once.
+All transforms of an image are combined into one map from output pixels to source
+positions, so each image is interpolated only once.
 """
 
 from typing import NamedTuple
@@ -12,25 +12,25 @@ from jax.scipy.ndimage import map_coordinates
 
 from rnnmnist.config.functions import Function
 
-# An elastic field is noise on a lattice of GRID by GRID points, interpolated by
-# a Gaussian whose standard deviation is SIGMA lattice spacings.
+# An elastic transform samples noise on a GRID x GRID lattice and smooths it with a
+# Gaussian whose standard deviation is SIGMA lattice spacings.
 GRID = 5
 SIGMA = 0.6
 
 
 class ImageAugmentation(NamedTuple):
-    """Limits of the random transforms of images; 0 disables one."""
+    """Limits of the random image transforms; 0 disables a transform."""
 
     max_shift: int = 0  # pixels, before the other transforms
     max_rotation: float = 0.0  # degrees
-    max_scale: float = 0.0  # factors lie between 1 / (1 + this) and 1 + this
+    max_scale: float = 0.0  # factor from 1 / (1 + max_scale) to 1 + max_scale
     max_shear: float = 0.0  # columns per row
-    elastic: float = 0.0  # standard deviation of the displacement on each axis, pixels
+    elastic: float = 0.0  # standard deviation of displacements on each axis, pixels
     flip: bool = False  # mirror half of the images horizontally
 
 
-class Transform(NamedTuple):
-    """Maps from output pixels to source positions, about the image centre."""
+class Transforms(NamedTuple):
+    """Maps from output pixels to source positions, relative to the image centre."""
 
     matrix: jax.Array  # float32 [n, 2, 2], from (row, column) to (row, column)
     offset: jax.Array  # float32 [n, 2], pixels
@@ -39,10 +39,11 @@ class Transform(NamedTuple):
 
 def sample_transforms(
     key: jax.Array, count: int, augmentation: ImageAugmentation
-) -> Transform:
+) -> Transforms:
     """Samples one transform for each of `count` images.
 
-    Shifts in whole pixels, angles, shears and the logarithms of factors are uniform.
+    Angles, shears, log scale factors, and integer pixel shifts are uniformly
+    distributed.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)
     angle, log_scale, shear, flip = (
@@ -64,68 +65,77 @@ def sample_transforms(
         noise = jax.random.normal(noise_key, (count, 2, GRID, GRID))
         noise = augmentation.elastic * noise
     matrix = rotation @ shearing @ _matrices(scale, zeros, zeros, scale * mirror)
-    return Transform(matrix, offset.astype(jnp.float32), noise)
+    return Transforms(matrix, offset.astype(jnp.float32), noise)
 
 
-def transform_images(images: jax.Array, transforms: Transform) -> jax.Array:
-    """Transforms images, uint8 [n, rows, columns], to float32 from 0 to 1.
+def transform_images(images: jax.Array, transforms: Transforms) -> jax.Array:
+    """Applies transforms to images with bilinear interpolation.
 
-    The interpolation is linear. Pixels outside an image are black.
+    Pixels outside the image are black.
+
+    Args:
+        images: uint8 [n, rows, columns].
+        transforms: one per image.
+
+    Returns:
+        Float32 [n, rows, columns] from 0 to 1.
 
     References:
         Elastic transforms: Simard, Steinkraus, Platt, "Best Practices for
         Convolutional Neural Networks Applied to Visual Document Analysis", ICDAR
-        2003, whose Gaussian also has a standard deviation of 4 pixels.
+        2003. Their Gaussian also has a standard deviation of 4 pixels.
     """
     size = images.shape[1:]
     centre = (jnp.array(size, jnp.float32) - 1) / 2  # [2]
     pixels = jnp.indices(size, jnp.float32)  # [2, rows, columns]
     relative = pixels - centre[:, None, None]
 
-    def transform_one(image: jax.Array, transform: Transform) -> jax.Array:
+    def transform_image(image: jax.Array, transform: Transforms) -> jax.Array:
         source = jnp.einsum("ij,jrc->irc", transform.matrix, relative)
         source += (centre + transform.offset)[:, None, None]
         if transform.noise is not None:
-            rows, columns = map(_interpolation, size)
+            rows, columns = map(_smoothing_weights, size)
             source += jnp.einsum("rp,kpq,cq->krc", rows, transform.noise, columns)
         return map_coordinates(image, list(source), order=1)
 
-    return jax.vmap(transform_one)(images.astype(jnp.float32) / 255, transforms)
+    return jax.vmap(transform_image)(images.astype(jnp.float32) / 255, transforms)
 
 
 def apply_augmentation(
     augment: Function, keys: jax.Array, inputs: jax.Array, lengths: jax.Array | None
 ) -> jax.Array:
-    """Changes each example by a function of the user.
+    """Applies a user-defined augmentation to each example of a batch.
 
     Args:
-        augment: maps a key, the inputs of an example, [time, features], and its number
-            of time steps before the padding to new inputs.
-        keys: [batch].
+        augment: called as `augment(key, inputs, length)` for each example; maps inputs
+            [time, features] to new inputs of the same shape. `length` is the number of
+            time steps before the padding.
+        keys: PRNG keys, [batch].
         inputs: float32 [batch, time, features].
-        lengths: int32 [batch]; None: there is no padding.
+        lengths: int32 [batch]; None without padding.
 
     Returns:
-        Inputs, float32 [batch, time, features], with 0 in the padding.
+        Float32 [batch, time, features], with zeros in the padding.
     """
     batch, time_steps, _ = inputs.shape
     if lengths is None:
         lengths = jnp.full(batch, time_steps, jnp.int32)
-    with jax.numpy_dtype_promotion("standard"):  # a process can have another one
-        changed = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # the user may have set "strict"
+        augmented = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
     is_read = jnp.arange(time_steps)[None] < lengths[:, None]
-    return jnp.where(is_read[..., None], changed, 0)
+    return jnp.where(is_read[..., None], augmented, 0)
 
 
 def _matrices(*entries: jax.Array) -> jax.Array:
-    """Returns [n, 2, 2] from four entries, each [n]."""
+    """Builds matrices [n, 2, 2] from four entries, each [n], in row-major order."""
     return jnp.stack(entries, -1).reshape(-1, 2, 2)
 
 
-def _interpolation(pixels: int) -> jax.Array:
-    """Returns the weight of each lattice point at each pixel, float32 [pixels, GRID].
+def _smoothing_weights(pixels: int) -> jax.Array:
+    """Returns Gaussian weights of the lattice points, float32 [pixels, GRID].
 
-    The squares sum to 1, so the field has the noise's standard deviation everywhere.
+    The squared weights of each pixel sum to 1, so smoothing keeps the noise's standard
+    deviation everywhere.
     """
     positions = jnp.linspace(0, GRID - 1, pixels)
     distances = positions[:, None] - jnp.arange(GRID, dtype=jnp.float32)[None]

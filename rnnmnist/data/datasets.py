@@ -1,4 +1,4 @@
-"""Data sets by their names, with the examples of each split."""
+"""Loads data sets by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +15,14 @@ from rnnmnist.errors import UserError, prefix_errors
 
 
 class Source(NamedTuple):
-    """The data of a run, before their values are checked.
+    """The data source of a run, opened but not yet validated.
 
     Attributes:
-        examples: the number of training examples, before some are held out.
+        examples: the number of training examples, including examples that will be held
+            out for validation.
         load: loads the data set.
-        are_two_valued: tells whether no feature has more than two values in training.
+        are_two_valued: returns True if every feature has at most two distinct values in
+            the training sequences.
     """
 
     examples: int
@@ -29,21 +31,21 @@ class Source(NamedTuple):
 
 
 def load(config: Config, *, trained: Task | None = None) -> Dataset:
-    """Loads every split of a data set, which TFDS prepares if it is not yet.
+    """Loads all splits of a data set; TFDS downloads and prepares it if necessary.
 
-    Sequences have the normalization and the classes of a trained task, if one is given.
+    If `trained` is given, sequences get the normalization and classes of that task.
     """
     return open_source(config.data, trained).load(config)
 
 
 def open_source(config: DataConfig, trained: Task | None = None) -> Source:
-    """Reads sequences; images are not read before they are loaded."""
+    """Opens a data source. Reads sequences immediately; `Source.load` reads images."""
     if config.name != "files":
         return Source(image_task(config).examples["train"], _load_images)
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
-    wanted = config.feature_names if trained is None else trained.feature_names
+    selected = config.feature_names if trained is None else trained.feature_names
     if config.path is None:
         raise UserError(
             "data.path: name your sequences with data.path=PATH, "
@@ -51,12 +53,12 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
         )
     path = config.path
     if is_own("data.path", path):
-        # The caller has named the function, so its code may be imported.
+        # The caller asked for this function, so its code may run.
         function = import_function("data.path", path)
-        sequences = reading.read_function(function, wanted)
+        sequences = reading.read_function(function, selected)
         name = function.function.__name__
     else:
-        sequences = reading.read(Path(path), config.roles, wanted)
+        sequences = reading.read(Path(path), config.roles, selected)
         name = Path(path).stem
 
     def load_sequences(config: Config) -> Dataset:
@@ -73,7 +75,7 @@ def _load_images(config: Config) -> Dataset:
             for split, (images, labels) in embedded_images().items()
         }
     else:
-        from rnnmnist.data.images import load_splits  # TFDS takes two seconds to import
+        from rnnmnist.data.images import load_splits  # importing TFDS takes two seconds
 
         splits = load_splits(config.data)
     return Dataset(image_task(config.data), splits)

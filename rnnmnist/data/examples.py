@@ -1,4 +1,4 @@
-"""Examples as arrays on the host, and how a network reads them."""
+"""Examples as NumPy arrays on the host, and their conversion to network inputs."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
-LARGEST = float(np.finfo(np.float32).max)
-MAX_DEVIATIONS = 1e6  # limit of the distance of a value from the mean in training
-NORMALIZED_BYTES = 1 << 22  # normalized at a time
-# The fields of `Inputs` that have no entry for each example.
-SHARED = ("stored", "normalization", "ids", "columns")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+MAX_DEVIATION = 1e6  # distance from the training mean, in standard deviations
+BLOCK_BYTES = 1 << 22  # of float64 values, normalized at once
+# Fields of `Inputs` that are shared by all examples instead of having one entry each.
+SHARED_FIELDS = ("stored", "normalization", "ids", "columns")
 
 
 if TYPE_CHECKING:
@@ -25,16 +25,21 @@ Arrays = TypeVar("Arrays", np.ndarray, "jax.Array")
 
 
 class View(NamedTuple):
-    """What is read in a time step: a row, a column, or a pixel in some order."""
+    """How a network reads an image: by rows, by columns, or pixel by pixel."""
 
     name: str = "rows"  # rows, columns, pixels or permuted
-    permutation: str = "bit_reversal"  # or random:SEED, for permuted pixels
+    permutation: str = "bit_reversal"  # or random:SEED; only for the view `permuted`
 
     def __call__(self, images: Arrays) -> Arrays:
-        """Converts images to sequences, float32 [n, time, features].
+        """Converts images to sequences.
 
-        They are [n, rows, columns], uint8 or, from 0 to 1, float32, of NumPy or jax.
-        Sequences have the view `rows`, and stay as they are.
+        With the view `rows`, sequences are returned unchanged.
+
+        Args:
+            images: [n, rows, columns], uint8, or float32 from 0 to 1.
+
+        Returns:
+            Float32 [n, time, features].
         """
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
@@ -42,7 +47,7 @@ class View(NamedTuple):
             return images
         if self.name == "columns":
             return images.mT
-        # The number of images can be symbolic, as for exports.
+        # Exports use a symbolic number of images.
         pixels = images.reshape(images.shape[0], -1)
         if self.name == "permuted":
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
@@ -51,78 +56,91 @@ class View(NamedTuple):
 
 @functools.cache
 def permutation(name: str, pixels: int) -> np.ndarray:
-    """Returns the pixel, in row order, that is read at each time, int32 [pixels].
+    """Returns the row-order index of the pixel to read at each time step.
 
-    `bit_reversal` reverses the bits of the numbers below the next power of two and
-    keeps those below `pixels`, in that order. `random:SEED` ignores the run's seed.
+    `bit_reversal` reverses the bits of all numbers below the next power of two, and
+    drops results of `pixels` or more. `random:SEED` does not depend on the run's seed.
+
+    Returns:
+        Int32 [pixels].
 
     References:
         Gu, Goel, Ré, "Efficiently Modeling Long Sequences with Structured State
-        Spaces", ICLR 2022, whose code permutes MNIST by bit reversal.
+        Spaces", ICLR 2022. Their code permutes MNIST by bit reversal.
     """
     if name == "bit_reversal":
         bits = (pixels - 1).bit_length()
         order = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
         return np.array([index for index in order if index < pixels], np.int32)
     seed = int(name.removeprefix("random:"))
-    # The stream of a Generator may change between versions of NumPy.
+    # RandomState is frozen; Generator streams may change between NumPy versions.
     return np.random.RandomState(seed).permutation(pixels).astype(np.int32)
 
 
 def permutation_sha256(name: str, pixels: int) -> str:
-    """Returns the SHA-256 over the indices as little-endian int32."""
+    """Hashes a permutation with SHA-256, as little-endian int32."""
     return hashlib.sha256(permutation(name, pixels).astype("<i4").tobytes()).hexdigest()
 
 
 class Normalization(NamedTuple):
-    """Converts stored sequences to the inputs of a network."""
+    """Converts stored sequences to network inputs: standardizes and fills values."""
 
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
     missing: str  # the setting `data.missing`
-    is_standardized: bool = True  # False: the mean is 0 and the deviation 1
+    is_standardized: bool = True  # False: mean 0 and standard deviation 1
 
     @classmethod
     def create(cls, task: Task, missing: str) -> "Normalization":
-        """Returns the normalization of a task's sequences."""
+        """Creates the normalization for sequences of a task."""
         mean = task.mean or np.zeros(task.features)
         std = task.std or np.ones(task.features)
         return cls(np.asarray(mean), np.asarray(std), missing, task.mean is not None)
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Standardizes and fills sequences on the host, in parts of limited memory.
+        """Standardizes and fills sequences on the host, in blocks to limit memory.
 
-        Arguments and result are those of `standardize` and `fill`.
+        Args:
+            values: real [n, time, features].
+            lengths: int [n], time steps before the padding; None without padding.
+
+        Returns:
+            Float32 [n, time, features].
         """
         inputs: np.ndarray = np.empty(values.shape, np.float32)
-        size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))
-        for start in range(0, len(values), size):  # float64 takes 8 bytes a value
-            part = slice(start, start + size)
-            ends = None if lengths is None else lengths[part]
-            inputs[part] = self.fill(self.standardize(values[part]), ends)
+        size = max(1, BLOCK_BYTES // (8 * math.prod(values.shape[1:])))
+        for start in range(0, len(values), size):
+            block = slice(start, start + size)
+            block_lengths = None if lengths is None else lengths[block]
+            inputs[block] = self.fill(self.standardize(values[block]), block_lengths)
         return inputs
 
     def standardize(self, values: Arrays) -> Arrays:
-        """Returns (values - mean) / std, float32 [n, time, features].
+        """Returns (values - mean) / std as float32 [n, time, features].
 
-        The values are real. The subtraction of a large mean needs float64, which jax
-        has only within `double_precision`.
+        Values are first converted to float64, because subtracting a large mean in
+        float32 loses precision. JAX supports float64 only within `double_precision`.
         """
-        with np.errstate(all="ignore"):  # padding can have any value
+        with np.errstate(all="ignore"):  # padding may contain any value
             deviations = values.astype(np.float64, copy=False) - self.mean[None, None]
             return (deviations / self.std[None, None]).astype(np.float32)
 
     def fill(self, inputs: Arrays, lengths: Arrays | None) -> Arrays:
-        """Replaces missing values and padding, float32 [n, time, features].
+        """Replaces missing values (NaN) and padding.
 
-        Missing values are NaN. They become 0 where no earlier value of their feature
-        replaces them, and so does all that is stored after `lengths`, int [n].
+        With `forward_fill`, a missing value is replaced with the last present value of
+        its feature. Any other missing value becomes 0, unless `missing` is `error`.
+        Padding always becomes 0.
+
+        Args:
+            inputs: float32 [n, time, features].
+            lengths: int [n], time steps before the padding; None without padding.
         """
         xp = inputs.__array_namespace__()  # numpy or jax.numpy
         times = xp.arange(inputs.shape[1])[None, :, None]
         if self.missing == "forward_fill":
-            last = cumulative_max(xp.where(xp.isnan(inputs), 0, times))
-            inputs = xp.take_along_axis(inputs, last, axis=1)
+            last_present = cumulative_max(xp.where(xp.isnan(inputs), 0, times))
+            inputs = xp.take_along_axis(inputs, last_present, axis=1)
         if self.missing != "error":
             inputs = xp.where(xp.isnan(inputs), 0, inputs)
         if lengths is not None:
@@ -130,16 +148,17 @@ class Normalization(NamedTuple):
         return inputs
 
     def find_invalid(self, values: np.ndarray) -> tuple[tuple[int, ...], str] | None:
-        """Returns the index of the first value that a network cannot take, and why.
+        """Returns the index of the first invalid value and the reason, or None.
 
-        Values are real [..., features].
+        Args:
+            values: real [..., features].
         """
-        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST
-        # If a feature is a constant, its values in float32 differ by their rounding.
-        reach = deviations * self.std + 1e-6 * np.abs(self.mean)
-        # The mean of infinite values is NaN, which these functions leave out.
-        low = np.fmax(self.mean - reach, -LARGEST)
-        high = np.fmin(self.mean + reach, LARGEST)
+        max_deviation = MAX_DEVIATION if self.is_standardized else FLOAT32_MAX
+        # Float32 values of a constant feature can differ from its mean by rounding.
+        tolerance = max_deviation * self.std + 1e-6 * np.abs(self.mean)
+        # `fmax` and `fmin` ignore NaN, which is the mean of infinite values.
+        low = np.fmax(self.mean - tolerance, -FLOAT32_MAX)
+        high = np.fmin(self.mean + tolerance, FLOAT32_MAX)
         is_invalid = (values < low) | (values > high)
         if self.missing == "error":
             is_invalid |= np.isnan(values)
@@ -155,7 +174,7 @@ class Normalization(NamedTuple):
         feature = index[-1]
         return index, (
             f"is {values[index]:.3g}; allowed are {low[feature]:.3g} to "
-            f"{high[feature]:.3g}, float32 numbers at most {MAX_DEVIATIONS:,.0f} "
+            f"{high[feature]:.3g}, float32 numbers at most {MAX_DEVIATION:,.0f} "
             "standard deviations from the mean in training; correct it, or mark it as "
             "missing"
         )
@@ -163,36 +182,35 @@ class Normalization(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Inputs:
-    """Images or sequences, as they are stored."""
+    """Images or sequences in their stored form, normalized on access."""
 
     stored: np.ndarray  # uint8 [all, rows, columns], or real [all, time, features]
-    lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
-    indices: np.ndarray | None = None  # where the examples are stored; None: all
-    normalization: Normalization | None = None  # None: images
-    # The identifiers of all stored examples; None: they are identified by their index.
-    ids: tuple[str, ...] | None = None
-    columns: np.ndarray | None = None  # the stored features that are read; None: all
+    lengths: np.ndarray | None = None  # int32 [examples]; None without padding
+    indices: np.ndarray | None = None  # int [examples], into `stored`; None: all
+    normalization: Normalization | None = None  # None for images
+    ids: tuple[str, ...] | None = None  # of all stored examples; None: use the index
+    columns: np.ndarray | None = None  # indices of the features to read; None: all
 
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
 
     @property
     def are_sequences(self) -> bool:
-        """Whether these are sequences [n, time, features], not images."""
+        """Whether the inputs are sequences [n, time, features] instead of images."""
         return self.normalization is not None or self.stored.dtype != np.uint8
 
     @property
     def time_steps(self) -> int:
-        """The stored time steps of sequences."""
+        """The number of stored time steps of sequences, including padding."""
         return self.stored.shape[1]
 
     def raw(self, positions: int | slice | np.ndarray) -> np.ndarray:
-        """Returns some examples as they are stored, with their padding."""
+        """Returns selected examples in their stored form, including padding."""
         index = positions if self.indices is None else self.indices[positions]
         return select_columns(self.stored[index], self.columns)
 
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
-        """Returns some examples: uint8 images, or normalized float32 sequences."""
+        """Returns selected examples: uint8 images, or normalized float32 sequences."""
         values = self.raw(positions)
         if self.normalization is None:
             return values
@@ -200,89 +218,88 @@ class Inputs:
         return self.normalization(values, lengths)
 
     def name(self, position: int) -> str:
-        """Returns the identifier of one example in its data."""
+        """Returns the identifier of an example in its data set."""
         index = position if self.indices is None else int(self.indices[position])
         return str(index) if self.ids is None else self.ids[index]
 
     def strip_padding(self, position: int) -> np.ndarray:
-        """Returns one example as it is stored, without padding."""
-        end = None if self.lengths is None else self.lengths[position]
-        return self.raw(position)[:end]
+        """Returns one example in its stored form, without padding."""
+        length = None if self.lengths is None else self.lengths[position]
+        return self.raw(position)[:length]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Examples(Inputs):
-    """The examples of a split: inputs with their labels."""
+    """The examples of a split: inputs and labels."""
 
     labels: np.ndarray  # int32 [examples]
-    # Integers or str [examples], such as the subject of each.
-    groups: np.ndarray | None = None
-    # A text for each sequence [examples], the same for equal ones; None for images.
-    digests: np.ndarray | None = None
-    # float32 [examples], the weights of the examples in training; None: all are 1.
-    weights: np.ndarray | None = None
+    groups: np.ndarray | None = None  # int or str [examples], such as subjects
+    digests: np.ndarray | None = None  # str [examples], hashes; None for images
+    weights: np.ndarray | None = None  # float32 [examples], in the loss; None: all 1
 
     @property
     def num_groups(self) -> int | None:
-        """The number of groups, None without groups."""
+        """The number of distinct groups; None without groups."""
         return None if self.groups is None else len(np.unique(self.groups))
 
     @property
     def left_out_together(self) -> np.ndarray:
-        """A value for each example; a validation leaves out equal ones together.
+        """Cross-validation groups [examples]: equal entries are left out together.
 
-        They are the groups, or else the digests. Each image is left out alone.
+        The entries are the groups, if there are any. Otherwise, identical sequences
+        form a group, and each image forms its own group.
         """
         if self.groups is not None:
             return self.groups
         return np.arange(len(self)) if self.digests is None else self.digests
 
     def list_digests(self) -> tuple[str, ...]:
-        """Returns the digests; none for images."""
+        """Returns the digests as a tuple, which is empty for images."""
         return () if self.digests is None else tuple(self.digests.tolist())
 
     def sort_by_group(self) -> Self:
-        """Returns the same examples in the order of their groups."""
+        """Returns the examples sorted by group (stable); unchanged without groups."""
         if self.groups is None:
             return self
         return self.select(np.argsort(self.groups, kind="stable"))
 
     def select(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions, int [n], or with more axes.
+        """Returns the examples at the given positions, without copying their inputs.
 
-        The fields in `SHARED` describe all stored examples, so the result shares them.
-        Every other field has one entry for each example, and is indexed.
+        Args:
+            positions: int, of any shape, which becomes the leading axes of the labels.
         """
-        # If these examples are a selection themselves, the loop replaces the indices.
+        # If `self.indices` is set, the loop overwrites this entry.
         selected: dict[str, Any] = {"indices": positions}
         for name, value in vars(self).items():
-            if value is not None and name not in SHARED:
+            if value is not None and name not in SHARED_FIELDS:
                 selected[name] = value[positions]
         return dataclasses.replace(self, **selected)
 
 
 class Dataset(NamedTuple):
-    """A data set: its task, and its examples by split."""
+    """A data set: its task, and the examples of each split."""
 
     task: Task
     splits: dict[str, Examples]
 
 
 def cumulative_max(values: Arrays) -> Arrays:
-    """Returns the largest value so far at each time step of [n, time, features]."""
+    """Computes the running maximum along the time axis of [n, time, features]."""
     if isinstance(values, np.ndarray):
         return np.maximum.accumulate(values, axis=1)
-    import jax  # which those who read files only need not wait for
+    import jax  # imported here because only reading files does not need it
 
-    # `jnp.maximum.accumulate` needs a fixed number of time steps, unlike exports.
+    # Exports have a symbolic number of time steps, which `jnp.maximum.accumulate` does
+    # not support.
     return jax.lax.cummax(values, axis=1)
 
 
 def select_columns(values: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
-    """Returns the columns of the last axis; None stands for all."""
+    """Selects indices of the last axis; None selects all."""
     return values if columns is None else np.take(values, columns, axis=-1)
 
 
 def find_padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:
-    """Returns which time steps are padding, bool [n, time]."""
+    """Returns a mask of the padding, bool [n, time]."""
     return np.arange(time_steps) >= lengths[:, None]

@@ -1,4 +1,4 @@
-"""The data sets of images by their names: their tasks, and the shipped images."""
+"""Tasks of the image data sets, and the images shipped with the package."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,15 +33,15 @@ CLASSES = {
 }
 SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
 
-# The images that the package ships, the sizes of their splits, and the SHA-256 of all
-# splits. The original files of other data sets have checksums.
+# The shipped images: file, split sizes, and the SHA-256 over all splits. For the other
+# data sets, checksums of the downloaded files are in `checksums.tsv`.
 EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 EMBEDDED_SIZES = {"train": 4_000, "validation": 500, "test": 500}
 EMBEDDED_SHA256 = "334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3"
 
 
 def image_task(config: DataConfig) -> Task:
-    """Returns the task of a data set of images, which need not be prepared."""
+    """Returns the task of an image data set, without downloading or preparing it."""
     view = View(config.view, config.permutation)
     _, time_steps, features = view(np.zeros((1, *IMAGE_SHAPE))).shape
     classes = CLASSES[config.name]
@@ -52,21 +52,23 @@ def image_task(config: DataConfig) -> Task:
 
 
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the splits of `mnist5k`, which the package ships.
+    """Loads the splits of `mnist5k`, the data set shipped with the package.
 
-    They are images, uint8 [n, 28, 28], and labels, uint8 [n], as many of each class.
-    Each split is a random sample of each class, which never changes. Its examples are
-    in the order of the file, which is sorted by class.
+    The splits are drawn with a fixed seed. Each split has the same number of examples
+    of each class, sorted by class.
+
+    Returns:
+        For each split, images, uint8 [n, 28, 28], and labels, uint8 [n].
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
     indices = np.arange(len(labels)).reshape(10, 500)  # [class, image]
-    # The stream of a Generator may change between versions of NumPy.
+    # RandomState is frozen; Generator streams may change between NumPy versions.
     generator = np.random.RandomState(0)
     drawn = np.stack([generator.permutation(one_class) for one_class in indices])
-    parts = np.split(drawn, [400, 450], axis=1)
+    drawn_by_split = np.split(drawn, [400, 450], axis=1)
     splits = {}
-    for split, part in zip(SPLITS, parts, strict=True):
-        selected = np.sort(part, axis=None)
+    for split, indices_of_split in zip(SPLITS, drawn_by_split, strict=True):
+        selected = np.sort(indices_of_split, axis=None)
         splits[split] = (images[selected], labels[selected])
     return splits

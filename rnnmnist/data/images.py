@@ -1,9 +1,9 @@
-"""MNIST-like data sets: a TFDS builder without TensorFlow, preparation and reading.
+"""Prepares and reads MNIST-like data sets with a TFDS builder without TensorFlow.
 
-TFDS's own `mnist` encodes and decodes PNG with TensorFlow. This builder stores raw
-pixels in ArrayRecord files, in the original order, in blocks of 100 images: reading a
-record takes longer than its images. As in the 2016 tutorial, the first 5,000 training
-images are the validation split.
+TFDS's own `mnist` uses TensorFlow to encode and decode PNG. This builder stores raw
+pixels in ArrayRecord files, in the original order. A record holds 100 images, since the
+overhead of reading a record exceeds the time for one image. As in the 2016 tutorial,
+the first 5,000 training images are the validation split.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
 from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
 from rnnmnist.runtime.jax_defaults import without_library_logs
 
-URLS = {  # folders of the original files
+URLS = {  # base URLs of the original files
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -39,15 +39,15 @@ FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-BLOCK = 100  # images in a record
+BLOCK = 100  # images per record
 PREPARE_AGAIN = "delete this folder to prepare it again"
-NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
+NETWORK_SECONDS = 6.0  # timeout; TFDS itself takes minutes to report a failure
 
 _logger = logging.getLogger(__name__)
 
 
 class MnistRows(tfds.core.GeneratorBasedBuilder):
-    """Images of 28 x 28 grey pixels in ten classes, in the original order."""
+    """Grey images of 28 x 28 pixels in ten classes, in the original order."""
 
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
         tfds.core.BuilderConfig(name=name, version="3.0.0") for name in URLS
@@ -55,7 +55,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         shapes = {"images": (None, *IMAGE_SHAPE), "labels": (None,)}
-        # TFDS's default encoding, a list of varints, takes three times as long to read.
+        # TFDS's default encoding, a list of varints, is three times slower to read.
         features = {
             name: tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
             for name, shape in shapes.items()
@@ -69,8 +69,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
-        # The files are downloaded in turn, so that after a failure no other thread
-        # writes to the folder.
+        # The files are downloaded one by one, so that no other thread still writes to
+        # the folder after a failure.
         base = URLS[self.builder_config.name]
         paths = [dl_manager.download(base + name) for name in FILES]
         images, labels, test_images, test_labels = map(read_idx, paths)
@@ -93,8 +93,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 def read_idx(path: Path) -> np.ndarray:
     """Reads a uint8 array from a gzipped IDX file.
 
-    The format is two zero bytes, the type (8: unsigned byte), the rank, each dimension
-    as a big-endian 32-bit integer, and the elements in C order.
+    The format: two zero bytes, the type (8: unsigned byte), the rank, the dimensions as
+    big-endian 32-bit integers, and the elements in C order.
 
     References:
         LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
@@ -107,24 +107,24 @@ def read_idx(path: Path) -> np.ndarray:
 
 @without_library_logs()
 def load_splits(config: DataConfig) -> dict[str, Examples]:
-    """Loads every split in the original order, prepared if it is not yet."""
+    """Loads all splits in the original order, after preparing them if necessary."""
     tfds.disable_progress_bar()
     builder = make_builder(config)
-    if not builder.info.splits:  # the data set was not prepared when it was made
+    if not builder.info.splits:  # the data set is not prepared
         with open_folder(Path(builder.data_dir).parents[2]) as folder:
-            # Where the file system has no locks, each process prepares the data set.
+            # On a file system without locks, each process prepares the data set.
             with contextlib.suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_EX)
             builder = make_builder(config)
-            if not builder.is_prepared():  # another process may have done so meanwhile
+            if not builder.is_prepared():  # another process may have prepared it
                 _prepare(builder, config.manual_dir)
     with prefix_errors(builder.data_dir, PREPARE_AGAIN, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}
 
 
 def make_builder(config: DataConfig) -> MnistRows:
-    """Returns the builder of a data set, which need not be prepared."""
-    path = None  # TFDS has a default
+    """Creates the builder of a data set, whether or not it is prepared."""
+    path = None  # TFDS's default
     if config.data_dir is not None:
         path = parse_folder(config.data_dir, "data.data_dir")
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
@@ -133,7 +133,7 @@ def make_builder(config: DataConfig) -> MnistRows:
 
 
 def _read_split(builder: MnistRows, split: str) -> Examples:
-    """Reads a prepared split; a damaged block fails its own checksum."""
+    """Reads a prepared split; ArrayRecord detects damaged blocks by their checksums."""
     source = builder.as_data_source(split)
     blocks = source.__getitems__(range(len(source)))
     images = np.concatenate([block["images"] for block in blocks])
@@ -142,7 +142,7 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 
 def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
-    """Logs that files are downloaded, if any are, from a host that must respond."""
+    """Logs the download of missing files, and checks that the host responds."""
     missing = list(FILES)
     if manual_dir is not None:
         folder = Path(manual_dir)
@@ -167,7 +167,7 @@ def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
 
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
-    """Prepares a data set; files that `manual_dir` does not have are downloaded."""
+    """Prepares a data set; downloads the files that `manual_dir` does not contain."""
     _announce_downloads(builder, manual_dir)
     folder = Path(builder.data_dir).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     )
     with (
         prefix_errors("data.name", "fetch the files again"),
-        # Other programs have downloads in progress in TFDS's own folder.
+        # Other programs may be downloading to TFDS's own folder.
         tempfile.TemporaryDirectory(dir=folder) as downloads,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
     ):

@@ -1,7 +1,7 @@
-"""Where training examples stay, and how those of a chunk reach the devices.
+"""Places training examples in device or host memory, and supplies chunks of batches.
 
-A chunk is gathered on the devices from a copy of the examples, or, if that would take
-too much memory, by a thread of the host. Both give the same bits.
+If the examples fit, each device holds a copy and gathers the chunks itself. Otherwise,
+a host thread selects the examples of each chunk. Both ways give bit-identical batches.
 """
 
 import contextlib
@@ -33,21 +33,21 @@ from rnnmnist.runtime.mesh import (
 )
 
 CHUNK_UPDATES = 100
-CHUNK_BYTES = 1 << 24  # of a chunk; a single update can have more
-MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
+CHUNK_BYTES = 1 << 24  # unless a single update needs more
+MAX_MEMORY_FRACTION = 0.25  # of a device's memory, for the training examples
 
 
 class BatchSource(NamedTuple):
-    """Divides the updates of a run into chunks."""
+    """Supplies the batches of a run in chunks of consecutive updates."""
 
-    gather: Callable[[int], Chunk]  # from the step of the first update of the chunk
+    gather: Callable[[int], Chunk]  # maps the chunk's first step to the chunk
     updates_per_chunk: int
 
     def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int, int]]:
-        """Yields the chunks of the updates that lead from a step to a later one.
+        """Yields the chunks that cover the updates from `step` to `target`.
 
-        With each chunk come the positions in it of the first of these updates, and
-        after the last of them.
+        Yields:
+            A chunk, and the start and end (exclusive) of the updates within the chunk.
         """
         while step < target:
             start = step - step % self.updates_per_chunk
@@ -60,21 +60,20 @@ class BatchSource(NamedTuple):
 def open_batches(
     examples: Examples, config: RunConfig, mesh: Mesh
 ) -> Iterator[BatchSource]:
-    """Copies training examples to the devices, or keeps them on the host.
+    """Opens a source of batches, with examples on the devices or on the host.
 
-    `execution.placement=auto` keeps them on the host if their copies on all devices of
-    this process would take more than `MAX_MEMORY_FRACTION` of the memory.
+    With `execution.placement=auto`, examples stay on the host if a copy would take more
+    than `MAX_MEMORY_FRACTION` of a device's memory. CPU devices share the main memory.
     """
     example_bytes = examples.take(np.arange(1)).nbytes
     updates = chunk_updates(example_bytes * config.num_seeds * config.train.batch_size)
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
-        # The devices of a CPU share its memory.
         shared_bytes = main_memory().total / len(mesh.local_devices)
         device_bytes = stats.get("bytes_limit", shared_bytes)
         on_host = example_bytes * len(examples) > MAX_MEMORY_FRACTION * device_bytes
-    with ThreadPoolExecutor(1) as thread:  # not started if unused
+    with ThreadPoolExecutor(1) as thread:  # starts only when used
         if on_host:
             gather = _host_gatherer(examples, config, mesh, updates, thread)
         else:
@@ -83,37 +82,40 @@ def open_batches(
 
 
 def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Batch:
-    """Copies examples with stored inputs to the devices.
+    """Copies selected examples, with stored inputs, to the devices.
 
-    The leading axes of the arrays are those of the indices.
+    Args:
+        examples: the examples of a split.
+        indices: int, of any shape, which becomes the leading axes of the arrays.
+        sharding: the sharding of the arrays.
     """
-    chosen = examples.select(indices)
-    # Rows are gathered faster than images of [28, 28].
+    selected = examples.select(indices)
+    # Gathering flat rows is faster than gathering images [28, 28].
     inputs = examples.take(indices.ravel()).reshape(*indices.shape, -1)
     arrays = {
         "inputs": inputs,
-        "labels": chosen.labels,
-        "lengths": chosen.lengths,
-        "weights": chosen.weights,
+        "labels": selected.labels,
+        "lengths": selected.lengths,
+        "weights": selected.weights,
     }
     return Batch(**jax.tree.map(lambda array: put_global(array, sharding), arrays))
 
 
 def chunk_updates(update_bytes: int) -> int:
-    """Returns the number of updates in a chunk whose batches have these bytes."""
+    """Returns the number of updates per chunk, given the bytes of one update."""
     return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
 
 
 def _device_gatherer(
     examples: Examples, config: RunConfig, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
-    whole = replicated_sharding(mesh)
-    split = to_batch(examples, np.arange(len(examples)), whole)
+    replicated = replicated_sharding(mesh)
+    split = to_batch(examples, np.arange(len(examples)), replicated)
     seeds = put_global(np.asarray(config.seeds, np.uint32), ensemble_sharding(mesh))
 
-    @functools.lru_cache(1)  # several events can fall into a chunk
+    @functools.lru_cache(1)  # validation or saving can split a chunk
     def gather(start: int) -> Chunk:
-        step = put_global(np.int32(start), whole)
+        step = put_global(np.int32(start), replicated)
         batches = gather_examples(
             split,
             seeds,
@@ -130,23 +132,25 @@ def _device_gatherer(
 def _host_gatherer(
     examples: Examples, config: RunConfig, mesh: Mesh, updates: int, thread: Executor
 ) -> Callable[[int], Chunk]:
-    """Selects the examples of a chunk on the host, in a thread.
+    """Selects the examples of each chunk in a host thread.
 
-    The thread begins the next chunk while the devices use one.
+    The thread prepares the next chunk while the devices train on the current one.
     """
     seeds = np.asarray(config.seeds, np.uint32)
-    # On this process's own device: other threads use the mesh.
+    # Indices are computed on a local device, because other threads use the mesh.
     local_seeds = put_global(seeds, local_sharding())
     count = put_global(np.int32(len(examples)), local_sharding())
-    choose = jax.jit(batch_indices, static_argnums=(2, 3))
+    select_indices = jax.jit(batch_indices, static_argnums=(2, 3))
     sharding = NamedSharding(mesh, BATCHES_SPEC)
 
     @jax_defaults()
     def gather(start: int) -> Chunk:
         step = put_global(np.int32(start), local_sharding())
-        chosen = choose(local_seeds, step, updates, config.train.batch_size, count)
+        indices = select_indices(
+            local_seeds, step, updates, config.train.batch_size, count
+        )
         return Chunk(
-            to_batch(examples, jax.device_get(chosen), sharding),
+            to_batch(examples, jax.device_get(indices), sharding),
             seeds=put_global(seeds, ensemble_sharding(mesh)),
             start=put_global(np.int32(start), replicated_sharding(mesh)),
         )

@@ -1,41 +1,49 @@
-"""The order of an epoch: a keyed permutation that is evaluated at single positions.
+"""Shuffles epochs with a keyed permutation that is evaluated position by position.
 
-`jax.random.permutation` would compute the order of all examples for each batch. Here
-the cost of a batch is proportional to its size, for any number of examples.
+For each batch, `jax.random.permutation` would permute all examples. Here, the cost of a
+batch depends on the batch size and not on the number of examples.
 """
 
 import jax
 import jax.numpy as jnp
 
-# The security proof asks for six rounds per bit of the size. For 55,000 images
-# (16 bits), statistical tests of positions and neighbours find no bias after 48.
+# The security proof requires six rounds per bit of the number of examples. For 55,000
+# images (16 bits), statistical tests of positions and neighbours find no bias after 48
+# rounds.
 ROUNDS = 48
 
 
 def epoch_order(
-    key: jax.Array, positions: jax.Array, examples: jax.Array | int
+    key: jax.Array, positions: jax.Array, num_examples: jax.Array | int
 ) -> jax.Array:
-    """Returns the index of the example at each position of consecutive epochs.
+    """Maps positions of the stream of shuffled epochs to example indices.
 
-    The positions, int32 [n], are ascending and within at most two epochs of at least n
-    `examples`, an int or int32 []. Those of one epoch give every index exactly once.
+    Over one epoch, every index occurs exactly once.
 
-    Implements the swap-or-not shuffle: in each round, an index and its partner
-    `k - index` are swapped or not, depending on a hash of the larger of the two. Each
-    round is a bijection for any round key and any number of examples.
+    Implements the swap-or-not shuffle: in each round, a hash of the larger of `index`
+    and its partner `k - index` decides whether the two are swapped. Each round is a
+    bijection for any round key `k` and any number of examples.
+
+    Args:
+        key: the random key of a run's example order.
+        positions: int32 [n], ascending, spanning at most two epochs.
+        num_examples: at least n.
+
+    Returns:
+        Indices, int32 [n].
 
     References:
         Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a Card Shuffle",
-        CRYPTO 2012. Ethereum shuffles its validators in the same way.
+        CRYPTO 2012. Ethereum uses the same shuffle for its validators.
     """
-    epochs = positions // examples
+    epochs = positions // num_examples
     first_epoch = epochs[0]
     two_epochs = first_epoch + jnp.arange(2)
     epoch_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, two_epochs)
     bits = jax.vmap(lambda key: jax.random.bits(key, (ROUNDS, 2)))(epoch_keys)
     is_in_second = epochs > first_epoch
     bits = jnp.where(is_in_second, bits[1, ..., None], bits[0, ..., None])
-    size = jnp.uint32(examples)
+    size = jnp.uint32(num_examples)
     round_keys = bits[:, 0] % size, bits[:, 1]  # each is uint32 [rounds, n]
 
     def swap_or_not(
@@ -48,7 +56,7 @@ def epoch_order(
         is_swapped = _hash(larger ^ hash_key) & 1
         return jnp.where(is_swapped == 1, partner, index), None
 
-    index = (positions % examples).astype(jnp.uint32)
+    index = (positions % num_examples).astype(jnp.uint32)
     index, _ = jax.lax.scan(swap_or_not, index, round_keys)
     return index.astype(jnp.int32)
 

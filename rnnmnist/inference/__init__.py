@@ -1,1 +1,1 @@
-"""Prediction for images of digits: reading, preprocessing, classification."""
+"""Reads, preprocesses and classifies images of digits."""

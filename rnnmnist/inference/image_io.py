@@ -1,4 +1,4 @@
-"""Reads images as grey levels. The only module that imports Pillow."""
+"""Reads images as grey levels. No other module imports Pillow."""
 
 import contextlib
 import warnings
@@ -20,36 +20,40 @@ MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
 def read(name: str) -> np.ndarray:
-    """Reads an image file as grey levels, float32 [height, width] from 0 to 1.
+    """Reads an image file of any size and mode as grey levels.
 
-    The file can have any size and mode; of an animation, it is the first frame. No side
-    of the result is longer than `MAX_SIDE`. For a colour image, it is the channel with
-    the largest standard deviation, so that yellow on white is visible. Transparent
-    pixels become background.
+    - An animation is reduced to its first frame.
+    - A colour image is reduced to the channel with the largest standard deviation, so
+      that yellow on white stays visible.
+    - Transparent pixels become background.
+
+    Returns:
+        Float32 [height, width] from 0 to 1. Neither side exceeds `MAX_SIDE`.
     """
     with expand(name).open("rb") as file:
         return decode(file, name)
 
 
 def decode(file: BinaryIO, name: str) -> np.ndarray:
-    """Decodes an image file to grey levels, as `read` does."""
+    """Decodes an open image file to grey levels, like `read`."""
     with (
-        prefix_errors(name, READABLE),  # Pillow raises many types for a damaged file
-        warnings.catch_warnings(action="ignore"),  # of damaged metadata
-        # A small file can have more pixels than the memory holds.
+        # Pillow raises many types of exceptions for damaged files.
+        prefix_errors(name, READABLE),
+        warnings.catch_warnings(action="ignore"),  # about damaged metadata
+        # A small file can contain more pixels than fit into memory.
         warnings.catch_warnings(
             action="error", category=Image.DecompressionBombWarning
         ),
         Image.open(file, formats=IMAGE_FORMATS) as image,
     ):
         image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
-        with contextlib.suppress(Exception):  # damaged metadata are ignored
+        with contextlib.suppress(Exception):  # damaged metadata is ignored
             ImageOps.exif_transpose(image, in_place=True)
         return _to_grey(image)
 
 
 def convert_array(image: np.ndarray) -> np.ndarray:
-    """Converts an array [height, width] to grey levels, as `read` returns them."""
+    """Converts an array, uint8 or float [height, width], to the format of `read`."""
     refuse_masked("image", image)
     image = np.asarray(image)
     is_grey = image.dtype == np.uint8 or image.dtype.kind == "f"
@@ -62,7 +66,7 @@ def convert_array(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         levels /= 255
     low, high = levels.min(), levels.max()
-    if not 0 <= low <= high <= 1:  # NaN is refused, too
+    if not 0 <= low <= high <= 1:  # also rejects NaN
         raise UserError(
             f"image: floats must be from 0 to 1, not from {low:g} to {high:g}; scale "
             "them"
@@ -71,11 +75,11 @@ def convert_array(image: np.ndarray) -> np.ndarray:
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # grey of 16 bits
+    if image.mode.startswith("I"):  # 16-bit grey
         return _downsample(np.asarray(image, np.float32) / 65_535)
     pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255
     colours, opacity = pixels[..., :3], pixels[..., 3:]
-    # The background is white if what is opaque is dark, else black.
+    # If the opaque pixels are dark, the background becomes white, otherwise black.
     background = (opacity * (colours - 0.5)).sum() < 0
     channels = colours * opacity + background * (1 - opacity)
     return channels[..., np.argmax(channels.std(axis=(0, 1)))]
@@ -86,9 +90,9 @@ def _downsample(pixels: np.ndarray) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """Scales an image so that its longest side has the given length, in pixels.
+    """Scales an image so that its longest side is `longest` pixels.
 
-    The filter is a box if the image becomes smaller, otherwise bicubic.
+    Downsampling uses a box filter, upsampling a bicubic filter.
     """
     image = Image.fromarray(pixels)
     scale = longest / max(image.size)

@@ -1,4 +1,4 @@
-"""Predictions for images of digits, of any size and colours."""
+"""Predictions for images of digits with any size and colours."""
 
 import io
 from pathlib import Path
@@ -17,12 +17,12 @@ from rnnmnist.inference.preprocessing import preprocess
 
 
 class Prediction(NamedTuple):
-    """The prediction of a network for one image.
+    """A prediction for one image.
 
     Attributes:
-        probabilities: float32 [time, classes], after each time step. If the network
-            reads in both directions, there is only the last one.
-        image: uint8 [28, 28], the image after preprocessing; 0 without any foreground.
+        probabilities: float32 [time, classes], after each time step. A bidirectional
+            network has only final probabilities, [1, classes].
+        image: the preprocessed image, uint8 [28, 28]; all 0 if no foreground was found.
     """
 
     probabilities: NDArray[np.float32]
@@ -40,14 +40,17 @@ class Prediction(NamedTuple):
 
     @property
     def decision_time(self) -> int | None:
-        """The time step, from 1, after which the digit stays; None if bidirectional."""
+        """The time step, from 1, after which the predicted digit no longer changes.
+
+        None for a bidirectional network.
+        """
         if len(self.probabilities) == 1:
             return None
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
 
 
 def check_digits(network: Network) -> None:
-    """Raises a `UserError` if a network was not trained on images of digits."""
+    """Raises a `UserError` if the network was not trained on images of digits."""
     task = network.task
     if task.image_shape is None or task.classes != DIGITS:
         raise UserError(
@@ -58,7 +61,7 @@ def check_digits(network: Network) -> None:
 
 
 def predict(network: Network, image: str | Path | bytes | np.ndarray) -> Prediction:
-    """Preprocesses and classifies one image, as `Model.predict` describes."""
+    """Preprocesses and classifies one image; see `Model.predict`."""
     check_digits(network)
     preprocessed = preprocess_image(image)
     every_step = not network.config.model.reads_whole_sequences
@@ -70,9 +73,9 @@ def predict(network: Network, image: str | Path | bytes | np.ndarray) -> Predict
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> NDArray[np.uint8]:
-    """Reads and preprocesses one image, to uint8 [28, 28] as MNIST's images are.
+    """Reads one image and preprocesses it to MNIST's format, uint8 [28, 28].
 
-    Args and errors are those of `Model.predict`.
+    For arguments and errors, see `Model.predict`.
     """
     if isinstance(image, str | Path):
         return preprocess(image_io.read(str(image)))

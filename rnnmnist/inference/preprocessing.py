@@ -1,8 +1,8 @@
-"""Preprocesses an image of a digit as MNIST's images were.
+"""Converts an image of a digit to the format of MNIST.
 
 MNIST's digits are light on a black background, scaled to fit a box of 20 x 20 pixels
-with their aspect ratio kept, antialiased, and centred in 28 x 28 pixels by their centre
-of mass. A network that was trained on them needs other images in the same form.
+with a preserved aspect ratio, antialiased, and centred in 28 x 28 pixels by their
+centre of mass. A network trained on MNIST requires this format.
 
 References:
     LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document
@@ -14,22 +14,27 @@ from scipy import ndimage
 
 from rnnmnist.inference.image_io import resize
 
-SIDE = 28  # pixels, of an image
-BOX = 20  # pixels, of the box around its digit
-CENTRE = 14.0  # pixel coordinate of MNIST's centres of mass, to half a pixel
-OVERSAMPLING = 8  # pixels to one of MNIST's, to normalize stroke widths
-STROKE_WIDTHS = (2.6, 3.2)  # pixels, the target range
+SIDE = 28  # pixels, side of an image
+BOX = 20  # pixels, side of the bounding box of a digit
+CENTRE = 14.0  # pixels, the centre of mass in MNIST, to half a pixel
+OVERSAMPLING = 8  # resolution relative to MNIST, to normalize strokes
+STROKE_WIDTHS = (2.6, 3.2)  # pixels, target range
 MIN_CONTRAST = 0.14  # between foreground and background, relative to white
-MIN_FOREGROUND = 0.25  # level from which a pixel counts as part of the digit
-DARKEST = 0.3  # lowest level of the background, relative to the highest of the image
-CLOSING = 0.36  # size of the window of the closing, relative to the longer side
+MIN_FOREGROUND = 0.25  # lowest level of digit pixels
+MIN_BACKGROUND = 0.3  # lowest background level, relative to the brightest pixel
+CLOSING_WINDOW = 0.36  # relative to the longer side of the image
 
 
 def preprocess(grey: np.ndarray) -> np.ndarray:
-    """Preprocesses an image of one digit; one that has MNIST's form is unchanged.
+    """Converts an image of one digit to MNIST's format.
 
-    Grey levels [height, width] are from 0 to 1, dark on light or light on dark. Returns
-    uint8 [28, 28], as MNIST's images are, which is 0 without any foreground.
+    An image that already has this format is returned unchanged.
+
+    Args:
+        grey: grey levels [height, width] from 0 to 1, dark on light or light on dark.
+
+    Returns:
+        Uint8 [28, 28], all 0 if no foreground is found.
     """
     grey = np.asarray(grey, np.float32)
     if _is_preprocessed(grey):
@@ -41,7 +46,7 @@ def preprocess(grey: np.ndarray) -> np.ndarray:
 
 
 def _is_preprocessed(grey: np.ndarray) -> bool:
-    """Whether an image has the size, background, box and centre of MNIST's."""
+    """Returns True if size, background, box and centre match MNIST."""
     if grey.shape != (SIDE, SIDE) or grey.max() < 0.5:
         return False
     box = _crop(grey, 0)
@@ -50,18 +55,21 @@ def _is_preprocessed(grey: np.ndarray) -> bool:
 
 
 def _crop(levels: np.ndarray, threshold: float) -> np.ndarray | None:
-    """Crops to the bounding box of the levels above a threshold; None without any."""
+    """Crops to the bounding box of levels above a threshold; None if there are none."""
     boxes = ndimage.find_objects((levels > threshold).astype(int))
     return levels[boxes[0]] if boxes else None
 
 
 def extract_foreground(grey: np.ndarray) -> np.ndarray:
-    """Separates the digit from a background of any brightness under uneven light.
+    """Separates the digit from a background of any brightness, even in uneven light.
 
-    The background is the closing of the image: strokes are narrower than its window,
-    and the edge of a shadow is not. The digit is what is darker; light digits on dark
-    are inverted first. The result is 0 for the background and 1 for the digit, and all
-    0 if the contrast is below `MIN_CONTRAST` or close to the noise.
+    A morphological closing estimates the background: strokes are narrower than its
+    window, but the edge of a shadow is not. Pixels darker than the background belong to
+    the digit. Light digits on a dark background are inverted first.
+
+    Returns:
+        [height, width], from 0 for the background to 1 for the digit. All 0 if the
+        contrast is below `MIN_CONTRAST` or close to the noise.
     """
     if np.ptp(grey) < MIN_CONTRAST:
         return np.zeros_like(grey)
@@ -72,18 +80,18 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     inverted = ((grey - local) ** 3).sum() > 0
     if inverted:
         grey = 1 - grey
-    margin = max(1, round(CLOSING * max(grey.shape)) // 2)
-    # The padding continues a gradient of the light, which a closing would flatten.
+    margin = max(1, round(CLOSING_WINDOW * max(grey.shape)) // 2)
+    # The padding extrapolates gradients of the light, which a closing would flatten.
     padded = np.pad(grey, margin, "reflect", reflect_type="odd")
-    padded = np.minimum(padded, grey.max())  # a reflected stroke would be lighter
+    padded = np.minimum(padded, grey.max())  # reflected strokes would be brighter
     window = 2 * margin + 1
     background = ndimage.grey_closing(padded, (window, window))
     background = background[margin:-margin, margin:-margin]
-    background = np.maximum(background, max(MIN_CONTRAST, DARKEST * grey.max()))
+    background = np.maximum(background, max(MIN_CONTRAST, MIN_BACKGROUND * grey.max()))
     contrast = background - grey
     if not inverted:  # dark ink absorbs a fraction of the light
         contrast = contrast / background
-    # Strokes can cover most of an image, so the noise is that of the background only.
+    # Strokes can cover most of an image, so only the background determines the noise.
     is_background = contrast <= max(contrast.max() / 4, contrast.min())
     level = np.median(contrast[is_background])
     deviations = np.abs(contrast[is_background] - level)
@@ -100,9 +108,10 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
 
 
 def _smooth(grey: np.ndarray) -> np.ndarray:
-    """Blurs an image the more, the noisier it is, as with a dithered palette.
+    """Blurs an image in proportion to the square root of its noise.
 
-    The blur has a lower limit in pixels, because dots do not shrink with an image.
+    This removes the dots of a dithered palette, for example. Dots do not shrink with
+    the image, so below 96 pixels, the blur does not shrink either.
     """
     side = max(grey.shape)
     local = ndimage.uniform_filter(grey, max(1, side // 20), mode="nearest")
@@ -112,7 +121,11 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
 
 
 def _digit_mask(foreground: np.ndarray) -> np.ndarray:
-    """Removes specks, and components at the border if another one is large enough."""
+    """Returns a mask of the connected components that belong to the digit.
+
+    Specks are removed. Components at the border are removed if another component is
+    large enough to be the digit.
+    """
     components, count = ndimage.label(foreground > MIN_FOREGROUND, np.ones((3, 3)))
     if count < 2:
         return np.ones_like(foreground, bool)
@@ -127,9 +140,13 @@ def _digit_mask(foreground: np.ndarray) -> np.ndarray:
 
 
 def normalize_strokes(box: np.ndarray) -> np.ndarray:
-    """Thickens thin strokes and thins thick ones into the range `STROKE_WIDTHS`.
+    """Thickens or thins strokes so that their width is in the range `STROKE_WIDTHS`.
 
-    Takes the cropped foreground; returns `OVERSAMPLING` pixels to one of MNIST's.
+    Args:
+        box: the cropped foreground, [height, width].
+
+    Returns:
+        The strokes, with `OVERSAMPLING` times the resolution of MNIST.
     """
     levels = np.clip(resize(box, BOX * OVERSAMPLING), 0, 1)
     levels = np.pad(levels, 2 * OVERSAMPLING)
@@ -145,7 +162,7 @@ def normalize_strokes(box: np.ndarray) -> np.ndarray:
         distances = change + 1 - ndimage.distance_transform_edt(~mask)
     else:
         distances = ndimage.distance_transform_edt(mask)
-        # Parts that are thinner than the rest are thinned less.
+        # Narrow parts of the strokes are thinned less.
         radii = ndimage.maximum_filter(distances, round(OVERSAMPLING * width))
         narrowest = OVERSAMPLING * STROKE_WIDTHS[0] / 2
         distances -= np.clip(radii - narrowest, 0, change)
@@ -153,16 +170,16 @@ def normalize_strokes(box: np.ndarray) -> np.ndarray:
 
 
 def stroke_width(mask: np.ndarray) -> float:
-    """Returns the mean stroke width of a mask, in pixels.
+    """Estimates the mean stroke width of a mask, in pixels.
 
-    Across a stroke of width w, the mean distance to its edge is w / 4.
+    Within a stroke of width w, the mean distance to the nearest edge is w / 4.
     """
     distances = ndimage.distance_transform_edt(mask)[mask] - 0.5
     return 4 * float(distances.mean())
 
 
 def centre(strokes: np.ndarray) -> np.ndarray:
-    """Scales strokes into the box, centred by mass; returns uint8 [28, 28]."""
+    """Scales strokes to the box, and centres their mass in an image, uint8 [28, 28]."""
     image = np.zeros((SIDE, SIDE), np.float32)
     box = _crop(strokes, MIN_FOREGROUND)
     if box is not None:

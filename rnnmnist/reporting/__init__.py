@@ -1,1 +1,1 @@
-"""Report pages: their data, plots and HTML."""
+"""The report page of a run: data, plots and HTML."""

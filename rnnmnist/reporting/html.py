@@ -8,9 +8,10 @@ FOLDER = Path(__file__).parent
 
 
 def render(template: Path, **values: object) -> str:
-    """Renders a Jinja2 template; values are escaped unless it marks them as safe.
+    """Renders a Jinja2 template.
 
-    Its variable `style` is `base.css`, and `style.css` of its folder.
+    Values are escaped unless the template marks them as safe. The template variable
+    `style` contains `base.css` and the `style.css` in the template's folder.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),

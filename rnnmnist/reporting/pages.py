@@ -1,4 +1,4 @@
-"""The report of a run: its pictures, and the page that contains them."""
+"""Writes the report of a run: pictures, and a page that contains them."""
 
 import base64
 import dataclasses
@@ -26,20 +26,18 @@ from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_device_mesh
 
-MAX_ERRORS = 16  # examples of the gallery
+MAX_ERRORS = 16  # examples in the gallery
 MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
-MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
-BLOCK_BYTES = 1 << 26  # of logits after all time steps that are computed at a time
-# The pictures that a report can have.
+MAX_CLASSES = 50  # larger confusion matrices are not drawn
+BLOCK_BYTES = 1 << 26  # of logits after all time steps, computed at once
 PICTURES = ("curves", "confusion", "steps", "gallery")
 
 
 class Report(NamedTuple):
-    """The files of a report, and the scores that it shows.
+    """The files of a report, and the result that it shows.
 
     Attributes:
-        scores: the scores on all examples of the evaluated split, as of
-            `Model.evaluate`.
+        result: the metrics on the evaluated split, as returned by `Model.evaluate`.
         pictures: the PNG files.
         page: the HTML file, which contains the pictures.
     """
@@ -50,14 +48,14 @@ class Report(NamedTuple):
 
 
 def write_report(run: Network, folder: Path) -> Report:
-    """Writes the report of a network into a folder.
+    """Writes the report of a network to a folder.
 
-    The page is one file that loads no other file and runs no script. Pictures of an
-    earlier report that this one does not have are removed.
+    The page is self-contained and runs no scripts. Pictures of an earlier report that
+    the new report does not contain are removed.
     """
     task, split, examples, logits = load_evaluated(run)
     pictures: dict[str, bytes] = {}
-    network = None  # the network is not the one that predicted a left-out example
+    network = None  # left-out predictions come from other networks
     if logits is None:
         network = run.on(make_device_mesh("cpu"))
         if run.config.model.reads_whole_sequences:
@@ -84,7 +82,7 @@ def write_report(run: Network, folder: Path) -> Report:
         if name in pictures:
             write_atomically(path, pictures[name])
             paths.append(path)
-        else:  # an earlier report can have it
+        else:  # an earlier report may contain the picture
             path.unlink(missing_ok=True)
     page_path = folder / "index.html"
     write_atomically(page_path, page.encode())
@@ -99,10 +97,9 @@ def render_page(
     probabilities: np.ndarray,
     labels: np.ndarray,
 ) -> str:
-    """Renders the page; headings and sentences are in the template.
+    """Renders the page; its headings and sentences are in the template.
 
-    The probabilities are those of the classes, [examples, classes]; of several
-    networks, their mean.
+    `probabilities`, [examples, classes], are means over the ensemble.
     """
     newest = run.record.headers[run.record.step]
     is_wrong = probabilities.argmax(axis=1) != labels
@@ -110,7 +107,7 @@ def render_page(
         html.FOLDER / "report.html",
         run=run,
         result=result,
-        # In the newest checkpoint, `train` is that of the last resume.
+        # The newest checkpoint contains the `train` section of the last resume.
         config=dataclasses.replace(run.config, train=newest.config.train),
         last_step=newest.step,
         formatting=formatting,
@@ -135,7 +132,7 @@ def render_page(
 
 
 def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
-    """Returns the true class, the predicted class and the count of frequent errors."""
+    """Returns the most frequent confusions: true class, predicted class and count."""
     classes = result.task.classes
     errors = [
         (classes[label], classes[predicted], int(count))
@@ -148,18 +145,21 @@ def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
 def read_over_time(
     network: Network, examples: Examples
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the last logits, [networks, examples, classes], and accuracies over time.
+    """Computes the final logits, and the accuracy after each time step.
 
-    The accuracies after each time step are those of the examples that have it, between
-    the ends of their intervals, [3, time]. The intervals are 95 % Wilson intervals over
-    examples, of a network with the mean count of correct predictions, as in a result
-    file. Logits after all time steps are computed for one block of examples at a time.
+    The accuracy after a time step includes only examples with that time step. As in
+    result files, the Wilson intervals over examples are for the ensemble's mean count
+    of correct predictions. Examples are processed in blocks, to limit memory.
+
+    Returns:
+        Logits, [ensemble, examples, classes]; and accuracies, [3, time]: the lower end
+        of the 95 % interval, the accuracy, and the upper end.
     """
     time_steps = len(network.view(examples.take(slice(1)))[0])
     logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
     logits_bytes *= time_steps * len(examples)
     blocks = min(len(examples), math.ceil(logits_bytes / BLOCK_BYTES))
-    counts = np.zeros((2, time_steps))  # of correct predictions, and of examples
+    counts = np.zeros((2, time_steps))  # correct predictions, and examples
     last = []
     for positions in np.array_split(np.arange(len(examples)), blocks):
         block = examples.select(positions)
@@ -169,7 +169,7 @@ def read_over_time(
         is_correct = (logits.argmax(axis=-1) == block.labels[:, None]) & is_read
         counts += is_correct.sum(axis=1).mean(axis=0), is_read.sum(axis=0)
         last.append(logits[:, np.arange(len(block)), lengths - 1])
-    counts = counts[:, counts[1] > 0]  # no example can have the last time steps
+    counts = counts[:, counts[1] > 0]  # all examples may be shorter than `time_steps`
     low, high = np.transpose(list(map(wilson_interval, *counts.tolist())))
     return np.concatenate(last, axis=1), np.array([low, counts[0] / counts[1], high])
 
@@ -180,9 +180,9 @@ def find_errors(
     examples: Examples,
     probabilities: np.ndarray,
 ) -> list[plots.Tile]:
-    """Returns the most confident errors, with the time steps on which each depends.
+    """Returns the most confident errors, with attributions to time steps.
 
-    Without a network, they depend on none.
+    Without a network, the attributions are 0.
     """
     positions = most_confident_errors(probabilities, examples.labels)
     attributions = np.zeros((len(positions), run.task.time_steps))
@@ -193,7 +193,7 @@ def find_errors(
     for position, attribution in zip(positions.tolist(), attributions, strict=True):
         values = examples.strip_padding(position)
         times = np.arange(len(values))
-        if pixel_order is not None:  # the time step in which each pixel is read
+        if pixel_order is not None:  # the time step at which each pixel is read
             ranks = pixel_order.argsort(axis=None)
             times = (ranks // pixel_order.shape[1]).reshape(values.shape)
         predicted = probabilities[position].argmax()
@@ -211,7 +211,7 @@ def find_errors(
 
 
 def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the positions of wrong predictions, the most confident one first."""
+    """Returns the positions of wrong predictions, most confident first."""
     (wrong,) = np.nonzero(probabilities.argmax(axis=1) != labels)
     confidence = probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")][:MAX_ERRORS]
@@ -220,13 +220,15 @@ def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.n
 def estimate_overconfidence(
     probabilities: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float, float]:
-    """Returns the mean confidence minus the accuracy, and its 95 % interval.
+    """Estimates overconfidence: the mean confidence minus the accuracy.
 
-    The confidence is the probability of the predicted class. The interval is normal,
-    over examples.
+    The confidence is the probability of the predicted class.
+
+    Returns:
+        The estimate, and both ends of its 95 % normal interval over examples.
     """
     is_correct = probabilities.argmax(axis=1) == labels
-    differences = probabilities.max(axis=1) - is_correct
-    mean = differences.mean()
-    half = Z_95 * differences.std() / np.sqrt(len(labels))
-    return mean, mean - half, mean + half
+    excess = probabilities.max(axis=1) - is_correct
+    mean = excess.mean()
+    half_width = Z_95 * excess.std() / np.sqrt(len(labels))
+    return mean, mean - half_width, mean + half_width

@@ -1,7 +1,8 @@
 """Draws plots as PNG files with matplotlib.
 
 Every plot is 4.8 inches wide at 200 dots per inch, so that its text is legible on a
-phone. pyplot is not used: it would select a backend of the process and keep figures.
+phone. pyplot is avoided, because it selects a backend for the whole process and keeps
+references to figures.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from matplotlib.ticker import MaxNLocator  # noqa: TID251
 from rnnmnist.runs.logs import StepMetrics
 
 DPI = 200  # dots per inch
-# The colours of the pages on a light background, as in `base.css`.
+# The colours of the pages' light scheme, as in `base.css`.
 BACKGROUND = "#ffffff"
 FOREGROUND = "#1b1f24"
 MUTED = "#57606a"
@@ -32,27 +33,30 @@ PURPLE = "#a03d85"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#8a6100", FOREGROUND)
 ERROR_COLOURS = LinearSegmentedColormap.from_list("errors", (BACKGROUND, ORANGE))
 IMAGE_COLOURS = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROUND))
-EVIDENCE_COLOURS = LinearSegmentedColormap.from_list(
-    "evidence", (GREEN, BACKGROUND, PURPLE)
+ATTRIBUTION_COLOURS = LinearSegmentedColormap.from_list(
+    "attributions", (GREEN, BACKGROUND, PURPLE)
 )
-MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
+MAX_ANNOTATED = 20  # classes; larger confusion matrices show no counts
 
 
 class Tile(NamedTuple):
-    """An example of a gallery with its caption."""
+    """An example in the gallery, with its caption."""
 
-    name: str  # of the sequence in its data
+    name: str  # the identifier of the sequence
     values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
-    attributions: np.ndarray  # as `Model.occlusion`, [rows, columns] or [time]
+    attributions: np.ndarray  # from `Model.occlusion`, [rows, columns] or [time]
     predicted: str
     probability: str
     label: str
 
 
 def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
-    """Draws the metrics of a run, at least one line, over steps.
+    """Draws the losses and accuracies of a run over its steps.
 
-    For several seeds, the range from the lowest to the highest is shaded.
+    Curves are means over the ensemble. A shaded band shows the range of the members.
+
+    Args:
+        metrics: at least one line of the log.
     """
     with new_figure(4.6) as figure:
         upper_axes, lower_axes = figure.subplots(2, sharex=True)
@@ -64,8 +68,10 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
             if not lines:
                 continue
             steps = [line.step for line in lines]
-            losses = [[one.loss for one in line.members] for line in lines]
-            percents = [[100 * one.accuracy for one in line.members] for line in lines]
+            losses = [[member.loss for member in line.members] for line in lines]
+            percents = [
+                [100 * member.accuracy for member in line.members] for line in lines
+            ]
             for axes, values in ((upper_axes, losses), (lower_axes, percents)):
                 mean = np.mean(values, axis=1)
                 axes.plot(steps, mean, color=colour, marker=marker, label=split)
@@ -80,11 +86,11 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
         upper_axes.yaxis.set_major_formatter("{x:g}")
         upper_axes.yaxis.set_minor_formatter("{x:g}" if highest < 10 * lowest else "")
         upper_axes.legend()
-        # Runs differ in the last few percent, so the first steps may be cut off.
+        # Runs differ in the last few percent, so the y axis may cut off early steps.
         validated = [line for line in metrics if line.split == "validation"]
         worst = 100 * min(line.accuracy for line in validated or metrics)
         bottom = min(99.0, max(0.0, worst - (100 - worst) / 2))
-        top = 100 + (100 - bottom) / 40  # so that a line at 100 % is seen
+        top = 100 + (100 - bottom) / 40  # so that a line at 100 % is visible
         lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))
         lower_axes.set_xlabel("step (updates)")
         lower_axes.set_xlim(left=0)
@@ -95,14 +101,16 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
-    """Draws a confusion matrix, int [true classes, predicted classes].
+    """Draws a confusion matrix, with the accuracy of each class on the right.
 
-    At the right, it has the accuracy of each class.
+    Args:
+        counts: int [true classes, predicted classes].
+        names: the names of the classes.
     """
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
     shades = ERROR_COLOURS.with_extremes(bad=LINE)
-    # On a square root scale, single errors stay visible beside hundreds. The largest
-    # count has three quarters of the darkest colour, on which it is legible.
+    # On a square root scale, single errors stay visible next to hundreds. The largest
+    # count gets three quarters of the darkest colour, so that its text stays legible.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, 24) for name in names]
@@ -110,7 +118,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
         mesh.set(edgecolor=LINE, linewidth=0.5)
-        if len(counts) <= MAX_NUMBERS:
+        if len(counts) <= MAX_ANNOTATED:
             size = min(7.5, 95 / len(counts))
             for (true, predicted), count in np.ndenumerate(counts):
                 if count or true == predicted:
@@ -139,7 +147,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         return to_png(figure)
 
 
-# The accuracy of each class as text; empty for classes without examples.
+# Formats the accuracy of each class; empty for a class without examples.
 def _format_recalls(counts: np.ndarray) -> list[str]:
     totals = counts.sum(axis=1)
     return [
@@ -151,10 +159,10 @@ def _format_recalls(counts: np.ndarray) -> list[str]:
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples in four columns.
 
-    Examples with labels features are drawn as curves, others as images.
+    With feature names, examples are drawn as curves, otherwise as images.
     """
     rows = math.ceil(len(tiles) / 4)
-    # In inches. Sequences have a legend below all rows.
+    # In inches. For sequences, there is a legend below all rows.
     height = 2.1 * rows + 0.4 if features else 1.75 * rows + 0.1
     largest = max(np.abs(tile.attributions).max() for tile in tiles) or 1
     with new_figure(height) as figure:
@@ -162,18 +170,18 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            # On a square root scale, weak evidence stays visible, as in the confusion
-            # matrix.
-            evidence = np.sign(tile.attributions) * np.sqrt(
+            # As in the confusion matrix, small values stay visible on a square root
+            # scale.
+            attributions = np.sign(tile.attributions) * np.sqrt(
                 np.abs(tile.attributions) / largest
             )
             label = f"label {_shorten(tile.label, 12)}"
             if features:
-                _draw_curves(axes, tile.values, evidence)
+                _draw_curves(axes, tile.values, attributions)
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
                 foreground = tile.values / 255
-                axes.imshow(evidence, cmap=EVIDENCE_COLOURS, vmin=-1, vmax=1)
+                axes.imshow(attributions, cmap=ATTRIBUTION_COLOURS, vmin=-1, vmax=1)
                 axes.imshow(
                     foreground,
                     cmap=IMAGE_COLOURS,
@@ -193,18 +201,18 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
         return to_png(figure)
 
 
-def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
-    """Draws a sequence, real [time, features], above the evidence of its time steps."""
+def _draw_curves(axes: Axes, values: np.ndarray, attributions: np.ndarray) -> None:
+    """Draws a sequence, real [time, features], above its attributions, [time]."""
     times = np.arange(1, len(values) + 1)
     edges = np.append(times, len(times) + 1) - 0.5
     axes.margins(y=0.2)
-    if evidence.any():  # there is none of left-out predictions
+    if attributions.any():  # all 0 for left-out predictions
         axes.pcolormesh(
             edges,
             [0, 0.1],  # the lowest tenth of the axes
-            evidence[None],
+            attributions[None],
             transform=axes.get_xaxis_transform(),
-            cmap=EVIDENCE_COLOURS,
+            cmap=ATTRIBUTION_COLOURS,
             vmin=-1,
             vmax=1,
         )
@@ -217,9 +225,12 @@ def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
 
 
 def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
-    """Draws the accuracy after each time step, and that of the most frequent class.
+    """Draws the accuracy after each time step, with a line for the majority class.
 
-    `accuracy` [3, time] is between the ends of its interval.
+    Args:
+        accuracy: [3, time]: the lower end of the interval, the accuracy, and the upper
+            end, as fractions.
+        majority: the fraction of examples in the most frequent class.
     """
     low, value, high = 100 * accuracy
     last = len(value)
@@ -237,14 +248,17 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
 
 @contextlib.contextmanager
 def new_figure(height: float) -> Iterator[Figure]:
-    """Yields a figure in the palette's colours, independent of a user's matplotlibrc.
+    """Yields a figure in the colours of the pages, whatever matplotlibrc contains.
 
     The figure must be saved within the context.
+
+    Args:
+        height: inches.
     """
-    style: dict[Any, Any] = {  # the type of matplotlib's parameter
+    style: dict[Any, Any] = {  # as matplotlib annotates its parameter
         "font.size": 9,
         "text.color": FOREGROUND,
-        "text.parse_math": False,  # a name can contain dollar signs
+        "text.parse_math": False,  # names may contain dollar signs
         "axes.titlelocation": "left",
         "axes.titlesize": 9,
         "axes.labelcolor": FOREGROUND,
@@ -266,7 +280,7 @@ def new_figure(height: float) -> Iterator[Figure]:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Returns a figure as a PNG file, with the figure's resolution."""
+    """Encodes a figure as PNG, at the figure's resolution."""
     file = io.BytesIO()
     figure.savefig(file)
     return file.getvalue()

@@ -1,1 +1,1 @@
-"""The drawing page: the Python code that renders it, JavaScript and CSS."""
+"""The drawing page: Python code that renders it, and its JavaScript and CSS."""

@@ -1,18 +1,19 @@
 "use strict";
 
-/* Converts a drawing to an image of 28 x 28 pixels, as MNIST's are.
+/* Converts a drawing to MNIST's format: an image of 28 x 28 pixels.
  *
- * A drawing is a list of strokes, each a list of points [x, y] from 0 to 1. Since strokes
- * have no width of their own, they are scaled to MNIST's box and drawn with one width;
- * rnnmnist/inference/preprocessing.py needs many operations to do this for images.
+ * A drawing is a list of strokes, and a stroke is a list of points [x, y] from 0 to 1.
+ * Strokes are scaled to MNIST's box and then drawn with a constant width. For images,
+ * whose strokes already have a width, rnnmnist/inference/preprocessing.py needs many more
+ * operations.
  */
 
-const MIN_EXTENT = 0.08; // a smaller drawing is a dot, and is not enlarged further
-// The 5,000 images of MNIST that the package ships have between 23 and 241 pixels of ink.
+const MIN_EXTENT = 0.08; // smaller drawings are scaled as if they had this extent
+// The 5,000 MNIST images shipped with the package have 23 to 241 pixels of ink.
 const INK_OF_DIGITS = [20, 250];
 const MIN_PROBABILITY = 0.5;
 
-/** Draws strokes as smooth curves, in the units of the context's transformation. */
+/** Draws strokes as smooth curves, in the units of the context's transform. */
 function drawStrokes(context, strokes, width) {
   context.lineWidth = width;
   context.lineCap = "round";
@@ -32,9 +33,9 @@ function drawStrokes(context, strokes, width) {
 /**
  * Rasterizes a drawing.
  *
- * @param format of MNIST's images, from the page's data: `side` of the image, `box` of
- *   the digit, `centre` of mass and `strokeWidth`, in pixels.
- * @returns Uint8Array of 28 x 28 levels, row by row; all 0 for an empty drawing.
+ * @param format MNIST's format, from the page's data, in pixels: `side` of the image,
+ *   `box` of the digit, `centre` of mass, and `strokeWidth`.
+ * @returns Uint8Array of 28 x 28 levels in row order; all 0 for an empty drawing.
  */
 function rasterize(strokes, { side, box, centre, strokeWidth }) {
   if (strokes.length === 0) return new Uint8Array(side * side);
@@ -66,11 +67,11 @@ function rasterize(strokes, { side, box, centre, strokeWidth }) {
 }
 
 /**
- * Whether an image is probably not a digit: it has too little or too much ink, or no
- * network gives a digit a high probability.
+ * Returns true if an image is probably not a digit: it has too little or too much ink,
+ * or no network assigns a high probability to a digit.
  *
  * @param pixels Uint8Array of levels from 0 to 255.
- * @param probability the highest one of any digit.
+ * @param probability the highest probability over all networks and digits.
  */
 function isScribble(pixels, probability) {
   const ink = pixels.reduce((sum, level) => sum + level, 0) / 255;
@@ -78,7 +79,7 @@ function isScribble(pixels, probability) {
   return ink < least || ink > most || probability < MIN_PROBABILITY;
 }
 
-/** Returns the mean [x, y] of the pixels of an image, weighted by their levels. */
+/** Returns the centre of mass [x, y] of an image, in pixels. */
 function centreOfMass(levels, side) {
   const sums = [0, 0, 0];
   levels.forEach((level, i) => {

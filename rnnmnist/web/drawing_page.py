@@ -1,7 +1,7 @@
-"""The drawing page: networks classify a drawn digit row by row in a browser.
+"""Renders the drawing page, on which networks classify a digit in the browser.
 
-The page contains the weights as float16, sample digits, and a JavaScript version of the
-LSTM. A test compares its logits with Python's.
+The page contains float16 weights, sample digits, and an LSTM in JavaScript. A test
+compares the logits of JavaScript and Python.
 """
 
 import base64
@@ -26,10 +26,10 @@ from rnnmnist.runtime.mesh import split_ensemble
 FOLDER = Path(__file__).parent
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
 EASY_PER_DIGIT = 2  # easy samples
-MIN_EASY_PROBABILITY = 0.95  # that of its label
-HARD = 12  # hard samples, over all digits
-STROKE_WIDTH = 2.3  # pixels of 28; below MNIST's, so that loops in digits stay open
-# Settings of the networks that the page can show.
+MIN_EASY_PROBABILITY = 0.95  # of the label of an easy sample
+HARD = 12  # hard samples, from all digits
+STROKE_WIDTH = 2.3  # pixels of 28; thinner than MNIST's, so that loops stay open
+# The page supports only networks with these settings.
 SUPPORTED = {
     "model.cell": "lstm",
     "model.num_layers": 1,
@@ -45,7 +45,7 @@ SUPPORTED = {
 def render(runs: Sequence[Network]) -> str:
     """Renders the page as HTML.
 
-    The networks are described side by side. The first one selects the samples.
+    The page shows all networks side by side. The first network selects the samples.
     """
     for run in runs:
         check_digits(run)
@@ -91,10 +91,11 @@ def render(runs: Sequence[Network]) -> str:
 
 
 def select_samples(run: Network) -> list[dict[str, Any]]:
-    """Selects easy and hard digits of the embedded test split, for JavaScript.
+    """Selects easy and hard digits from the embedded test split, for JavaScript.
 
-    The easy samples are the first ones of each digit to whose label the network assigns
-    a high probability. The hard samples are those for whose label it is lowest.
+    For each digit, the easy samples are the first images whose label gets a probability
+    of at least `MIN_EASY_PROBABILITY`. The hard samples are the images with the lowest
+    probabilities of the label.
     """
     images, labels = image_sets.embedded_images()["test"]
     probabilities = run.probabilities(Inputs(images))
@@ -116,9 +117,10 @@ def select_samples(run: Network) -> list[dict[str, Any]]:
 
 
 def encode_params(params: Params) -> dict[str, str]:
-    """Returns float16 arrays in Base64, by their names in JavaScript.
+    """Encodes parameters as float16 in Base64, under their names in JavaScript.
 
-    The gates are side by side. No prediction of the reference models changes.
+    The gates are concatenated along the last axis. Float16 does not change the
+    predictions of the reference models.
     """
     cell, head = params["cell"], params["head"]
 

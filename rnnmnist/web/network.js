@@ -2,8 +2,8 @@
 
 /* An LSTM classifier with trained weights.
  *
- * It reads one row of 28 pixels per time step, from the top. Between rows it keeps two
- * numbers per unit: the cell state and the hidden state.
+ * At each time step, it reads one row of 28 pixels, from top to bottom. Between rows, it
+ * keeps two numbers per unit: the cell state and the hidden state.
  *
  * Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
  */
@@ -30,7 +30,7 @@ function initialState(units) {
   return { cell: new Float64Array(units), hidden: new Float64Array(units) };
 }
 
-/** Computes one time step; returns the gates and the new state. */
+/** Computes one time step, and returns the gates and the new state. */
 function lstmStep(network, row, state) {
   const { units } = network;
   const fromRow = affine(row, network.row, network.bias);
@@ -60,12 +60,13 @@ function predict(network, { hidden }) {
 }
 
 /**
- * Classifies an image and records every time step.
+ * Classifies an image, and returns the intermediate values of every time step.
  *
- * @param network weights as Float32Arrays, the number of units, and the temperature of
- *   the softmax.
- * @param pixels Uint8Array of 28 x 28 levels, row by row.
- * @returns 29 records, before the first row and after each: gates, state, probabilities.
+ * @param network the weights as Float32Arrays, the number of units, and the temperature
+ *   of the softmax.
+ * @param pixels Uint8Array of 28 x 28 levels in row order.
+ * @returns 29 objects with gates, state, logits and probabilities: one before the first
+ *   row, and one after each row.
  */
 function traceImage(network, pixels) {
   let state = initialState(network.units);

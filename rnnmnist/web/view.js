@@ -1,18 +1,18 @@
 "use strict";
 
-/* The page: a canvas to draw on, and the networks that classify the drawing.
+/* The user interface: a canvas to draw on, and networks that classify the drawing.
  *
- * Everything shown is a function of the image, which `classify` sets, and of the number
- * of rows read, which `showRow` sets.
+ * The page depends on the image, which `classify` sets, and on the number of rows read,
+ * which `showRow` sets.
  */
 
 const MILLISECONDS_PER_ROW = 90;
-const PAUSE_AFTER_STROKE = 350; // milliseconds, within which the next stroke may begin
+const PAUSE_AFTER_STROKE = 350; // milliseconds to wait for another stroke
 const PEN_WIDTH = 1 / 12; // relative to the side of the canvas
 const DIGITS = [...Array(10).keys()];
 
-// The plotted quantities, and a sentence on their mean magnitude after a row. Gates are
-// from 0 to 1; those with a `limit` are signed.
+// The plotted quantities. `now` describes their mean magnitude after a row. Quantities
+// with a `limit` are signed. The others are gates, from 0 to 1.
 const MAPS = [
   {
     part: "input",
@@ -66,7 +66,7 @@ function decodeBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** Decodes an IEEE half-precision number; not every browser has Float16Array. */
+/** Decodes an IEEE half-precision number. Some browsers have no Float16Array. */
 function decodeHalf(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
@@ -78,7 +78,7 @@ function decodeHalf(bits) {
 function decodeNetwork({ params, ...rest }) {
   const network = { ...rest };
   for (const [name, text] of Object.entries(params)) {
-    // Weights are little-endian, which is every browser's own format.
+    // The weights are little-endian, like typed arrays in every browser.
     const halves = new Uint16Array(decodeBase64(text).buffer);
     network[name] = Float32Array.from(halves, decodeHalf);
   }
@@ -97,18 +97,18 @@ const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 
 const state = {
   pixels: new Uint8Array(ROWS * COLUMNS), // the classified image
-  label: null, // of a sample
-  traces: [], // of each network: the steps before the first row and after each
+  label: null, // the label, if the image is a sample
+  traces: [], // for each network, the result of `traceImage`
   row: 0, // number of rows read
   inspected: 0, // index of the network whose units are plotted
-  playback: null, // the timer, while rows are played
+  playback: null, // timer of the playback; null while it is paused
   strokes: [], // lists of points from 0 to 1
-  pending: null, // the timer, while another stroke may follow
+  pending: null, // timer that classifies the drawing unless another stroke follows
 };
 
 /* ---- Text ---- */
 
-/** Formats a probability in whole percent; never as 0 % or 100 %. */
+/** Formats a probability in whole percent, but never as 0 % or 100 %. */
 function formatPercent(probability) {
   const text = `${Math.round(100 * clip(probability, 0.01, 0.99))}\u00a0%`;
   if (probability > 0.99) return `over ${text}`;
@@ -143,7 +143,7 @@ function describeResults() {
   return wrong ? `${text} Label: ${state.label}.` : text;
 }
 
-/** Returns the row since which the predicted digit has not changed. */
+/** Returns the first row from which the predicted digit stays the same until `row`. */
 function stableSince(trace, row) {
   const digit = predictedDigit(trace[row]);
   let since = row;
@@ -153,13 +153,13 @@ function stableSince(trace, row) {
 
 /* ---- Colours ---- */
 
-/** Returns a colour of the style sheet as red, green and blue. */
+/** Returns a colour from the style sheet as [red, green, blue]. */
 function colour(name) {
   const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 
-/** Paints values as pixels: `shade(value, i)` returns a colour and an opacity. */
+/** Paints values as pixels; `shade(value, i)` returns [colour, opacity]. */
 function paint(canvas, width, height, values, shade) {
   canvas.width = width;
   canvas.height = height;
@@ -171,7 +171,7 @@ function paint(canvas, width, height, values, shade) {
   canvas.getContext("2d").putImageData(painted, 0, 0);
 }
 
-/** Paints an image; the rows from `row` on are dimmed. */
+/** Paints an image, and dims the rows from `row` on. */
 function paintImage(canvas, pixels, row = ROWS) {
   const foreground = colour("--foreground");
   paint(canvas, COLUMNS, ROWS, pixels, (level, i) => [
@@ -195,7 +195,7 @@ function showDrawing() {
   context.strokeStyle = `rgb(${colour("--foreground").join(", ")})`;
   drawStrokes(context, state.strokes, PEN_WIDTH);
   element("prompt").hidden = state.strokes.length > 0;
-  // `disabled` would take the keyboard focus away.
+  // The attribute `disabled` would remove the keyboard focus.
   element("undo").setAttribute("aria-disabled", String(state.strokes.length === 0));
 }
 
@@ -240,7 +240,7 @@ function setStrokes(strokes) {
 
 /* ---- Classification and playback ---- */
 
-/** Classifies an image and plays it from the first row. */
+/** Classifies an image and starts the playback from the first row. */
 function classify(pixels, label) {
   pause();
   state.pixels = pixels;
@@ -286,7 +286,7 @@ function showPlayback() {
   element("play").textContent = state.playback === null ? "Play" : "Pause";
 }
 
-/** Updates the whole page to the state after a number of rows. */
+/** Updates the whole page to the state after `row` rows. */
 function showRow(row) {
   state.row = row;
   const text = `row ${row} of ${ROWS}`;
@@ -359,11 +359,11 @@ function curveY(probability) {
   return 122 - 112 * probability;
 }
 
-/** Draws the curves up to a row; labels those that end above 10 % and do not overlap. */
+/** Draws curves up to a row; labels a curve if it ends above 10 % and has space. */
 function showCurves(curves, trace, row) {
   const { probabilities } = trace[row];
   const ranked = [...DIGITS].sort((a, b) => probabilities[b] - probabilities[a]);
-  const heights = []; // of the labels so far
+  const heights = []; // of the labels that have been placed
   for (const digit of ranked) {
     const values = trace.slice(0, row + 1).map((step) => step.probabilities[digit]);
     const points = values.map((value, i) => `${curveX(i)},${curveY(value)}`);
@@ -381,9 +381,9 @@ function showCurves(curves, trace, row) {
 
 /* ---- Units of a network ---- */
 
-const mapScales = []; // of each network, computed at first use
+const mapScales = []; // for each network, computed at first use
 
-/** Sorts the units by their mean forget gate, and finds the range of the cell state. */
+/** Sorts the units by their mean forget gate, and computes the cell state's range. */
 function computeMapScale(network) {
   const steps = samples.flatMap(({ pixels }) => traceImage(network, pixels).slice(1));
   const forget = Array.from({ length: network.units }, (_, unit) =>
@@ -491,7 +491,7 @@ function addListeners() {
   darkScheme.addEventListener("change", repaint);
 }
 
-/** Paints what the style sheet does not, in the colours of the current scheme. */
+/** Repaints the canvases, which the style sheet does not affect, in the new colours. */
 function repaint() {
   showDrawing();
   showThumbnails();
@@ -506,7 +506,7 @@ element("choice").hidden = networks.length < 2;
 addListeners();
 showDrawing();
 showThumbnails();
-// For tests and the browser's console.
+// For tests, and for use in the browser's console.
 window.rnnmnist = {
   rasterize: (strokes) => rasterize(strokes, data.format),
   logits(levels, network) {
@@ -515,5 +515,5 @@ window.rnnmnist = {
     return steps.map(({ logits }) => logits);
   },
 };
-// The page opens with a sample.
+// At first, the page shows a sample.
 classify(samples[0].pixels, samples[0].label);

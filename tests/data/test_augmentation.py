@@ -10,14 +10,14 @@ import pytest
 from scipy import ndimage
 
 from rnnmnist.data import augmentation
-from rnnmnist.data.augmentation import ImageAugmentation, Transform
+from rnnmnist.data.augmentation import ImageAugmentation, Transforms
 
 COUNT = 400
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28), np.uint8)
 transform_images = jax.jit(augmentation.transform_images)
 
 
-def sample(seed: int = 0, **limits: Any) -> Transform:
+def sample(seed: int = 0, **limits: Any) -> Transforms:
     key = jax.random.key(seed)
     return augmentation.sample_transforms(key, COUNT, ImageAugmentation(**limits))
 

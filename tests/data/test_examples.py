@@ -139,5 +139,5 @@ def test_programs_normalize_as_the_host_does_in_parts(
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found, normalization(values, lengths))
     three_sequences = 3 * 8 * 9 * 3
-    monkeypatch.setattr("rnnmnist.data.examples.NORMALIZED_BYTES", three_sequences)
+    monkeypatch.setattr("rnnmnist.data.examples.BLOCK_BYTES", three_sequences)
     np.testing.assert_array_equal(found, normalization(values, lengths))

@@ -42,7 +42,7 @@ def test_a_case_is_measured(
     monkeypatch.setattr(vanishing, "RECIPE", recipe)
     monkeypatch.setattr(vanishing, "CASES", [vanishing.case("rnn", 196)])
     (run,) = vanishing.measure(None)["runs"]
-    assert (run["recurrence"], run["steps"]) == ("rnn", 196)
+    assert (run["cell"], run["steps"]) == ("rnn", 196)
     assert len(run["correct"]) == len(run["validation_correct"]) == 1
     for when in ("before", "after"):
         assert np.array(run[when]).shape == (3, vanishing.PARTS)

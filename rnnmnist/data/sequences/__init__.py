@@ -1,1 +1,1 @@
-"""Sequences of users: a reader for each format, and one checked type."""
+"""User sequences: a reader for each format, and one validated representation."""

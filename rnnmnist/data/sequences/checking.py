@@ -1,4 +1,4 @@
-"""The sequences of a user, checked once, whichever format they come from."""
+"""Validates user sequences once, independent of the format they were read from."""
 
 import dataclasses
 import re
@@ -13,9 +13,9 @@ from rnnmnist.data.examples import SPLITS, find_padding, select_columns
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
-PART_BYTES = 1 << 24  # of values that are read at a time, as float64
-HELD_OUT = 0.1  # of the training sequences of a class, where no split is given
-KINDS = {  # what the kinds of NumPy's types allow
+BLOCK_BYTES = 1 << 24  # of float64 values, read at once
+VALIDATION_FRACTION = 0.1  # of each class, if no validation split is given
+ALLOWED_VALUES = {  # error texts for each set of allowed `dtype.kind` codes
     "biuf": "real numbers; encode letters or categories one-hot, as 0 and 1 in a "
     "feature for each, or as integers for an embedding in your own network, with "
     "normalize=none; convert sparse matrices by .toarray(), an array of sequences or a "
@@ -30,97 +30,110 @@ KINDS = {  # what the kinds of NumPy's types allow
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Sequences:
-    """Sequences that are valid, except for the values of `inputs`."""
+    """Validated sequences, except that the values of `inputs` are checked later."""
 
-    inputs: np.ndarray  # real [examples, time, stored features], perhaps a memory map
-    labels: np.ndarray | None  # int32 [examples]
-    classes: tuple[str, ...]  # in the order of the labels; empty without labels
+    inputs: np.ndarray  # real [examples, time, stored features]; may be a memory map
+    labels: np.ndarray | None  # int32 [examples], indices into `classes`
+    classes: tuple[str, ...]  # empty without labels
     lengths: np.ndarray  # int32 [examples], time steps before the padding
-    split: np.ndarray | None  # str [examples], each one of `SPLITS`
-    groups: np.ndarray | None  # integers or str [examples], such as subjects
-    feature_names: tuple[str, ...]  # by default "0", "1" and so on
-    ids: tuple[str, ...] | None  # the file's names of the sequences
-    columns: np.ndarray | None = None  # the stored features that are read; None: all
+    split: np.ndarray | None  # str [examples], values from `SPLITS`
+    groups: np.ndarray | None  # int or str [examples], such as subjects
+    feature_names: tuple[str, ...]  # "0", "1", … by default
+    ids: tuple[str, ...] | None  # identifiers of the sequences in the file
+    columns: np.ndarray | None = None  # indices of the features to read; None: all
 
     def to_arrays(self) -> dict[str, Any]:
-        """Returns the arrays that `check_arrays` takes, without those that are None."""
+        """Returns keyword arguments for `check_arrays`, without None values."""
         inputs = select_columns(self.inputs, self.columns)
         arrays = vars(self) | {"inputs": inputs, "columns": None, "classes": None}
         if self.labels is not None:
             arrays["labels"] = np.array(self.classes)[self.labels]
         return {name: array for name, array in arrays.items() if array is not None}
 
-    def read_parts(
+    def read_blocks(
         self, indices: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Reads some sequences, int [n], in parts of limited memory.
+        """Reads selected sequences in blocks, to limit memory.
 
-        Yields the indices of a part, int [m]; the time steps that are not padding, bool
-        [m, time]; and their values, real [time steps, features].
+        Args:
+            indices: int [n].
+
+        Yields:
+            The indices of the sequences in a block, int [m]; a mask of the time steps
+            that are not padding, bool [m, time]; and the values at these time steps,
+            real [time steps, features].
         """
         longest = self.lengths[indices].max(initial=1)
-        size = max(1, PART_BYTES // (8 * longest * len(self.feature_names)))
+        size = max(1, BLOCK_BYTES // (8 * longest * len(self.feature_names)))
         for start in range(0, len(indices), size):
-            part = indices[start : start + size]
-            is_value = ~find_padding(longest, self.lengths[part])
-            rows = self.inputs[part, :longest][is_value]
-            yield part, is_value, select_columns(rows, self.columns)
+            block = indices[start : start + size]
+            is_read = ~find_padding(longest, self.lengths[block])
+            rows = self.inputs[block, :longest][is_read]
+            yield block, is_read, select_columns(rows, self.columns)
 
-    def split_as_given(self, default: str) -> dict[str, np.ndarray]:
-        """Returns the indices of each split; without any, all are of one."""
+    def given_splits(self, default: str) -> dict[str, np.ndarray]:
+        """Returns the indices of each split.
+
+        If no split is given, all sequences are in the `default` split.
+        """
         given = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
     def are_two_valued(self) -> bool:
-        """Returns True if no feature has more than two values in training.
+        """Returns True if every feature has at most two distinct training values.
 
-        Missing values (NaN) do not count.
+        Missing values (NaN) are ignored.
         """
-        training = self.split_as_given("train")["train"]
+        training = self.given_splits("train")["train"]
         low, high = np.inf, -np.inf
-        for _, _, rows in self.read_parts(training):
+        for _, _, rows in self.read_blocks(training):
             low = np.fmin(low, np.fmin.reduce(rows))
             high = np.fmax(high, np.fmax.reduce(rows))
-        for _, _, rows in self.read_parts(training):
+        for _, _, rows in self.read_blocks(training):
             is_extreme = (rows == low) | (rows == high)
             if not (is_extreme | np.isnan(rows)).all():
                 return False
         return True
 
     def count_training(self) -> int:
-        """Returns how many sequences are for training, before some are held out."""
-        return len(self.split_as_given("train")["train"])
+        """Counts the training sequences before any are held out for validation."""
+        return len(self.given_splits("train")["train"])
 
     def training_splits(self, hold_out: bool, seed: int) -> dict[str, np.ndarray]:
-        """Returns the indices of each split of labelled sequences, for training.
+        """Returns the indices of each split for training on labelled sequences.
 
-        Without a validation split, and with `hold_out`, a tenth of the training
-        sequences of each class, at least one, is drawn for validation. With groups,
-        whole groups are drawn. Every class keeps training sequences. Beside a test
-        split, fewer than `MIN_VALIDATION_EXAMPLES` drawn sequences stay in training.
+        If `hold_out` is set and no validation split is given, a tenth of the training
+        sequences of each class is drawn for validation:
+
+        - From a class with at least two sequences, at least one is drawn, and at least
+          one stays in training.
+        - With groups, whole groups are drawn; every class keeps a group in training.
+        - With a test split, all sequences stay in training if fewer than
+          `MIN_VALIDATION_EXAMPLES` would be drawn.
         """
-        splits = self.split_as_given("train")
+        splits = self.given_splits("train")
         train = splits["train"]
         labels = np.asarray(self.labels)[train]
-        trained = np.unique(labels)
-        if not 2 <= len(trained) <= MAX_CLASSES:
+        present = np.unique(labels)
+        if not 2 <= len(present) <= MAX_CLASSES:
             raise UserError(
-                f"split: of the classes {format_value(self.classes)}, {len(trained)} "
+                f"split: of the classes {format_value(self.classes)}, {len(present)} "
                 f"are in training; allowed are 2 to {MAX_CLASSES:,}; mark sequences of "
                 "others with train, or divide numbers into classes, as by np.digitize"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
-        # The stream of a Generator may change between versions of NumPy.
+        # RandomState is frozen; Generator streams may change between NumPy versions.
         random = np.random.RandomState(seed)
         if self.groups is not None:
             is_held_out = _draw_groups(labels, self.groups[train], random)
         else:
             is_held_out = np.zeros(len(train), bool)
-            for label in trained:
-                own = random.permutation(np.flatnonzero(labels == label))
-                count = max(1, int(HELD_OUT * len(own))) if len(own) > 1 else 0
-                is_held_out[own[:count]] = True
+            for label in present:
+                candidates = random.permutation(np.flatnonzero(labels == label))
+                size = len(candidates)
+                count = max(1, int(VALIDATION_FRACTION * size)) if size > 1 else 0
+                is_held_out[candidates[:count]] = True
         if len(splits["test"]) and is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
             return splits
         if not is_held_out.any():
@@ -142,12 +155,12 @@ def check_arrays(
     feature_names: ArrayLike | None = None,
     ids: ArrayLike | None = None,
 ) -> Sequences:
-    """Checks arrays of sequences, with the shapes of `Sequences`.
+    """Validates arrays of sequences; `Sequences` documents their shapes.
 
-    Inputs can also be [examples, time] of one feature, or without lengths a list of
-    arrays of different lengths, which are padded. Labels are integers, booleans or
-    strings. The classes are the labels that occur: integers, and strings that all are
-    integers, sorted by value; others alphabetically. `ids` are strings.
+    With a single feature, inputs may also be [examples, time]. Without lengths, inputs
+    may be a list of arrays of different lengths, which are padded. Labels may be
+    integers, booleans or strings. The classes are the distinct labels. If all are
+    integers or strings of integers, they are sorted by value, otherwise alphabetically.
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
@@ -160,7 +173,7 @@ def check_arrays(
     if values.ndim == 2:
         values = values[..., None]
     count, time_steps, features = values.shape
-    ends = _valid_lengths(lengths, count, time_steps)
+    lengths = _valid_lengths(lengths, count, time_steps)
     if feature_names is None:
         feature_names = list(map(str, range(features)))
     names = tuple(valid_array("feature_names", feature_names, "U", features).tolist())
@@ -178,10 +191,10 @@ def check_arrays(
     if ids is not None:
         ids = tuple(map(str, valid_array("ids", ids, "biuU", count)))
     return Sequences(
-        inputs=values[:, : ends.max()],  # the rest is padding
+        inputs=values[:, : lengths.max()],  # the rest is padding
         labels=indices,
         classes=classes,
-        lengths=ends,
+        lengths=lengths,
         split=None if split is None else _valid_split(split, count),
         groups=None if groups is None else valid_array("groups", groups, "biuU", count),
         feature_names=names,
@@ -192,39 +205,39 @@ def check_arrays(
 def _draw_groups(
     labels: np.ndarray, groups: np.ndarray, random: np.random.RandomState
 ) -> np.ndarray:
-    """Draws whole groups for validation, and returns their sequences, bool [n].
+    """Draws whole groups for validation; returns a mask of the sequences, bool [n].
 
-    In random order, a group is held out if this brings the held-out share of each class
-    nearer to `HELD_OUT`, on average. Then a class without held-out sequences gets the
-    group that keeps the shares nearest to it. Every class keeps a group in training.
+    Aims to hold out `VALIDATION_FRACTION` of each class. Groups are visited in random
+    order, and a group is held out if this reduces the mean deviation from the target
+    fraction. Then, for each class without held-out sequences, the group with the
+    smallest resulting deviation is held out. Every class keeps a group in training.
     """
     names, group_codes = np.unique(groups, return_inverse=True)
     classes, class_codes = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(names), len(classes)), int)
-    np.add.at(counts, (group_codes, class_codes), 1)
-    total = counts.sum(axis=0)
+    group_counts = np.zeros((len(names), len(classes)), int)
+    np.add.at(group_counts, (group_codes, class_codes), 1)
+    totals = group_counts.sum(axis=0)
 
-    def distance(numbers: np.ndarray) -> float:
-        """Returns how far the held-out shares of the classes are from `HELD_OUT`."""
-        if (numbers == total).any():  # a class would have none in training
+    def deviation(counts: np.ndarray) -> float:
+        if (counts == totals).any():  # a class would have no training sequences
             return np.inf
-        return float(np.abs(numbers / total - HELD_OUT).sum())
+        return float(np.abs(counts / totals - VALIDATION_FRACTION).sum())
 
     held_out: list[int] = []
-    numbers = np.zeros_like(total)  # the held-out sequences of each class
+    counts = np.zeros_like(totals)  # held-out sequences per class
     order = random.permutation(len(names)).tolist()
     for group in order:
-        if distance(numbers + counts[group]) < distance(numbers):
+        if deviation(counts + group_counts[group]) < deviation(counts):
             held_out.append(group)
-            numbers += counts[group]
+            counts += group_counts[group]
     for label in range(len(classes)):
-        if numbers[label] == 0:
-            own = [group for group in order if counts[group, label]]
-            distances = [distance(numbers + counts[group]) for group in own]
-            nearest = own[np.argmin(distances)]
-            if min(distances) < np.inf:
-                held_out.append(nearest)
-                numbers += counts[nearest]
+        if counts[label] == 0:
+            candidates = [group for group in order if group_counts[group, label]]
+            deviations = [deviation(counts + group_counts[g]) for g in candidates]
+            best = candidates[np.argmin(deviations)]
+            if min(deviations) < np.inf:
+                held_out.append(best)
+                counts += group_counts[best]
     return np.isin(group_codes, held_out)
 
 
@@ -242,20 +255,20 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         return pad(np.concatenate(arrays), lengths), lengths
 
 
-def are_names(features: Sequence[str]) -> bool:
-    """Whether features have names, not the numbers that stand for absent names."""
+def are_named(features: Sequence[str]) -> bool:
+    """Returns False if the names are the default ones: "0", "1", …."""
     return list(features) != [str(index) for index in range(len(features))]
 
 
-def refuse_absent_features(names: Sequence[str], wanted: Sequence[str]) -> None:
-    """Refuses wanted features that are not among the names."""
-    absent = [name for name in wanted if name not in names]
-    if absent:
-        others = [name for name in names if name not in wanted]
+def require_features(names: Sequence[str], required: Sequence[str]) -> None:
+    """Raises a `UserError` if a required feature is missing."""
+    missing = [name for name in required if name not in names]
+    if missing:
+        others = [name for name in names if name not in required]
         listed = f"the named features are {format_value(names)}"
-        remedy = suggest_name(absent[0], others, listed)
+        remedy = suggest_name(missing[0], others, listed)
         raise UserError(
-            f"has no feature {format_value(absent[0])}, which the setting "
+            f"has no feature {format_value(missing[0])}, which the setting "
             f"data.features or the network names; {remedy}"
         )
 
@@ -270,7 +283,7 @@ def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
 
 
 def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.ndarray:
-    """Returns lengths, int32 [count]; if none are given, all time steps are read."""
+    """Returns lengths, int32 [count]; by default, no sequence is padded."""
     if given is None:
         return np.full(count, time_steps, np.int32)
     lengths = valid_array("lengths", given, "iu", count)
@@ -283,25 +296,36 @@ def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.n
 
 
 def refuse_masked(name: str, values: Any) -> None:
-    """Refuses masked arrays, whose masks NumPy and scikit-learn drop silently."""
-    parts = values if isinstance(values, list | tuple) else [values]
-    if any(map(np.ma.is_masked, parts)):
+    """Raises a `UserError` for masked arrays.
+
+    NumPy and scikit-learn would silently drop the mask.
+    """
+    arrays = values if isinstance(values, list | tuple) else [values]
+    if any(map(np.ma.is_masked, arrays)):
         raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
 
 
 def valid_array(
     name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
-    """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
+    """Converts values to an array and validates its type and size.
+
+    Args:
+        name: the name of the values in error messages.
+        values: anything that `np.asarray` accepts.
+        kinds: the allowed codes of `dtype.kind`, a key of `ALLOWED_VALUES`.
+        size: the required length of a one-dimensional array; None: any shape.
+    """
     refuse_masked(name, values)
-    with prefix_errors(name, "pass one array"):  # not lists of unequal lengths
-        array = np.asarray(values)  # a view, if it is a memory map
+    with prefix_errors(name, "pass one array"):  # fails for lists of unequal lengths
+        array = np.asarray(values)  # a memory map is not copied
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
-            array = array.astype(str)  # pandas stores texts as objects
+            array = array.astype(str)  # pandas stores strings as objects
     if array.dtype.kind not in kinds:
         found = array.dtype if array.ndim else type(values).__name__
         raise UserError(
-            f"{name}: is {format_value(str(found))}; allowed are {KINDS[kinds]}"
+            f"{name}: is {format_value(str(found))}; allowed are "
+            f"{ALLOWED_VALUES[kinds]}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(
@@ -322,7 +346,15 @@ def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Pads sequences, one after the other in [sum of lengths, ...], with zeros."""
+    """Splits concatenated sequences and pads them with zeros.
+
+    Args:
+        values: the time steps of all sequences, [sum of lengths, ...].
+        lengths: int [n].
+
+    Returns:
+        [n, time, ...].
+    """
     time_steps = lengths.max(initial=0)
     inputs = np.zeros((len(lengths), time_steps, *values.shape[1:]), values.dtype)
     inputs[np.arange(time_steps) < lengths[:, None]] = values

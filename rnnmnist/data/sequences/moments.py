@@ -1,4 +1,4 @@
-"""Statistics of the values of the training sequences."""
+"""Means and standard deviations of the training sequences and of their deltas."""
 
 from collections.abc import Iterator
 
@@ -8,83 +8,90 @@ from rnnmnist.data.sequences.checking import Sequences
 
 
 class Moments:
-    """The number, mean and sum of squared deviations, float64 [2, features].
+    """Counts, means and sums of squared deviations, computed block by block.
 
-    The first row is for the values of each feature, and the second row for their
-    differences over time. Only the training sequences, int [n], are read.
+    Attributes:
+        count: the number of values that are not missing, float64 [2, features]. Here
+            and below, row 0 describes the values of a feature, and row 1 its deltas,
+            the differences between consecutive time steps.
+        mean: the means, float64 [2, features].
+        squares: the sums of squared deviations from the mean, float64 [2, features].
+        rounding: the relative rounding error of a stored value.
     """
 
     def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
         features = len(sequences.feature_names)
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
-        self.number, self.mean, self.squares = np.zeros((3, 2, features))
-        self.rounding = np.finfo(dtype).eps  # the relative error of a value
-        with np.errstate(all="ignore"):  # values that are too large are refused later
-            for part, _, rows in sequences.read_parts(training):
-                self.add(rows, sequences.lengths[part])
+        self.count, self.mean, self.squares = np.zeros((3, 2, features))
+        self.rounding = np.finfo(dtype).eps
+        with np.errstate(all="ignore"):  # values that overflow are rejected later
+            for block, _, rows in sequences.read_blocks(training):
+                self.update(rows, sequences.lengths[block])
 
-    def add(self, rows: np.ndarray, lengths: np.ndarray) -> None:
-        """Adds some of the sequences.
+    def update(self, rows: np.ndarray, lengths: np.ndarray) -> None:
+        """Adds a block of sequences; missing values (NaN) are ignored.
 
-        `rows` are their time steps, one sequence after the other, real [sum of lengths,
-        features]. NaN are left out.
+        Args:
+            rows: the time steps of all sequences, real [sum of lengths, features].
+            lengths: the time steps of each sequence, int [n].
 
         References:
             Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
             American Statistician 37(3), 1983.
         """
         rows = rows.astype(np.float64)
-        differences = np.diff(rows, axis=0, prepend=np.nan)
-        differences[np.cumsum(lengths)[:-1]] = np.nan  # from one sequence to the next
-        values = np.stack([rows, differences], axis=1)
+        deltas = np.diff(rows, axis=0, prepend=np.nan)
+        deltas[np.cumsum(lengths)[:-1]] = np.nan  # between two sequences
+        values = np.stack([rows, deltas], axis=1)
         is_missing = np.isnan(values)
-        number = len(values) - is_missing.sum(axis=0)
+        count = len(values) - is_missing.sum(axis=0)
         deviations = np.where(is_missing, 0, values)
         mean = np.zeros_like(self.mean)
-        for _ in range(2):  # the second mean removes the rounding error of the first
-            offset = np.einsum("ndf->df", deviations) / np.maximum(number, 1)
+        for _ in range(2):  # the second pass removes the rounding error of the first
+            offset = np.einsum("ndf->df", deviations) / np.maximum(count, 1)
             deviations -= offset
             deviations[is_missing] = 0
             mean += offset
-        delta = mean - self.mean
-        weight = number / np.maximum(self.number + number, 1)
+        shift = mean - self.mean
+        weight = count / np.maximum(self.count + count, 1)
         self.squares += np.einsum("ndf,ndf->df", deviations, deviations)
-        self.squares += np.square(delta) * self.number * weight
-        self.mean += delta * weight
-        self.number += number
+        self.squares += np.square(shift) * self.count * weight
+        self.mean += shift * weight
+        self.count += count
 
     @property
     def std(self) -> np.ndarray:
-        """The standard deviations of values and differences, float64 [2, features]."""
-        return np.sqrt(self.squares / np.maximum(self.number, 1))
+        """The standard deviations of values and deltas, float64 [2, features]."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
 
     @property
-    def is_steady(self) -> np.ndarray:
-        """Whether a feature changes by the same amount in every time step, to 1 %.
+    def has_constant_delta(self) -> np.ndarray:
+        """Whether all deltas of a feature are equal within 1 %; bool [features].
 
-        The amount is 0 if the feature is constant within every sequence, but not in
-        all. The result is bool [features].
+        The deltas may be 0: the feature is constant within every sequence, but differs
+        between sequences.
         """
-        squares, differences = self.squares
-        _, number = self.number
+        squares, delta_squares = self.squares
+        _, count = self.count
         _, mean = self.mean
-        limit = 1e-4 * number * np.square(mean)
-        return (squares > 0) & (number > 0) & (differences <= limit)
+        limit = 1e-4 * count * np.square(mean)
+        return (squares > 0) & (count > 0) & (delta_squares <= limit)
 
     @property
     def is_constant(self) -> np.ndarray:
-        """Whether a feature has one value, but for its rounding, bool [features]."""
+        """Whether a feature is constant up to rounding; bool [features]."""
         return self.std[0] <= 4 * self.rounding * np.abs(self.mean[0])
 
     @property
     def normalization(self) -> Iterator[tuple[float, ...]]:
-        """The means, and the standard deviations of values and of their differences.
+        """Yields the means, standard deviations, and standard deviations of the deltas.
 
-        Those are in units of the former, and 1 for a constant with rounded values.
+        The deltas are measured in standard deviations of their feature. A standard
+        deviation that is 0 up to rounding is replaced with 1.
         """
-        std, changes = self.std
+        std, delta_std = self.std
         mean, _ = self.mean
-        is_steady = changes <= 4 * self.rounding * np.hypot(mean, std)
+        is_rounding = delta_std <= 4 * self.rounding * np.hypot(mean, std)
         std[self.is_constant] = 1
-        changes = np.where(is_steady, 1, changes / std)
-        return (tuple(values.tolist()) for values in (mean, std, changes))
+        delta_std = np.where(is_rounding, 1, delta_std / std)
+        return (tuple(values.tolist()) for values in (mean, std, delta_std))

@@ -1,4 +1,4 @@
-"""Reads a user's sequences, and makes a data set of them."""
+"""Reads user sequences and turns them into a data set."""
 
 import hashlib
 import json
@@ -23,9 +23,9 @@ from rnnmnist.data.examples import (
 )
 from rnnmnist.data.sequences.checking import (
     Sequences,
-    are_names,
+    are_named,
     check_arrays,
-    refuse_absent_features,
+    require_features,
 )
 from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
@@ -43,7 +43,7 @@ SEQUENCE_FORMATS = (
     "a .npz, .ts, .csv, .csv.gz or .parquet file, or a folder of .npy files"
 )
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
-SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
+SAVE_AGAIN = "save it again, texts with .astype(str)"  # object arrays are pickled
 READABLE = (
     "save it again, a .csv file in UTF-8, with as many cells in each row, all quotes "
     "closed, and quotes around texts that contain a comma, and as .csv.gz only if it "
@@ -56,7 +56,7 @@ ONE_TYPE = (
 
 
 def read_folder(path: Path) -> dict[str, Any]:
-    """Reads the arrays of a folder as read-only memory maps."""
+    """Opens the arrays of a folder as read-only memory maps."""
     found = {}
     for file in path.glob("*.npy"):
         with prefix_errors(file.stem, SAVE_AGAIN):
@@ -65,7 +65,7 @@ def read_folder(path: Path) -> dict[str, Any]:
 
 
 def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
-    """Checks the names of arrays, of which an archive loads each when it is read."""
+    """Validates the names of arrays, then loads them; archives load on access."""
     for name in found:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
@@ -85,24 +85,26 @@ def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
 def read(
     path: Path,
     roles: Mapping[str, str] = {},
-    wanted: Sequence[str] = (),
+    selected: Sequence[str] = (),
     *,
     pair: bool = True,
 ) -> Sequences:
-    """Reads a file or a folder of sequences in any format.
+    """Reads sequences from a file or folder in any supported format.
 
-    `roles` are those of `DataConfig`, for a table. The sequences have the `wanted`
-    features, or all if there are none. With `pair`, each of NAME_TRAIN.ts and
-    NAME_TEST.ts stands for both files.
+    Args:
+        path: the file or folder.
+        roles: the roles of a table's columns, as in `DataConfig`.
+        selected: the names of the features to read, in order; empty: all.
+        pair: whether to read both files if `path` is NAME_TRAIN.ts or NAME_TEST.ts.
     """
-    path.stat()  # raises if it does not exist
+    path.stat()  # raises an error if the path does not exist
     suffix = "folder" if path.is_dir() else path.suffix.lower()
     with prefix_errors(path, READABLE):
         match suffix:
             case "folder":
                 arrays = read_folder(path)
             case ".npz":
-                # Of a file that is no archive, `np.load` would suggest to unpickle it.
+                # If the file is not an archive, `np.load` would suggest unpickling it.
                 with (
                     path.open("rb") as stream,
                     NpzFile(stream, allow_pickle=False) as file,
@@ -111,34 +113,34 @@ def read(
             case ".ts":
                 arrays = read_ts(path, pair=pair)
             case ".csv" | ".gz":
-                arrays = read_csv(path, roles, wanted)
+                arrays = read_csv(path, roles, selected)
             case ".parquet":
-                arrays = read_parquet(path, roles, wanted)
+                arrays = read_parquet(path, roles, selected)
             case _:
                 raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
-        return select_features(check_arrays(**arrays), wanted)
+        return select_features(check_arrays(**arrays), selected)
 
 
-def read_function(function: Function, wanted: Sequence[str] = ()) -> Sequences:
-    """Reads the sequences that a function of the user returns.
+def read_function(function: Function, selected: Sequence[str] = ()) -> Sequences:
+    """Reads sequences from a user-defined function.
 
-    It returns a dictionary of the arrays that a folder has, by their names. Arrays that
-    are memory maps stay maps.
+    The function returns a dictionary with the same arrays as a folder. Memory maps are
+    not copied.
     """
     with function.errors():
         found = dict(function())
     with prefix_errors(f"data.path: {label(function)}"):
         arrays = _load_arrays(found)
-        return select_features(check_arrays(**arrays), wanted)
+        return select_features(check_arrays(**arrays), selected)
 
 
 def read_memory(
     inputs: ArrayLike,
     roles: Mapping[str, str] = {},
-    wanted: Sequence[str] = (),
+    selected: Sequence[str] = (),
     **arrays: Any,
 ) -> Sequences:
-    """Checks arrays, or a table with the Arrow stream, as `read` checks a file."""
+    """Reads sequences from arrays, or from a table that exports an Arrow stream."""
     if hasattr(inputs, "__arrow_c_stream__"):
         for name, values in arrays.items():
             if values is not None:
@@ -147,12 +149,12 @@ def read_memory(
                     "table with a row for each sequence by .to_numpy()"
                 )
         with prefix_errors("inputs", ONE_TYPE):
-            arrays = read_stream(inputs, roles, wanted)
+            arrays = read_stream(inputs, roles, selected)
     else:
         arrays["inputs"] = inputs
     sequences = check_arrays(**arrays)
     with prefix_errors("inputs"):
-        return select_features(sequences, wanted)
+        return select_features(sequences, selected)
 
 
 @errors_as_failures()
@@ -162,7 +164,7 @@ def read_sequences(
 ) -> tuple[
     list[np.ndarray], np.ndarray | None, np.ndarray | None, tuple[str, ...] | None
 ]:
-    """Reads labelled or unlabelled sequences for the tools of scikit-learn.
+    """Reads labelled or unlabelled sequences for use with scikit-learn.
 
     >>> import pandas, rnnmnist
     >>> table = {"sequence": ["a", "a", "b"], "time": [0, 1, 0], "voltage": [0.1, 2, 3]}
@@ -171,17 +173,17 @@ def read_sequences(
     ([(2, 1), (1, 1)], None, ('a', 'b'))
 
     Args:
-        source: a path in one of the formats of `data.path`, or a table in memory, as
-            `rnnmnist.fit` takes it. Splits are not used.
-        columns: the setting `data.columns`, for a table with other names, or a mapping
-            such as `{"sequence": "recording", "label": "activity"}`.
+        source: the path of a file or folder in a format of `data.path`, or a table that
+            `rnnmnist.fit` accepts. Splits are ignored.
+        columns: the setting `data.columns`, if the columns of a table have other names,
+            or a mapping such as `{"sequence": "recording", "label": "activity"}`.
 
     Returns:
-        X, a list of real arrays [time, features]; y, strings [n], the classes; groups,
-        integers or strings [n]; and ids, strings. Each is None if the source has none.
+        X, a list of real arrays [time, features]; y, the class names, str [n]; groups,
+        int or str [n]; and ids, strings. All except X are None if the source has none.
 
     Raises:
-        UserError: if the source is invalid, or a file cannot be read.
+        UserError: if the source is invalid or cannot be read.
     """
     roles = Config().replace({"data.columns": columns}).data.roles
     if isinstance(source, str | Path):
@@ -198,12 +200,19 @@ def read_sequences(
 def to_dataset(
     name: str, sequences: Sequences, config: Config, trained: Task | None = None
 ) -> Dataset:
-    """Checks the values of labelled sequences, and divides them into splits.
+    """Validates the values of labelled sequences, and divides them into splits.
 
-    They are for training, or have the normalization and classes of a trained task,
-    which can be of images. The sequences of that training have the splits that they had
-    there. `Task.time_steps` follows from the training and validation splits alone.
-    Another split is longer if it has longer sequences.
+    Args:
+        name: the name of the data set.
+        sequences: labelled sequences.
+        config: the configuration of the run.
+        trained: None for training. Otherwise, the task of a trained network, which may
+            be an image task; the sequences get its normalization and classes. If they
+            are the training data of that task, they also get its splits.
+
+    Returns:
+        A data set. `Task.time_steps` is the maximum length in the training and
+        validation splits. Other splits can be longer.
     """
     data = config.data
     if sequences.labels is None:
@@ -217,9 +226,9 @@ def to_dataset(
         splits = sequences.training_splits(data.validation, config.seed)
         task = _prepare_training(sequences, splits, data)
     else:
-        sequences = _adapt(sequences, trained)
+        sequences = _map_labels(sequences, trained)
         sha256 = read_values(sequences, Normalization.create(trained, data.missing))
-        splits = sequences.split_as_given("test")
+        splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(data.validation, config.seed)
         task = replace(trained, sha256=sha256)
@@ -238,13 +247,13 @@ def to_dataset(
         validation_groups=validation_groups,
     )
     normalization = None
-    if task.image_shape is None:  # else these are images of a trained task
+    if task.image_shape is None:  # otherwise, the trained task has images
         normalization = Normalization.create(task, data.missing)
     examples = {}
     for split, indices in splits.items():
         lengths = sequences.lengths[indices]
         time_steps = lengths.max(initial=task.time_steps)
-        of_all_splits = Examples(
+        all_examples = Examples(
             sequences.inputs[:, :time_steps],
             sequences.lengths if (lengths < time_steps).any() else None,
             normalization=normalization,
@@ -254,16 +263,16 @@ def to_dataset(
             groups=sequences.groups,
             digests=digests,
         )
-        examples[split] = of_all_splits.select(indices)
+        examples[split] = all_examples.select(indices)
     return Dataset(task, examples)
 
 
 def _prepare_training(
     sequences: Sequences, splits: Mapping[str, np.ndarray], config: DataConfig
 ) -> Task:
-    """Checks the values of labelled sequences for training, and warns of odd ones.
+    """Creates the task of training sequences, with normalization and SHA-256.
 
-    Returns a task with their normalization and SHA-256.
+    Invalid values raise a `UserError`, and suspicious values cause a warning.
     """
     fitted = np.concatenate([splits["train"], splits["validation"]])
     task = Task(
@@ -275,15 +284,15 @@ def _prepare_training(
     )
     moments = Moments(sequences, splits["train"])
     if config.normalize != "none":
-        mean, std, changes = moments.normalization
-        task = replace(task, mean=mean, std=std, delta_std=changes)
+        mean, std, delta_std = moments.normalization
+        task = replace(task, mean=mean, std=std, delta_std=delta_std)
     sha256 = read_values(sequences, Normalization.create(task, config.missing))
     _warn_of_values(sequences, moments)
     return replace(task, sha256=sha256)
 
 
-def _adapt(sequences: Sequences, trained: Task) -> Sequences:
-    """Returns labelled sequences with the classes of a trained task."""
+def _map_labels(sequences: Sequences, trained: Task) -> Sequences:
+    """Replaces the labels with indices into the classes of a trained task."""
     unknown = set(sequences.classes) - set(trained.classes)
     if unknown:
         raise UserError(
@@ -296,14 +305,14 @@ def _adapt(sequences: Sequences, trained: Task) -> Sequences:
 
 
 def hash_sequences(sequences: Sequences) -> np.ndarray:
-    """Returns a hash of the values of each sequence, str [examples].
+    """Hashes the values of each sequence; returns str [examples].
 
-    Equal values have equal hashes, whichever type they have.
+    Equal values have equal hashes, regardless of their type.
     """
     digests = []
     for values, length in zip(sequences.inputs, sequences.lengths, strict=True):
         read = select_columns(values[:length], sequences.columns)
-        # The sum has no negative zeros.
+        # Adding 0 turns negative zeros into positive ones.
         content = (read.astype(np.float64) + 0.0).tobytes()
         digests.append(hashlib.blake2b(content, digest_size=8).hexdigest())
     return np.array(digests)
@@ -337,13 +346,13 @@ def _warn_of_splits(
             seen = np.concatenate([seen, own])
 
 
-# Warns of clocks, counters, constants, and features without a value in training.
+# Warns about clocks, counters, constants, and features without training values.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     names = np.array(sequences.feature_names)
-    is_steady = moments.is_steady
-    if is_steady.any() and not is_steady.all():
+    is_linear = moments.has_constant_delta
+    if is_linear.any() and not is_linear.all():
         warn_of_data(
-            f"{', '.join(names[is_steady])[:200]} changes by the same amount in every "
+            f"{', '.join(names[is_linear])[:200]} changes by the same amount in every "
             "time step, or not at all, as a clock, a counter or the number of a "
             "subject does; leave it out, as by data.features, or name it groups"
         )
@@ -352,7 +361,7 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
             "every feature has one value in all training sequences, up to rounding, so "
             "that no network can tell them apart; multiply values that are tiny"
         )
-    is_empty = moments.number[0] == 0
+    is_empty = moments.count[0] == 0
     if is_empty.any():
         warn_of_data(
             f"{', '.join(names[is_empty])[:200]} has no value in training; "
@@ -370,23 +379,24 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
 
 
 def read_values(sequences: Sequences, normalization: Normalization) -> str:
-    """Reads and checks all values, a part at a time.
+    """Validates and hashes all values, in blocks to limit memory.
 
-    Returns the SHA-256 of the sequences with their labels, lengths, splits and groups.
+    Returns:
+        The SHA-256 over the values, labels, lengths, splits, groups and classes.
     """
     lengths = sequences.lengths
     arrays = (sequences.labels, lengths, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
     digest = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
-    # This type keeps all digits of the file.
+    # This type keeps the precision of the file.
     dtype = np.result_type(sequences.inputs.dtype, np.float32)
-    for part, is_value, values in sequences.read_parts(np.arange(len(lengths))):
+    for block, is_read, values in sequences.read_blocks(np.arange(len(lengths))):
         rows = values.astype(dtype)
         invalid = normalization.find_invalid(rows)
         if invalid is not None:
             (row, feature), reason = invalid
-            position, time = np.argwhere(is_value)[row]
-            index = part[position]
+            position, time = np.argwhere(is_read)[row]
+            index = block[position]
             ids = sequences.ids
             name = index if ids is None else format_value(ids[index])
             raise UserError(
@@ -397,25 +407,25 @@ def read_values(sequences: Sequences, normalization: Normalization) -> str:
     return digest.hexdigest()
 
 
-def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
-    """Returns sequences with the wanted features, if there are any, in their order.
+def select_features(sequences: Sequences, selected: Sequence[str]) -> Sequences:
+    """Selects features, in the given order; if `selected` is empty, keeps all.
 
-    Features with names are taken by them, and others are left out. Features without
-    names, which are numbered, must have the same number and order.
+    Named features are selected by name, and the rest are dropped. Unnamed features are
+    identified by position, so their number must match.
     """
     names = sequences.feature_names
-    if not wanted or tuple(wanted) == names:
+    if not selected or tuple(selected) == names:
         return sequences
-    is_named = are_names(names) and are_names(wanted)
-    if is_named or sorted(wanted) == sorted(names):
-        refuse_absent_features(names, wanted)
-        # A memory map is not copied: the columns are selected where values are read.
-        columns = np.array([names.index(name) for name in wanted])
-        return replace(sequences, columns=columns, feature_names=tuple(wanted))
-    if len(names) != len(wanted):
+    is_named = are_named(names) and are_named(selected)
+    if is_named or sorted(selected) == sorted(names):
+        require_features(names, selected)
+        # Columns are selected when values are read, so that memory maps are not copied.
+        columns = np.array([names.index(name) for name in selected])
+        return replace(sequences, columns=columns, feature_names=tuple(selected))
+    if len(names) != len(selected):
         raise UserError(
             f"has {len(names)} features, {format_value(names)}, and data.features or "
-            f"the network names {len(wanted)}, {format_value(wanted)}; use these, with "
-            "feature_names, and in Python inputs[None] for a single sequence"
+            f"the network names {len(selected)}, {format_value(selected)}; use these, "
+            "with feature_names, and in Python inputs[None] for a single sequence"
         )
-    return replace(sequences, feature_names=tuple(wanted))
+    return replace(sequences, feature_names=tuple(selected))

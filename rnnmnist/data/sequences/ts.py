@@ -1,7 +1,7 @@
 """Reads .ts files of the UEA and UCR archives.
 
-A header of `@` tags is followed by a line for each case: its dimensions, separated by
-colons, each with its values, separated by commas. The label is at the end.
+The file starts with a header of `@` tags. Each following line is one case: dimensions
+separated by colons, each a list of values separated by commas. The label comes last.
 
 References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
@@ -19,16 +19,23 @@ CASE = "write numbers, as many in each dimension, and ? or nan where one is miss
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
-    """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts."""
+    """Reads a .ts file.
+
+    With `pair`, reading one of NAME_TRAIN.ts and NAME_TEST.ts also reads the other file
+    if it exists.
+
+    Returns:
+        Keyword arguments for `check_arrays`.
+    """
     stem = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-    both = {
+    files = {
         path.with_stem(f"{stem}_{part.upper()}"): part for part in ("train", "test")
     }
-    is_pair = pair and path in both and all(file.is_file() for file in both)
+    is_pair = pair and path in files and all(file.is_file() for file in files)
     cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
     split: list[str] = []
-    for file, part in both.items() if is_pair else [(path, "")]:
+    for file, part in files.items() if is_pair else [(path, "")]:
         lines = _read_lines(file)
         classes = _read_header(lines)
         for where, text in lines:
@@ -45,8 +52,8 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the place and the text of lines that are neither empty nor comments."""
-    # Comments in the archives are not always UTF-8.
+    """Yields the location and text of each line, without empty lines and comments."""
+    # Some comments in the archives are not UTF-8.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(map(str.strip, file), 1):
             if text and not text.startswith("#"):
@@ -54,7 +61,10 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
-    """Returns the classes, if there are labels; other tags repeat what cases show."""
+    """Reads the header and returns the classes, or an empty list without labels.
+
+    All other tags are redundant: the cases contain the same information.
+    """
     classes: list[str] = []
     for _, text in lines:
         tag, *arguments = text.split()
@@ -68,7 +78,7 @@ def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
 
 
 def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
-    """Returns the values, float64 [time, dimensions], and the label if there is one."""
+    """Parses a case into values, float64 [time, dimensions], and a label or ""."""
     dimensions = text.split(":")
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
@@ -76,7 +86,7 @@ def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
             f"the label is {format_value(label)}; allowed are the classes of "
             f"@classLabel, {format_value(' '.join(classes))}"
         )
-    if "_" in "".join(dimensions):  # which float() would ignore
+    if "_" in "".join(dimensions):  # float() would accept underscores
         raise UserError("a value contains an underscore; remove it")
     cells = [dimension.replace("?", "nan").split(",") for dimension in dimensions]
     return np.array(cells, np.float64).T, label

@@ -210,7 +210,7 @@ def test_chosen_features_of_a_folder_stay_a_map(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     arrays = {"inputs": NOISE.swapaxes(1, 2), "labels": np.arange(len(NOISE)) % 2}
     path = write_folder(tmp_path, feature_names=names, **arrays)
-    sequences = read(path, wanted=("c", "a"))
+    sequences = read(path, selected=("c", "a"))
     map_of_all: Any = sequences.inputs
     while not isinstance(map_of_all, np.memmap):
         map_of_all = map_of_all.base
@@ -420,7 +420,7 @@ def test_test_sequences_change_nothing_of_the_training(
 ) -> None:
     """Neither longer ones nor other values do, also if training is read in parts."""
     six_sequences = 6 * 2 * 2 * 8
-    monkeypatch.setattr(checking, "PART_BYTES", six_sequences)
+    monkeypatch.setattr(checking, "BLOCK_BYTES", six_sequences)
     split = np.repeat(["train", "validation", "test"], [20, 10, 10])
     labels, lengths = np.arange(40) % 2, np.full(40, 2)
     lengths[25] = 1
@@ -445,7 +445,7 @@ def test_test_sequences_change_nothing_of_the_training(
 
 def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     two_sequences = 2 * 3 * 2 * 8
-    monkeypatch.setattr(checking, "PART_BYTES", two_sequences)
+    monkeypatch.setattr(checking, "BLOCK_BYTES", two_sequences)
     values = np.zeros((4, 3, 2))
     values[3, 1, 1] = NAN
     sequences = check_arrays(
