@@ -1,4 +1,4 @@
-"""What each Python that a test starts imports: this folder is on `PYTHONPATH`."""
+"""Every Python that a test starts imports this module, by its `PYTHONPATH`."""
 
 import importlib
 import os
