@@ -216,7 +216,7 @@ def result(workdir: Path, split: str = "test") -> dict[str, Any]:
 
 
 def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> None:
-    """Asserts that a run's last checkpoint, log and results equal the reference run's."""
+    """Asserts that a checkpoint, the log and the results equal the reference run's."""
     assert checksums(workdir, step) == checksums(reference_run, step)
     assert metrics(workdir) == metrics(reference_run)
     found, expected = (

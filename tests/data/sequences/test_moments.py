@@ -1,4 +1,4 @@
-"""Features that are odd in training."""
+"""Warnings about suspicious features of the training sequences."""
 
 from typing import Any
 
@@ -13,11 +13,8 @@ SHAPE = 300, 40  # sequences, time steps
 SIZE = 300 * 40
 
 
-def load(values: np.ndarray, **arrays: Any) -> list[str]:
-    """Checks the values of labelled sequences, of which all are for training.
-
-    Returns the warnings.
-    """
+def warnings_about(values: np.ndarray, **arrays: Any) -> list[str]:
+    """Returns the warnings about labelled sequences, which are all for training."""
     sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
         to_dataset(
@@ -26,8 +23,8 @@ def load(values: np.ndarray, **arrays: Any) -> list[str]:
     return messages
 
 
-def test_clocks_counters_and_numbers_of_sequences_are_named() -> None:
-    """Also with rounding errors and gaps, but not what has a value now and then."""
+def test_clocks_counters_and_sequence_numbers_are_named() -> None:
+    """They are named despite rounding and gaps. Features with few values are not."""
     generator = np.random.default_rng(0)
     count, time_steps = SHAPE
     start = generator.normal(1.7e9, 1e7, (count, 1))
@@ -42,12 +39,12 @@ def test_clocks_counters_and_numbers_of_sequences_are_named() -> None:
         "gaps": np.where(generator.random(SHAPE) < 0.3, np.nan, np.arange(time_steps)),
     }
     values = np.stack(list(features.values()), axis=2)
-    (message,) = load(values, feature_names=list(features))
+    (message,) = warnings_about(values, feature_names=list(features))
     assert message.startswith("clock, row, age, gaps changes by the same amount")
 
 
 def test_a_feature_without_a_value_is_named() -> None:
     values = np.random.default_rng(0).normal(size=(*SHAPE, 2))
     values[..., 1] = np.nan
-    (message,) = load(values, feature_names=["u", "v"])
+    (message,) = warnings_about(values, feature_names=["u", "v"])
     assert message.startswith("v has no value in training")
