@@ -1,4 +1,4 @@
-"""Fixtures, and strict settings of jax: no promotion, eight simulated devices.
+"""Fixtures and strict settings: no implicit promotion, eight simulated devices.
 
 All workers of a pytest run, and the commands that they start, share a compilation cache
 and a folder of prepared data sets. The cache is kept in `.pytest_cache` for the next
@@ -118,7 +118,7 @@ def unoptimized(environment: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def unoptimized_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets the `unoptimized` variables in this process, whose tools start commands."""
+    """Sets the `unoptimized` variables for all commands that this process starts."""
     for name, text in UNOPTIMIZED.items():
         monkeypatch.setenv(name, text)
 

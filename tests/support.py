@@ -212,7 +212,7 @@ def make_metrics(
     examples_per_second: float | None = None,
     first_seed: int = 0,
 ) -> StepMetrics:
-    """Makes a line of `metrics.jsonl`; each count of correct examples is a member's."""
+    """Makes a line of `metrics.jsonl`, with a member for each item of `correct`."""
     members = [
         Metrics(seed=seed, examples=examples, correct=count, loss=loss)
         for seed, (count, loss) in enumerate(
@@ -282,7 +282,7 @@ def flags_of(settings: Mapping[str, object]) -> list[str]:
 
 @contextlib.contextmanager
 def data_warnings() -> Iterator[list[str]]:
-    """Yields a list that contains all warnings about data after the block."""
+    """Yields a list, which contains the messages of data warnings after the block."""
     messages: list[str] = []
     with warnings.catch_warnings(
         record=True, action="always", category=rnnmnist.DataWarning
@@ -373,7 +373,7 @@ def refused(name: str, *arguments: object) -> str:
 
 
 def damaged(content: bytes, generator: np.random.Generator) -> bytes:
-    """Flips a bit, truncates, inserts bytes or deletes bytes at a random position."""
+    """Damages content at random: flips a bit, truncates, inserts or deletes bytes."""
     start, end = np.sort(generator.integers(0, len(content), 2))
     kind = generator.integers(4)
     if kind == 0:
@@ -387,7 +387,7 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def file_times(folder: Path) -> dict[Path, int]:
-    """Returns the modification times of files in a folder; False for its folders."""
+    """Returns each path in a folder with its modification time, False for folders."""
     paths = list(folder.rglob("*"))
     return {path: path.is_file() and path.stat().st_mtime_ns for path in paths}
 

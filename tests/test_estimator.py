@@ -194,7 +194,7 @@ def test_early_stopping_selects_the_kept_checkpoint_with_the_lowest_loss(
 def test_with_class_weights_early_stopping_uses_the_balanced_accuracy(
     held_out: int,
 ) -> None:
-    """It also selects the checkpoint, even with few held-out sequences."""
+    """Balanced accuracy also selects checkpoints, even with few held-out sequences."""
     random = np.random.default_rng(0)
     count = 10 * held_out
     labels = np.where(np.arange(count) % 10, "many", "few")

@@ -46,7 +46,7 @@ STEPS = 30
 fit = functools.partial(fit_small, num_steps=STEPS)
 
 
-def left_behind() -> dict[str, Any]:
+def process_state() -> dict[str, Any]:
     """Returns state that a call can change: threads, handlers, files and settings."""
     gc.collect()  # releases objects of earlier tests
     own = Path("/proc/self")
@@ -74,7 +74,7 @@ def assert_nothing_is_left(before: dict[str, Any]) -> None:
     """
 
     def left() -> dict[str, Any]:
-        after = left_behind()
+        after = process_state()
         after["threads"] -= before["threads"]
         return after
 
@@ -160,7 +160,7 @@ def test_an_interrupted_fit_resumes_to_the_same_result(
     seconds = float((reference.parent / "seconds.txt").read_text())
     count = 10
     generator = random.Random(count)
-    before, stopped = left_behind(), 0
+    before, stopped = process_state(), 0
     for number in range(count):
         workdir = tmp_path / str(number) / "run"
         interrupts.clear()
@@ -275,7 +275,7 @@ def test_a_run_that_ends_early_saves_its_updates_and_leaves_nothing_behind(
 
     Nothing is printed, even if orbax warns of a save between validations.
     """
-    before = left_behind()
+    before = process_state()
     original = getattr(place, name)
 
     def ending(*args: Any, **settings: Any) -> Any:
@@ -297,7 +297,9 @@ def test_a_run_that_ends_early_saves_its_updates_and_leaves_nothing_behind(
     assert capfd.readouterr() == ("", "")
 
 
-def test_fit_resumes_next_to_a_damaged_header(tmp_path: Path, reference: Path) -> None:
+def test_fit_resumes_despite_an_earlier_damaged_header(
+    tmp_path: Path, reference: Path
+) -> None:
     """The log ends within a line, as after a kill. A second resume compiles nothing."""
     workdir = fit(tmp_path / "run", keep_checkpoints=3)
     trainer.cut_back(workdir, 20)
@@ -318,13 +320,13 @@ def test_fit_resumes_next_to_a_damaged_header(tmp_path: Path, reference: Path) -
 
 
 @pytest.mark.slow
-def test_fits_in_threads_have_the_same_results(
+def test_fits_in_threads_have_the_results_of_a_single_fit(
     tmp_path: Path,
     reference: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The main thread reads a checkpoint meanwhile. Fits print and leave nothing."""
-    before = left_behind()
+    before = process_state()
     workdirs = [tmp_path / name / "run" for name in "ab"]
     threads = [
         threading.Thread(target=fit, args=[workdir], daemon=True)
@@ -346,7 +348,7 @@ def test_fits_in_threads_have_the_same_results(
 def test_fit_changes_few_settings_of_jax(
     tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
-    """It sets the number of devices only if jax has not initialized them before."""
+    """`fit` sets the number of devices only if jax has not initialized them before."""
     program = (
         "import jax, numpy as np, os, rnnmnist, sys\n"
         "settings = dict(jax.config.values)\n"

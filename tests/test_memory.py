@@ -73,7 +73,7 @@ def test_a_report_of_a_run_in_memory_needs_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workdir", [None, "run"])
-def test_the_evaluation_of_a_saved_network_needs_a_path_of_data(
+def test_a_saved_network_needs_a_data_path_for_evaluation(
     tmp_path: Path, workdir: str | None
 ) -> None:
     model = fit(workdir=None if workdir is None else tmp_path / workdir)
@@ -172,7 +172,7 @@ def classify(model: rnnmnist.Model) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_pickled_model_predicts_the_same_in_a_spawned_process(tmp_path: Path) -> None:
-    """The folder of the model is deleted before."""
+    """The model's folder has been deleted."""
     workdir = fit_small(tmp_path / "run")
     model = rnnmnist.load(workdir)
     expected = classify(model)
@@ -219,7 +219,7 @@ GridSearchCV(classifier, {"random_state": [0, 1]}, cv=2, n_jobs=2).fit(X, y)
 def test_fits_in_memory_write_only_to_the_compilation_cache(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """The home folder is empty before, and no temporary files are left."""
+    """The home folder is empty at first, and no temporary files are left."""
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     for folder in (home, temporary):
         folder.mkdir()

@@ -1,7 +1,6 @@
-"""The types of the package in programs that call it.
+"""The package's types, as mypy sees them in programs that call the package.
 
-mypy reports unused `type: ignore` comments, so that it must refuse each line that has
-one.
+mypy reports unused `type: ignore` comments. A line with this comment is thus an error.
 """
 
 from pathlib import Path

@@ -59,7 +59,6 @@ def run(workdir: Path, data_dir: Path, *more: str) -> str:
 
 
 def popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
-    """Starts `python ARGUMENTS`."""
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         env=environment,
@@ -78,7 +77,6 @@ class Run(NamedTuple):
     environment: dict[str, str]
 
     def arguments(self, *more: str) -> list[str]:
-        """Returns the command line."""
         return arguments(self.workdir, self.data_dir, *more)
 
     def finish(self, *more: str) -> str:
@@ -145,7 +143,6 @@ def start_together(
 
 
 def free_port() -> int:
-    """Returns an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

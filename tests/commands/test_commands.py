@@ -1,7 +1,8 @@
 """The commands on the embedded data set: complete runs, their files and errors.
 
-If the start of a command, its exit code or its complete output matters, it runs in a
-new process. Otherwise, this process, which has already imported jax, calls its `main`.
+If the start of a command, its exit code or its complete output matters, the command
+runs in a new process. Otherwise, this process, which has already imported jax, calls
+its `main`.
 """
 
 import importlib
@@ -108,7 +109,7 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
 
 
 def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) -> None:
-    """The completion of public names in an interactive session needs none, either."""
+    """Completion of public names in interactive sessions is as fast."""
     program = (
         "import sys\nimport rnnmnist\nfrom rnnmnist.commands import doctor, train\n"
         "from rnnmnist.errors import UserError\n"

@@ -65,7 +65,7 @@ def test_a_problem_is_reported_in_one_line(
 def test_a_missing_platform_is_reported_in_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """For example, a notebook's variables name a TPU that it no longer has."""
+    """A notebook, for example, can have variables for a TPU that is gone."""
     program = (
         "import sys\n"
         "from rnnmnist.commands import command_line, doctor, train\n"

@@ -89,7 +89,7 @@ def test_no_command_accepts_a_value_a_million_standard_deviations_from_the_mean(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without normalization, any value is accepted whose square float32 can represent.
+    """Without normalization, a value is accepted if its square is finite in float32.
 
     The padding of sequences can contain any value.
     """

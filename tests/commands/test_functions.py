@@ -1,4 +1,4 @@
-"""The methods that do in Python what commands do."""
+"""The Python methods that correspond to commands."""
 
 import json
 import pkgutil

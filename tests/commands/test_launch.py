@@ -60,7 +60,7 @@ def test_slurm_runs_two_processes(new_run: trainer.Run) -> None:
 
 
 def test_a_jobset_runs_one_process_per_pod() -> None:
-    """Kubernetes passes its index to each pod."""
+    """Kubernetes passes each pod its index."""
     spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]

@@ -256,7 +256,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings_of(setting: str) -> dict[str, Any]:
-    """Returns a small run's settings, one a user-defined function, by short name."""
+    """Returns the settings of a small run with one user-defined function."""
     settings = SMALL | {"path": "data", setting: VALUES[setting]}
     if setting == "network":
         del settings["cell"], settings["hidden_size"]
@@ -730,7 +730,7 @@ def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
         ("lstm", {}),
     ],
 )
-def test_parameters_are_written_like_keyword_arguments(
+def test_parameters_are_parsed_like_keyword_arguments(
     text: str, expected: dict[str, Any]
 ) -> None:
     assert parse_parameters(text) == expected

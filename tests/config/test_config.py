@@ -134,7 +134,7 @@ def test_resolving_fills_settings_that_the_user_leaves_out() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_resolving_twice_changes_nothing(path: Path) -> None:
-    """The configurations are all that are shipped, also with a single step."""
+    """All shipped configurations are tested, also with a single training step."""
     given = load_config(path)
     task = SEQUENCES if given.data.name == "files" else TASK
     lengths = (None,) if given.model.is_closed_form else (None, 1)
@@ -151,7 +151,7 @@ def test_resolving_twice_changes_nothing(path: Path) -> None:
             assert resolve(Config.from_dict(tree), task) == config
 
 
-def test_of_steps_and_epochs_the_later_setting_wins() -> None:
+def test_the_later_setting_of_steps_or_epochs_wins() -> None:
     steps, epochs = {"train.num_steps": 7}, {"train.num_epochs": 2}
     of_steps, of_epochs = (Config().replace(given) for given in (steps, epochs))
     assert resolve(of_steps.replace(epochs), TASK) == resolve(of_epochs, TASK)
@@ -222,7 +222,7 @@ def test_the_recipe_of_files_depends_on_the_cell_and_the_sequence_length(
 
 
 def test_patience_counts_epochs_of_the_training_split() -> None:
-    """A tenth of the task's 2,100 sequences is the validation split."""
+    """A tenth of the 2,100 sequences is used for validation."""
     examples = {"train": 1890, "validation": 210, "test": 0}
     task = dataclasses.replace(SEQUENCES, examples=examples)
     found = resolve(Config(train=TrainConfig(patience=3)), task).train

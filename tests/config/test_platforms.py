@@ -31,7 +31,7 @@ def test_a_setting_overrides_the_default_of_the_platform() -> None:
     ("cell", "platform"), [("gru", "gpu"), ("lru", "cpu"), ("lru", "tpu")]
 )
 def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) -> None:
-    """It has the platform's precision, and a loop over time only on a CPU."""
+    """Products have the platform's precision. Only the CPU loops over time."""
     config = run_config({"model.cell": cell, "model.hidden_size": 8})
     execution = Execution.create(config, platform)
     model = make_model(config.model, TASK, execution)

@@ -40,7 +40,7 @@ def chosen(
 
 
 def test_few_sequences_get_filters_and_many_get_a_trained_network() -> None:
-    """A cell, a training setting, a callback or a resumed run overrides the number."""
+    """A cell, a training setting, a callback or a resumed run overrides this choice."""
     assert load_named("files") is load_named(Path("files")) is None
     few, many = FEW_SEQUENCES - 1, FEW_SEQUENCES
     for settings in ({}, {"train.class_weight": "balanced"}):

@@ -1,4 +1,4 @@
-"""Batches depend only on the seed and the step; an epoch has every image once."""
+"""Batches depend only on seed and step. Each epoch contains every image once."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ def batches(
     task: Task = TASK,
     **augmentation: Any,
 ) -> Callable[..., Batch]:
-    """Returns the function that reads the batch of a step, or a shard of it."""
+    """Returns a function that reads the batch of a step, or a shard of the batch."""
     given = Config(
         seed=seed,
         data=DataConfig(**augmentation),
@@ -60,7 +60,7 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
         np.testing.assert_array_equal(np.sort(found), np.arange(examples))
 
 
-def test_every_epoch_has_every_image_once() -> None:
+def test_every_epoch_contains_every_image_once() -> None:
     """Batches cross the ends of epochs."""
     read = batches(ONE_HUNDRED, 24)
     steps = math.ceil(300 / 24)

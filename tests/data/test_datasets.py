@@ -229,7 +229,7 @@ def test_no_flipped_byte_of_prepared_data_is_read(
     assert refused >= 3
 
 
-def test_a_damaged_description_of_prepared_data_is_one_line(
+def test_damaged_metadata_of_prepared_data_cause_a_one_line_error(
     prepared: DataConfig, tmp_path: Path
 ) -> None:
     (path,) = tmp_path.rglob("dataset_info.json")

@@ -119,7 +119,7 @@ def test_a_missing_value_is_filled(missing: str, expected: list[float]) -> None:
 def test_compiled_programs_and_the_host_normalize_equally(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All bits are equal, for large means, any padding, and parts on the host."""
+    """Results are bitwise equal, even for large means, any padding and small parts."""
     mean, std = np.array([1e6 + 0.3, 1.767e9, -3.0]), np.array([1.0, 6e6, 0.1])
     normalization = Normalization(mean, std, missing)
     generator = np.random.default_rng(0)

@@ -56,7 +56,7 @@ def test_a_csv_file_leads_to_an_onnx_file(
 def test_a_file_with_custom_column_names_leads_to_predictions(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Predictions need only the sequence, time and features, in any order."""
+    """Predictions need only the sequence, time and feature columns, in any order."""
     write_sensors(tmp_path)
     _, commands = code_blocks("docs/sequences.md", "sh")
     printed = run_block("sh", commands, tmp_path, environment)

@@ -1,4 +1,4 @@
-"""Every Python that a test starts imports this module, by its `PYTHONPATH`."""
+"""Every Python process that a test starts imports this module from `PYTHONPATH`."""
 
 import importlib
 import os

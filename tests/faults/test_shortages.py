@@ -19,16 +19,16 @@ ERRORS = errno.EMFILE, errno.ENOMEM, errno.EIO, errno.EACCES
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with checkpoints of steps 10 and 20."""
+    """A run with checkpoints at steps 10 and 20."""
     return fit_small(tmp_path / "run")
 
 
 class FailingOpen:
-    """An audit hook that makes one access to a file or listing in a folder fail."""
+    """An audit hook that makes one read of a file or listing of a folder fail."""
 
     def __init__(self) -> None:
         self.folder = ""  # nothing fails
-        self.remaining = 0  # accesses before the failure
+        self.remaining = 0  # reads before the failure
         self.error: BaseException = OSError()
         sys.addaudithook(self)
 
@@ -49,7 +49,7 @@ def failing_open() -> FailingOpen:
 
 
 def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -> None:
-    """Each access of a resume to a checkpoint fails once, with various errors."""
+    """Each read of a checkpoint by a resume fails once, with one of several errors."""
     before = file_times(run)
     generator = random.Random(0)
     for number in range(100):

@@ -169,7 +169,7 @@ def opened(browser: Any, page: Path) -> Iterator[Open]:
 
 
 def wait_for_result(tab: Any, start: str = "Prediction:|The predictions|This") -> None:
-    """Waits until all rows are read and the summary starts with a pattern."""
+    """Waits until all rows are read and the summary starts with one of the texts."""
     tab.locator("#result", has_text=re.compile(f"^({start})")).wait_for()
 
 
@@ -244,7 +244,7 @@ class TestInABrowser:
         assert (found == classify(expected).argmax(-1)).mean() >= 0.985
 
     def test_drawing_by_mouse(self, opened: Open) -> None:
-        """The page doubts a dot and a scribble."""
+        """For a dot or a scribble, the page warns that it may not be a digit."""
         tab = opened()
         draw(tab, *DIGITS[1])
         wait_for_result(tab, "Prediction: 1")

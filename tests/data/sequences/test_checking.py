@@ -91,7 +91,7 @@ def test_whole_groups_with_about_a_tenth_of_each_class_are_held_out() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_large_group_stays_in_training(seed: int) -> None:
-    """Group 0 is the largest. All other groups have a single class."""
+    """Group 0 is the largest. Each other group has a single class."""
     groups = np.append(np.zeros(60, int), 1 + np.arange(80) % 16)
     labels = np.append(np.arange(60), groups[60:]) % 2
     sequences = check_arrays(np.zeros((140, 1)), labels, groups=groups)

@@ -157,7 +157,7 @@ def test_columns_can_have_custom_names(tmp_path: Path) -> None:
 
 
 def test_a_trained_network_selects_columns_by_name(tmp_path: Path) -> None:
-    """Columns can be in any order, with additional columns, in memory and in files."""
+    """Any order and additional columns are allowed, in memory and in files."""
     frame = FRAME.fillna(0)
     task = dataclasses.replace(
         task_of(3, 2, 2), feature_names=("x", "y"), classes=("down", "up")

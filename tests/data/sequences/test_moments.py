@@ -14,7 +14,7 @@ SIZE = 300 * 40
 
 
 def warnings_about(values: np.ndarray, **arrays: Any) -> list[str]:
-    """Returns the warnings about labelled sequences, which are all for training."""
+    """Returns the warnings about labelled training sequences."""
     sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
         to_dataset(
@@ -24,7 +24,7 @@ def warnings_about(values: np.ndarray, **arrays: Any) -> list[str]:
 
 
 def test_clocks_counters_and_sequence_numbers_are_named() -> None:
-    """They are named despite rounding and gaps. Features with few values are not."""
+    """Rounding and gaps are tolerated. Features that are often missing are valid."""
     generator = np.random.default_rng(0)
     count, time_steps = SHAPE
     start = generator.normal(1.7e9, 1e7, (count, 1))

@@ -176,7 +176,7 @@ def test_every_format_is_read_as_the_same_sequences(
 def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     dtype: Any, mean: float
 ) -> None:
-    """The sum of many values, in two chunks, does not change this."""
+    """This also holds if many values are summed, in two chunks."""
     count = 1_000_000
     generator = np.random.default_rng(0)
     constant = np.full(count, mean, dtype)
@@ -360,7 +360,7 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_classes_that_are_missing_in_a_split_are_named() -> None:
-    """The class lie is only in the test split, and the class sit only in training."""
+    """Class `lie` is only in the test split, and class `sit` only in training."""
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
     sequences = check_arrays(NOISE[:62], labels, split=split)
