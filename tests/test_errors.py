@@ -1,4 +1,4 @@
-"""Which exceptions are printed as one line, and which with a traceback."""
+"""Failures are printed as one line, and internal errors with a traceback."""
 
 import errno
 import importlib

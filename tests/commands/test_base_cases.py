@@ -1,8 +1,8 @@
 """Base cases: the simplest use of each command and function, on each kind of run.
 
-`TABLE` lists the outcomes. A use is done, or it is refused in one line that contains the
-word in the table: a setting, an argument or a file. If a command is refused, it exits
-with 2 (`rnnmnist.doctor` with 1) and leaves the workdir unchanged.
+`TABLE` lists the outcomes. A use is done, or it is refused in one line that contains
+the word in the table: a setting, an argument or a file. If a command is refused, it
+exits with 2 (`rnnmnist.doctor` with 1) and leaves the workdir unchanged.
 
 All runs except the shipped model use the same sequences and share compiled programs.
 Tests use copies, so that every run is in a new folder.

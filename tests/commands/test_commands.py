@@ -109,7 +109,7 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
 
 
 def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) -> None:
-    """Completion of public names in interactive sessions is as fast."""
+    """Completion of the public names in a session does not need them, either."""
     program = (
         "import sys\nimport rnnmnist\nfrom rnnmnist.commands import doctor, train\n"
         "from rnnmnist.errors import UserError\n"

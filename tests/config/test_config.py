@@ -206,7 +206,7 @@ def test_the_batch_size_grows_with_the_number_of_sequences() -> None:
 def test_the_recipe_of_files_depends_on_the_cell_and_the_sequence_length(
     cell: str, layers: int
 ) -> None:
-    """Users only have to set the cell."""
+    """Users set only the cell."""
     recipe = parse("--config=files", f"--config.model.cell={cell}")
     for time_steps, given, window, stride in (
         (500, None, 1, 1),

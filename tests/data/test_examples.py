@@ -86,9 +86,7 @@ def test_a_permutation_is_the_same_on_every_machine(name: str, sha256: str) -> N
 
 def test_a_random_permutation_depends_on_its_own_seed() -> None:
     third, fourth = permutation("random:3", 784), permutation("random:4", 784)
-    assert (
-        third == fourth
-    ).sum() < 10  # two random orders agree at one position on average
+    assert (third == fourth).sum() < 10  # one on average, for random orders
 
 
 def test_a_network_reads_pixels_in_the_order_of_the_view() -> None:

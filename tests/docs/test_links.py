@@ -51,7 +51,7 @@ def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
 
 
 def test_only_pyproject_contains_the_addresses_of_the_repository_and_the_site() -> None:
-    """Each occurs once, so that a fork, or another host, changes one line."""
+    """Each address occurs once, so that a fork, or a new host, changes one line."""
     table = REPOSITORY / "pyproject.toml"
     urls = tomllib.loads(table.read_text())["project"]["urls"]
     # `/OWNER/NAME` is also part of addresses of raw files and of Colab.

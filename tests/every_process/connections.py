@@ -1,6 +1,6 @@
 """Refuses connections to other machines, in tests and in the processes they start.
 
-Libraries often continue if a connection fails, so that tests would not notice the failure.
+Libraries often continue if a connection fails, and tests would not notice it.
 """
 
 import sys

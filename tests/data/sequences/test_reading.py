@@ -418,7 +418,7 @@ def test_constant_features_cause_one_warning(scale: float) -> None:
 def test_test_sequences_do_not_affect_training(
     feature: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some are longer or have other values. Training sequences are read in parts."""
+    """Test sequences are longer, with other values. Training is read in parts."""
     six_sequences = 6 * 2 * 2 * 8
     monkeypatch.setattr(checking, "PART_BYTES", six_sequences)
     split = np.repeat(["train", "validation", "test"], [20, 10, 10])
