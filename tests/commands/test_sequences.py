@@ -108,7 +108,7 @@ def test_fit_trains_on_a_list_of_arrays(tmp_path: Path) -> None:
     workdir = rnnmnist.fit(inputs, labels, **settings).workdir
     assert workdir == tmp_path / "run"
     with pytest.raises(UserError, match="trained on other data"):
-        rnnmnist.fit([values + 1 for values in inputs], labels, **settings)
+        rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
     shutil.rmtree(workdir / "arrays.data")
     lost = f"data.path: {workdir} does not contain the sequences"
     assert lost in refused("evaluate", f"--workdir={workdir}")

@@ -218,7 +218,7 @@ def no_inputs():
 number = 3
 '''
 # A value for each setting. `own.py` is the file of the page.
-VALUES = {
+ROWS = {
     "network": "own.py:Attention,width=8,penalty=0.1",
     "cell": "own.py:Sowing,decay=0.9,penalty=0.1",
     "loss": "own.py:focal,gamma=1.5",
@@ -255,10 +255,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def settings_of(setting: str) -> dict[str, Any]:
+def settings_of(row: str) -> dict[str, Any]:
     """Returns the settings of a small run with one user-defined function."""
-    settings = SMALL | {"path": "data", setting: VALUES[setting]}
-    if setting == "network":
+    settings = SMALL | {"path": "data", row: ROWS[row]}
+    if row == "network":
         del settings["cell"], settings["hidden_size"]
     return settings
 
@@ -294,16 +294,16 @@ def kill_after_first_save(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", VALUES)
+@pytest.mark.parametrize("row", ROWS)
 def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
-    setting: str, folder: Path, environment: dict[str, str]
+    row: str, folder: Path, environment: dict[str, str]
 ) -> None:
     """Afterwards, users only have to name networks, cells and readers again."""
-    settings = settings_of(setting)
-    named = {setting: VALUES[setting]} if setting in ("network", "cell") else {}
+    settings = settings_of(row)
+    named = {row: ROWS[row]} if row in ("network", "cell") else {}
     whole = train(folder / "whole", settings)
     plain = train(None, SMALL | {"path": "data"})
-    if setting not in ("metrics", "path"):
+    if row not in ("metrics", "path"):
         assert whole.params_sha256 != plain.params_sha256
 
     def interrupt(_: rnnmnist.StepMetrics) -> None:
@@ -323,17 +323,15 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     (folder / "own.py").rename(folder / "moved.py")
     workdir = f"--workdir={folder}/whole"
     flags = []
-    if setting in ("network", "cell", "path"):
-        part = (
-            "name them" if setting == "path" else "whose code runs only if you name it"
-        )
+    if row in ("network", "cell", "path"):
+        part = "name them" if row == "path" else "whose code runs only if you name it"
         assert part in refused("evaluate", workdir)
-        flags = flags_of({setting: VALUES[setting].replace("own.py", "moved.py")})
+        flags = flags_of({row: ROWS[row].replace("own.py", "moved.py")})
     output_of(called("evaluate", workdir, *flags))
     export = "--format=stablehlo", f"--output={folder}/exported"
     assert "10 of 10" in output_of(called("export", workdir, *flags, *export))
     np.savez(folder / "new.npz", inputs=INPUTS)
-    if setting != "path":
+    if row != "path":
         output_of(called("predict", workdir, *flags, "new.npz"))
 
 
@@ -371,12 +369,12 @@ def test_devices_and_ensembles_change_only_the_rounding(
 ) -> None:
     """All functions are used together, on sequences of different lengths."""
     settings: dict[str, Any] = {
-        "train.loss": VALUES["loss"],
+        "train.loss": ROWS["loss"],
         "train.optimizer": "optax:adam,b1=0.8",
-        "train.schedule": VALUES["schedule"],
-        "train.metrics": VALUES["metrics"],
-        "data.augment": VALUES["augment"],
-        f"model.{kind}": VALUES[kind],
+        "train.schedule": ROWS["schedule"],
+        "train.metrics": ROWS["metrics"],
+        "data.augment": ROWS["augment"],
+        f"model.{kind}": ROWS[kind],
     }
     if kind == "cell":
         settings |= {"model.hidden_size": 8, "model.dropout": 0.2, "model.window": 2}
@@ -471,7 +469,7 @@ def test_a_wrong_function_is_refused_in_one_line_before_anything_is_written(
     ("settings", "part"),
     [
         (
-            {"loss": VALUES["loss"], "label_smoothing": 0.1},
+            {"loss": ROWS["loss"], "label_smoothing": 0.1},
             "beside train.loss=",
         ),
         (
@@ -479,17 +477,14 @@ def test_a_wrong_function_is_refused_in_one_line_before_anything_is_written(
             "beside train.optimizer=",
         ),
         (
-            {"schedule": VALUES["schedule"], "warmup_fraction": 0.02},
+            {"schedule": ROWS["schedule"], "warmup_fraction": 0.02},
             "beside train.schedule=",
         ),
-        ({"network": VALUES["network"], "hidden_size": 3}, "beside model.network="),
-        ({"network": VALUES["network"], "cell": "gru"}, "beside model.network="),
-        (
-            {"network": VALUES["network"], "loss": "every_step"},
-            "train.loss: every_step",
-        ),
-        ({"cell": "filters", "loss": VALUES["loss"]}, "training by gradients"),
-        ({"cell": "filters", "augment": VALUES["augment"]}, "training by gradients"),
+        ({"network": ROWS["network"], "hidden_size": 3}, "beside model.network="),
+        ({"network": ROWS["network"], "cell": "gru"}, "beside model.network="),
+        ({"network": ROWS["network"], "loss": "every_step"}, "train.loss: every_step"),
+        ({"cell": "filters", "loss": ROWS["loss"]}, "training by gradients"),
+        ({"cell": "filters", "augment": ROWS["augment"]}, "training by gradients"),
     ],
     ids=lambda value: "",
 )
@@ -505,16 +500,16 @@ def test_settings_that_do_not_apply_are_refused(
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_the_filters_configuration_accepts_only_a_reader(folder: Path) -> None:
-    common = "--config=filters", f"--config.data.path={VALUES['path']}"
-    network = f"--config.model.network={VALUES['network']}"
+    common = "--config=filters", f"--config.data.path={ROWS['path']}"
+    network = f"--config.model.network={ROWS['network']}"
     assert "beside model.network=" in refused("main", *common, network)
-    augment = f"--config.data.augment={VALUES['augment']}"
+    augment = f"--config.data.augment={ROWS['augment']}"
     assert "training by gradients" in refused("main", *common, augment)
     output_of(called("main", *common, f"--workdir={folder}/run"))
 
 
 def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> None:
-    source = open_source(DataConfig("files", path=VALUES["path"]))
+    source = open_source(DataConfig("files", path=ROWS["path"]))
     examples = source.load(Config(data=DataConfig("files"))).splits["train"]
     array: Any = examples.stored
     while not isinstance(array, np.memmap):
@@ -570,10 +565,10 @@ def test_a_resume_compares_functions_by_their_sources(folder: Path) -> None:
 def test_the_log_contains_the_loss_and_results_the_cross_entropy(
     folder: Path,
 ) -> None:
-    model = fit(loss=VALUES["loss"], num_seeds=2)
+    model = fit(loss=ROWS["loss"], num_seeds=2)
     logits = model.logits(model.dataset.splits["validation"])  # type: ignore[union-attr]
     labels = model.dataset.splits["validation"].labels  # type: ignore[union-attr]
-    focal = import_function("train.loss", f"{folder}/{VALUES['loss']}")
+    focal = import_function("train.loss", f"{folder}/{ROWS['loss']}")
     line = model.validation_metrics
     assert line is not None
     losses = [member.loss for member in line.members]
@@ -678,7 +673,7 @@ class Unhashable:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_a_pickle_refers_to_its_network_by_name(folder: Path) -> None:
-    model = fit(network=VALUES["network"])
+    model = fit(network=ROWS["network"])
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.classify(INPUTS), model.classify(INPUTS))
 
@@ -686,7 +681,7 @@ def test_a_pickle_refers_to_its_network_by_name(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_the_classifier_of_scikit_learn_accepts_functions(folder: Path) -> None:
-    settings = {"loss": VALUES["loss"], "optimizer": optax.sgd, "num_devices": 1}
+    settings = {"loss": ROWS["loss"], "optimizer": optax.sgd, "num_devices": 1}
     classifier = rnnmnist.RNNClassifier(num_steps=20, settings=settings)
     sklearn.base.clone(classifier).fit(INPUTS, LABELS).predict(INPUTS)
 
@@ -697,7 +692,7 @@ def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = SMALL | {"path": "data", "cell": "own.py:Leaky,decay=0.9"}
-    train(folder / "run", settings | {"loss": VALUES["loss"]})
+    train(folder / "run", settings | {"loss": ROWS["loss"]})
     with pytest.raises(UserError, match=r"gamma=2 \(checkpoint: .*,gamma=1\.5"):
         train(folder / "run", settings | {"loss": "own.py:focal,gamma=2"})
     with pytest.raises(UserError, match=r"must be the FILE.py:Leaky,decay=0\.9"):
@@ -709,7 +704,7 @@ def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
     model.classify(INPUTS)
     (message,) = caplog.messages
     assert message.startswith("model.cell: the file of ")
-    train(folder / "run", settings | {"loss": VALUES["loss"], "num_steps": 30})
+    train(folder / "run", settings | {"loss": ROWS["loss"], "num_steps": 30})
     assert any(text.startswith("train.loss: the file of") for text in caplog.messages)
     file.write_text(file.read_text().replace("nn.Dense(self.features)", "nn.Dense(3)"))
     with pytest.raises(UserError, match=r"Leaky,decay=0\.9 fails"):
@@ -782,7 +777,7 @@ def test_a_module_is_imported_as_in_python(
 def test_an_edited_file_is_run_again_and_an_unedited_file_compiles_nothing(
     folder: Path,
 ) -> None:
-    settings = {"cell": "own.py:Leaky", "loss": VALUES["loss"]}
+    settings = {"cell": "own.py:Leaky", "loss": ROWS["loss"]}
     first = fit(**settings)
     before = compile_seconds()
     second = fit(**settings)

@@ -184,11 +184,9 @@ def test_a_trained_network_selects_columns_by_name(tmp_path: Path) -> None:
 COUNT, TIME = 20, 6
 NOISE = np.random.default_rng(0).normal(size=(COUNT, TIME, 2))
 ROWS = np.arange(COUNT * TIME)
-RECORDINGS = pd.DataFrame({"sequence": ROWS // TIME, "time": ROWS % TIME, "row": ROWS})
-RECORDINGS = RECORDINGS.assign(
-    u=NOISE[..., 0].ravel(), remark="none", v=NOISE[..., 1].ravel()
-)
-RECORDINGS["label"] = np.where(ROWS // TIME % 2, "odd", "even")
+BESIDE = pd.DataFrame({"sequence": ROWS // TIME, "time": ROWS % TIME, "row": ROWS})
+BESIDE = BESIDE.assign(u=NOISE[..., 0].ravel(), remark="none", v=NOISE[..., 1].ravel())
+BESIDE["label"] = np.where(ROWS // TIME % 2, "odd", "even")
 FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 1}
 
 
@@ -197,14 +195,14 @@ FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 
 def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     """A table, a file and an array with names give the same network."""
     run = tmp_path / "run"
-    model = rnnmnist.fit(RECORDINGS, workdir=run, features="v,u", **FILTERS)
+    model = rnnmnist.fit(BESIDE, workdir=run, features="v,u", **FILTERS)
     assert model.task.feature_names == ("v", "u")
     inputs = NOISE[..., ::-1]
     expected = model.classify(inputs)
-    for table in (RECORDINGS, RECORDINGS[["sequence", "time", "u", "v"]]):
+    for table in (BESIDE, BESIDE[["sequence", "time", "u", "v"]]):
         np.testing.assert_array_equal(model.classify(table), expected)
     path = tmp_path / "table.csv"
-    RECORDINGS.to_csv(path, index=False)
+    BESIDE.to_csv(path, index=False)
     flags = flags_of(FILTERS | {"path": path, "features": "v,u"})
     of_file = tmp_path / "of_file"
     output_of(called("main", "--config=files", f"--workdir={of_file}", *flags))
@@ -213,7 +211,7 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     arrays = np.concatenate([ROWS.reshape(COUNT, TIME, 1), NOISE], axis=2)
     of_arrays = rnnmnist.fit(
         arrays,
-        RECORDINGS["label"][::TIME].to_numpy(),
+        BESIDE["label"][::TIME].to_numpy(),
         workdir=tmp_path / "of_arrays",
         feature_names=["row", "u", "v"],
         features=["v", "u"],
@@ -222,22 +220,22 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     for other in (rnnmnist.load(of_file), of_arrays):
         assert other.params_sha256 == model.params_sha256
     with pytest.raises(UserError, match=r"data\.features=u \(checkpoint: v,u\)"):
-        rnnmnist.fit(RECORDINGS, workdir=run, features="u", **FILTERS)
+        rnnmnist.fit(BESIDE, workdir=run, features="u", **FILTERS)
 
 
 @pytest.mark.parametrize(
     ("inputs", "features", "message"),
     [
-        (RECORDINGS, "u,vv", "has no feature 'vv', .*data.features.* did you mean 'v'"),
-        (RECORDINGS, "label", "has no feature 'label', "),
+        (BESIDE, "u,vv", "has no feature 'vv', .*data.features.* did you mean 'v'"),
+        (BESIDE, "label", "has no feature 'label', "),
         (NOISE, "2", r"has 2 features, .* names 1, \('2',\)"),
-        (RECORDINGS, "u,", "^data.features: must be NAME,NAME"),
+        (BESIDE, "u,", "^data.features: must be NAME,NAME"),
     ],
 )
 def test_unknown_features_are_refused(
     inputs: Any, features: str, message: str, tmp_path: Path
 ) -> None:
-    labels = None if inputs is RECORDINGS else RECORDINGS["label"][::TIME].to_numpy()
+    labels = None if inputs is BESIDE else BESIDE["label"][::TIME].to_numpy()
     with pytest.raises(UserError, match=message):
         rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", features=features)
     assert not (tmp_path / "run").exists()
@@ -263,23 +261,15 @@ def test_a_list_with_swapped_axes_is_refused() -> None:
         (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "row 1: the column x has"),
         (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
         (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
+        (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
+        (pd.concat([BESIDE, BESIDE[["u"]]], axis=1), None, "have different names"),
         (
-            RECORDINGS.assign(u=["err", *RECORDINGS["u"][1:]]),
-            None,
-            r"\.astype\(str\).*the row",
-        ),
-        (
-            pd.concat([RECORDINGS, RECORDINGS[["u"]]], axis=1),
-            None,
-            "have different names",
-        ),
-        (
-            pl.DataFrame(RECORDINGS).lazy(),
+            pl.DataFrame(BESIDE).lazy(),
             None,
             r"^inputs: is 'LazyFrame'; .*\.collect\(\)",
         ),
         (
-            (values for values in NOISE),
+            (one for one in NOISE),
             [0, 1] * 10,
             r"^inputs: is 'generator'; .*by list\(\)",
         ),
@@ -296,7 +286,7 @@ def test_unsupported_objects_are_refused_with_a_remedy(
 
 
 def test_a_feature_name_with_a_comma_is_refused_in_a_list() -> None:
-    frame = RECORDINGS.rename(columns={"row": "u,v"})
+    frame = BESIDE.rename(columns={"row": "u,v"})
     with pytest.raises(UserError, match=r"^data\.features: \['u,v'\] has .* rename"):
         rnnmnist.fit(frame, features=["u,v"])
 
