@@ -13,7 +13,7 @@ SHAPE = 300, 40  # sequences, time steps
 SIZE = 300 * 40
 
 
-def warnings_about(values: np.ndarray, **arrays: Any) -> list[str]:
+def load(values: np.ndarray, **arrays: Any) -> list[str]:
     """Returns the warnings about labelled training sequences."""
     sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
@@ -39,12 +39,12 @@ def test_clocks_counters_and_sequence_numbers_are_named() -> None:
         "gaps": np.where(generator.random(SHAPE) < 0.3, np.nan, np.arange(time_steps)),
     }
     values = np.stack(list(features.values()), axis=2)
-    (message,) = warnings_about(values, feature_names=list(features))
+    (message,) = load(values, feature_names=list(features))
     assert message.startswith("clock, row, age, gaps changes by the same amount")
 
 
 def test_a_feature_without_a_value_is_named() -> None:
     values = np.random.default_rng(0).normal(size=(*SHAPE, 2))
     values[..., 1] = np.nan
-    (message,) = warnings_about(values, feature_names=["u", "v"])
+    (message,) = load(values, feature_names=["u", "v"])
     assert message.startswith("v has no value in training")
