@@ -1,10 +1,10 @@
 """Fixtures and strict settings: no implicit promotion, eight simulated devices.
 
 All workers of a pytest run, and the commands that they start, share a compilation cache
-and a folder of prepared data sets. The cache stays in `.pytest_cache` for the next run;
-`pytest --cache-clear` empties it. Fast tests compile without most optimizations, in
-half of the time; slow tests compile what users run, unless they use `fast_programs`,
-`unoptimized` or `unoptimized_commands`.
+and a folder of prepared data sets. The cache is kept in `.pytest_cache` for the next
+run; `pytest --cache-clear` empties it. Fast tests disable most compiler optimizations,
+which halves the compile time. Slow tests compile the programs that users run, unless
+they use the fixture `fast_programs`, `unoptimized` or `unoptimized_commands`.
 """
 
 import isolation  # noqa: F401
@@ -36,12 +36,12 @@ from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.image_sets import image_task
 
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax, after a failed read
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Configures jax in each worker before its devices are initialized."""
-    gc.set_threshold(10_000, 20, 100)  # a collection visits all objects of libraries
+    """Configures jax in each worker before jax initializes its devices."""
+    gc.set_threshold(10_000, 20, 100)  # collections visit all objects of libraries
     is_fast = "not slow" in config.option.markexpr
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")
@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def originals() -> Path:
-    """Returns the folder of the original data files; skips the test without it."""
+    """The folder of the original data files; tests are skipped without it."""
     if not ORIGINALS.is_dir():
         pytest.skip("RNNMNIST_ORIGINALS names no folder")
     return ORIGINALS
@@ -77,10 +77,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def once(shared: Path) -> Once:
-    """Creates a shared folder once for all workers.
+    """Returns a function that creates a shared folder once for all workers.
 
-    Called with the folder's name and a function that creates it. Tests copy what they
-    change.
+    Its arguments are the folder's name and a function that creates the folder. Tests
+    must not change the folder; they copy it.
     """
 
     def make(name: str, fill: Callable[[Path], None]) -> Path:
@@ -97,35 +97,35 @@ def once(shared: Path) -> Once:
 
 @pytest.fixture(scope="session")
 def data_dir(shared: Path) -> Path:
-    """TFDS's folder of prepared data sets, for all tests."""
+    """The folder where TFDS prepares data sets, shared by all tests."""
     return shared / "tfds"
 
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """Environment variables of commands."""
+    """Environment variables for commands."""
     return os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="session")
 def unoptimized(environment: dict[str, str]) -> dict[str, str]:
-    """Environment variables of commands whose programs are compiled fast and run once.
+    """Environment variables for commands, with most compiler optimizations disabled.
 
-    For tests that say nothing on the programs that users run.
+    For tests that do not check the programs that users run.
     """
     return environment | UNOPTIMIZED
 
 
 @pytest.fixture
 def unoptimized_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for commands that a tool starts, which get this process's variables."""
+    """Sets the `unoptimized` variables for all commands that this process starts."""
     for name, text in UNOPTIMIZED.items():
         monkeypatch.setenv(name, text)
 
 
 @pytest.fixture(scope="session")
 def command(environment: dict[str, str]) -> Command:
-    """Runs `python -m rnnmnist.NAME`, or `python -m rnnmnist NAME`, to its end."""
+    """Runs `python -m rnnmnist.NAME` or `python -m rnnmnist NAME` until it exits."""
 
     def run(
         name: str, *arguments: object, cwd: Path = REPOSITORY, **variables: str
@@ -140,14 +140,14 @@ def command(environment: dict[str, str]) -> Command:
 
 @pytest.fixture
 def fast_programs() -> Iterator[None]:
-    """For slow tests of which no claim is on the programs that users run."""
+    """For slow tests that do not check the programs that users run."""
     with fast_compilation():
         yield
 
 
 @pytest.fixture
 def interrupts() -> Iterator[list[int]]:
-    """Collects the interrupts that reach the handler of this process."""
+    """Collects the SIGINT signals that reach the handler of this process."""
     received: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     yield received
@@ -156,13 +156,13 @@ def interrupts() -> Iterator[list[int]]:
 
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots are composed but not rendered: for tests that read a report's text."""
+    """Disables the rendering of plots, for tests that read only a report's text."""
     monkeypatch.setattr("rnnmnist.reporting.plots.to_png", lambda figure: bytes(24))
 
 
 @pytest.fixture(scope="session")
 def committed(once: Once) -> Path:
-    """A git repository with the files of this one, as they are, in one commit."""
+    """A git repository whose only commit contains the files of this working tree."""
 
     def commit(folder: Path) -> None:
         git = ["git", f"--git-dir={folder}", f"--work-tree={REPOSITORY}"]
@@ -175,7 +175,7 @@ def committed(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
-    """The workdir of an uninterrupted run; its output is in `../printed.txt`."""
+    """The workdir of an uninterrupted run, whose output is in `../printed.txt`."""
 
     def train(folder: Path) -> None:
         args = trainer.arguments(folder / "with space and ü", data_dir)
@@ -188,13 +188,13 @@ def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
 
 @pytest.fixture
 def new_run(environment: dict[str, str], data_dir: Path, tmp_path: Path) -> trainer.Run:
-    """A run that has not started."""
+    """A run that has not been started."""
     return trainer.Run(tmp_path / "run", data_dir, environment)
 
 
 @pytest.fixture
 def small(data_dir: Path) -> RunConfig:
-    """The configuration of a run of a few seconds."""
+    """A configuration that trains for a few seconds."""
     config = Config(
         data=DataConfig(name="mnist5k", data_dir=str(data_dir), max_shift=1),
         model=ModelConfig(hidden_size=16),

@@ -1,4 +1,4 @@
-"""Helpers shared by tests, besides fixtures."""
+"""Helper functions and constants that tests share."""
 
 import contextlib
 import hashlib
@@ -46,13 +46,13 @@ from rnnmnist.runtime.mesh import BATCH, ENSEMBLE
 from rnnmnist.training.optimizer import compute_learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# A folder with the original data files, if there is one; see CONTRIBUTING.md.
+# The folder of the original data files, if it exists; see CONTRIBUTING.md.
 ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
 TASK = image_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
-# Of commands whose programs are compiled in half of the time, and run slower.
+# Variables for commands: programs compile in half of the time, but run slower.
 UNOPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-OWN_FUNCTIONS = "docs/functions.md"
+FUNCTIONS_PAGE = "docs/functions.md"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
@@ -61,25 +61,25 @@ transformed = jax.jit(BatchTransform.__call__, static_argnums=0)
 
 
 def run_config(settings: Mapping[str, object], task: Task = TASK) -> RunConfig:
-    """The configuration of a run on a task with some settings, by their full names."""
+    """Returns the configuration of a run on a task, from settings with full names."""
     return resolve(Config().replace(settings), task)
 
 
 def batches_of(examples: Examples, config: RunConfig, mesh: Mesh) -> BatchSource:
-    """The batches of a run, gathered on the devices."""
+    """Returns a run's batches, which the devices gather."""
     config = config.replace({"execution.placement": "device"})
-    with open_batches(examples, config, mesh) as source:  # without a thread
+    with open_batches(examples, config, mesh) as source:  # no thread to end
         return source
 
 
 def chunk_of(source: BatchSource, step: int) -> Chunk:
-    """The chunk that has the batch of update `step`."""
+    """Returns the chunk that contains the batch of update `step`."""
     ((chunk, _, _),) = source.chunks(step, step + 1)
     return chunk
 
 
 def learning_rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
-    """The learning rates of a chunk's updates."""
+    """Returns the learning rate of each update of a chunk."""
     return compute_learning_rates(
         chunk.start,
         config=config.train,
@@ -95,7 +95,7 @@ def read_batch(
     shard: int = 0,
     num_shards: int = 1,
 ) -> Batch:
-    """The first network's batch of update `step`, or a shard of it, in NumPy."""
+    """Returns the first member's batch, or a shard of it, as NumPy arrays."""
     chunk = jax.device_get(chunk_of(source, step))
     size = transform.batch_size // num_shards
     own = slice(shard * size, (shard + 1) * size)
@@ -107,23 +107,23 @@ def read_batch(
     return batch
 
 
-def mesh_of(count: int, seeds: int = 1) -> Mesh:
-    """Returns a mesh of some of the eight simulated devices."""
-    devices = np.array(jax.devices()[:count]).reshape(seeds, -1)
+def mesh_of(count: int, members: int = 1) -> Mesh:
+    """Returns a mesh of the first `count` simulated devices."""
+    devices = np.array(jax.devices()[:count]).reshape(members, -1)
     return Mesh(devices, (ENSEMBLE, BATCH), axis_types=(AxisType.Auto,) * 2)
 
 
 def random_examples(count: int, seed: int = 0) -> Examples:
-    """Returns distinct images of noise, with random labels."""
+    """Returns random images, which are all different, with random labels."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (count, 28, 28), np.uint8)
-    # Drawn as uint8, whose stream differs from that of int32.
+    # A generator draws other numbers as int32 than as uint8.
     labels = generator.integers(0, 10, count, np.uint8)
     return Examples(images, labels=labels.astype(np.int32))
 
 
 def inputs_of(images: np.ndarray) -> np.ndarray:
-    """Returns uint8 images as a network reads them row by row, in float32."""
+    """Converts uint8 images to float32 inputs in [0, 1], with rows as time steps."""
     return images.astype(np.float32) / 255
 
 
@@ -131,7 +131,7 @@ def model_of(
     config: ModelConfig = ModelConfig(),  # noqa: B008
     task: Task = TASK,
 ) -> SequenceClassifier:
-    """Returns the classifier of a configuration, as the CPU runs it by default."""
+    """Returns the classifier of a configuration, with the CPU's execution settings."""
     given = import_functions(Config(model=config))
     execution = Execution.create(given, "cpu")
     model = make_model(fill_defaults(given, task).model, task, execution)
@@ -140,7 +140,7 @@ def model_of(
 
 
 def task_of(time_steps: int, features: int, classes: int) -> Task:
-    """Returns a task of these sizes, with a single example."""
+    """Returns a task of the given sizes, with a single training example."""
     names = tuple(map(str, range(max(features, classes))))
     return Task(
         "none",
@@ -152,18 +152,18 @@ def task_of(time_steps: int, features: int, classes: int) -> Task:
     )
 
 
-def poison(params: Params, network: int) -> Params:
-    """Returns parameters of an ensemble, one of which is NaN in one network."""
+def poison(params: Params, member: int) -> Params:
+    """Sets a parameter of one member of an ensemble to NaN."""
 
     def with_nan(leaf: jax.Array) -> jax.Array:
-        return leaf.at[network, 0].set(jnp.nan)
+        return leaf.at[member, 0].set(jnp.nan)
 
     head = {**params["head"], "bias": with_nan(params["head"]["bias"])}
     return {**params, "head": head}
 
 
 def random_params(model: SequenceClassifier) -> Params:
-    """Returns NumPy arrays of normal noise as parameters, without compilation."""
+    """Draws parameters from a normal distribution, in NumPy, without compilation."""
     generator = np.random.default_rng(1)
     params = jax.tree.map(
         lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
@@ -172,20 +172,20 @@ def random_params(model: SequenceClassifier) -> Params:
     if model.config.deltas:
         std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
         params |= {"deltas": {"std": std}}
-    if "filters" in params:  # logits are of the size of those of other networks
+    if "filters" in params:  # scales logits as in other networks
         params["head"]["kernel"] *= 0.1
     return params
 
 
 def as_ensemble(params: Params) -> Params:
-    """Adds the ensemble axis that checkpoints have to the parameters of a network."""
+    """Adds the ensemble axis of checkpoints to the parameters of one network."""
     return jax.tree.map(lambda leaf: leaf[None], params)
 
 
 def leaves_by_path(tree: Any) -> list[tuple[str, Any]]:
-    """Returns the leaves of a tree, each with its path as `cell/hf/bias`.
+    """Returns the leaves of a tree, each with its path, such as `cell/hf/bias`.
 
-    orbax restores named tuples as dictionaries, of which a path says nothing.
+    Named tuples and the dictionaries that orbax restores for them have equal paths.
     """
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
@@ -194,7 +194,7 @@ def leaves_by_path(tree: Any) -> list[tuple[str, Any]]:
 
 
 def array_checksums(tree: Any) -> dict[str, str]:
-    """Returns the SHA-256 of the type, shape and values of each array, by its path."""
+    """Returns the SHA-256 of the dtype, shape and values of each array, by path."""
     checksums = {}
     for name, leaf in leaves_by_path(tree):
         array = np.asarray(leaf)
@@ -212,15 +212,15 @@ def make_metrics(
     examples_per_second: float | None = None,
     first_seed: int = 0,
 ) -> StepMetrics:
-    """A line of `metrics.jsonl`."""
-    networks = [
+    """Makes a line of `metrics.jsonl`, with a member for each item of `correct`."""
+    members = [
         Metrics(seed=seed, examples=examples, correct=count, loss=loss)
         for seed, (count, loss) in enumerate(
             zip(correct, losses, strict=True), first_seed
         )
     ]
     return StepMetrics(
-        members=tuple(networks),
+        members=tuple(members),
         step=step,
         split=split,
         examples_per_second=examples_per_second,
@@ -228,9 +228,9 @@ def make_metrics(
 
 
 def save_network(workdir: Path, config: Config, task: Task) -> Path:
-    """Saves random parameters as step 3 of a run; returns its workdir.
+    """Saves random parameters as step 3 of a run, and returns its workdir.
 
-    Code that ignores the temperature gives other probabilities.
+    The temperature is not 1, so that code that ignores it computes other probabilities.
     """
     params = random_params(model_of(config.model, task))
     factors = np.linspace(1, -1, config.num_seeds, dtype=np.float32)
@@ -245,8 +245,8 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     return workdir
 
 
-# Sequences of two classes, and the settings of `fit` for a small run. Runs that differ
-# in the number of sequences or steps share compiled programs.
+# Sequences of two classes, and settings of `fit` for a small run. Runs share compiled
+# programs even if the number of sequences or steps differs.
 LABELS = np.array(["low", "high"])[np.arange(40) % 2]
 MEANS = (LABELS == "high")[:, None, None]
 INPUTS = np.random.default_rng(0).normal(MEANS, size=(40, 5, 1))
@@ -262,27 +262,27 @@ SMALL: dict[str, Any] = {
 
 
 def disconnect(patch: pytest.MonkeyPatch) -> None:
-    """Lets each download fail, as on a machine without a network."""
+    """Makes every download fail, as on a machine without a network."""
     for name in ("https_proxy", "HTTPS_PROXY"):
         patch.setenv(name, "http://127.0.0.1:9")
 
 
 def fit_small(workdir: Path, **settings: Any) -> Path:
-    """Trains a small run quietly, perhaps with other settings."""
+    """Trains a small run, silently by default, and returns its workdir."""
     given = SMALL | {"verbose": False} | settings
     rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **given)
     return workdir
 
 
 def flags_of(settings: Mapping[str, object]) -> list[str]:
-    """Returns the flags of a command for settings of `fit`."""
+    """Converts settings of `fit` to flags of a command."""
     full_names = {name.rpartition(".")[2]: name for name in SETTINGS}
     return [f"--config.{full_names[name]}={value}" for name, value in settings.items()]
 
 
 @contextlib.contextmanager
 def data_warnings() -> Iterator[list[str]]:
-    """Collects the messages of all warnings about data, at the end of the block."""
+    """Yields a list, which contains the messages of data warnings after the block."""
     messages: list[str] = []
     with warnings.catch_warnings(
         record=True, action="always", category=rnnmnist.DataWarning
@@ -294,16 +294,16 @@ def data_warnings() -> Iterator[list[str]]:
 
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Calls a command in this process, and returns what `command` would.
+    """Calls a command in this process. The result is the same as from `command`.
 
-    The programs of one call serve the next. An internal fault is raised.
+    Calls share compiled programs. An internal error is raised.
     """
     command = "train" if name == "main" else name
     module = importlib.import_module(f"rnnmnist.commands.{command}")
     argv = [str(argument) for argument in arguments]
-    # A process that has used jax can join no others.
+    # After a process has used jax, it cannot join other processes.
     argv += ["--num_processes=1"] if name == "main" else []
-    output = io.TextIOWrapper(io.BytesIO())  # as `sys.stdout` is
+    output = io.TextIOWrapper(io.BytesIO())  # like `sys.stdout`
     errors, code = io.StringIO(), 0
     handler = logging.StreamHandler(errors)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
@@ -315,7 +315,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
             data_warnings() as messages,
         ):
             module.main(argv)
-    except SystemExit as ended:  # of `predict`, after lines about files
+    except SystemExit as ended:  # by `predict`, after errors of files
         assert isinstance(ended.code, int)
         code = ended.code
     except (Failure, OSError) as error:
@@ -339,7 +339,7 @@ def run_python(
     cwd: Path = REPOSITORY,
     input: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python ARGUMENTS` to its end."""
+    """Runs `python ARGUMENTS` until it exits."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -352,13 +352,13 @@ def run_python(
 
 
 def output_of(finished: subprocess.CompletedProcess[str]) -> str:
-    """Returns what a command printed that exited with 0."""
+    """Returns the output of a command that must have exited with 0."""
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
 
 def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
-    """Returns the only line on stderr of a command that exited with 2."""
+    """Returns the only line on stderr of a command that must have exited with 2."""
     lines = finished.stderr.strip().splitlines()
     assert finished.returncode == 2, finished.stderr
     assert len(lines) == 1, finished.stderr
@@ -368,12 +368,12 @@ def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 def refused(name: str, *arguments: object) -> str:
-    """Calls `rnnmnist.NAME` in this process and returns the message of its error."""
+    """Calls a command in this process, and returns the message of its error."""
     return one_line_error(called(name, *arguments)).removeprefix("error: ")
 
 
 def damaged(content: bytes, generator: np.random.Generator) -> bytes:
-    """Flips a bit of, cuts, inserts into, or deletes from a file at a random place."""
+    """Damages content at random: flips a bit, truncates, inserts or deletes bytes."""
     start, end = np.sort(generator.integers(0, len(content), 2))
     kind = generator.integers(4)
     if kind == 0:
@@ -387,20 +387,20 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def file_times(folder: Path) -> dict[Path, int]:
-    """Returns all paths in a folder, and when each file was changed."""
+    """Returns each path in a folder with its modification time, False for folders."""
     paths = list(folder.rglob("*"))
     return {path: path.is_file() and path.stat().st_mtime_ns for path in paths}
 
 
 def code_blocks(page: str, language: str) -> list[str]:
-    """Returns the blocks of code in a language on a page of this repository."""
+    """Returns a page's code blocks in one language."""
     text = (REPOSITORY / page).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def write_recipes(folder: Path) -> list[str]:
-    """Writes `own.py` of the page on own functions; returns the programs after it."""
-    blocks = code_blocks(OWN_FUNCTIONS, "python")
+    """Writes `own.py` from the page on functions, and returns the page's programs."""
+    blocks = code_blocks(FUNCTIONS_PAGE, "python")
     programs = [block for block in blocks if "rnnmnist.train(" in block]
     recipes = [block for block in blocks if block not in programs]
     (folder / "own.py").write_text("\n\n".join(recipes))
@@ -410,7 +410,7 @@ def write_recipes(folder: Path) -> list[str]:
 def run_block(
     language: str, text: str, folder: Path, environment: dict[str, str]
 ) -> str:
-    """Runs a block of a page in a folder, with this `python`; returns its output."""
+    """Runs a code block in a folder, with this Python, and returns its output."""
     shell = ["bash", "-ec"] if language == "sh" else [sys.executable, "-c"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     finished = subprocess.run(
@@ -426,9 +426,9 @@ def run_block(
 
 
 def agrees(printed: str, shown: str) -> bool:
-    """Returns whether an output ends as a page shows it.
+    """Returns True if an output ends with the lines that a page shows.
 
-    A line `...` matches any lines, and a number matches any number, since results,
+    A line `...` matches any lines. A number matches any number, since results,
     durations and the number of devices depend on the machine.
     """
     printed, shown = (
@@ -441,7 +441,7 @@ def agrees(printed: str, shown: str) -> bool:
 
 @contextlib.contextmanager
 def jax_settings(changes: Mapping[str, object]) -> Iterator[None]:
-    """Changes settings of jax for all threads of this process."""
+    """Changes settings of jax in all threads of this process, within the block."""
     before = {name: jax.config.values[name] for name in changes}
     try:
         for name, value in changes.items():
@@ -453,5 +453,5 @@ def jax_settings(changes: Mapping[str, object]) -> Iterator[None]:
 
 
 def fast_compilation() -> contextlib.AbstractContextManager[None]:
-    """Compiles in this process as all fast tests do, also in a slow one."""
+    """Disables most compiler optimizations in this process, as in fast tests."""
     return jax_settings({"jax_disable_most_optimizations": True})

@@ -1,4 +1,4 @@
-"""Which exceptions are failures with a line of their own."""
+"""Failures are printed as one line, and internal errors with a traceback."""
 
 import errno
 import importlib
@@ -37,7 +37,7 @@ def test_a_failure_has_one_line(
 
 
 def test_every_error_of_the_package_can_be_pickled() -> None:
-    """As out of a `ProcessPoolExecutor`. An error with arguments keeps its fields."""
+    """A `ProcessPoolExecutor` pickles errors. The copies have equal fields."""
     for module in pkgutil.walk_packages(rnnmnist.__path__, "rnnmnist."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -62,11 +62,11 @@ def test_every_error_of_the_package_can_be_pickled() -> None:
         ConnectionError("no network"),
     ],
 )
-def test_an_internal_fault_keeps_its_traceback(error: Exception) -> None:
+def test_an_internal_error_keeps_its_traceback(error: Exception) -> None:
     assert as_failure(error) is None
 
 
-def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
+def test_a_path_is_added_to_an_error_without_a_path(tmp_path: Path) -> None:
     for given, named in ((None, tmp_path), ("/other", "/other")):
         with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
             raise OSError(errno.EINVAL, "invalid", given)

@@ -27,7 +27,7 @@ def new(**changes: Any) -> Any:
 
 
 CHECKS = list(estimator_checks_generator(new()))
-assert len(CHECKS) >= 56  # of which one is skipped
+assert len(CHECKS) >= 56  # one of them is skipped
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ assert len(CHECKS) >= 56  # of which one is skipped
     ids=lambda value: getattr(getattr(value, "func", value), "__name__", ""),
 )
 @pytest.mark.filterwarnings("default::sklearn.exceptions.SkipTestWarning")
-def test_a_check_of_scikit_learn(estimator: Any, check: Any) -> None:
+def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
@@ -59,10 +59,10 @@ def test_a_run_in_a_folder_is_resumed(tmp_path: Path, capfd: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_pickle_carries_the_network(
+def test_a_pickle_contains_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the sequences or the optimizer's state. The cell is one of the user's own."""
+    """It contains neither sequences nor optimizer state. The cell is user-defined."""
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("from flax.linen import GRUCell as Own\n")
     classifier = new(cell="own.py:Own", hidden_size=128, num_steps=1).fit(X, Y)
@@ -75,14 +75,14 @@ def test_a_pickle_carries_the_network(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_fit_says_which_network_was_chosen_and_how_good_it_is() -> None:
+def test_a_fit_reports_the_chosen_network_and_its_accuracy() -> None:
     filters = rnnmnist.RNNClassifier(hidden_size=10).fit(X, Y, groups=np.arange(60) % 9)
     assert filters.cell_ == "filters"
     assert filters.model_.reason == "for fewer than 2,000 training sequences"
-    scores = filters.model_.validation_metrics
-    assert scores is not None
-    assert filters.leave_one_out_score_ == scores.accuracy > 0.9
-    assert scores.split == "leave_one_group_out"
+    metrics = filters.model_.validation_metrics
+    assert metrics is not None
+    assert filters.leave_one_out_score_ == metrics.accuracy > 0.9
+    assert metrics.split == "leave_one_group_out"
     assert pickle.loads(pickle.dumps(filters)).model_.reason == filters.model_.reason
 
     trained = new().fit(X, Y)
@@ -92,19 +92,19 @@ def test_a_fit_says_which_network_was_chosen_and_how_good_it_is() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_it_classifies_lists_and_arrays() -> None:
-    lists = [one[: 6 + index % 7] for index, one in enumerate(X)]
+def test_lists_and_arrays_are_classified() -> None:
+    lists = [values[: 6 + index % 7] for index, values in enumerate(X)]
     classifier = new().fit(lists, Y)
     assert classifier.classes_.tolist() == ["high", "low", "middle"]
     assert classifier.score(lists, Y) > 0.9
     assert classifier.predict(X).shape == (60,)
     with pytest.raises(UserError, match="features"):
         classifier.predict(X[..., :1])
-    numbers = [one[:, 0].tolist() for one in lists]  # of one feature
+    numbers = [values[:, 0].tolist() for values in lists]  # one feature
     assert new().fit(numbers, Y).predict(numbers).shape == (60,)
 
 
-# Arguments of `fit`, or parameters, and the start of the error.
+# Arguments of `fit` or parameters of the classifier, and the start of the error.
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": "many"}, "train.num_steps: "),
     ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
@@ -133,7 +133,7 @@ def test_a_wrong_parameter_or_array_is_named(given: dict[str, Any], start: str) 
 
 
 @pytest.mark.slow
-def test_fits_of_other_sequences_compile_nothing() -> None:
+def test_a_fit_of_other_sequences_compiles_nothing() -> None:
     first = new().fit(X, Y).model_
     new(class_weight="balanced").fit(X, Y)
     before = compile_seconds()
@@ -146,7 +146,7 @@ def test_fits_of_other_sequences_compile_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_weights_are_of_labels_and_missing_values_are_filled() -> None:
+def test_class_weights_belong_to_labels_and_missing_values_are_filled() -> None:
     labels = (np.arange(60) % 3).astype(float)
     gaps = np.where(X > 2, np.nan, X)
     weights = {0.0: 1000.0, 1.0: 0.01, 2.0: 0.01, 3.0: 5}
@@ -158,8 +158,8 @@ def test_weights_are_of_labels_and_missing_values_are_filled() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_swapped_axes_are_warned_of_once() -> None:
-    """The collections of aeon are [n, features, time]."""
+def test_swapped_axes_cause_one_warning() -> None:
+    """Data sets of aeon have the shape [n, features, time]."""
     message = r"pass inputs\.swapaxes\(1, 2\)"
     with pytest.warns(rnnmnist.DataWarning, match=message) as warned:
         rnnmnist.RNNClassifier(hidden_size=10).fit(X.swapaxes(1, 2), Y)
@@ -167,10 +167,10 @@ def test_swapped_axes_are_warned_of_once() -> None:
 
 
 @pytest.mark.slow
-def test_early_stopping_takes_the_lowest_loss_of_the_steps_that_are_left(
+def test_early_stopping_selects_the_kept_checkpoint_with_the_lowest_loss(
     tmp_path: Path,
 ) -> None:
-    """With few validation sequences. A damaged step is moved aside."""
+    """There are few validation sequences. A damaged checkpoint is moved aside."""
     stopping = new(
         workdir=tmp_path, early_stopping=True, n_iter_no_change=3, num_steps=40
     )
@@ -191,8 +191,10 @@ def test_early_stopping_takes_the_lowest_loss_of_the_steps_that_are_left(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [40, 60])
-def test_class_weights_stop_and_select_by_the_balanced_accuracy(held_out: int) -> None:
-    """Also where too few sequences are held out to select a checkpoint."""
+def test_with_class_weights_early_stopping_uses_the_balanced_accuracy(
+    held_out: int,
+) -> None:
+    """Balanced accuracy also selects checkpoints, even with few held-out sequences."""
     random = np.random.default_rng(0)
     count = 10 * held_out
     labels = np.where(np.arange(count) % 10, "many", "few")
@@ -216,7 +218,7 @@ def test_class_weights_stop_and_select_by_the_balanced_accuracy(held_out: int) -
 
 
 @pytest.mark.slow
-def test_early_stopping_takes_the_best_step_on_a_tenth_of_the_groups(
+def test_early_stopping_selects_the_best_step_on_a_tenth_of_the_groups(
     tmp_path: Path,
 ) -> None:
     inputs, labels = np.tile(X, (10, 1, 1)), np.random.default_rng(1).permutation(Y)

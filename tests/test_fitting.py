@@ -1,4 +1,4 @@
-"""What `fit` does to the process of its caller."""
+"""The effects of `fit` on the process of its caller."""
 
 import contextlib
 import functools
@@ -46,13 +46,13 @@ STEPS = 30
 fit = functools.partial(fit_small, num_steps=STEPS)
 
 
-def left_behind() -> dict[str, Any]:
-    """What a call could leave: threads, handlers, open and mapped files, settings."""
-    gc.collect()  # of earlier tests
+def process_state() -> dict[str, Any]:
+    """Returns state that a call can change: threads, handlers, files and settings."""
+    gc.collect()  # releases objects of earlier tests
     own = Path("/proc/self")
     files = []
     for link in (own / "fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of this listing
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing
             files.append(str(link.readlink()))
     return {
         "threads": {thread.name for thread in threading.enumerate()},
@@ -68,13 +68,13 @@ def left_behind() -> dict[str, Any]:
 
 
 def assert_nothing_is_left(before: dict[str, Any]) -> None:
-    """Compares what is left with the state before.
+    """Asserts that the process is as it was before.
 
-    Idle threads of orbax end soon; those of an earlier test may have ended since.
+    Idle threads of orbax end soon. Threads of earlier tests can have ended meanwhile.
     """
 
     def left() -> dict[str, Any]:
-        after = left_behind()
+        after = process_state()
         after["threads"] -= before["threads"]
         return after
 
@@ -86,13 +86,13 @@ def assert_nothing_is_left(before: dict[str, Any]) -> None:
 
 
 def assert_same_end(workdir: Path, reference: Path) -> None:
-    """The names of folders are equal, since they are the names of the data sets."""
+    """Both folders must have the same name, which is also the name of the data set."""
     trainer.assert_same_end(workdir, reference, STEPS)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run, of compiled programs. `../seconds.txt` has its time."""
+    """An uninterrupted run that compiles nothing; `../seconds.txt` has its duration."""
     folder = tmp_path_factory.mktemp("fit")
     fit(folder / "compiled" / "run")
     begin = time.monotonic()
@@ -102,9 +102,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outputs(workdir: Path) -> list[Any]:
-    """What a model answers, in each of the ways that compute.
+    """Returns the results of all methods of a model that compute.
 
-    The model is that of a copy, since evaluation and reports write into its folder.
+    The model is loaded from a copy, since evaluation and reports write into its folder.
     """
     model = load(shutil.copytree(workdir, workdir.parent / "copy" / workdir.name))
     _, probabilities = model.step(model.start(), INPUTS[0, 0])
@@ -120,7 +120,7 @@ def outputs(workdir: Path) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered")
-def test_settings_of_jax_do_not_reach_a_run(reference: Path, tmp_path: Path) -> None:
+def test_settings_of_jax_do_not_affect_a_run(reference: Path, tmp_path: Path) -> None:
     expected = outputs(reference)
     changes: dict[str, Any] = {
         "jax_enable_x64": True,
@@ -135,8 +135,8 @@ def test_settings_of_jax_do_not_reach_a_run(reference: Path, tmp_path: Path) -> 
         workdir = fit(tmp_path / "run", placement="host")  # in another thread, too
         found = outputs(workdir)
     assert_same_end(workdir, reference)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other, strict=True)
+    for actual, desired in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(actual, desired, strict=True)
 
 
 def interrupt_after(*delays: float) -> threading.Thread:
@@ -153,14 +153,14 @@ def interrupt_after(*delays: float) -> threading.Thread:
 
 
 @pytest.mark.slow
-def test_an_interrupted_fit_resumes_to_the_same_end(
+def test_an_interrupted_fit_resumes_to_the_same_result(
     reference: Path, tmp_path: Path, interrupts: list[int]
 ) -> None:
-    """At random moments of training, validation and saving."""
+    """Interrupts come at random moments of training, validation and saving."""
     seconds = float((reference.parent / "seconds.txt").read_text())
     count = 10
     generator = random.Random(count)
-    before, stopped = left_behind(), 0
+    before, stopped = process_state(), 0
     for number in range(count):
         workdir = tmp_path / str(number) / "run"
         interrupts.clear()
@@ -175,11 +175,11 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
         fit(workdir)
         assert_same_end(workdir, reference)
     assert_nothing_is_left(before)
-    assert stopped >= count // 3  # the others came after the end
+    assert stopped >= count // 3  # the other interrupts came after the end
 
 
-# Fits that are interrupted twice, in a process of their own: Python raises the second
-# interrupt between any two instructions, also in orbax, which then leaves a thread.
+# Interrupts each fit twice, in a separate process: Python raises the second interrupt
+# between any two instructions, even in orbax, which then leaves a thread behind.
 INTERRUPT_TWICE = """
 import random, signal, sys
 from pathlib import Path
@@ -203,7 +203,7 @@ print(stopped)
 
 
 @pytest.mark.slow
-def test_a_fit_interrupted_twice_resumes_to_the_same_end(
+def test_a_fit_interrupted_twice_resumes_to_the_same_result(
     reference: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     seconds = (reference.parent / "seconds.txt").read_text()
@@ -213,7 +213,7 @@ def test_a_fit_interrupted_twice_resumes_to_the_same_end(
     finished = run_python(
         "-c", INTERRUPT_TWICE, tmp_path, seconds, environment=variables
     )
-    assert int(output_of(finished)) >= 3  # the others came after the end
+    assert int(output_of(finished)) >= 3  # the other interrupts came after the end
     for number in range(10):
         workdir = tmp_path / str(number) / "run"
         fit(workdir)
@@ -226,8 +226,8 @@ def test_fit_prints_nothing_unless_verbose(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Warnings go to the handlers of the user, or to standard error, as Python's do."""
-    # As `logging.basicConfig` adds one.
+    """Warnings go to the user's handlers, or to standard error, as in Python."""
+    # `logging.basicConfig` adds such a handler.
     monkeypatch.setattr(logging.root, "handlers", [caplog.handler])
     fit(tmp_path / "run")
     fit(tmp_path / "run", num_steps=40)
@@ -245,14 +245,24 @@ def test_fit_prints_nothing_unless_verbose(
 @pytest.mark.parametrize(
     ("place", "name", "raised", "saved"),
     [
-        (loop, "train_chunk", KeyboardInterrupt, 5),  # trains to its next line
+        (
+            loop,
+            "train_chunk",
+            KeyboardInterrupt,
+            5,
+        ),  # trains up to the next line of the log
         (records, "lock", KeyboardInterrupt, 0),
-        (checkpoints, "save", KeyboardInterrupt, 15),  # of 10, and of a line
+        (
+            checkpoints,
+            "save",
+            KeyboardInterrupt,
+            15,
+        ),  # saves step 10, then the next line of the log
         (run, "evaluate_logits", KeyboardInterrupt, 30),
         (loop, "validate", RunError, 0),
     ],
 )
-def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
+def test_a_run_that_ends_early_saves_its_updates_and_leaves_nothing_behind(
     tmp_path: Path,
     reference: Path,
     capfd: pytest.CaptureFixture[str],
@@ -261,11 +271,11 @@ def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
     raised: type[BaseException],
     saved: int,
 ) -> None:
-    """By an interrupt, or an error; not even the thread that gathers batches is left.
+    """An interrupt or an error ends the run and its thread that gathers batches.
 
-    Nor does it print, also where orbax warns of a save between validations.
+    Nothing is printed, even if orbax warns of a save between validations.
     """
-    before = left_behind()
+    before = process_state()
     original = getattr(place, name)
 
     def ending(*args: Any, **settings: Any) -> Any:
@@ -287,8 +297,10 @@ def test_a_run_that_ends_early_saves_what_is_trained_and_leaves_nothing_behind(
     assert capfd.readouterr() == ("", "")
 
 
-def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) -> None:
-    """After a process was killed within a line. A second resume compiles nothing."""
+def test_fit_resumes_despite_an_earlier_damaged_header(
+    tmp_path: Path, reference: Path
+) -> None:
+    """The log ends within a line, as after a kill. A second resume compiles nothing."""
     workdir = fit(tmp_path / "run", keep_checkpoints=3)
     trainer.cut_back(workdir, 20)
     (workdir / "10" / "header" / "metadata").write_text("{")
@@ -297,7 +309,7 @@ def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) ->
     metrics.write_text(text[: text.index('"step": 25')])
     with pytest.raises(UserError, match="belongs to another run"):
         fit(workdir, hidden_size=7)
-    assert not list(workdir.glob("damaged-*"))  # a call that is refused renames nothing
+    assert not list(workdir.glob("damaged-*"))  # a refused call renames nothing
     fit(workdir, keep_checkpoints=3)
     assert_same_end(workdir, reference)
     assert (workdir / "damaged-10").is_dir()
@@ -308,13 +320,13 @@ def test_fit_resumes_beside_a_damaged_header(tmp_path: Path, reference: Path) ->
 
 
 @pytest.mark.slow
-def test_fits_in_threads_end_as_alone(
+def test_fits_in_threads_have_the_results_of_a_single_fit(
     tmp_path: Path,
     reference: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """While a third thread reads a checkpoint. They print and leave nothing."""
-    before = left_behind()
+    """The main thread reads a checkpoint meanwhile. Fits print and leave nothing."""
+    before = process_state()
     workdirs = [tmp_path / name / "run" for name in "ab"]
     threads = [
         threading.Thread(target=fit, args=[workdir], daemon=True)
@@ -333,10 +345,10 @@ def test_fits_in_threads_end_as_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["rnnmnist.load()", "jax.devices()"])
-def test_what_fit_sets(
+def test_fit_changes_few_settings_of_jax(
     tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
-    """The same after a `load`; not their number if jax has its devices already."""
+    """`fit` sets the number of devices only if jax has not initialized them before."""
     program = (
         "import jax, numpy as np, os, rnnmnist, sys\n"
         "settings = dict(jax.config.values)\n"
@@ -351,7 +363,9 @@ def test_what_fit_sets(
     finished = run_python("-c", program, tmp_path / "run", environment=variables)
     assert finished.stderr == ""
     header, *_, changed = finished.stdout.splitlines()
-    devices = 1 if "jax" in before else min(4, usable_cores())  # of 4 sequences a step
+    devices = (
+        1 if "jax" in before else min(4, usable_cores())
+    )  # each with 4 sequences per step
     assert f", {devices} cpu device" in header
     expected = {
         "jax_compilation_cache_dir",
@@ -363,7 +377,7 @@ def test_what_fit_sets(
     assert set(changed.split()) == expected
 
 
-# A program with the handlers of a service. Its arrays are those of this file.
+# A program with the logging handler of a service. Its arrays are the same as here.
 SERVICE = """
 import logging, os, pickle, signal, sys
 import numpy as np
@@ -384,13 +398,13 @@ def fit(num_steps, **others):
 
 
 @pytest.mark.slow
-def test_a_service_gets_warnings_of_our_logger_and_can_be_terminated(
+def test_a_service_gets_our_warnings_and_can_be_terminated(
     tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
-    """With a root logger at INFO, whose handler gets nothing of other libraries.
+    """The root logger has level INFO. Its handler gets no messages of other libraries.
 
-    The line of `docs/reliability.md` makes SIGTERM an interrupt. The run saves between
-    two validations.
+    The line of `docs/reliability.md` turns SIGTERM into an interrupt. The run saves
+    between two validations.
     """
     page = (REPOSITORY / "docs" / "reliability.md").read_text()
     (line,) = re.findall("^signal.signal.*$", page, re.MULTILINE)
@@ -424,7 +438,7 @@ except KeyboardInterrupt:
 def test_a_forked_child_is_told_to_load_after_the_fork(
     reference: Path, unoptimized: dict[str, str]
 ) -> None:
-    """Whether it uses the parent's network, loads one itself, or trains."""
+    """The child uses the parent's network, loads a network, or trains."""
     program = f"""{SERVICE}
 model = rnnmnist.load(sys.argv[2])
 content = pickle.dumps(model)
@@ -460,13 +474,13 @@ print(model.classify(inputs).shape)
     assert not unused.exists()
 
 
-def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
+def test_a_renamed_run_keeps_one_copy_of_its_sequences(tmp_path: Path) -> None:
     moved = fit(tmp_path / "run").rename(tmp_path / "moved")
     times = file_times(moved / "arrays.data")
     fit(moved)
     assert file_times(moved / "arrays.data") == times
     shutil.rmtree(moved / "arrays.data")
-    left = moved / ".unfinished" / "arrays"  # of a process that was killed
+    left = moved / ".unfinished" / "arrays"  # left by a killed process
     left.mkdir(parents=True)
     fit(moved)
     assert not left.exists()
@@ -476,7 +490,7 @@ def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
         fit(moved, feature_names=["other"], num_steps=40)
 
 
-def test_a_folder_of_the_user_beside_the_arrays_stays(tmp_path: Path) -> None:
+def test_a_users_folder_in_the_workdir_is_kept(tmp_path: Path) -> None:
     mine = tmp_path / "run" / "raw.data" / "mine.csv"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")

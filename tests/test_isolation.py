@@ -1,4 +1,4 @@
-"""Nothing of the machine reaches a test: neither its user's home folder, nor others."""
+"""Tests are isolated from the user's home folder and from other machines."""
 
 import os
 import pwd
@@ -12,7 +12,7 @@ from support import run_python
 CONNECT = "import socket\nwith socket.socket() as s: s.connect(('192.0.2.1', 80))"
 
 
-def test_the_home_folder_is_not_the_users() -> None:
+def test_the_home_folder_is_not_the_users_own() -> None:
     finished = run_python("-c", "import pathlib; print(pathlib.Path.home())")
     assert finished.stdout.strip() == str(Path.home())
     assert Path.home() != Path(pwd.getpwuid(os.getuid()).pw_dir)

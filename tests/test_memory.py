@@ -1,4 +1,4 @@
-"""Runs in memory: they leave no file, and their networks can be saved and pickled."""
+"""Runs in memory, which leave no files. Their networks can be saved and pickled."""
 
 import os
 import pickle
@@ -37,10 +37,10 @@ def fit(settings: dict[str, Any] = SMALL, **changes: Any) -> rnnmnist.Model:
 
 
 @pytest.mark.parametrize("settings", [SMALL, FILTERS], ids=["trained", "filters"])
-def test_a_run_in_memory_ends_as_one_in_a_folder(
+def test_runs_in_memory_and_in_a_folder_have_equal_results(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """Its network answers as the one that is loaded from the folder."""
+    """The network in memory and the network loaded from the folder are compared."""
     memory = fit(settings)
     fit(settings, workdir=tmp_path / "run")
     loaded = rnnmnist.load(tmp_path / "run")
@@ -73,7 +73,7 @@ def test_a_report_of_a_run_in_memory_needs_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workdir", [None, "run"])
-def test_a_saved_network_is_evaluated_on_data_that_are_named(
+def test_a_saved_network_needs_a_data_path_for_evaluation(
     tmp_path: Path, workdir: str | None
 ) -> None:
     model = fit(workdir=None if workdir is None else tmp_path / workdir)
@@ -130,8 +130,10 @@ def test_arrays_and_images_are_evaluated_without_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [SMALL, FILTERS], ids=["trained", "filters"])
-def test_a_feature_without_a_value_is_trained_on(settings: dict[str, Any]) -> None:
-    """It is 0 in every time step, and its deltas are, too."""
+def test_a_network_can_be_trained_on_a_feature_without_values(
+    settings: dict[str, Any],
+) -> None:
+    """The feature and its deltas are 0 at every time step."""
     inputs = np.concatenate([INPUTS, np.full_like(INPUTS, np.nan)], axis=2)
     given = settings | {"missing": "zero", "verbose": False, "deltas": True}
     with pytest.warns(rnnmnist.DataWarning, match="1 has no value in training"):
@@ -139,7 +141,7 @@ def test_a_feature_without_a_value_is_trained_on(settings: dict[str, Any]) -> No
     assert np.isfinite(model.classify(inputs)).all()
 
 
-def test_an_interrupt_in_memory_says_that_nothing_is_saved(
+def test_an_interrupt_in_memory_reports_that_nothing_is_saved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     original = loop.train_to
@@ -153,10 +155,9 @@ def test_an_interrupt_in_memory_says_that_nothing_is_saved(
         fit()
 
 
-def test_a_folder_hashes_no_checkpoint_again_when_it_saves(
+def test_a_fit_neither_hashes_nor_reads_saved_checkpoints_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a fit reads no checkpoint back."""
     monkeypatch.setattr("rnnmnist.runs.records.read_header", None)
     monkeypatch.setattr("rnnmnist.runs.checkpoints.read_arrays", None)
     model = fit(workdir=tmp_path / "run", eval_every_steps=2, keep_checkpoints=3)
@@ -171,7 +172,7 @@ def classify(model: rnnmnist.Model) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_pickled_model_predicts_the_same_in_a_spawned_process(tmp_path: Path) -> None:
-    """After its folder is gone."""
+    """The model's folder has been deleted."""
     workdir = fit_small(tmp_path / "run")
     model = rnnmnist.load(workdir)
     expected = classify(model)
@@ -182,8 +183,8 @@ def test_a_pickled_model_predicts_the_same_in_a_spawned_process(tmp_path: Path) 
     assert len(pickle.dumps(model)) < 20_000
 
 
-# Fits in memory. It prints which files this process opens for writing, or creates, but
-# for the compilation cache, devices, and what joblib shares with its workers.
+# Fits in memory. The program prints each file that it creates or opens for writing,
+# except the compilation cache, devices and the memory that joblib shares with workers.
 FITS = """
 import os, sys
 import numpy as np
@@ -215,10 +216,10 @@ GridSearchCV(classifier, {"random_state": [0, 1]}, cv=2, n_jobs=2).fit(X, y)
 
 
 @pytest.mark.slow
-def test_fits_in_memory_leave_no_file_but_the_compilation_cache(
+def test_fits_in_memory_write_only_to_the_compilation_cache(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """In an empty home folder, and without temporary files."""
+    """The home folder is empty at first, and no temporary files are left."""
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     for folder in (home, temporary):
         folder.mkdir()

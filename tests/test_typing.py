@@ -1,7 +1,6 @@
-"""The types that a program sees which calls the package.
+"""The package's types, as mypy sees them in programs that call the package.
 
-mypy is strict about comments that it does not need: a line with `type: ignore` is one
-that it refuses.
+mypy reports unused `type: ignore` comments. A line with this comment is thus an error.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ from support import code_blocks, run_python
 import rnnmnist
 
 
-def test_a_misspelt_name_is_refused(tmp_path: Path) -> None:
+def test_misspelt_names_are_refused(tmp_path: Path) -> None:
     inputs, labels = np.zeros((4, 3)), [0, 1, 0, 1]
     with pytest.raises(rnnmnist.UserError, match="did you mean 'num_steps'"):
         rnnmnist.fit(inputs, labels, workdir=tmp_path, num_stepz=1)
@@ -28,10 +27,10 @@ def test_a_misspelt_name_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_program_on_the_page_is_typed(
+def test_the_program_of_the_reference_page_is_typed(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Outside of the package, as its users are."""
+    """The program is outside of the package, like users' programs."""
     pytest.importorskip("mypy")
     blocks = code_blocks("docs/reference.md", "python")
     (program,) = (block for block in blocks if "def answer(" in block)

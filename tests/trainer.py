@@ -1,4 +1,4 @@
-"""A run into which tests inject faults, and its comparison with the reference run."""
+"""A small training run for fault injection, compared with a reference run."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from rnnmnist.runs.workdir import UNFINISHED, list_steps
 STEPS = 120
 SETTINGS = (
     "--config.model.hidden_size=48",
-    "--config.train.batch_size=48",  # epochs end within batches
+    "--config.train.batch_size=48",  # batches cross the ends of epochs
     f"--config.train.num_steps={STEPS}",
     "--config.train.ema_decay=0.9",  # evaluated and trained weights differ
     "--config.train.log_every_steps=7",
     "--config.train.eval_every_steps=20",
-    "--config.execution.num_devices=2",  # equal results on every machine
+    "--config.execution.num_devices=2",  # the same results on every machine
 )
-# The first update is finite, and the second one is not.
+# The first update is finite, and the second update is not.
 WILD = (
     "--config.train.learning_rate=1e15",
     "--config.train.weight_decay=0.9",
@@ -34,8 +34,8 @@ WILD = (
     "--config.train.warmup_fraction=0",
     "--config.data.max_shift=0",
 )
-# Hours between events, in calls of at most 100 updates. Tests with these settings
-# share a compiled program.
+# Hours pass before a validation, in calls of at most 100 updates. Tests with these
+# settings share a compiled program.
 ENDLESS = (
     "--config.train.num_steps=1000000",
     "--config.train.log_every_steps=1000000",
@@ -43,7 +43,7 @@ ENDLESS = (
 )
 MAIN = ("-m", "rnnmnist.main")
 SLOW_SAVE = (Path(__file__).parent / "faults" / "slow_save.py",)
-# Also for programs that are not in the repository's folder.
+# Programs outside of the repository's folder need the path of the package.
 PYTHONPATH = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent / 'every_process'}"
 
 
@@ -54,12 +54,11 @@ def arguments(workdir: Path, data_dir: Path, *more: str) -> list[str]:
 
 
 def run(workdir: Path, data_dir: Path, *more: str) -> str:
-    """Starts the run in this process, or resumes it; returns its output."""
+    """Starts or resumes the run in this process, and returns its output."""
     return output_of(called("main", *arguments(workdir, data_dir, *more)))
 
 
 def popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
-    """Starts `python ARGUMENTS`."""
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         env=environment,
@@ -71,18 +70,17 @@ def popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
 
 
 class Run(NamedTuple):
-    """A run that a test starts in processes of its own, or in that of the test."""
+    """A run that a test starts in its own process or in child processes."""
 
     workdir: Path
     data_dir: Path
     environment: dict[str, str]
 
     def arguments(self, *more: str) -> list[str]:
-        """Returns the command line."""
         return arguments(self.workdir, self.data_dir, *more)
 
     def finish(self, *more: str) -> str:
-        """Trains to the end in this process; returns the output."""
+        """Trains to the end in this process, and returns the output."""
         return run(self.workdir, self.data_dir, *more)
 
     def start(
@@ -92,7 +90,7 @@ class Run(NamedTuple):
         word: str = "loss",
         **variables: str,
     ) -> subprocess.Popen[str]:
-        """Starts a process; returns when it has printed a line that contains a word."""
+        """Starts a process, and waits until it prints a line that contains `word`."""
         environment = self.environment | {"PYTHONPATH": PYTHONPATH} | variables
         process = popen(environment, *program, *self.arguments(*more))
         wait_for_training(process, word)
@@ -101,13 +99,13 @@ class Run(NamedTuple):
     def start_together(
         self, *more: str, count: int = 2, program: Sequence[object] = MAIN
     ) -> list[subprocess.Popen[str]]:
-        """Starts several processes, which `start_together` describes."""
+        """Starts the run in several processes; see the function `start_together`."""
         argvs = [self.arguments(*more)] * count
         return start_together(self.environment, argvs, program)
 
 
 def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> None:
-    """Waits until a process has printed a line that contains a word."""
+    """Waits until a process prints a line that contains `word`."""
     assert process.stdout is not None
     for line in process.stdout:
         if word in line:
@@ -117,7 +115,7 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
 
 
 def variables_together(environment: dict[str, str]) -> dict[str, str]:
-    """Returns the variables of processes that keep their compiled programs."""
+    """Adds the variables with which every process caches its compiled programs."""
     return environment | {"PYTHONPATH": PYTHONPATH, "KEEP_PROGRAMS": "1"}
 
 
@@ -126,9 +124,9 @@ def start_together(
     argvs: Sequence[Sequence[str]],
     program: Sequence[object] = MAIN,
 ) -> list[subprocess.Popen[str]]:
-    """Starts the processes of one run on loopback, the first one last.
+    """Starts the processes of one run on this machine, process 0 last.
 
-    `argvs` has the command line of each.
+    `argvs` contains the arguments of each process.
     """
     address, number = f"127.0.0.1:{free_port()}", len(argvs)
     variables = variables_together(environment)
@@ -145,14 +143,13 @@ def start_together(
 
 
 def free_port() -> int:
-    """Returns an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Returns the exit code, output and errors of each process."""
+    """Waits for processes; returns the exit code, stdout and stderr of each process."""
     try:
         ended = [process.communicate(timeout=120) for process in processes]
     finally:
@@ -162,20 +159,20 @@ def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str
 
 
 def kill(*processes: subprocess.Popen[str]) -> None:
-    """Ends processes, also those that are stopped."""
+    """Kills processes, including stopped processes."""
     for process in processes:
         process.kill()
         process.communicate()
 
 
 def copy_of(workdir: Path, target: Path) -> Path:
-    """Copies a workdir that a test changes."""
+    """Copies a workdir, so that a test can change it."""
     shutil.copytree(workdir, target)
     return target
 
 
 def cut_back(workdir: Path, step: int) -> None:
-    """Removes what a run wrote after the checkpoint of a step."""
+    """Removes the checkpoints after a step, and the results."""
     for folder in workdir.iterdir():
         if folder.name.isdecimal() and int(folder.name) > step:
             shutil.rmtree(folder)
@@ -183,7 +180,7 @@ def cut_back(workdir: Path, step: int) -> None:
 
 
 def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
-    """Returns the checksums of parameters and training state, and the metrics."""
+    """Returns a checkpoint's checksums of parameters and state, and its metrics."""
     return {
         "params": array_checksums(read_arrays(workdir, step, "params")),
         "state": array_checksums(read_arrays(workdir, step, "state")),
@@ -192,14 +189,14 @@ def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
 
 
 def assert_sealed(workdir: Path) -> None:
-    """Asserts that every step is as it was saved, as a user does."""
+    """Checks the files of all checkpoints as a user would, with `sha256sum`."""
     check = ("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS")
     for step in list_steps(workdir):
         subprocess.run(check, cwd=workdir / str(step), check=True)
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl` without speeds."""
+    """Returns the lines of `metrics.jsonl` without the training speed."""
     text = (workdir / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     for line in lines:
@@ -208,7 +205,7 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def result(workdir: Path, split: str = "test") -> dict[str, Any]:
-    """Returns the only result of a split, on the data of the run."""
+    """Returns the only result of a split of the run's own data."""
     paths = (workdir / "evaluation").glob(f"{split}-*.json")
     (path,) = (path for path in paths if path.stem.count("-") == 1)
     content: dict[str, Any] = json.loads(path.read_text())
@@ -216,7 +213,7 @@ def result(workdir: Path, split: str = "test") -> dict[str, Any]:
 
 
 def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> None:
-    """Asserts that a run ended as the reference run: checksums, metrics and results."""
+    """Asserts that a checkpoint, the log and the results equal the reference run's."""
     assert checksums(workdir, step) == checksums(reference_run, step)
     assert metrics(workdir) == metrics(reference_run)
     found, expected = (

@@ -1,11 +1,11 @@
-"""Base cases: the simplest use of each command and function on a run of each kind.
+"""Base cases: the simplest use of each command and function, on each kind of run.
 
-`TABLE` says what becomes of it: it is done, or it is refused in one line that contains
-the word in the table, which is a setting, an argument or a file. If it is refused, a
-command exits with 2 (`rnnmnist.doctor` with 1), and the workdir is unchanged.
+`TABLE` lists the outcomes. A use is done, or it is refused in one line that contains
+the word in the table: a setting, an argument or a file. If a command is refused, it
+exits with 2 (`rnnmnist.doctor` with 1) and leaves the workdir unchanged.
 
-All runs but the shipped model are on the same sequences, and share compiled programs.
-Tests use copies of runs, which are runs in another place.
+All runs except the shipped model use the same sequences and share compiled programs.
+Tests use copies, so that every run is in a new folder.
 """
 
 import contextlib
@@ -40,12 +40,16 @@ from rnnmnist.exporting.comparison import DRAWN
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.workdir import list_steps, lock
 
-# Uses by row, runs by column. The data of the shipped model are not here. Those of the
-# moved run are, but in another place. The killed run is the finished one as it was at
-# its first checkpoint, and trains if its workdir is locked. The run that has begun was
-# killed before its first checkpoint.
+# Each row is a use, and each column is a run:
+# - shipped: the shipped model, whose data are not on this machine
+# - finished: a finished run
+# - training: the killed run with a locked workdir, as if it were training
+# - killed: the finished run as it was at its first checkpoint
+# - begun: a run that was killed before its first checkpoint
+# - ensemble: a finished run of two seeds
+# - moved: a finished run whose data file has been moved
 TABLE = """
-               shipped         finished training killed   begun   seeds    moved
+               shipped         finished training killed   begun   ensemble moved
 main           workdir         done     workdir  done     done    done     levels.npz
 evaluate       data.manual_dir done     done     done     workdir done     data.path
 predict_image  done            five.jpg five.jpg five.jpg workdir five.jpg five.jpg
@@ -66,30 +70,30 @@ DIGIT = REPOSITORY / "docs/five.jpg"
 
 
 class Run(NamedTuple):
-    """A run that a test may change, and how it is used."""
+    """A run that a test can change, and the arguments for its use."""
 
     workdir: Path
     given: tuple[np.ndarray, np.ndarray]  # inputs and labels
-    path: Path  # a file or a folder of its sequences; of the shipped model, of others
-    folder: Path  # for what a test writes
-    training: list[str]  # the flags of `rnnmnist.main` but the workdir
-    places: Sequence[str] = ()  # the flags of the other commands: where the data are
+    path: Path  # a file or folder of its sequences; for the shipped model, of others
+    folder: Path  # for files that a test writes
+    training: list[str]  # flags of `rnnmnist.main`, except the workdir
+    places: Sequence[str] = ()  # flags with which other commands find the data
     num_seeds: int = 1
     is_shipped: bool = False
 
     @property
     def step(self) -> int:
-        """The step of its last checkpoint, or 0."""
+        """The step of the last checkpoint, or 0."""
         return max(list_steps(self.workdir), default=0)
 
     @property
-    def named(self) -> list[str]:
-        """The flag of commands for which the shipped model is the default."""
+    def workdir_flag(self) -> list[str]:
+        """The flag of commands whose default is the shipped model."""
         return [] if self.is_shipped else [f"--workdir={self.workdir}"]
 
     @property
     def sequence(self) -> np.ndarray:
-        """The first one of the given sequences, real [time, features]."""
+        """The first of the given sequences, real [time, features]."""
         if self.is_shipped:
             return self.given[0][0] / 255
         return rnnmnist.read_sequences(self.path)[0][0]
@@ -102,9 +106,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def output(name: str, *arguments: object) -> str:
-    """Returns what a command printed, which did not warn.
+    """Returns the output of a command, which must not warn.
 
-    If the command was refused, the line that it printed is raised.
+    If the command is refused, its error line is raised.
     """
     finished = called(name, *arguments)
     if finished.returncode == 0:
@@ -142,13 +146,13 @@ def evaluate(run: Run) -> None:
 
 
 def predict_image(run: Run) -> None:
-    result = json.loads(output("predict", *run.named, "--json", DIGIT))
+    result = json.loads(output("predict", *run.workdir_flag, "--json", DIGIT))
     assert (result["file"], result["digit"]) == (str(DIGIT), 5)
     assert np.shape(result["probabilities"]) == (28, 10)
 
 
 def predict_file(run: Run) -> None:
-    lines = output("predict", *run.named, run.path).splitlines()
+    lines = output("predict", *run.workdir_flag, run.path).splitlines()
     assert len(lines) == COUNT
     for line in lines:
         assert re.fullmatch(r".+, sequence .+: (low|high), \d+\.\d\d %", line)
@@ -158,7 +162,7 @@ def predict_stream(run: Run) -> None:
     rows = [",".join(map(str, values)) for values in run.sequence.tolist()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdin", io.StringIO("\n".join(rows)))
-        lines = output("predict", *run.named, "--stream").splitlines()
+        lines = output("predict", *run.workdir_flag, "--stream").splitlines()
     times = [json.loads(line)["step"] for line in lines]
     assert times == list(range(1, len(rows) + 1))
 
@@ -177,7 +181,7 @@ def report(run: Run) -> None:
 
 def page(run: Run) -> None:
     path = run.folder / "draw.html"
-    assert str(path) in output("page", f"--output={path}", *run.named)
+    assert str(path) in output("page", f"--output={path}", *run.workdir_flag)
     assert "</html>" in path.read_text()
 
 
@@ -208,7 +212,7 @@ def fit(run: Run) -> None:
 
 
 def answers(run: Run) -> None:
-    """Predictions, a stream and occlusion in Python."""
+    """Predicts, reads a stream and computes the occlusion in Python."""
     model = rnnmnist.load(run.workdir)
     inputs, _ = run.given
     probabilities = model.classify(inputs)
@@ -243,7 +247,7 @@ USES: dict[str, Callable[[Run], None]] = {
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
-    """Yields the parameters of the tests: a run, a use, and what becomes of it."""
+    """Yields the run, use and expected outcome of each test."""
     columns, *rows = (line.split() for line in TABLE.strip().splitlines())
     for index, name in enumerate(columns, 1):
         for row in rows:
@@ -258,7 +262,7 @@ def write(folder: Path) -> Path:
 
 
 def train_run(folder: Path, name: str) -> None:
-    """Trains the run with a name in a new folder."""
+    """Trains the run of a column of `TABLE` in a new folder."""
     folder.mkdir()
     workdir = folder / "run"
     if name == "moved":
@@ -271,14 +275,14 @@ def train_run(folder: Path, name: str) -> None:
         if metrics.step == FIRST:
             shutil.copytree(workdir, folder / "killed")
 
-    fit_small(workdir, num_seeds=2 if name == "seeds" else 1, callback=copy)
+    fit_small(workdir, num_seeds=2 if name == "ensemble" else 1, callback=copy)
 
 
 @pytest.fixture
 def run(
     name: str, request: pytest.FixtureRequest, once: Once, tmp_path: Path
 ) -> Iterator[Run]:
-    """The run with a name; see `TABLE`."""
+    """A copy of the run of a column of `TABLE`."""
     if name == "shipped":
         yield shipped_run(request.getfixturevalue("monkeypatch"), tmp_path)
         return
@@ -289,10 +293,10 @@ def run(
     workdir = shutil.copytree(source, tmp_path / "run")
     if name == "begun":
         shutil.rmtree(workdir / str(FIRST))
-    path = trained_on = workdir / "arrays.data"  # which `fit` has written
+    path = trained_on = workdir / "arrays.data"  # written by `fit`
     if name == "moved":
         path, trained_on = trained / "moved.npz", trained / "levels.npz"
-    num_seeds = 2 if name == "seeds" else 1
+    num_seeds = 2 if name == "ensemble" else 1
     flags = training_flags(trained_on, num_seeds)
     given = INPUTS, LABELS
     with lock(workdir) if name == "training" else contextlib.nullcontext():
@@ -306,7 +310,7 @@ def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
 
 
 def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
-    """Returns the shipped model, whose data are not here."""
+    """Returns the shipped model, without its data."""
     workdir = REPOSITORY / "checkpoints/reference"
     disconnect(patch)
     places = [f"--config.data.data_dir={folder}"]
@@ -319,7 +323,9 @@ def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
 
 @pytest.mark.usefixtures("fast_programs", "unrendered")
 @pytest.mark.parametrize(("name", "use", "expected"), [*cases()])
-def test_a_base_case(use: str, run: Run, expected: str) -> None:
+def test_a_use_is_done_or_refused_as_in_the_table(
+    use: str, run: Run, expected: str
+) -> None:
     if expected == "done":
         USES[use](run)
         return

@@ -1,4 +1,4 @@
-"""`notebooks/colab.ipynb`: as it is stored, and executed."""
+"""The Colab notebook, in its stored form and when it is executed."""
 
 import json
 import re
@@ -20,8 +20,8 @@ OVERRIDES = {
     "log_every_steps": 10,
     "eval_every_steps": 20,
 }
-# Appended to the notebook, and run in the same kernel. An interrupt after 20 steps ends
-# the training of the first cell at its next line, after 30.
+# Cells that are appended to the notebook and run in the same kernel. An interrupt after
+# step 20 ends the training of the first cell at step 30, the next line of the log.
 INTERRUPTED = """
 import signal
 
@@ -52,8 +52,7 @@ def test_the_notebook_is_stored_without_outputs() -> None:
         assert cell.get("execution_count") is None
 
 
-def test_the_installation_asks_for_the_repository() -> None:
-    """Before it changes anything."""
+def test_the_installation_asks_for_the_repository_before_it_starts() -> None:
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     code = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
     names = {"__name__": "__main__"}
@@ -65,7 +64,7 @@ def test_the_installation_asks_for_the_repository() -> None:
 
 @pytest.mark.slow
 def test_a_wheel_is_typed_and_its_readme_has_no_relative_links(tmp_path: Path) -> None:
-    """It is built without a network."""
+    """The wheel is built without a network."""
     flags = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     pip = [sys.executable, "-m", "pip", "wheel", *flags, f"--wheel-dir={tmp_path}"]
     subprocess.run([*pip, str(REPOSITORY)], check=True)
@@ -80,10 +79,10 @@ def test_a_wheel_is_typed_and_its_readme_has_no_relative_links(tmp_path: Path) -
 
 
 def variables_of_colab(folder: Path) -> dict[str, str]:
-    """The variables of a runtime like Colab's, with all packages but this one.
+    """Returns the variables of a runtime like Colab's, which lacks only this package.
 
-    Its kernel runs in a virtual environment that sees the packages of this one and
-    installs into its own folder.
+    The kernel runs in a virtual environment that sees the packages of this environment
+    and installs into its own folder.
     """
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
@@ -103,7 +102,7 @@ def variables_of_colab(folder: Path) -> dict[str, str]:
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_PATH": str(folder / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(folder / "connections"),
-        "PIP_CONSTRAINT": "",  # of CI
+        "PIP_CONSTRAINT": "",  # CI sets it
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # the backend is installed
         "PIP_NO_INDEX": "1",
@@ -114,7 +113,7 @@ def variables_of_colab(folder: Path) -> dict[str, str]:
 def test_the_notebook_can_be_executed(
     tmp_path: Path, unoptimized: dict[str, str], committed: Path, data_dir: Path
 ) -> None:
-    """An interrupt of the training saves, and the installation replaces nothing."""
+    """Interrupted training saves a checkpoint. The installation replaces no package."""
     injected = {
         "REPOSITORY": f"file://localhost{committed}",
         "OVERRIDES": OVERRIDES | {"data_dir": str(data_dir)},

@@ -1,7 +1,8 @@
 """The commands on the embedded data set: complete runs, their files and errors.
 
-A command runs as a process where its start, its exit code or its whole output matter.
-Otherwise its `main` is called in this process, which has already imported jax.
+If the start of a command, its exit code or its complete output matters, the command
+runs in a new process. Otherwise, this process, which has already imported jax, calls
+its `main`.
 """
 
 import importlib
@@ -41,11 +42,13 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def copied(reference_run: Path, tmp_path: Path) -> Path:
-    """A copy of the complete run's workdir that a test may change."""
+    """A copy of the reference run's workdir, which a test can change."""
     return trainer.copy_of(reference_run, tmp_path / "run")
 
 
-def test_a_run_writes_the_files_of_the_contract(reference_run: Path) -> None:
+def test_a_run_writes_its_configuration_log_and_checkpoints(
+    reference_run: Path,
+) -> None:
     workdir, printed = reference_run, (reference_run.parent / "printed.txt").read_text()
     config = json.loads((workdir / "config.json").read_text())
     assert config["model"]["hidden_size"] == 48
@@ -67,7 +70,7 @@ def test_a_run_writes_the_files_of_the_contract(reference_run: Path) -> None:
 def test_evaluate_reproduces_the_result_of_the_trainer(
     copied: Path, command: Command
 ) -> None:
-    """Also where compiled programs cannot be kept, of which it warns."""
+    """If compiled programs cannot be cached, the command warns and continues."""
     (path,) = (copied / "evaluation").glob("test-*.json")
     by_trainer = path.read_text()
     path.unlink()
@@ -85,13 +88,13 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
     line = lines(copied)[-1]
     assert (line["split"], line["step"]) == ("validation", 120)
     assert result["accuracy"] == line["accuracy"]
-    assert result["temperature"] != 1  # which the metrics do not have
+    assert result["temperature"] != 1  # `metrics.jsonl` has no temperature
 
 
 def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
     copied: Path, data_dir: Path
 ) -> None:
-    """Such as those before the embedded splits had a checksum."""
+    """The run was trained before the embedded splits had a checksum."""
     for path in copied.glob("*/header/metadata"):
         content = json.loads(path.read_text())
         content["task"]["sha256"] = None
@@ -106,7 +109,7 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
 
 
 def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) -> None:
-    """Nor does the list of the public names, which an interactive session completes."""
+    """Completion of the public names in a session does not need them, either."""
     program = (
         "import sys\nimport rnnmnist\nfrom rnnmnist.commands import doctor, train\n"
         "from rnnmnist.errors import UserError\n"
@@ -125,7 +128,7 @@ def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) 
     assert printed.endswith("\nset()\nset()\n")
 
 
-def test_a_user_error_is_printed_in_one_line_and_exits_2(command: Command) -> None:
+def test_a_user_error_is_one_line_with_exit_code_2(command: Command) -> None:
     finished = command("__main__", "trian")
     one_line_error(finished)
     assert finished.stdout == ""
@@ -140,10 +143,10 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
         assert line.endswith(f"  {doc.splitlines()[0]}")
 
 
-def test_the_console_script_runs_a_command_that_ends_normally(
+def test_the_console_script_runs_exit_handlers(
     environment: dict[str, str],
 ) -> None:
-    """Profilers, coverage and other functions at exit run."""
+    """Profilers and coverage depend on them."""
     program = (
         "import atexit\nfrom rnnmnist.__main__ import run\n"
         "atexit.register(print, 'at exit')\nrun()"
@@ -154,7 +157,7 @@ def test_the_console_script_runs_a_command_that_ends_normally(
     assert finished.stdout == f"{rnnmnist.__version__}\nat exit\n"
 
 
-def test_the_tutorial_also_scores_the_first_128_images(
+def test_the_tutorial_is_also_evaluated_on_the_first_128_images(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = {"data.name": "mnist5k", "data.data_dir": str(data_dir)}
@@ -167,10 +170,10 @@ def test_the_tutorial_also_scores_the_first_128_images(
 
 
 @pytest.mark.parametrize(("learning_rate", "wrong_step"), [("1e15", 2), ("1e38", 1)])
-def test_a_non_finite_step_stops_the_run_and_is_named(
+def test_an_update_that_is_not_finite_stops_the_run_and_is_named(
     data_dir: Path, tmp_path: Path, learning_rate: str, wrong_step: int
 ) -> None:
-    """The log has the updates before it."""
+    """The log contains all earlier updates."""
     rate = f"--config.train.learning_rate={learning_rate}"
     args = trainer.arguments(tmp_path, data_dir, *trainer.WILD, rate)
     finished = called("main", *args)
@@ -182,10 +185,10 @@ def test_a_non_finite_step_stops_the_run_and_is_named(
 
 
 @pytest.mark.slow
-# The stream that swallows the output is open until the process of a command ends.
+# The stream that discards the output stays open until the process ends.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file.*null:ResourceWarning")
-def test_a_quiet_command_prints_warnings_and_errors_only(
+def test_a_quiet_command_prints_only_warnings_and_errors(
     data_dir: Path, tmp_path: Path
 ) -> None:
     arguments = ["--quiet", f"--workdir={tmp_path / 'run'}", "--config.seed=0"]

@@ -1,4 +1,4 @@
-"""The doctor: its report on this machine, and that it leaves nothing behind."""
+"""The doctor reports on this machine and leaves no files behind."""
 
 import re
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from rnnmnist.errors import RunError
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither prepared data nor a network nor a home folder."""
+    """Removes the network, the home folder and all prepared data."""
     disconnect(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("offline")
-def test_the_report_of_a_machine_on_which_a_run_works(tmp_path: Path) -> None:
+def test_the_report_on_a_machine_where_a_run_works(tmp_path: Path) -> None:
     finished = called("doctor", *trainer.SETTINGS, "--num_processes=1")
     assert finished.stderr == ""
     lines = output_of(finished).splitlines()
@@ -48,8 +48,10 @@ def test_the_report_of_a_machine_on_which_a_run_works(tmp_path: Path) -> None:
         (trainer.WILD, "not finite"),
     ],
 )
-def test_a_problem_is_one_line(tmp_path: Path, flags: Sequence[str], part: str) -> None:
-    """It is the error of the run."""
+def test_a_problem_is_reported_in_one_line(
+    tmp_path: Path, flags: Sequence[str], part: str
+) -> None:
+    """The line contains the error that the run would raise."""
     run = tmp_path / "run"
     arguments = trainer.arguments(run, tmp_path, *flags, "--num_processes=1")
     with pytest.raises(RunError, match=r"a run of \w+ would not work here: ") as error:
@@ -60,10 +62,10 @@ def test_a_problem_is_one_line(tmp_path: Path, flags: Sequence[str], part: str) 
 
 
 @pytest.mark.slow
-def test_a_missing_platform_is_one_line(
+def test_a_missing_platform_is_reported_in_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """As in a notebook whose variables name a TPU that it no longer has."""
+    """A notebook, for example, can have variables for a TPU that is gone."""
     program = (
         "import sys\n"
         "from rnnmnist.commands import command_line, doctor, train\n"

@@ -1,4 +1,4 @@
-"""Values so large that a network has no prediction: refused, by every command."""
+"""Every command refuses values that are too large for a prediction."""
 
 import dataclasses
 import io
@@ -31,7 +31,7 @@ LABELS = np.arange(4) % 2
 
 
 def run_on(folder: Path, normalize: Any) -> Path:
-    """A run on two features, without or with a normalization."""
+    """Saves a run on two features, with or without normalization."""
     data = DataConfig(name="files", normalize=normalize)
     config = Config(data=data, model=ModelConfig(hidden_size=4))
     config = config.replace({"train.num_steps": 3})
@@ -44,7 +44,7 @@ def run_on(folder: Path, normalize: Any) -> Path:
 def test_there_is_no_result_without_finite_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits are 0 of zeros, and infinite of ones."""
+    """The logits of zeros are 0, and the logits of ones are infinite."""
     data = DataConfig(name="files", normalize="none")
     model = ModelConfig("rnn", hidden_size=4)
     task = task_of(6, 2, 2)
@@ -82,16 +82,16 @@ def test_there_is_no_result_without_finite_logits(
     ("normalize", "near", "value"),
     [("standardize", 1.9e6, 2.1e6), ("none", -1.8e19, -3.5e38)],
 )
-def test_no_command_classifies_a_value_a_million_deviations_from_the_mean(
+def test_no_command_accepts_a_value_a_million_standard_deviations_from_the_mean(
     normalize: str,
     near: float,
     value: float,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a normalization, anything that float32 can square is read.
+    """Without normalization, a value is accepted if its square is finite in float32.
 
-    The padding of sequences holds any value.
+    The padding of sequences can contain any value.
     """
     workdir = run_on(tmp_path, normalize)
     model = load(workdir)

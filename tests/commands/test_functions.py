@@ -1,4 +1,4 @@
-"""What commands do, called from Python."""
+"""The Python methods that correspond to commands."""
 
 import json
 import pkgutil
@@ -13,15 +13,15 @@ from rnnmnist.runs.records import Record
 
 
 def test_no_public_name_is_a_module() -> None:
-    """So that imports of modules, in any order, replace no function."""
+    """Otherwise, the import of a module could replace a function of the same name."""
     modules = {module.name for module in pkgutil.iter_modules(rnnmnist.__path__)}
     assert modules.isdisjoint(rnnmnist.__all__)
 
 
-def test_the_methods_return_what_their_commands_write(
+def test_methods_return_the_results_that_commands_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And print nothing."""
+    """The methods print nothing."""
     workdir = fit_small(tmp_path / "run")
     model = rnnmnist.load(workdir, "latest")
     result = model.evaluate("train")
@@ -41,11 +41,11 @@ def test_the_methods_return_what_their_commands_write(
         assert msgspec.to_builtins(returned) == written
     assert exports["stablehlo"].step_certificate is None
     report = rnnmnist.load(workdir).report()
-    scores = rnnmnist.load(workdir, path=workdir / "arrays.data").evaluate()
+    other = rnnmnist.load(workdir, path=workdir / "arrays.data").evaluate()
     assert report.result.split == "validation"
-    assert report.result.confusion == scores.confusion
+    assert report.result.confusion == other.confusion
     text = report.page.read_text()
-    assert f"{scores.correct} of {scores.examples}" in text
+    assert f"{other.correct} of {other.examples}" in text
     assert {*report.pictures, report.page} == set((workdir / "report").iterdir())
     assert capsys.readouterr() == ("", "")
     output_of(called("evaluate", f"--workdir={workdir}", "--split=train"))

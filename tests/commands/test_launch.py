@@ -1,4 +1,4 @@
-"""The scripts for clusters: the command of each, in two processes on this machine."""
+"""The launch scripts for clusters, tested on this machine."""
 
 import os
 import shlex
@@ -19,9 +19,9 @@ SHORT = "--config.train.num_steps=7"
 
 
 def passed_to(program: str, script: str, *args: str, **variables: str) -> list[str]:
-    """Runs a script to its end; returns all arguments that it passes to a program.
+    """Runs a script, and returns all arguments that it passes to a cluster's program.
 
-    The program belongs to a cluster. Here it is a function that prints its arguments.
+    A shell function that prints its arguments replaces the program.
     """
     function = f'{program}() {{ printf "%s\\0" "$@"; }}'
     finished = subprocess.run(
@@ -36,8 +36,8 @@ def passed_to(program: str, script: str, *args: str, **variables: str) -> list[s
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-def test_slurm(new_run: trainer.Run) -> None:
-    """jax detects the tasks by SLURM's variables."""
+def test_slurm_runs_two_processes(new_run: trainer.Run) -> None:
+    """jax finds the processes by SLURM's variables."""
     args = new_run.arguments(SHORT)
     passed = passed_to("srun", "slurm.sh", *args, SLURM_JOB_NAME="rnnmnist")
     command = passed[passed.index(MAIN[0]) :]
@@ -59,8 +59,8 @@ def test_slurm(new_run: trainer.Run) -> None:
     assert (new_run.workdir / "evaluation" / "test-7.json").exists()
 
 
-def test_jobset() -> None:
-    """Each pod gets its index from Kubernetes."""
+def test_a_jobset_runs_one_process_per_pod() -> None:
+    """Kubernetes passes each pod its index."""
     spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
@@ -71,8 +71,8 @@ def test_jobset() -> None:
         assert parse(argv).processes[1:] == (job["completions"], index)
 
 
-def test_cloud_tpu(tmp_path: Path) -> None:
-    """The hosts of a slice get the arguments through a shell."""
+def test_cloud_tpu_passes_arguments_with_special_characters(tmp_path: Path) -> None:
+    """A shell on each host of a slice parses the arguments."""
     workdir, args = (
         tmp_path / "a user's",
         [SHORT, f"--config.data.path={tmp_path}/my x"],

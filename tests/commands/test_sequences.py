@@ -1,4 +1,4 @@
-"""Runs on files of users: evaluation, prediction, and what is refused."""
+"""Runs on users' sequences: evaluation, prediction and refusals."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ CLASSES = np.array(["low", "middle", "high"])
 
 
 def arrays(count: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
-    """Noise of unequal lengths, whose mean tells the class."""
+    """Returns noisy sequences of unequal lengths, whose mean depends on the class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     splits = np.array(["train", "train", "validation", "test"])
@@ -60,8 +60,8 @@ def run(once: Once) -> Path:
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_evaluation_and_report_of_other_data(run: Path, tmp_path: Path) -> None:
-    """Without a split, all of them are evaluated. The result has a file of its own."""
+def test_evaluation_and_report_on_other_data(run: Path, tmp_path: Path) -> None:
+    """Without splits, all sequences are evaluated. The result has a separate file."""
     copy = shutil.copytree(run, tmp_path / "copy")
     unsplit = arrays(15, seed=1)
     del unsplit["split"]
@@ -76,7 +76,7 @@ def test_evaluation_and_report_of_other_data(run: Path, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["dataset"] == "other"
     assert content["task"]["sha256"] != content["trained_on_sha256"]
-    # The means of the training data, not of these.
+    # The mean is computed from the training data, not from the other data.
     assert content["task"]["mean"] == before["task"]["mean"]
     assert trainer.result(copy) == before
     report.main(arguments)
@@ -104,7 +104,7 @@ def test_fit_trains_on_a_list_of_arrays(tmp_path: Path) -> None:
     content = arrays()
     settings = SMALL | {"workdir": tmp_path / "run", "split": content["split"]}
     pairs = zip(content["inputs"], content["lengths"], strict=True)
-    inputs, labels = [one[:length] for one, length in pairs], content["labels"]
+    inputs, labels = [values[:length] for values, length in pairs], content["labels"]
     workdir = rnnmnist.fit(inputs, labels, **settings).workdir
     assert workdir == tmp_path / "run"
     with pytest.raises(UserError, match="trained on other data"):

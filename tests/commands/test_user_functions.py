@@ -1,4 +1,4 @@
-"""Functions of the user's own, in every setting that takes one."""
+"""User-defined functions, in every setting that accepts a function."""
 
 import copy
 import functools
@@ -61,7 +61,7 @@ from rnnmnist.training.loss import LOSS_FUNCTIONS, Objective
 from rnnmnist.training.state import Program, create_state
 from rnnmnist.training.step import train_chunk
 
-# Beside the recipes of the page.
+# Added to the recipes of the page.
 OTHERS = '''
 HALF = jnp.float32(1) / 2  # initializes jax's devices
 
@@ -217,7 +217,7 @@ def no_inputs():
 
 number = 3
 '''
-# A value of each setting, for the file of the page.
+# A value for each setting. `own.py` is the file of the page.
 ROWS = {
     "network": "own.py:Attention,width=8,penalty=0.1",
     "cell": "own.py:Sowing,decay=0.9,penalty=0.1",
@@ -233,7 +233,7 @@ SPLIT = np.where(np.arange(40) < 30, "train", "validation")
 
 @pytest.fixture(autouse=True)
 def promotions() -> Iterator[None]:
-    """Those of jax, which a user's functions may use."""
+    """Allows the implicit promotions of jax, which user-defined functions can use."""
     changes = {
         "jax_numpy_rank_promotion": "allow",
         "jax_numpy_dtype_promotion": "standard",
@@ -244,7 +244,7 @@ def promotions() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with the functions and the data."""
+    """The current folder, with the functions and the data."""
     monkeypatch.chdir(tmp_path)
     write_recipes(tmp_path)
     with (tmp_path / "own.py").open("a") as file:
@@ -256,7 +256,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings_of(row: str) -> dict[str, Any]:
-    """The settings of a small run with a function, by their short names."""
+    """Returns the settings of a small run with one user-defined function."""
     settings = SMALL | {"path": "data", row: ROWS[row]}
     if row == "network":
         del settings["cell"], settings["hidden_size"]
@@ -277,10 +277,10 @@ def fit(**settings: Any) -> rnnmnist.Model:
     return rnnmnist.fit(INPUTS, LABELS, split=SPLIT, verbose=False, **given)
 
 
-def kill_after_its_first_save(
+def kill_after_first_save(
     environment: dict[str, str], workdir: Path, arguments: list[str]
 ) -> None:
-    """Starts a training in a process, whose saves are slow, and kills it."""
+    """Trains in a process with slow saves, and kills it after the first save."""
     variables = environment | {"PYTHONPATH": trainer.PYTHONPATH}
     argv = *trainer.SLOW_SAVE, *arguments, f"--workdir={workdir}"
     process = subprocess.Popen(
@@ -298,7 +298,7 @@ def kill_after_its_first_save(
 def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     row: str, folder: Path, environment: dict[str, str]
 ) -> None:
-    """Later, only networks, cells and readers have to be named again."""
+    """Afterwards, users only have to name networks, cells and readers again."""
     settings = settings_of(row)
     named = {row: ROWS[row]} if row in ("network", "cell") else {}
     whole = train(folder / "whole", settings)
@@ -312,7 +312,7 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         train(folder / "stopped", settings, callback=interrupt)
     arguments = ["--config=trained", *flags_of(settings)]
-    kill_after_its_first_save(environment, folder / "killed", arguments)
+    kill_after_first_save(environment, folder / "killed", arguments)
     for name in ("stopped", "killed"):
         assert Record(folder / name).step in (10, 15)
         resumed = called("main", *arguments, f"--workdir={folder}/{name}")
@@ -344,7 +344,7 @@ EXAMPLES = Examples(
 
 
 def updated(settings: dict[str, Any], devices: int) -> list[Any]:
-    """Returns the networks after eight updates, and the sums of their losses."""
+    """Returns the parameters and metrics of each member after eight updates."""
     common: dict[str, Any] = {"train.batch_size": 16, "train.num_steps": 50}
     config = import_functions(run_config(common | settings))
     mesh = mesh_of(devices)
@@ -364,8 +364,10 @@ def updated(settings: dict[str, Any], devices: int) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("kind", ["network", "cell"])
-def test_devices_and_seeds_change_rounding_only(kind: str, folder: Path) -> None:
-    """All functions together, of sequences of different lengths."""
+def test_devices_and_ensembles_change_only_the_rounding(
+    kind: str, folder: Path
+) -> None:
+    """All functions are used together, on sequences of different lengths."""
     settings: dict[str, Any] = {
         "train.loss": ROWS["loss"],
         "train.optimizer": "optax:adam,b1=0.8",
@@ -389,7 +391,7 @@ def test_devices_and_seeds_change_rounding_only(kind: str, folder: Path) -> None
     np.testing.assert_allclose(metrics["top,k=1"], metrics["accuracy"])
 
 
-# Values of a setting, and a part of the message.
+# A setting, a wrong value, and part of the message.
 WRONG = [
     ("cell", "own.py:Leeky", "own.py has no function Leeky; did you mean 'Leaky'"),
     ("cell", "own.py:number", "own.py has no function number"),
@@ -445,7 +447,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "part"), WRONG, ids=lambda value: "")
-def test_a_wrong_function_is_one_line_before_anything_is_written(
+def test_a_wrong_function_is_refused_in_one_line_before_anything_is_written(
     name: str, value: str, part: str, folder: Path
 ) -> None:
     (folder / "broken.py").write_text("x")
@@ -489,7 +491,7 @@ def test_a_wrong_function_is_one_line_before_anything_is_written(
 def test_settings_that_do_not_apply_are_refused(
     settings: dict[str, Any], part: str, folder: Path
 ) -> None:
-    """Those of a recipe, such as `label_smoothing` of `trained`, are dropped."""
+    """Settings of a recipe, such as `label_smoothing` of `trained`, are dropped."""
     with pytest.raises(UserError) as error:
         rnnmnist.fit(INPUTS, LABELS, verbose=False, **settings)
     assert part in str(error.value)
@@ -497,7 +499,7 @@ def test_settings_that_do_not_apply_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_the_configuration_of_filters_takes_a_reader_only(folder: Path) -> None:
+def test_the_filters_configuration_accepts_only_a_reader(folder: Path) -> None:
     common = "--config=filters", f"--config.data.path={ROWS['path']}"
     network = f"--config.model.network={ROWS['network']}"
     assert "beside model.network=" in refused("main", *common, network)
@@ -506,12 +508,12 @@ def test_the_configuration_of_filters_takes_a_reader_only(folder: Path) -> None:
     output_of(called("main", *common, f"--workdir={folder}/run"))
 
 
-def test_a_reader_is_checked_and_its_maps_stay_maps(folder: Path) -> None:
+def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> None:
     source = open_source(DataConfig("files", path=ROWS["path"]))
     examples = source.load(Config(data=DataConfig("files"))).splits["train"]
     array: Any = examples.stored
     while not isinstance(array, np.memmap):
-        array = array.base  # None if it is none
+        array = array.base  # None at the end
     for reader, part in (
         ("own.py:levels,folder=absent", "levels,folder='absent' fails: FileNotFound"),
         ("own.py:no_inputs", "no_inputs: contains the array 'input'; did you mean"),
@@ -541,7 +543,7 @@ def test_a_metric_that_is_not_finite_is_logged(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_a_resume_compares_functions_by_their_sources(folder: Path) -> None:
-    """Those of a file may move, and equal parameters may be written in two ways."""
+    """A file can be moved, and equal parameters can be written in two ways."""
     settings = SMALL | {"path": "data", "label_smoothing": 0}
     train(folder / "run", settings)
     with pytest.raises(UserError, match=r"FILE.py:last \(checkpoint: last\)"):
@@ -560,7 +562,7 @@ def test_a_resume_compares_functions_by_their_sources(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_the_loss_is_logged_and_compared_and_results_have_the_cross_entropy(
+def test_the_log_contains_the_loss_and_results_the_cross_entropy(
     folder: Path,
 ) -> None:
     model = fit(loss=ROWS["loss"], num_seeds=2)
@@ -569,20 +571,22 @@ def test_the_loss_is_logged_and_compared_and_results_have_the_cross_entropy(
     focal = import_function("train.loss", f"{folder}/{ROWS['loss']}")
     line = model.validation_metrics
     assert line is not None
-    losses = [network.loss for network in line.members]
+    losses = [member.loss for member in line.members]
     expected = [float(focal(each, labels).mean()) for each in logits]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     result = model.evaluate()
     entropy = optax.softmax_cross_entropy_with_integer_labels
     expected = [float(entropy(each, labels).mean()) for each in logits]
-    losses = [network.loss for network in result.members]
+    losses = [member.loss for member in result.members]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("kind", ["network", "cell"])
-def test_penalties_change_the_gradient_and_not_the_log(kind: str, folder: Path) -> None:
+def test_penalties_change_the_gradient_but_not_the_logged_loss(
+    kind: str, folder: Path
+) -> None:
     names = {"network": "Attention,dropout=0", "cell": "Sowing"}
     without, heavy = (
         fit(num_steps=1, log_every_steps=1, **{kind: f"own.py:{names[kind]},{penalty}"})
@@ -595,8 +599,8 @@ def test_penalties_change_the_gradient_and_not_the_log(kind: str, folder: Path) 
     assert second.metrics["grad_norm"][0] > 10 * first.metrics["grad_norm"][0]
 
 
-def test_the_penalties_of_a_cell_leave_out_the_padding(folder: Path) -> None:
-    """Each time step has a penalty of 1, and more that depends on the parameters."""
+def test_the_penalties_of_a_cell_exclude_the_padding(folder: Path) -> None:
+    """Each time step has a penalty of 1, plus a term that depends on the parameters."""
     cell = import_function("model.cell", "own.py:Sowing,penalty=1.0")
     model = model_of(ModelConfig(cell=cell, hidden_size=4, window=2), TASK)
     zeros = jax.tree.map(np.zeros_like, random_params(model))
@@ -612,7 +616,7 @@ def test_the_penalties_of_a_cell_leave_out_the_padding(folder: Path) -> None:
     assert float(penalty) == sum(-(-lengths // model.config.stride))
 
 
-def test_an_augmentation_changes_no_padding_and_no_evaluation(folder: Path) -> None:
+def test_an_augmentation_does_not_change_the_padding(folder: Path) -> None:
     settings = {"data.augment": "own.py:jitter", "train.batch_size": 24}
     config = import_functions(run_config(settings, TASK))
     transform = BatchTransform.create(config, TASK)
@@ -630,7 +634,7 @@ def test_an_augmentation_changes_no_padding_and_no_evaluation(folder: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_functions_of_a_notebook_train_in_memory_only(folder: Path) -> None:
+def test_functions_of_a_notebook_train_only_in_memory(folder: Path) -> None:
     def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return ((nn.softmax(logits) - nn.one_hot(labels, 2)) ** 2).sum(-1)
 
@@ -668,7 +672,7 @@ class Unhashable:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_pickle_names_its_network(folder: Path) -> None:
+def test_a_pickle_refers_to_its_network_by_name(folder: Path) -> None:
     model = fit(network=ROWS["network"])
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.classify(INPUTS), model.classify(INPUTS))
@@ -676,7 +680,7 @@ def test_a_pickle_names_its_network(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_the_classifier_of_scikit_learn_takes_functions(folder: Path) -> None:
+def test_the_classifier_of_scikit_learn_accepts_functions(folder: Path) -> None:
     settings = {"loss": ROWS["loss"], "optimizer": optax.sgd, "num_devices": 1}
     classifier = rnnmnist.RNNClassifier(num_steps=20, settings=settings)
     sklearn.base.clone(classifier).fit(INPUTS, LABELS).predict(INPUTS)
@@ -684,7 +688,7 @@ def test_the_classifier_of_scikit_learn_takes_functions(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_changed_file_is_a_warning_and_a_changed_parameter_an_error(
+def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = SMALL | {"path": "data", "cell": "own.py:Leaky,decay=0.9"}
@@ -721,14 +725,14 @@ def test_a_changed_file_is_a_warning_and_a_changed_parameter_an_error(
         ("lstm", {}),
     ],
 )
-def test_parameters_are_the_keywords_of_a_call(
+def test_parameters_are_parsed_like_keyword_arguments(
     text: str, expected: dict[str, Any]
 ) -> None:
     assert parse_parameters(text) == expected
 
 
-def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
-    """Also one of the same name, or of the same size and age, as one that was run."""
+def test_the_current_content_of_a_file_is_run(tmp_path: Path) -> None:
+    """Another file with the same name, or the same size and age, has run before."""
     files = tmp_path / "a" / "flax.py", tmp_path / "b" / "flax.py"
     for number, file in enumerate([*files, *files]):
         file.parent.mkdir(exist_ok=True)
@@ -757,7 +761,7 @@ def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
         assert str(file.parent) not in sys.path
 
 
-def test_a_module_is_imported_as_python_does_it(
+def test_a_module_is_imported_as_in_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -770,7 +774,7 @@ def test_a_module_is_imported_as_python_does_it(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_an_edited_file_is_run_anew_and_an_unedited_one_compiles_nothing(
+def test_an_edited_file_is_run_again_and_an_unedited_file_compiles_nothing(
     folder: Path,
 ) -> None:
     settings = {"cell": "own.py:Leaky", "loss": ROWS["loss"]}
@@ -787,10 +791,10 @@ def test_an_edited_file_is_run_anew_and_an_unedited_one_compiles_nothing(
 
 @pytest.mark.parametrize("name", ["cell", "network", "path"])
 @pytest.mark.parametrize("is_file", [True, False])
-def test_a_checkpoint_never_names_the_code_that_runs(
+def test_code_that_a_checkpoint_names_is_never_run(
     name: str, is_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that somebody was given has a file beside it."""
+    """The code can come with a run that a user has downloaded."""
     if name == "path" and not is_file:
         pytest.skip("a reader is in a file")
     monkeypatch.syspath_prepend(tmp_path)

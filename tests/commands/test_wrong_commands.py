@@ -1,7 +1,7 @@
-"""Wrong commands, one of each kind: each gets one line and writes nothing.
+"""Wrong commands, one of each kind, print a one-line error and write nothing.
 
 The run on images is the reference run. `test_config.py` and `test_reading.py` test
-other values of settings and other files of sequences.
+other values of settings and other sequence files.
 """
 
 import shlex
@@ -32,7 +32,7 @@ SETTINGS = " ".join(trainer.SETTINGS)
 IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 
 
-# Wrong settings of a run, and a part of the error.
+# Wrong settings of a run, and part of the error.
 WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
     ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
@@ -41,13 +41,13 @@ WRONG_SETTINGS = [
     ("model.cell=absent_module.a:Cell", "absent_module.a does not run"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
 ]
-# A path, perhaps other flags, and a part of the error.
+# A path, optional flags, and part of the error.
 WRONG_SEQUENCES = [
     ("absent.npz", "absent.npz: No such file or directory"),
     ("x" * 300, "File name too long"),
     ("run.npz --config.data.name=mnist", "data.path: "),
 ]
-# Other wrong commands, and a part of the error.
+# Other wrong commands, and part of the error.
 WRONG_COMMANDS = [
     ("main --config=embeded", "did you mean 'embedded'?"),
     ("main --workdir=", "workdir: "),
@@ -89,10 +89,10 @@ WRONG_COMMANDS = [
 def folder(
     once: Once, reference_run: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Files of sequences, runs on them and on images, and files of other kinds.
+    """A folder of sequence files, runs on sequences and on images, and other files.
 
-    Each worker has its own copy: a command that is refused can create the folder of its
-    run for a moment.
+    Each worker has its own copy: a refused command can create the folder of its run for
+    a moment.
     """
 
     def fill(folder: Path) -> None:
@@ -110,7 +110,7 @@ def folder(
 
 
 def write_runs(folder: Path) -> None:
-    """Writes files of sequences, and networks for them."""
+    """Writes sequence files, and saves networks for them."""
     split = np.array(["train", "train", "validation", "test"]).repeat(10)
     arrays: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS, "split": split}
     arrays["feature_names"] = ["x"]
@@ -134,7 +134,7 @@ def write_runs(folder: Path) -> None:
         *WRONG_COMMANDS,
     ],
 )
-def test_a_wrong_command_gets_one_line_and_writes_nothing(
+def test_a_wrong_command_prints_one_line_and_writes_nothing(
     folder: Path,
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,

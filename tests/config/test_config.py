@@ -13,7 +13,7 @@ from support import REPOSITORY, TASK, run_config
 from rnnmnist.commands import train
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.recipes import choose_config
-from rnnmnist.config.resolving import RunConfig, resolve
+from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import (
     DEFAULT_LAYERS,
     SETTINGS,
@@ -22,7 +22,6 @@ from rnnmnist.config.schema import (
     TrainConfig,
 )
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import compute_learning_rate
 
@@ -32,21 +31,16 @@ SEQUENCES = Task("mine", 30, 2, ("a", "b"), SIZES)
 
 
 def parse(*args: str) -> Config:
-    """The configuration of a command line, as far as no data are known."""
+    """Returns the configuration of a command line, which is not yet resolved."""
     request = train.parse(["--config=embedded", *args]).request
     return choose_config(request)[0]
-
-
-def on_images(config: Config) -> RunConfig:
-    """What a run with a configuration uses on its own images."""
-    return resolve(config, image_task(config.data))
 
 
 def test_an_override_takes_the_type_of_its_setting() -> None:
     for name, text, value in (
         ("train.learning_rate", "1", 1.0),
         ("train.num_steps", "1e3", 1000),
-        ("train.ema_decay", "0.99999", 0.99999),  # a closed end of its range
+        ("train.ema_decay", "0.99999", 0.99999),  # a bound that its range includes
         ("tutorial_128", "true", True),
         ("data.data_dir", "~/some where", str(Path("~/some where").expanduser())),
         ("execution.num_devices", "none", None),
@@ -62,7 +56,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("seed", 1.5),
     ("seed", np.array([3])),
     ("seed", "x" * 1000),
-    ("train.learning_rate", 0),  # an open end of its range
+    ("train.learning_rate", 0),  # a bound that its range excludes
     ("train.learning_rate", float("nan")),
     ("train.clip_norm", float("inf")),
     ("data.max_shift", True),
@@ -79,7 +73,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_VALUES, ids=lambda value: "")
-def test_a_wrong_value_is_named_in_a_short_line(name: str, value: Any) -> None:
+def test_a_wrong_value_is_refused_in_a_short_line(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"^{name}: ") as error:
         Config().replace({name: value})
     assert len(str(error.value)) < 250
@@ -110,10 +104,10 @@ def test_an_invalid_configuration_file_is_named_in_the_error(
     assert part in str(error.value)
 
 
-def test_only_a_path_names_a_file_of_the_users(
+def test_a_configuration_file_must_be_named_by_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with the name of a shipped configuration is not run instead of it."""
+    """A file in the current folder does not replace a shipped configuration."""
     monkeypatch.chdir(tmp_path)
     for name in ("filters", "mine", "mine.py"):
         Path(name).write_text("")
@@ -126,7 +120,7 @@ def test_only_a_path_names_a_file_of_the_users(
             find_config(absent)
 
 
-def test_a_run_has_a_value_for_what_a_user_leaves_to_its_default() -> None:
+def test_resolving_fills_settings_that_the_user_leaves_out() -> None:
     config = resolve(Config(), TASK)
     unset = [name for name, value in Config().flat().items() if value is None]
     filled = [name for name in unset if config.flat()[name] is not None]
@@ -139,8 +133,8 @@ def test_a_run_has_a_value_for_what_a_user_leaves_to_its_default() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_resolved_configuration_is_that_of_its_run(path: Path) -> None:
-    """Of every configuration that is shipped, also for a run of a single step."""
+def test_resolving_twice_changes_nothing(path: Path) -> None:
+    """All shipped configurations are tested, also with a single training step."""
     given = load_config(path)
     task = SEQUENCES if given.data.name == "files" else TASK
     lengths = (None,) if given.model.is_closed_form else (None, 1)
@@ -150,14 +144,14 @@ def test_a_resolved_configuration_is_that_of_its_run(path: Path) -> None:
         config = resolve(given, task)
         assert resolve(config, task) == config
         for name, value in given.flat().items():
-            is_replaced = name == "train.num_epochs"  # by a number of steps
+            is_replaced = name == "train.num_epochs"  # by `num_steps`
             assert value is None or is_replaced or config.flat()[name] == value
         for saved in (given, config):
             tree = json.loads(json.dumps(msgspec.to_builtins(saved)))
             assert resolve(Config.from_dict(tree), task) == config
 
 
-def test_the_later_of_steps_and_epochs_wins() -> None:
+def test_the_later_setting_of_steps_or_epochs_wins() -> None:
     steps, epochs = {"train.num_steps": 7}, {"train.num_epochs": 2}
     of_steps, of_epochs = (Config().replace(given) for given in (steps, epochs))
     assert resolve(of_steps.replace(epochs), TASK) == resolve(of_epochs, TASK)
@@ -168,7 +162,7 @@ def test_the_later_of_steps_and_epochs_wins() -> None:
         resolve(Config().replace(steps | epochs), TASK)
 
 
-def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
+def test_epochs_are_converted_to_steps_of_the_reduced_batch() -> None:
     for epochs, batch_size, num_steps in ((2.5, 16, 9), (7, 128, 7), (0.001, 16, 1)):
         given = {"train.num_epochs": epochs, "train.batch_size": batch_size}
         train = run_config(given, SEQUENCES).train  # of 60 sequences
@@ -185,7 +179,7 @@ def test_a_run_of_any_length_is_validated_about_ten_times() -> None:
 
 
 def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
-    """A setting that was added since has its default."""
+    """A setting that was added later has its default value."""
     config = Config().replace({"seed": 3, "train.num_steps": 7})
     tree = msgspec.to_builtins(config)
     del tree["num_seeds"], tree["train"]["num_steps"]
@@ -196,7 +190,7 @@ def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
             Config.from_dict(tree | {name: value})
 
 
-def test_the_batch_of_sequences_grows_with_their_number() -> None:
+def test_the_batch_size_grows_with_the_number_of_sequences() -> None:
     files = load_config(find_config("trained"))
     sizes = []
     for count in (5, 100, 10_000, 1_000_000):
@@ -209,10 +203,10 @@ def test_the_batch_of_sequences_grows_with_their_number() -> None:
 
 
 @pytest.mark.parametrize(("cell", "layers"), [("lru", DEFAULT_LAYERS), ("lstm", 1)])
-def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(
+def test_the_recipe_of_files_depends_on_the_cell_and_the_sequence_length(
     cell: str, layers: int
 ) -> None:
-    """Nothing but the cell has to be set."""
+    """Users set only the cell."""
     recipe = parse("--config=files", f"--config.model.cell={cell}")
     for time_steps, given, window, stride in (
         (500, None, 1, 1),
@@ -227,8 +221,8 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(
     assert resolve(Config(), pixels).model.window == 1
 
 
-def test_patience_counts_epochs_of_what_is_trained() -> None:
-    """The task has 2,100 sequences, of which a tenth validates."""
+def test_patience_counts_epochs_of_the_training_split() -> None:
+    """A tenth of the 2,100 sequences is used for validation."""
     examples = {"train": 1890, "validation": 210, "test": 0}
     task = dataclasses.replace(SEQUENCES, examples=examples)
     found = resolve(Config(train=TrainConfig(patience=3)), task).train
@@ -239,8 +233,8 @@ def test_patience_counts_epochs_of_what_is_trained() -> None:
     assert resolve(Config(train=given), task).train.eval_every_steps == 7
 
 
-# Settings by their names without the section, which a run on images or sequences
-# refuses, and the first setting with a part of the error.
+# A task, settings that its run refuses, and part of the error, which names the first
+# setting.
 REFUSED: list[tuple[Task, dict[str, object], str]] = [
     (SEQUENCES, {"data.view": "columns"}, "mine has sequences"),
     (TASK, {"data.path": "a.npz"}, "--config=files"),
@@ -281,7 +275,7 @@ def test_settings_that_contradict_each_other_or_the_task_are_refused(
         ("model.cell", np.str_("gru"), "gru"),
     ],
 )
-def test_numbers_of_numpy_are_those_of_python(
+def test_numpy_scalars_are_converted_to_python_values(
     name: str, value: Any, expected: object
 ) -> None:
     for given in (value, np.array(value)):

@@ -1,4 +1,4 @@
-"""How runs execute on each platform, also without one."""
+"""Execution settings of each platform, tested without its devices."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import abstract_params
 
-PLATFORMS = {  # the names of their compilers and of their precision
+PLATFORMS = {  # the names of the compiler's platform and of the precision
     "cpu": ("cpu", "HIGHEST"),
     "gpu": ("cuda", "HIGH"),
     "tpu": ("tpu", "DEFAULT"),
@@ -23,7 +23,7 @@ INPUTS = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
 
 def test_a_setting_overrides_the_default_of_the_platform() -> None:
     config = Config().replace({"execution.precision": "bfloat16"})
-    found = Execution.create(config, "rocm")  # which is a GPU, too
+    found = Execution.create(config, "rocm")  # ROCm devices are GPUs
     assert found == DEFAULTS["gpu"]._replace(precision="bfloat16")
 
 
@@ -31,7 +31,7 @@ def test_a_setting_overrides_the_default_of_the_platform() -> None:
     ("cell", "platform"), [("gru", "gpu"), ("lru", "cpu"), ("lru", "tpu")]
 )
 def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) -> None:
-    """With the choices of the platform: its products, and no loop over time."""
+    """Products have the platform's precision. Only the CPU loops over time."""
     config = run_config({"model.cell": cell, "model.hidden_size": 8})
     execution = Execution.create(config, platform)
     model = make_model(config.model, TASK, execution)

@@ -1,4 +1,4 @@
-"""The number of sequences chooses the network unless the user or a checkpoint does."""
+"""The number of sequences chooses the cell, unless the user or a checkpoint does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +34,13 @@ def chosen(
     settings: Mapping[str, object] = {},
     saved: Config | None = None,
 ) -> tuple[str, str | None]:
-    """Returns the cell that the rule chooses, and why."""
+    """Returns the chosen cell and the reason."""
     config, reason = choose_config(Request(None, settings), saved, sequences)
     return str(config.model.cell), reason
 
 
-def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
-    """Unless a cell, a setting of training or a callback is given, or a run goes on."""
+def test_few_sequences_get_filters_and_many_get_a_trained_network() -> None:
+    """A cell, a training setting, a callback or a resumed run overrides this choice."""
     assert load_named("files") is load_named(Path("files")) is None
     few, many = FEW_SEQUENCES - 1, FEW_SEQUENCES
     for settings in ({}, {"train.class_weight": "balanced"}):
@@ -57,7 +57,7 @@ def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
     assert chosen(few, saved=TRAINED) == ("lru", None)
 
 
-def test_fewer_sequences_are_enough_for_a_network_if_features_have_two_values() -> None:
+def test_two_valued_features_lower_the_limit_for_a_trained_network() -> None:
     generator = np.random.default_rng(0)
     one_hot = np.eye(5)[generator.integers(5, size=(FEW_SEQUENCES - 1, 4))]
     one_hot[..., 0] = 7  # a constant
@@ -87,7 +87,7 @@ def test_fewer_sequences_are_enough_for_a_network_if_features_have_two_values() 
 
 
 @pytest.mark.slow
-def test_arrays_and_files_are_asked_whether_features_have_two_values(
+def test_two_valued_features_are_detected_in_arrays_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipes, "FEW_TWO_VALUED_SEQUENCES", len(LABELS))
@@ -108,7 +108,7 @@ def test_arrays_and_files_are_asked_whether_features_have_two_values(
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])
-def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
+def test_a_named_configuration_is_used_unchanged(name: str) -> None:
     config = load_named(name)
     assert config is not None
     found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
@@ -118,7 +118,7 @@ def test_a_named_configuration_is_used_as_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("count", "cell", "default"), [(10, "filters", 1000), (FEW_SEQUENCES, "lru", 64)]
 )
-def test_a_size_is_that_of_filters_or_of_a_network(
+def test_the_default_hidden_size_depends_on_the_chosen_cell(
     count: int, cell: str, default: int
 ) -> None:
     sizes = {"train": count, "validation": 0, "test": 0}
@@ -130,10 +130,10 @@ def test_a_size_is_that_of_filters_or_of_a_network(
 
 
 @pytest.mark.slow
-def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
+def test_the_command_prints_the_chosen_cell_and_the_alternative(
     tmp_path: Path,
 ) -> None:
-    """A run that goes on keeps it."""
+    """A resumed run keeps its cell."""
     np.savez(tmp_path / "mine.npz", inputs=INPUTS, labels=LABELS)
     flags = ["--config=files", f"--config.data.path={tmp_path / 'mine.npz'}"]
     flags.append("--config.model.hidden_size=4")
@@ -149,6 +149,6 @@ def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
 
 
 @pytest.mark.slow
-def test_early_stopping_asks_for_a_trained_network() -> None:
+def test_early_stopping_chooses_a_trained_network() -> None:
     classifier = rnnmnist.RNNClassifier(early_stopping=True, settings={"min_steps": 2})
     assert classifier.fit(INPUTS, LABELS).model_.config.model.cell == "lru"

@@ -1,4 +1,4 @@
-"""ImageAugmentation follow their settings and are a function of a key."""
+"""Random transforms of images depend only on their settings and a key."""
 
 import itertools
 from typing import Any
@@ -22,7 +22,7 @@ def sample(seed: int = 0, **limits: Any) -> Transforms:
     return augmentation.sample_transforms(key, COUNT, ImageAugmentation(**limits))
 
 
-def test_a_shift_is_of_whole_pixels() -> None:
+def test_shifts_are_whole_pixels() -> None:
     offsets = np.asarray(sample(max_shift=3).offset)
     shifts = range(-3, 4)
     assert {*map(tuple, offsets.tolist())} == {*itertools.product(shifts, shifts)}
@@ -33,7 +33,7 @@ def test_a_shift_is_of_whole_pixels() -> None:
     [({"max_rotation": 20.0}, np.sin(np.deg2rad(20))), ({"max_shear": 0.3}, 0.3)],
     ids=["rotation", "shear"],
 )
-def test_angles_and_shears_fill_their_range_evenly(
+def test_angles_and_shears_are_uniform_in_their_range(
     limits: dict[str, float], most: float
 ) -> None:
     entries = np.asarray(sample(0, **limits).matrix)[:, 1, 0]
@@ -43,7 +43,7 @@ def test_angles_and_shears_fill_their_range_evenly(
     assert ((counts - expected) ** 2 / expected).sum() < 26  # chi squared, 1 in 2,000
 
 
-def test_a_rotation_turns_and_a_scale_scales_without_a_shear() -> None:
+def test_rotations_are_orthogonal_and_scalings_are_isotropic() -> None:
     turned = np.asarray(sample(max_rotation=30.0).matrix)
     np.testing.assert_allclose(np.linalg.det(turned), 1, atol=1e-6)
     product = turned @ turned.swapaxes(1, 2)
@@ -57,12 +57,16 @@ def test_a_rotation_turns_and_a_scale_scales_without_a_shear() -> None:
     assert factors.max() - factors.min() > 0.4
 
 
-def test_affine_maps_agree_with_scipy() -> None:
+def test_affine_transforms_agree_with_scipy() -> None:
     """Pixels outside of an image are black."""
-    maps = sample(max_shift=2, max_rotation=15.0, max_scale=0.2, max_shear=0.2)
-    results = np.asarray(transform_images(IMAGES, maps))
+    transforms = sample(max_shift=2, max_rotation=15.0, max_scale=0.2, max_shear=0.2)
+    results = np.asarray(transform_images(IMAGES, transforms))
     for image, result, matrix, offset in zip(
-        IMAGES[:20], results, np.asarray(maps.matrix), maps.offset, strict=False
+        IMAGES[:20],
+        results,
+        np.asarray(transforms.matrix),
+        transforms.offset,
+        strict=False,
     ):
         start = 13.5 + np.asarray(offset) - matrix @ [13.5, 13.5]
         levels = image.astype(np.float32) / 255
@@ -80,7 +84,7 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert abs(mirrored.sum() - COUNT / 2) < 4 * np.sqrt(COUNT) / 2
 
 
-def test_elastic_fields_are_smooth_with_the_configured_displacement() -> None:
+def test_elastic_transforms_are_smooth_with_the_configured_displacement() -> None:
     field = sample(elastic=1.5)
     across = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None], (COUNT, 28, 28))
     for ramp in (across, across.swapaxes(1, 2)):
@@ -88,15 +92,15 @@ def test_elastic_fields_are_smooth_with_the_configured_displacement() -> None:
         sources = np.asarray(transform_images(jnp.asarray(ramp), field)) * 255
         shifts = (sources - ramp)[:, 6:22, 6:22]  # with sources inside the image
         assert shifts.std() == pytest.approx(1.5, rel=0.05)
-        # The covariance over 4 pixels that a Gaussian of 4.05 pixels gives.
+        # The covariance at a distance of 4 pixels for a Gaussian of 4.05 pixels.
         covariance = 1.5**2 * np.exp(-((4 / 4.05 / 2) ** 2))
         for one in (shifts, shifts.swapaxes(1, 2)):
             found = (one[:, 4:] * one[:, :-4]).mean()
             assert found == pytest.approx(covariance, rel=0.08)
 
 
-def test_distortions_are_independent() -> None:
-    """They are drawn from keys of their own, whichever others there are."""
+def test_kinds_of_transforms_are_independent() -> None:
+    """Each kind has its own key, which does not depend on the other kinds."""
     alone, together = sample(max_shift=2), sample(max_shift=2, max_rotation=9.0)
     np.testing.assert_array_equal(alone.offset, together.offset)
     assert np.any(np.asarray(sample(1, max_shift=2).offset) != alone.offset)

@@ -1,4 +1,4 @@
-"""Batches are functions of (seed, step) with every image once per epoch."""
+"""Batches depend only on seed and step. Each epoch contains every image once."""
 
 import functools
 import math
@@ -20,14 +20,14 @@ from rnnmnist.data.shuffling import epoch_order
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), labels=np.arange(100, dtype=np.int32)
 )
-DISTORTIONS: dict[str, Any] = {"max_shift": 2, "max_rotation": 10.0}
-DISTORTIONS |= {"elastic": 1.0, "flip": True}
+AUGMENTATION: dict[str, Any] = {"max_shift": 2, "max_rotation": 10.0}
+AUGMENTATION |= {"elastic": 1.0, "flip": True}
 # The number of examples is traced, so one program serves all sizes.
 any_order = jax.jit(epoch_order)
 
 
 def order(seed: int, positions: range | np.ndarray, examples: int) -> np.ndarray:
-    """Returns the indices at some positions, padded to reuse one program."""
+    """Returns the indices at `positions`, which are padded to reuse one program."""
     padding = -len(positions) % 5000
     padded = np.pad(np.asarray(positions), (0, padding), "edge")
     found = any_order(jax.random.key(seed), padded, examples)
@@ -41,7 +41,7 @@ def batches(
     task: Task = TASK,
     **augmentation: Any,
 ) -> Callable[..., Batch]:
-    """Returns the function that reads the batch of a step, or a shard of it."""
+    """Returns a function that reads the batch of a step, or a shard of the batch."""
     given = Config(
         seed=seed,
         data=DataConfig(**augmentation),
@@ -60,8 +60,8 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
         np.testing.assert_array_equal(np.sort(found), np.arange(examples))
 
 
-def test_every_epoch_has_every_image_once() -> None:
-    """Also if epochs end within batches."""
+def test_every_epoch_contains_every_image_once() -> None:
+    """Batches cross the ends of epochs."""
     read = batches(ONE_HUNDRED, 24)
     steps = math.ceil(300 / 24)
     seen = np.concatenate([read(step).labels for step in range(steps)])
@@ -70,21 +70,21 @@ def test_every_epoch_has_every_image_once() -> None:
     assert not (epochs[0] == epochs[1]).all()
 
 
-def test_the_order_of_the_published_results() -> None:
-    """At the end of an epoch and the start of the next one."""
+def test_the_order_of_examples_in_the_published_results_is_kept() -> None:
+    """The positions are at the end of an epoch and the start of the next epoch."""
     expected = [419, 242, 568, 414, 537, 640, 953, 999, 623, 884]
     np.testing.assert_array_equal(order(0, range(995, 1005), 1000), expected)
 
 
 def test_labels_and_lengths_stay_with_their_sequences() -> None:
-    """Of the sequences of a split, which are part of those that are stored."""
+    """The split contains only some of the stored sequences."""
     generator = np.random.default_rng(0)
     stored = generator.normal(size=(90, 6, 2))
     indices = generator.permutation(90)[:40]
     labels, lengths = generator.integers(1, 7, (2, 40), np.int32)
     normalization = Normalization(np.array([1.0, 2.0]), np.array([0.5, 4.0]), "error")
     examples = Examples(stored, lengths, indices, normalization, labels=labels)
-    batch = batches(examples, 24, task=task_of(6, 2, 7))(1)  # of two epochs
+    batch = batches(examples, 24, task=task_of(6, 2, 7))(1)  # a batch of two epochs
     assert batch.lengths is not None
     by_inputs = {}
     for index, label, length in zip(indices, labels, lengths, strict=True):
@@ -96,11 +96,11 @@ def test_labels_and_lengths_stay_with_their_sequences() -> None:
         assert by_inputs[inputs.tobytes()] == (label, length)
 
 
-def test_distortions_follow_seed_and_step() -> None:
+def test_augmentation_depends_on_the_seed_and_the_step() -> None:
     image = random_examples(1).stored
     examples = Examples(image.repeat(100, 0), labels=np.zeros(100, np.int32))
     drawn = {
-        batches(examples, 24, seed, **DISTORTIONS)(step).inputs.tobytes()
+        batches(examples, 24, seed, **AUGMENTATION)(step).inputs.tobytes()
         for seed in (0, 1)
         for step in (1, 2)
     }

@@ -32,7 +32,7 @@ SPLITS_OF_ORIGINALS = {
 
 @pytest.fixture
 def originals_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
-    """A folder of small files in the originals' format, whose checksums are known."""
+    """Small files in the format of the originals, with known checksums."""
     folder = tmp_path / "originals"
     folder.mkdir()
     infos = dict(images.MnistRows.url_infos)
@@ -51,7 +51,7 @@ def originals_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataCon
 
 @pytest.fixture
 def prepared(originals_config: DataConfig) -> DataConfig:
-    """The same files, prepared in a folder to damage."""
+    """The same files in prepared form, which a test can damage."""
     datasets.load(Config(data=originals_config))
     return originals_config
 
@@ -75,7 +75,7 @@ def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
         shipped = {image.tobytes() for image in file["images"]}
     assert len(found) == 5000
     assert set(found) == shipped
-    digest = hashlib.sha256()  # the same with every version of NumPy
+    digest = hashlib.sha256()  # every version of NumPy gives the same
     for pixels, labels in image_sets.embedded_images().values():
         digest.update(pixels.tobytes() + labels.tobytes())
     assert digest.hexdigest() == task.sha256
@@ -83,12 +83,12 @@ def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class PairLabelled(Examples):
-    """Examples with a second label, which follows from the first one and the index."""
+    """Examples with a second label, computed from the label and the last value."""
 
     second: np.ndarray = dataclasses.field(default_factory=lambda: np.array([]))
 
     def __post_init__(self) -> None:
-        if not self.second.size:  # else they are selected from others
+        if not self.second.size:  # a selection passes the labels
             object.__setattr__(self, "second", pair(self.labels, self.stored))
 
 
@@ -103,7 +103,7 @@ def test_a_field_of_a_subclass_of_examples_stays_with_its_examples(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In each kind of data, after a selection of splits, positions and groups."""
+    """Each kind of data is tested after a selection of splits, positions and groups."""
     for module in (datasets, images, reading):
         monkeypatch.setattr(module, "Examples", PairLabelled)
     config = {"embedded": DataConfig("mnist5k"), "prepared": originals_config}.get(kind)
@@ -138,7 +138,7 @@ def test_a_field_of_a_subclass_of_examples_stays_with_its_examples(
 
 
 def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> None:
-    """Compares the images and the labels of every split."""
+    """Compares the images and labels of every split."""
     for split in SPLITS:
         a, b = found[split], expected[split]
         np.testing.assert_array_equal(a.take(slice(None)), b.stored, strict=True)
@@ -148,7 +148,7 @@ def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> N
 def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
     originals_config: DataConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """TFDS does not log that they were not prepared."""
+    """TFDS logs nothing about the missing prepared data."""
     assert_equal(
         datasets.load(Config(data=originals_config)).splits, SPLITS_OF_ORIGINALS
     )
@@ -168,7 +168,7 @@ def test_a_wrong_file_is_named_and_leaves_no_files(
     assert files(tmp_path / "prepared") == []
 
 
-def test_without_files_and_network_the_missing_ones_are_named(
+def test_without_a_network_missing_files_are_named(
     originals_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disconnect(monkeypatch)
@@ -181,14 +181,14 @@ def test_without_files_and_network_the_missing_ones_are_named(
     assert files(tmp_path / "prepared") == []
 
 
-def test_files_are_downloaded_from_a_host_that_is_named(
+def test_a_download_logs_the_host(
     originals_config: DataConfig,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """From a server of this process."""
+    """The server runs in this process."""
     handler = functools.partial(
         http.server.SimpleHTTPRequestHandler, directory=originals_config.manual_dir
     )
@@ -212,7 +212,7 @@ def test_files_are_downloaded_from_a_host_that_is_named(
 def test_no_flipped_byte_of_prepared_data_is_read(
     prepared: DataConfig, tmp_path: Path
 ) -> None:
-    """array_record has checksums of its own; some bytes are of no record."""
+    """array_record has its own checksums. Some bytes do not belong to any record."""
     (path,) = tmp_path.rglob("*validation.array_record*")
     content = path.read_bytes()
     refused = 0
@@ -229,7 +229,7 @@ def test_no_flipped_byte_of_prepared_data_is_read(
     assert refused >= 3
 
 
-def test_damaged_information_on_prepared_data_is_one_line(
+def test_damaged_metadata_of_prepared_data_cause_a_one_line_error(
     prepared: DataConfig, tmp_path: Path
 ) -> None:
     (path,) = tmp_path.rglob("dataset_info.json")
@@ -239,7 +239,7 @@ def test_damaged_information_on_prepared_data_is_one_line(
 
 
 @pytest.mark.slow
-def test_two_first_starts_prepare_once(
+def test_two_processes_prepare_a_data_set_once(
     environment: dict[str, str], originals: Path, tmp_path: Path
 ) -> None:
     program = (

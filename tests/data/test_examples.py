@@ -1,4 +1,4 @@
-"""Views of images and the normalization of sequences: what a network reads."""
+"""The inputs of networks: views of images, and normalized sequences."""
 
 import hashlib
 import struct
@@ -29,7 +29,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runtime.jax_defaults import double_precision
 
-# Of the 784 pixels of MNIST's images; a change would make trained networks useless.
+# Hashes of pixel orders of MNIST; a change would make trained networks useless.
 BIT_REVERSAL = "603ce0307a3e869ba1d4f56adbb046417267d7b6b8a6075328679e2f00979a80"
 RANDOM = "d3fd1bb9662071eba85754c13a6997c1380c4d9254f7bef467276654217bcca8"
 
@@ -43,7 +43,7 @@ RANDOM = "d3fd1bb9662071eba85754c13a6997c1380c4d9254f7bef467276654217bcca8"
         (View("permuted", "bit_reversal"), [[0], [4], [2], [1], [5], [3]]),
     ],
 )
-def test_a_view_reads_the_pixels_of_its_order(
+def test_a_view_reads_pixels_in_its_order(
     view: View, expected: list[list[int]]
 ) -> None:
     pixels = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
@@ -52,11 +52,11 @@ def test_a_view_reads_the_pixels_of_its_order(
     for images in (pixels, levels):
         found = read(images)
         assert found.dtype == jnp.float32
-        # To the last bit, in which programs divide by 255 differently.
+        # Programs differ in the last bit of a division by 255.
         np.testing.assert_allclose(found[0], np.array(expected) / 255, rtol=1.2e-7)
 
 
-def test_a_permutation_needs_the_view_of_permuted_pixels() -> None:
+def test_a_permutation_needs_the_permuted_view() -> None:
     settings = {"data.view": "pixels", "data.permutation": "random:1"}
     with pytest.raises(UserError, match=r"^data\.permutation: .*permuted"):
         run_config(settings)
@@ -70,7 +70,7 @@ def test_a_permutation_is_a_bijection(name: str, pixels: int) -> None:
     np.testing.assert_array_equal(np.sort(order), np.arange(pixels))
 
 
-def test_bit_reversal_by_hand() -> None:
+def test_bit_reversal_gives_the_orders_computed_by_hand() -> None:
     assert permutation("bit_reversal", 8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
     assert permutation("bit_reversal", 6).tolist() == [0, 4, 2, 1, 5, 3]
 
@@ -78,23 +78,23 @@ def test_bit_reversal_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "sha256"), [("bit_reversal", BIT_REVERSAL), ("random:0", RANDOM)]
 )
-def test_a_permutation_is_the_same_everywhere(name: str, sha256: str) -> None:
+def test_a_permutation_is_the_same_on_every_machine(name: str, sha256: str) -> None:
     indices = struct.pack("<784i", *permutation(name, 784).tolist())
     assert hashlib.sha256(indices).hexdigest() == sha256
     assert permutation_sha256(name, 784) == sha256
 
 
-def test_a_random_permutation_follows_its_own_seed() -> None:
+def test_a_random_permutation_depends_on_its_own_seed() -> None:
     third, fourth = permutation("random:3", 784), permutation("random:4", 784)
-    assert (third == fourth).sum() < 10  # two random orders agree at one position
+    assert (third == fourth).sum() < 10  # one on average, for random orders
 
 
-def test_a_network_reads_images_in_the_order_of_the_view() -> None:
+def test_a_network_reads_pixels_in_the_order_of_the_view() -> None:
     view, examples = View("permuted", "bit_reversal"), random_examples(5)
     model = model_of(ModelConfig(hidden_size=4), task_of(784, 1, 10))
     params = random_params(model)
-    mesh, networks = mesh_of(2), jax.tree.map(lambda leaf: leaf[None], params)
-    (found,) = predict_logits(model, networks, examples, view, mesh)
+    mesh, ensemble = mesh_of(2), jax.tree.map(lambda leaf: leaf[None], params)
+    (found,) = predict_logits(model, ensemble, examples, view, mesh)
     pixels = inputs_of(examples.stored).reshape(5, 784)
     inputs = pixels[:, permutation("bit_reversal", 784), None]
     expected = jax.jit(model.apply)({"params": params}, inputs)
@@ -106,7 +106,7 @@ def test_a_network_reads_images_in_the_order_of_the_view() -> None:
     [("forward_fill", [0, 3, 3, -1, -1, 0]), ("zero", [0, 3, 0, -1, 0, 0])],
 )
 def test_a_missing_value_is_filled(missing: str, expected: list[float]) -> None:
-    """With the last value before it, or with the mean. The last value is padding."""
+    """The previous value or the mean replaces it. The last time step is padding."""
     normalization = Normalization(np.array([5.0]), np.array([2.0]), missing)
     values = np.array([np.nan, 11, np.nan, 3, np.nan, 7]).reshape(1, 6, 1)
     found = normalization(values, np.array([5]))
@@ -114,10 +114,10 @@ def test_a_missing_value_is_filled(missing: str, expected: list[float]) -> None:
 
 
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
-def test_programs_normalize_as_the_host_does_in_parts(
+def test_compiled_programs_and_the_host_normalize_equally(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, also if means are large; the padding can have any value."""
+    """Results are bitwise equal, even for large means, any padding and small parts."""
     mean, std = np.array([1e6 + 0.3, 1.767e9, -3.0]), np.array([1.0, 6e6, 0.1])
     normalization = Normalization(mean, std, missing)
     generator = np.random.default_rng(0)

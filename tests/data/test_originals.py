@@ -31,7 +31,7 @@ def test_the_originals_are_prepared_completely(
 def test_the_reference_model_has_the_published_accuracy(
     command: Command, data_dir: Path, originals: Path
 ) -> None:
-    """Evaluated as in a fresh clone."""
+    """The command runs as in a fresh clone."""
     finished = command(
         "evaluate",
         "--workdir=checkpoints/reference",

@@ -1,4 +1,4 @@
-"""The workers of the benchmark run, and the profile by operation."""
+"""The benchmark's worker processes, and its profile by operation."""
 
 import json
 import re
@@ -45,12 +45,12 @@ def test_a_worker_runs_its_task_once_per_line(
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-def test_operations_are_sorted_shares_of_the_time() -> None:
+def test_operations_are_sorted_by_percentage_of_the_time() -> None:
     argv = BENCHMARKS / "operations.py", "--config=embedded", "--shape", "4", "128"
     heading, *lines = output_of(run_python(*argv)).splitlines()
     assert re.search(r", \d+ of \d+ GFLOP/s$", heading)
-    shares = [float(line.split("%")[0]) for line in lines]
+    percentages = [float(line.split("%")[0]) for line in lines]
     assert len(lines) == 11
-    assert shares[0] == 100 >= sum(shares[1:])
-    assert shares[1:] == sorted(shares[1:], reverse=True)
+    assert percentages[0] == 100 >= sum(percentages[1:])
+    assert percentages[1:] == sorted(percentages[1:], reverse=True)
     assert any(line.endswith(" products") for line in lines[1:4])

@@ -1,4 +1,4 @@
-"""The example program: independent of the package, and it learns."""
+"""The example program, which uses only the package's data, learns."""
 
 import re
 
@@ -8,7 +8,7 @@ import pytest
 from support import REPOSITORY
 
 
-def test_the_plain_loop_imports_only_data_of_the_package() -> None:
+def test_the_plain_loop_imports_only_the_data_of_the_package() -> None:
     source = (REPOSITORY / "examples/plain_loop.py").read_text()
     imports = re.findall(r"(?:from|import) rnnmnist.*", source)
     assert imports == ["from rnnmnist.data import image_sets"]

@@ -1,4 +1,4 @@
-"""The page on exports: its commands, Python and JavaScript run as they stand."""
+"""The commands, Python and JavaScript of the page on exports run unchanged."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ COMMANDS, PYTHON, JAVASCRIPT = (
 
 
 @pytest.mark.slow
-def test_the_page_runs(
+def test_the_code_of_the_page_runs(
     tmp_path: Path, environment: dict[str, str], reference_run: Path
 ) -> None:
     trainer.copy_of(reference_run, tmp_path / "checkpoints/embedded")

@@ -1,16 +1,18 @@
-"""The page on the user's own functions: its file, commands and programs run."""
+"""The file, commands and programs of the page on user-defined functions run."""
 
 import json
 from pathlib import Path
 
 import pytest
-from support import OWN_FUNCTIONS, code_blocks, run_block, write_recipes
+from support import FUNCTIONS_PAGE, code_blocks, run_block, write_recipes
 
 
 @pytest.mark.slow
-def test_the_recipes_run(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_recipes_of_the_page_run(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     in_memory, tracked = write_recipes(tmp_path)
-    first, together = code_blocks(OWN_FUNCTIONS, "sh")
+    first, together = code_blocks(FUNCTIONS_PAGE, "sh")
     short = f"{first.rstrip()} --config.train.num_steps=10"
     run_block("sh", short, tmp_path, environment)
     fewer = together.replace("num_steps=300", "num_steps=50")

@@ -1,4 +1,4 @@
-"""The links of the pages to each other and to files of the repository."""
+"""Links from pages to other pages and to files of the repository."""
 
 import re
 import subprocess
@@ -50,11 +50,11 @@ def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
-def test_only_pyproject_has_the_addresses_of_the_repository_and_of_the_site() -> None:
-    """Once each, so that a fork, or another host, changes one line."""
+def test_only_pyproject_contains_the_addresses_of_the_repository_and_the_site() -> None:
+    """Each address occurs once, so that a fork, or a new host, changes one line."""
     table = REPOSITORY / "pyproject.toml"
     urls = tomllib.loads(table.read_text())["project"]["urls"]
-    # Such as `/OWNER/NAME`, which addresses for raw files and Colab have, too.
+    # `/OWNER/NAME` is also part of addresses of raw files and of Colab.
     marks = [urlsplit(urls["Repository"]).path, urlsplit(urls["Documentation"]).netloc]
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True

@@ -1,4 +1,4 @@
-"""The commands of the README and of the pages on commands run as they are written."""
+"""The commands of the README and of the pages on commands run unchanged."""
 
 import os
 import re
@@ -21,7 +21,7 @@ COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
 def test_the_blocks_of_the_readme_run_in_order_in_one_clone(
     environment: dict[str, str], tmp_path: Path, committed: Path
 ) -> None:
-    """Except the installations and the tests; `.ci/run` runs the first two blocks."""
+    """Installations and tests are left out; `.ci/run` runs the first two blocks."""
     clone = tmp_path / "rnnmnist"
     subprocess.run(["git", "clone", "--quiet", committed, clone], check=True)
     python_path = os.pathsep.join([str(clone), environment["PYTHONPATH"]])
@@ -53,7 +53,7 @@ def test_every_training_command_parses(
     paths = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     pages = [path.read_text().replace("\\\n", "") for path in paths]
     lines = [line for page in pages for line in re.findall(pattern, page, re.MULTILINE)]
-    # The files of sequences do not exist; tests of their page write them.
+    # The sequence files do not exist here; the tests of their page write them.
     lines = [line for line in lines if "data.path=" not in line]
     assert len(lines) >= 10
     (tmp_path / "my").mkdir()
@@ -63,13 +63,13 @@ def test_every_training_command_parses(
         parse(shlex.split(line, comments=True))
 
 
-def test_the_error_message_in_the_docs_is_the_current_one() -> None:
+def test_the_error_message_in_the_docs_is_current() -> None:
     found = re.search(r"\$ rnnmnist train (.*)\n(error: .*\n)", COMMANDS)
     assert found is not None
     assert f"error: {refused('main', found[1])}\n" == found[2]
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_the_citation_names_the_current_version() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     citation = (REPOSITORY / "CITATION.cff").read_text()
     assert f"\nversion: {project['version']}\n" in citation

@@ -1,4 +1,4 @@
-"""The published results: their pages, their models, and how they are measured."""
+"""The published results: their pages, models and measurement."""
 
 import json
 import subprocess
@@ -25,8 +25,8 @@ def test_the_pages_contain_the_current_tables() -> None:
         assert render_pages.render(page) == (REPOSITORY / page).read_text()
 
 
-def test_the_reference_models_are_those_of_the_rows() -> None:
-    """And are small enough, and in the wheel."""
+def test_the_reference_models_match_the_published_results() -> None:
+    """They are also small, and the wheel contains them."""
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
     for row in results.REFERENCES:
@@ -42,7 +42,7 @@ def test_the_reference_models_are_those_of_the_rows() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized_commands")
-def test_a_row_is_measured_once(
+def test_a_row_of_the_results_is_measured_once(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""The pages on sequences: their commands and their Python run as they stand."""
+"""The commands and Python of the pages on sequences run unchanged."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ def accuracy_of(workdir: Path) -> float:
 
 
 def write_sensors(folder: Path) -> None:
-    """Writes recordings of six people, with names of a user's own and empty cells."""
+    """Writes recordings of six people, with custom column names and empty cells."""
     generator = random.Random(0)
     with (folder / "sensors.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -53,10 +53,10 @@ def test_a_csv_file_leads_to_an_onnx_file(
 
 
 @pytest.mark.slow
-def test_a_file_with_other_names_leads_to_predictions(
+def test_a_file_with_custom_column_names_leads_to_predictions(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Which need only the sequence, the time and the features, in any order."""
+    """Predictions need only the sequence, time and feature columns, in any order."""
     write_sensors(tmp_path)
     _, commands = code_blocks("docs/sequences.md", "sh")
     printed = run_block("sh", commands, tmp_path, environment)
@@ -72,7 +72,7 @@ def test_a_file_with_other_names_leads_to_predictions(
     assert (predictions["label"] == expected).mean() > 0.9
 
 
-def test_a_folder_of_tables_becomes_one(
+def test_a_folder_of_tables_becomes_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def test_a_folder_of_tables_becomes_one(
 @pytest.mark.slow
 def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
     download = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest=wheel"]
-    package = [*download, "aeon==1.6.0"]  # the command finds the file
+    package = [*download, "aeon==1.6.0"]  # the command finds its data file
     online = os.environ | {"PYTHONPATH": ""}  # without `tests/every_process`
     if subprocess.run(
         package, cwd=tmp_path, env=online, capture_output=True
@@ -116,7 +116,9 @@ def test_the_page_on_python_runs(tmp_path: Path, environment: dict[str, str]) ->
     write, _ = code_blocks("docs/sequences.md", "python")
     page = code_blocks("docs/python.md", "python")
     output = run_block("python", "\n".join([write, *page]), tmp_path, environment)
-    assert re.search(r"^\{'hidden_size': (8|64)\}$", output, re.M)  # of the search
+    assert re.search(
+        r"^\{'hidden_size': (8|64)\}$", output, re.M
+    )  # the search's best size
     assert "('falling', 'rising')" in output
 
 

@@ -1,4 +1,4 @@
-"""The notebooks of the tutorial. The documentation build executes its pages."""
+"""The notebooks of the tutorial. The documentation build executes the pages."""
 
 import ast
 import re
@@ -15,8 +15,8 @@ each_page = pytest.mark.parametrize("page", tutorial.PAGES, ids=lambda page: pag
 
 
 @each_page
-def test_the_notebook_is_that_of_the_page(page: Path) -> None:
-    """Without hidden checks."""
+def test_the_notebook_is_converted_from_the_page(page: Path) -> None:
+    """The notebook does not contain the page's hidden checks."""
     text = tutorial.notebook_of(page).read_text()
     assert tutorial.convert(page) == text
     assert "assert" not in text
@@ -51,7 +51,7 @@ def test_a_page_runs_with_another_seed_and_its_checks_are_run(tmp_path: Path) ->
 
 
 def definitions(code: str) -> dict[str, str]:
-    """Returns the code of each function and class, by its name."""
+    """Returns the code of each function and class, by name."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     body = ast.parse(code).body
     return {node.name: ast.unparse(node) for node in body if isinstance(node, kinds)}

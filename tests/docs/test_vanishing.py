@@ -12,16 +12,16 @@ from support import model_of, random_params, task_of
 import results
 from rnnmnist.config.schema import ModelConfig
 
-TIME = 56
+TIME_STEPS = 56
 
 
-def test_gradients_are_of_the_loss_of_each_sequence_alone() -> None:
-    model = model_of(ModelConfig(cell="gru", hidden_size=8), task_of(TIME, 3, 4))
+def test_each_sequence_gets_the_gradient_of_its_own_loss() -> None:
+    model = model_of(ModelConfig(cell="gru", hidden_size=8), task_of(TIME_STEPS, 3, 4))
     params = random_params(model)
-    inputs = np.random.default_rng(0).normal(size=(5, TIME, 3)).astype(np.float32)
+    inputs = np.random.default_rng(0).normal(size=(5, TIME_STEPS, 3)).astype(np.float32)
     labels = np.array([0, 3, 1, 2, 3])
     norms = vanishing.input_gradients(model, params, inputs, labels)
-    assert norms.shape == (5, TIME)
+    assert norms.shape == (5, TIME_STEPS)
 
     def loss(sequence: jax.Array) -> jax.Array:
         logits = jnp.asarray(model.apply({"params": params}, sequence[None]))[0]

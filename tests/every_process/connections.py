@@ -1,6 +1,6 @@
-"""Refuses connections to other machines, in the test process and in each Python below.
+"""Refuses connections to other machines, in tests and in the processes they start.
 
-A library that finds no network often goes on without one, and a test would not notice.
+Libraries often continue if a connection fails, and tests would not notice it.
 """
 
 import sys
@@ -9,18 +9,18 @@ LOCAL = ("127.", "::1", "localhost")
 
 
 class RemoteConnectionError(BaseException):
-    """Not an `Exception`, so that no library takes it for a network that is down."""
+    """Not an `Exception`: a library would handle it as a network failure."""
 
 
 def refuse(event: str, args: tuple[object, ...]) -> None:
-    """Raises an error if a socket connects to another machine, or looks for one."""
+    """Raises an error if a socket connects to another machine or resolves its name."""
     if event == "socket.connect":
         address = args[1]
     elif event == "socket.getaddrinfo":
         address = args[:2]
     else:
         return
-    if isinstance(address, tuple):  # that of a Unix socket is a path
+    if isinstance(address, tuple):  # a Unix socket's address is a path
         host = str(address[0] or "localhost")
         if not host.startswith(LOCAL):
             raise RemoteConnectionError(f"{event}: {address} is not this machine")

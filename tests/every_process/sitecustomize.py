@@ -1,4 +1,4 @@
-"""What each Python that a test starts imports: this folder is on `PYTHONPATH`."""
+"""Every Python process that a test starts imports this module from `PYTHONPATH`."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Runs `rnnmnist.main` with slow saves, so that a kill can interrupt one.
+"""Runs `rnnmnist.main` with slow saves, so that a kill can interrupt a save.
 
 The package itself has no hooks for tests.
 """
@@ -14,7 +14,7 @@ original_rename = os.rename
 
 
 def rename(*args: Any, **kwargs: Any) -> None:
-    """Renames a folder of orbax, whose files are written, after a pause."""
+    """Pauses before a rename, by which orbax finishes a folder that it has written."""
     time.sleep(SECONDS)
     original_rename(*args, **kwargs)
 

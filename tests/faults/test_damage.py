@@ -30,29 +30,29 @@ def largest_file(folder: Path) -> Path:
     return max(files_of(folder), key=lambda path: path.stat().st_size)
 
 
-def cut(step: Path) -> None:
+def truncate(step: Path) -> None:
     path = largest_file(step / "params")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def cut_sums(step: Path) -> None:
-    """Removes the last line, as a file that ends with a block of the disk."""
+def truncate_checksums(step: Path) -> None:
+    """Removes the last line, as if only whole blocks had been written to the disk."""
     path = step / "SHA256SUMS"
     *lines, _ = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines))
 
 
-def unlist_damaged(step: Path) -> None:
-    """Damages a file of which the checksums have no line."""
-    damaged = largest_file(step / "params")
-    damaged.write_bytes(b"")
+def damage_without_checksum(step: Path) -> None:
+    """Damages a file, and removes its line from the checksums."""
+    target = largest_file(step / "params")
+    target.write_bytes(b"")
     path = step / "SHA256SUMS"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if damaged.name not in line))
+    path.write_text("".join(line for line in lines if target.name not in line))
 
 
-def point_outside(step: Path) -> None:
-    """Lets the checksums name a file that never ends."""
+def add_endless_file(step: Path) -> None:
+    """Adds the checksum of `/dev/zero`, a file that never ends."""
     path = step / "SHA256SUMS"
     line = f"{'0' * 64}  header/../../../../../../../dev/zero\n"
     path.write_text(line + path.read_text())
@@ -64,23 +64,23 @@ def edit_task(step: Path) -> None:
 
 
 DAMAGES: dict[str, Damage] = {
-    "truncated file": cut,
+    "truncated file": truncate,
     "garbage JSON": lambda step: (step / "header" / "metadata").write_text('{"seed": '),
     "empty file": lambda step: largest_file(step / "params").write_bytes(b""),
     "removed file": lambda step: largest_file(step / "params").unlink(),
     "removed item": lambda step: shutil.rmtree(step / "params"),
     "removed header": lambda step: shutil.rmtree(step / "header"),
     "removed checksums": lambda step: (step / "SHA256SUMS").unlink(),
-    "truncated checksums": cut_sums,
-    "a file without a checksum": unlist_damaged,
-    "a checksum of another file": point_outside,
+    "truncated checksums": truncate_checksums,
+    "a file without a checksum": damage_without_checksum,
+    "a checksum of another file": add_endless_file,
     "another task": edit_task,
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with two checkpoints, which no test changes."""
+    """A run with two checkpoints, which tests must not change."""
     return fit_small(tmp_path_factory.mktemp("damage") / "run")
 
 
@@ -95,11 +95,11 @@ def test_every_kind_of_damage_is_found(run: Path, tmp_path: Path) -> None:
 def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
     run: Path, tmp_path: Path, capsys: CaptureFixture[str], caplog: LogCaptureFixture
 ) -> None:
-    """However it is selected."""
+    """The step is selected as `best`, as `latest` and by its number."""
     workdir = trainer.copy_of(run, tmp_path / "run")
     shutil.rmtree(workdir / "evaluation")
     *others, newest = list_steps(workdir)
-    cut(workdir / str(newest))
+    truncate(workdir / str(newest))
     for selector in ("best", "latest", newest):
         evaluated = called("evaluate", f"--workdir={workdir}", f"--step={selector}")
         assert evaluated.returncode == 1
@@ -117,8 +117,8 @@ def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
     trainer.assert_same_end(workdir, run, NEWEST)
 
 
-def sums(step: Path) -> list[str]:
-    """The files that `sha256sum` finds as they were saved."""
+def confirmed_files(step: Path) -> list[str]:
+    """Returns the files whose checksums `sha256sum` confirms."""
     check = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"],
         cwd=step,
@@ -129,7 +129,7 @@ def sums(step: Path) -> list[str]:
     return [line.removesuffix(": OK") for line in lines if line.endswith(": OK")]
 
 
-def test_files_of_other_programs_are_no_damage(run: Path, tmp_path: Path) -> None:
+def test_files_of_other_programs_are_not_damage(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run / str(NEWEST), tmp_path / str(NEWEST))
     (folder / "params" / ".DS_Store").write_bytes(b"of a file system")
     (folder / "notes.txt").write_text("mine")
@@ -137,9 +137,9 @@ def test_files_of_other_programs_are_no_damage(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
-    """In each file, also in the checksums, by this package and by `sha256sum`."""
+    """Both this package and `sha256sum` find it, even in the file of the checksums."""
     folder = shutil.copytree(run / str(NEWEST), tmp_path / str(NEWEST))
-    intact = sums(folder)
+    intact = confirmed_files(folder)
     restored = {path for path in files_of(folder) if path.parent != folder}
     assert {folder / name for name in intact} == restored
     assert {path.relative_to(folder).parts[0] for path in restored} == {*ITEMS}
@@ -150,17 +150,17 @@ def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         (folder / name).write_bytes(content)
         assert read_undamaged(folder) is None, name
-        # `sha256sum` takes a digit of a hash in capitals for the same one.
+        # `sha256sum` ignores the case of a hash's digits.
         is_same_hash = name == "SHA256SUMS" and content.lower() == saved.lower()
         if not is_same_hash:
-            assert set(sums(folder)) < set(intact), name
+            assert set(confirmed_files(folder)) < set(intact), name
         with pytest.raises(RunError, match=f"{NEWEST} is damaged"):
             Record(tmp_path).select("best")
         (folder / name).write_bytes(saved)
 
 
 def is_checked(path: Path) -> bool:
-    """Whether a file has content, and is not one that orbax writes beside items."""
+    """Returns True for a nonempty file, unless orbax wrote it next to the items."""
     is_of_orbax = path.parent.name.isdecimal() and path.name != "SHA256SUMS"
     return path.stat().st_size > 0 and not is_of_orbax
 
@@ -168,7 +168,7 @@ def is_checked(path: Path) -> bool:
 def test_random_edits_of_a_run_are_found_or_have_no_effect(
     run: Path, tmp_path: Path
 ) -> None:
-    """Each of a file, also of those beside the checkpoints."""
+    """Each copy of the run has one edited file, in a checkpoint or elsewhere."""
     steps = list_steps(run)
     generator = np.random.default_rng(0)
     for number in range(50):
@@ -185,8 +185,8 @@ def test_random_edits_of_a_run_are_found_or_have_no_effect(
         step, *parts = path.relative_to(workdir).parts
         is_read = bool(parts) and parts[0] in (*ITEMS, SUMS_FILE)
         is_damaged = is_read and edited != content
-        found = [one for one in steps if str(one) != step or not is_damaged]
-        assert list_steps(workdir) == found, path
+        expected = [n for n in steps if str(n) != step or not is_damaged]
+        assert list_steps(workdir) == expected, path
         Record(workdir).select("best")
         logs.remove_metrics_after(workdir, NEWEST)
         trainer.metrics(workdir)

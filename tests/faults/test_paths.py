@@ -14,10 +14,10 @@ from rnnmnist.runs.workdir import lock
 pytestmark = pytest.mark.slow
 
 
-def test_a_full_disk_ends_the_run_at_its_last_good_step(
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     new_run: trainer.Run, reference_run: Path
 ) -> None:
-    """Simulated by a limit on file sizes that a parameter file exceeds."""
+    """A limit on file sizes, which a parameter file exceeds, acts as a full disk."""
     workdir = trainer.copy_of(reference_run, new_run.workdir)
     trainer.cut_back(workdir, trainer.STEPS - 20)
     before = trainer.checksums(workdir, trainer.STEPS - 20)
@@ -41,7 +41,7 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
 
 
 def test_an_unwritable_workdir_is_refused_before_training(data_dir: Path) -> None:
-    """Also for root."""
+    """Even root cannot write into `/proc`."""
     finished = called("main", *trainer.arguments(Path("/proc/rnnmnist"), data_dir))
     assert "/proc/rnnmnist: " in one_line_error(finished)
     assert "loss" not in finished.stdout

@@ -1,4 +1,4 @@
-"""A checkpoint that cannot be read is not called damaged, and nothing is renamed."""
+"""If a checkpoint cannot be read, it is neither reported as damaged nor renamed."""
 
 import errno
 import gc
@@ -19,21 +19,20 @@ ERRORS = errno.EMFILE, errno.ENOMEM, errno.EIO, errno.EACCES
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with the steps 10 and 20."""
+    """A run with checkpoints at steps 10 and 20."""
     return fit_small(tmp_path / "run")
 
 
 class FailingOpen:
-    """An audit hook that lets one read of a file or list below a folder fail."""
+    """An audit hook that makes one read of a file or listing of a folder fail."""
 
     def __init__(self) -> None:
-        self.folder = ""  # no file
-        self.remaining = 0  # calls before the one that fails
+        self.folder = ""  # nothing fails
+        self.remaining = 0  # reads before the failure
         self.error: BaseException = OSError()
         sys.addaudithook(self)
 
     def __call__(self, event: str, args: tuple[object, ...]) -> None:
-        """Is called before each file of this process is opened."""
         if not self.folder or event not in ("open", "os.scandir"):
             return
         if self.folder not in str(args[0]):
@@ -45,12 +44,12 @@ class FailingOpen:
 
 @pytest.fixture(scope="module")
 def failing_open() -> FailingOpen:
-    """The only hook, since it cannot be removed."""
+    """One hook for all tests, since hooks cannot be removed."""
     return FailingOpen()
 
 
 def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -> None:
-    """Of each file of a checkpoint that a resume reads, with every kind of error."""
+    """Each read of a checkpoint by a resume fails once, with one of several errors."""
     before = file_times(run)
     generator = random.Random(0)
     for number in range(100):
@@ -77,13 +76,13 @@ def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -
     assert list_steps(run) == [10, 20]
 
 
-# Coroutines of orbax, which no thread awaits.
+# No thread awaits the coroutines of orbax.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_a_resume_without_threads_renames_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As under a limit of processes, which root does not have."""
+    """A limit on processes, which does not apply to root, has this effect."""
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -94,7 +93,7 @@ def test_a_resume_without_threads_renames_nothing(
         with pytest.raises(RuntimeError, match="can't start new thread") as error:
             fit_small(run, num_steps=30)
     assert not isinstance(error.value, UserError)
-    del error  # whose frames have the coroutines
+    del error  # its frames hold the coroutines
     gc.collect()
     after = file_times(run)
     saved = [path for path in before if path.relative_to(run).parts[0] in ("10", "20")]

@@ -28,10 +28,10 @@ pytestmark = pytest.mark.slow
     "number",
     [n if n < 2 else pytest.param(n, marks=pytest.mark.exhaustive) for n in range(20)],
 )
-def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_result(
     new_run: Run, reference_run: Path, number: int
 ) -> None:
-    """`kill -9`, with slow saves, so that some kills interrupt one."""
+    """Saves are slow, so that `kill -9` interrupts some of them."""
     process = new_run.start(program=trainer.SLOW_SAVE)
     time.sleep(random.Random(number).uniform(0, 3))
     before = sorted(path.name for path in new_run.workdir.iterdir())
@@ -47,7 +47,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
+def test_a_run_saves_on_a_signal_and_resumes_to_the_same_result(
     new_run: Run, reference_run: Path, number: int
 ) -> None:
     process = new_run.start(program=trainer.SLOW_SAVE)
@@ -66,7 +66,7 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
 
 
 def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> None:
-    """The loop sees the signal after its last step."""
+    """The training loop notices the signal after its last step."""
     program = (
         "import os, signal, sys\n"
         "from rnnmnist.commands import command_line, train\n"
@@ -90,11 +90,13 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> No
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])
-def test_an_interrupt_ends_every_start(new_run: Run, count: int) -> None:
-    """At many moments, with 130 once the command has begun.
+def test_an_interrupt_at_any_moment_of_the_start_ends_a_command(
+    new_run: Run, count: int
+) -> None:
+    """Once the command has begun, its exit code is 130.
 
-    Before that, while Python imports the command, an interrupt has Python's own effect.
-    Half of the processes would wait for another one.
+    Earlier, while Python imports the command, an interrupt has Python's own effect.
+    Half of the processes wait for a second process, which does not exist.
     """
     program = (
         "from rnnmnist.commands import command_line, train\n"
@@ -114,11 +116,11 @@ def test_an_interrupt_ends_every_start(new_run: Run, count: int) -> None:
         assert code != 1 or "KeyboardInterrupt" in stderr, (number, stderr)
 
 
-def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
+def test_a_second_trainer_is_refused_and_a_killed_trainer_holds_no_lock(
     new_run: Run, command: Command, reference_run: Path
 ) -> None:
     process = new_run.start(program=trainer.SLOW_SAVE)
-    os.kill(process.pid, signal.SIGSTOP)  # keeps it from finishing
+    os.kill(process.pid, signal.SIGSTOP)  # before it finishes
     error = one_line_error(command("main", *new_run.arguments()))
     assert f"{new_run.workdir} is in use" in error
     process.kill()
@@ -128,7 +130,7 @@ def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
 
 
 def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
-    """If the trainer deletes the checkpoint, the user is asked to repeat it."""
+    """If the trainer deletes the checkpoint, the error asks for a second evaluation."""
     workdir = new_run.workdir
     many = (*trainer.ENDLESS, "--config.train.eval_every_steps=7")
     process = new_run.start(*many, **UNOPTIMIZED)

@@ -33,7 +33,7 @@ from rnnmnist.web import drawing_page
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Open = Callable[..., Any]
 LARGE, SMALL = {"width": 1280, "height": 844}, {"width": 390, "height": 844}
-Stroke = list[tuple[float, float]]  # points between which a pen moves, in tenths
+Stroke = list[tuple[float, float]]  # the points of a pen's path, in tenths
 CROSS: list[Stroke] = [[(2, 2), (8, 8)], [(8, 2), (2, 8)]]
 DIGITS: dict[int, list[Stroke]] = {
     0: [[(5, 1), (2, 3), (2, 7), (5, 9), (8, 7), (8, 3), (5, 1)]],
@@ -46,7 +46,7 @@ DIGITS: dict[int, list[Stroke]] = {
 
 @pytest.fixture(scope="module")
 def page(once: Once) -> Path:
-    """The page of the two models that are shipped."""
+    """The page of the two shipped models."""
 
     def write(folder: Path) -> None:
         folder.mkdir()
@@ -59,13 +59,13 @@ def page(once: Once) -> Path:
 
 
 def data_of(text: str) -> dict[str, Any]:
-    """Returns the data that a page carries."""
+    """Returns the data that a page contains."""
     data = text.partition('<script id="data" type="application/json">')[2]
     return json.loads(data.partition("</script>")[0])
 
 
 def as_float16(params: Any) -> Any:
-    """Returns parameters as the page carries them."""
+    """Rounds parameters to float16, as the page does."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, "<f2").astype("<f4"), params)
 
 
@@ -92,7 +92,7 @@ def test_half_precision_changes_no_prediction() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
+def test_samples_are_two_of_each_digit_and_the_hardest_images(page: Path) -> None:
     images, labels = image_sets.embedded_images()["test"]
     probabilities = load(REPOSITORY / REFERENCES[0]).classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
@@ -108,7 +108,7 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
     assert sorted(hard) == sorted(hardest)
 
 
-def test_the_page_shows_one_lstm() -> None:
+def test_the_page_accepts_only_a_single_lstm() -> None:
     run = Network(Record(REPOSITORY / REFERENCES[0]), "best")
     config = run.config
     for name, value in (
@@ -123,7 +123,7 @@ def test_the_page_shows_one_lstm() -> None:
             drawing_page.render([run])
 
 
-def test_titles_of_equal_losses_contain_the_run() -> None:
+def test_titles_contain_the_run_if_losses_are_equal() -> None:
     runs = [Network(Record(REPOSITORY / REFERENCES[0]), "best") for _ in range(2)]
     for run, name in zip(runs, ("a", "<script>"), strict=True):
         run.record.workdir = Path("/runs", name)
@@ -146,7 +146,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Iterator[Open]:
-    """Opens the page; afterwards checks that it logged and requested nothing."""
+    """Opens the page, and checks at the end that it logged and requested nothing."""
     contexts: list[Any] = []
     faults: list[str] = []
     requests: list[str] = []
@@ -169,7 +169,7 @@ def opened(browser: Any, page: Path) -> Iterator[Open]:
 
 
 def wait_for_result(tab: Any, start: str = "Prediction:|The predictions|This") -> None:
-    """Waits until all rows are read and the summary starts as given."""
+    """Waits until all rows are read and the summary starts with one of the texts."""
     tab.locator("#result", has_text=re.compile(f"^({start})")).wait_for()
 
 
@@ -215,8 +215,10 @@ class TestInABrowser:
         predicted = logits[:, -1].argmax(-1)
         np.testing.assert_array_equal(predicted, expected[:, -1].argmax(-1))
 
-    def test_drawings_are_predicted_as_pictures_of_them(self, opened: Open) -> None:
-        """Distorted by an affine map, and unsteady."""
+    def test_drawings_get_the_same_predictions_as_pictures_of_them(
+        self, opened: Open
+    ) -> None:
+        """Drawings are transformed at random and drawn with an unsteady hand."""
         program = """(strokes) => {
             setStrokes(strokes);
             const picture = document.getElementById("drawing").toDataURL();
@@ -242,7 +244,7 @@ class TestInABrowser:
         assert (found == classify(expected).argmax(-1)).mean() >= 0.985
 
     def test_drawing_by_mouse(self, opened: Open) -> None:
-        """A dot and a scribble are doubted."""
+        """For a dot or a scribble, the page warns that it may not be a digit."""
         tab = opened()
         draw(tab, *DIGITS[1])
         wait_for_result(tab, "Prediction: 1")
@@ -276,10 +278,12 @@ class TestInABrowser:
         assert tab.evaluate("scrollY") == 0
 
     def test_samples_are_played_back(self, opened: Open) -> None:
-        """The page opens with the first one."""
+        """The page opens with the first sample."""
         tab = opened(reduced_motion="no-preference")
         wait_for_result(tab, "Prediction: 0")
-        for sample in tab.locator(".thumbnails button").all()[:20:5]:  # the easy ones
+        for sample in tab.locator(".thumbnails button").all()[
+            :20:5
+        ]:  # the easy samples
             sample.press("Enter")
             label = sample.get_attribute("aria-label")
             wait_for_result(tab, f"Prediction: {label[-1]}")
@@ -302,7 +306,7 @@ class TestInABrowser:
     ) -> None:
         tab = opened(color_scheme=scheme)
         draw(tab, *CROSS)
-        wait_for_result(tab)  # the longest one
+        wait_for_result(tab)  # with the longest summary
         for width, index in ((1280, 14), (768, 0), (390, 28), (320, 14)):
             tab.set_viewport_size({"width": width, "height": 844})
             tab.evaluate("(row) => goTo(row)", index)

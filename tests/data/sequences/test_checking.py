@@ -1,4 +1,4 @@
-"""The division of sequences into splits, on random sequences without values."""
+"""The division of sequences into splits. All values are zero."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from rnnmnist.errors import UserError
     "split", ["", "train", "train test", "train validation test", "train validation"]
 )
 @pytest.mark.parametrize("num_groups", [0, 2, 5, 60])
-def test_every_sequence_is_in_one_split_and_no_class_is_held_out_whole(
+def test_every_sequence_is_in_one_split_and_every_class_is_in_training(
     split: str, num_groups: int
 ) -> None:
-    """Also if most groups have one class, as with a subject for each class."""
+    """In some cases, most groups have one class, as with one subject per class."""
     generator = np.random.default_rng(0)
     held_out = 0
     for _ in range(100):
@@ -34,7 +34,7 @@ def test_every_sequence_is_in_one_split_and_no_class_is_held_out_whole(
         classes = set(labels[given["train"]])
         try:
             found = sequences.training_splits(hold_out=True, seed=0)
-        except UserError:  # one class, or each group has the only sequences of one
+        except UserError:  # one class, or no group can be held out
             continue
         together = np.concatenate([found[name] for name in SPLITS])
         np.testing.assert_array_equal(np.sort(together), np.arange(count))
@@ -63,7 +63,7 @@ def test_a_tenth_of_each_class_is_drawn_for_validation() -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_fewer_than_fifty_sequences_stay_in_training_beside_a_test_split() -> None:
+def test_with_a_test_split_fewer_than_fifty_sequences_stay_in_training() -> None:
     for count, expected in ((499, 0), (500, 50)):
         split = ["train"] * count + ["test"]
         labels = np.arange(count + 1) % 2
@@ -73,7 +73,7 @@ def test_fewer_than_fifty_sequences_stay_in_training_beside_a_test_split() -> No
         assert len(sequences.training_splits(hold_out=False, seed=0)["train"]) == count
 
 
-def test_whole_groups_validate_with_a_tenth_of_each_class() -> None:
+def test_whole_groups_with_about_a_tenth_of_each_class_are_held_out() -> None:
     generator = np.random.default_rng(1)
     for groups in (20, 50, 200):
         labels, of_group = np.arange(2000) % 4, generator.integers(groups, size=2000)
@@ -83,15 +83,15 @@ def test_whole_groups_validate_with_a_tenth_of_each_class() -> None:
             for seed in range(3)
         ]
         for held_out in draws:
-            shares = np.bincount(labels[held_out], minlength=4) / 500
-            assert shares.min() > 0.05
-            assert shares.max() < 0.2
+            fractions = np.bincount(labels[held_out], minlength=4) / 500
+            assert fractions.min() > 0.05
+            assert fractions.max() < 0.2
         assert len({tuple(held_out) for held_out in draws}) == 3
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_large_group_stays_in_training(seed: int) -> None:
-    """The first group has most sequences, and the others have one class each."""
+    """Group 0 is the largest. Each other group has a single class."""
     groups = np.append(np.zeros(60, int), 1 + np.arange(80) % 16)
     labels = np.append(np.arange(60), groups[60:]) % 2
     sequences = check_arrays(np.zeros((140, 1)), labels, groups=groups)
@@ -100,7 +100,7 @@ def test_a_large_group_stays_in_training(seed: int) -> None:
     assert np.bincount(labels[held_out]).tolist() == [5, 5]
 
 
-def test_one_sequence_or_group_for_each_class_cannot_validate() -> None:
+def test_nothing_can_be_held_out_with_one_sequence_or_group_per_class() -> None:
     sequences = check_arrays(np.zeros((4, 1)), [0, 1, 2, 3])
     with pytest.raises(UserError, match=r"^split: none of the 4 training sequences"):
         sequences.training_splits(hold_out=True, seed=0)

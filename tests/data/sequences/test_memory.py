@@ -1,4 +1,4 @@
-"""Tables in memory, which offer the Arrow stream."""
+"""Arrays and tables in memory. Tables are read by the Arrow stream interface."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.sequences.reading import read, read_memory
 from rnnmnist.errors import UserError
 
-# Three sequences of two features, the second one shorter, in rows of any order.
+# Three sequences of two features, in unordered rows. The second is shorter.
 COLUMNS = {
     "sequence": ["b", "a", "b", "c", "a", "c", "b", "c"],
     "time": [2, 1, 1, 3, 2, 2, 3, 1],
@@ -33,7 +33,7 @@ LSTM = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
 TABLES: dict[str, Any] = {
     "pyarrow": TABLE,
     "pandas": FRAME,
-    "filtered": TWICE[TWICE.index < 8],  # whose index becomes a column
+    "filtered": TWICE[TWICE.index < 8],  # its index becomes a column
     "index of columns": FRAME.set_index(["sequence", "time"]),
     "categoricals": FRAME.astype({"sequence": "category", "label": "category"}),
     "polars": pl.DataFrame(TABLE),
@@ -62,7 +62,7 @@ def test_a_table_is_read_as_arrays(name: str) -> None:
         ([True, False, True], ("False", "True"), [1, 0, 1]),
     ],
 )
-def test_classes_have_the_same_names_and_order_wherever_the_labels_are(
+def test_classes_do_not_depend_on_where_the_labels_are_stored(
     labels: Any, classes: tuple[str, ...], indices: list[int], tmp_path: Path
 ) -> None:
     columns = {"sequence": [0, 1, 2], "time": [0, 0, 0], "x": [3, 4, 5]}
@@ -76,14 +76,14 @@ def test_classes_have_the_same_names_and_order_wherever_the_labels_are(
     found = [read(path) for path in tmp_path.iterdir()]
     found += [read_memory(table) for table in tables]
     found += [read_memory([[3], [4], [5]], labels=array) for array in arrays]
-    for one in found:
-        assert one.classes == classes
-        np.testing.assert_array_equal(one.labels, indices)
+    for sequences in found:
+        assert sequences.classes == classes
+        np.testing.assert_array_equal(sequences.labels, indices)
 
 
 @pytest.mark.parametrize("create", [pd.DataFrame, pl.DataFrame])
-def test_whole_numbers_that_are_floats_are_integers(create: Any) -> None:
-    """As pandas makes of integers when it merges frames."""
+def test_whole_floats_are_read_as_integers(create: Any) -> None:
+    """When pandas merges frames, integers can become floats."""
     table = {"sequence": [7.0, 8.0, 9.0], "time": [0, 0, 0], "x": [1, 2, 3]}
     table |= {"label": [2.0, 10.0, 2.0], "groups": [1.0, 1.0, 2.0]}
     found = read_memory(create(table))
@@ -93,7 +93,7 @@ def test_whole_numbers_that_are_floats_are_integers(create: Any) -> None:
 
 
 @pytest.mark.parametrize("label", [np.nan, 0.5, np.inf, 1e19])
-def test_a_label_that_is_missing_or_no_whole_number_is_no_class(label: float) -> None:
+def test_a_missing_or_fractional_label_is_refused(label: float) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [1.0, label]}
     frame = pd.DataFrame(table)
     for kind in ("float32", "category"):
@@ -101,7 +101,9 @@ def test_a_label_that_is_missing_or_no_whole_number_is_no_class(label: float) ->
             read_memory(frame.astype({"label": kind}))
 
 
-def test_a_network_of_one_feature_takes_tables_and_wide_arrays(tmp_path: Path) -> None:
+def test_a_network_of_one_feature_accepts_tables_and_wide_arrays(
+    tmp_path: Path,
+) -> None:
     task = dataclasses.replace(task_of(5, 1, 2), feature_names=("level",))
     model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
     levels = np.random.default_rng(0).normal(size=(4, 5))
@@ -115,8 +117,8 @@ def test_a_network_of_one_feature_takes_tables_and_wide_arrays(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_columns_can_have_other_names(tmp_path: Path) -> None:
-    """The identifiers go through to scikit-learn's tools and to predictions."""
+def test_columns_can_have_custom_names(tmp_path: Path) -> None:
+    """Ids and groups are passed to scikit-learn's tools and to predictions."""
     rows = np.arange(40 * 5)
     frame = pd.DataFrame(
         {
@@ -154,8 +156,8 @@ def test_columns_can_have_other_names(tmp_path: Path) -> None:
     assert (line["sequence"], line["id"]) == (3, "new 3")
 
 
-def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
-    """In any order, and beside others, also of texts, wherever a table is."""
+def test_a_trained_network_selects_columns_by_name(tmp_path: Path) -> None:
+    """Any order and additional columns are allowed, in memory and in files."""
     frame = FRAME.fillna(0)
     task = dataclasses.replace(
         task_of(3, 2, 2), feature_names=("x", "y"), classes=("down", "up")
@@ -178,7 +180,7 @@ def test_a_trained_network_takes_columns_by_name(tmp_path: Path) -> None:
         model.classify(more.rename(columns={"y": "yy"}))
 
 
-# Recordings of two features, beside a text and a number of each row.
+# Recordings of two features, with two additional columns: a text and a row number.
 COUNT, TIME = 20, 6
 NOISE = np.random.default_rng(0).normal(size=(COUNT, TIME, 2))
 ROWS = np.arange(COUNT * TIME)
@@ -191,7 +193,7 @@ FILTERS: dict[str, Any] = {"cell": "filters", "hidden_size": 10, "num_devices": 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_only_chosen_features_are_read(tmp_path: Path) -> None:
-    """Of tables and of arrays with names, also by a trained network."""
+    """A table, a file and an array with names give the same network."""
     run = tmp_path / "run"
     model = rnnmnist.fit(BESIDE, workdir=run, features="v,u", **FILTERS)
     assert model.task.feature_names == ("v", "u")
@@ -230,7 +232,7 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
         (BESIDE, "u,", "^data.features: must be NAME,NAME"),
     ],
 )
-def test_features_that_are_not_there_are_refused(
+def test_unknown_features_are_refused(
     inputs: Any, features: str, message: str, tmp_path: Path
 ) -> None:
     labels = None if inputs is BESIDE else BESIDE["label"][::TIME].to_numpy()
@@ -239,8 +241,8 @@ def test_features_that_are_not_there_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_list_with_swapped_axes_is_told_so() -> None:
-    """Their time steps are taken for features, of which they then have 5 to 7."""
+def test_a_list_with_swapped_axes_is_refused() -> None:
+    """Time steps are taken for features, whose number then varies from 5 to 7."""
     inputs = [np.zeros((2, 5 + example % 3)) for example in range(60)]
     with pytest.raises(
         UserError, match=r"^inputs: .* 5 .* 6\); pass arrays \[time, features\]"
@@ -276,20 +278,20 @@ def test_a_list_with_swapped_axes_is_told_so() -> None:
         (pd.DataFrame(np.ones((2, 9))), [0, 1], r"^labels: .*leave .*\.to_numpy\(\)"),
     ],
 )
-def test_other_objects_are_refused_with_a_remedy(
+def test_unsupported_objects_are_refused_with_a_remedy(
     inputs: Any, labels: Any, remedy: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=remedy):
         rnnmnist.fit(inputs, labels, workdir=tmp_path / "run")
 
 
-def test_a_name_with_a_comma_is_refused_in_a_list() -> None:
+def test_a_feature_name_with_a_comma_is_refused_in_a_list() -> None:
     frame = BESIDE.rename(columns={"row": "u,v"})
     with pytest.raises(UserError, match=r"^data\.features: \['u,v'\] has .* rename"):
         rnnmnist.fit(frame, features=["u,v"])
 
 
-def test_a_single_sequence_of_one_feature_needs_an_axis(tmp_path: Path) -> None:
+def test_a_single_sequence_of_one_feature_needs_a_batch_axis(tmp_path: Path) -> None:
     model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task_of(5, 1, 2)))
     for method in (model.classify, model.occlusion):
         with pytest.raises(UserError, match=r"^inputs: \(12, 1\) .* inputs\[None\]"):
@@ -298,7 +300,7 @@ def test_a_single_sequence_of_one_feature_needs_an_axis(tmp_path: Path) -> None:
     assert model.classify(np.ones((12, 1))[:, None]).shape == (12, 2)
 
 
-def test_probabilities_in_the_padding_are_missing(tmp_path: Path) -> None:
+def test_probabilities_in_the_padding_are_nan(tmp_path: Path) -> None:
     model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task_of(5, 1, 2)))
     found = model.classify([np.ones((2, 1)), np.ones((7, 1))], every_step=True)
     assert np.isnan(found[0, 2:]).all()
@@ -306,7 +308,7 @@ def test_probabilities_in_the_padding_are_missing(tmp_path: Path) -> None:
     assert np.isfinite(found[1]).all()
 
 
-def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
+def test_a_single_sequence_needs_a_batch_axis(tmp_path: Path) -> None:
     task = dataclasses.replace(task_of(5, 2, 2), feature_names=("u", "v"))
     model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
     with pytest.raises(UserError, match=r"has 1 features, .* inputs\[None\]"):
@@ -315,7 +317,7 @@ def test_a_single_sequence_needs_an_axis(tmp_path: Path) -> None:
         model.predict(np.ones((5, 2)))
 
 
-def test_texts_as_values_are_to_be_encoded() -> None:
+def test_texts_as_values_must_be_encoded() -> None:
     letters = np.array([list("acgt"), list("tgca")])
     with pytest.raises(UserError, match=r"^inputs: is '<U1'; .* one-hot, .* embedding"):
         rnnmnist.fit(letters, ["a", "b"])
@@ -336,7 +338,7 @@ FLOATS = np.random.default_rng(0).normal(size=60)
         ((np.arange(60) % 2).astype(float), r"^labels: is 'float64'; .*astype\(int\)"),
     ],
 )
-def test_targets_other_than_a_class_of_each_sequence_are_refused(
+def test_targets_other_than_one_class_per_sequence_are_refused(
     labels: Any, message: str, tmp_path: Path
 ) -> None:
     inputs = np.zeros((60, 12, 2))

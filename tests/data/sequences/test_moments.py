@@ -1,4 +1,4 @@
-"""Features that are odd in training."""
+"""Warnings about suspicious features of the training sequences."""
 
 from typing import Any
 
@@ -14,10 +14,7 @@ SIZE = 300 * 40
 
 
 def load(values: np.ndarray, **arrays: Any) -> list[str]:
-    """Checks the values of labelled sequences, of which all are for training.
-
-    Returns the warnings.
-    """
+    """Returns the warnings about labelled training sequences."""
     sequences = check_arrays(values, np.arange(len(values)) % 2, **arrays)
     with data_warnings() as messages:
         to_dataset(
@@ -26,8 +23,8 @@ def load(values: np.ndarray, **arrays: Any) -> list[str]:
     return messages
 
 
-def test_clocks_counters_and_numbers_of_sequences_are_named() -> None:
-    """Also with rounding errors and gaps, but not what has a value now and then."""
+def test_clocks_counters_and_sequence_numbers_are_named() -> None:
+    """Rounding and gaps are tolerated. Features that are often missing are valid."""
     generator = np.random.default_rng(0)
     count, time_steps = SHAPE
     start = generator.normal(1.7e9, 1e7, (count, 1))

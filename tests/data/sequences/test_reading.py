@@ -1,4 +1,4 @@
-"""Users' sequence files: every format, and every refusal in one line."""
+"""Users' sequence files: all formats, and refusals in one line."""
 
 import gzip
 import io
@@ -66,7 +66,7 @@ c,10,,1e-3,cat
 """
 
 
-NOISE = np.random.default_rng(0).normal(size=(62, 3, 2))  # of all sequences
+NOISE = np.random.default_rng(0).normal(size=(62, 3, 2))  # [sequences, time, features]
 
 
 def write_npz(folder: Path, **arrays: Any) -> Path:
@@ -90,7 +90,7 @@ def write_text(folder: Path, name: str, content: str) -> Path:
 
 
 def write_parquet(folder: Path, **columns: Any) -> Path:
-    """Writes the rows of `CSV`, or other columns, as pandas writes a filtered frame."""
+    """Writes the table of `CSV`, with given columns, like a filtered pandas frame."""
     kinds = {
         "sequence": pa.large_string(),
         "0": pa.float32(),
@@ -127,7 +127,7 @@ def load(path: Path) -> Dataset:
 
 
 def refusal(path: Path) -> str:
-    """Returns the message with which a file is refused, which is one line."""
+    """Returns the one-line message with which a file is refused."""
     with pytest.raises((UserError, OSError)) as error:
         load(path)
     message = str(as_failure(error.value))
@@ -137,7 +137,7 @@ def refusal(path: Path) -> str:
 
 
 def check(sequences: Sequences) -> None:
-    """Checks what `Sequences` promises."""
+    """Checks the invariants of `Sequences`."""
     examples, time_steps, features = sequences.inputs.shape
     assert sequences.inputs.dtype.kind in "biuf"
     assert min(examples, time_steps, features) > 0
@@ -154,7 +154,7 @@ def check(sequences: Sequences) -> None:
 
 
 @every_format
-def test_the_same_data_in_every_format_are_equal(
+def test_every_format_is_read_as_the_same_sequences(
     tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     path = write(tmp_path)
@@ -176,7 +176,7 @@ def test_the_same_data_in_every_format_are_equal(
 def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     dtype: Any, mean: float
 ) -> None:
-    """However many values are summed, in two chunks."""
+    """This also holds if many values are summed, in two chunks."""
     count = 1_000_000
     generator = np.random.default_rng(0)
     constant = np.full(count, mean, dtype)
@@ -194,7 +194,7 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     assert stds[2] == pytest.approx(deviations.std())
 
 
-def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
+def test_inputs_of_a_folder_are_memory_mapped_read_only(tmp_path: Path) -> None:
     path = write_folder(
         tmp_path, inputs=np.asfortranarray(INPUTS[..., 0]), labels=LABELS
     )
@@ -206,17 +206,17 @@ def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
     assert inputs[0, 0] == 9
 
 
-def test_chosen_features_of_a_folder_stay_a_map(tmp_path: Path) -> None:
+def test_chosen_features_of_a_folder_stay_memory_mapped(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     arrays = {"inputs": NOISE.swapaxes(1, 2), "labels": np.arange(len(NOISE)) % 2}
     path = write_folder(tmp_path, feature_names=names, **arrays)
     sequences = read(path, selected=("c", "a"))
-    map_of_all: Any = sequences.inputs
-    while not isinstance(map_of_all, np.memmap):
-        map_of_all = map_of_all.base
+    memory_map: Any = sequences.inputs
+    while not isinstance(memory_map, np.memmap):
+        memory_map = memory_map.base
     dataset = to_dataset("mine", sequences, Config())
     training = dataset.splits["train"]
-    assert np.shares_memory(training.stored, map_of_all)
+    assert np.shares_memory(training.stored, memory_map)
     assert (dataset.task.features, dataset.task.feature_names) == (2, ("c", "a"))
     chosen = arrays["inputs"][..., [2, 0]]
     expected = to_dataset(
@@ -229,7 +229,7 @@ def test_chosen_features_of_a_folder_stay_a_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(training.take(slice(None)), values)
 
 
-def test_either_file_of_a_pair_names_both(tmp_path: Path) -> None:
+def test_either_file_of_a_pair_loads_both(tmp_path: Path) -> None:
     longer = TS.replace("5:6:bird", "9,9,9,9:6,6,6,6:bird")
     train_path, test_path = (tmp_path / f"animals_{part}.ts" for part in PARTS)
     write_text(tmp_path, train_path.name, TS)
@@ -246,7 +246,7 @@ def test_either_file_of_a_pair_names_both(tmp_path: Path) -> None:
     assert read(train_path).split is None
 
 
-def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None:
+def test_prediction_needs_no_labels_and_keeps_given_labels(tmp_path: Path) -> None:
     for path in (
         write_npz(tmp_path, inputs=INPUTS, lengths=[3, 3, 3]),  # without padding
         write_folder(tmp_path, inputs=INPUTS),
@@ -272,7 +272,7 @@ def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None
         (["2026-05-01 10:00Z", "2026-05-01 10:30+01:00"], [1, 0]),
     ],
 )
-def test_times_are_numbers_or_timestamps_and_sort_as_such(
+def test_times_are_sorted_as_numbers_or_timestamps(
     tmp_path: Path, times: list[str], order: list[int]
 ) -> None:
     rows = "".join(f"a,{time},{i}\n" for i, time in enumerate(times))
@@ -289,7 +289,7 @@ def test_times_are_numbers_or_timestamps_and_sort_as_such(
 def test_the_first_wrong_text_of_a_column_is_named(
     column: str, good: str, wrong: str
 ) -> None:
-    """In the second chunk of a column."""
+    """The text is in the second chunk of its column."""
     chunks = [[good] * 40, [good, wrong, "y"] * 20]
     columns: dict[str, Any] = dict.fromkeys(("sequence", "time", "x"), range(100))
     columns[column] = pa.chunked_array(chunks, pa.string())
@@ -298,7 +298,7 @@ def test_the_first_wrong_text_of_a_column_is_named(
         read_stream(pa.table(columns), {})
 
 
-def test_labels_and_names_of_sequences_stay_texts(tmp_path: Path) -> None:
+def test_labels_and_ids_are_read_as_texts(tmp_path: Path) -> None:
     rows = "007,0,1,NA\n7,0,2,1e0\nNA,0,3,007\n1.0,0,4,7\n"
     sequences = read(write_text(tmp_path, "a.csv", f"sequence,time,x,label\n{rows}"))
     assert sequences.ids == ("007", "7", "NA", "1.0")
@@ -306,8 +306,8 @@ def test_labels_and_names_of_sequences_stay_texts(tmp_path: Path) -> None:
     assert labels.tolist() == ["NA", "1e0", "007", "7"]
 
 
-def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
-    """A feature can be an integer or missing, a sequence a number, a time a date."""
+def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
+    """Features can be integers or missing, ids can be numbers and times dates."""
     columns = {
         "sequence": [7, 8, 7, 9, 7, 9],
         "time": pa.array(np.arange(6, 0, -1), pa.timestamp("us")),
@@ -359,8 +359,8 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
-def test_classes_that_are_not_in_a_split_are_named() -> None:
-    """In training, the only lie is missing, and in validation also the only sit."""
+def test_classes_that_are_missing_in_a_split_are_named() -> None:
+    """Class `lie` is only in the test split, and class `sit` only in training."""
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
     sequences = check_arrays(NOISE[:62], labels, split=split)
@@ -370,8 +370,8 @@ def test_classes_that_are_not_in_a_split_are_named() -> None:
 
 
 @pytest.mark.parametrize("shared", [0, 2, 5])
-def test_groups_of_a_split_that_are_also_in_training_are_counted(shared: int) -> None:
-    """Of 5 groups of the test split, and of none for validation."""
+def test_sequences_of_groups_that_are_also_in_training_are_counted(shared: int) -> None:
+    """The test split has 5 groups. There is no validation split."""
     split = np.repeat(["train", "test"], [20, 10])
     groups = np.append(np.arange(20) % 10, np.arange(10) // 2 + 10 - shared)
     labels = np.arange(30) % 2
@@ -383,8 +383,8 @@ def test_groups_of_a_split_that_are_also_in_training_are_counted(shared: int) ->
     assert all(text.startswith(start) for text in messages)
 
 
-def test_equal_sequences_of_several_splits_are_counted() -> None:
-    """Whatever stands in their padding, and with a zero of another sign."""
+def test_equal_sequences_in_different_splits_are_counted() -> None:
+    """Neither the padding nor the sign of a zero matters."""
     inputs = NOISE[:40].copy()
     inputs[:, 1] = 0
     inputs[30:] = inputs[:10]
@@ -406,7 +406,7 @@ def test_equal_sequences_of_several_splits_are_counted() -> None:
 
 
 @pytest.mark.parametrize("scale", [0, 1e-300])
-def test_constant_features_are_warned_of_together(scale: float) -> None:
+def test_constant_features_cause_one_warning(scale: float) -> None:
     labels = np.arange(40) % 2
     for inputs, number in ((NOISE[:40] * scale + 5 * (scale == 0), 1), (NOISE[:40], 0)):
         with data_warnings() as messages:
@@ -415,10 +415,10 @@ def test_constant_features_are_warned_of_together(scale: float) -> None:
 
 
 @pytest.mark.parametrize("feature", [0, 1])
-def test_test_sequences_change_nothing_of_the_training(
+def test_test_sequences_do_not_affect_training(
     feature: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither longer ones nor other values do, also if training is read in parts."""
+    """Test sequences are longer, with other values. Training is read in parts."""
     six_sequences = 6 * 2 * 2 * 8
     monkeypatch.setattr(checking, "BLOCK_BYTES", six_sequences)
     split = np.repeat(["train", "validation", "test"], [20, 10, 10])
@@ -473,15 +473,15 @@ def test_values_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("write", [write_npz, write_folder])
-def test_an_array_of_another_name_is_refused(
+def test_an_array_with_an_unknown_name_is_refused(
     tmp_path: Path, write: Callable[..., Path]
 ) -> None:
-    """No path is taken from it, either."""
+    """The name is not used as a path."""
     path = write(tmp_path, lenghts=LENGTHS, **ARRAYS)
     assert "'lenghts'; did you mean 'lengths'? allowed are inputs," in refusal(path)
 
 
-def test_texts_that_are_objects_are_to_be_saved_as_texts(tmp_path: Path) -> None:
+def test_texts_in_object_arrays_must_be_saved_as_texts(tmp_path: Path) -> None:
     objects = LABELS.astype(object)
     message = refusal(write_npz(tmp_path, **ARRAYS | {"labels": objects}))
     assert message.endswith("; save it again, texts with .astype(str)")
@@ -541,7 +541,7 @@ WRONG_CSV = [
         *(("data.csv", CSV, *change) for change in WRONG_CSV),
     ],
 )
-def test_wrong_texts_are_refused(
+def test_malformed_text_files_are_refused(
     tmp_path: Path, name: str, content: str, old: str, new: str, message: str
 ) -> None:
     assert old in content
@@ -549,7 +549,7 @@ def test_wrong_texts_are_refused(
     assert message in refusal(path)
 
 
-def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> None:
+def test_a_setting_that_names_an_absent_column_is_refused(tmp_path: Path) -> None:
     path = write_text(tmp_path, "data.csv", CSV)
     for features in None, "1":
         settings = DataConfig(
@@ -559,11 +559,11 @@ def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> Non
             datasets.load(Config(data=settings))
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
-    # The features of a network are named for new sequences, which need no labels.
+    # A network names its features. New sequences for it need no labels.
     assert "labels" not in read_csv(unlabelled, {"activity": "label"}, ("0", "1"))
 
 
-def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
+def test_a_compressed_table_must_be_named_gz(tmp_path: Path) -> None:
     for name, content in (("data.csv.gz", CSV), ("cut.csv.gz", CSV + "a,b\n")):
         (tmp_path / name).write_bytes(gzip.compress(content.encode()))
     np.testing.assert_array_equal(read(tmp_path / "data.csv.gz").lengths, LENGTHS)
@@ -572,7 +572,7 @@ def test_a_compressed_table_has_another_name(tmp_path: Path) -> None:
     assert ".csv.gz only if it is compressed" in refusal(path)
 
 
-def test_a_feature_that_is_there_is_not_suggested_for_another() -> None:
+def test_a_chosen_feature_is_not_suggested_for_an_absent_feature() -> None:
     sequences = check_arrays(np.ones((2, 3, 1)), feature_names=["acc_x"])
     with pytest.raises(UserError, match=r"'acc_y', .* the named features are \("):
         reading.select_features(sequences, ("acc_x", "acc_y"))
@@ -615,7 +615,7 @@ def test_a_damaged_file_is_valid_or_refused_in_one_line(
 
 
 def npy(shape: str, descr: str = "'<f4'", data: bytes = b"") -> bytes:
-    """The content of a file of an array whose header has a shape and a type."""
+    """Returns a `.npy` file whose header has the given shape and dtype."""
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode()
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
 
@@ -648,8 +648,8 @@ print(refused, peak() - before)
 """
 
 
-def test_hostile_arrays_are_refused_without_their_memory(tmp_path: Path) -> None:
-    """In a process of its own, whose memory no other test has raised."""
+def test_hostile_arrays_are_refused_without_allocating_them(tmp_path: Path) -> None:
+    """A new process reads them, since other tests raise the peak of this process."""
     for index, content in enumerate(HOSTILE):
         with zipfile.ZipFile(tmp_path / f"{index}.npz", "w") as file:
             file.writestr("inputs.npy", content)
