@@ -103,7 +103,7 @@ def compare(
     )
     largest_difference = float(np.abs(logits - expected).max())
     if not np.isfinite(largest_difference):  # the network has finite logits
-        raise RunError(f"the {name} export computes logits that are not finite")
+        raise RunError(f"the logits of the {name} export are not finite")
     versions = installed_versions()
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)

@@ -59,7 +59,7 @@ def initialize(
         raise RunError(
             f"num_processes: not all of {num_processes or 'the'} processes have joined "
             f"{coordinator_address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; "
-            "start each of them, with the same flags"
+            "start all of them with the same flags"
         ) from None
     except Exception as error:  # the detection of clusters raises many kinds
         given = (coordinator_address, num_processes, process_id)
@@ -68,7 +68,7 @@ def initialize(
             if str(error) != NO_CLUSTER:
                 _logger.warning(
                     "jax cannot detect whether other processes belong to this run, "
-                    f"which goes on alone ({summarize_error(error)}); "
+                    f"which continues alone ({summarize_error(error)}); "
                     "--num_processes=1 skips the detection"
                 )
             return

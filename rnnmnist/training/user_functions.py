@@ -44,7 +44,9 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     names = [*TAKEN, *map(label, config.train.metrics or ())]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"train.metrics: two have the name {name}; rename one")
+            raise UserError(
+                f"train.metrics: two metrics have the name {name}; rename one"
+            )
     logits = jnp.zeros((2, len(task.classes)))
     labels = jnp.zeros(2, jnp.int32)
     inputs = jnp.zeros((task.time_steps, task.features))
@@ -85,8 +87,8 @@ def check_optimizer_state(program: Program, params: Params) -> None:
     for leaf in jax.tree.leaves(state):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.isnan(leaf).any():
             raise ValueError(
-                "its state contains the learning rate, as by inject_hyperparams; "
-                "use the learning rate that is its argument"
+                "its state contains the learning rate, as with inject_hyperparams; use "
+                "the argument learning_rate instead"
             )
 
 
@@ -104,7 +106,7 @@ def check_schedule(config: RunTrainConfig) -> None:
     if is_wrong.any():
         step = int(is_wrong.argmax())
         raise ValueError(
-            f"the learning rate of step {step} is {learning_rates[step]:.3g}; it "
-            f"must be from 0 to {highest:.3g}, {LARGEST_LEARNING_RATE} times "
-            "train.learning_rate"
+            f"the learning rate of step {step} must be from 0 to {highest:.3g}, "
+            f"{LARGEST_LEARNING_RATE} times train.learning_rate, not "
+            f"{learning_rates[step]:.3g}"
         )
