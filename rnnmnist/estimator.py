@@ -162,7 +162,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise UserError("y: must have at least 2 classes, not 1 class")
+            raise UserError("y: must have at least 2 classes, not 1")
         model = fit(
             inputs,
             classes.astype(str)[labels],

@@ -472,7 +472,7 @@ def test_a_renamed_run_keeps_its_sequences_once(tmp_path: Path) -> None:
     assert not left.exists()
     assert len(list(moved.glob("*.data"))) == 1
     assert load(moved).evaluate("train").examples > 0
-    with pytest.raises(UserError, match="feature_names: are other, and those of"):
+    with pytest.raises(UserError, match="feature_names: must be "):
         fit(moved, feature_names=["other"], num_steps=40)
 
 

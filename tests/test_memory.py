@@ -134,7 +134,7 @@ def test_a_feature_without_a_value_is_trained_on(settings: dict[str, Any]) -> No
     """It is 0 in every time step, and its deltas are, too."""
     inputs = np.concatenate([INPUTS, np.full_like(INPUTS, np.nan)], axis=2)
     given = settings | {"missing": "zero", "verbose": False, "deltas": True}
-    with pytest.warns(rnnmnist.DataWarning, match="1 has no value in training"):
+    with pytest.warns(rnnmnist.DataWarning, match="without a value in training: 1;"):
         model = rnnmnist.fit(inputs, LABELS, **given)
     assert np.isfinite(model.classify(inputs)).all()
 

@@ -119,7 +119,8 @@ def training_parser(command: str, description: str | None) -> Parser:
     )
     parser.add_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
     group = parser.add_argument_group(
-        "multiple processes", "all three flags are required if jax detects none"
+        "multiple processes",
+        "if jax does not detect the processes, all three flags are required",
     )
     for flag, kind, help in (
         ("--coordinator_address", str, "HOST:PORT of process 0"),

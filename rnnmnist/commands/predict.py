@@ -45,12 +45,16 @@ MAX_COLUMNS = 56  # the width of a sparkline
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     parser = Parser("predict", __doc__)
-    parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder or -")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", help="file, folder, or - for standard input"
+    )
     parser.add_run(
         default=REFERENCES[0],
         help="folder of the run (default: %(default)s, the reference model)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line"
+    )
     parser.add_argument(
         "--stream",
         action="store_true",

@@ -47,7 +47,9 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
             f"{subject}: {format_value(given)} is not valid UTF-8"
         ) from None
     if "[" in str(path):
-        raise UserError(f"{subject}: {path} contains [, which orbax refuses; rename it")
+        raise UserError(
+            f"{subject}: {path} contains [, which orbax does not support; rename it"
+        )
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{subject}: {folder} is a file; name a folder")

@@ -290,7 +290,7 @@ def _refuse_loss_over_time(config: RunConfig) -> None:
     if config.train.loss == "every_step" and config.model.reads_whole_sequences:
         raise UserError(
             "train.loss: every_step needs an output after each time step, which a "
-            "bidirectional network, or your own, does not have; remove it"
+            "bidirectional or user-defined network lacks; remove it"
         )
 
 

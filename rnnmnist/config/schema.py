@@ -149,8 +149,8 @@ class DataConfig(ConfigSection):
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
-        "for NaN values, raise an error, repeat the last value of the feature, or use "
-        "0 after the normalization",
+        "NaN values: raise an error, repeat the last value of the feature, or use 0 "
+        "after the normalization",
         applies_to=SEQUENCES,
     )
     augment: str | Function | None = setting(
@@ -557,8 +557,8 @@ class ExecutionConfig(ConfigSection):
     num_devices: int | None = setting(
         None,
         "number of devices, over all processes",
-        by_default="as many as divide the seeds, then of the rest as many as divide "
-        "the batch; on CPU at most one per usable core and 8 per process",
+        by_default="the most that divide the seeds, then the most of the rest that "
+        "divide the batch; on CPU at most one per usable core and 8 per process",
         ge=1,
         le=4096,
         resume="warned",
@@ -600,7 +600,7 @@ class Config(ConfigSection):
         0, "seed of weights, data order and augmentation", ge=0, le=2**31 - 4096
     )
     num_seeds: int = setting(
-        1, "ensemble members, with the seeds seed, seed + 1, …", ge=1, le=4096
+        1, "networks in the ensemble, with seeds seed, seed + 1, …", ge=1, le=4096
     )
     tutorial_128: bool = setting(
         False,

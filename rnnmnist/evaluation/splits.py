@@ -28,7 +28,9 @@ def load_split(
     task, splits = dataset or network.dataset or _load_dataset(network)
     split = split or task.evaluated_split
     if not len(splits[split]):
-        raise UserError(f"split: {task.name} has no {split} split; remove it")
+        raise UserError(
+            f"split: {task.name} has no {split} split; remove split={split}"
+        )
     return task, split, splits[split]
 
 
@@ -44,7 +46,9 @@ def _load_dataset(network: Network) -> Dataset:
         )
     is_file = config.path is not None and not is_own("data.path", config.path)
     if is_file and not Path(str(config.path)).exists():
-        raise MissingDataError(f"data.path: {config.path} is missing; set the new path")
+        raise MissingDataError(
+            f"data.path: {config.path} does not exist; set its new path"
+        )
     dataset = datasets.load(network.config, trained=network.task)
     is_named = network.settings.get("data.path") is not None
     if dataset.task.sha256 != network.task.sha256 and not is_named:

@@ -84,7 +84,7 @@ def write_exports(
     if wrong:
         raise RunError(
             f"{' and '.join(wrong)} in {folder}: some predictions differ from the "
-            "network"
+            "network's"
         )
 
 
@@ -128,14 +128,14 @@ def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
         others = {file.name for file in path.iterdir()} - WRITTEN
         if others:
             raise UserError(
-                f"output: {path} contains {min(others)}, which is not an export; "
+                f"output: {path} contains {min(others)}, which no export wrote; "
                 "name another folder, or move this file"
             )
     packages = [package for name in names for package in FORMATS[name]]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"format: {format} needs {' and '.join(missing)}; "
+            f"format: {format} needs {' and '.join(missing)}; run "
             f"pip install {' '.join(missing)}"
         )
     return names

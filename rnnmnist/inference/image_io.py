@@ -14,7 +14,7 @@ from rnnmnist.errors import UserError, prefix_errors
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 READABLE = (
     f"use one of the formats {', '.join(IMAGE_FORMATS)}; for sequences, name the "
-    "workdir of their run"
+    "workdir of a run on sequences"
 )
 MAX_SIDE = 224  # pixels; larger images are downsampled
 

@@ -126,8 +126,8 @@ def read_header(folder: Path) -> Header | None:
         ) from error
     if folder.name != str(header.step):
         raise UserError(
-            f"workdir: the folder {folder} holds the checkpoint of step {header.step}; "
-            f"rename it to {header.step}"
+            f"workdir: the folder {folder} contains the checkpoint of step "
+            f"{header.step}; rename it to {header.step}"
         )
     return header
 
@@ -190,7 +190,7 @@ def move_aside(folder: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
     _logger.warning(
-        f"checkpoint {folder.name} is damaged and not used; renamed to {target}"
+        f"checkpoint {folder.name} is damaged and not used; it was renamed to {target}"
     )
 
 

@@ -144,7 +144,9 @@ def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
     assert f"random filters, for {reason}; model.cell=lru" in printed
     assert "leave one out" in printed
     printed = output_of(called("main", *many))
-    assert "since train.num_steps is given; model.cell=filters" in printed
+    assert (
+        "since train.num_steps is given; to override, set model.cell=filters" in printed
+    )
     assert "complete at step 2" in output_of(called("main", *many))
 
 

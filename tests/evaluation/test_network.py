@@ -80,11 +80,11 @@ def test_time_steps_that_a_stream_refuses() -> None:
     network = load()
     wrong: list[tuple[Any, str]] = [
         (np.zeros(27), r"features: has the shape \(27,\); .*\(28,\)"),
-        (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
+        (np.ma.masked_equal(np.arange(28), 1), "features: contains masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
         (np.full(28, 255), "features: must be grey levels from 0 to 1"),
         (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
-        (["1"] * 28, "features: is .<U1.; allowed are real numbers"),
+        (["1"] * 28, "features: has the type .<U1.; expected real numbers"),
         ({"0": 0.5}, "features: must be 28 numbers"),
         ([1, [2]], "features: "),
     ]
@@ -118,7 +118,7 @@ def test_images_of_another_shape_or_type_are_refused() -> None:
         with pytest.raises(UserError, match=r"^inputs: must be uint8 images of shape"):
             network.classify(images)
     for method, images in ("classify", IMAGES), ("predict", IMAGES[0]):
-        with pytest.raises(UserError, match=r"^(inputs|image): has masked values"):
+        with pytest.raises(UserError, match=r"^(inputs|image): contains masked values"):
             getattr(network, method)(np.ma.masked_equal(images, 0))
 
 

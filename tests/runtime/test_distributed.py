@@ -185,7 +185,7 @@ def test_missing_processes_are_one_line(
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
         f"error: num_processes: not all of 2 processes have joined {address} within "
-        "1 s; start each of them, with the same flags\n"
+        "1 s; start all of them with the same flags\n"
     )
 
 
@@ -232,4 +232,4 @@ def test_a_run_goes_on_alone_if_a_cluster_cannot_be_detected(
     )
     distributed.initialize(None, None, None)
     (warning,) = caplog.messages
-    assert "goes on alone (ValueError: no metadata)" in warning
+    assert "continues alone (ValueError: no metadata)" in warning

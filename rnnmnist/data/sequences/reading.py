@@ -43,11 +43,11 @@ SEQUENCE_FORMATS = (
     "a .npz, .ts, .csv, .csv.gz or .parquet file, or a folder of .npy files"
 )
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
-SAVE_AGAIN = "save it again, strings with .astype(str)"  # not as objects
+SAVE_AGAIN = "save it again, with strings converted by .astype(str)"  # not as objects
 READABLE = (
     "save it again; a .csv file needs UTF-8, the same number of cells in each row, all "
-    "quotes closed, quotes around text that contains a comma, and the name .csv.gz "
-    "only if it is compressed"
+    "quotes closed, quotes around text that contains a comma, and, only if it is "
+    "compressed, the name .csv.gz"
 )
 ONE_TYPE = (
     "pass a table whose columns have distinct names and one type each; with "
@@ -68,12 +68,12 @@ def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
     """Checks the names of arrays, of which an archive loads each when it is read."""
     for name in found:
         if name not in ARRAYS:
-            remedy = suggest_name(name, ARRAYS, f"known are {', '.join(ARRAYS)}")
+            remedy = suggest_name(name, ARRAYS, f"the arrays are {', '.join(ARRAYS)}")
             raise UserError(f"contains an unknown array {format_value(name)}; {remedy}")
     if "inputs" not in found:
         raise UserError(
             "contains no array 'inputs'; save the sequences under this name, or name a "
-            "single file with a table, in which a column identifies the sequence"
+            "single file, a table with a column for the sequence"
         )
     arrays = {}
     for name in found:
@@ -347,7 +347,7 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
             "features that change by the same amount at every time step, or never, "
             "like a clock, a counter or the number of a subject: "
             f"{', '.join(names[is_steady])[:200]}; exclude them with data.features, or "
-            "name the subject's column groups"
+            "give the subject's column the role groups"
         )
     if moments.is_constant.all():
         warn_of_data(

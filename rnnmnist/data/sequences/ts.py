@@ -15,7 +15,7 @@ import numpy as np
 
 from rnnmnist.errors import UserError, format_value, prefix_errors
 
-CASE = "write equally many numbers in each dimension, with ? or nan for missing ones"
+CASE = "write as many values in each dimension, with ? or nan for missing ones"
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:

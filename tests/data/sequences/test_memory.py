@@ -257,10 +257,10 @@ def test_a_list_with_swapped_axes_is_told_so() -> None:
         (np.ones((3, 4)), None, "pass labels"),
         (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\), with labels"),
         (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "row 1: the column x has"),
-        (FRAME.drop(columns="time"), None, "inputs: has the columns .* needed are seq"),
-        (FRAME, [0, 1, 0], "^labels: a table has its own columns"),
+        (FRAME.drop(columns="time"), None, "inputs: has the columns .* expected seq"),
+        (FRAME, [0, 1, 0], "^labels: must be a column of the table"),
         (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
-        (pd.concat([BESIDE, BESIDE[["u"]]], axis=1), None, "have different names"),
+        (pd.concat([BESIDE, BESIDE[["u"]]], axis=1), None, "have distinct names"),
         (
             pl.DataFrame(BESIDE).lazy(),
             None,
@@ -320,7 +320,9 @@ def test_texts_as_values_are_to_be_encoded() -> None:
     with pytest.raises(UserError, match=r"^inputs: is '<U1'; .* one-hot, .* embedding"):
         rnnmnist.fit(letters, ["a", "b"])
     for texts in letters, letters.astype(object):
-        with pytest.raises(UserError, match=r"^X: is '<U1'; .* one-hot, .* embedding"):
+        with pytest.raises(
+            UserError, match=r"^X: has the type '<U1'; .* one-hot, .* embedding"
+        ):
             rnnmnist.RNNClassifier().fit(texts, ["a", "b"])
 
 

@@ -50,4 +50,4 @@ def test_a_feature_without_a_value_is_named() -> None:
     values = np.random.default_rng(0).normal(size=(*SHAPE, 2))
     values[..., 1] = np.nan
     (message,) = load(values, feature_names=["u", "v"])
-    assert message.startswith("v has no value in training")
+    assert message.startswith("without a value in training: v;")
