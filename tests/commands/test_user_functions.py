@@ -468,18 +468,21 @@ def test_a_wrong_function_is_one_line_before_anything_is_written(
     [
         (
             {"loss": ROWS["loss"], "label_smoothing": 0.1},
-            "beside train.loss=",
+            "no effect with train.loss=",
         ),
         (
             {"optimizer": "optax:lion", "weight_decay": 0.1},
-            "beside train.optimizer=",
+            "no effect with train.optimizer=",
         ),
         (
             {"schedule": ROWS["schedule"], "warmup_fraction": 0.02},
-            "beside train.schedule=",
+            "no effect with train.schedule=",
         ),
-        ({"network": ROWS["network"], "hidden_size": 3}, "beside model.network="),
-        ({"network": ROWS["network"], "cell": "gru"}, "beside model.network="),
+        (
+            {"network": ROWS["network"], "hidden_size": 3},
+            "no effect with model.network=",
+        ),
+        ({"network": ROWS["network"], "cell": "gru"}, "no effect with model.network="),
         ({"network": ROWS["network"], "loss": "every_step"}, "train.loss: every_step"),
         ({"cell": "filters", "loss": ROWS["loss"]}, "gradient-based training"),
         ({"cell": "filters", "augment": ROWS["augment"]}, "gradient-based training"),
@@ -500,7 +503,7 @@ def test_settings_that_do_not_apply_are_refused(
 def test_the_configuration_of_filters_takes_a_reader_only(folder: Path) -> None:
     common = "--config=filters", f"--config.data.path={ROWS['path']}"
     network = f"--config.model.network={ROWS['network']}"
-    assert "beside model.network=" in refused("main", *common, network)
+    assert "no effect with model.network=" in refused("main", *common, network)
     augment = f"--config.data.augment={ROWS['augment']}"
     assert "gradient-based training" in refused("main", *common, augment)
     output_of(called("main", *common, f"--workdir={folder}/run"))

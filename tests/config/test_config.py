@@ -242,7 +242,7 @@ def test_patience_counts_epochs_of_what_is_trained() -> None:
 # Settings by their names without the section, which a run on images or sequences
 # refuses, and the first setting with a part of the error.
 REFUSED: list[tuple[Task, dict[str, object], str]] = [
-    (SEQUENCES, {"data.view": "columns"}, "mine has sequences"),
+    (SEQUENCES, {"data.view": "columns"}, "not to the sequences of mine"),
     (TASK, {"data.path": "a.npz"}, "--config=files"),
     (TASK, {"data.permutation": "random:1"}, "data.view=permuted"),
     (

@@ -141,7 +141,7 @@ def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
     many = [*flags, f"--workdir={tmp_path / 'many'}", "--config.train.num_steps=2"]
     printed = output_of(called("main", *few))
     reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
-    assert f"random filters, for {reason}; model.cell=lru" in printed
+    assert f"random filters, for {reason}; to override, set model.cell=lru" in printed
     assert "leave one out" in printed
     printed = output_of(called("main", *many))
     assert (

@@ -235,7 +235,8 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     if not arrays or any(array.ndim == 0 for array in arrays):
         raise UserError(
             "inputs: must be a list of sequences, [time, features] or [time], not "
-            f"{'numbers' if arrays else 'empty'}; pass [inputs] for a single sequence"
+            f"{'numbers' if arrays else 'an empty list'}; pass [inputs] for a single "
+            "sequence"
         )
     with prefix_errors(
         "inputs", "pass arrays [time, features] with the same number of features"

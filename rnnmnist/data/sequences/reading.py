@@ -416,8 +416,9 @@ def select_features(sequences: Sequences, wanted: Sequence[str]) -> Sequences:
         return replace(sequences, columns=columns, feature_names=tuple(wanted))
     if len(names) != len(wanted):
         raise UserError(
-            f"has {len(names)} features, {format_value(names)}, but data.features or "
-            f"the network requires {len(wanted)}, {format_value(wanted)}; pass these, "
-            "with feature_names; in Python, pass inputs[None] for a single sequence"
+            f"must have the features {format_value(wanted)} ({len(wanted)}), which "
+            "data.features or the network requires, not "
+            f"{format_value(names)} ({len(names)}); pass these, with feature_names; in "
+            "Python, pass inputs[None] for a single sequence"
         )
     return replace(sequences, feature_names=tuple(wanted))

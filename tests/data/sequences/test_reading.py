@@ -327,11 +327,11 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inputs": INPUTS * 1j}, "inputs: is 'complex64'"),
+        ({"inputs": INPUTS * 1j}, "inputs: has the type 'complex64'"),
         ({"inputs": [[1, 2], [3]]}, "inputs: .*ValueError: setting an array element"),
         ({"inputs": [[], [], []], "lengths": None}, r"^inputs: .*\(3, 0\)"),
         ({"inputs": np.zeros(3)}, r"inputs: must have the shape .*, not \(3,\)"),
-        ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
+        ({"labels": LABELS[:2]}, r"labels: must have the shape \(3,\), .* \(2,\)"),
         ({"labels": [0, 1, np.nan]}, "labels: has the type 'float64'; .*missing"),
         ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "type 'object'; "),
         (
@@ -561,7 +561,7 @@ def test_a_column_that_a_setting_names_in_vain_is_refused(tmp_path: Path) -> Non
         settings = DataConfig(
             name="files", path=str(path), features=features, columns="groups=animal"
         )
-        with pytest.raises(UserError, match="groups=animal names no column; remove it"):
+        with pytest.raises(UserError, match="groups=animal names no column; remove or"):
             datasets.load(Config(data=settings))
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
