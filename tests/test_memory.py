@@ -91,9 +91,9 @@ def test_a_saved_network_is_evaluated_on_data_that_are_named(
     np.savez(tmp_path / "own.npz", inputs=INPUTS, labels=LABELS, split=SPLIT)
     named = rnnmnist.load(folder, path=tmp_path / "own.npz").evaluate()
     assert (named.dataset, named.accuracy) == ("own", model.evaluate().accuracy)
-    with pytest.raises(rnnmnist.UserError, match="parameters only"):
+    with pytest.raises(rnnmnist.UserError, match="only parameters"):
         fit(workdir=folder)
-    with pytest.raises(rnnmnist.UserError, match=r"^folder: .*has checkpoints"):
+    with pytest.raises(rnnmnist.UserError, match=r"^folder: .*contains checkpoints"):
         model.save(folder)
     names = {path for path in file_times(folder) if "evaluation" not in path.parts}
     assert names == before.keys()

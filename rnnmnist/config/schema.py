@@ -556,7 +556,7 @@ class ExecutionConfig(ConfigSection):
 
     num_devices: int | None = setting(
         None,
-        "number of devices, over all processes",
+        "number of devices over all processes",
         by_default="the most that divide the seeds, then the most of the rest that "
         "divide the batch; on CPU at most one per usable core and 8 per process",
         ge=1,
@@ -600,7 +600,10 @@ class Config(ConfigSection):
         0, "seed of weights, data order and augmentation", ge=0, le=2**31 - 4096
     )
     num_seeds: int = setting(
-        1, "networks in the ensemble, with seeds seed, seed + 1, …", ge=1, le=4096
+        1,
+        "number of networks in the ensemble, with seeds seed, seed + 1, …",
+        ge=1,
+        le=4096,
     )
     tutorial_128: bool = setting(
         False,

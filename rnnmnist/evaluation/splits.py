@@ -42,12 +42,12 @@ def _load_dataset(network: Network) -> Dataset:
     if config.name == "files" and config.path is None:
         raise MissingDataError(
             f"data.path: {network.workdir or 'the network'} does not contain the "
-            "training sequences; set data.path=PATH to these or to others"
+            "training sequences; set data.path=PATH to these or others"
         )
     is_file = config.path is not None and not is_own("data.path", config.path)
     if is_file and not Path(str(config.path)).exists():
         raise MissingDataError(
-            f"data.path: {config.path} does not exist; set its new path"
+            f"data.path: {config.path} does not exist; set data.path to its new place"
         )
     dataset = datasets.load(network.config, trained=network.task)
     is_named = network.settings.get("data.path") is not None

@@ -75,7 +75,7 @@ def initialize(
         raise UserError(
             "coordinator_address: the processes cannot join "
             f"{coordinator_address or 'a cluster'} ({type(error).__name__}: {error}); "
-            "give HOST:PORT of process 0, --num_processes and --process_id"
+            "pass HOST:PORT of process 0, --num_processes and --process_id"
         ) from error
     # jax.distributed has replaced Python's handler of SIGTERM.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

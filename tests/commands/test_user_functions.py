@@ -324,7 +324,7 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     workdir = f"--workdir={folder}/whole"
     flags = []
     if row in ("network", "cell", "path"):
-        part = "name them" if row == "path" else "whose code runs only if you name it"
+        part = "set data.path=PATH" if row == "path" else "whose code runs only if you name it"
         assert part in refused("evaluate", workdir)
         flags = flags_of({row: ROWS[row].replace("own.py", "moved.py")})
     output_of(called("evaluate", workdir, *flags))
@@ -694,7 +694,7 @@ def test_a_changed_file_is_a_warning_and_a_changed_parameter_an_error(
     train(folder / "run", settings | {"loss": ROWS["loss"]})
     with pytest.raises(UserError, match=r"gamma=2 \(checkpoint: .*,gamma=1\.5"):
         train(folder / "run", settings | {"loss": "own.py:focal,gamma=2"})
-    with pytest.raises(UserError, match=r"must be the FILE.py:Leaky,decay=0\.9"):
+    with pytest.raises(UserError, match=r"must be FILE.py:Leaky,decay=0\.9"):
         rnnmnist.load(folder / "run", cell="own.py:Leaky")
     assert not caplog.messages
     file = folder / "own.py"

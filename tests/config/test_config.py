@@ -261,7 +261,7 @@ REFUSED: list[tuple[Task, dict[str, object], str]] = [
     (
         TASK,
         {"train.loss": "every_step", "model.bidirectional": True},
-        "two directions",
+        "bidirectional",
     ),
     (SEQUENCES, {"train.patience": 3}, "with a validation split"),
     (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}, "'aa' is not a class"),

@@ -72,7 +72,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     printed = [list(line["probabilities"].values()) for line in lines]
     np.testing.assert_array_equal(printed, streamed.reshape(18, 3))
     monkeypatch.setattr("sys.stdin", io.StringIO("one,2"))
-    with pytest.raises(UserError, match=r"^standard input, line 1: .*'one'.*; give"):
+    with pytest.raises(UserError, match=r"^standard input, line 1: .*'one'.*; write"):
         predict.main([f"--workdir={workdir}", "--stream"])
 
 

@@ -263,7 +263,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
     with (
-        pytest.raises(UserError, match="parameters only"),
+        pytest.raises(UserError, match="only parameters"),
         open_run(Request(GIVEN.replace({"data.path": None})), target, open_source),
     ):
         pass

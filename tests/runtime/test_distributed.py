@@ -209,7 +209,7 @@ def test_the_doctor_checks_all_processes(new_run: Run) -> None:
 def test_invalid_process_coordinates_are_refused(
     address: str | None, number: int | None, index: int | None
 ) -> None:
-    with pytest.raises(UserError, match=r"^coordinator_address: .*; give HOST:PORT"):
+    with pytest.raises(UserError, match=r"^coordinator_address: .*; pass HOST:PORT"):
         distributed.initialize(address, number, index)
 
 

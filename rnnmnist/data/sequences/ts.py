@@ -15,7 +15,9 @@ import numpy as np
 
 from rnnmnist.errors import UserError, format_value, prefix_errors
 
-CASE = "write as many values in each dimension, with ? or nan for missing ones"
+CASE = (
+    "write the same number of values in each dimension, with ? or nan for missing ones"
+)
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
