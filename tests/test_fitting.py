@@ -237,7 +237,7 @@ def test_fit_prints_nothing_unless_verbose(
     monkeypatch.setattr(logging.root, "handlers", [])
     fit(tmp_path / "run", num_steps=50, verbose=True)
     printed = capfd.readouterr()
-    assert printed.err.startswith("train.num_steps was 40 and is now 50: ")
+    assert printed.err.startswith("train.num_steps was 40 and is now 50, ")
     assert "resuming from step 40\n" in printed.out
 
 

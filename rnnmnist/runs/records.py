@@ -113,7 +113,7 @@ class Record:
         if self.damaged and selector not in named:
             raise RunError(
                 f"checkpoint {self.workdir}/{self.damaged[-1]} is damaged: its files "
-                f"differ from SHA256SUMS; choose one of the undamaged steps, {steps}, "
+                f"differ from SHA256SUMS; the undamaged steps are {steps}; choose one, "
                 "or repeat the training command, which renames the damaged checkpoint"
             )
         if not named:
@@ -241,8 +241,8 @@ class Record:
             )
         if self.workdir is None:
             return (
-                f"step {step} of {num_steps} is not saved; with a workdir, the same "
-                "call would resume"
+                f"stopped at step {step} of {num_steps}, and nothing is saved; with a "
+                "workdir, the same call would resume"
             )
         return (
             f"saved step {step} of {num_steps} in {self.workdir}; start the run again "

@@ -324,7 +324,11 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     workdir = f"--workdir={folder}/whole"
     flags = []
     if row in ("network", "cell", "path"):
-        part = "set data.path=PATH" if row == "path" else "whose code runs only if you name it"
+        part = (
+            "set data.path=PATH"
+            if row == "path"
+            else "whose code runs only if you name it"
+        )
         assert part in refused("evaluate", workdir)
         flags = flags_of({row: ROWS[row].replace("own.py", "moved.py")})
     output_of(called("evaluate", workdir, *flags))

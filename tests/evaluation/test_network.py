@@ -65,7 +65,9 @@ def test_a_stream_predicts_as_for_whole_sequences(
     rows = [[",".join(map(str, row)) for row in one] for one in inputs.tolist()]
     text = "\n\n".join(map("\n".join, rows)).replace("nan", "")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n1,2,3"))
-    with pytest.raises(UserError, match=r"^standard input, line 21: features: has "):
+    with pytest.raises(
+        UserError, match=r"^standard input, line 21: features: must have "
+    ):
         predict.main([f"--workdir={workdir}", "--stream"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
@@ -79,7 +81,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
 def test_time_steps_that_a_stream_refuses() -> None:
     network = load()
     wrong: list[tuple[Any, str]] = [
-        (np.zeros(27), r"features: has the shape \(27,\); .*\(28,\)"),
+        (np.zeros(27), r"features: must have the shape \(28,\), .*\(27,\)"),
         (np.ma.masked_equal(np.arange(28), 1), "features: contains masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
         (np.full(28, 255), "features: must be grey levels from 0 to 1"),

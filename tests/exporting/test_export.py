@@ -304,7 +304,9 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
     flags = flags_of(lstm.workdir, lstm.settings, tmp_path / "out")
-    assert refused("export", *flags, "--format=onnx").endswith(": pip install absent")
+    assert refused("export", *flags, "--format=onnx").endswith(
+        "; run pip install absent"
+    )
     assert not (tmp_path / "out").exists()
 
 

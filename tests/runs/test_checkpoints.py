@@ -293,7 +293,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     message = (
         "2 contains the checkpoint of step 3"
         if name == "step"
-        else "of another version"
+        else "another version of rnnmnist"
     )
     with pytest.raises(UserError, match=message):
         Record(workdir)
