@@ -22,7 +22,9 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
-    raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
+    raise ImportError(
+        "RNNClassifier needs scikit-learn: pip install scikit-learn"
+    ) from error
 
 # A value of `eval_every_steps` that no run reaches: only the last step is saved.
 NEVER = 2**31 - 1
@@ -161,7 +163,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise UserError("y: has 1 class; at least 2 are needed")
+            raise UserError("y: must have at least 2 classes, not 1")
         model = fit(
             inputs,
             classes.astype(str)[labels],
@@ -202,8 +204,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         metrics = self.model_.validation_metrics
         if metrics is None or not metrics.split.startswith("leave_one"):
             raise AttributeError(
-                "leave_one_out_score_: only random filters without a validation split "
-                "have it"
+                "leave_one_out_score_: exists only for random filters without a "
+                "validation split"
             )
         return metrics.accuracy
 
@@ -244,8 +246,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         duplicates = sorted(settings.keys() & extra.keys())
         if duplicates:
             raise UserError(
-                f"settings: {duplicates[0]} follows from the parameters of "
-                "RNNClassifier; set these, and remove it here"
+                f"settings: {duplicates[0]} is determined by the parameters of "
+                "RNNClassifier; set these instead"
             )
         defaults = {"validation": self.early_stopping, "placement": "host"}
         if not self.early_stopping:
@@ -257,7 +259,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
         if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
-            raise UserError("X: is an array of sequences; pass list(X)")
+            raise UserError("X: must not be an array of objects; pass list(X)")
         if isinstance(X, np.ndarray) and X.size and isinstance(X.flat[0], str):
             valid_array("X", X, "biuf")  # the error explains how to encode text
         if isinstance(X, list | tuple):

@@ -196,7 +196,7 @@ def fit(
     shape: tuple[int, ...] = getattr(inputs, "shape", ())
     if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
         warn_of_data(
-            f"inputs {shape} have more features than time steps; if they are "
+            f"inputs: {shape} has more features than time steps; if the axes are "
             "[examples, features, time], pass inputs.swapaxes(1, 2)"
         )
     source = Source(
@@ -226,8 +226,8 @@ def _train(
     """Trains or resumes a run, and returns the network of its best step."""
     if callback is not None and not callable(callback):
         raise UserError(
-            f"callback: must be a function, not {format_value(callback)}; it gets the "
-            "metrics of a validation"
+            "callback: must be a function of the validation metrics, not "
+            f"{format_value(callback)}"
         )
     folder = None if workdir is None else parse_folder(workdir)
     with open_run(request, folder, open_source) as run:

@@ -54,7 +54,7 @@ def test_a_run_in_a_folder_is_resumed(tmp_path: Path, capfd: Any) -> None:
     assert "step 60/60" in capfd.readouterr().out
     kept.fit(X, Y)
     assert "complete at step 60" in capfd.readouterr().out
-    with pytest.raises(UserError, match=r"^workdir: .*trained on other data"):
+    with pytest.raises(UserError, match=r"^workdir: .*trained on data other"):
         kept.fit(2 * X, Y)
 
 
@@ -109,15 +109,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": "many"}, "train.num_steps: "),
     ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
     ({"settings": {"workdir": "x"}}, "workdir: "),
-    ({"settings": {"num_steps": 3}}, "settings: num_steps follows from the parameters"),
+    (
+        {"settings": {"num_steps": 3}},
+        "settings: num_steps is determined by the parameters",
+    ),
     ({"settings": {"patience": 3}, "early_stopping": True}, "settings: patience "),
     ({"early_stopping": True, "batch_size": "16"}, "train.batch_size: "),
     ({"random_state": -1}, "seed: "),
     ({"early_stopping": True, "n_iter_no_change": 0}, "train.patience: "),
     ({"class_weight": {"heigh": 5, "low": 1}}, "train.class_weight: .*'heigh'"),
-    ({"y": ["one"] * 60}, "y: has 1 class"),
-    ({"y": np.ma.masked_equal(np.arange(60) % 3, 1)}, "y: has masked values"),
-    ({"X": np.ma.masked_greater(X, 1)}, "X: has masked values"),
+    ({"y": ["one"] * 60}, "y: must have at least 2 classes"),
+    ({"y": np.ma.masked_equal(np.arange(60) % 3, 1)}, "y: contains masked values"),
+    ({"X": np.ma.masked_greater(X, 1)}, "X: contains masked values"),
     ({"X": np.where(X > 2, np.nan, X)}, '.*missing="forward_fill".* lengths'),
     ({"X": np.array([*X[:59], X[59, :5]], object)}, r"X: .*list\(X\)"),
 ]

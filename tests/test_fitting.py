@@ -237,7 +237,7 @@ def test_fit_prints_nothing_unless_verbose(
     monkeypatch.setattr(logging.root, "handlers", [])
     fit(tmp_path / "run", num_steps=50, verbose=True)
     printed = capfd.readouterr()
-    assert printed.err.startswith("train.num_steps was 40 and is now 50: ")
+    assert printed.err.startswith("train.num_steps was 40 and is now 50, ")
     assert "resuming from step 40\n" in printed.out
 
 
@@ -486,7 +486,7 @@ def test_a_renamed_run_keeps_one_copy_of_its_sequences(tmp_path: Path) -> None:
     assert not left.exists()
     assert len(list(moved.glob("*.data"))) == 1
     assert load(moved).evaluate("train").examples > 0
-    with pytest.raises(UserError, match="feature_names: are other, and those of"):
+    with pytest.raises(UserError, match="feature_names: must be "):
         fit(moved, feature_names=["other"], num_steps=40)
 
 

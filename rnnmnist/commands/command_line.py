@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             help = f"{SETTINGS[name].help}; if it differs from training"
             if name in ("model.cell", "model.network"):
                 help = (
-                    "your own class, as in training; its code runs only if it is named "
+                    "your own class, as in training; its code runs only if you name it "
                     "here"
                 )
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
@@ -114,21 +114,22 @@ def training_parser(command: str, description: str | None) -> Parser:
         "--config",
         metavar="FILE",
         default="embedded",
-        help="name of a shipped configuration, or a path, with a / or with .py "
+        help="shipped configuration, or a path that contains / or ends in .py "
         "(default: %(default)s)",
     )
     parser.add_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
     group = parser.add_argument_group(
-        "several processes", "all three are required where jax does not detect them"
+        "multiple processes",
+        "if jax does not detect the processes, all three flags are required",
     )
     for flag, kind, help in (
         ("--coordinator_address", str, "HOST:PORT of process 0"),
-        ("--num_processes", int, "their number; 1 disables the detection of others"),
+        ("--num_processes", int, "number of processes; 1 disables their detection"),
         ("--process_id", int, "index of this process, from 0"),
     ):
         group.add_argument(flag, metavar="VALUE", type=kind, help=help)
     group = parser.add_argument_group(
-        "settings", "their defaults can be changed by the configuration file"
+        "settings", "the configuration file can change the defaults"
     )
     for name, known in SETTINGS.items():
         help = f"{known.help}; {known.allowed} (default: {known.by_default})"

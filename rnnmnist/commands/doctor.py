@@ -25,7 +25,9 @@ def main(argv: list[str]) -> None:
     """Checks whether the run on the command line would work on this machine."""
     parser = command_line.training_parser("doctor", __doc__)
     parser.add_argument(
-        "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
+        "--require",
+        choices=["tpu", "gpu"],
+        help="exit with code 1 unless jax uses this platform",
     )
     args = command_line.parse_training(parser, argv)
     try:

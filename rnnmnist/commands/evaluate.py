@@ -17,8 +17,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],
-        help="the split to evaluate (default: test; without one, validation; without "
-        "both, the leave-one-out predictions of filters, or train)",
+        help="split to evaluate (default: test; without a test split, validation; "
+        "without either, the leave-one-out predictions of filters, or else train)",
     )
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_evaluation

@@ -24,12 +24,14 @@ def main(argv: list[str]) -> None:
     parser = Parser("export", __doc__)
     parser.add_run(required=True)
     parser.add_argument(
-        "--format", choices=[*FORMATS, "all"], required=True, help="what to write"
+        "--format", choices=[*FORMATS, "all"], required=True, help="format to write"
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", required=True, help="where to write it"
+        "--output", metavar="FOLDER", required=True, help="folder to write to"
     )
-    parser.add_argument("--force", action="store_true", help="replace those in FOLDER")
+    parser.add_argument(
+        "--force", action="store_true", help="replace exports in FOLDER"
+    )
     args = parser.parse(argv)
     from rnnmnist.exporting.exports import write_exports
     from rnnmnist.runtime.compilation import use_cpu

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_workdir(
         action="append",
-        help="folder of a run; repeat it to show runs side by side (default: the "
+        help="folder of a run; repeat to show runs side by side (default: the "
         f"reference models {' and '.join(REFERENCES)})",
     )
     args = parser.parse(argv)

@@ -48,22 +48,26 @@ MAX_COLUMNS = 56  # the width of a sparkline
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     parser = Parser("predict", __doc__)
-    parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", help="file, folder, or - for standard input"
+    )
     parser.add_run(
         default=REFERENCES[0],
         help="folder of the run (default: %(default)s, the reference model)",
     )
-    parser.add_argument("--json", action="store_true", help="print lines of JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line"
+    )
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="read time steps from standard input, and print a JSON object after each",
+        help="read time steps from standard input; print a JSON object after each",
     )
     args = parser.parse(argv)
     if args.stream == bool(args.files) or "" in args.files:
         raise UserError(
-            "FILE: name images of digits or files of sequences, or set --stream alone; "
-            f"{parser.prog} --help"
+            "FILE: name images of digits or files of sequences, or use --stream "
+            f"without files; {parser.prog} --help lists the flags"
         )
     from rnnmnist.runtime.compilation import use_cpu
 
@@ -184,7 +188,7 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
             state, time = model.start(), 0
             continue
         where = f"standard input, line {number}"
-        with prefix_errors(where, "give numbers with commas between"):
+        with prefix_errors(where, "write numbers separated by commas"):
             values = [float(cell.strip() or "nan") for cell in line.split(",")]
         with prefix_errors(where):
             state, probabilities = model.step(state, values)

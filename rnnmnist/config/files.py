@@ -36,7 +36,7 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
     Error messages begin with `subject`, the flag or argument that gave the path.
     """
     if not str(given).strip():
-        raise UserError(f"{subject}: must name a directory, not ''")
+        raise UserError(f"{subject}: must name a folder, not ''")
     with prefix_errors(subject):
         path = expand(given)
     try:
@@ -46,10 +46,12 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
             f"{subject}: {format_value(given)} is not valid UTF-8"
         ) from None
     if "[" in str(path):
-        raise UserError(f"{subject}: {path} has a [, with which orbax fails; rename it")
+        raise UserError(
+            f"{subject}: {path} contains [, which orbax does not support; rename it"
+        )
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{subject}: {folder} is a file; name a directory")
+            raise UserError(f"{subject}: {folder} is a file; name a folder")
     return path
 
 
@@ -91,9 +93,9 @@ def find_config(given: str | Path) -> Path:
     if is_path and path.is_file():
         return path
     names = sorted([*shipped, RULE])
-    listed = f"{', '.join(names)}, or a path with a / or with .py"
+    listed = f"{', '.join(names)}, or a path that contains / or ends in .py"
     remedy = suggest_name(path.stem, names, f"name one of {listed}")
-    raise UserError(f"config: there is no configuration {text}; {remedy}")
+    raise UserError(f"config: {text} is not a configuration; {remedy}")
 
 
 def load_config(path: Path) -> Config:
@@ -105,7 +107,7 @@ def load_config(path: Path) -> Config:
         raise
     except (Exception, SystemExit) as error:  # user code can raise anything
         raise UserError(
-            f"config: {path} does not run: {type(error).__name__}: {error}"
+            f"config: {path} fails: {type(error).__name__}: {error}; correct it"
         ) from error
     if not isinstance(config, Config):
         raise UserError(

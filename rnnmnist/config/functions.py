@@ -73,8 +73,8 @@ class Function:
         """Raises a `UserError` if other processes cannot import the function."""
         if self.text.startswith(MEMORY_PREFIX):
             raise UserError(
-                f"{self.setting}: {label(self)} cannot be found again by its name, "
-                "which a folder or a pickle needs; put it into a file, and name it as "
+                f"{self.setting}: {label(self)} cannot be imported by its name, as a "
+                "folder or a pickle requires; move it to a file, and name it as "
                 "FILE.py:NAME,KEY=VALUE"
             )
 
@@ -88,8 +88,8 @@ class Function:
             lines = f"{type(error).__name__}: {error}".split()
             raised = escape_unprintable(" ".join(lines)[:300])
             raise UserError(
-                f"{self.setting}: {label(self)} fails: {raised}; correct it, or its "
-                "parameters"
+                f"{self.setting}: {label(self)} fails: {raised}; correct the "
+                "function or its parameters"
             ) from error
 
 
@@ -132,8 +132,8 @@ def parse_parameters(text: str) -> dict[str, Any]:
             raise ValueError("not one value for each key")
     except (AttributeError, SyntaxError, ValueError):
         raise UserError(
-            f"{format_value(written)} are no parameters; write KEY=VALUE,… with "
-            "literals of Python, and other texts in quotes"
+            f"{format_value(written)} are not valid parameters; write KEY=VALUE,… with "
+            "Python literals, and quote all strings except single words"
         ) from None
     return parameters
 
@@ -198,17 +198,17 @@ def import_function(setting: str, text: str | Function) -> Function:
             module = importlib.import_module(source)
     except (Exception, SystemExit) as error:  # user code can raise anything
         raise UserError(
-            f"{setting}: {source} does not run: {summarize_error(error)}; correct it, "
-            "install what it needs, or name a file, as FILE.py:NAME"
+            f"{setting}: {source} cannot be imported: {summarize_error(error)}; "
+            "correct it, install its dependencies, or name a file, as FILE.py:NAME"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        remedy = suggest_name(name, dir(module), "name one that it has")
+        remedy = suggest_name(name, dir(module), "name one that it defines")
         raise UserError(f"{setting}: {source} has no function {name}; {remedy}")
     try:
         signature = inspect.signature(function)
     except ValueError as error:
-        raise UserError(f"{setting}: {error}; name a function of Python") from None
+        raise UserError(f"{setting}: {error}; name a Python function") from None
     try:
         signature.bind_partial(**parse_parameters(text))
     except TypeError as error:

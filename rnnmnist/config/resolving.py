@@ -274,23 +274,23 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         for function, replaced in custom.items():
             if setting.applies_to in REPLACED[function]:
                 raise UserError(
-                    f"{name}: has no effect beside {function}={replaced}; {remedy}"
+                    f"{name}: has no effect with {function}={replaced}; {remedy}"
                 )
         if name == "data.path":
             remedy = f"set --config=files, or {remedy}"
         if model.is_closed_form:
-            remedy = f"{remedy} (the configuration filters has none of these)"
+            remedy = f"{remedy} (the configuration filters does not set it)"
         raise UserError(
-            f"{name}: is for {setting.applies_to} only, and {task.name} has "
-            f"{task.noun}, with model.cell={model.cell}; {remedy}"
+            f"{name}: applies only to {setting.applies_to}, not to the {task.noun} of "
+            f"{task.name} with model.cell={model.cell}; {remedy}"
         )
 
 
 def _refuse_loss_over_time(config: RunConfig) -> None:
     if config.train.loss == "every_step" and config.model.reads_whole_sequences:
         raise UserError(
-            "train.loss: every_step needs outputs after each time step, which a "
-            "network in two directions, or of your own, does not have; remove it"
+            "train.loss: every_step needs an output after each time step, which a "
+            "bidirectional or user-defined network lacks; remove it"
         )
 
 
@@ -298,7 +298,7 @@ def _refuse_two_lengths(train: TrainConfig) -> None:
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
             f"train.num_epochs: {train.num_epochs} and train.num_steps="
-            f"{train.num_steps} both set the length of the run; remove one of them"
+            f"{train.num_steps} both set the length of the run; remove one"
         )
 
 
@@ -317,7 +317,7 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     if not unknown or names >= classes:
         return
     raise UserError(
-        f"train.class_weight: names the class {format_value(unknown[0])}; the classes "
+        f"train.class_weight: {format_value(unknown[0])} is not a class; the classes "
         f"are {format_value(task.classes)}"
     )
 
@@ -328,11 +328,11 @@ def _refuse_sizes(config: RunConfig) -> None:
     if model.stride > model.window:
         raise UserError(
             f"model.stride: must be at most model.window={model.window}, not "
-            f"{model.stride}; lower it, or set a larger model.window"
+            f"{model.stride}; lower it, or raise model.window"
         )
     if train.batch_size * train.num_steps >= 2**31:
         most = (2**31 - 1) // train.batch_size
         raise UserError(
             f"train.num_steps: must be at most {most} with batches of "
-            f"{train.batch_size}, below 2**31 examples in all, not {train.num_steps}"
+            f"{train.batch_size} (fewer than 2**31 examples), not {train.num_steps}"
         )

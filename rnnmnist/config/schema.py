@@ -49,13 +49,13 @@ IMAGES = "images"
 SEQUENCES = "sequences"
 PERMUTED = "data.view=permuted"
 RECURRENCE = "recurrent layers"
-GRADIENT = "training by gradients"
-LAYERS = "training recurrent layers by gradients"
-AUGMENTATION = "training by gradients on images"
-VALIDATED = "training by gradients with a validation split"
-CROSS_ENTROPY = "training by gradients with train.loss=last or every_step"
-ADAMW = "training by gradients with train.optimizer=adamw"
-WARMUP = "training by gradients with train.schedule=constant or cosine"
+GRADIENT = "gradient-based training"
+LAYERS = "gradient-based training of recurrent layers"
+AUGMENTATION = "gradient-based training on images"
+VALIDATED = "gradient-based training with a validation split"
+CROSS_ENTROPY = "gradient-based training with train.loss=last or every_step"
+ADAMW = "gradient-based training with train.optimizer=adamw"
+WARMUP = "gradient-based training with train.schedule=constant or cosine"
 LSTM = "model.cell=lstm"
 KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
 KINDS_OF_TRAINING = (
@@ -78,13 +78,13 @@ class DataConfig(ConfigSection):
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k", "files"] = setting(
         "mnist",
-        "data set; mnist5k ships with the package, files are your own sequences",
+        "data set: mnist5k ships with the package; files are your own sequences",
     )
     path: str | None = setting(
         None,
-        "your sequences: a .npz, .ts, .csv or .parquet file, or a folder of .npy "
-        "files; FILE.py:NAME,KEY=VALUE,… is a function that returns the arrays of such "
-        "a folder, by their names",
+        "your sequences: a .npz, .ts, .csv or .parquet file, a folder of .npy files, "
+        "or FILE.py:NAME,KEY=VALUE,…, a function that returns the arrays of such a "
+        "folder by name",
         resume="allowed",
         applies_to=SEQUENCES,
         is_path=True,
@@ -93,17 +93,17 @@ class DataConfig(ConfigSection):
     # In Python, also a mapping from roles to column names.
     columns: str | None = setting(
         None,
-        "columns of a table that have other names: sequence=NAME,time=NAME,label=NAME,"
-        "split=NAME,groups=NAME, or some of them",
+        "names of table columns that differ from their roles: any of sequence=NAME,"
+        "time=NAME,label=NAME,split=NAME,groups=NAME",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
-        form="ROLE=NAME,… of the roles sequence, time, label, split and groups",
+        form="ROLE=NAME,… with the roles sequence, time, label, split and groups",
         applies_to=SEQUENCES,
     )
     # In Python, also a list of names.
     features: str | None = setting(
         None,
-        "features that are read, by their names, which are those of columns of a table "
-        "or of feature_names",
+        "names of the features to read: columns of a table, or entries of "
+        "feature_names",
         by_default="all",
         pattern=r"^[^,]+(,[^,]+)*\Z",
         form="NAME,NAME,…",
@@ -112,7 +112,7 @@ class DataConfig(ConfigSection):
     data_dir: str | None = setting(
         None,
         "folder in which TFDS prepares data sets",
-        by_default="TFDS's own",
+        by_default="TFDS's default",
         resume="allowed",
         is_path=True,
     )
@@ -124,46 +124,46 @@ class DataConfig(ConfigSection):
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
         "rows",
-        "what is read of an image in a time step: a row, a column, or a pixel, in row "
-        "order or in the order of data.permutation",
+        "input at each time step: a row, a column or a pixel of the image; permuted: "
+        "pixels in the order of data.permutation",
         applies_to=IMAGES,
     )
     permutation: str = setting(
         "bit_reversal",
-        "order of permuted pixels",
+        "order of the permuted pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
-        form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
+        form="bit_reversal, or random:SEED with a SEED below 1,000,000,000",
         applies_to=PERMUTED,
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
-        "of sequences: subtract each feature's mean over the training split and divide "
-        "by its standard deviation; images are scaled to [0, 1]",
+        "standardize: subtract each feature's mean over the training split and divide "
+        "by its standard deviation; images are instead scaled to [0, 1]",
         applies_to=SEQUENCES,
     )
     validation: bool = setting(
         True,
-        "whether a tenth of the training sequences validates where the data have no "
-        "validation split; never fewer than 50 of them, unless there is no test split; "
-        "without it, filters are validated by leaving one out",
+        "if the data have no validation split, hold out a tenth of the training "
+        "sequences, but with a test split never fewer than 50; if none are held out, "
+        "filters are validated by leaving one out",
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
-        "values that are NaN: refuse them, repeat the last value of the feature, or "
-        "take 0 after the normalization",
+        "NaN values: raise an error, repeat the last value of the feature, or use 0 "
+        "after the normalization",
         applies_to=SEQUENCES,
     )
     augment: str | Function | None = setting(
         None,
-        "changes each training sequence at random: f(key, inputs, length) returns "
-        "inputs, [time, features]",
+        "random augmentation of each training sequence: f(key, inputs, length) returns "
+        "inputs [time, features]",
         by_default="none",
         functions=(),
         applies_to=GRADIENT,
     )
     max_shift: int = setting(
         0,
-        "largest random shift of training images, pixels",
+        "largest random shift of training images, in pixels",
         ge=0,
         le=13,
         applies_to=AUGMENTATION,
@@ -177,21 +177,21 @@ class DataConfig(ConfigSection):
     )
     max_scale: float = setting(
         0.0,
-        "largest random scaling, by 1 + this",
+        "largest random scaling, by a factor of 1 + this",
         ge=0,
         le=1,
         applies_to=AUGMENTATION,
     )
     max_shear: float = setting(
         0.0,
-        "largest random shear, columns per row",
+        "largest random shear, in columns per row",
         ge=0,
         le=1,
         applies_to=AUGMENTATION,
     )
     elastic: float = setting(
         0.0,
-        "elastic distortion, std in pixels",
+        "elastic transform: standard deviation in pixels",
         ge=0,
         le=10,
         applies_to=AUGMENTATION,
@@ -210,15 +210,15 @@ class DataConfig(ConfigSection):
             names = list(map(str, self.features))
             if any("," in name for name in names):
                 raise UserError(
-                    f"data.features: {names} has a name with a comma, which separates "
-                    "names; rename the feature"
+                    f"data.features: {names} contains a name with a comma, which "
+                    "separates names; rename the feature"
                 )
             object.__setattr__(self, "features", ",".join(names))
         super().__post_init__()
         # A repeated role or column leaves fewer roles than pairs.
         if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
-                f"data.columns: {self.columns} has a role or a column twice; once each"
+                f"data.columns: {self.columns} repeats a role or column; name each once"
             )
 
     @property
@@ -254,15 +254,15 @@ class ModelConfig(ConfigSection):
 
     cell: str | Function = setting(
         "lstm",
-        "recurrent cell; lru is linear in the state, in residual layers; filters are "
-        "random, and only their head is fitted, in closed form; a Flax cell of your "
-        "own is created with features and name",
+        "recurrent cell; lru: linear recurrence in residual layers; filters: random, "
+        "with only the head fitted, in closed form; your own: a Flax cell, created "
+        "with features and name",
         functions=CELLS,
         applies_to=RECURRENCE,
     )
     network: str | Function | None = setting(
         None,
-        "a Flax module of your own in place of recurrent layers and head, created with "
+        "your own Flax module, in place of recurrent layers and head, created with "
         "classes; its __call__(inputs, lengths, *, train) returns logits",
         by_default="none",
         functions=(),
@@ -270,48 +270,48 @@ class ModelConfig(ConfigSection):
     )
     hidden_size: int | None = setting(
         None,
-        "units of the hidden state, or filters",
-        by_default=f"{DEFAULT_UNITS}; for sequences, {DEFAULT_UNITS_OF_SEQUENCES}; of "
-        f"filters, {DEFAULT_FILTERS:,}",
+        "number of hidden units, or of filters",
+        by_default=f"{DEFAULT_UNITS}; {DEFAULT_UNITS_OF_SEQUENCES} for sequences; "
+        f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
         le=8192,
         applies_to=RECURRENCE,
     )
     num_layers: int | None = setting(
         None,
-        "stacked layers, each of which reads the outputs of the layer before it; of "
-        "lru, residual layers",
-        by_default=f"1; of lru, {DEFAULT_LAYERS}",
+        "number of stacked recurrent layers; each reads the outputs of the previous "
+        "layer; for lru, residual layers",
+        by_default=f"1; {DEFAULT_LAYERS} for lru",
         ge=1,
         le=64,
         applies_to=LAYERS,
     )
     dropout: float = setting(
         0.0,
-        "probability with which training drops each output of a layer, before the next "
-        "layer and before the head",
+        "dropout probability of each layer's outputs, before the next layer and before "
+        "the head",
         ge=0,
         lt=1,
         applies_to=LAYERS,
     )
     pooling: Literal["last", "mean"] = setting(
         "last",
-        "what the head reads: the hidden state after the last time step, or the mean "
-        "of the hidden states of all time steps",
+        "input of the head: the hidden state after the last time step, or the mean of "
+        "the hidden states over all time steps",
         applies_to=LAYERS,
     )
     window: int | None = setting(
         None,
-        "consecutive time steps that the recurrence reads at a time",
-        by_default=f"{LONG_WINDOW} if there are sequences of more than {LONG} time "
-        "steps, otherwise 1",
+        "number of consecutive time steps that the recurrent layers read at once",
+        by_default=f"{LONG_WINDOW} if a sequence has more than {LONG} time steps, "
+        "otherwise 1",
         ge=1,
         le=1024,
         applies_to=LAYERS,
     )
     stride: int | None = setting(
         None,
-        "time steps from one window to the next, at most the window",
+        "time steps from one window to the next, at most model.window",
         by_default="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
@@ -319,20 +319,20 @@ class ModelConfig(ConfigSection):
     )
     bidirectional: bool = setting(
         False,
-        "whether a second recurrence, with parameters of its own, reads the sequence "
-        "from its end, and the head reads both; classifies whole sequences only",
+        "also read the sequence backwards, with separate parameters; the head reads "
+        "both directions; classifies whole sequences only",
         applies_to=LAYERS,
     )
     deltas: bool | None = setting(
         None,
-        "whether the recurrence also reads each feature's difference from the time "
-        "step before, of sequences divided by its standard deviation in training",
-        by_default="False; of filters, True",
+        "also read delta features: differences from the previous time step, for "
+        "sequences divided by their standard deviation in training",
+        by_default="False; True for filters",
         applies_to=RECURRENCE,
     )
     forget_bias: float = setting(
         1.0,
-        "initial forget-gate bias of an LSTM",
+        "initial bias of the forget gate of an LSTM",
         ge=-1000,
         le=1000,
         applies_to=LSTM,
@@ -340,8 +340,8 @@ class ModelConfig(ConfigSection):
     initializer: Literal["flax", "tutorial", "chrono"] = setting(
         "flax",
         "flax: LeCun-normal and orthogonal kernels; tutorial: Glorot-uniform fused "
-        "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
-        "biases of an LSTM's input and forget gates for long sequences, not "
+        "kernel, weights and bias of the head from N(0, 1); chrono: as flax, but with "
+        "biases of the input and forget gates for long sequences instead of "
         "forget_bias",
         applies_to=LSTM,
     )
@@ -384,22 +384,22 @@ class TrainConfig(ConfigSection):
     batch_size: int | None = setting(
         None,
         "examples per update, over all devices",
-        by_default=f"{DEFAULT_BATCH}; of sequences, 16 to {DEFAULT_BATCH}, growing "
+        by_default=f"{DEFAULT_BATCH}; for sequences 16 to {DEFAULT_BATCH}, increasing "
         "with their number",
         ge=1,
         applies_to=GRADIENT,
     )
     num_steps: int | None = setting(
         None,
-        "updates in the whole run",
-        by_default=f"{DEFAULT_STEPS}, or those of num_epochs",
+        "length of the run in updates",
+        by_default=f"{DEFAULT_STEPS}, or set by num_epochs",
         ge=1,
         resume="warned",
         applies_to=GRADIENT,
     )
     num_epochs: float | None = setting(
         None,
-        "passes over the training examples, which set num_steps instead",
+        "length of the run in passes over the training examples, instead of num_steps",
         gt=0,
         le=1e6,
         resume="allowed",  # a resolved run has only num_steps
@@ -407,22 +407,22 @@ class TrainConfig(ConfigSection):
     )
     min_steps: int = setting(
         1,
-        "updates at least in a run whose length num_epochs sets",
+        "minimum number of updates in a run whose length num_epochs sets",
         ge=1,
         resume="allowed",
         applies_to=GRADIENT,
     )
     loss: str | Function = setting(
         "last",
-        "cross-entropy after the last time step; every_step: its mean over all time "
-        "steps, with weights that increase with time; your own: f(logits, labels) "
+        "last: cross-entropy after the last time step; every_step: its mean over all "
+        "time steps, with weights that increase with time; your own: f(logits, labels) "
         "returns [batch]",
         functions=("last", "every_step"),
         applies_to=GRADIENT,
     )
     label_smoothing: float = setting(
         0.0,
-        "label fraction spread over all classes",
+        "fraction of the label spread evenly over all classes",
         ge=0,
         le=0.9,
         applies_to=CROSS_ENTROPY,
@@ -431,9 +431,9 @@ class TrainConfig(ConfigSection):
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, ClassWeight], ...] = (
         setting(
             "none",
-            "weights of the classes in the training loss; balanced: inversely "
-            "proportional to the number of training examples of a class, and the "
-            "checkpoint is selected by balanced accuracy",
+            "class weights in the training loss; balanced: inversely proportional to "
+            "the number of training examples of the class; with weights, balanced "
+            "accuracy selects the checkpoint",
             form="none, balanced or, in Python, a mapping from classes to weights "
             "above 0",
         )
@@ -448,16 +448,16 @@ class TrainConfig(ConfigSection):
     )
     schedule: str | Function = setting(
         "cosine",
-        "learning rate after the warm-up; your own: f(peak, num_steps) returns a "
-        "function from the step to the learning rate",
+        "schedule of the learning rate after the warm-up; your own: f(peak, num_steps) "
+        "returns a function from the step to the learning rate",
         functions=("constant", "cosine"),
         resume="warned",
         applies_to=GRADIENT,
     )
     warmup_fraction: float | None = setting(
         None,
-        "fraction of the steps used for linear warm-up",
-        by_default=f"{DEFAULT_WARMUP}; of your own schedule, 0",
+        "fraction of the steps with linear warm-up",
+        by_default=f"{DEFAULT_WARMUP}; 0 for your own schedule",
         ge=0,
         le=1,
         resume="warned",
@@ -465,22 +465,22 @@ class TrainConfig(ConfigSection):
     )
     optimizer: str | Function = setting(
         "adamw",
-        "optimizer of the clipped gradients; of optax, or your own: f(learning_rate) "
-        "returns an optax transformation",
+        "optimizer, applied to the clipped gradients; from optax, or your own: "
+        "f(learning_rate) returns an optax transformation",
         functions=("adamw",),
         applies_to=GRADIENT,
     )
     weight_decay: float | None = setting(
         None,
         "weight decay of AdamW; 0: Adam",
-        by_default=f"{DEFAULT_WEIGHT_DECAY}; of another optimizer, 0",
+        by_default=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
         ge=0,
         le=1e38,
         applies_to=ADAMW,
     )
     clip_norm: float = setting(
         1.0,
-        "largest global norm of the gradient; 0: no clipping",
+        "maximum global norm of the gradient; 0: no clipping",
         ge=0,
         resume="warned",
         le=1e38,
@@ -488,15 +488,15 @@ class TrainConfig(ConfigSection):
     )
     ema_decay: float = setting(
         0.0,
-        "decay per update of the exponential moving average of the weights, which is "
-        "evaluated and saved; 0: no averaging",
+        "decay per update of the exponential moving average (EMA) of the weights, "
+        "which is evaluated and saved; 0: no EMA",
         ge=0,
         le=0.99999,
         applies_to=GRADIENT,
     )
     metrics: tuple[str | Function, ...] | None = setting(
         None,
-        "further metrics of training and validation, joined by +: f(logits, labels) "
+        "additional metrics of training and validation, joined by +: f(logits, labels) "
         "returns [batch]",
         by_default="none",
         functions=(),
@@ -506,7 +506,7 @@ class TrainConfig(ConfigSection):
     )
     log_every_steps: int | None = setting(
         None,
-        "steps per training line",
+        "steps between lines of training metrics",
         by_default="a hundredth of the run, from 10 to 100",
         ge=1,
         resume="allowed",
@@ -515,23 +515,23 @@ class TrainConfig(ConfigSection):
     # This setting also applies to filters, which are always validated after their fit.
     eval_every_steps: int | None = setting(
         None,
-        "steps between validations, each with a checkpoint",
-        by_default="a tenth of the run; with train.patience, an epoch",
+        "steps between validations; each saves a checkpoint",
+        by_default="a tenth of the run; an epoch with train.patience",
         ge=1,
         resume="allowed",
     )
     patience: int | None = setting(
         None,
-        "validations in a row without a lower loss, or with class weights a higher "
-        "balanced accuracy, after which the run ends; the schedule stays that of the "
-        "whole run, whose low rates it then does not reach",
+        "early stopping after this many consecutive validations without a lower loss "
+        "(with class weights, a higher balanced accuracy); the schedule still spans "
+        "the whole run, so its low learning rates are not reached",
         ge=1,
         resume="allowed",
         applies_to=VALIDATED,
     )
     keep_checkpoints: int = setting(
         2,
-        "newest validated checkpoints kept, in addition to the best and the last one",
+        "number of newest validated checkpoints to keep, besides the best and the last",
         ge=1,
         resume="allowed",
     )
@@ -556,9 +556,9 @@ class ExecutionConfig(ConfigSection):
 
     num_devices: int | None = setting(
         None,
-        "devices of all processes together",
-        by_default="the most that divide the seeds, and of the remaining ones the most "
-        "that divide the batch; on CPU at most one per usable core and 8 per process",
+        "number of devices over all processes",
+        by_default="the most that divide the seeds, then the most of the rest that "
+        "divide the batch; on CPU at most one per usable core and 8 per process",
         ge=1,
         le=4096,
         resume="warned",
@@ -571,8 +571,8 @@ class ExecutionConfig(ConfigSection):
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",
-        "where training data stay: in the memory of the devices, or on the host; auto: "
-        "by their size",
+        "where the training data reside: in device memory or on the host; auto: by "
+        "their size",
         resume="allowed",
     )
 
@@ -596,12 +596,17 @@ class Config(ConfigSection):
     """
 
     seed: int = setting(  # the seeds of all members are below 2**31
-        0, "seed of weights, data order, augmentation", ge=0, le=2**31 - 4096
+        0, "seed of weights, data order and augmentation", ge=0, le=2**31 - 4096
     )
-    num_seeds: int = setting(1, "networks, with seeds seed, seed + 1, …", ge=1, le=4096)
+    num_seeds: int = setting(
+        1,
+        "number of networks in the ensemble, with seeds seed, seed + 1, …",
+        ge=1,
+        le=4096,
+    )
     tutorial_128: bool = setting(
         False,
-        "also score the first 128 test images, as the 2016 tutorial did",
+        "also evaluate the first 128 test images, as the 2016 tutorial did",
         applies_to=IMAGES,
     )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

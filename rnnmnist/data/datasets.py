@@ -48,8 +48,8 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
     selected = config.feature_names if trained is None else trained.feature_names
     if config.path is None:
         raise UserError(
-            "data.path: name your sequences with data.path=PATH, "
-            f"{reading.SEQUENCE_FORMATS}"
+            f"data.path: must name your sequences, {reading.SEQUENCE_FORMATS}; set "
+            "data.path=PATH"
         )
     path = config.path
     if is_own("data.path", path):

@@ -167,15 +167,15 @@ class Normalization(NamedTuple):
         index = tuple(np.argwhere(is_invalid)[0].tolist())
         if np.isnan(values[index]):
             return index, (
-                "is missing (NaN); set data.missing to forward_fill or zero for "
-                'training (in Python, missing="forward_fill"), or if this is padding, '
-                "pass lengths"
+                "is missing (NaN); for training, set data.missing to forward_fill or "
+                'zero (in Python, missing="forward_fill"); if this is padding, pass '
+                "lengths"
             )
         feature = index[-1]
         return index, (
-            f"is {values[index]:.3g}; allowed are {low[feature]:.3g} to "
-            f"{high[feature]:.3g}, float32 numbers at most {MAX_DEVIATION:,.0f} "
-            "standard deviations from the mean in training; correct it, or mark it as "
+            f"is {values[index]:.3g}; it must be from {low[feature]:.3g} to "
+            f"{high[feature]:.3g}, a float32 number at most {MAX_DEVIATION:,.0f} "
+            "standard deviations from the training mean; correct it, or mark it as "
             "missing"
         )
 

@@ -40,7 +40,7 @@ FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 BLOCK = 100  # images per record
-PREPARE_AGAIN = "delete this folder to prepare it again"
+PREPARE_AGAIN = "delete this folder to prepare the data again"
 NETWORK_SECONDS = 6.0  # timeout; TFDS itself takes minutes to report a failure
 
 _logger = logging.getLogger(__name__)
@@ -148,7 +148,8 @@ def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
         folder = Path(manual_dir)
         if not folder.is_dir():
             raise UserError(
-                f"data.manual_dir: {folder} is no folder; name the one with the files"
+                f"data.manual_dir: {folder} is not a folder; name the folder of the "
+                "files"
             )
         missing = [name for name in FILES if not (folder / name).exists()]
     if not missing:
@@ -160,8 +161,8 @@ def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
     except requests.RequestException as error:
         raise MissingDataError(
             f"data.name: {name} is not prepared in {builder.data_dir}, and {base} does "
-            f"not respond: download {', '.join(missing)} from there into the folder "
-            "that data.manual_dir names; --config=embedded needs no files"
+            f"not respond; download {', '.join(missing)} from there into a folder, and "
+            "set data.manual_dir to it; --config=embedded needs no files"
         ) from error
     _logger.warning(f"downloading {name} from {base} into {builder.data_dir}")
 
@@ -177,7 +178,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
     with (
-        prefix_errors("data.name", "fetch the files again"),
+        prefix_errors("data.name", "download the files again"),
         # Other programs may be downloading to TFDS's own folder.
         tempfile.TemporaryDirectory(dir=folder) as downloads,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress

@@ -87,8 +87,8 @@ def format_groups(metrics: EnsembleMetrics) -> str:
     plural = "s" if metrics.groups > 1 else ""
     sequences = f"{metrics.examples:,} sequences of {metrics.groups:,} group{plural}"
     if len(metrics.members) > 1:
-        return f", which covers the seeds only, not the {sequences}"
-    return f", which takes {sequences} for independent"
+        return f", which covers only the seeds, not the {sequences}"
+    return f", which treats {sequences} as independent"
 
 
 def format_validation(metrics: StepMetrics) -> str:
@@ -122,7 +122,7 @@ def format_trained_on(result: Result) -> str:
         return ""
     return (
         f"; {result.examples_trained_on:,} of {result.examples:,} were trained on, so "
-        "that the accuracy says little about new ones"
+        "the accuracy may not hold for new ones"
     )
 
 

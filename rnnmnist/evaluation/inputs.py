@@ -30,12 +30,12 @@ def read_inputs(
         is_column = isinstance(given, np.ndarray) and given.shape[1:] == (1,)
         if is_column and task.time_steps > 1:
             raise UserError(
-                f"inputs: {given.shape} can be a sequence, or sequences of one time "
-                "step; pass inputs[None] or inputs[:, None]"
+                f"inputs: the shape {given.shape} is ambiguous; pass inputs[None] for "
+                "one sequence, or inputs[:, None] for sequences of one time step"
             )
         return read_memory(given, data.roles, task.feature_names, **arrays)
     if arrays.get("lengths") is not None:
-        raise UserError("lengths: are for sequences, not for images; remove them")
+        raise UserError("lengths: apply to sequences, not to images; remove them")
     images = valid_array("inputs", given, "biuf")
     is_image = images.shape[1:] == task.image_shape
     if not (images.size and is_image and images.dtype == np.uint8):

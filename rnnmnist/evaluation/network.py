@@ -155,8 +155,8 @@ class Network:
         if model.reads_whole_sequences:
             name = "bidirectional" if model.network is None else "network"
             raise UserError(
-                f"model.{name}: the network classifies whole sequences only; for "
-                "outputs over time, train one without this setting"
+                f"model.{name}: the network classifies whole sequences only; for an "
+                "output at each time step, train a network without this setting"
             )
 
     def on(self, mesh: Mesh) -> "Network":
@@ -255,7 +255,7 @@ class Network:
         """
         if not isinstance(state, StreamState):
             raise UserError(
-                f"state: must be that of start or step, not {format_value(state)}"
+                f"state: must be returned by start or step, not {format_value(state)}"
             )
         values = read_features(self.task, self.normalization, features)
         standardized = self.normalization.standardize(values[None, None])[0, 0]
@@ -293,13 +293,13 @@ def _resolve_config(
         old, new = trained.flat()[name], config.flat()[name]
         if isinstance(old, str) and is_own(name, old) and settings.get(name) is None:
             raise UserError(
-                f"{name}: {workdir or 'the network'} has a {kind} of its own, whose "
+                f"{name}: {workdir or 'the network'} has a user-defined {kind}, whose "
                 f"code runs only if you name it; if you trust it, set {name} (in "
                 f"Python, {kind}) to {escape_unprintable(old)}"
             )
         if identify(old) != identify(new):
             raise UserError(
-                f"{name}: must be the {identify(old)} of the run, not {identify(new)}"
+                f"{name}: must be {identify(old)}, as in the run, not {identify(new)}"
             )
         if is_own(name, new):
             config = config.replace({name: import_function(name, new)})

@@ -42,7 +42,7 @@ Batches = tuple[jax.Array, jax.Array | None]
 def nonfinite_logits_error(subject: str) -> RunError:
     """Returns the error for infinite or NaN logits."""
     return RunError(
-        f"the network has no prediction for {subject}, since its logits are not "
+        f"the network has no prediction for {subject}, because the logits are not "
         "finite; correct values that are too large, or train with a lower "
         "train.learning_rate"
     )

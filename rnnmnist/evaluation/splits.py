@@ -33,38 +33,38 @@ def load_split(
     task, splits = dataset or network.dataset or _load_dataset(network)
     split = split or task.evaluated_split
     if not len(splits[split]):
-        raise UserError(f"split: {task.name} has no {split} split; leave it out")
+        raise UserError(
+            f"split: {task.name} has no {split} split; remove split={split}"
+        )
     return task, split, splits[split]
 
 
 def _load_dataset(network: Network) -> Dataset:
     config = network.config.data
     if config.name != "files" and config.path is not None:
-        raise UserError(
-            f"data.path: the run is on {config.name}, not on files; remove it"
-        )
+        raise UserError(f"data.path: the run uses {config.name}, not files; remove it")
     if config.name == "files" and config.path is None:
         raise MissingDataError(
             f"data.path: {network.workdir or 'the network'} does not contain the "
-            "sequences of the training; name them, or others, with data.path=PATH"
+            "training sequences; set data.path=PATH to these or others"
         )
     is_file = config.path is not None and not is_own("data.path", config.path)
     if is_file and not Path(str(config.path)).exists():
         raise MissingDataError(
-            f"data.path: {config.path} is missing; set its new place"
+            f"data.path: {config.path} does not exist; set data.path to its new place"
         )
     dataset = datasets.load(network.config, trained=network.task)
     is_named = network.settings.get("data.path") is not None
     if dataset.task.sha256 != network.task.sha256 and not is_named:
         if config.path is None:
             raise UserError(
-                f"workdir: {network.workdir} was trained on other splits of "
-                f"{dataset.task.name}, of another version of rnnmnist; use that "
+                f"workdir: {network.workdir} was trained by another version of "
+                f"rnnmnist, with different splits of {dataset.task.name}; use that "
                 "version, or train in another workdir"
             )
         raise UserError(
-            f"data.path: the sequences in {config.path} are not those of the training "
-            "(their SHA-256 differs); to evaluate on them, set "
+            f"data.path: the sequences in {config.path} differ from those used in "
+            "training (by their SHA-256); to evaluate on them, set "
             f"data.path={config.path}"
         )
     return dataset

@@ -105,7 +105,7 @@ def compare(
     )
     max_difference = float(np.abs(logits - expected).max())
     if not np.isfinite(max_difference):  # the network has finite logits
-        raise RunError(f"the {name} export computes logits that are not finite")
+        raise RunError(f"the logits of the {name} export are not finite")
     versions = installed_versions()
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)

@@ -84,7 +84,8 @@ def write_exports(
             wrong.append(name)
     if wrong:
         raise RunError(
-            f"{' and '.join(wrong)} in {folder} predict another class for some examples"
+            f"{' and '.join(wrong)} in {folder}: some predictions differ from the "
+            "network's"
         )
 
 
@@ -99,8 +100,8 @@ def _load_examples(run: Network) -> tuple[Task, str, Inputs]:
         if run.settings.keys() & set(DATA_PATHS):
             raise
         _logger.warning(
-            "the data of the run are not on this machine, so that exports are compared "
-            f"on {DRAWN} drawn {run.task.noun}"
+            "the data of the run are not on this machine, so exports are compared on "
+            f"{DRAWN} randomly drawn {run.task.noun}"
         )
         return run.task, "drawn", draw_inputs(run)
 
@@ -125,14 +126,14 @@ def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
         others = {file.name for file in path.iterdir()} - WRITTEN
         if others:
             raise UserError(
-                f"output: {path} contains {min(others)}, which no export has written; "
+                f"output: {path} contains {min(others)}, which no export wrote; "
                 "name another folder, or move this file"
             )
     packages = [package for name in names for package in FORMATS[name]]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"format: {' and '.join(missing)} must be installed for it: "
+            f"format: {format} needs {' and '.join(missing)}; run "
             f"pip install {' '.join(missing)}"
         )
     return names

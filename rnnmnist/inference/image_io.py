@@ -13,8 +13,8 @@ from rnnmnist.errors import UserError, prefix_errors
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 READABLE = (
-    f"use an image in one of the formats {', '.join(IMAGE_FORMATS)}, or, for "
-    "sequences, the workdir of their run"
+    f"use one of the formats {', '.join(IMAGE_FORMATS)}; for sequences, name the "
+    "workdir of a run on sequences"
 )
 MAX_SIDE = 224  # pixels; larger images are downsampled
 
@@ -59,8 +59,8 @@ def convert_array(image: np.ndarray) -> np.ndarray:
     is_grey = image.dtype == np.uint8 or image.dtype.kind == "f"
     if not is_grey or image.ndim != 2 or not image.size:
         raise UserError(
-            "image: must be uint8, or floats from 0 to 1, [height, width] without "
-            f"channels, not {image.dtype} of shape {image.shape}"
+            "image: must be uint8, or floats from 0 to 1, of shape [height, width] "
+            f"without channels, not {image.dtype} of shape {image.shape}"
         )
     levels = image.astype(np.float32)
     if image.dtype == np.uint8:

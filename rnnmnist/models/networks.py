@@ -91,8 +91,8 @@ def check_collections(variables: Mapping[str, Any]) -> None:
     others = sorted(variables.keys() - {"params", LOSSES})
     if others:
         raise ValueError(
-            f"it has the collection {others[0]}; allowed are params, and {LOSSES} for "
-            "penalties"
+            f"its collections must be params, or {LOSSES} for penalties, not "
+            f"{others[0]}"
         )
     for leaf in jax.tree.leaves(variables.get("params")):
         if leaf.dtype != jnp.float32:

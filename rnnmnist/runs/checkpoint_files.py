@@ -122,13 +122,13 @@ def read_header(folder: Path) -> Header | None:
         header = msgspec.convert(content | {"config": config}, Header)
     except Exception as error:
         raise UserError(
-            f"workdir: the checkpoint {folder} is of another version of rnnmnist "
+            f"workdir: another version of rnnmnist saved the checkpoint {folder} "
             f"({summarize_error(error)}); use that version, or name another workdir"
         ) from error
     if folder.name != str(header.step):
         raise UserError(
-            f"workdir: the folder {folder} is the checkpoint of step {header.step}; "
-            "give it its name again"
+            f"workdir: the folder {folder} contains the checkpoint of step "
+            f"{header.step}; rename it to {header.step}"
         )
     return header
 
@@ -191,7 +191,7 @@ def move_aside(folder: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
     _logger.warning(
-        f"checkpoint {folder.name} is damaged and not used; it is now {target}"
+        f"checkpoint {folder.name} is damaged and not used; it was renamed to {target}"
     )
 
 
@@ -202,7 +202,7 @@ def read_errors(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
-            f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
-            "does not mean that it is damaged: a training process may have deleted it, "
-            "or memory, threads or open files are short; run the command again"
+            f"checkpoint {folder} cannot be read ({summarize_error(error)}), but need "
+            "not be damaged: a training process may have deleted it, or memory, "
+            "threads or open files may have run out; run the command again"
         ) from error

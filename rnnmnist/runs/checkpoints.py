@@ -53,9 +53,9 @@ def save(
             (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
-            f"the save of step {header.step} in {workdir} failed "
+            f"step {header.step} cannot be saved in {workdir} "
             f"({summarize_error(error)}); free disk space, memory, threads or open "
-            "files, whichever is short, and run the command again"
+            "files, whichever has run out, and run the command again"
         ) from error
     finally:
         remove_unfinished(workdir)
@@ -83,9 +83,9 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
         if differing:
             name, _ = differing[0]
             raise RunError(
-                f"checkpoint {folder}: in {item}, the shape of {name} is "
-                f"{saved.get(name)}, but by the settings {expected.get(name)}; the "
-                "code of a function has changed since, or the version of rnnmnist"
+                f"checkpoint {folder}: in {item}, {name} has the shape "
+                f"{saved.get(name)}, not {expected.get(name)} as the settings imply; "
+                "the code of a function or the version of rnnmnist has changed since"
             )
         with read_errors(folder):
             args = ocp.args.StandardRestore(like)

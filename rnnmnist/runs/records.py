@@ -113,13 +113,12 @@ class Record:
         if self.damaged and selector not in named:
             raise RunError(
                 f"checkpoint {self.workdir}/{self.damaged[-1]} is damaged: its files "
-                f"differ from SHA256SUMS; the undamaged steps are {steps}; choose one "
-                "of them, or repeat the training command, which moves the damaged one "
-                "aside"
+                f"differ from SHA256SUMS; the undamaged steps are {steps}; choose one, "
+                "or repeat the training command, which renames the damaged checkpoint"
             )
         if not named:
             raise UserError(
-                f"workdir: {self.workdir} holds no checkpoint; name the folder of a "
+                f"workdir: {self.workdir} contains no checkpoint; name the folder of a "
                 "run, or train in it with rnnmnist train"
             )
         if selector == "best":
@@ -235,13 +234,13 @@ class Record:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            _logger.warning(f"the result is not recorded: {error}")
+            _logger.warning(f"the result cannot be saved: {error}")
 
     def describe_stop(self, step: int, num_steps: int) -> str:
         """Describes a run that a signal stopped at a step, and how to continue it."""
         if step == 0:
             return (
-                f"before the first step of {num_steps}, so that nothing is saved; "
+                f"before the first step of {num_steps}, so nothing is saved; "
                 "start the run again"
             )
         if self.workdir is None:
@@ -262,7 +261,9 @@ def save_network(workdir: Path, header: Header, params: Params) -> None:
     header = without_functions(header)
     with lock(workdir):
         if list_steps(workdir):
-            raise UserError(f"folder: {workdir} has checkpoints; name another folder")
+            raise UserError(
+                f"folder: {workdir} contains checkpoints; name another folder"
+            )
         checkpoints.save(workdir, header, {"params": params})
 
 
@@ -279,13 +280,13 @@ def open_record(workdir: Path | None) -> Iterator[Record]:
         wait_for_process_0()
         if not workdir.is_dir():
             raise UserError(
-                f"workdir: {workdir} is not one folder for all processes; name one on "
-                "a file system that they share"
+                f"workdir: {workdir} is not the same folder for all processes; name "
+                "one on a shared file system"
             )
         record = Record(workdir)
         if record.step and not (workdir / f"{record.step}/state").exists():
             raise UserError(
-                f"workdir: {workdir} holds parameters only, which cannot be trained "
-                "on; name another workdir"
+                f"workdir: {workdir} contains only parameters, from which training "
+                "cannot resume; name another workdir"
             )
         yield record

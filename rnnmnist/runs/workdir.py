@@ -35,13 +35,13 @@ def lock(workdir: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"workdir: {workdir} is in use by another process; stop it, or name "
-                "another workdir"
+                f"workdir: {workdir} is in use by another process; stop this process, "
+                "or name another workdir"
             ) from None
         except OSError as error:
             _logger.warning(
-                f"the file system of {workdir} has no locks ({error.strerror}): a "
-                "second trainer would not be detected"
+                f"the file system of {workdir} has no locks ({error.strerror}), so a "
+                "second training process would not be detected"
             )
         try:
             yield

@@ -35,7 +35,9 @@ def enable_compilation_cache() -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        _logger.warning(f"compiled programs are not kept for the next start: {error}")
+        _logger.warning(
+            f"compiled programs cannot be cached for the next start: {error}"
+        )
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", folder)

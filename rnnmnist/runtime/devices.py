@@ -40,7 +40,7 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
         )
         if batch_size is not None:
             examples = num_seeds * batch_size
-            rule = f"divide num_seeds x train.batch_size = {examples}, {rule}"
+            rule = f"divide num_seeds x train.batch_size = {examples}, and {rule}"
         raise UserError(f"execution.num_devices: must {rule}, not {num_devices}")
     per_process = math.prod(shape) // len(process_devices)
     chosen = [device for local in process_devices for device in local[:per_process]]
@@ -75,7 +75,7 @@ def _local_devices(process: int | None = None) -> list[jax.Device]:
         return jax.local_devices(process)
     except Exception as error:  # RuntimeError, or an assertion in jax
         platforms = os.environ.get("JAX_PLATFORMS")
-        hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
+        hint = f"; JAX_PLATFORMS={platforms} requires one" if platforms else ""
         raise UserError(
             f"jax finds no device: {summarize_error(error)}{hint}"
         ) from error

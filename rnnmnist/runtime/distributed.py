@@ -60,7 +60,7 @@ def initialize(
         raise RunError(
             f"num_processes: not all of {num_processes or 'the'} processes have joined "
             f"{coordinator_address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; "
-            "start each of them, with the same flags"
+            "start all of them with the same flags"
         ) from None
     except Exception as error:  # cluster detection raises many types
         given = (coordinator_address, num_processes, process_id)
@@ -69,14 +69,14 @@ def initialize(
             if str(error) != NO_CLUSTER:
                 _logger.warning(
                     "jax cannot detect whether other processes belong to this run, "
-                    f"which goes on alone ({summarize_error(error)}); "
+                    f"which continues alone ({summarize_error(error)}); "
                     "--num_processes=1 skips the detection"
                 )
             return
         raise UserError(
             "coordinator_address: the processes cannot join "
             f"{coordinator_address or 'a cluster'} ({type(error).__name__}: {error}); "
-            "give HOST:PORT of process 0, --num_processes and --process_id"
+            "pass HOST:PORT of process 0, --num_processes and --process_id"
         ) from error
     # Reinstall Python's SIGTERM handler, which jax.distributed has replaced.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -73,7 +73,7 @@ def refuse_fork() -> None:
         raise UserError(
             f"process {os.getpid()} was forked from process {_process_id}, which had "
             "trained or loaded a network; load networks after the fork (gunicorn "
-            'without --preload), or start processes by the method "spawn"'
+            'without --preload), or start processes with the method "spawn"'
         )
 
 

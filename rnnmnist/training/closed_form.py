@@ -135,8 +135,8 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     ]
     if single:
         warn_of_data(
-            "leaving out one training example, with its group or equal ones, leaves "
-            f"nothing of these classes: {', '.join(single)[:200]}"
+            "leaving out one training example, with its group and equal examples, "
+            f"leaves no example of these classes: {', '.join(single)[:200]}"
         )
 
 
@@ -153,8 +153,8 @@ def _warn_of_equal_sequences(train: Examples) -> None:
     if number:
         warn_of_data(
             f"{number:,} training sequences are equal to sequences of another group, "
-            "so that the leave-one-group-out accuracy says little about new groups; "
-            "keep equal sequences in one group"
+            "so the leave-one-group-out accuracy may not hold for new groups; keep "
+            "equal sequences in one group"
         )
 
 

@@ -52,7 +52,7 @@ class Progress:
         except (OSError, ValueError) as error:
             self.verbose = False
             _logger.warning(
-                f"standard output cannot be written ({error}); training goes on"
+                f"standard output cannot be written ({error}); training continues"
             )
 
     def start(self, members: int, parameters: int) -> None:
@@ -109,11 +109,11 @@ def describe_run(run: Run) -> str:
         chosen, other = "a trained network", "filters"
         if config.model.is_closed_form:
             chosen, other = "random filters", "lru"
-        lines.append(f"{chosen}, {reason}; model.cell={other} chooses the other")
+        lines.append(f"{chosen}, {reason}; to override, set model.cell={other}")
     if completion is not None:
         hint = ""
         if step < config.train.num_steps:
-            hint = "; train.patience=none or a larger one trains on"
+            hint = "; to train on, set a larger train.patience, or none"
         lines.append(completion + hint)
     elif step:
         lines.append(f"resuming from step {step}")
@@ -126,8 +126,8 @@ def describe_sequences(dataset: Dataset) -> str:
     features = textwrap.shorten(", ".join(task.feature_names), 100, placeholder=" …")
     classes = textwrap.shorten(", ".join(task.classes), 100, placeholder=" …")
     text = (
-        f"{task.sizes} sequences for training / validation / test, of at most "
-        f"{task.time_steps:,} time steps with features: {features or task.features}; "
+        f"{task.sizes} sequences for training / validation / test; at most "
+        f"{task.time_steps:,} time steps; features: {features or task.features}; "
         f"classes: {classes}"
     )
     if train.lengths is not None:
@@ -135,11 +135,11 @@ def describe_sequences(dataset: Dataset) -> str:
         if task.time_steps > 3 * median:
             text += (
                 f"\nhalf of the training sequences have at most {median:,.0f} time "
-                f"steps, and all are padded to {task.time_steps:,}: shorten the long "
-                "ones to save time, or choose fewer features (data.features)"
+                f"steps, but all are padded to {task.time_steps:,}; to save time, "
+                "shorten long sequences, or choose fewer features (data.features)"
             )
     if task.validation_groups:
-        text += f"\nvalidation on the groups {', '.join(task.validation_groups)}"
+        text += f"\nvalidation groups: {', '.join(task.validation_groups)}"
     return text
 
 
@@ -157,7 +157,7 @@ def summarize(
     stop_reason = ""
     if steps < config.train.num_steps:
         reason = logs.completion(record.lines, steps, config.train)
-        stop_reason = f"; {reason or 'ended by a callback'}"
+        stop_reason = f"; {reason or 'stopped by a callback'}"
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
@@ -169,7 +169,7 @@ def summarize(
             flags.append(f"--config.{name}={value}")
     text = (
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){stop_reason}\n"
-        f"seconds     {seconds:.1f}, of which {compiling:.1f} to compile\n"
+        f"seconds     {seconds:.1f}, including {compiling:.1f} to compile\n"
         f"validation  {describe_validation(header)}\n"
         f"test        {test}"
     )
@@ -186,14 +186,14 @@ def describe_validation(header: Header) -> str:
     """Describes the validation metrics of a checkpoint, and why it was selected."""
     step, metrics = header.step, header.metrics
     if metrics is None:
-        return f"none: no sequences were held out; best is the last step, {step}"
+        return f"none: no sequences were held out, so best is the last step, {step}"
     accuracy = format_validation(metrics)
     if header.config.model.is_closed_form:
         return accuracy
     if metrics.examples < MIN_VALIDATION_EXAMPLES:
         return (
-            f"{accuracy}, at the last step, {step}: fewer than "
-            f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
+            f"{accuracy}, at the last step, {step}: selection needs at least "
+            f"{MIN_VALIDATION_EXAMPLES} validation examples"
         )
     criterion = ""
     if header.config.train.has_class_weights:

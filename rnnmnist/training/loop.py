@@ -245,7 +245,7 @@ def nonfinite_error(
     advice = "".join(f", or correct {each}" for each in functions_of(config))
     return RunError(
         f"step {step + 1} is not finite: for seed {config.seeds[member]}, the loss is "
-        f"{values['loss']}, the norm of the gradient {values['grad_norm']} and the "
-        f"norm of the parameters {values['param_norm']} at learning rate "
-        f"{learning_rate:.3g}; lower train.learning_rate or set train.clip_norm{advice}"
+        f"{values['loss']}, the gradient norm {values['grad_norm']} and the parameter "
+        f"norm {values['param_norm']} at learning rate {learning_rate:.3g}; lower "
+        f"train.learning_rate or set train.clip_norm{advice}"
     )

@@ -128,8 +128,8 @@ def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
     if saved is not None:
         for name, old, new in changed_settings(saved, run.config, "warned"):
             _logger.warning(
-                f"{name} was {old} and is now {new}: the result will differ from that "
-                "of an uninterrupted run"
+                f"{name} was {old} and is now {new}, so the result will differ from an "
+                "uninterrupted run's"
             )
 
 
@@ -137,14 +137,14 @@ def check_data(task: Task, header: Header, workdir: Path | None) -> None:
     """Raises a `UserError` if the data differ from the data of the checkpoint."""
     if header.task.sha256 != task.sha256:
         raise UserError(
-            f"workdir: step {header.step} in {workdir} was trained on other data than "
+            f"workdir: step {header.step} in {workdir} was trained on data other than "
             f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
             "another workdir, or the same data"
         )
     if header.task.feature_names != task.feature_names:
         raise UserError(
-            f"feature_names: are {', '.join(task.feature_names)}, and those of step "
-            f"{header.step} in {workdir} are {', '.join(header.task.feature_names)}; "
+            f"feature_names: must be {', '.join(header.task.feature_names)}, as at "
+            f"step {header.step} in {workdir}, not {', '.join(task.feature_names)}; or "
             "name another workdir"
         )
 
@@ -199,8 +199,8 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
     """
     if config.model.is_closed_form and process_count() > 1:
         raise UserError(
-            f"num_processes: one process fits model.cell={config.model.cell} in closed "
-            f"form, not {process_count()}; start one, or train a network by "
+            f"num_processes: must be 1 for model.cell={config.model.cell}, which is "
+            f"fitted in closed form, not {process_count()}; or train a network with "
             "--config=trained"
         )
     values = _settings(config) | {"data": str(task.sha256), "step": str(step)}
@@ -214,8 +214,7 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
     if differing:
         listed = ", ".join(differing)
         raise UserError(
-            f"{listed}: start all processes with the same settings, and with a workdir "
-            "that they share"
+            f"{listed}; start all processes with the same settings and a shared workdir"
         )
 
 

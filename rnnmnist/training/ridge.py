@@ -175,8 +175,8 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
     _, sizes = np.unique(train.left_out_together, return_counts=True)
     if len(sizes) == 1:
         raise UserError(
-            "groups: all training sequences are of one group, or equal, and leaving "
-            "them out leaves none; add other sequences, or leave groups out"
+            "groups: all training sequences are equal or in one group, so leaving them "
+            "out leaves none; add other sequences, or remove groups"
         )
     count = len(train)
     features = (THRESHOLDS + 1) * config.model.hidden_size
@@ -188,6 +188,6 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
     if needed > available:
         raise UserError(
             f"model.cell: {config.model.cell} needs {needed / 2**30:.1f} GiB of memory "
-            f"for {count:,} training {task.noun}, and {available / 2**30:.1f} GiB "
-            "are available; train a network by model.cell=lru"
+            f"for {count:,} training {task.noun}, but {available / 2**30:.1f} GiB are "
+            "available; train a network with model.cell=lru"
         )

@@ -45,7 +45,9 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     names = [*BUILT_IN_METRICS, *map(label, config.train.metrics or ())]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"train.metrics: two have the name {name}; rename one")
+            raise UserError(
+                f"train.metrics: two metrics have the name {name}; rename one"
+            )
     logits = jnp.zeros((2, len(task.classes)))
     labels = jnp.zeros(2, jnp.int32)
     inputs = jnp.zeros((task.time_steps, task.features))
@@ -86,8 +88,8 @@ def check_optimizer_state(program: Program, params: Params) -> None:
     for leaf in jax.tree.leaves(state):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.isnan(leaf).any():
             raise ValueError(
-                "its state contains the learning rate, as by inject_hyperparams; "
-                "use the learning rate that is its argument"
+                "its state contains the learning rate, as with inject_hyperparams; use "
+                "the argument learning_rate instead"
             )
 
 
@@ -105,7 +107,7 @@ def check_schedule(config: RunTrainConfig) -> None:
     if is_invalid.any():
         step = int(is_invalid.argmax())
         raise ValueError(
-            f"the learning rate of step {step} is {learning_rates[step]:.3g}; it "
-            f"must be from 0 to {highest:.3g}, {MAX_LEARNING_RATE_FACTOR} times "
-            "train.learning_rate"
+            f"the learning rate of step {step} must be from 0 to {highest:.3g}, "
+            f"{MAX_LEARNING_RATE_FACTOR} times train.learning_rate, not "
+            f"{learning_rates[step]:.3g}"
         )

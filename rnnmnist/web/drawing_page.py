@@ -54,7 +54,7 @@ def render(runs: Sequence[Network]) -> str:
             if settings[name] != needed:
                 raise UserError(
                     f"workdir: {run.workdir} has {name}={settings[name]}, but the "
-                    f"page shows networks with {name}={needed} only; name another run"
+                    f"page shows only networks with {name}={needed}; name another run"
                 )
     losses = [label(run.config.train.loss) for run in runs]
     networks = []

@@ -176,7 +176,9 @@ def report(run: Run) -> None:
     assert accuracy in text
     ensembles = re.findall(r"; ensemble \S+ % \((\d+) of ", printed)
     assert len(ensembles) == (run.num_seeds > 1)
-    assert all(f"is correct on {correct} sequences" in text for correct in ensembles)
+    assert all(
+        f"classifies {correct} sequences correctly" in text for correct in ensembles
+    )
 
 
 def page(run: Run) -> None:

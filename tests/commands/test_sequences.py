@@ -81,7 +81,7 @@ def test_evaluation_and_report_on_other_data(run: Path, tmp_path: Path) -> None:
     assert trainer.result(copy) == before
     report.main(arguments)
     page = (copy / "report" / "index.html").read_text()
-    assert "figures are of other, other data than those of the training" in page
+    assert "figures describe other, not the data of the training" in page
     assert f"{content['correct']} of 15 sequences" in page
 
 
@@ -107,10 +107,10 @@ def test_fit_trains_on_a_list_of_arrays(tmp_path: Path) -> None:
     inputs, labels = [values[:length] for values, length in pairs], content["labels"]
     workdir = rnnmnist.fit(inputs, labels, **settings).workdir
     assert workdir == tmp_path / "run"
-    with pytest.raises(UserError, match="trained on other data"):
+    with pytest.raises(UserError, match="trained on data other"):
         rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
     shutil.rmtree(workdir / "arrays.data")
-    lost = f"data.path: {workdir} does not contain the sequences"
+    lost = f"data.path: {workdir} does not contain the training sequences"
     assert lost in refused("evaluate", f"--workdir={workdir}")
 
 

@@ -37,8 +37,8 @@ WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
     ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
     ("train.momentum=0.9", "no such flag; rnnmnist train --help lists them"),
-    ("model.cell=absent.py:Cell", "absent.py does not run"),
-    ("model.cell=absent_module.a:Cell", "absent_module.a does not run"),
+    ("model.cell=absent.py:Cell", "absent.py cannot be imported"),
+    ("model.cell=absent_module.a:Cell", "absent_module.a cannot be imported"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
 ]
 # A path, optional flags, and part of the error.
@@ -68,8 +68,8 @@ WRONG_COMMANDS = [
     ),
     ("main --config=files --workdir=new", "data.path: "),
     ("evaluate", "--workdir"),
-    ("evaluate --workdir=new", "new holds no checkpoint"),
-    ("evaluate --workdir=empty", "empty holds no checkpoint"),
+    ("evaluate --workdir=new", "new contains no checkpoint"),
+    ("evaluate --workdir=empty", "empty contains no checkpoint"),
     ("evaluate --workdir=images --step=7", "has no step 7"),
     ("evaluate --workdir=untested --split=test", "untested has no test split"),
     ("evaluate --workdir=changed", "changed.npz"),

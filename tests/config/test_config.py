@@ -236,21 +236,29 @@ def test_patience_counts_epochs_of_the_training_split() -> None:
 # A task, settings that its run refuses, and part of the error, which names the first
 # setting.
 REFUSED: list[tuple[Task, dict[str, object], str]] = [
-    (SEQUENCES, {"data.view": "columns"}, "mine has sequences"),
+    (SEQUENCES, {"data.view": "columns"}, "not to the sequences of mine"),
     (TASK, {"data.path": "a.npz"}, "--config=files"),
     (TASK, {"data.permutation": "random:1"}, "data.view=permuted"),
-    (TASK, {"model.num_layers": 2, "model.cell": "filters"}, "layers by gradients"),
+    (
+        TASK,
+        {"model.num_layers": 2, "model.cell": "filters"},
+        "training of recurrent layers",
+    ),
     (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}, "model.cell=lstm"),
     (TASK, {"train.num_steps": 5, "model.cell": "filters"}, "configuration filters"),
-    (TASK, {"data.max_shift": 2, "model.cell": "filters"}, "by gradients on images"),
+    (
+        TASK,
+        {"data.max_shift": 2, "model.cell": "filters"},
+        "gradient-based training on images",
+    ),
     (TASK, {"model.initializer": "chrono", "model.cell": "gru"}, "model.cell=lstm"),
     (
         TASK,
         {"train.loss": "every_step", "model.bidirectional": True},
-        "two directions",
+        "bidirectional",
     ),
     (SEQUENCES, {"train.patience": 3}, "with a validation split"),
-    (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}, "names the class 'aa'"),
+    (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}, "'aa' is not a class"),
     (SEQUENCES, {"model.stride": 5, "model.window": 4}, "model.window=4"),
     (TASK, {"train.num_steps": 2**30, "train.batch_size": 2}, f"at most {2**30 - 1}"),
 ]

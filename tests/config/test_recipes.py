@@ -141,10 +141,12 @@ def test_the_command_prints_the_chosen_cell_and_the_alternative(
     many = [*flags, f"--workdir={tmp_path / 'many'}", "--config.train.num_steps=2"]
     printed = output_of(called("main", *few))
     reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
-    assert f"random filters, for {reason}; model.cell=lru" in printed
+    assert f"random filters, for {reason}; to override, set model.cell=lru" in printed
     assert "leave one out" in printed
     printed = output_of(called("main", *many))
-    assert "since train.num_steps is given; model.cell=filters" in printed
+    assert (
+        "since train.num_steps is given; to override, set model.cell=filters" in printed
+    )
     assert "complete at step 2" in output_of(called("main", *many))
 
 

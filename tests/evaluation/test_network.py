@@ -65,26 +65,28 @@ def test_streams_predict_as_whole_sequences(
     rows = [[",".join(map(str, row)) for row in one] for one in inputs.tolist()]
     text = "\n\n".join(map("\n".join, rows)).replace("nan", "")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n1,2,3"))
-    with pytest.raises(UserError, match=r"^standard input, line 21: features: has "):
+    with pytest.raises(
+        UserError, match=r"^standard input, line 21: features: must have "
+    ):
         predict.main([f"--workdir={workdir}", "--stream"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
     printed = [list(line["probabilities"].values()) for line in lines]
     np.testing.assert_array_equal(printed, streamed.reshape(18, 3))
     monkeypatch.setattr("sys.stdin", io.StringIO("one,2"))
-    with pytest.raises(UserError, match=r"^standard input, line 1: .*'one'.*; give"):
+    with pytest.raises(UserError, match=r"^standard input, line 1: .*'one'.*; write"):
         predict.main([f"--workdir={workdir}", "--stream"])
 
 
 def test_a_stream_refuses_invalid_time_steps() -> None:
     network = load()
     wrong: list[tuple[Any, str]] = [
-        (np.zeros(27), r"features: has the shape \(27,\); .*\(28,\)"),
-        (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
+        (np.zeros(27), r"features: must have the shape \(28,\), .*\(27,\)"),
+        (np.ma.masked_equal(np.arange(28), 1), "features: contains masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
         (np.full(28, 255), "features: must be grey levels from 0 to 1"),
         (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
-        (["1"] * 28, "features: is .<U1.; allowed are real numbers"),
+        (["1"] * 28, "features: has the type .<U1.; expected real numbers"),
         ({"0": 0.5}, "features: must be 28 numbers"),
         ([1, [2]], "features: "),
     ]
@@ -118,7 +120,7 @@ def test_images_of_another_shape_or_type_are_refused() -> None:
         with pytest.raises(UserError, match=r"^inputs: must be uint8 images of shape"):
             network.classify(images)
     for method, images in ("classify", IMAGES), ("predict", IMAGES[0]):
-        with pytest.raises(UserError, match=r"^(inputs|image): has masked values"):
+        with pytest.raises(UserError, match=r"^(inputs|image): contains masked values"):
             getattr(network, method)(np.ma.masked_equal(images, 0))
 
 

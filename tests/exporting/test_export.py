@@ -293,7 +293,7 @@ def test_a_differing_prediction_is_an_error_unless_it_is_a_tie(
     found = certificate_of(tmp_path, "onnx")
     assert (found["differing"], found["ties"]) == (1, 1)
     logits[0, 5, second] = logits[0, 5, first] + 1e-2
-    with pytest.raises(RunError, match=r"onnx in .* predict another class"):
+    with pytest.raises(RunError, match=r"onnx in .*: some predictions differ"):
         export.main(flags)
     found = certificate_of(tmp_path, "onnx")
     assert (found["differing"], found["ties"]) == (1, 0)
@@ -304,7 +304,9 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
     flags = flags_of(lstm.workdir, lstm.settings, tmp_path / "out")
-    assert refused("export", *flags, "--format=onnx").endswith(": pip install absent")
+    assert refused("export", *flags, "--format=onnx").endswith(
+        "; run pip install absent"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -356,7 +358,7 @@ def test_wrong_parameters_fail_the_comparison(
     other = Network(lstm.record, "best", lstm.settings)
     monkeypatch.setattr(module, function, lambda _, path: original(other, path))
     flags = [*flags_of(lstm.workdir, lstm.settings, tmp_path), f"--format={name}"]
-    for factor, message in (np.nan, "not finite"), (-1, "predict another class"):
+    for factor, message in (np.nan, "not finite"), (-1, "some predictions differ"):
         other.params = jax.tree.map(partial(np.multiply, factor), lstm.params)
         with pytest.raises(RunError, match=message):
             export.main(flags)

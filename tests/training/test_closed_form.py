@@ -204,7 +204,7 @@ def test_several_processes_are_refused(
 ) -> None:
     header = Record(run).headers[LAST_STEP]
     monkeypatch.setattr(resume, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"^num_processes: one process fits .*filters"):
+    with pytest.raises(UserError, match=r"^num_processes: must be 1 for .*filters"):
         resume.check_processes(header.config, header.task, LAST_STEP)
 
 
@@ -271,7 +271,7 @@ def test_whole_groups_are_left_out(
     assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
     assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
-    assert printed.count("takes 60 sequences of 12 groups for independent") == 1
+    assert printed.count("treats 60 sequences of 12 groups as independent") == 1
 
     # Each group has five sequences. The table names the group of each.
     table = pd.read_csv(run / "evaluation" / "leave_one_group_out-1.csv")
@@ -400,7 +400,7 @@ def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
     assert "trained on" not in printed  # rounded values are others
     np.savez(path, inputs=INPUTS, labels=LABELS)
     printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
-    assert "; 50 of 60 were trained on, so that the accuracy says little" in printed
+    assert "; 50 of 60 were trained on, so the accuracy may not hold" in printed
     files = Path(tmp_path, "run", "evaluation").glob("test-1-*.json")
     results = [json.loads(file.read_text()) for file in files]
     assert sorted(result["examples_trained_on"] for result in results) == [0, 50]

@@ -46,7 +46,7 @@ def test_a_long_tail_of_lengths_is_reported() -> None:
         lengths[5] = longest
         sequences = check_arrays(inputs, labels, lengths=lengths)
         described = describe_sequences(to_dataset("mine", sequences, Config()))
-        line = "\nhalf of the training sequences have at most 10 time steps, and all "
+        line = "\nhalf of the training sequences have at most 10 time steps, but all "
         assert (line in described) == (longest > 30)
 
 

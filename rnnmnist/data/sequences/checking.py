@@ -16,13 +16,14 @@ MAX_CLASSES = 1_000
 BLOCK_BYTES = 1 << 24  # of float64 values, read at once
 VALIDATION_FRACTION = 0.1  # of each class, if no validation split is given
 ALLOWED_VALUES = {  # error texts for each set of allowed `dtype.kind` codes
-    "biuf": "real numbers; encode letters or categories one-hot, as 0 and 1 in a "
-    "feature for each, or as integers for an embedding in your own network, with "
-    "normalize=none; convert sparse matrices by .toarray(), an array of sequences or a "
-    "generator by list(), and a LazyFrame by .collect(); read a file by "
+    "biuf": "real numbers; encode letters or categories one-hot, with a 0/1 feature "
+    "for each, or as integers for an embedding in your own network, with "
+    "normalize=none; convert sparse matrices with .toarray(), an array of sequences or "
+    "a generator with list(), and a LazyFrame with .collect(); read files with "
     "rnnmnist.read_sequences",
-    "biuU": "integers or strings, none of them missing; convert them with .astype(int) "
-    "or .astype(str), and divide numbers into classes, as by np.digitize",
+    "biuU": "integers or strings without missing values; convert them with "
+    ".astype(int) or .astype(str), and divide other numbers into classes, as with "
+    "np.digitize",
     "iu": "integers; convert them with .astype(int)",
     "U": "strings; convert them with .astype(str)",
 }
@@ -117,9 +118,10 @@ class Sequences:
         present = np.unique(labels)
         if not 2 <= len(present) <= MAX_CLASSES:
             raise UserError(
-                f"split: of the classes {format_value(self.classes)}, {len(present)} "
-                f"are in training; allowed are 2 to {MAX_CLASSES:,}; mark sequences of "
-                "others with train, or divide numbers into classes, as by np.digitize"
+                f"split: the training split must have 2 to {MAX_CLASSES:,} classes, "
+                f"not {len(present)} of {format_value(self.classes)}; mark sequences "
+                "of more classes with train, or divide numbers into classes, as with "
+                "np.digitize"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
@@ -138,9 +140,9 @@ class Sequences:
             return splits
         if not is_held_out.any():
             raise UserError(
-                f"split: none of the {len(train)} training sequences can validate, or "
-                "a class would have none in training; add a second sequence, or group, "
-                "of each class, or set data.validation=false"
+                f"split: none of the {len(train)} training sequences can be held out "
+                "for validation, or a class would have none in training; add a second "
+                "sequence, or group, of each class, or set data.validation=false"
             )
         return splits | {"train": train[~is_held_out], "validation": train[is_held_out]}
 
@@ -167,8 +169,8 @@ def check_arrays(
     values = valid_array("inputs", inputs, "biuf")
     if values.ndim not in (2, 3) or not values.size:
         raise UserError(
-            f"inputs: has the shape {values.shape}; allowed are [examples, time, "
-            "features] and [examples, time], none of them 0"
+            "inputs: must have the shape [examples, time, features] or [examples, "
+            f"time] without empty axes, not {values.shape}"
         )
     if values.ndim == 2:
         values = values[..., None]
@@ -181,12 +183,12 @@ def check_arrays(
     if labels is not None:
         indices, classes = _encode(valid_array("labels", labels, "biuU", count))
     if len(set(names)) < len(names):
-        raise UserError(f"feature_names: {format_value(names)} has a name twice")
+        raise UserError(f"feature_names: must be distinct, not {format_value(names)}")
     for name in (*classes, *names):
         if not name.strip() or not name.isprintable():
             raise UserError(
-                f"a class or feature is named {format_value(name)}; allowed are "
-                "printable texts that are not empty"
+                "the name of a class or feature must be printable text, not "
+                f"{format_value(name)}; rename it"
             )
     if ids is not None:
         ids = tuple(map(str, valid_array("ids", ids, "biuU", count)))
@@ -245,11 +247,12 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [valid_array("inputs", sequence, "biuf") for sequence in sequences]
     if not arrays or any(array.ndim == 0 for array in arrays):
         raise UserError(
-            "inputs: must be a list of sequences, [time, features] or [time], not of "
-            f"{'numbers' if arrays else 'nothing'}; pass [inputs] for a single one"
+            "inputs: must be a list of sequences, [time, features] or [time], not "
+            f"{'numbers' if arrays else 'an empty list'}; pass [inputs] for a single "
+            "sequence"
         )
     with prefix_errors(
-        "inputs", "pass arrays [time, features] with as many features in each"
+        "inputs", "pass arrays [time, features] with the same number of features"
     ):
         lengths = np.array(list(map(len, arrays)))
         return pad(np.concatenate(arrays), lengths), lengths
@@ -268,8 +271,8 @@ def require_features(names: Sequence[str], required: Sequence[str]) -> None:
         listed = f"the named features are {format_value(names)}"
         remedy = suggest_name(missing[0], others, listed)
         raise UserError(
-            f"has no feature {format_value(missing[0])}, which the setting "
-            f"data.features or the network names; {remedy}"
+            f"has no feature {format_value(missing[0])}, which data.features or the "
+            f"network requires; {remedy}"
         )
 
 
@@ -277,7 +280,7 @@ def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
     split = valid_array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
         raise UserError(
-            f"split: contains {format_value(name)}; allowed are {', '.join(SPLITS)}"
+            f"split: must contain {', '.join(SPLITS)} only, not {format_value(name)}"
         )
     return split
 
@@ -289,8 +292,8 @@ def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.n
     lengths = valid_array("lengths", given, "iu", count)
     if lengths.min() < 1 or lengths.max() > time_steps:
         raise UserError(
-            f"lengths: are {lengths.min()} to {lengths.max()}; allowed are 1 to "
-            f"{time_steps}, the time steps of inputs"
+            f"lengths: must be from 1 to {time_steps}, the time steps of inputs, not "
+            f"from {lengths.min()} to {lengths.max()}"
         )
     return lengths.astype(np.int32)
 
@@ -302,7 +305,9 @@ def refuse_masked(name: str, values: Any) -> None:
     """
     arrays = values if isinstance(values, list | tuple) else [values]
     if any(map(np.ma.is_masked, arrays)):
-        raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
+        raise UserError(
+            f"{name}: contains masked values; fill them (in inputs, with NaN)"
+        )
 
 
 def valid_array(
@@ -324,13 +329,11 @@ def valid_array(
     if array.dtype.kind not in kinds:
         found = array.dtype if array.ndim else type(values).__name__
         raise UserError(
-            f"{name}: is {format_value(str(found))}; allowed are "
-            f"{ALLOWED_VALUES[kinds]}"
+            f"{name}: has the type {format_value(str(found))}; expected {ALLOWED_VALUES[kinds]}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(
-            f"{name}: has the shape {array.shape}; to match inputs, it must be "
-            f"{(size,)}"
+            f"{name}: must have the shape {(size,)}, to match inputs, not {array.shape}"
         )
     return array
 

@@ -43,15 +43,17 @@ SEQUENCE_FORMATS = (
     "a .npz, .ts, .csv, .csv.gz or .parquet file, or a folder of .npy files"
 )
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
-SAVE_AGAIN = "save it again, texts with .astype(str)"  # object arrays are pickled
+SAVE_AGAIN = (
+    "save it again, with strings converted by .astype(str)"  # object arrays are pickled
+)
 READABLE = (
-    "save it again, a .csv file in UTF-8, with as many cells in each row, all quotes "
-    "closed, and quotes around texts that contain a comma, and as .csv.gz only if it "
-    "is compressed"
+    "save it again; a .csv file needs UTF-8, the same number of cells in each row, all "
+    "quotes closed, quotes around text that contains a comma, and, only if it is "
+    "compressed, the name .csv.gz"
 )
 ONE_TYPE = (
-    "pass a table whose columns have different names, and one type each; as "
-    ".astype(str), it shows the row"
+    "pass a table whose columns have distinct names and one type each; with "
+    ".astype(str), the error names the row"
 )
 
 
@@ -68,12 +70,12 @@ def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
     """Validates the names of arrays, then loads them; archives load on access."""
     for name in found:
         if name not in ARRAYS:
-            remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
-            raise UserError(f"contains the array {format_value(name)}; {remedy}")
+            remedy = suggest_name(name, ARRAYS, f"the arrays are {', '.join(ARRAYS)}")
+            raise UserError(f"contains an unknown array {format_value(name)}; {remedy}")
     if "inputs" not in found:
         raise UserError(
-            "contains no array 'inputs'; save the sequences so, or name a single file, "
-            "in which a table has a column for the recording"
+            "contains no array 'inputs'; save the sequences under this name, or name a "
+            "single file, a table with a column for the sequence"
         )
     arrays = {}
     for name in found:
@@ -117,7 +119,7 @@ def read(
             case ".parquet":
                 arrays = read_parquet(path, roles, selected)
             case _:
-                raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
+                raise UserError(f"has an unknown format; name {SEQUENCE_FORMATS}")
         return select_features(check_arrays(**arrays), selected)
 
 
@@ -145,8 +147,8 @@ def read_memory(
         for name, values in arrays.items():
             if values is not None:
                 raise UserError(
-                    f"{name}: a table has its own columns; leave {name} out, or pass a "
-                    "table with a row for each sequence by .to_numpy()"
+                    f"{name}: must be a column of the table; remove {name}, or pass a "
+                    "table with one row for each sequence as .to_numpy()"
                 )
         with prefix_errors("inputs", ONE_TYPE):
             arrays = read_stream(inputs, roles, selected)
@@ -217,8 +219,8 @@ def to_dataset(
     data = config.data
     if sequences.labels is None:
         raise UserError(
-            "labels: are missing; add the array 'labels', @classLabel and labels, or "
-            "the column 'label', which data.columns=label=NAME can name; in Python, "
+            "labels: are missing; add an array 'labels', @classLabel with labels, or a "
+            "column 'label' (or name another with data.columns=label=NAME); in Python, "
             "pass labels"
         )
     if trained is None:
@@ -327,11 +329,12 @@ def _warn_of_splits(
         absent = np.delete(classes, present)
         if len(present) and len(absent):
             warn_of_data(
-                f"no {name} sequence is of these classes: {', '.join(absent)[:200]}"
+                f"the {name} split has no sequences of these classes: "
+                f"{', '.join(absent)[:200]}"
             )
     shared = {"are equal to sequences": digests}
     if sequences.groups is not None:
-        shared["are of groups"] = sequences.groups
+        shared["belong to groups"] = sequences.groups
     for relation, values in shared.items():
         seen = values[splits["train"]]
         for name in ("validation", "test"):
@@ -340,8 +343,8 @@ def _warn_of_splits(
             if number:
                 warn_of_data(
                     f"{number:,} of {len(own):,} {name} sequences {relation} of "
-                    "another split, so that the accuracy says little about new ones; "
-                    "keep equal sequences, and each group, in one split"
+                    "another split, so the accuracy may not hold for new ones; keep "
+                    "equal sequences, and each group, in one split"
                 )
             seen = np.concatenate([seen, own])
 
@@ -352,20 +355,21 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     is_linear = moments.has_constant_delta
     if is_linear.any() and not is_linear.all():
         warn_of_data(
-            f"{', '.join(names[is_linear])[:200]} changes by the same amount in every "
-            "time step, or not at all, as a clock, a counter or the number of a "
-            "subject does; leave it out, as by data.features, or name it groups"
+            "features that change by the same amount at every time step, or never, "
+            "like a clock, a counter or the number of a subject: "
+            f"{', '.join(names[is_linear])[:200]}; exclude them with data.features, or "
+            "give the subject's column the role groups"
         )
     if moments.is_constant.all():
         warn_of_data(
-            "every feature has one value in all training sequences, up to rounding, so "
-            "that no network can tell them apart; multiply values that are tiny"
+            "every feature is constant over all training sequences, up to rounding, so "
+            "no network can tell them apart; scale up tiny values"
         )
     is_empty = moments.count[0] == 0
     if is_empty.any():
         warn_of_data(
-            f"{', '.join(names[is_empty])[:200]} has no value in training; "
-            "leave it out, as by data.features"
+            "features without a value in training: "
+            f"{', '.join(names[is_empty])[:200]}; exclude them with data.features"
         )
 
 
@@ -374,7 +378,7 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
         array = {"label": "labels"}.get(role, role)
         if getattr(sequences, array, ()) is None:
             raise UserError(
-                f"data.columns: {role}={name} names no column; remove it, or name one"
+                f"data.columns: {role}={name} names no column; remove or correct it"
             )
 
 
@@ -424,8 +428,9 @@ def select_features(sequences: Sequences, selected: Sequence[str]) -> Sequences:
         return replace(sequences, columns=columns, feature_names=tuple(selected))
     if len(names) != len(selected):
         raise UserError(
-            f"has {len(names)} features, {format_value(names)}, and data.features or "
-            f"the network names {len(selected)}, {format_value(selected)}; use these, "
-            "with feature_names, and in Python inputs[None] for a single sequence"
+            f"must have the features {format_value(selected)} ({len(selected)}), which "
+            "data.features or the network requires, not "
+            f"{format_value(names)} ({len(names)}); pass these, with feature_names; in "
+            "Python, pass inputs[None] for a single sequence"
         )
     return replace(sequences, feature_names=tuple(selected))

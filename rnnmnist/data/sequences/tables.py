@@ -32,14 +32,14 @@ COLUMNS = ("sequence", "time", "label", "split", "groups")
 TIME_TYPES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 
 NUMBERS = (
-    "numbers with a decimal point, and an empty cell or nan where missing; leave out "
-    "texts by data.features, name labels and groups by data.columns, or encode "
+    "a number with a decimal point, or an empty cell or nan if missing; exclude text "
+    "with data.features, name labels and groups with data.columns, or encode "
     "categories one-hot, or as integers for an embedding in your own network"
 )
-TIMES = "numbers or times such as 2026-05-01 12:00, all or none with offset"
+TIMES = "a number, or a time such as 2026-05-01 12:00, all or none with an offset"
 TEXTS = (
-    "texts and whole numbers of 64 bits; divide other numbers into classes, as by "
-    "np.digitize; leave out sequences without a label, or classify them with rnnmnist "
+    "text or a 64-bit whole number; divide other numbers into classes, as with "
+    "np.digitize; remove sequences without a label, or classify them with rnnmnist "
     "predict, in a file without this column"
 )
 
@@ -100,11 +100,11 @@ def _choose_columns(
     is_complete = {"sequence", "time"} <= columns.keys() and features
     if not is_complete or len(columns) < len(named):
         raise UserError(
-            f"has the columns {format_value(named)}; needed are sequence, time, one or "
-            "more features, and optionally label, split and groups, each once; the "
-            "cells of a .csv file are separated by commas; "
-            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles; "
-            "a table with a row for each sequence is passed by .to_numpy(), with labels"
+            f"has the columns {format_value(named)}; expected sequence, time, one or "
+            "more features, and optionally label, split and groups, each once; in a "
+            ".csv file, separate cells by commas; for other names, set "
+            "data.columns=sequence=NAME,time=NAME,label=NAME; pass a table with one "
+            "row for each sequence as .to_numpy(), with labels"
         )
     if not are_named(selected):
         return columns
@@ -164,7 +164,9 @@ class _Column(NamedTuple):
         text_codes, texts = self.texts()
         _, first_rows = np.unique(codes, return_index=True)
         first_codes = text_codes[first_rows]
-        self.refuse(text_codes != first_codes[codes], "one text in each sequence")
+        self.refuse(
+            text_codes != first_codes[codes], "the same text in all rows of a sequence"
+        )
         return np.array(texts)[first_codes]
 
     def sort_within(self, codes: np.ndarray) -> np.ndarray:
@@ -179,7 +181,7 @@ class _Column(NamedTuple):
         is_duplicate = (codes[first] == codes[second]) & (times[first] == times[second])
         if is_duplicate.any():
             row = int(second[is_duplicate.argmax()])
-            raise self.refusal(row, "different times in each sequence")
+            raise self.refusal(row, "distinct times within each sequence")
         return order
 
     def convert(self, kinds: Sequence[pa.DataType], allowed: str) -> np.ndarray:
@@ -226,7 +228,7 @@ class _Column(NamedTuple):
         text = "" if value is None else str(value)
         return UserError(
             f"row {row + 1}: the column {escape_unprintable(self.name)} has "
-            f"{format_value(text)}; allowed are {allowed}"
+            f"{format_value(text)}; expected {allowed}"
         )
 
 

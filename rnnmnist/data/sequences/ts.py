@@ -15,7 +15,9 @@ import numpy as np
 
 from rnnmnist.errors import UserError, format_value, prefix_errors
 
-CASE = "write numbers, as many in each dimension, and ? or nan where one is missing"
+CASE = (
+    "write the same number of values in each dimension, with ? or nan for missing ones"
+)
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
         has_classes = "false" not in map(str.lower, arguments[:1])
         if tag == "@classlabel" and has_classes:
             classes = arguments[1:]
-    raise UserError("has no line @data; write it before the cases")
+    raise UserError("has no line @data; add it before the cases")
 
 
 def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
@@ -83,8 +85,8 @@ def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
         raise UserError(
-            f"the label is {format_value(label)}; allowed are the classes of "
-            f"@classLabel, {format_value(' '.join(classes))}"
+            "the label must be one of the classes of @classLabel, "
+            f"{format_value(' '.join(classes))}, not {format_value(label)}"
         )
     if "_" in "".join(dimensions):  # float() would accept underscores
         raise UserError("a value contains an underscore; remove it")
