@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.functions import identify
+from rnnmnist.config.functions import text_without_path
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.checking import refuse_masked, valid_array
+from rnnmnist.data.sequences.checking import reject_masked, valid_array
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import Model
@@ -196,7 +196,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def cell_(self) -> str:
         """Name of the cell, or of the custom network."""
         model = self.model_.config.model
-        return identify(model.cell if model.network is None else model.network)
+        return text_without_path(model.cell if model.network is None else model.network)
 
     @property
     def leave_one_out_score_(self) -> float:
@@ -257,7 +257,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     # Applies scikit-learn's checks to X, and to y if given. Lists stay lists.
     def _check(self, X: Any, **y: Any) -> Any:
         for name, values in {"X": X, **y}.items():
-            refuse_masked(name, values)
+            reject_masked(name, values)
         if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
             raise UserError("X: must not be an array of objects; pass list(X)")
         if isinstance(X, np.ndarray) and X.size and isinstance(X.flat[0], str):

@@ -202,7 +202,7 @@ def fit(
     source = Source(
         sequences.count_training(),
         functools.partial(to_dataset, "arrays", sequences),
-        sequences.are_two_valued,
+        sequences.are_binary,
     )
     return _train(
         request,
@@ -235,7 +235,7 @@ def _train(
             run.record.save_arrays(arrays)
         enable_compilation_cache()
         train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
-    return Model(run.record, "best", run.config.model.named, run.dataset)
+    return Model(run.record, "best", run.config.model.user_functions, run.dataset)
 
 
 def full_names(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
 from rnnmnist.config.resolving import name_functions
-from rnnmnist.data.examples import Inputs, find_padding
+from rnnmnist.data.examples import Inputs, padding_mask
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.network import Network
@@ -60,7 +60,7 @@ class Model(Network):
         # In contrast to `self.header`, the record's header contains no path of the run.
         header = without_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
-        named = name_functions(self.config).model.named
+        named = name_functions(self.config).model.user_functions
         return Model, (record, self.selector, {**self.settings, **named})
 
     @errors_as_failures()
@@ -139,7 +139,7 @@ class Model(Network):
         given = self._read(inputs, lengths)
         probabilities = self.probabilities(given, every_step=every_step)
         if every_step and given.lengths is not None:
-            is_padding = find_padding(probabilities.shape[1], given.lengths)
+            is_padding = padding_mask(probabilities.shape[1], given.lengths)
             probabilities[is_padding] = np.nan
         return probabilities
 

@@ -108,7 +108,7 @@ def is_in_file(text: str) -> bool:
     return match is not None and match["source"].endswith(".py")
 
 
-def identify(value: object) -> str:
+def text_without_path(value: object) -> str:
     """Returns a function's text without the path of its file, since files can move."""
     text = str(value)
     return f"FILE.py:{label(text)}" if is_in_file(text) else text

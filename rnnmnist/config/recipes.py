@@ -17,13 +17,13 @@ from rnnmnist.config.schema import (
     SETTINGS,
     Config,
     DataConfig,
-    is_own,
+    is_user_defined,
 )
 
 # Below these numbers of training sequences, the rule selects `filters`.
 # `docs/results_sequences.md` compares both configurations.
 FEW_SEQUENCES = 2000
-FEW_TWO_VALUED_SEQUENCES = 500
+FEW_BINARY_SEQUENCES = 500
 
 
 class Request(NamedTuple):
@@ -56,7 +56,7 @@ def choose_config(
     request: Request,
     saved: Config | None = None,
     sequences: int = 0,
-    are_two_valued: Callable[[], bool] = lambda: False,
+    are_binary: Callable[[], bool] = lambda: False,
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and the reason for the rule's choice.
 
@@ -69,12 +69,12 @@ def choose_config(
             kept; None for a new run.
         sequences: the number of training sequences, including validation sequences
             that are held out later.
-        are_two_valued: returns True if no feature has more than two values; only called
+        are_binary: returns True if no feature has more than two values; only called
             if the rule needs it.
     """
     config, reason = request.config, None
     if config is None:
-        name, reason = _choose_recipe(request, saved, sequences, are_two_valued)
+        name, reason = _choose_recipe(request, saved, sequences, are_binary)
         config = load_config(find_config(name))
     # A user-defined function replaces settings of the recipe: a user-defined optimizer,
     # for example, drops the settings of AdamW. Random filters keep their settings, and
@@ -82,7 +82,7 @@ def choose_config(
     dropped = {
         name: declared.default
         for function, kinds in REPLACED.items()
-        if is_own(function, request.settings.get(function))
+        if is_user_defined(function, request.settings.get(function))
         for name, declared in SETTINGS.items()
         if declared.applies_to in kinds and not config.model.is_closed_form
     }
@@ -93,7 +93,7 @@ def _choose_recipe(
     request: Request,
     saved: Config | None,
     sequences: int,
-    are_two_valued: Callable[[], bool],
+    are_binary: Callable[[], bool],
 ) -> tuple[str, str | None]:
     cell = request.settings.get("model.cell")
     if cell is not None:
@@ -107,8 +107,8 @@ def _choose_recipe(
         name = "filters" if saved.model.is_closed_form else "trained"
         return name, None
     limit, kind = FEW_SEQUENCES, "training sequences"
-    if sequences < limit and are_two_valued():
-        limit = FEW_TWO_VALUED_SEQUENCES
+    if sequences < limit and are_binary():
+        limit = FEW_BINARY_SEQUENCES
         kind = "training sequences with two-valued features"
     if sequences < limit:
         return "filters", f"for fewer than {limit:,} {kind}"

@@ -18,14 +18,14 @@ from rnnmnist.config.schema import (
     DEFAULT_BATCH,
     DEFAULT_FILTERS,
     DEFAULT_LAYERS,
+    DEFAULT_SEQUENCE_UNITS,
     DEFAULT_STEPS,
     DEFAULT_UNITS,
-    DEFAULT_UNITS_OF_SEQUENCES,
     DEFAULT_WARMUP,
     DEFAULT_WEIGHT_DECAY,
     GRADIENT,
     LAYERS,
-    LONG,
+    LONG_SEQUENCE,
     LONG_WINDOW,
     RECURRENCE,
     REPLACED,
@@ -35,7 +35,7 @@ from rnnmnist.config.schema import (
     Config,
     ModelConfig,
     TrainConfig,
-    is_own,
+    is_user_defined,
 )
 from rnnmnist.config.settings import ConfigSection
 from rnnmnist.config.tasks import Task
@@ -148,7 +148,7 @@ def _map_functions(
 ) -> AnyConfig:
     changed: dict[str, object] = {}
     for name, value in config.flat().items():
-        if is_own(name, value):
+        if is_user_defined(name, value):
             if SETTINGS[name].is_tuple:
                 changed[name] = tuple(change(name, function) for function in value)
             else:
@@ -184,8 +184,8 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
     elif is_image:
         hidden_size = DEFAULT_UNITS
     else:
-        hidden_size = DEFAULT_UNITS_OF_SEQUENCES
-    is_long = task.time_steps > LONG and not is_image
+        hidden_size = DEFAULT_SEQUENCE_UNITS
+    is_long = task.time_steps > LONG_SEQUENCE and not is_image
     window = model.window
     if window is None:
         has_layers = not model.is_closed_form and model.network is None
@@ -225,8 +225,8 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
     eval_every_steps = num_steps // 10
     if train.patience is not None:  # by default, patience counts epochs
         eval_every_steps = round(count / batch_size)
-    has_user_schedule = is_own("train.schedule", train.schedule)
-    has_user_optimizer = is_own("train.optimizer", train.optimizer)
+    has_user_schedule = is_user_defined("train.schedule", train.schedule)
+    has_user_optimizer = is_user_defined("train.optimizer", train.optimizer)
     defaults = {
         "log_every_steps": min(100, max(10, num_steps // 100)),
         "eval_every_steps": max(1, eval_every_steps),
@@ -252,7 +252,9 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     Default values are allowed, before and after resolution.
     """
     values = config.flat()
-    custom = {name: values[name] for name in REPLACED if is_own(name, values[name])}
+    custom = {
+        name: values[name] for name in REPLACED if is_user_defined(name, values[name])
+    }
     model = config.model
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
     kinds.add(RECURRENCE)

@@ -238,11 +238,11 @@ class DataConfig(ConfigSection):
 
 
 DEFAULT_UNITS = 128
-DEFAULT_UNITS_OF_SEQUENCES = 64
+DEFAULT_SEQUENCE_UNITS = 64
 DEFAULT_FILTERS = 1000
 DEFAULT_LAYERS = 2  # of residual layers with linear recurrences
-# With sequences of more than LONG time steps, a run reads windows of LONG_WINDOW.
-LONG = 500
+# With sequences of more time steps, a run reads windows of LONG_WINDOW time steps.
+LONG_SEQUENCE = 500
 LONG_WINDOW = 8
 
 
@@ -271,7 +271,7 @@ class ModelConfig(ConfigSection):
     hidden_size: int | None = setting(
         None,
         "number of hidden units, or of filters",
-        by_default=f"{DEFAULT_UNITS}; {DEFAULT_UNITS_OF_SEQUENCES} for sequences; "
+        by_default=f"{DEFAULT_UNITS}; {DEFAULT_SEQUENCE_UNITS} for sequences; "
         f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
         le=8192,
@@ -303,8 +303,8 @@ class ModelConfig(ConfigSection):
     window: int | None = setting(
         None,
         "number of consecutive time steps that the recurrent layers read at once",
-        by_default=f"{LONG_WINDOW} if a sequence has more than {LONG} time steps, "
-        "otherwise 1",
+        by_default=f"{LONG_WINDOW} if a sequence has more than {LONG_SEQUENCE} time "
+        "steps, otherwise 1",
         ge=1,
         le=1024,
         applies_to=LAYERS,
@@ -362,10 +362,12 @@ class ModelConfig(ConfigSection):
         return self.bidirectional or self.network is not None
 
     @property
-    def named(self) -> dict[str, Any]:
+    def user_functions(self) -> dict[str, Any]:
         """The user-defined cell or network by full setting name."""
         named = {"model.cell": self.cell, "model.network": self.network}
-        return {name: value for name, value in named.items() if is_own(name, value)}
+        return {
+            name: value for name, value in named.items() if is_user_defined(name, value)
+        }
 
 
 DEFAULT_BATCH = 128
@@ -688,7 +690,7 @@ REPLACED = {
 }
 
 
-def is_own(name: str, value: object) -> bool:
+def is_user_defined(name: str, value: object) -> bool:
     """Returns True if the value of a setting names a user-defined function."""
     functions = SETTINGS[name].functions
     if functions is None or (SETTINGS[name].is_path and not is_in_file(str(value))):

@@ -34,8 +34,8 @@ If the label cannot be computed from the stored data, read it from the source:
   the builder; and increase the builder's version.
 - Sequences: add an argument to `check_arrays` and a field to `Sequences`
   (`data/sequences/checking.py`), and a name to `ARRAYS` (`data/sequences/reading.py`).
-  If the label is present, `read_values` must hash it, since a resumed run identifies
-  its data by the hash. To accept the label in `rnnmnist.fit`, pass it on in
+  If the label is present, `check_and_hash_values` must hash it, since a resumed run
+  identifies its data by the hash. To accept the label in `rnnmnist.fit`, pass it on in
   `fitting.py`. To read it from a table, add its role to `COLUMNS` and `_to_arrays`
   (`data/sequences/tables.py`), where the column would otherwise be a feature, and to
   the setting `data.columns` (`config/schema.py`).

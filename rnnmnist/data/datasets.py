@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.config.functions import import_function
-from rnnmnist.config.schema import Config, DataConfig, is_own
+from rnnmnist.config.schema import Config, DataConfig, is_user_defined
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.image_sets import embedded_images, image_task
@@ -21,13 +21,13 @@ class Source(NamedTuple):
         examples: the number of training examples, including examples that will be held
             out for validation.
         load: loads the data set.
-        are_two_valued: returns True if every feature has at most two distinct values in
+        are_binary: returns True if every feature has at most two distinct values in
             the training sequences.
     """
 
     examples: int
     load: Callable[[Config], Dataset]
-    are_two_valued: Callable[[], bool] = lambda: False
+    are_binary: Callable[[], bool] = lambda: False
 
 
 def load(config: Config, *, trained: Task | None = None) -> Dataset:
@@ -52,7 +52,7 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
             "data.path=PATH"
         )
     path = config.path
-    if is_own("data.path", path):
+    if is_user_defined("data.path", path):
         # The caller asked for this function, so its code may run.
         function = import_function("data.path", path)
         sequences = reading.read_function(function, selected)
@@ -65,7 +65,7 @@ def open_source(config: DataConfig, trained: Task | None = None) -> Source:
         with prefix_errors(path):
             return reading.to_dataset(name, sequences, config, trained)
 
-    return Source(sequences.count_training(), load_sequences, sequences.are_two_valued)
+    return Source(sequences.count_training(), load_sequences, sequences.are_binary)
 
 
 def _load_images(config: Config) -> Dataset:

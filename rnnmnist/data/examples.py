@@ -243,7 +243,7 @@ class Examples(Inputs):
         return None if self.groups is None else len(np.unique(self.groups))
 
     @property
-    def left_out_together(self) -> np.ndarray:
+    def leave_out_groups(self) -> np.ndarray:
         """Cross-validation groups [examples]: equal entries are left out together.
 
         The entries are the groups, if there are any. Otherwise, identical sequences
@@ -300,6 +300,6 @@ def select_columns(values: np.ndarray, columns: np.ndarray | None) -> np.ndarray
     return values if columns is None else np.take(values, columns, axis=-1)
 
 
-def find_padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:
+def padding_mask(time_steps: int, lengths: np.ndarray) -> np.ndarray:
     """Returns a mask of the padding, bool [n, time]."""
     return np.arange(time_steps) >= lengths[:, None]

@@ -50,10 +50,10 @@ def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
     """Converts images or sequences to `Inputs`. Checks the values of sequences."""
     if task.image_shape is not None:
         return Inputs(sequences.inputs)
-    from rnnmnist.data.sequences.reading import read_values  # imports pyarrow
+    from rnnmnist.data.sequences.reading import check_and_hash_values  # imports pyarrow
 
     normalization = Normalization.create(task, data.missing)
-    read_values(sequences, normalization)
+    check_and_hash_values(sequences, normalization)
     return Inputs(
         sequences.inputs,
         sequences.lengths,

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
-from rnnmnist.config.functions import identify, import_function
+from rnnmnist.config.functions import import_function, text_without_path
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.schema import is_own
+from rnnmnist.config.schema import is_user_defined
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Inputs, Normalization, View
 from rnnmnist.errors import UserError, escape_unprintable, format_value
@@ -281,7 +281,7 @@ def _resolve_config(
     files that have moved, and the custom cell or network, in `settings`.
     """
     trained = config
-    if is_own("data.path", config.data.path):  # custom code, which the caller must name
+    if is_user_defined("data.path", config.data.path):
         config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
         arrays = workdir / ARRAYS
@@ -291,17 +291,22 @@ def _resolve_config(
     for kind in ("cell", "network"):
         name = f"model.{kind}"
         old, new = trained.flat()[name], config.flat()[name]
-        if isinstance(old, str) and is_own(name, old) and settings.get(name) is None:
+        if (
+            isinstance(old, str)
+            and is_user_defined(name, old)
+            and settings.get(name) is None
+        ):
             raise UserError(
                 f"{name}: {workdir or 'the network'} has a user-defined {kind}, whose "
                 f"code runs only if you name it; if you trust it, set {name} (in "
                 f"Python, {kind}) to {escape_unprintable(old)}"
             )
-        if identify(old) != identify(new):
+        if text_without_path(old) != text_without_path(new):
             raise UserError(
-                f"{name}: must be {identify(old)}, as in the run, not {identify(new)}"
+                f"{name}: must be {text_without_path(old)}, as in the run, not "
+                f"{text_without_path(new)}"
             )
-        if is_own(name, new):
+        if is_user_defined(name, new):
             config = config.replace({name: import_function(name, new)})
     return config
 

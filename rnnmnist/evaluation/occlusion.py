@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rnnmnist.data.examples import Inputs, find_padding
+from rnnmnist.data.examples import Inputs, padding_mask
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import log_softmax
@@ -22,7 +22,7 @@ def occlude(network: Network, inputs: Inputs) -> np.ndarray:
     window_sizes = -(-lengths // MAX_WINDOWS)  # rounded up
     # Index of the window that contains each time step; -1 in the padding.
     windows = np.arange(time_steps) // window_sizes[:, None]
-    windows[find_padding(time_steps, lengths)] = -1
+    windows[padding_mask(time_steps, lengths)] = -1
 
     def log_probabilities(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)

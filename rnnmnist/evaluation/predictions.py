@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from rnnmnist.data.examples import Inputs, View, find_padding
+from rnnmnist.data.examples import Inputs, View, padding_mask
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.filters import THRESHOLDS
@@ -211,7 +211,7 @@ def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
     is_finite = np.isfinite(logits).all(axis=-1)
     if is_finite.ndim == 3:
         time_steps = logits.shape[2]
-        is_finite |= find_padding(time_steps, find_lengths(inputs, time_steps))
+        is_finite |= padding_mask(time_steps, find_lengths(inputs, time_steps))
         is_finite = is_finite.all(axis=-1)
     if not is_finite.all():
         position = int(is_finite.all(axis=0).argmin())

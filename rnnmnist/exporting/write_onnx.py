@@ -44,7 +44,7 @@ def write(run: Network, path: Path) -> None:
         UserError: if the cell or the network is user-defined, because ONNX has no
             operator for it.
     """
-    for name, value in run.config.model.named.items():
+    for name, value in run.config.model.user_functions.items():
         raise UserError(
             f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
         )

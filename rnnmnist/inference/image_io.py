@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps  # noqa: TID251
 
 from rnnmnist.config.settings import expand
-from rnnmnist.data.sequences.checking import refuse_masked
+from rnnmnist.data.sequences.checking import reject_masked
 from rnnmnist.errors import UserError, prefix_errors
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
@@ -54,7 +54,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
 
 def convert_array(image: np.ndarray) -> np.ndarray:
     """Converts an array, uint8 or float [height, width], to the format of `read`."""
-    refuse_masked("image", image)
+    reject_masked("image", image)
     image = np.asarray(image)
     is_grey = image.dtype == np.uint8 or image.dtype.kind == "f"
     if not is_grey or image.ndim != 2 or not image.size:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.examples import Examples, find_padding
+from rnnmnist.data.examples import Examples, padding_mask
 from rnnmnist.evaluation import formatting
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
@@ -115,7 +115,9 @@ def render_page(
             name: base64.b64encode(content).decode()
             for name, content in pictures.items()
         },
-        completion=logs.completion(run.record.lines, newest.step, newest.config.train),
+        completion=logs.describe_completion(
+            run.record.lines, newest.step, newest.config.train
+        ),
         validation_selects=run.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
         confusions=most_frequent_errors(result),
         shown_errors=len(errors),
@@ -165,7 +167,7 @@ def read_over_time(
         block = examples.select(positions)
         logits = network.logits(block, every_step=True)
         lengths = find_lengths(block, time_steps)
-        is_read = ~find_padding(time_steps, lengths)
+        is_read = ~padding_mask(time_steps, lengths)
         is_correct = (logits.argmax(axis=-1) == block.labels[:, None]) & is_read
         counts += is_correct.sum(axis=1).mean(axis=0), is_read.sum(axis=0)
         last.append(logits[:, np.arange(len(block)), lengths - 1])

@@ -45,7 +45,7 @@ class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True
         return content
 
 
-def completion(
+def describe_completion(
     lines: Iterable[StepMetrics], step: int, config: RunTrainConfig
 ) -> str | None:
     """Returns why a run is complete after `step` steps; None if it is not complete.

@@ -56,7 +56,7 @@ def compile_seconds() -> float:
     return _compile_seconds[threading.get_ident()]
 
 
-def running_seconds() -> float:
+def seconds_without_compilation() -> float:
     """Returns a monotonic time in seconds, without this thread's compilation time."""
     return time.monotonic() - compile_seconds()
 

@@ -117,7 +117,7 @@ def fit_member(
 
     # Fit the head on the host.
     head = fit_ridge(
-        states[0], train.labels, len(task.classes), weights, train.left_out_together
+        states[0], train.labels, len(task.classes), weights, train.leave_out_groups
     )
     fitted = {
         "kernel": head.kernel.astype(np.float32),
@@ -127,7 +127,7 @@ def fit_member(
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
-    together = train.left_out_together
+    together = train.leave_out_groups
     single = [
         name
         for index, name in enumerate(task.classes)

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 
 from rnnmnist.config.resolving import RunTrainConfig
-from rnnmnist.config.schema import OPENING_SETTINGS, is_own
+from rnnmnist.config.schema import OPENING_SETTINGS, is_user_defined
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import escape_unprintable
@@ -156,7 +156,7 @@ def summarize(
     header = record.select("best")
     stop_reason = ""
     if steps < config.train.num_steps:
-        reason = logs.completion(record.lines, steps, config.train)
+        reason = logs.describe_completion(record.lines, steps, config.train)
         stop_reason = f"; {reason or 'stopped by a callback'}"
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
@@ -165,7 +165,7 @@ def summarize(
     flags = [f"--workdir={record.workdir}"]
     # The commands import custom functions only if a flag names them.
     for name, value in config.flat().items():
-        if name in OPENING_SETTINGS and is_own(name, value):
+        if name in OPENING_SETTINGS and is_user_defined(name, value):
             flags.append(f"--config.{name}={value}")
     text = (
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){stop_reason}\n"

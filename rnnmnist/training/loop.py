@@ -13,7 +13,7 @@ from rnnmnist.models.parameters import abstract_params, count_params
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.metrics import Metrics
-from rnnmnist.runtime.compilation import running_seconds
+from rnnmnist.runtime.compilation import seconds_without_compilation
 from rnnmnist.runtime.distributed import all_max
 from rnnmnist.runtime.mesh import put_global, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
@@ -79,7 +79,7 @@ def train_loop(
             while step < num_steps and not (is_stopped or stops_early):
                 # Train. The state stays on the devices; the metrics are NumPy arrays.
                 target = next_due_step(step, config.train)
-                started = running_seconds()  # excludes compilation
+                started = seconds_without_compilation()  # excludes compilation
                 state, metrics = train_to(
                     state,
                     step,
@@ -88,7 +88,7 @@ def train_loop(
                     program=program,
                     batches=batches,
                 )
-                seconds = running_seconds() - started
+                seconds = seconds_without_compilation() - started
 
                 # Log. Only updates before the first non-finite update are logged.
                 is_finite = find_finite(metrics).all(axis=0)  # in all members

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from rnnmnist.config.functions import identify
+from rnnmnist.config.functions import text_without_path
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import (
     RunConfig,
@@ -26,7 +26,7 @@ from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoint_files import Header, warn_of_changed_files
-from rnnmnist.runs.logs import completion
+from rnnmnist.runs.logs import describe_completion
 from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.devices import make_mesh
 from rnnmnist.runtime.distributed import (
@@ -81,7 +81,7 @@ def open_run(
         source = open_source(request.data)
         saved = None if header is None else header.config
         chosen, reason = choose_config(
-            request, saved, source.examples, source.are_two_valued
+            request, saved, source.examples, source.are_binary
         )
         # Importing custom functions is safe, since the user names them in this call.
         chosen = import_functions(chosen)
@@ -163,7 +163,7 @@ def check_resume(config: RunConfig, header: Header, record: Record) -> str | Non
     no setting that affects the result may differ from the checkpoint.
     """
     refused = changed_settings(header.config, config, "refused")
-    completed = completion(record.lines, header.step, config.train)
+    completed = describe_completion(record.lines, header.step, config.train)
     if completed is not None:
         # No later update would use the new values. The number of steps may differ: it
         # only determines whether the run is complete.
@@ -231,7 +231,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
             settings[name] = str(value)
         else:
             functions = value if isinstance(value, tuple) else (value,)
-            settings[name] = "+".join(map(identify, functions))
+            settings[name] = "+".join(map(text_without_path, functions))
     return settings
 
 

@@ -172,7 +172,7 @@ def check_fit(config: RunConfig, dataset: Dataset) -> None:
     """Raises a `UserError` for a single group, or if the fit exceeds the memory."""
     task, splits = dataset
     train = splits["train"]
-    _, sizes = np.unique(train.left_out_together, return_counts=True)
+    _, sizes = np.unique(train.leave_out_groups, return_counts=True)
     if len(sizes) == 1:
         raise UserError(
             "groups: all training sequences are equal or in one group, so leaving them "

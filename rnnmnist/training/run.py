@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from rnnmnist.evaluation.left_out import format_table
+from rnnmnist.evaluation.leave_one_out import format_table
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.splits import load_evaluated
@@ -52,7 +52,7 @@ def train_and_evaluate(
                 from rnnmnist.training.loop import train_loop
 
                 step = train_loop(run, stop, progress, callback)
-    network = Network(record, "best", config.model.named)
+    network = Network(record, "best", config.model.user_functions)
     _, split, examples, logits = load_evaluated(network, dataset=run.dataset)
     table = None
     if logits is not None:  # leave-one-out logits

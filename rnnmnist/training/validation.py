@@ -15,7 +15,7 @@ from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.parameters import Params
-from rnnmnist.runs.logs import StepMetrics, completion
+from rnnmnist.runs.logs import StepMetrics, describe_completion
 from rnnmnist.runs.records import Record
 from rnnmnist.runtime.distributed import all_max, broadcast
 from rnnmnist.runtime.signals import StopFlag
@@ -85,7 +85,7 @@ def should_stop_early(
     def decide() -> bool:
         if callback is not None and callback(metrics):
             return True
-        return completion(record.lines, metrics.step, config) is not None
+        return describe_completion(record.lines, metrics.step, config) is not None
 
     with jax.transfer_guard("allow"):  # the callback may copy arrays to the host
         return broadcast(decide)

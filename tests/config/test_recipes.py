@@ -12,8 +12,8 @@ import rnnmnist
 from rnnmnist.config import recipes
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.recipes import (
+    FEW_BINARY_SEQUENCES,
     FEW_SEQUENCES,
-    FEW_TWO_VALUED_SEQUENCES,
     Request,
     choose_config,
     load_named,
@@ -68,7 +68,7 @@ def test_two_valued_features_lower_the_limit_for_a_trained_network() -> None:
     other[-1, 0, 2] = 0.5
     split = np.repeat(["train", "test"], [len(one_hot) - 1, 1])
     labels = np.arange(len(one_hot)) % 2
-    limit = FEW_TWO_VALUED_SEQUENCES
+    limit = FEW_BINARY_SEQUENCES
     for inputs, splits, cell, count in (
         (one_hot, None, "lru", len(one_hot)),
         (one_hot, None, "lru", limit),
@@ -77,9 +77,7 @@ def test_two_valued_features_lower_the_limit_for_a_trained_network() -> None:
         (other, split, "lru", len(one_hot)),
     ):
         sequences = check_arrays(inputs, labels, lengths=lengths, split=splits)
-        config, reason = choose_config(
-            Request(None), None, count, sequences.are_two_valued
-        )
+        config, reason = choose_config(Request(None), None, count, sequences.are_binary)
         assert config.model.cell == cell
         number = limit if inputs is one_hot or splits is not None else FEW_SEQUENCES
         assert f" {number:,} training sequences" in str(reason)
@@ -90,11 +88,11 @@ def test_two_valued_features_lower_the_limit_for_a_trained_network() -> None:
 def test_two_valued_features_are_detected_in_arrays_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "FEW_TWO_VALUED_SEQUENCES", len(LABELS))
+    monkeypatch.setattr(recipes, "FEW_BINARY_SEQUENCES", len(LABELS))
     inputs = np.random.default_rng(0).integers(2, size=(30, 40, 1))
     np.savez(tmp_path / "mine.npz", inputs=inputs, labels=LABELS)
     data = DataConfig(name="files", path=str(tmp_path / "mine.npz"))
-    assert open_source(data).are_two_valued()
+    assert open_source(data).are_binary()
     model = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", verbose=False)
     assert model.config.model.cell == "lru"
     reason = f"for at least {len(LABELS)} training sequences with two-valued features"

@@ -21,7 +21,7 @@ from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import (
     Normalization,
     View,
-    find_padding,
+    padding_mask,
     permutation,
     permutation_sha256,
 )
@@ -125,7 +125,7 @@ def test_compiled_programs_and_the_host_normalize_equally(
     lengths = generator.integers(1, 10, 50, np.int32)
     if missing != "error":
         values[generator.random(values.shape) < 0.3] = np.nan
-    padding = find_padding(9, lengths)
+    padding = padding_mask(9, lengths)
     values[padding] = generator.choice([np.nan, np.inf, 1e30], (padding.sum(), 3))
 
     @jax.jit

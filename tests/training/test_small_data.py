@@ -115,7 +115,7 @@ def test_a_run_that_stopped_early_is_complete_and_says_why(
 ) -> None:
     step = list_steps(stopped)[-1]
     config = Record(stopped).headers[step].config.train
-    reason = str(logs.completion(logs.read(stopped), step, config))
+    reason = str(logs.describe_completion(logs.read(stopped), step, config))
     assert reason.startswith(f"stopped at step {step} of 200: no lower")
     lines = logs.read(stopped)
     fit(stopped, **ENDING)

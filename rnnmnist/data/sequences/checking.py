@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.examples import SPLITS, find_padding, select_columns
+from rnnmnist.data.examples import SPLITS, padding_mask, select_columns
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
@@ -68,7 +68,7 @@ class Sequences:
         size = max(1, BLOCK_BYTES // (8 * longest * len(self.feature_names)))
         for start in range(0, len(indices), size):
             block = indices[start : start + size]
-            is_read = ~find_padding(longest, self.lengths[block])
+            is_read = ~padding_mask(longest, self.lengths[block])
             rows = self.inputs[block, :longest][is_read]
             yield block, is_read, select_columns(rows, self.columns)
 
@@ -80,7 +80,7 @@ class Sequences:
         given = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
-    def are_two_valued(self) -> bool:
+    def are_binary(self) -> bool:
         """Returns True if every feature has at most two distinct training values.
 
         Missing values (NaN) are ignored.
@@ -298,7 +298,7 @@ def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.n
     return lengths.astype(np.int32)
 
 
-def refuse_masked(name: str, values: Any) -> None:
+def reject_masked(name: str, values: Any) -> None:
     """Raises a `UserError` for masked arrays.
 
     NumPy and scikit-learn would silently drop the mask.
@@ -321,7 +321,7 @@ def valid_array(
         kinds: the allowed codes of `dtype.kind`, a key of `ALLOWED_VALUES`.
         size: the required length of a one-dimensional array; None: any shape.
     """
-    refuse_masked(name, values)
+    reject_masked(name, values)
     with prefix_errors(name, "pass one array"):  # fails for lists of unequal lengths
         array = np.asarray(values)  # a memory map is not copied
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
@@ -329,7 +329,8 @@ def valid_array(
     if array.dtype.kind not in kinds:
         found = array.dtype if array.ndim else type(values).__name__
         raise UserError(
-            f"{name}: has the type {format_value(str(found))}; expected {ALLOWED_VALUES[kinds]}"
+            f"{name}: has the type {format_value(str(found))}; expected "
+            f"{ALLOWED_VALUES[kinds]}"
         )
     if size is not None and array.shape != (size,):
         raise UserError(

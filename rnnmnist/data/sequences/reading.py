@@ -229,7 +229,9 @@ def to_dataset(
         task = _prepare_training(sequences, splits, data)
     else:
         sequences = _map_labels(sequences, trained)
-        sha256 = read_values(sequences, Normalization.create(trained, data.missing))
+        sha256 = check_and_hash_values(
+            sequences, Normalization.create(trained, data.missing)
+        )
         splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(data.validation, config.seed)
@@ -288,7 +290,9 @@ def _prepare_training(
     if config.normalize != "none":
         mean, std, delta_std = moments.normalization
         task = replace(task, mean=mean, std=std, delta_std=delta_std)
-    sha256 = read_values(sequences, Normalization.create(task, config.missing))
+    sha256 = check_and_hash_values(
+        sequences, Normalization.create(task, config.missing)
+    )
     _warn_of_values(sequences, moments)
     return replace(task, sha256=sha256)
 
@@ -382,7 +386,7 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
             )
 
 
-def read_values(sequences: Sequences, normalization: Normalization) -> str:
+def check_and_hash_values(sequences: Sequences, normalization: Normalization) -> str:
     """Validates and hashes all values, in blocks to limit memory.
 
     Returns:

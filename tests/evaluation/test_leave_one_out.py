@@ -9,7 +9,7 @@ import pytest
 from support import TASK
 
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation.left_out import format_table
+from rnnmnist.evaluation.leave_one_out import format_table
 
 CLASSES = ("seed", "label", "a, b")
 COUNT, SEEDS = 30, 2
