@@ -63,7 +63,7 @@ class Setting(NamedTuple):
     # Whether a resumed run can change the value. `refused`: a new value would make it a
     # different run. `warned`: the result differs from an uninterrupted run.
     resume: Resume
-    # The runs in which the setting has an effect, such as `training by gradients`;
+    # The runs in which the setting has an effect, such as `gradient-based training`;
     # None: all runs.
     applies_to: str | None
     is_path: bool  # paths depend on the machine and are not part of the run
