@@ -68,7 +68,7 @@ SIZES = {
     "PLAID": (300, ALL),
 }
 # The same for data sets with binary features.
-TWO_VALUED_SIZES = dict.fromkeys(
+BINARY_SIZES = dict.fromkeys(
     ("binary_mnist", "binary_fashion_mnist", "words", "names"),
     (100, 200, 500, 1_000, 2_000),
 )
@@ -273,12 +273,12 @@ def accuracies() -> str:
     return page_tables.table(header, lines)
 
 
-def two_valued() -> str:
+def binary() -> str:
     """Returns the same table for sets whose features have two values, with means."""
-    sizes = TWO_VALUED_SIZES["words"]
+    sizes = BINARY_SIZES["words"]
     rows = {
         TITLES[name]: [read_differences(name, size) for size in sizes]
-        for name in TWO_VALUED_SIZES
+        for name in BINARY_SIZES
     }
     rows["mean"] = list(np.mean([*rows.values()], axis=0))
     lines = [[title, *map(format_difference, row)] for title, row in rows.items()]
@@ -308,7 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--wheel", type=Path, required=True, metavar="FOLDER")
-    sizes = SIZES | TWO_VALUED_SIZES
+    sizes = SIZES | BINARY_SIZES
     parser.add_argument("--sets", nargs="+", default=SIZES, choices=sizes)
     parser.add_argument("--sizes", nargs="+", type=int, metavar="NUMBER")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)

@@ -93,7 +93,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "archive": result_tables.archive,
         "crossover": crossover.table,
         "few_sequences": few_sequences.accuracies,
-        "two_valued": few_sequences.two_valued,
+        "binary": few_sequences.binary,
         "calibration_methods": calibration.methods,
         "origin": result_tables.sequences_origin,
     },

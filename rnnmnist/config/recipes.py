@@ -2,7 +2,7 @@
 
 The rule applies to the name `files` and to `rnnmnist.fit`. It selects the shipped
 configuration `filters` for few training sequences, and `trained` for more. With
-two-valued features, such as one-hot codes, fewer sequences are enough for `trained`.
+binary features, such as one-hot codes, fewer sequences are enough for `trained`.
 """
 
 from collections.abc import Callable, Mapping
@@ -109,7 +109,7 @@ def _choose_recipe(
     limit, kind = FEW_SEQUENCES, "training sequences"
     if sequences < limit and are_binary():
         limit = FEW_BINARY_SEQUENCES
-        kind = "training sequences with two-valued features"
+        kind = "training sequences with binary features"
     if sequences < limit:
         return "filters", f"for fewer than {limit:,} {kind}"
     return "trained", f"for at least {limit:,} {kind}"

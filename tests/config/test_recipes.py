@@ -57,7 +57,7 @@ def test_few_sequences_get_filters_and_many_get_a_trained_network() -> None:
     assert chosen(few, saved=TRAINED) == ("lru", None)
 
 
-def test_two_valued_features_lower_the_limit_for_a_trained_network() -> None:
+def test_binary_features_lower_the_limit_for_a_trained_network() -> None:
     generator = np.random.default_rng(0)
     one_hot = np.eye(5)[generator.integers(5, size=(FEW_SEQUENCES - 1, 4))]
     one_hot[..., 0] = 7  # a constant
@@ -81,11 +81,11 @@ def test_two_valued_features_lower_the_limit_for_a_trained_network() -> None:
         assert config.model.cell == cell
         number = limit if inputs is one_hot or splits is not None else FEW_SEQUENCES
         assert f" {number:,} training sequences" in str(reason)
-        assert ("with two-valued features" in str(reason)) == (number == limit)
+        assert ("with binary features" in str(reason)) == (number == limit)
 
 
 @pytest.mark.slow
-def test_two_valued_features_are_detected_in_arrays_and_files(
+def test_binary_features_are_detected_in_arrays_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipes, "FEW_BINARY_SEQUENCES", len(LABELS))
@@ -95,7 +95,7 @@ def test_two_valued_features_are_detected_in_arrays_and_files(
     assert open_source(data).are_binary()
     model = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", verbose=False)
     assert model.config.model.cell == "lru"
-    reason = f"for at least {len(LABELS)} training sequences with two-valued features"
+    reason = f"for at least {len(LABELS)} training sequences with binary features"
     assert model.reason == reason
     longer: dict[str, Any] = {
         "workdir": tmp_path / "run",
