@@ -51,7 +51,8 @@ def _load_dataset(network: Network) -> Dataset:
     is_file = config.path is not None and not is_user_defined("data.path", config.path)
     if is_file and not Path(str(config.path)).exists():
         raise MissingDataError(
-            f"data.path: {config.path} does not exist; set data.path to its new location"
+            f"data.path: {config.path} does not exist; set data.path to its new "
+            "location"
         )
     dataset = datasets.load(network.config, trained=network.task)
     is_named = network.settings.get("data.path") is not None
