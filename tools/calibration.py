@@ -243,25 +243,12 @@ def methods() -> str:
         rows = []
         for figures in sets.values():
             found = {name: np.sum(figures[method][name]) for name in COUNTS}
-            wrong = found["examples"] - found["correct"]
             loss = found["loss_of_correct"] + found["loss_of_wrong"]
-            of_correct = found["loss_of_correct"] / found["correct"]
-            of_wrong = found["loss_of_wrong"] / wrong if wrong else np.nan
             error = 100 * figures[method]["calibration_error"]
-            rows.append((loss / found["examples"], of_correct, of_wrong, error))
-        # A data set without wrong predictions has no mean loss for them.
-        loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
-        lines.append(
-            [
-                method,
-                f"{loss:.3f}",
-                f"{of_correct:.3f}",
-                f"{of_wrong:.2f}",
-                f"{error:.1f}",
-            ]
-        )
-    losses = ("log loss", "correct predictions", "wrong predictions")
-    header = ("calibration", *losses, "calibration error, points")
+            rows.append((loss / found["examples"], error))
+        loss, error = np.mean(rows, axis=0)
+        lines.append([method, f"{loss:.3f}", f"{error:.1f}"])
+    header = ("calibration", "log loss", "calibration error, points")
     return page_tables.table(header, lines)
 
 

@@ -62,7 +62,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "vanishing": vanishing.accuracies,
         "pixels": partial(table, results.PIXELS, *LONG),
         "permuted": partial(
-            table, results.PERMUTED, "network", "test accuracy", "epochs", "seconds"
+            table, results.PERMUTED, "network", "test accuracy", "epochs"
         ),
         "origin": vanishing.origin,
     },
