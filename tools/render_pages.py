@@ -77,7 +77,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             [results.CONFIGURATIONS[name] for name in OTHERS],
             "configuration",
             TEST,
-            "seeds",
             "seconds",
         ),
         "ablation": partial(result_tables.differences, results.ABLATION),

@@ -198,9 +198,9 @@ def differences(rows: tuple[Row, ...]) -> str:
             if low > 0 or high < 0:
                 difference = f"**{difference}**"
         cells = [COLUMNS[title](row, result) for title in titles]
-        lines.append([*cells, difference, seconds(result)])
+        lines.append([*cells, difference])
         previous = percents
-    header = (*titles, "difference from the row above", "seconds")
+    header = (*titles, "difference from the row above")
     return page_tables.table(header, lines)
 
 
