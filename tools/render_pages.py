@@ -33,7 +33,7 @@ REPOSITORY = results.REPOSITORY
 
 OTHERS = ("every_step", "large_batch")  # neither in the README nor in the ablation
 TEST = "test accuracy, mean ± std"
-LONG = ("network", "test accuracy", "parameters", "epochs", "seconds")
+LONG = ("network", "test accuracy", "parameters", "epochs")
 # The tables of each page, by the names of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
