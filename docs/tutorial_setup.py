@@ -65,7 +65,6 @@ def train(model, optimizer, params, images, labels, seed=0):
 
 @functools.partial(jax.jit, static_argnames="model")
 def accuracy(model, params, images, labels):
-    """Returns the fraction of correct predictions."""
     logits = model.apply({"params": params}, images)
     return jnp.mean(logits.argmax(-1) == labels)
 

@@ -118,15 +118,15 @@ def table() -> str:
     """Renders the table of accuracies and costs."""
     from page_tables import table
 
-    header = ("training sequences", "classifier", "test accuracy, %", "s, training")
+    header = ("training sequences", "classifier", "test accuracy, %", "seconds", "MiB")
     lines = []
-    for (name, size), (accuracies, *costs) in read_metrics().items():
+    for (name, size), (accuracies, *costs, _) in read_metrics().items():
         accuracy = f"{100 * accuracies.mean():.1f} ± {100 * accuracies.std(ddof=1):.1f}"
         if np.isnan(accuracies).any():
             accuracy = "stopped after 30 minutes, or at 10 GiB"
         numbers = [f"{float(f'{np.median(cost):.2g}'):,g}" for cost in costs]
         lines.append([f"{size:,}", TITLES[name], accuracy, *numbers])
-    return table((*header, "MiB, training", "ms, one prediction"), lines)
+    return table(header, lines)
 
 
 def plot() -> bytes:

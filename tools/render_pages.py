@@ -33,7 +33,7 @@ REPOSITORY = results.REPOSITORY
 
 OTHERS = ("every_step", "large_batch")  # neither in the README nor in the ablation
 TEST = "test accuracy, mean ± std"
-LONG = ("network", "test accuracy", "parameters", "epochs", "seconds")
+LONG = ("network", "test accuracy", "parameters", "epochs")
 # The tables of each page, by the names of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -62,7 +62,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "vanishing": vanishing.accuracies,
         "pixels": partial(table, results.PIXELS, *LONG),
         "permuted": partial(
-            table, results.PERMUTED, "network", "test accuracy", "epochs", "seconds"
+            table, results.PERMUTED, "network", "test accuracy", "epochs"
         ),
         "origin": vanishing.origin,
     },
@@ -77,7 +77,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             [results.CONFIGURATIONS[name] for name in OTHERS],
             "configuration",
             TEST,
-            "seeds",
             "seconds",
         ),
         "ablation": partial(result_tables.differences, results.ABLATION),

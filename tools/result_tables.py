@@ -102,11 +102,10 @@ def origin(results: Sequence[dict[str, Any]]) -> str:
     """States the hardware, versions and dates of measurements."""
     machines = {result["hardware"].replace("1 core", "one core") for result in results}
     libraries = {page_tables.format_versions(result["versions"]) for result in results}
-    *dates, last = sorted({result["date"] for result in results})
-    measured_on = f"{', '.join(dates)} and {last}" if dates else last
+    dates = [result["date"] for result in results]
     return (
         f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}; measured "
-        f"on {measured_on}.\n"
+        f"from {min(dates)} to {max(dates)}.\n"
     )
 
 
@@ -199,15 +198,15 @@ def differences(rows: tuple[Row, ...]) -> str:
             if low > 0 or high < 0:
                 difference = f"**{difference}**"
         cells = [COLUMNS[title](row, result) for title in titles]
-        lines.append([*cells, difference, seconds(result)])
+        lines.append([*cells, difference])
         previous = percents
-    header = (*titles, "difference from the row above", "seconds")
+    header = (*titles, "difference from the row above")
     return page_tables.table(header, lines)
 
 
 def accuracy_by_row() -> str:
     """Renders the table of accuracies after selected image rows, for both losses."""
-    after = (4, 8, 10, 12, 16, 20, 24, 28)
+    after = (4, 8, 12, 16, 20, 24)
     lines = []
     for reference, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
         result = read_result(reference.name)
