@@ -34,7 +34,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     line = finished.stderr.splitlines()[-1]  # after warnings of jax, and logs of XLA
     assert line.startswith("error: "), finished.stderr
     assert str(workdir) in line
-    assert f"step {trainer.STEPS} in " in line
+    assert f"step {trainer.STEPS} cannot be saved in " in line
     assert trainer.checksums(workdir, trainer.STEPS - 20) == before
     new_run.finish()  # removes incomplete files
     trainer.assert_same_end(workdir, reference_run)
