@@ -163,7 +163,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise UserError("y: must have at least 2 classes, not 1")
+            raise UserError("y: must have at least 2 classes, not 1 class")
         model = fit(
             inputs,
             classes.astype(str)[labels],

@@ -151,7 +151,7 @@ def test_processes_with_different_settings_are_refused_in_one_line(
     line = refusal(new_run.environment, args, others)
     assert line.startswith(
         "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
-        "1 (process 0: 1.0): "
+        "1 (process 0: 1.0); "
     )
     assert not (new_run.workdir / "config.json").exists()
 
