@@ -12,7 +12,7 @@ from rnnmnist.data.sequences.checking import reject_masked
 from rnnmnist.errors import UserError, prefix_errors
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-READABLE = (
+FORMAT_HINT = (
     f"use one of the formats {', '.join(IMAGE_FORMATS)}; for sequences, name the "
     "workdir of a run on sequences"
 )
@@ -38,7 +38,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     """Decodes an open image file to grey levels, like `read`."""
     with (
         # Pillow raises many types of exceptions for damaged files.
-        prefix_errors(name, READABLE),
+        prefix_errors(name, FORMAT_HINT),
         warnings.catch_warnings(action="ignore"),  # about damaged metadata
         # A small file can contain more pixels than fit into memory.
         warnings.catch_warnings(

@@ -61,20 +61,20 @@ def write_report(run: Network, folder: Path) -> Report:
         if run.config.model.reads_whole_sequences:
             logits = network.logits(examples)
         else:
-            logits, accuracy = read_over_time(network, examples)
+            logits, accuracy = predict_over_time(network, examples)
             majority = np.bincount(examples.labels).max() / len(examples)
-            pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
+            pictures["steps"] = plots.plot_accuracy_over_time(accuracy, majority)
     result = evaluate_logits(run, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
     probabilities = softmax(combined / run.temperature)
     if not run.config.model.is_closed_form and run.record.lines:
-        pictures["curves"] = plots.learning_curves(run.record.lines)
+        pictures["curves"] = plots.plot_learning_curves(run.record.lines)
     if len(task.classes) <= MAX_CLASSES:
         confusion = np.array(result.confusion)
-        pictures["confusion"] = plots.confusion_matrix(confusion, task.classes)
+        pictures["confusion"] = plots.plot_confusion_matrix(confusion, task.classes)
     errors = find_errors(run, network, examples, probabilities)
     if errors:
-        pictures["gallery"] = plots.gallery(errors, task.feature_names)
+        pictures["gallery"] = plots.plot_errors(errors, task.feature_names)
     page = render_page(run, result, pictures, errors, probabilities, examples.labels)
     paths = []
     for name in PICTURES:
@@ -144,7 +144,7 @@ def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
     return sorted(errors, key=lambda error: -error[2])[:MAX_CONFUSIONS]
 
 
-def read_over_time(
+def predict_over_time(
     network: Network, examples: Examples
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the final logits, and the accuracy after each time step.

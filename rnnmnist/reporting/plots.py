@@ -50,7 +50,7 @@ class Tile(NamedTuple):
     label: str
 
 
-def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
+def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
     """Draws the losses and accuracies of a run over its steps.
 
     Curves are means over the ensemble. A shaded band shows the range of the members.
@@ -100,7 +100,7 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
         return to_png(figure)
 
 
-def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
+def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Draws a confusion matrix, with the accuracy of each class on the right.
 
     Args:
@@ -156,7 +156,7 @@ def _format_recalls(counts: np.ndarray) -> list[str]:
     ]
 
 
-def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
+def plot_errors(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples in four columns.
 
     With feature names, examples are drawn as curves, otherwise as images.
@@ -224,7 +224,7 @@ def _draw_curves(axes: Axes, values: np.ndarray, attributions: np.ndarray) -> No
     axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
-def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
+def plot_accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
     """Draws the accuracy after each time step, with a line for the majority class.
 
     Args:

@@ -36,13 +36,13 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, summarize_error
 from rnnmnist.runs.logs import StepMetrics
-from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
+from rnnmnist.runs.workdir import CHECKSUMS_FILE, HEADER_FILE
 
 # Increase this number if older checkpoints would be misread: after renaming or removing
 # a setting, a header field or an array, or drawing splits differently. Then also
 # rewrite and seal the shipped models. New settings do not need a new format: their
 # defaults must be the values with which earlier runs were trained.
-FORMAT = 12
+FORMAT_VERSION = 12
 ITEMS = ("params", "state", "header")
 
 Tree = Any  # a tree of arrays or shapes, for which Python has no type
@@ -53,7 +53,7 @@ _logger = logging.getLogger(__name__)
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The metadata of a checkpoint, in addition to its arrays."""
 
-    format: int = FORMAT
+    format: int = FORMAT_VERSION
     step: int
     config: RunConfig
     task: Task
@@ -70,7 +70,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     trained_on: tuple[str, ...] = ()
 
 
-def without_functions(header: Header) -> Header:
+def replace_functions(header: Header) -> Header:
     """Replaces functions in a header by the texts that name them, for a file or pickle.
 
     Raises:
@@ -90,7 +90,7 @@ def without_functions(header: Header) -> Header:
     return replace(header, config=config, files=header.files | files)
 
 
-def warn_of_changed_files(header: Header, config: RunConfig) -> None:
+def warn_about_changed_files(header: Header, config: RunConfig) -> None:
     """Warns about user-defined functions whose file has changed since a checkpoint."""
     for function in functions_of(config):
         sha256 = header.files.get(f"{function.setting}={label(function)}")
@@ -109,13 +109,13 @@ def read_header(folder: Path) -> Header | None:
             was renamed.
         RunError: if a file cannot be read.
     """
-    files = read_undamaged(folder)
+    files = read_verified_files(folder)
     if files is None:
         return None
     try:
         content = json.loads(files[HEADER_FILE])
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']}, not {FORMAT}")
+        if content["format"] != FORMAT_VERSION:
+            raise ValueError(f"its format is {content['format']}, not {FORMAT_VERSION}")
         # `from_dict` refuses unknown settings, which `msgspec.convert` would ignore.
         given = Config.from_dict(content["config"])
         config = fill_defaults(given, msgspec.convert(content["task"], Task))
@@ -133,19 +133,19 @@ def read_header(folder: Path) -> Header | None:
     return header
 
 
-def read_undamaged(folder: Path) -> dict[str, bytes] | None:
+def read_verified_files(folder: Path) -> dict[str, bytes] | None:
     """Reads the files of a step; returns None if they do not match `SHA256SUMS`.
 
     Raises:
         RunError: if a file cannot be read.
     """
-    with read_errors(folder):
+    with wrap_read_errors(folder):
         files = read_files(folder)
         saved = b""
         with contextlib.suppress(FileNotFoundError):
-            saved = (folder / SUMS_FILE).read_bytes()
+            saved = (folder / CHECKSUMS_FILE).read_bytes()
         folder.stat()  # fails if a training process has deleted the step
-    has_saved_files = saved == format_sums(files).encode()
+    has_saved_files = saved == format_checksums(files).encode()
     return files if has_saved_files and HEADER_FILE in files else None
 
 
@@ -169,7 +169,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def format_sums(files: Mapping[str, bytes]) -> str:
+def format_checksums(files: Mapping[str, bytes]) -> str:
     """Formats the content of `SHA256SUMS`, one line per file."""
     lines = [
         f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
@@ -177,12 +177,12 @@ def format_sums(files: Mapping[str, bytes]) -> str:
     return "".join(lines)
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Writes the checksums of a step's files to `SHA256SUMS`.
 
     `sha256sum --check SHA256SUMS` verifies them in the step's folder.
     """
-    (folder / SUMS_FILE).write_text(format_sums(read_files(folder)))
+    (folder / CHECKSUMS_FILE).write_text(format_checksums(read_files(folder)))
 
 
 def move_aside(folder: Path) -> None:
@@ -196,7 +196,7 @@ def move_aside(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def read_errors(folder: Path) -> Iterator[None]:
+def wrap_read_errors(folder: Path) -> Iterator[None]:
     """Turns read errors, which do not prove damage, into a `RunError`."""
     try:
         yield

@@ -15,8 +15,13 @@ import jax
 import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.errors import RunError, summarize_error
-from rnnmnist.runs.checkpoint_files import Header, Tree, read_errors, seal
-from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED, remove_unfinished
+from rnnmnist.runs.checkpoint_files import (
+    Header,
+    Tree,
+    wrap_read_errors,
+    write_checksums,
+)
+from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED_FOLDER, remove_unfinished
 from rnnmnist.runs.writing import sync, write_json
 from rnnmnist.runtime.jax_defaults import jax_defaults
 
@@ -37,20 +42,20 @@ def save(
     checkpoint is written to a temporary folder and then renamed, so that a killed
     process does not leave an incomplete step.
     """
-    folder = workdir / UNFINISHED / str(header.step)
+    folder = workdir / UNFINISHED_FOLDER / str(header.step)
     try:
         with SAVE_LOCK, _open_checkpointer() as checkpointer:
             for item, tree in arrays.items():
                 content = ocp.args.StandardSave(tree)
                 checkpointer.save(folder / item, args=content)
         write_json(folder / HEADER_FILE, header)
-        seal(folder)
+        write_checksums(folder)
         sync(folder, *folder.rglob("*"))  # orbax syncs only array files
         folder.rename(workdir / folder.name)
         sync(workdir)
         for step in outdated:
             # Rename before deleting, so that no half-deleted step remains.
-            (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
+            (workdir / str(step)).rename(workdir / UNFINISHED_FOLDER / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
             f"step {header.step} cannot be saved in {workdir} "
@@ -74,7 +79,7 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
     """
     folder = workdir / str(step)
     with _open_checkpointer() as checkpointer:
-        with read_errors(folder):
+        with wrap_read_errors(folder):
             saved = _shapes_by_path(
                 checkpointer.metadata(folder / item).item_metadata.tree
             )
@@ -87,7 +92,7 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
                 f"{saved.get(name)}, not {expected.get(name)} as the settings imply; "
                 "the code of a function or the version of rnnmnist has changed since"
             )
-        with read_errors(folder):
+        with wrap_read_errors(folder):
             args = ocp.args.StandardRestore(like)
             return checkpointer.restore(folder / item, args=args)
 

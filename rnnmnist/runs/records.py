@@ -28,21 +28,21 @@ from rnnmnist.runs.checkpoint_files import (
     Tree,
     move_aside,
     read_header,
-    without_functions,
+    replace_functions,
 )
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.selection import best_header, outdated_steps
 from rnnmnist.runs.workdir import (
-    ARRAYS,
+    ARRAYS_FOLDER,
     list_steps,
     lock,
     remove_unfinished,
 )
 from rnnmnist.runs.writing import (
-    TEMPORARY,
+    TEMPORARY_SUFFIX,
+    replace_folder,
     write_atomically,
-    write_folder,
     write_json,
 )
 from rnnmnist.runtime.devices import make_device_mesh
@@ -169,7 +169,7 @@ class Record:
         if self._output_folder is not None:
             remove_unfinished(self._output_folder)
             for folder in (self._output_folder, self._output_folder / "evaluation"):
-                for path in folder.glob(f".*{TEMPORARY}"):
+                for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
                     # Another process can still be writing a newer file.
                     if path.stat().st_mtime < time.time() - 60:
                         path.unlink(missing_ok=True)
@@ -204,7 +204,7 @@ class Record:
             from rnnmnist.runs import checkpoints  # imports orbax
 
             items = {"params": params, "state": state}
-            written = without_functions(header)
+            written = replace_functions(header)
             checkpoints.save(self._output_folder, written, items, outdated)
         for step in outdated:
             del self.headers[step]
@@ -213,9 +213,9 @@ class Record:
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Saves the arrays passed to `fit`, unless the resumed run already has them."""
         folder = self._output_folder
-        if folder is None or (self.step and (folder / ARRAYS).exists()):
+        if folder is None or (self.step and (folder / ARRAYS_FOLDER).exists()):
             return
-        with write_folder(folder / ARRAYS) as new:
+        with replace_folder(folder / ARRAYS_FOLDER) as new:
             for name, array in arrays.items():
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
 
@@ -258,7 +258,7 @@ def save_network(workdir: Path, header: Header, params: Params) -> None:
     """Saves a checkpoint without `state`, in a folder without checkpoints."""
     from rnnmnist.runs import checkpoints  # imports orbax
 
-    header = without_functions(header)
+    header = replace_functions(header)
     with lock(workdir):
         if list_steps(workdir):
             raise UserError(

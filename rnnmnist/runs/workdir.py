@@ -12,10 +12,10 @@ from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
 
 # The folder with the arrays passed to `fit`; its stem becomes the name of the data set.
-ARRAYS = "arrays.data"
-UNFINISHED = ".unfinished"  # contains steps that are being saved or deleted
+ARRAYS_FOLDER = "arrays.data"
+UNFINISHED_FOLDER = ".unfinished"  # contains steps that are being saved or deleted
 # In the folder of a step; see `checkpoint_files.py`.
-SUMS_FILE = "SHA256SUMS"
+CHECKSUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
 
 _logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def list_steps(workdir: Path) -> list[int]:
     for path in workdir.iterdir() if workdir.is_dir() else []:
         if re.fullmatch("0|[1-9][0-9]*", path.name):
             # Even a damaged checkpoint has one of these files.
-            if (path / HEADER_FILE).exists() or (path / SUMS_FILE).exists():
+            if (path / HEADER_FILE).exists() or (path / CHECKSUMS_FILE).exists():
                 steps.append(int(path.name))
             elif path.exists():  # otherwise a training process has just deleted it
                 raise UserError(
@@ -74,4 +74,4 @@ def list_steps(workdir: Path) -> list[int]:
 
 def remove_unfinished(workdir: Path) -> None:
     """Removes checkpoints whose saving or deletion has not finished."""
-    shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
+    shutil.rmtree(workdir / UNFINISHED_FOLDER, ignore_errors=True)

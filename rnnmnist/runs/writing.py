@@ -15,7 +15,7 @@ import msgspec
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import set_missing_filename
 
-TEMPORARY = ".tmp"  # the suffix of a file that is not complete
+TEMPORARY_SUFFIX = ".tmp"  # the suffix of a file that is not complete
 
 
 def sync(*paths: Path) -> None:
@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Unique, since several threads or machines can write the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         temporary.write_bytes(content)
         sync(temporary)
@@ -55,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder with the same name, which replaces `path` after the block.
 
     If the block raises an error, `path` is unchanged. Until the end of the block, the

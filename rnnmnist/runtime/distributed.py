@@ -142,7 +142,7 @@ def _call_in_thread(function: Callable[[], T], timeout: float | None = None) -> 
     return ThreadPoolExecutor(1).submit(function).result(timeout)
 
 
-def all_max(number: int) -> int:
+def max_over_processes(number: int) -> int:
     """Returns the maximum of a number over all processes.
 
     This is a collective operation on the devices, which fails if a process has ended.

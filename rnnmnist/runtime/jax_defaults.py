@@ -37,20 +37,20 @@ def jax_defaults() -> Iterator[None]:
     Raises:
         UserError: if this process was forked from a process that had computed.
     """
-    refuse_fork()
+    reject_fork()
     with (
         _x64_module.enable_x64(False),
         jax.disable_jit(False),
         jax.threefry_partitionable(True),
         jax.transfer_guard("allow"),
         jax.set_mesh(NO_MESH),
-        without_library_logs(),
+        suppress_library_logs(),
     ):
         yield
 
 
 @contextlib.contextmanager
-def without_library_logs() -> Iterator[None]:
+def suppress_library_logs() -> Iterator[None]:
     """Drops the logs of `SILENT_PACKAGES`, as a context manager or decorator."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
@@ -64,7 +64,7 @@ def without_library_logs() -> Iterator[None]:
         logger.removeFilter(is_wanted)
 
 
-def refuse_fork() -> None:
+def reject_fork() -> None:
     """Refuses forked processes, which lack the threads that jax and orbax wait for."""
     global _process_id
     if _process_id is None:

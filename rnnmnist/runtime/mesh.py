@@ -18,15 +18,15 @@ T = TypeVar("T")
 # The axes of the mesh: ensemble members, and shards of each member's batch.
 ENSEMBLE = "ensemble"
 BATCH = "batch"
-OVER_ENSEMBLE = jax.P(ENSEMBLE)  # partitions the leading ensemble axis
+ENSEMBLE_SPEC = jax.P(ENSEMBLE)  # partitions the leading ensemble axis
 
 
 def ensemble_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that splits the leading ensemble axis over the mesh."""
-    return NamedSharding(mesh, OVER_ENSEMBLE)
+    return NamedSharding(mesh, ENSEMBLE_SPEC)
 
 
-def platform_of(mesh: Mesh) -> str:
+def mesh_platform(mesh: Mesh) -> str:
     """Returns the platform of the mesh's devices, which need not be present."""
     return str(mesh.devices.flat[0].platform)
 

@@ -27,7 +27,12 @@ from rnnmnist.data.datasets import open_source
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runs import checkpoint_files, checkpoints
-from rnnmnist.runs.checkpoint_files import FORMAT, Header, read_header, seal
+from rnnmnist.runs.checkpoint_files import (
+    FORMAT_VERSION,
+    Header,
+    read_header,
+    write_checksums,
+)
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
@@ -275,7 +280,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("format", FORMAT + 1),
+        ("format", FORMAT_VERSION + 1),
         ("config", {"train": {"momentum": 0.9}}),
         ("metrics", 3),
         ("step", 3),  # the user has renamed the folder
@@ -287,7 +292,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     path = workdir / "2" / "header" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    seal(workdir / "2")
+    write_checksums(workdir / "2")
     message = (
         "2 contains the checkpoint of step 3"
         if name == "step"
