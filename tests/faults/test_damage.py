@@ -112,7 +112,7 @@ def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
     fit_small(workdir, verbose=True)
     assert f"resuming from step {others[-1]}\n" in capsys.readouterr().out
     (message,) = caplog.messages
-    assert message.startswith(f"checkpoint {newest} is damaged and not used; ")
+    assert message.startswith(f"checkpoint {newest} is damaged and was not used; ")
     assert (workdir / f"damaged-{newest}").is_dir()
     trainer.assert_same_end(workdir, run, NEWEST)
 

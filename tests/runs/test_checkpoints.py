@@ -166,7 +166,7 @@ def test_a_foreign_folder_with_a_number_is_refused(
         path.write_text(name)
     before = file_times(tmp_path)
     with (
-        pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"),
+        pytest.raises(UserError, match=r"run/7 is not an rnnmnist checkpoint"),
         open_run(Request(GIVEN), workdir, open_source),
     ):
         pass
@@ -228,7 +228,7 @@ def test_a_damaged_step_is_moved_aside_and_replaces_an_earlier_one(
         Record(tmp_path).begin(None)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged-5"]
     for message in caplog.messages:
-        assert message.startswith("checkpoint 5 is damaged and not used; ")
+        assert message.startswith("checkpoint 5 is damaged and was not used; ")
         assert message.endswith(f"{tmp_path / 'damaged-5'}")
 
 
