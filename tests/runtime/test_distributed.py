@@ -186,7 +186,7 @@ def test_missing_processes_are_reported_in_one_line(
     )
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
-        f"error: num_processes: not all of 2 processes have joined {address} within "
+        f"error: num_processes: not all 2 processes joined {address} within "
         "1 s; start all of them with the same flags\n"
     )
 
@@ -234,4 +234,4 @@ def test_a_run_continues_alone_if_no_cluster_is_detected(
     )
     distributed.initialize(None, None, None)
     (warning,) = caplog.messages
-    assert "continues alone (ValueError: no metadata)" in warning
+    assert "(ValueError: no metadata), so it continues with a single" in warning
