@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from rnnmnist.errors import UserError
 
 # These packages log to absl in normal use: orbax logs each stage of a save, optax logs
-# that a schedule has no warm-up, and TFDS logs that a data set is not prepared. If there
-# is a real problem, they raise errors.
+# that a schedule has no warm-up, and TFDS logs that a data set is not prepared. Real
+# problems raise errors.
 SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 

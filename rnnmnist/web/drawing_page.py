@@ -76,8 +76,8 @@ def render(runs: Sequence[Network]) -> str:
         "networks": networks,
         "samples": select_samples(runs[0]),
         "format": {
-            "side": preprocessing.SIDE,
-            "box": preprocessing.BOX,
+            "side": preprocessing.IMAGE_SIDE,
+            "box": preprocessing.BOX_SIDE,
             "centre": preprocessing.CENTRE,
             "strokeWidth": STROKE_WIDTH,
         },

@@ -32,10 +32,10 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "many classes": lambda: plots.plot_confusion_matrix(
         np.eye(21, dtype=int), ["a"] * 21
     ),
-    "images": lambda: plots.plot_errors(
+    "images": lambda: plots.plot_misclassified(
         [plots.Tile("7", INK, np.tile(FALLS[:, None], 28), "1", "80.00 %", "7")] * 5
     ),
-    "sequences": lambda: plots.plot_errors(
+    "sequences": lambda: plots.plot_misclassified(
         [plots.Tile("7", WAVE, WAVE[:, 0], "a longer name", "80.00 %", "7")] * 3,
         ["x", "y"],
     ),
@@ -69,5 +69,5 @@ def test_plots_shorten_names_and_escape_mathtext(
     plots.plot_confusion_matrix(np.eye(4, dtype=int), names)
     assert {*names[:2]} <= {*texts}
     assert {len(text) for text in texts if "n…n" in text} == {24}
-    plots.plot_errors(tiles, ["x", "y"])
+    plots.plot_misclassified(tiles, ["x", "y"])
     assert {f"label {names[0]}", "label walkin…irs_1"} <= {*texts}

@@ -187,7 +187,7 @@ def test_missing_processes_are_reported_in_one_line(
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
         f"error: num_processes: not all 2 processes joined {address} within "
-        "1 s; start all of them with the same flags\n"
+        "1 s; start all processes with the same flags\n"
     )
 
 
@@ -211,7 +211,9 @@ def test_the_doctor_checks_all_processes(new_run: Run) -> None:
 def test_invalid_process_coordinates_are_refused(
     address: str | None, number: int | None, index: int | None
 ) -> None:
-    with pytest.raises(UserError, match=r"^coordinator_address: .*; pass HOST:PORT"):
+    with pytest.raises(
+        UserError, match=r"^coordinator_address: .*; pass the HOST:PORT"
+    ):
         distributed.initialize(address, number, index)
 
 
