@@ -60,9 +60,8 @@ def convert_array(image: np.ndarray) -> np.ndarray:
     is_valid_dtype = image.dtype == np.uint8 or image.dtype.kind == "f"
     if not is_valid_dtype or image.ndim != 2 or not image.size:
         raise UserError(
-            "image: must be an array of shape [height, width], either uint8 or float "
-            f"from 0 to 1, but is {image.dtype} with shape {image.shape}; remove any "
-            "channel axis"
+            "image: must be uint8, or float from 0 to 1, of shape [height, width] "
+            f"without a channel axis, but is {image.dtype} of shape {image.shape}"
         )
     pixels = image.astype(np.float32)
     if image.dtype == np.uint8:

@@ -113,8 +113,8 @@ class Record:
         if self.damaged_steps and selector not in headers:
             raise RunError(
                 f"checkpoint {self.workdir}/{self.damaged_steps[-1]} is damaged: its "
-                "files do not match SHA256SUMS; choose an undamaged step "
-                f"({steps}), or repeat the training command, which renames the damaged "
+                f"files do not match SHA256SUMS; undamaged steps: {steps}; choose one "
+                "of them, or repeat the training command, which renames the damaged "
                 "checkpoint"
             )
         if not headers:

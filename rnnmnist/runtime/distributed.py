@@ -95,7 +95,7 @@ def _join(
     Raises:
         TimeoutError: after `JOIN_TIMEOUT_SECONDS`. After JAX's own timeout, which is
             longer, the process would abort.
-        OSError: if this is process 0 and the port is in use. JAX would crash.
+        OSError: in process 0, if the port is in use. JAX would crash instead.
     """
     if address is not None and process_id == 0:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()

@@ -105,7 +105,7 @@ def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
         assert evaluated.returncode == 1
         (line,) = evaluated.stderr.splitlines()
         assert f"{workdir / str(newest)} is damaged: " in line
-        assert f" are {', '.join(map(str, others))};" in line
+        assert f"steps: {', '.join(map(str, others))};" in line
         assert evaluated.stdout == ""
     assert not (workdir / "evaluation").exists()
 

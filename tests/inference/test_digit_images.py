@@ -152,7 +152,7 @@ def test_array_types(kind: type, model: Model) -> None:
     ("array", "named"),
     [
         (np.zeros((1, 28, 28)), r"shape \(1, 28, 28\)"),
-        (np.zeros((28, 28), np.uint16), "not uint16"),
+        (np.zeros((28, 28), np.uint16), "but is uint16"),
         (np.array([[0.5, np.nan]]), "from nan to nan"),
     ],
 )
