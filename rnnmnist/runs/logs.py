@@ -51,7 +51,7 @@ def describe_completion(
     """Returns why a run is complete after `step` steps; None if it is not complete.
 
     A run is complete at its last step. If early stopping is enabled, a run is also
-    complete if the members' mean metric has not improved in the last `patience`
+    complete if the members' mean metric did not improve in the last `patience`
     validations.
     """
     if step >= config.num_steps:

@@ -6,8 +6,8 @@ from typing import Any
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs.metrics import RESULT_FIELDS, EnsembleMetrics, select_fields
 
-# Fields that are not repeated for each of the `members`. Each member does have a
-# `params_sha256`, which is the hash of that member's parameters.
+# Fields that are not repeated for each of the `members`, except `params_sha256`: for a
+# member, it is the hash of that member's parameters.
 SHARED_FIELDS = (
     "params_sha256",
     "temperature",
