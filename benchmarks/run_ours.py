@@ -24,7 +24,7 @@ from rnnmnist.data.placement import open_batches
 from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runtime.devices import make_mesh
-from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.runtime.mesh import mesh_platform
 from rnnmnist.training.loop import train_to
 from rnnmnist.training.state import Program, create_state
 
@@ -50,7 +50,7 @@ class Trainer:
         )
         self.config = run = resolve(config, self.task)
         self.mesh = make_mesh(run.train.batch_size, None, run.num_seeds)
-        resolved = Execution.create(run, platform_of(self.mesh))._replace(
+        resolved = Execution.create(run, mesh_platform(self.mesh))._replace(
             **execution or {}
         )
         self.program = Program.create(run, self.task, self.mesh, resolved)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rnnmnist.exporting.comparison import Certificate
     from rnnmnist.exporting.exports import Export
     from rnnmnist.fitting import fit, train
-    from rnnmnist.inference.images_of_digits import Prediction
+    from rnnmnist.inference.digit_images import Prediction
     from rnnmnist.model import Model, load
     from rnnmnist.reporting.pages import Report
     from rnnmnist.runs.logs import StepMetrics
@@ -71,7 +71,7 @@ _MODULES = {
     "Model": "model",
     "ModelConfig": "config.schema",
     "Metrics": "runs.metrics",
-    "Prediction": "inference.images_of_digits",
+    "Prediction": "inference.digit_images",
     "RNNClassifier": "estimator",
     "Report": "reporting.pages",
     "Result": "runs.results",

@@ -15,7 +15,7 @@ from rnnmnist.data.sequences.checking import reject_masked, valid_array
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
 from rnnmnist.model import Model
-from rnnmnist.runs.logs import rank_validations
+from rnnmnist.runs.logs import early_stopping_metrics
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -175,7 +175,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         last_step = model.record.step
         config, examples = model.config, model.task.examples
         if self.early_stopping and examples["validation"] < MIN_VALIDATION_EXAMPLES:
-            ranks = rank_validations(model.record.lines, last_step, config.train)
+            ranks = early_stopping_metrics(model.record.lines, last_step, config.train)
             best = max(ranks, key=ranks.__getitem__, default=last_step)
             model = Model(model.record, str(best), model.settings, model.dataset)
         self.model_ = model

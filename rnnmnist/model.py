@@ -13,7 +13,7 @@ from rnnmnist.data.examples import Inputs, padding_mask
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.network import Network
-from rnnmnist.runs.checkpoint_files import without_functions
+from rnnmnist.runs.checkpoint_files import replace_functions
 from rnnmnist.runs.records import Record, save_network
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -21,7 +21,7 @@ from rnnmnist.runtime.devices import make_mesh
 
 if TYPE_CHECKING:
     from rnnmnist.exporting.exports import Export
-    from rnnmnist.inference.images_of_digits import Prediction
+    from rnnmnist.inference.digit_images import Prediction
     from rnnmnist.reporting.pages import Report
 
 
@@ -58,7 +58,7 @@ class Model(Network):
         """Pickles the checkpoint only, so that unpickling needs no devices."""
         record = Record()
         # In contrast to `self.header`, the record's header contains no path of the run.
-        header = without_functions(self.record.headers[self.checkpoint_step])
+        header = replace_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
         named = name_functions(self.config).model.user_functions
         return Model, (record, self.selector, {**self.settings, **named})
@@ -95,7 +95,7 @@ class Model(Network):
             UserError: if the file is not a readable image, the array has a wrong shape,
                 type or range, or the network was not trained on images of digits.
         """
-        from rnnmnist.inference.images_of_digits import predict  # imports Pillow
+        from rnnmnist.inference.digit_images import predict  # imports Pillow
 
         return predict(self, image)
 

@@ -36,7 +36,7 @@ from rnnmnist import load
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints, records
-from rnnmnist.runs.checkpoint_files import read_undamaged
+from rnnmnist.runs.checkpoint_files import read_verified_files
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
@@ -336,7 +336,7 @@ def test_fits_in_threads_have_the_results_of_a_single_fit(
         thread.start()
     deadline = time.monotonic() + 60
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-        assert read_undamaged(reference / str(STEPS))
+        assert read_verified_files(reference / str(STEPS))
     assert_nothing_is_left(before)
     for workdir in workdirs:
         assert_same_end(workdir, reference)

@@ -151,7 +151,7 @@ def test_an_interrupt_in_memory_reports_that_nothing_is_saved(
         return original(*args, **settings)
 
     monkeypatch.setattr(loop, "train_to", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="nothing is saved"):
+    with pytest.raises(KeyboardInterrupt, match="nothing was saved"):
         fit()
 
 

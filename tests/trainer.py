@@ -14,7 +14,7 @@ from support import REPOSITORY, array_checksums, called, output_of
 
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.records import Record
-from rnnmnist.runs.workdir import UNFINISHED, list_steps
+from rnnmnist.runs.workdir import UNFINISHED_FOLDER, list_steps
 
 STEPS = 120
 SETTINGS = (
@@ -221,4 +221,4 @@ def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> No
         for folder in (workdir, reference_run)
     )
     assert found == expected
-    assert not (workdir / UNFINISHED).exists()
+    assert not (workdir / UNFINISHED_FOLDER).exists()

@@ -18,7 +18,7 @@ import msgspec
 import results
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoint_files import seal
+from rnnmnist.runs.checkpoint_files import write_checksums
 from rnnmnist.runs.records import Record
 
 
@@ -46,7 +46,7 @@ def save(workdir: Path, target: Path) -> None:
     checkpoints.save(target, header, {"params": params})
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # contains only the path where it was written
-    seal(target / str(step))
+    write_checksums(target / str(step))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: step {step}, {size:,} bytes")
 

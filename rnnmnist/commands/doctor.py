@@ -48,7 +48,7 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.devices import make_device_mesh
     from rnnmnist.runtime.distributed import broadcast, initialize
-    from rnnmnist.runtime.mesh import platform_of
+    from rnnmnist.runtime.mesh import mesh_platform
     from rnnmnist.runtime.signals import StopFlag, stop_on_signal
     from rnnmnist.training.console import Progress, describe_run
     from rnnmnist.training.resume import Run, open_run
@@ -61,7 +61,7 @@ def check_run(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     initialize(*args.processes)
     if args.require is not None:  # before data are downloaded
-        found = platform_of(make_device_mesh())
+        found = mesh_platform(make_device_mesh())
         if found != args.require:
             raise RunError(
                 f"require: jax uses {jax.device_count()} x {found}, not a "

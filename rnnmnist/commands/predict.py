@@ -37,7 +37,7 @@ from rnnmnist.errors import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from rnnmnist.inference.images_of_digits import Prediction
+    from rnnmnist.inference.digit_images import Prediction
     from rnnmnist.model import Model
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
 
 def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
     """Prints the predictions or the error of each file, and returns the exit code."""
-    from rnnmnist.inference.images_of_digits import check_digits
+    from rnnmnist.inference.digit_images import check_digits
 
     predict = predict_sequences
     if model.task.image_shape is not None:

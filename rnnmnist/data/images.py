@@ -25,7 +25,7 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
 from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
-from rnnmnist.runtime.jax_defaults import without_library_logs
+from rnnmnist.runtime.jax_defaults import suppress_library_logs
 
 URLS = {  # base URLs of the original files
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -105,7 +105,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-@without_library_logs()
+@suppress_library_logs()
 def load_splits(config: DataConfig) -> dict[str, Examples]:
     """Loads all splits in the original order, after preparing them if necessary."""
     tfds.disable_progress_bar()

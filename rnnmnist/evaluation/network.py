@@ -24,13 +24,13 @@ from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, count_params, params_sha256
 from rnnmnist.models.recurrent_layer import Carry
-from rnnmnist.runs.checkpoint_files import warn_of_changed_files
+from rnnmnist.runs.checkpoint_files import warn_about_changed_files
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
-from rnnmnist.runs.workdir import ARRAYS
+from rnnmnist.runs.workdir import ARRAYS_FOLDER
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import platform_of, put_global, replicated_sharding
+from rnnmnist.runtime.mesh import mesh_platform, put_global, replicated_sharding
 
 
 class StreamState(NamedTuple):
@@ -83,7 +83,7 @@ class Network:
         self.settings = {name: config.flat()[name] for name in settings}
         self.header = replace(header, config=config)
         if settings != self.settings:  # a function was just imported
-            warn_of_changed_files(header, config)
+            warn_about_changed_files(header, config)
         self.params: Params = record.read_params(self.header)
 
     @property
@@ -175,7 +175,7 @@ class Network:
     @functools.cached_property
     def model(self) -> Classifier:
         """Flax module, configured for the platform of the mesh."""
-        execution = Execution.create(self.config, platform_of(self.mesh))
+        execution = Execution.create(self.config, mesh_platform(self.mesh))
         return make_model(self.config.model, self.task, execution)
 
     @functools.cached_property
@@ -284,7 +284,7 @@ def _resolve_config(
     if is_user_defined("data.path", config.data.path):
         config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
-        arrays = workdir / ARRAYS
+        arrays = workdir / ARRAYS_FOLDER
         if arrays.exists():
             config = config.replace({"data.path": str(arrays)})
     config = config.replace(settings)

@@ -21,7 +21,7 @@ from rnnmnist.exporting.comparison import (
     draw_inputs,
 )
 from rnnmnist.exporting.formats import FORMATS
-from rnnmnist.runs.writing import write_folder, write_json
+from rnnmnist.runs.writing import replace_folder, write_json
 from rnnmnist.runtime.devices import make_device_mesh
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def write_exports(
     wrong = []
     for name in names:
         writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")
-        with write_folder(folder / name) as temporary:
+        with replace_folder(folder / name) as temporary:
             artefact = temporary / f"model.{name}"
             writer.write(run, artefact)
             certificate = certify(artefact, "certificate.json")

@@ -1,1 +1,1 @@
-"""Reads, preprocesses and classifies images of digits."""
+"""Reads, preprocesses and classifies digit images."""

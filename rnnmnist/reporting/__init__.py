@@ -1,1 +1,1 @@
-"""The report page of a run: data, plots and HTML."""
+"""The report of a run: metrics, plots and an HTML page."""

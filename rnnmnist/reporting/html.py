@@ -11,7 +11,7 @@ def render(template: Path, **values: object) -> str:
     """Renders a Jinja2 template.
 
     Values are escaped unless the template marks them as safe. The template variable
-    `style` contains `base.css` and the `style.css` in the template's folder.
+    `style` contains `base.css`, followed by the `style.css` in the template's folder.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),

@@ -1,4 +1,4 @@
-"""Writes the report of a run: pictures, and a page that contains them."""
+"""Writes the report of a run: an HTML page and its plots."""
 
 import base64
 import dataclasses
@@ -26,20 +26,20 @@ from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_device_mesh
 
-MAX_ERRORS = 16  # examples in the gallery
-MAX_CONFUSIONS = 10  # pairs of a true and a predicted class
+MAX_ERRORS = 16  # misclassified examples that are drawn
+MAX_CONFUSIONS = 10  # pairs of a true class and a predicted class
 MAX_CLASSES = 50  # larger confusion matrices are not drawn
-BLOCK_BYTES = 1 << 26  # of logits after all time steps, computed at once
-PICTURES = ("curves", "confusion", "steps", "gallery")
+BLOCK_BYTES = 1 << 26  # the maximum size of the logits that are computed at once
+PLOT_NAMES = ("curves", "confusion", "steps", "gallery")
 
 
 class Report(NamedTuple):
-    """The files of a report, and the result that it shows.
+    """The files of a report, and the evaluation result in it.
 
     Attributes:
         result: the metrics on the evaluated split, as returned by `Model.evaluate`.
-        pictures: the PNG files.
-        page: the HTML file, which contains the pictures.
+        pictures: the paths of the plots, PNG files.
+        page: the path of the HTML file, in which the plots are embedded.
     """
 
     result: Result
@@ -47,42 +47,44 @@ class Report(NamedTuple):
     page: Path
 
 
-def write_report(run: Network, folder: Path) -> Report:
+def write_report(network: Network, folder: Path) -> Report:
     """Writes the report of a network to a folder.
 
-    The page is self-contained and runs no scripts. Pictures of an earlier report that
-    the new report does not contain are removed.
+    The page is self-contained and does not run scripts. Plots of an earlier report
+    that are not in the new report are removed.
     """
-    task, split, examples, logits = load_evaluated(run)
+    task, split, examples, logits = load_evaluated(network)
     pictures: dict[str, bytes] = {}
-    network = None  # left-out predictions come from other networks
+    cpu_network = None  # leave-one-out predictions come from other networks
     if logits is None:
-        network = run.on(make_device_mesh("cpu"))
-        if run.config.model.reads_whole_sequences:
-            logits = network.logits(examples)
+        cpu_network = network.on(make_device_mesh("cpu"))
+        if network.config.model.reads_whole_sequences:
+            logits = cpu_network.logits(examples)
         else:
-            logits, accuracy = read_over_time(network, examples)
+            logits, accuracy = predict_over_time(cpu_network, examples)
             majority = np.bincount(examples.labels).max() / len(examples)
-            pictures["steps"] = plots.accuracy_over_time(accuracy, majority)
-    result = evaluate_logits(run, task, split, examples, logits)
+            pictures["steps"] = plots.plot_accuracy_over_time(accuracy, majority)
+    result = evaluate_logits(network, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
-    probabilities = softmax(combined / run.temperature)
-    if not run.config.model.is_closed_form and run.record.lines:
-        pictures["curves"] = plots.learning_curves(run.record.lines)
+    probabilities = softmax(combined / network.temperature)
+    if not network.config.model.is_closed_form and network.record.lines:
+        pictures["curves"] = plots.plot_learning_curves(network.record.lines)
     if len(task.classes) <= MAX_CLASSES:
         confusion = np.array(result.confusion)
-        pictures["confusion"] = plots.confusion_matrix(confusion, task.classes)
-    errors = find_errors(run, network, examples, probabilities)
+        pictures["confusion"] = plots.plot_confusion_matrix(confusion, task.classes)
+    errors = find_errors(network, cpu_network, examples, probabilities)
     if errors:
-        pictures["gallery"] = plots.gallery(errors, task.feature_names)
-    page = render_page(run, result, pictures, errors, probabilities, examples.labels)
+        pictures["gallery"] = plots.plot_misclassified(errors, task.feature_names)
+    page = render_page(
+        network, result, pictures, errors, probabilities, examples.labels
+    )
     paths = []
-    for name in PICTURES:
+    for name in PLOT_NAMES:
         path = folder / f"{name}.png"
         if name in pictures:
             write_atomically(path, pictures[name])
             paths.append(path)
-        else:  # an earlier report may contain the picture
+        else:  # an earlier report may have written the plot
             path.unlink(missing_ok=True)
     page_path = folder / "index.html"
     write_atomically(page_path, page.encode())
@@ -90,25 +92,25 @@ def write_report(run: Network, folder: Path) -> Report:
 
 
 def render_page(
-    run: Network,
+    network: Network,
     result: Result,
     pictures: dict[str, bytes],
     errors: list[plots.Tile],
     probabilities: np.ndarray,
     labels: np.ndarray,
 ) -> str:
-    """Renders the page; its headings and sentences are in the template.
+    """Renders the page from a template, which contains the text.
 
-    `probabilities`, [examples, classes], are means over the ensemble.
+    `probabilities`, [examples, classes], are the means over the ensemble.
     """
-    newest = run.record.headers[run.record.step]
+    newest = network.record.headers[network.record.step]
     is_wrong = probabilities.argmax(axis=1) != labels
     return html.render(
         html.FOLDER / "report.html",
-        run=run,
+        network=network,
         result=result,
-        # The newest checkpoint contains the `train` section of the last resume.
-        config=dataclasses.replace(run.config, train=newest.config.train),
+        # A resume can change `train`, so use the section from the newest checkpoint.
+        config=dataclasses.replace(network.config, train=newest.config.train),
         last_step=newest.step,
         formatting=formatting,
         pictures={
@@ -116,11 +118,12 @@ def render_page(
             for name, content in pictures.items()
         },
         completion=logs.describe_completion(
-            run.record.lines, newest.step, newest.config.train
+            network.record.lines, newest.step, newest.config.train
         ),
-        validation_selects=run.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
+        validation_selects=network.task.examples["validation"]
+        >= MIN_VALIDATION_EXAMPLES,
         confusions=most_frequent_errors(result),
-        shown_errors=len(errors),
+        num_drawn_errors=len(errors),
         num_errors=int(is_wrong.sum()),
         mean_confidence=float(probabilities.max(axis=1).mean()),
         largest_attribution=max(
@@ -134,7 +137,7 @@ def render_page(
 
 
 def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
-    """Returns the most frequent confusions: true class, predicted class and count."""
+    """Returns the most frequent errors: true class, predicted class and count."""
     classes = result.task.classes
     errors = [
         (classes[label], classes[predicted], int(count))
@@ -144,58 +147,60 @@ def most_frequent_errors(result: Result) -> list[tuple[str, str, int]]:
     return sorted(errors, key=lambda error: -error[2])[:MAX_CONFUSIONS]
 
 
-def read_over_time(
+def predict_over_time(
     network: Network, examples: Examples
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the final logits, and the accuracy after each time step.
 
-    The accuracy after a time step includes only examples with that time step. As in
-    result files, the Wilson intervals over examples are for the ensemble's mean count
-    of correct predictions. Examples are processed in blocks, to limit memory.
+    The accuracy after a time step includes only examples that are long enough. As in
+    result files, the Wilson intervals are computed from the members' mean number of
+    correct predictions. Examples are processed in blocks to limit memory use.
 
     Returns:
-        Logits, [ensemble, examples, classes]; and accuracies, [3, time]: the lower end
-        of the 95 % interval, the accuracy, and the upper end.
+        The logits, [ensemble, examples, classes], and the accuracies, [3, time], as
+        the lower bound of the 95 % interval, the accuracy, and the upper bound.
     """
     time_steps = len(network.view(examples.take(slice(1)))[0])
     logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
     logits_bytes *= time_steps * len(examples)
     blocks = min(len(examples), math.ceil(logits_bytes / BLOCK_BYTES))
     counts = np.zeros((2, time_steps))  # correct predictions, and examples
-    last = []
+    final_logits = []
     for positions in np.array_split(np.arange(len(examples)), blocks):
         block = examples.select(positions)
         logits = network.logits(block, every_step=True)
         lengths = find_lengths(block, time_steps)
-        is_read = ~padding_mask(time_steps, lengths)
-        is_correct = (logits.argmax(axis=-1) == block.labels[:, None]) & is_read
-        counts += is_correct.sum(axis=1).mean(axis=0), is_read.sum(axis=0)
-        last.append(logits[:, np.arange(len(block)), lengths - 1])
+        mask = ~padding_mask(time_steps, lengths)
+        is_correct = (logits.argmax(axis=-1) == block.labels[:, None]) & mask
+        counts += is_correct.sum(axis=1).mean(axis=0), mask.sum(axis=0)
+        final_logits.append(logits[:, np.arange(len(block)), lengths - 1])
     counts = counts[:, counts[1] > 0]  # all examples may be shorter than `time_steps`
     low, high = np.transpose(list(map(wilson_interval, *counts.tolist())))
-    return np.concatenate(last, axis=1), np.array([low, counts[0] / counts[1], high])
+    return np.concatenate(final_logits, axis=1), np.array(
+        [low, counts[0] / counts[1], high]
+    )
 
 
 def find_errors(
-    run: Network,
-    network: Network | None,
+    network: Network,
+    cpu_network: Network | None,
     examples: Examples,
     probabilities: np.ndarray,
 ) -> list[plots.Tile]:
-    """Returns the most confident errors, with attributions to time steps.
+    """Returns the most confident errors, with the attribution of each time step.
 
-    Without a network, the attributions are 0.
+    If `cpu_network` is None, the attributions are 0.
     """
     positions = most_confident_errors(probabilities, examples.labels)
-    attributions = np.zeros((len(positions), run.task.time_steps))
-    if network is not None and len(positions):
-        attributions = occlude(network, examples.select(positions))
-    classes, pixel_order = run.task.classes, run.pixel_order
+    attributions = np.zeros((len(positions), network.task.time_steps))
+    if cpu_network is not None and len(positions):
+        attributions = occlude(cpu_network, examples.select(positions))
+    classes, pixel_order = network.task.classes, network.pixel_order
     tiles = []
     for position, attribution in zip(positions.tolist(), attributions, strict=True):
         values = examples.strip_padding(position)
         times = np.arange(len(values))
-        if pixel_order is not None:  # the time step at which each pixel is read
+        if pixel_order is not None:  # find the time step that reads each pixel
             ranks = pixel_order.argsort(axis=None)
             times = (ranks // pixel_order.shape[1]).reshape(values.shape)
         predicted = probabilities[position].argmax()
@@ -213,24 +218,24 @@ def find_errors(
 
 
 def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the positions of wrong predictions, most confident first."""
-    (wrong,) = np.nonzero(probabilities.argmax(axis=1) != labels)
-    confidence = probabilities[wrong].max(axis=1)
-    return wrong[np.argsort(-confidence, kind="stable")][:MAX_ERRORS]
+    """Returns the positions of misclassified examples, the most confident first."""
+    (errors,) = np.nonzero(probabilities.argmax(axis=1) != labels)
+    confidence = probabilities[errors].max(axis=1)
+    return errors[np.argsort(-confidence, kind="stable")][:MAX_ERRORS]
 
 
 def estimate_overconfidence(
     probabilities: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float, float]:
-    """Estimates overconfidence: the mean confidence minus the accuracy.
+    """Estimates overconfidence, the mean confidence minus the accuracy.
 
     The confidence is the probability of the predicted class.
 
     Returns:
-        The estimate, and both ends of its 95 % normal interval over examples.
+        The estimate, and the lower and upper bounds of its 95 % normal interval.
     """
     is_correct = probabilities.argmax(axis=1) == labels
-    excess = probabilities.max(axis=1) - is_correct
-    mean = excess.mean()
-    half_width = Z_95 * excess.std() / np.sqrt(len(labels))
-    return mean, mean - half_width, mean + half_width
+    differences = probabilities.max(axis=1) - is_correct
+    mean = differences.mean()
+    margin = Z_95 * differences.std() / np.sqrt(len(labels))
+    return mean, mean - margin, mean + margin

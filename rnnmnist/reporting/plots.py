@@ -1,8 +1,8 @@
 """Draws plots as PNG files with matplotlib.
 
 Every plot is 4.8 inches wide at 200 dots per inch, so that its text is legible on a
-phone. pyplot is avoided, because it selects a backend for the whole process and keeps
-references to figures.
+phone. This module does not use pyplot, which selects a backend for the whole process
+and keeps references to figures.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator  # noqa: TID251
 from rnnmnist.runs.logs import StepMetrics
 
 DPI = 200  # dots per inch
-# The colours of the pages' light scheme, as in `base.css`.
+# The colours of the light scheme in `base.css`.
 BACKGROUND = "#ffffff"
 FOREGROUND = "#1b1f24"
 MUTED = "#57606a"
@@ -31,32 +31,32 @@ ORANGE = "#c4501b"
 GREEN = "#007a5a"
 PURPLE = "#a03d85"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#8a6100", FOREGROUND)
-ERROR_COLOURS = LinearSegmentedColormap.from_list("errors", (BACKGROUND, ORANGE))
-IMAGE_COLOURS = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROUND))
-ATTRIBUTION_COLOURS = LinearSegmentedColormap.from_list(
+ERROR_CMAP = LinearSegmentedColormap.from_list("errors", (BACKGROUND, ORANGE))
+IMAGE_CMAP = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROUND))
+ATTRIBUTION_CMAP = LinearSegmentedColormap.from_list(
     "attributions", (GREEN, BACKGROUND, PURPLE)
 )
-MAX_ANNOTATED = 20  # classes; larger confusion matrices show no counts
+MAX_ANNOTATED = 20  # classes; counts are not shown in larger confusion matrices
 
 
 class Tile(NamedTuple):
-    """An example in the gallery, with its caption."""
+    """A misclassified example to draw, with its caption."""
 
     name: str  # the identifier of the sequence
-    values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
+    values: np.ndarray  # image, uint8 [rows, columns], or float [time, features]
     attributions: np.ndarray  # from `Model.occlusion`, [rows, columns] or [time]
     predicted: str
     probability: str
     label: str
 
 
-def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
-    """Draws the losses and accuracies of a run over its steps.
+def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
+    """Draws the losses and accuracies of a run against the step.
 
-    Curves are means over the ensemble. A shaded band shows the range of the members.
+    Curves show means over the ensemble, and shaded bands show the range of the members.
 
     Args:
-        metrics: at least one line of the log.
+        metrics: the lines of the log, at least one.
     """
     with new_figure(4.6) as figure:
         upper_axes, lower_axes = figure.subplots(2, sharex=True)
@@ -69,10 +69,10 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
                 continue
             steps = [line.step for line in lines]
             losses = [[member.loss for member in line.members] for line in lines]
-            percents = [
+            accuracies = [
                 [100 * member.accuracy for member in line.members] for line in lines
             ]
-            for axes, values in ((upper_axes, losses), (lower_axes, percents)):
+            for axes, values in ((upper_axes, losses), (lower_axes, accuracies)):
                 mean = np.mean(values, axis=1)
                 axes.plot(steps, mean, color=colour, marker=marker, label=split)
                 if len(values[0]) == 1:
@@ -86,10 +86,11 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
         upper_axes.yaxis.set_major_formatter("{x:g}")
         upper_axes.yaxis.set_minor_formatter("{x:g}" if highest < 10 * lowest else "")
         upper_axes.legend()
-        # Runs differ in the last few percent, so the y axis may cut off early steps.
-        validated = [line for line in metrics if line.split == "validation"]
-        worst = 100 * min(line.accuracy for line in validated or metrics)
-        bottom = min(99.0, max(0.0, worst - (100 - worst) / 2))
+        # Runs differ by a few percent near the end, so the y axis can cut off early
+        # steps.
+        validation_lines = [line for line in metrics if line.split == "validation"]
+        min_accuracy = 100 * min(line.accuracy for line in validation_lines or metrics)
+        bottom = min(99.0, max(0.0, min_accuracy - (100 - min_accuracy) / 2))
         top = 100 + (100 - bottom) / 40  # so that a line at 100 % is visible
         lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))
         lower_axes.set_xlabel("step (updates)")
@@ -100,23 +101,23 @@ def learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
         return to_png(figure)
 
 
-def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
-    """Draws a confusion matrix, with the accuracy of each class on the right.
+def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
+    """Draws a confusion matrix, with the accuracy for each class on the right.
 
     Args:
         counts: int [true classes, predicted classes].
         names: the names of the classes.
     """
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
-    shades = ERROR_COLOURS.with_extremes(bad=LINE)
-    # On a square root scale, single errors stay visible next to hundreds. The largest
-    # count gets three quarters of the darkest colour, so that its text stays legible.
+    cmap = ERROR_CMAP.with_extremes(bad=LINE)
+    # On a square-root scale, single errors stay visible next to hundreds. The largest
+    # count is drawn at three quarters of full intensity, so that its text is legible.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, 24) for name in names]
     with new_figure(4.6) as figure:
         axes = figure.subplots()
-        mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
+        mesh = axes.pcolormesh(edges, edges, errors, cmap=cmap, norm=norm)
         mesh.set(edgecolor=LINE, linewidth=0.5)
         if len(counts) <= MAX_ANNOTATED:
             size = min(7.5, 95 / len(counts))
@@ -147,7 +148,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         return to_png(figure)
 
 
-# Formats the accuracy of each class; empty for a class without examples.
+# Formats the accuracy for each class; empty for classes without examples.
 def _format_recalls(counts: np.ndarray) -> list[str]:
     totals = counts.sum(axis=1)
     return [
@@ -156,35 +157,37 @@ def _format_recalls(counts: np.ndarray) -> list[str]:
     ]
 
 
-def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
+def plot_misclassified(
+    tiles: Sequence[Tile], feature_names: Sequence[str] = ()
+) -> bytes:
     """Draws misclassified examples in four columns.
 
-    With feature names, examples are drawn as curves, otherwise as images.
+    If there are feature names, examples are drawn as curves; otherwise, as images.
     """
     rows = math.ceil(len(tiles) / 4)
-    # In inches. For sequences, there is a legend below all rows.
-    height = 2.1 * rows + 0.4 if features else 1.75 * rows + 0.1
+    # In inches. For sequences, there is a legend below the rows.
+    height = 2.1 * rows + 0.4 if feature_names else 1.75 * rows + 0.1
     largest = max(np.abs(tile.attributions).max() for tile in tiles) or 1
     with new_figure(height) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            # As in the confusion matrix, small values stay visible on a square root
-            # scale.
+            # On a square-root scale, small values stay visible, as in the confusion
+            # matrix.
             attributions = np.sign(tile.attributions) * np.sqrt(
                 np.abs(tile.attributions) / largest
             )
             label = f"label {_shorten(tile.label, 12)}"
-            if features:
+            if feature_names:
                 _draw_curves(axes, tile.values, attributions)
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
                 foreground = tile.values / 255
-                axes.imshow(attributions, cmap=ATTRIBUTION_COLOURS, vmin=-1, vmax=1)
+                axes.imshow(attributions, cmap=ATTRIBUTION_CMAP, vmin=-1, vmax=1)
                 axes.imshow(
                     foreground,
-                    cmap=IMAGE_COLOURS,
+                    cmap=IMAGE_CMAP,
                     vmin=0,
                     vmax=1,
                     alpha=0.8 * foreground,
@@ -194,25 +197,25 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             predicted = f"predicted {_shorten(tile.predicted, 12)}\n{tile.probability}"
             axes.set_title(label, color=BLUE, fontsize=7)
             axes.set_xlabel(predicted, color=ORANGE, fontsize=7, loc="left")
-        if features:
-            labels = [_shorten(name, 20) for name in features[: len(SERIES)]]
+        if feature_names:
+            labels = [_shorten(name, 20) for name in feature_names[: len(SERIES)]]
             lines = grid.flat[0].get_lines()[: len(labels)]
             figure.legend(lines, labels, loc="outside lower left", ncols=4)
         return to_png(figure)
 
 
 def _draw_curves(axes: Axes, values: np.ndarray, attributions: np.ndarray) -> None:
-    """Draws a sequence, real [time, features], above its attributions, [time]."""
+    """Draws a sequence, float [time, features], above its attributions, [time]."""
     times = np.arange(1, len(values) + 1)
     edges = np.append(times, len(times) + 1) - 0.5
     axes.margins(y=0.2)
-    if attributions.any():  # all 0 for left-out predictions
+    if attributions.any():  # all 0 for leave-one-out predictions
         axes.pcolormesh(
             edges,
             [0, 0.1],  # the lowest tenth of the axes
             attributions[None],
             transform=axes.get_xaxis_transform(),
-            cmap=ATTRIBUTION_COLOURS,
+            cmap=ATTRIBUTION_CMAP,
             vmin=-1,
             vmax=1,
         )
@@ -224,12 +227,12 @@ def _draw_curves(axes: Axes, values: np.ndarray, attributions: np.ndarray) -> No
     axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
-def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
+def plot_accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
     """Draws the accuracy after each time step, with a line for the majority class.
 
     Args:
-        accuracy: [3, time]: the lower end of the interval, the accuracy, and the upper
-            end, as fractions.
+        accuracy: fractions, [3, time]: the lower bound of the interval, the accuracy,
+            and the upper bound.
         majority: the fraction of examples in the most frequent class.
     """
     low, value, high = 100 * accuracy
@@ -248,14 +251,14 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
 
 @contextlib.contextmanager
 def new_figure(height: float) -> Iterator[Figure]:
-    """Yields a figure in the colours of the pages, whatever matplotlibrc contains.
+    """Yields a figure with the colours of the pages, independent of matplotlibrc.
 
-    The figure must be saved within the context.
+    The figure must be saved inside the `with` block.
 
     Args:
-        height: inches.
+        height: in inches.
     """
-    style: dict[Any, Any] = {  # as matplotlib annotates its parameter
+    style: dict[Any, Any] = {  # the type in matplotlib's annotations
         "font.size": 9,
         "text.color": FOREGROUND,
         "text.parse_math": False,  # names may contain dollar signs
@@ -280,7 +283,7 @@ def new_figure(height: float) -> Iterator[Figure]:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Encodes a figure as PNG, at the figure's resolution."""
+    """Encodes a figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file)
     return file.getvalue()

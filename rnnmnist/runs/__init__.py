@@ -1,1 +1,1 @@
-"""The files of a run: checkpoints, log and results."""
+"""The files of a run: checkpoints, the log and results."""

@@ -1,6 +1,6 @@
-"""The files of a checkpoint: header and checksums, which detect damage.
+"""Checkpoint files: the header, and the checksums that detect damage.
 
-A workdir contains a folder for each kept step, with these items:
+A workdir contains one folder per saved step, with these items:
 
 - `params`: the evaluated parameters;
 - `state`: all training arrays, including the parameters, from which a run resumes;
@@ -8,8 +8,8 @@ A workdir contains a folder for each kept step, with these items:
 
 `SHA256SUMS` lists the SHA-256 of each file in the items. `read_header` verifies all
 checksums before it parses a file, because orbax does not detect a flipped byte. A
-checkpoint is damaged only if a file does not match its checksum. A read that fails for
-lack of memory, threads or open files is not damage.
+checkpoint is damaged only if a file does not match its checksum. If a read fails for
+lack of memory, threads or file descriptors, the checkpoint is not damaged.
 """
 
 import contextlib
@@ -36,46 +36,47 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, summarize_error
 from rnnmnist.runs.logs import StepMetrics
-from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE
+from rnnmnist.runs.workdir import CHECKSUMS_FILE, HEADER_FILE
 
 # Increase this number if older checkpoints would be misread: after renaming or removing
 # a setting, a header field or an array, or drawing splits differently. Then also
-# rewrite and seal the shipped models. New settings do not need a new format: their
-# defaults must be the values with which earlier runs were trained.
-FORMAT = 12
+# rewrite the shipped models and their checksums. A new setting does not need a new
+# format if its default is the value with which earlier runs were trained.
+FORMAT_VERSION = 12
 ITEMS = ("params", "state", "header")
 
-Tree = Any  # a tree of arrays or shapes, for which Python has no type
+Tree = Any  # a pytree of arrays or shapes
 
 _logger = logging.getLogger(__name__)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The metadata of a checkpoint, in addition to its arrays."""
+    """The metadata of a checkpoint."""
 
-    format: int = FORMAT
+    format: int = FORMAT_VERSION
     step: int
     config: RunConfig
     task: Task
-    # Validation or leave-one-out metrics; None if the step was not validated.
+    # Validation or leave-one-out metrics, which select the best checkpoint and are
+    # computed with temperature 1; None if the step was not validated.
     metrics: StepMetrics | None
-    # probabilities = softmax(logits / temperature). The metrics, which select the
-    # checkpoint, are computed with temperature 1.
+    # probabilities = softmax(logits / temperature)
     temperature: float = 1.0
     # Why `choose_config` chose the cell; None if the user chose it.
     reason: str | None = None
-    # The SHA-256 of each file with a user-defined function, by `SETTING=LABEL`.
+    # For each user-defined function, the SHA-256 of its file. The keys have the form
+    # `SETTING=LABEL`.
     files: dict[str, str] = {}
     # One hash per training sequence; empty for images.
     trained_on: tuple[str, ...] = ()
 
 
-def without_functions(header: Header) -> Header:
-    """Replaces functions in a header by the texts that name them, for a file or pickle.
+def replace_functions(header: Header) -> Header:
+    """Replaces the functions in a header with strings, to save or pickle the header.
 
     Raises:
-        UserError: if other processes cannot import the cell or the network, which
-            predictions require.
+        UserError: if another process could not import the cell or the network, which
+            are needed for predictions.
     """
     functions = functions_of(header.config)
     for function in functions:
@@ -90,14 +91,14 @@ def without_functions(header: Header) -> Header:
     return replace(header, config=config, files=header.files | files)
 
 
-def warn_of_changed_files(header: Header, config: RunConfig) -> None:
-    """Warns about user-defined functions whose file has changed since a checkpoint."""
+def warn_about_changed_files(header: Header, config: RunConfig) -> None:
+    """Warns about user-defined functions whose file has changed since the save."""
     for function in functions_of(config):
         sha256 = header.files.get(f"{function.setting}={label(function)}")
         if sha256 not in (None, function.sha256):
             _logger.warning(
-                f"{function.setting}: the file of {function} has changed since step "
-                f"{header.step} was saved (its SHA-256 differs)"
+                f"{function.setting}: the file that defines {function} has changed "
+                f"since step {header.step} was saved (its SHA-256 is different)"
             )
 
 
@@ -105,61 +106,64 @@ def read_header(folder: Path) -> Header | None:
     """Verifies a checkpoint and returns its header; None if the checkpoint is damaged.
 
     Raises:
-        UserError: if another version of rnnmnist saved the checkpoint, or if its folder
-            was renamed.
+        UserError: if the checkpoint was saved by an incompatible version of rnnmnist,
+            or if its folder was renamed.
         RunError: if a file cannot be read.
     """
-    files = read_undamaged(folder)
+    files = read_verified_files(folder)
     if files is None:
         return None
     try:
         content = json.loads(files[HEADER_FILE])
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']}, not {FORMAT}")
-        # `from_dict` refuses unknown settings, which `msgspec.convert` would ignore.
-        given = Config.from_dict(content["config"])
-        config = fill_defaults(given, msgspec.convert(content["task"], Task))
+        if content["format"] != FORMAT_VERSION:
+            raise ValueError(
+                f"its format version is {content['format']}, not {FORMAT_VERSION}"
+            )
+        # `from_dict` rejects unknown settings, which `msgspec.convert` would ignore.
+        saved_config = Config.from_dict(content["config"])
+        config = fill_defaults(saved_config, msgspec.convert(content["task"], Task))
         header = msgspec.convert(content | {"config": config}, Header)
     except Exception as error:
         raise UserError(
-            f"workdir: another version of rnnmnist saved the checkpoint {folder} "
-            f"({summarize_error(error)}); use that version, or name another workdir"
+            f"workdir: the checkpoint {folder} was saved by another version of "
+            f"rnnmnist ({summarize_error(error)}); use that version, or choose another "
+            "workdir"
         ) from error
     if folder.name != str(header.step):
         raise UserError(
             f"workdir: the folder {folder} contains the checkpoint of step "
-            f"{header.step}; rename it to {header.step}"
+            f"{header.step}; rename the folder to {header.step}"
         )
     return header
 
 
-def read_undamaged(folder: Path) -> dict[str, bytes] | None:
-    """Reads the files of a step; returns None if they do not match `SHA256SUMS`.
+def read_verified_files(folder: Path) -> dict[str, bytes] | None:
+    """Reads a checkpoint's files; returns None if they do not match `SHA256SUMS`.
 
     Raises:
         RunError: if a file cannot be read.
     """
-    with read_errors(folder):
+    with wrap_read_errors(folder):
         files = read_files(folder)
-        saved = b""
+        checksums = b""
         with contextlib.suppress(FileNotFoundError):
-            saved = (folder / SUMS_FILE).read_bytes()
-        folder.stat()  # fails if a training process has deleted the step
-    has_saved_files = saved == format_sums(files).encode()
-    return files if has_saved_files and HEADER_FILE in files else None
+            checksums = (folder / CHECKSUMS_FILE).read_bytes()
+        folder.stat()  # fails if a training process has deleted the checkpoint
+    is_intact = checksums == format_checksums(files).encode()
+    return files if is_intact and HEADER_FILE in files else None
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Reads the files of a step's items, by relative path.
+    """Returns the content of a checkpoint's files, keyed by relative path.
 
-    Skips names that begin with a dot: file systems and copying programs add such files.
+    Hidden files are skipped, because file systems and copying programs add them.
     """
 
-    def fail(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         raise error  # by default, `os.walk` skips folders that it cannot list
 
     files = {}
-    for parent, _, names in os.walk(folder, onerror=fail):
+    for parent, _, names in os.walk(folder, onerror=raise_error):
         for name in names:
             path = Path(parent, name)
             relative = path.relative_to(folder)
@@ -169,7 +173,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def format_sums(files: Mapping[str, bytes]) -> str:
+def format_checksums(files: Mapping[str, bytes]) -> str:
     """Formats the content of `SHA256SUMS`, one line per file."""
     lines = [
         f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
@@ -177,32 +181,37 @@ def format_sums(files: Mapping[str, bytes]) -> str:
     return "".join(lines)
 
 
-def seal(folder: Path) -> None:
-    """Writes the checksums of a step's files to `SHA256SUMS`.
+def write_checksums(folder: Path) -> None:
+    """Writes the checksums of a checkpoint's files to `SHA256SUMS`.
 
-    `sha256sum --check SHA256SUMS` verifies them in the step's folder.
+    To verify them, run `sha256sum --check SHA256SUMS` in the checkpoint's folder.
     """
-    (folder / SUMS_FILE).write_text(format_sums(read_files(folder)))
+    (folder / CHECKSUMS_FILE).write_text(format_checksums(read_files(folder)))
 
 
 def move_aside(folder: Path) -> None:
-    """Renames a damaged checkpoint to `damaged-STEP`, so that it can be saved again."""
+    """Renames a damaged checkpoint to `damaged-STEP`, so that the step can be saved."""
     target = folder.with_name(f"damaged-{folder.name}")
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
     _logger.warning(
-        f"checkpoint {folder.name} is damaged and not used; it was renamed to {target}"
+        f"checkpoint {folder.name} is damaged and was not used; it was renamed to "
+        f"{target}"
     )
 
 
 @contextlib.contextmanager
-def read_errors(folder: Path) -> Iterator[None]:
-    """Turns read errors, which do not prove damage, into a `RunError`."""
+def wrap_read_errors(folder: Path) -> Iterator[None]:
+    """Turns any error while reading a checkpoint into a `RunError`.
+
+    A read error does not prove that the checkpoint is damaged.
+    """
     try:
         yield
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
-            f"checkpoint {folder} cannot be read ({summarize_error(error)}), but need "
-            "not be damaged: a training process may have deleted it, or memory, "
-            "threads or open files may have run out; run the command again"
+            f"checkpoint {folder} cannot be read ({summarize_error(error)}); it may "
+            "not be damaged: a training process may have deleted it, or this process "
+            "may have run out of memory, threads or file descriptors; run the command "
+            "again"
         ) from error

@@ -1,10 +1,11 @@
 """Saves and restores the arrays of checkpoints with orbax.
 
-All arrays except the step have a leading ensemble axis, of length 1 for a single seed.
-`checkpoint_files.py` describes the files.
+All arrays except the step have a leading ensemble axis, whose length is 1 for a single
+seed. For the files, see `checkpoint_files.py`.
 
 Saves are synchronous: the arrays are small and already on the host, and a save takes
-about 0.15 s on a CPU. With several processes, process 0 saves and all processes read.
+about 0.15 s on a CPU. In a run with several processes, process 0 saves checkpoints, and
+all processes read them.
 """
 
 import threading
@@ -15,12 +16,18 @@ import jax
 import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.errors import RunError, summarize_error
-from rnnmnist.runs.checkpoint_files import Header, Tree, read_errors, seal
-from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED, remove_unfinished
+from rnnmnist.runs.checkpoint_files import (
+    Header,
+    Tree,
+    wrap_read_errors,
+    write_checksums,
+)
+from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED_FOLDER, remove_unfinished
 from rnnmnist.runs.writing import sync, write_json
 from rnnmnist.runtime.jax_defaults import jax_defaults
 
-# orbax numbers the saves of a process and confuses concurrent saves.
+# Concurrent saves in one process would disturb each other, because orbax identifies
+# saves by a counter.
 SAVE_LOCK = threading.Lock()
 
 
@@ -31,69 +38,74 @@ def save(
     arrays: Mapping[str, Tree],
     outdated: Iterable[int] = (),
 ) -> None:
-    """Saves a checkpoint, and deletes the outdated steps.
+    """Saves a checkpoint and deletes outdated checkpoints.
 
-    `arrays` contains a tree of NumPy arrays for each item, `params` and `state`. The
-    checkpoint is written to a temporary folder and then renamed, so that a killed
-    process does not leave an incomplete step.
+    `arrays` contains a pytree of NumPy arrays for each item, `params` and `state`.
+    `outdated` contains the steps of the checkpoints to delete.
+
+    The checkpoint is written to a temporary folder, which is then renamed, so that a
+    killed process does not leave an incomplete checkpoint.
     """
-    folder = workdir / UNFINISHED / str(header.step)
+    folder = workdir / UNFINISHED_FOLDER / str(header.step)
     try:
         with SAVE_LOCK, _open_checkpointer() as checkpointer:
             for item, tree in arrays.items():
                 content = ocp.args.StandardSave(tree)
                 checkpointer.save(folder / item, args=content)
         write_json(folder / HEADER_FILE, header)
-        seal(folder)
+        write_checksums(folder)
         sync(folder, *folder.rglob("*"))  # orbax syncs only array files
         folder.rename(workdir / folder.name)
         sync(workdir)
         for step in outdated:
-            # Rename before deleting, so that no half-deleted step remains.
-            (workdir / str(step)).rename(workdir / UNFINISHED / str(step))
+            # Rename before deleting, so that no half-deleted checkpoint remains.
+            (workdir / str(step)).rename(workdir / UNFINISHED_FOLDER / str(step))
     except Exception as error:  # orbax and tensorstore raise many types
         raise RunError(
             f"step {header.step} cannot be saved in {workdir} "
-            f"({summarize_error(error)}); free disk space, memory, threads or open "
-            "files, whichever has run out, and run the command again"
+            f"({summarize_error(error)}); make sure that there are enough disk space, "
+            "memory, threads and file descriptors, and run the command again"
         ) from error
     finally:
         remove_unfinished(workdir)
 
 
 @jax_defaults()
-def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -> Tree:
+def read_arrays(
+    workdir: Path, step: int, item: str, target: Tree | None = None
+) -> Tree:
     """Restores an item of a checkpoint, `params` or `state`, as NumPy arrays.
 
-    `read_header` has verified the checksums of the files. The arrays must have the
-    names and shapes of `like`. If `like` is None, all saved arrays are restored, with
-    dictionaries and lists instead of named tuples.
+    `target` is a pytree with the expected names and shapes. If it is None, all saved
+    arrays are restored, and dictionaries and lists replace named tuples. Checksums are
+    not verified, because `read_header` has verified them.
 
     Raises:
-        RunError: if the item cannot be read, or if names or shapes differ.
+        RunError: if the item cannot be read, or does not have the names and shapes of
+            `target`.
     """
     folder = workdir / str(step)
     with _open_checkpointer() as checkpointer:
-        with read_errors(folder):
+        with wrap_read_errors(folder):
             saved = _shapes_by_path(
                 checkpointer.metadata(folder / item).item_metadata.tree
             )
-        expected = saved if like is None else _shapes_by_path(like)
-        differing = sorted(saved.items() ^ expected.items())
-        if differing:
-            name, _ = differing[0]
+        expected = saved if target is None else _shapes_by_path(target)
+        mismatches = sorted(saved.items() ^ expected.items())
+        if mismatches:
+            name, _ = mismatches[0]
             raise RunError(
                 f"checkpoint {folder}: in {item}, {name} has the shape "
-                f"{saved.get(name)}, not {expected.get(name)} as the settings imply; "
-                "the code of a function or the version of rnnmnist has changed since"
+                f"{saved.get(name)}, but the settings imply {expected.get(name)}; "
+                "restore the code of your functions and the version of rnnmnist with "
+                "which the checkpoint was saved"
             )
-        with read_errors(folder):
-            args = ocp.args.StandardRestore(like)
+        with wrap_read_errors(folder):
+            args = ocp.args.StandardRestore(target)
             return checkpointer.restore(folder / item, args=args)
 
 
 def _shapes_by_path(tree: Tree) -> dict[str, tuple[int, ...]]:
-
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in jax.tree.leaves_with_path(tree)

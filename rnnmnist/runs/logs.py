@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl`, one JSON object per line."""
+"""The log of a run: `metrics.jsonl`, with one JSON object per line."""
 
 import contextlib
 import json
@@ -17,16 +17,16 @@ FILE_NAME = "metrics.jsonl"
 
 
 class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
-    """Metrics of one step: a line of `metrics.jsonl`, and the argument of a callback.
+    """Metrics of one step, for a line of `metrics.jsonl` and for callbacks.
 
-    Lines do not contain confusion matrices, which are large with many classes.
+    Lines do not contain confusion matrices, which are large if there are many classes.
 
     Attributes:
         step: the number of completed updates.
-        split: `train` or `validation`. For random filters, also `leave_one_out`, or
-            `leave_one_group_out` with groups.
-        examples_per_second: the training throughput of all members together.
-        metrics: the means of all other metrics by name, with one number per member.
+        split: `train` or `validation`. For random filters, also `leave_one_out` or, if
+            there are groups, `leave_one_group_out`.
+        examples_per_second: the total training throughput of all members.
+        metrics: the means of other metrics by name, with one number per member.
     """
 
     step: int
@@ -35,9 +35,9 @@ class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True
     metrics: dict[str, tuple[float, ...]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the content of a line; an ensemble adds a list of `members`."""
-        of_step = ("step", "split", "groups", "examples_per_second", "metrics")
-        content = select_fields(self, (*of_step, *LOG_FIELDS))
+        """Returns the content of a line, with a list of `members` for an ensemble."""
+        step_fields = ("step", "split", "groups", "examples_per_second", "metrics")
+        content = select_fields(self, (*step_fields, *LOG_FIELDS))
         if len(self.members) > 1:
             content["members"] = [
                 select_fields(member, LOG_FIELDS) for member in self.members
@@ -50,36 +50,38 @@ def describe_completion(
 ) -> str | None:
     """Returns why a run is complete after `step` steps; None if it is not complete.
 
-    A run is complete at its last step. With early stopping, it is also complete after
-    `patience` consecutive validations without improvement of the members' mean metric.
+    A run is complete at its last step. If early stopping is enabled, a run is also
+    complete if the members' mean metric did not improve in the last `patience`
+    validations.
     """
     if step >= config.num_steps:
         return f"complete at step {step:,}"
     if config.patience is None:
         return None
     # A killed run can have logged validations after its last checkpoint.
-    ranks = rank_validations(lines, step, config)
-    best = max(ranks, key=ranks.__getitem__, default=0)
-    if sum(validated > best for validated in ranks) < config.patience:
+    metrics = early_stopping_metrics(lines, step, config)
+    best_step = max(metrics, key=metrics.__getitem__, default=0)
+    if sum(other_step > best_step for other_step in metrics) < config.patience:
         return None
-    better = "lower validation loss"
+    improvement = "lower validation loss"
     if config.has_class_weights:
-        better = "higher balanced validation accuracy"
+        improvement = "higher balanced validation accuracy"
     return (
-        f"stopped at step {step:,} of {config.num_steps:,}: no {better} since step "
-        f"{best:,}"
+        f"stopped at step {step:,} of {config.num_steps:,}: no {improvement} since "
+        f"step {best_step:,}"
     )
 
 
-def rank_validations(
-    lines: Iterable[StepMetrics], last: int, config: RunTrainConfig
+def early_stopping_metrics(
+    lines: Iterable[StepMetrics], last_step: int, config: RunTrainConfig
 ) -> dict[int, float]:
-    """Returns the early-stopping metric of each validation up to `last`, by step.
+    """Returns the early-stopping metric of each validation up to `last_step`, by step.
 
-    The metric is balanced accuracy with class weights, otherwise the negative loss.
+    The metric is the balanced accuracy if there are class weights, and otherwise the
+    negative loss.
     """
     validations = [
-        line for line in lines if line.split == "validation" and line.step <= last
+        line for line in lines if line.split == "validation" and line.step <= last_step
     ]
     if config.has_class_weights:
         return {line.step: line.balanced_accuracy or 0.0 for line in validations}
@@ -94,30 +96,30 @@ def append(workdir: Path, metrics: StepMetrics) -> None:
 
 
 def read(workdir: Path) -> list[StepMetrics]:
-    """Returns the complete lines of the log; an empty list without a log."""
+    """Returns the complete lines of the log; an empty list if there is no log."""
     return [metrics for _, metrics in _complete_lines(workdir)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
-    """Removes the metrics of steps after `step`, and incomplete lines.
+    """Removes incomplete lines and the lines of steps after `step`.
 
-    A killed run logged them after its last checkpoint. The resumed run logs them again.
+    A killed run may have logged lines after its last checkpoint. The resumed run logs
+    these steps again.
     """
-    kept = [
+    remaining_lines = [
         f"{line}\n"
         for line, metrics in _complete_lines(workdir)
         if metrics.step <= step
     ]
-    write_atomically(workdir / FILE_NAME, "".join(kept).encode())
+    write_atomically(workdir / FILE_NAME, "".join(remaining_lines).encode())
 
 
 def _complete_lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
-
     path = workdir / FILE_NAME
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
-        # A killed run can leave an incomplete line, and a user can edit the file.
+        # A killed run can leave an incomplete line, and users can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
             yield line, parse(msgspec.convert(json.loads(line), dict[str, Any]))
 

@@ -10,13 +10,13 @@ import numpy as np
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
-# Fields in log lines and in result files, for each member and for the ensemble.
+# Fields of log lines and result files, for each member and for the ensemble.
 LOG_FIELDS = ("seed", "examples", "correct", "accuracy", "loss", "balanced_accuracy")
 RESULT_FIELDS = (*LOG_FIELDS, "accuracy_interval", "confusion")
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Metrics of one network's predictions for labelled examples.
+    """Metrics of one network's predictions on labelled examples.
 
     Attributes:
         seed: the seed of the network; None for the mean prediction of an ensemble.
@@ -24,9 +24,10 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         correct: the number of correct predictions.
         loss: the mean cross-entropy, in nats. It uses the fitted temperature, except
             during training and for single members of an ensemble.
-        confusion: counts by [true class][predicted class]; empty for training batches.
-        balanced_accuracy: the mean of the accuracies of all classes with examples; None
+        confusion: the confusion matrix, `confusion[true class][predicted class]`; empty
             for training batches.
+        balanced_accuracy: the mean accuracy per class, over the classes that have
+            examples; None for training batches.
     """
 
     seed: int | None = None
@@ -43,18 +44,20 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the accuracy over examples."""
+        """The 95 % Wilson score interval for the accuracy."""
         return wilson_interval(self.correct, self.examples)
 
 
 class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Metrics of an ensemble on labelled examples. A network is an ensemble of one.
+    """Metrics of an ensemble on labelled examples.
+
+    A single network is an ensemble with one member.
 
     Attributes:
         members: the metrics of each member.
-        ensemble: the metrics of the members' mean probabilities, with the loss at the
-            fitted temperature; None for a single network, and for training batches.
-        groups: the number of groups among the examples; None without groups.
+        ensemble: the metrics of the members' mean probabilities; None for a single
+            network and for training batches. The loss uses the fitted temperature.
+        groups: the number of groups; None if examples have no groups.
     """
 
     members: tuple[Metrics, ...]
@@ -73,13 +76,13 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def correct(self) -> int:
-        """The number of correct predictions, summed over members."""
+        """The total number of correct predictions of all members."""
         return sum(member.correct for member in self.members)
 
     @property
     def accuracy(self) -> float:
         """The mean accuracy of the members."""
-        # A single division of integers, so that equal counts tie.
+        # A single integer division, so that equal counts give exactly equal accuracies.
         return self.correct / (len(self.members) * self.examples)
 
     @property
@@ -89,19 +92,22 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval over examples, at the members' mean count."""
+        """The 95 % Wilson score interval for the members' mean `correct`."""
         return wilson_interval(self.correct / len(self.members), self.examples)
 
     @property
     def accuracy_std(self) -> float | None:
-        """The standard deviation over members (`ddof=1`); None for a single network."""
+        """The standard deviation of the members' accuracies; None for one network.
+
+        It is the sample standard deviation (`ddof=1`).
+        """
         if len(self.members) == 1:
             return None
         return statistics.stdev(member.accuracy for member in self.members)
 
     @property
     def accuracy_mean_interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of the mean over members; None for a single network.
+        """The 95 % t interval for the mean accuracy; None for a single network.
 
         References:
             Student, "The probable error of a mean", Biometrika 6, 1908.
@@ -112,8 +118,8 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
         count = len(self.members)
         quantile = float(stdtrit(count - 1, 0.975))
-        half = quantile * self.accuracy_std / math.sqrt(count)
-        return max(0.0, self.accuracy - half), min(1.0, self.accuracy + half)
+        margin = quantile * self.accuracy_std / math.sqrt(count)
+        return max(0.0, self.accuracy - margin), min(1.0, self.accuracy + margin)
 
     @property
     def balanced_accuracy(self) -> float | None:
@@ -126,13 +132,13 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """The counts summed over members; empty for training batches."""
+        """The sum of the members' confusion matrices; empty for training batches."""
         counts = np.sum([member.confusion for member in self.members], axis=0)
         return tuple(map(tuple, counts.tolist()))
 
     @property
     def is_unbalanced(self) -> bool:
-        """Whether the largest class has at least twice the examples of the smallest."""
+        """Whether the largest class has at least twice as large as the smallest."""
         if not self.confusion:
             return False
         sizes = np.sum(self.confusion, axis=1)
@@ -142,13 +148,13 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 def select_fields(
     metrics: Metrics | EnsembleMetrics, names: Iterable[str]
 ) -> dict[str, Any]:
-    """Returns the named fields and properties that are not None, for a file."""
+    """Returns fields and properties by name, except those that are None."""
     fields = {name: getattr(metrics, name) for name in names}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def wilson_interval(correct: float, examples: float) -> tuple[float, float]:
-    """Returns the 95 % Wilson score interval of a proportion.
+    """Returns the 95 % Wilson score interval for a proportion.
 
     References:
         Wilson, "Probable inference, the law of succession, and statistical
@@ -158,5 +164,5 @@ def wilson_interval(correct: float, examples: float) -> tuple[float, float]:
     total = examples + z2
     centre = (correct + z2 / 2) / total
     variance = correct * (examples - correct) / examples + z2 / 4
-    half = Z_95 * math.sqrt(variance) / total
-    return max(0.0, centre - half), min(1.0, centre + half)
+    margin = Z_95 * math.sqrt(variance) / total
+    return max(0.0, centre - margin), min(1.0, centre + margin)

@@ -1,8 +1,8 @@
 """The record of a run: its log, checkpoints, tables and results.
 
-Training writes to a record, and a trained network is opened from a record. Neither
-depends on the storage: a record is kept in memory and, with a workdir, also in files.
-Each file is read once.
+Training writes to a record, and trained networks are loaded from a record. A record is
+kept in memory and, if the run has a workdir, also in files. Code that uses a record
+does not depend on how it is stored. Each file is read only once.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from rnnmnist.runs.checkpoint_files import (
     Tree,
     move_aside,
     read_header,
-    without_functions,
+    replace_functions,
 )
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.selection import best_header, outdated_steps
 from rnnmnist.runs.workdir import (
-    ARRAYS,
+    ARRAYS_FOLDER,
     list_steps,
     lock,
     remove_unfinished,
 )
 from rnnmnist.runs.writing import (
-    TEMPORARY,
+    TEMPORARY_SUFFIX,
+    replace_folder,
     write_atomically,
-    write_folder,
     write_json,
 )
 from rnnmnist.runtime.devices import make_device_mesh
@@ -55,33 +55,33 @@ _logger = logging.getLogger(__name__)
 class Record:
     """Log, checkpoints and tables of a run, in memory and optionally in a workdir.
 
-    All data that this process saves stay in memory, so that no file is read twice. With
-    several processes, only process 0 writes.
+    Everything that this process saves also stays in memory, so that the process does
+    not have to read it. In a run with several processes, only process 0 writes files.
 
     Attributes:
-        workdir: the folder of the run; None keeps the run in memory only.
-        headers: the headers of the kept checkpoints by step, ascending.
-        damaged: the steps of damaged checkpoints, which have no header.
-        params: evaluated parameters by step, as NumPy arrays with a leading ensemble
-            axis. Contains only checkpoints that this process has saved or read.
-        state: the arrays of the training at the newest step, for a resume; None if this
-            process has neither saved nor read them. For a closed-form fit, the
-            leave-one-out logits `left_out`, float64 [ensemble, examples, classes], with
-            examples in the order of their groups.
+        workdir: the folder of the run; None if the run is kept only in memory.
+        headers: the headers of undamaged checkpoints by step, in ascending order.
+        damaged_steps: the steps of damaged checkpoints.
+        params: the evaluated parameters by step, as NumPy arrays with a leading
+            ensemble axis, for the checkpoints that this process has saved or read.
+        state: all training arrays of the newest checkpoint, from which training
+            resumes; None if this process has neither saved nor read them. For random
+            filters, `state` contains the leave-one-out logits as `left_out`, float64
+            [ensemble, examples, classes], in which examples are sorted by group.
     """
 
     def __init__(self, workdir: Path | None = None) -> None:
-        """Verifies all checkpoints in the workdir and reads their headers."""
+        """Verifies all checkpoints in the workdir, and reads their headers."""
         self.workdir = workdir
         self.headers: dict[int, Header] = {}
-        self.damaged: list[int] = []
+        self.damaged_steps: list[int] = []
         self.params: dict[int, Params] = {}
         self.state: Tree | None = None
         if workdir is not None:
             for step in list_steps(workdir):
                 header = read_header(workdir / str(step))
                 if header is None:
-                    self.damaged.append(step)
+                    self.damaged_steps.append(step)
                 else:
                     self.headers[step] = header
 
@@ -92,7 +92,7 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The newest checkpoint's step, at which a run resumes; 0 if there is none."""
+        """The newest checkpoint's step; 0 if there are no checkpoints."""
         return max(self.headers, default=0)
 
     @property
@@ -105,77 +105,78 @@ class Record:
 
         Raises:
             UserError: if the checkpoint does not exist.
-            RunError: if a checkpoint is damaged, unless `selector` is the number of an
+            RunError: if any checkpoint is damaged, unless `selector` is the step of an
                 undamaged checkpoint.
         """
-        named = {str(step): header for step, header in self.headers.items()}
-        steps = ", ".join(named) or "none"
-        if self.damaged and selector not in named:
+        headers = {str(step): header for step, header in self.headers.items()}
+        steps = ", ".join(headers) or "none"
+        if self.damaged_steps and selector not in headers:
             raise RunError(
-                f"checkpoint {self.workdir}/{self.damaged[-1]} is damaged: its files "
-                f"differ from SHA256SUMS; the undamaged steps are {steps}; choose one, "
-                "or repeat the training command, which renames the damaged checkpoint"
+                f"checkpoint {self.workdir}/{self.damaged_steps[-1]} is damaged: its "
+                f"files do not match SHA256SUMS; undamaged steps: {steps}; choose one "
+                "of them, or repeat the training command, which renames the damaged "
+                "checkpoint"
             )
-        if not named:
+        if not headers:
             raise UserError(
-                f"workdir: {self.workdir} contains no checkpoint; name the folder of a "
-                "run, or train in it with rnnmnist train"
+                f"workdir: {self.workdir} contains no checkpoints; choose the folder "
+                "of a run, or start a run in this folder with rnnmnist train"
             )
         if selector == "best":
-            return best_header(named.values())
-        named["latest"] = self.headers[self.step]
-        if selector not in named:
+            return best_header(headers.values())
+        headers["latest"] = self.headers[self.step]
+        if selector not in headers:
             raise UserError(
-                f"step: {self.workdir or 'the run'} has no step {selector}; choose "
-                f"best, latest or one of {steps}"
+                f"step: {self.workdir or 'the run'} has no checkpoint {selector}; "
+                f"choose best, latest or one of {steps}"
             )
-        return named[selector]
+        return headers[selector]
 
     def read_params(self, header: Header) -> Params:
         """Returns the evaluated parameters of a checkpoint."""
         if header.step not in self.params and self.workdir is not None:
             from rnnmnist.runs import checkpoints  # imports orbax
 
-            # If jax has not initialized its devices, split the CPU as for a run, which
-            # can follow. Otherwise orbax would initialize a single device.
+            # If JAX has not initialized its devices, orbax would initialize a single
+            # CPU device. Split the CPU first, because a training run can follow.
             make_device_mesh()
             # The shapes of the parameters are the same on all platforms.
             execution = Execution.create(header.config, "cpu")
             model = make_model(header.config.model, header.task, execution)
-            like = abstract_ensemble(abstract_params(model), header.config.num_seeds)
+            target = abstract_ensemble(abstract_params(model), header.config.num_seeds)
             self.params[header.step] = checkpoints.read_arrays(
-                self.workdir, header.step, "params", like
+                self.workdir, header.step, "params", target
             )
         return self.params[header.step]
 
-    def read_state(self, like: Tree | None = None) -> Tree | None:
-        """Returns `state`, and reads it first if necessary; None if it does not exist.
+    def read_state(self, target: Tree | None = None) -> Tree | None:
+        """Returns `state`, which is read first if necessary; None if it does not exist.
 
-        The arrays must have the names and shapes of `like`.
+        `target` is a pytree with the expected names and shapes.
         """
         workdir, step = self.workdir, self.step
         if self.state is None and workdir and (workdir / f"{step}/state").exists():
             from rnnmnist.runs import checkpoints  # imports orbax
 
-            self.state = checkpoints.read_arrays(workdir, step, "state", like)
+            self.state = checkpoints.read_arrays(workdir, step, "state", target)
         return self.state
 
     def begin(self, config: RunConfig | None) -> None:
         """Prepares the record for training.
 
-        Removes unfinished files of killed processes and moves damaged checkpoints
-        aside. `config` is None for a complete run, which is only evaluated.
+        Removes the unfinished files of killed processes, and renames damaged
+        checkpoints. `config` is None if the run is complete and only evaluated.
         """
         if self._output_folder is not None:
             remove_unfinished(self._output_folder)
             for folder in (self._output_folder, self._output_folder / "evaluation"):
-                for path in folder.glob(f".*{TEMPORARY}"):
-                    # Another process can still be writing a newer file.
+                for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                    # Keep new files, which another process may still be writing.
                     if path.stat().st_mtime < time.time() - 60:
                         path.unlink(missing_ok=True)
-            for step in self.damaged:
+            for step in self.damaged_steps:
                 move_aside(self._output_folder / str(step))
-        self.damaged.clear()
+        self.damaged_steps.clear()
         if config is not None:
             # Drop lines that a killed process logged after its last checkpoint.
             self.lines[:] = [line for line in self.lines if line.step <= self.step]
@@ -187,13 +188,13 @@ class Record:
         """Appends a line to the log."""
         if self._output_folder is not None:
             logs.append(self._output_folder, metrics)
-        # Leave out confusion matrices, which can be large, as in the file.
+        # As in the file, leave out the confusion matrices, which can be large.
         self.lines.append(logs.parse(metrics.to_json()))
 
     def save(self, header: Header, params: Params, state: Tree) -> None:
-        """Saves a checkpoint, and deletes checkpoints that are no longer kept.
+        """Saves a checkpoint and deletes outdated checkpoints.
 
-        The trees contain NumPy arrays, or jax arrays replicated over the devices.
+        The trees contain NumPy arrays, or JAX arrays that are replicated over devices.
         """
         params, state = jax.device_get((params, state))
         self.headers[header.step] = header
@@ -204,25 +205,25 @@ class Record:
             from rnnmnist.runs import checkpoints  # imports orbax
 
             items = {"params": params, "state": state}
-            written = without_functions(header)
-            checkpoints.save(self._output_folder, written, items, outdated)
+            saved_header = replace_functions(header)
+            checkpoints.save(self._output_folder, saved_header, items, outdated)
         for step in outdated:
             del self.headers[step]
             self.params.pop(step, None)
 
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
-        """Saves the arrays passed to `fit`, unless the resumed run already has them."""
+        """Saves the arrays passed to `fit`, unless a resumed run has saved them."""
         folder = self._output_folder
-        if folder is None or (self.step and (folder / ARRAYS).exists()):
+        if folder is None or (self.step and (folder / ARRAYS_FOLDER).exists()):
             return
-        with write_folder(folder / ARRAYS) as new:
+        with replace_folder(folder / ARRAYS_FOLDER) as new:
             for name, array in arrays.items():
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
 
     def save_result(self, result: Result, table: str | None = None) -> None:
-        """Writes a result file, and a CSV file with the table of its predictions.
+        """Writes a result file and, if `table` is not None, a CSV file of predictions.
 
-        In a read-only workdir, logs a warning instead.
+        If the workdir is read-only, a warning is logged instead.
         """
         if self._output_folder is None:
             return
@@ -234,19 +235,19 @@ class Record:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            _logger.warning(f"the result cannot be saved: {error}")
+            _logger.warning(f"the result could not be saved: {error}")
 
     def describe_stop(self, step: int, num_steps: int) -> str:
-        """Describes a run that a signal stopped at a step, and how to continue it."""
+        """Describes a run that was stopped by a signal, and how to continue it."""
         if step == 0:
             return (
-                f"before the first step of {num_steps}, so nothing is saved; "
+                f"before the first of {num_steps} steps, so nothing was saved; "
                 "start the run again"
             )
         if self.workdir is None:
             return (
-                f"stopped at step {step} of {num_steps}, and nothing is saved; with a "
-                "workdir, the same call would resume"
+                f"stopped at step {step} of {num_steps}, and nothing was saved; pass "
+                "a workdir, so that repeating the call resumes the run"
             )
         return (
             f"saved step {step} of {num_steps} in {self.workdir}; start the run again "
@@ -255,23 +256,23 @@ class Record:
 
 
 def save_network(workdir: Path, header: Header, params: Params) -> None:
-    """Saves a checkpoint without `state`, in a folder without checkpoints."""
+    """Saves a checkpoint without `state` in a folder that contains no checkpoints."""
     from rnnmnist.runs import checkpoints  # imports orbax
 
-    header = without_functions(header)
+    header = replace_functions(header)
     with lock(workdir):
         if list_steps(workdir):
             raise UserError(
-                f"folder: {workdir} contains checkpoints; name another folder"
+                f"folder: {workdir} contains checkpoints; choose another folder"
             )
         checkpoints.save(workdir, header, {"params": params})
 
 
 @contextlib.contextmanager
 def open_record(workdir: Path | None) -> Iterator[Record]:
-    """Yields the record of a training run and locks its workdir.
+    """Locks the workdir of a training run, and yields the run's record.
 
-    With several processes, process 0 creates the workdir and holds the lock.
+    In a run with several processes, process 0 creates and locks the workdir.
     """
     if workdir is None:
         yield Record()
@@ -280,13 +281,13 @@ def open_record(workdir: Path | None) -> Iterator[Record]:
         wait_for_process_0()
         if not workdir.is_dir():
             raise UserError(
-                f"workdir: {workdir} is not the same folder for all processes; name "
-                "one on a shared file system"
+                f"workdir: {workdir} is not the same folder for all processes; choose "
+                "a folder on a shared file system"
             )
         record = Record(workdir)
         if record.step and not (workdir / f"{record.step}/state").exists():
             raise UserError(
-                f"workdir: {workdir} contains only parameters, from which training "
-                "cannot resume; name another workdir"
+                f"workdir: training cannot resume in {workdir}, which contains only "
+                "parameters; choose another workdir"
             )
         yield record

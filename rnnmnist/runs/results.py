@@ -1,4 +1,4 @@
-"""Result files: metrics of evaluated checkpoints."""
+"""Result files: the metrics of evaluated checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs.metrics import RESULT_FIELDS, EnsembleMetrics, select_fields
 
-# Fields of a result file that its `members` do not repeat. Each member has a
-# `params_sha256` of its own parameters.
+# Fields that are not repeated for each of the `members`, except `params_sha256`: for a
+# member, it is the hash of that member's parameters.
 SHARED_FIELDS = (
     "params_sha256",
     "temperature",
@@ -23,19 +23,19 @@ SHARED_FIELDS = (
 class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of a checkpoint on one split, with the data set, step and hashes.
 
-    All members of a result have confusion matrices.
+    All members have confusion matrices.
 
     Attributes:
         dataset: the name of the evaluated data set.
         split: `train`, `validation`, `test`, `leave_one_out` or `leave_one_group_out`.
         step: the step of the checkpoint.
-        num_parameters: the number of trained parameters of one member.
+        num_parameters: the number of trained parameters per member.
         params_sha256: the SHA-256 of the parameter arrays of all members.
         member_sha256: the SHA-256 of each member's parameter arrays.
-        temperature: divides the logits in all losses, except the losses of single
-            members of an ensemble.
-        task: shapes, classes and statistics of the evaluated data set.
-        permutation: the name of the pixel order of the view `permuted`.
+        temperature: the divisor of the logits in the loss, except in the losses of
+            single members of an ensemble.
+        task: the shapes, classes and statistics of the evaluated data set.
+        permutation: the name of the pixel order in the view `permuted`.
         permutation_sha256: the SHA-256 of the pixel order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the metrics on the first 128 test examples.
@@ -43,8 +43,8 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
             which makes the loss slightly too low.
         examples_trained_on: the number of examples that equal a training sequence, if
             the evaluated data are not the training data; None if unknown.
-        accuracy_by_group: the accuracy for each group, averaged over members; None
-            without groups.
+        accuracy_by_group: the mean accuracy of the members, by group; None if examples
+            have no groups.
     """
 
     dataset: str
@@ -65,10 +65,10 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def path(self) -> Path:
-        """The path of the result file in the workdir.
+        """The path of the result file, relative to the workdir.
 
-        If the evaluated data are not the training data, the name ends with the first
-        digits of their SHA-256.
+        If the evaluated data set is not the training data set, the file name ends with
+        the first eight digits of its SHA-256.
         """
         path = Path("evaluation", f"{self.split}-{self.step}.json")
         sha256 = self.task.sha256
@@ -80,17 +80,20 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
 def to_json(result: Result) -> dict[str, Any]:
     """Returns the content of a result file, including derived metrics.
 
-    For an ensemble, it also contains the spread over members, the metrics of their mean
-    probabilities, and the metrics of each member.
+    For an ensemble, the content includes the standard deviation and the interval for
+    the mean accuracy, the metrics of the mean probabilities, and the metrics of each
+    member.
     """
-    run = ("dataset", "split", "step", "num_parameters")
-    content = select_fields(result, (*run, "groups", *RESULT_FIELDS, *SHARED_FIELDS))
+    run_fields = ("dataset", "split", "step", "num_parameters")
+    content = select_fields(
+        result, (*run_fields, "groups", *RESULT_FIELDS, *SHARED_FIELDS)
+    )
     if result.tutorial_128 is not None:
         content["tutorial_128"] = select_fields(result.tutorial_128, RESULT_FIELDS)
     if result.ensemble is None:
         return content
     members = [
-        select_fields(result, run)
+        select_fields(result, run_fields)
         | select_fields(member, RESULT_FIELDS)
         | {"params_sha256": sha256}
         for member, sha256 in zip(result.members, result.member_sha256, strict=True)

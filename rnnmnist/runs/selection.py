@@ -7,28 +7,32 @@ from rnnmnist.runs.checkpoint_files import Header
 
 
 def outdated_steps(headers: Iterable[Header]) -> set[int]:
-    """Returns the steps of checkpoints to delete, from headers in ascending order.
+    """Returns the steps of the checkpoints to delete.
 
-    The best step, the last step and the `train.keep_checkpoints` newest validated steps
-    are kept. If a signal stops a run between two validations, the saved step is not
-    validated.
+    A run keeps the best step, the last step and the `train.keep_checkpoints` newest
+    validated steps. The last step may not be validated: a signal can stop a run
+    between two validations.
+
+    Args:
+        headers: the headers of all checkpoints, in ascending order of steps.
     """
-    kept = list(headers)
-    last = kept[-1]
-    steps = [header.step for header in kept]
-    validated = [header.step for header in kept if header.metrics is not None]
-    newest = (validated or steps)[-last.config.train.keep_checkpoints :]
-    return {*steps} - {best_header(kept).step, last.step, *newest}
+    headers = list(headers)
+    last = headers[-1]
+    steps = [header.step for header in headers]
+    validated_steps = [header.step for header in headers if header.metrics is not None]
+    newest_steps = (validated_steps or steps)[-last.config.train.keep_checkpoints :]
+    return {*steps} - {best_header(headers).step, last.step, *newest_steps}
 
 
 def best_header(headers: Iterable[Header]) -> Header:
-    """Returns the header with the highest validation accuracy; ties go to the earliest.
+    """Returns the header with the highest validation accuracy, the earliest on a tie.
 
-    With class weights, balanced accuracy is compared. With fewer than
-    `MIN_VALIDATION_EXAMPLES` validation examples, the last validated step is the best.
+    If there are class weights, the balanced accuracy is used instead. If there are
+    fewer than `MIN_VALIDATION_EXAMPLES` validation examples, the last validated step is
+    the best one.
     """
 
-    def rank(header: Header) -> tuple[float, int]:
+    def sort_key(header: Header) -> tuple[float, int]:
         metrics = header.metrics
         if metrics is None:
             return -1.0, header.step
@@ -39,4 +43,4 @@ def best_header(headers: Iterable[Header]) -> Header:
             return metrics.balanced_accuracy, -header.step
         return metrics.accuracy, -header.step
 
-    return max(headers, key=rank)
+    return max(headers, key=sort_key)

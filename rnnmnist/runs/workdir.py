@@ -1,4 +1,4 @@
-"""The folder of a run: its lock and its steps."""
+"""The workdir, the folder of a run: its lock and its checkpoints."""
 
 import contextlib
 import fcntl
@@ -11,11 +11,11 @@ from pathlib import Path
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
 
-# The folder with the arrays passed to `fit`; its stem becomes the name of the data set.
-ARRAYS = "arrays.data"
-UNFINISHED = ".unfinished"  # contains steps that are being saved or deleted
-# In the folder of a step; see `checkpoint_files.py`.
-SUMS_FILE = "SHA256SUMS"
+# Contains the arrays passed to `fit`. Its stem becomes the name of the data set.
+ARRAYS_FOLDER = "arrays.data"
+UNFINISHED_FOLDER = ".unfinished"  # contains checkpoints being saved or deleted
+# In the folder of a checkpoint; see `checkpoint_files.py`.
+CHECKSUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
 
 _logger = logging.getLogger(__name__)
@@ -23,55 +23,58 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Locks a workdir, so that only one run at a time trains in it.
+    """Locks a workdir, so that two processes cannot train in it simultaneously.
 
-    The kernel holds the lock and releases it when the process ends. If the file system
-    does not support locks, a warning is logged. The folder is created, and removed
-    again if it is still empty at the end.
+    The kernel releases the lock when the process ends. If the file system does not
+    support locks, a warning is logged. If the workdir does not exist, it is created,
+    and removed again if it is still empty at the end.
     """
-    missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
+    missing_folders = [
+        path for path in (workdir, *workdir.parents) if not path.exists()
+    ]
     with open_folder(workdir) as folder:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"workdir: {workdir} is in use by another process; stop this process, "
-                "or name another workdir"
+                f"workdir: {workdir} is in use by another process; stop that process, "
+                "or choose another workdir"
             ) from None
         except OSError as error:
             _logger.warning(
-                f"the file system of {workdir} has no locks ({error.strerror}), so a "
-                "second training process would not be detected"
+                f"the file system of {workdir} does not support locks "
+                f"({error.strerror}), so a second training process would not be "
+                "detected"
             )
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # the folder is not empty
-                for created in missing:
-                    created.rmdir()
+                for path in missing_folders:
+                    path.rmdir()
 
 
 def list_steps(workdir: Path) -> list[int]:
-    """Returns the steps of the finished checkpoints, ascending.
+    """Returns the steps of all complete checkpoints, in ascending order.
 
     Raises:
-        UserError: if a file or folder has the name of a step but is not a checkpoint.
-            The step could not be saved.
+        UserError: if the name of a file or folder is a step number, but the file or
+            folder is not a checkpoint. A checkpoint of that step could not be saved.
     """
     steps = []
     for path in workdir.iterdir() if workdir.is_dir() else []:
         if re.fullmatch("0|[1-9][0-9]*", path.name):
             # Even a damaged checkpoint has one of these files.
-            if (path / HEADER_FILE).exists() or (path / SUMS_FILE).exists():
+            if (path / HEADER_FILE).exists() or (path / CHECKSUMS_FILE).exists():
                 steps.append(int(path.name))
-            elif path.exists():  # otherwise a training process has just deleted it
+            elif path.exists():  # otherwise, a training process has just deleted it
                 raise UserError(
-                    f"workdir: {path} is not a checkpoint of rnnmnist; name another "
-                    "workdir, or rename this folder"
+                    f"workdir: {path} is not an rnnmnist checkpoint; choose another "
+                    "workdir, or rename this path"
                 )
     return sorted(steps)
 
 
 def remove_unfinished(workdir: Path) -> None:
-    """Removes checkpoints whose saving or deletion has not finished."""
-    shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
+    """Removes checkpoints that were not completely saved or deleted."""
+    shutil.rmtree(workdir / UNFINISHED_FOLDER, ignore_errors=True)

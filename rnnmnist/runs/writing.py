@@ -1,4 +1,4 @@
-"""Writes files and folders completely or not at all. Does not import jax."""
+"""Writes files and folders atomically. This module does not import `jax`."""
 
 import contextlib
 import fcntl
@@ -15,11 +15,11 @@ import msgspec
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import set_missing_filename
 
-TEMPORARY = ".tmp"  # the suffix of a file that is not complete
+TEMPORARY_SUFFIX = ".tmp"  # marks incomplete files
 
 
 def sync(*paths: Path) -> None:
-    """Flushes files, or the entries of folders, to the disk."""
+    """Flushes files or directory entries to disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -29,13 +29,13 @@ def sync(*paths: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file, which keeps its old content until the new content is complete.
+    """Replaces a file only when the new content is completely written.
 
     The parent folder is created if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Unique, since several threads or machines can write the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    # The name is unique, because several threads or machines can write the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         temporary.write_bytes(content)
         sync(temporary)
@@ -49,36 +49,37 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file atomically, from any value that msgspec encodes."""
+    """Writes a JSON file atomically, from any value that msgspec can encode."""
     text = json.dumps(msgspec.to_builtins(value), indent=1)
     write_atomically(path, f"{text}\n".encode())
 
 
 @contextlib.contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder with the same name, which replaces `path` after the block.
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder, which replaces `path` when the `with` block ends.
 
-    If the block raises an error, `path` is unchanged. Until the end of the block, the
-    new folder is inside a locked temporary folder next to `path`. Temporary folders of
-    killed processes are no longer locked, and are removed.
+    If the block raises an error, `path` remains unchanged. The yielded folder has the
+    same name as `path` and is inside a temporary folder next to it. The temporary
+    folder is locked. Temporary folders that are not locked were left behind by killed
+    processes, and are removed first.
     """
-    for abandoned in path.parent.glob(f".{path.name}.*.unfinished"):
-        with contextlib.suppress(OSError), open_folder(abandoned) as descriptor:
+    for abandoned_folder in path.parent.glob(f".{path.name}.*.unfinished"):
+        with contextlib.suppress(OSError), open_folder(abandoned_folder) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(abandoned)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-    new, old = unfinished / path.name, unfinished / "old"
-    with set_missing_filename(path), open_folder(unfinished) as descriptor:
-        with contextlib.suppress(OSError):  # a file system without locks
+            shutil.rmtree(abandoned_folder)
+    temporary_folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
+    new_folder, old_folder = temporary_folder / path.name, temporary_folder / "old"
+    with set_missing_filename(path), open_folder(temporary_folder) as descriptor:
+        with contextlib.suppress(OSError):  # the file system does not support locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
-            new.mkdir(parents=True)
-            yield new
+            new_folder.mkdir(parents=True)
+            yield new_folder
             if path.exists():
-                path.rename(old)
-            new.rename(path)
+                path.rename(old_folder)
+            new_folder.rename(path)
         finally:
             # An interrupt can occur between the two renames.
-            if old.exists() and not path.exists():
-                old.rename(path)
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if old_folder.exists() and not path.exists():
+                old_folder.rename(path)
+            shutil.rmtree(temporary_folder, ignore_errors=True)

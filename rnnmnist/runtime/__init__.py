@@ -1,1 +1,1 @@
-"""Devices, processes, signals, compilation, random streams and machine information."""
+"""Devices, processes, signals, compilation, random streams and machine details."""

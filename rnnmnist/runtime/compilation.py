@@ -1,4 +1,4 @@
-"""The compilation cache, and a clock for compilation time."""
+"""The compilation cache, and the measurement of compilation time."""
 
 import collections
 import logging
@@ -18,11 +18,11 @@ _compile_seconds: dict[int, float] = collections.defaultdict(float)  # per threa
 
 
 def enable_compilation_cache() -> None:
-    """Enables jax's compilation cache, by default in the user's cache folder.
+    """Enables JAX's compilation cache, by default in the user's cache folder.
 
-    A folder that the process has set, for example with `JAX_COMPILATION_CACHE_DIR`,
-    takes precedence. A disabled cache stays disabled. If the folder is not writable, a
-    warning is logged and the cache is disabled.
+    If `JAX_COMPILATION_CACHE_DIR` or the JAX configuration already specifies a folder,
+    that folder is used. If the user has disabled the cache, it stays disabled. If the
+    folder is not writable, a warning is logged and the cache is disabled.
     """
     config: Any = jax.config  # some versions do not declare its attributes
     if not config.jax_enable_compilation_cache:
@@ -30,14 +30,12 @@ def enable_compilation_cache() -> None:
     folder = config.jax_compilation_cache_dir
     try:
         if not folder:
-            caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = str(Path(caches, "rnnmnist", "jax"))
+            user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = str(Path(user_cache, "rnnmnist", "jax"))
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        _logger.warning(
-            f"compiled programs cannot be cached for the next start: {error}"
-        )
+        _logger.warning(f"compiled programs cannot be cached for later runs: {error}")
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -46,18 +44,18 @@ def enable_compilation_cache() -> None:
 
 
 def use_cpu() -> None:
-    """Selects the CPU for short tasks: a training run can occupy the accelerator."""
+    """Selects the CPU, for short tasks while a training run uses the accelerator."""
     jax.config.update("jax_platforms", "cpu")
     enable_compilation_cache()
 
 
 def compile_seconds() -> float:
-    """Returns the seconds that this thread has spent on compilation."""
+    """Returns the total compilation time of this thread, in seconds."""
     return _compile_seconds[threading.get_ident()]
 
 
 def seconds_without_compilation() -> float:
-    """Returns a monotonic time in seconds, without this thread's compilation time."""
+    """Returns a monotonic time in seconds, excluding compilation in this thread."""
     return time.monotonic() - compile_seconds()
 
 

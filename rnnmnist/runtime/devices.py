@@ -19,14 +19,16 @@ from rnnmnist.runtime.mesh import BATCH, ENSEMBLE
 def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -> Mesh:
     """Returns a mesh with axes (`ensemble`, `batch`) over the devices of all processes.
 
-    All processes contribute the same number of devices. If `num_devices` is None, seeds
-    are distributed first, because members do not communicate: the ensemble axis has the
-    largest number of devices that divides `num_seeds`. The remaining devices split each
-    member's batch. This can leave devices unused: six seeds use three of four devices.
-    If `batch_size` is None, all devices split the batch, and seeds are not distributed.
+    All processes contribute the same number of devices. Seeds are distributed first,
+    because members do not communicate: the size of the ensemble axis is the largest
+    possible divisor of `num_seeds`. The remaining devices split each member's batch.
 
-    If jax has not initialized its devices, the CPU is first split into several devices,
-    which is faster.
+    If `num_devices` is None, some devices can remain unused. For example, six seeds use
+    three of four devices. If `batch_size` is None, seeds are not distributed, and all
+    devices split the batch.
+
+    If JAX has not initialized its devices, the CPU is first split into several devices,
+    which makes training faster.
     """
     _split_cpu(num_devices, is_ensemble=num_seeds > 1)
     if batch_size is None:
@@ -35,27 +37,32 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     available = len(process_devices) * min(map(len, process_devices))
     shape = _mesh_shape(batch_size, num_seeds, available, num_devices)
     if shape is None:
-        rule = (
+        requirement = (
             f"be at most {available} and a multiple of num_processes={process_count()}"
         )
         if batch_size is not None:
             examples = num_seeds * batch_size
-            rule = f"divide num_seeds x train.batch_size = {examples}, and {rule}"
-        raise UserError(f"execution.num_devices: must {rule}, not {num_devices}")
+            requirement = (
+                f"divide num_seeds x train.batch_size = {examples}, and {requirement}"
+            )
+        raise UserError(
+            f"execution.num_devices: must {requirement}, but is {num_devices}"
+        )
     per_process = math.prod(shape) // len(process_devices)
-    chosen = [device for local in process_devices for device in local[:per_process]]
-    return _build_mesh(chosen, shape)
+    mesh_devices = [
+        device for devices in process_devices for device in devices[:per_process]
+    ]
+    return _build_mesh(mesh_devices, shape)
 
 
 def make_device_mesh(backend: str | None = None) -> Mesh:
     """Returns a mesh with a single device of this process, for predictions.
 
-    The device belongs to `backend` if jax is allowed to use it, otherwise to jax's
-    default backend. On the backend `cpu`, matrix products have float32 precision by
-    default.
+    The device belongs to `backend` if that backend is available, and otherwise to JAX's
+    default backend. The backend `cpu` computes matrix products in float32 by default.
 
-    If jax has not initialized its devices, the CPU is split as for a run, which can
-    follow.
+    If JAX has not initialized its devices, the CPU is first split into several devices,
+    because a training run can follow.
     """
     _split_cpu(None, is_ensemble=True)
     try:
@@ -73,39 +80,39 @@ def _local_devices(process: int | None = None) -> list[jax.Device]:
     """Returns the devices of a process; None for this process."""
     try:
         return jax.local_devices(process)
-    except Exception as error:  # RuntimeError, or an assertion in jax
+    except Exception as error:  # RuntimeError, or an assertion in JAX
         platforms = os.environ.get("JAX_PLATFORMS")
-        hint = f"; JAX_PLATFORMS={platforms} requires one" if platforms else ""
+        hint = f"; change JAX_PLATFORMS={platforms}" if platforms else ""
         raise UserError(
-            f"jax finds no device: {summarize_error(error)}{hint}"
+            f"JAX found no device: {summarize_error(error)}{hint}"
         ) from error
 
 
 def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
-    """Splits the CPU into several devices, unless jax has initialized its devices.
+    """Splits the CPU into several devices, unless JAX has initialized its devices.
 
-    `num_devices` is the number for all processes together. If it is None, there is one
-    device per usable core, at most `MAX_CPU_DEVICES`, even if the current run needs
-    fewer, because later runs in this process can need more. An explicit count in
-    `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` takes precedence. `is_ensemble` is True if a
-    run can have several seeds.
+    `num_devices` is the total number for all processes. If it is None, there is one
+    device per usable core, up to `MAX_CPU_DEVICES`. The current run may need fewer
+    devices, but later runs in this process can need more. A number that is set with
+    `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` takes precedence. `is_ensemble` is True if runs
+    in this process can have several seeds.
     """
     config: Any = jax.config  # some versions do not declare its attributes
     flags = os.environ.get("XLA_FLAGS", "")
-    is_split_by_flag = "xla_force_host_platform_device_count" in flags
-    if is_split_by_flag or config.jax_num_cpu_devices > 0:
+    is_set_by_flag = "xla_force_host_platform_device_count" in flags
+    if is_set_by_flag or config.jax_num_cpu_devices > 0:
         return
     local_devices = min(usable_cores(), MAX_CPU_DEVICES)
     if num_devices is not None:
         local_devices = max(1, num_devices // process_count())
     try:
         jax.config.update("jax_num_cpu_devices", local_devices)
-    except RuntimeError:  # jax has already initialized its devices
+    except RuntimeError:  # JAX has already initialized its devices
         return
     if is_ensemble and jax.__version_info__ < (0, 11):
-        # In these versions, a device blocks an XLA thread while it waits for other
-        # devices, and the work of an ensemble needs a thread, too. Without an extra
-        # thread, 0.10.2 hangs. A single network does not need it and would be slower.
+        # In these versions of JAX, a device that waits for other devices blocks an XLA
+        # thread. The computations of an ensemble need another thread. If there is none,
+        # 0.10.2 hangs. A single network does not need it and would be slower with it.
         threads = max(usable_cores(), local_devices) + 1
         os.environ.setdefault("NPROC", str(threads))
 
@@ -116,18 +123,18 @@ def _mesh_shape(
     available: int,
     num_devices: int | None = None,
 ) -> tuple[int, int] | None:
-    """Returns the possible mesh shape with the largest ensemble axis, then batch axis.
+    """Returns the best shape for the mesh, (ensemble, batch); None if none is possible.
 
-    The mesh has at most `available` devices, or exactly `num_devices`. Returns None if
-    no shape is possible.
+    The ensemble axis is as large as possible, then the batch axis. The mesh has at most
+    `available` devices, and exactly `num_devices` if that is not None.
     """
     shapes = [
-        (members, batch)
-        for members in range(1, available + 1)
-        for batch in range(1, available // members + 1)
-        if num_seeds % members == 0
-        and (batch_size is None or batch_size % batch == 0)
-        and members * batch % process_count() == 0
-        and num_devices in (None, members * batch)
+        (ensemble_size, batch_shards)
+        for ensemble_size in range(1, available + 1)
+        for batch_shards in range(1, available // ensemble_size + 1)
+        if num_seeds % ensemble_size == 0
+        and (batch_size is None or batch_size % batch_shards == 0)
+        and ensemble_size * batch_shards % process_count() == 0
+        and num_devices in (None, ensemble_size * batch_shards)
     ]
     return max(shapes, default=None)

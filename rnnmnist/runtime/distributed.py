@@ -1,9 +1,10 @@
-"""The processes of a run, one per host or GPU, on top of `jax.distributed`.
+"""Runs with several processes, one per host or GPU, based on `jax.distributed`.
 
-A process that fails ends at once, without `jax.distributed.shutdown`, which would wait
-for the other processes. If process 0 fails, the other processes end at once. Otherwise,
-they end after the failed process has been silent for `HEARTBEAT_TIMEOUT_SECONDS`. A
-process that ends normally waits for the other processes in jax's exit handler.
+A process that fails exits immediately. It does not call `jax.distributed.shutdown`,
+which would wait for the other processes. If process 0 fails, the other processes exit
+immediately. If another process fails, the remaining processes exit when they have not
+received a heartbeat for `HEARTBEAT_TIMEOUT_SECONDS`. A process that succeeds waits for
+the other processes in JAX's exit handler.
 """
 
 import functools
@@ -32,9 +33,9 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_SECONDS = 300  # jax's default
+JOIN_TIMEOUT_SECONDS = 300  # JAX's default
 HEARTBEAT_TIMEOUT_SECONDS = 30
-WAIT_MILLISECONDS = 2_000_000_000  # three weeks, the maximum wait for process 0
+BROADCAST_TIMEOUT_MS = 2_000_000_000  # more than three weeks
 
 _message_numbers = itertools.count()
 
@@ -42,64 +43,68 @@ _message_numbers = itertools.count()
 def initialize(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins the other processes of the run, if arguments or a launcher describe them.
+    """Joins the other processes of the run, if there are any.
 
-    The arguments are passed to `jax.distributed.initialize`. Without arguments, jax
-    detects a cluster. Only entry points call this function, before jax initializes its
-    devices. Afterwards, only process 0 prints.
+    The arguments are passed to `jax.distributed.initialize`. If all arguments are None,
+    JAX detects whether the process was started by a cluster launcher. Only entry points
+    call this function, before JAX initializes its devices. From then on, only process 0
+    prints.
     """
-    # A single SLURM task is not a cluster. Several single tasks in one job would share
-    # jax's port.
-    is_alone = num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
-    if is_alone and coordinator_address is None:
+    # A single SLURM task is not a cluster. If several such tasks ran in one job, they
+    # would use the same port.
+    is_single = num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
+    if is_single and coordinator_address is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         _join(coordinator_address, num_processes, process_id)
     except TimeoutError:
         raise RunError(
-            f"num_processes: not all of {num_processes or 'the'} processes have joined "
+            f"num_processes: not all {num_processes or 'of the'} processes joined "
             f"{coordinator_address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; "
-            "start all of them with the same flags"
+            "start all processes with the same flags"
         ) from None
     except Exception as error:  # cluster detection raises many types
-        given = (coordinator_address, num_processes, process_id)
-        # If jax has detected a cluster, it has set the number of processes.
-        if given == (None, None, None) and process_count() == 1:
+        arguments = (coordinator_address, num_processes, process_id)
+        # If JAX has detected a cluster, it has set the number of processes.
+        if arguments == (None, None, None) and process_count() == 1:
             if str(error) != NO_CLUSTER:
                 _logger.warning(
-                    "jax cannot detect whether other processes belong to this run, "
-                    f"which continues alone ({summarize_error(error)}); "
-                    "--num_processes=1 skips the detection"
+                    "JAX cannot detect whether this run has other processes "
+                    f"({summarize_error(error)}), so it continues with a single "
+                    "process; to skip the detection, pass --num_processes=1"
                 )
             return
         raise UserError(
-            "coordinator_address: the processes cannot join "
+            "coordinator_address: this process cannot join "
             f"{coordinator_address or 'a cluster'} ({type(error).__name__}: {error}); "
-            "pass HOST:PORT of process 0, --num_processes and --process_id"
+            "pass the HOST:PORT of process 0, --num_processes and --process_id"
         ) from error
-    # Reinstall Python's SIGTERM handler, which jax.distributed has replaced.
+    # Reinstall Python's SIGTERM handler, which `jax.distributed` has replaced.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     if not is_process_0():
         discard_output()
         logging.getLogger("rnnmnist").setLevel(logging.ERROR)
 
 
-def _join(address: str | None, number: int | None, index: int | None) -> None:
+def _join(
+    address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
     """Calls `jax.distributed.initialize` with a timeout.
 
     Raises:
-        TimeoutError: after `JOIN_TIMEOUT_SECONDS`. jax has a longer timeout, after
-            which it would abort the process.
+        TimeoutError: after `JOIN_TIMEOUT_SECONDS`. After JAX's own timeout, which is
+            longer, the process would abort.
+        OSError: in process 0, if the port is in use. JAX would crash instead.
     """
-    if address is not None and index == 0:  # jax would crash if the port is in use
+    if address is not None and process_id == 0:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
 
     join = functools.partial(
         jax.distributed.initialize,
         address,
-        number,
-        index,
+        num_processes,
+        process_id,
         initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
         heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
     )
@@ -107,45 +112,45 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
 
 
 def is_process_0() -> bool:
-    """Returns True in process 0, which is the only process that writes files."""
+    """Returns True in process 0, the only process that writes files."""
     return distributed_state().process_id == 0
 
 
-def broadcast(decide: Callable[[], T]) -> T:
-    """Calls `decide` on process 0, and returns its JSON result on all processes.
+def broadcast(function: Callable[[], T]) -> T:
+    """Calls `function` in process 0, and returns its result in all processes.
 
-    All processes must call this function, in the same order. They wait for a key in the
-    key-value store of `jax.distributed`, which does not require devices and does not
-    time out after minutes.
+    The result must be representable as JSON. All processes must make the same sequence
+    of calls. They wait for a key in the key-value store of `jax.distributed`, which
+    does not need devices and does not time out after a few minutes.
     """
     if process_count() == 1:
-        return decide()
+        return function()
     client = distributed_state().client
     key = f"rnnmnist/{next(_message_numbers)}"
     if is_process_0():
-        client.key_value_set(key, json.dumps(decide()))
+        client.key_value_set(key, json.dumps(function()))
 
     text: str = _call_in_thread(
-        functools.partial(client.blocking_key_value_get, key, WAIT_MILLISECONDS)
+        functools.partial(client.blocking_key_value_get, key, BROADCAST_TIMEOUT_MS)
     )
     result: T = json.loads(text)
     return result
 
 
 def wait_for_process_0() -> None:
-    """Waits until process 0 makes the same call, however long it takes."""
+    """Waits until process 0 calls this function."""
     broadcast(lambda: None)
 
 
 def _call_in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
-    """Runs blocking compiled code in a thread, so that Python can handle signals."""
+    """Runs a blocking call in a thread, so that Python can handle signals meanwhile."""
     return ThreadPoolExecutor(1).submit(function).result(timeout)
 
 
-def all_max(number: int) -> int:
+def max_over_processes(number: int) -> int:
     """Returns the maximum of a number over all processes.
 
-    This is a collective operation on the devices, which fails if a process has ended.
+    This is a collective operation on the devices. It fails if a process has ended.
     """
     with jax.transfer_guard("allow"):
         return int(multihost_utils.process_allgather(np.int32(number)).max())

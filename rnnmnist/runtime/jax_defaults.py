@@ -1,8 +1,8 @@
-"""The jax settings that this package uses, whatever the settings of the process.
+"""The JAX settings that this package uses, independent of the user's settings.
 
-A user's process can enable double precision, disable compilation, change the order of
-random bits, guard transfers or set a mesh. Programs would then fail, or give different
-results for the same configuration.
+A user's process can enable double precision, disable compilation, change the generation
+of random bits, guard transfers or set a mesh. Without this module, programs would then
+fail, or produce different results for the same configuration.
 """
 
 import contextlib
@@ -18,54 +18,62 @@ from jax.sharding import Mesh
 
 from rnnmnist.errors import UserError
 
-# These packages log to absl in normal use: orbax each stage of a save, optax a schedule
-# without warm-up, TFDS an unprepared data set. For real problems, they raise errors.
+# These packages log to absl in normal use: orbax logs each stage of a save, optax logs
+# that a schedule has no warm-up, and TFDS logs that a data set is not prepared. Real
+# problems raise errors.
 SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 
-# jax 0.8 moved `enable_x64` from `jax.experimental` to `jax`.
+# JAX 0.8 moved `enable_x64` from `jax.experimental` to `jax`.
 _x64_module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-_process_id: int | None = None  # the process that computed first
+_process_id: int | None = None  # the process that first used this package's JAX code
 
 
 @contextlib.contextmanager
 def jax_defaults() -> Iterator[None]:
-    """Applies jax's defaults in this thread, as a context manager or decorator.
+    """Applies JAX's default settings in this thread.
 
-    Also drops the logs of `SILENT_PACKAGES`.
+    Can be used as a context manager or a decorator. Also suppresses the log messages of
+    `SILENT_PACKAGES`.
 
     Raises:
-        UserError: if this process was forked from a process that had computed.
+        UserError: if this process was forked from a process in which JAX was running.
     """
-    refuse_fork()
+    reject_fork()
     with (
         _x64_module.enable_x64(False),
         jax.disable_jit(False),
         jax.threefry_partitionable(True),
         jax.transfer_guard("allow"),
         jax.set_mesh(NO_MESH),
-        without_library_logs(),
+        suppress_library_logs(),
     ):
         yield
 
 
 @contextlib.contextmanager
-def without_library_logs() -> Iterator[None]:
-    """Drops the logs of `SILENT_PACKAGES`, as a context manager or decorator."""
+def suppress_library_logs() -> Iterator[None]:
+    """Suppresses the log messages of `SILENT_PACKAGES`.
 
-    def is_wanted(record: logging.LogRecord) -> bool:
+    Can be used as a context manager or a decorator.
+    """
+
+    def is_from_other_package(record: logging.LogRecord) -> bool:
         return not any(package in record.pathname for package in SILENT_PACKAGES)
 
     logger = logging.getLogger("absl")
-    logger.addFilter(is_wanted)
+    logger.addFilter(is_from_other_package)
     try:
         yield
     finally:
-        logger.removeFilter(is_wanted)
+        logger.removeFilter(is_from_other_package)
 
 
-def refuse_fork() -> None:
-    """Refuses forked processes, which lack the threads that jax and orbax wait for."""
+def reject_fork() -> None:
+    """Raises an error in a forked process, which lacks the threads of JAX and orbax.
+
+    Without these threads, a forked process would hang.
+    """
     global _process_id
     if _process_id is None:
         _process_id = os.getpid()
@@ -78,10 +86,10 @@ def refuse_fork() -> None:
 
 
 def double_precision() -> contextlib.AbstractContextManager[None]:
-    """Enables float64 in this thread, as a context manager inside `jax_defaults`.
+    """Returns a context manager that enables float64 in this thread.
 
-    Use it for single operations while a program is traced, and convert the results to
-    float32 inside the block.
+    Use it inside `jax_defaults`, for single operations while a program is traced.
+    Convert the results to float32 inside the `with` block.
     """
     context: contextlib.AbstractContextManager[None] = _x64_module.enable_x64(True)
     return context

@@ -1,4 +1,7 @@
-"""Cores, memory and library versions of this machine. Does not import jax."""
+"""Cores, memory and library versions of this machine.
+
+This module does not import `jax`.
+"""
 
 import os
 import platform
@@ -9,7 +12,7 @@ from typing import NamedTuple
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")  # inside a container, its own control group
+CGROUP = Path("/sys/fs/cgroup")  # in a container, the container's control group
 LIBRARIES = (
     "array_record",
     "flax",
@@ -25,23 +28,24 @@ def usable_cores() -> int:
     """Returns the number of cores that this process is allowed to use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS does not report usable cores
+    return os.cpu_count() or 1  # macOS reports only the total
 
 
 def describe_processor() -> str:
     """Describes the usable cores, the processor's name and its vector instructions.
 
-    Several generations of virtual processors often have the same name.
+    The vector instructions distinguish generations of virtual processors, which often
+    have the same name.
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     match = re.search(r"model name\s*: (.*)", text)
     model = match[1] if match else platform.processor() or platform.machine()
-    names = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
+    suffixes = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
     flags = text.split()
-    vectors = next((name for flag, name in names.items() if flag in flags), "")
+    suffix = next((suffix for flag, suffix in suffixes.items() if flag in flags), "")
     cores = usable_cores()
-    return f"{cores} core{'s' if cores > 1 else ''} of {model}{vectors}"
+    return f"{cores} core{'s' if cores > 1 else ''} of {model}{suffix}"
 
 
 class Memory(NamedTuple):
@@ -52,23 +56,23 @@ class Memory(NamedTuple):
 
 
 def main_memory() -> Memory:
-    """Returns the memory of this machine, or of its container if the limit is lower.
+    """Returns the memory of this machine or, if it is lower, of its container.
 
-    In a container, the available memory is the limit less the memory of this process.
-    The container's own usage is not subtracted, because it includes cached files, which
-    the kernel can drop.
+    In a container, the available memory is the memory limit minus the memory that this
+    process uses. The reported usage of the container is not subtracted, because it
+    includes the page cache, which the kernel can drop.
     """
     host = psutil.virtual_memory()
     limit = CGROUP / "memory.max"
     text = limit.read_text().strip() if limit.is_file() else "max"
     if text == "max":
         return Memory(host.total, host.available)
-    free = max(0, int(text) - psutil.Process().memory_info().rss)
-    return Memory(min(host.total, int(text)), min(host.available, free))
+    available = max(0, int(text) - psutil.Process().memory_info().rss)
+    return Memory(min(host.total, int(text)), min(host.available, available))
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and the `LIBRARIES` by name."""
+    """Returns the versions of Python and of all `LIBRARIES`, by name."""
     versions = {name: metadata.version(name) for name in LIBRARIES}
     versions["python"] = platform.python_version()
     return dict(sorted(versions.items()))

@@ -1,7 +1,8 @@
 """The axes of the device mesh, and functions that map over the ensemble axis.
 
-On devices and in checkpoints, parameters and optimizer state have a leading ensemble
-axis, of length 1 for a single seed. Result files and exports of a single seed omit it.
+On devices and in checkpoints, the parameters and the optimizer state have a leading
+ensemble axis, whose length is 1 for a single seed. Result files and exports omit the
+ensemble axis of a single seed.
 """
 
 import functools
@@ -15,24 +16,24 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 T = TypeVar("T")
 
-# The axes of the mesh: ensemble members, and shards of each member's batch.
+# The names of the mesh axes: ensemble members, and shards of each member's batch.
 ENSEMBLE = "ensemble"
 BATCH = "batch"
-OVER_ENSEMBLE = jax.P(ENSEMBLE)  # partitions the leading ensemble axis
+ENSEMBLE_SPEC = jax.P(ENSEMBLE)  # partitions the leading ensemble axis
 
 
 def ensemble_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that splits the leading ensemble axis over the mesh."""
-    return NamedSharding(mesh, OVER_ENSEMBLE)
+    return NamedSharding(mesh, ENSEMBLE_SPEC)
 
 
-def platform_of(mesh: Mesh) -> str:
-    """Returns the platform of the mesh's devices, which need not be present."""
+def mesh_platform(mesh: Mesh) -> str:
+    """Returns the platform of a mesh, which can consist of abstract devices."""
     return str(mesh.devices.flat[0].platform)
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that copies an array to every device of the mesh."""
+    """Returns the sharding that replicates an array on all devices of the mesh."""
     return NamedSharding(mesh, jax.P())
 
 
@@ -44,30 +45,31 @@ def local_sharding() -> Sharding:
 def put_global(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
     """Places an array on devices, including devices of other processes.
 
-    All processes must pass the same array. Each process copies the shards of its own
+    All processes must pass the same array. Each process copies the shards for its own
     devices.
     """
-    whole = np.asarray(array)
-    with jax.transfer_guard_host_to_device("allow"):  # an intended copy
+    host_array = np.asarray(array)
+    with jax.transfer_guard_host_to_device("allow"):  # the copy is intended
         return jax.make_array_from_callback(
-            whole.shape, sharding, lambda index: whole[index]
+            host_array.shape, sharding, lambda index: host_array[index]
         )
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def replicate(tree: T, mesh: Mesh) -> T:
-    """Copies the arrays of a tree to every device of the mesh, in all processes."""
+    """Replicates the arrays of a tree on all devices of the mesh, in all processes."""
     return jax.lax.with_sharding_constraint(tree, replicated_sharding(mesh))
 
 
 def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T]:
-    """Maps a function of one member's trees of arrays over the ensemble axis.
+    """Maps a function of one member's pytrees over the ensemble axis.
 
-    With `vectorize`, `jax.vmap` computes all members together. Otherwise, `jax.lax.map`
-    computes one member after another. A single network uses neither, which is faster.
+    If `vectorize` is True, `jax.vmap` computes all members together. Otherwise,
+    `jax.lax.map` computes the members sequentially. A single network is computed
+    without either transformation, which is faster.
     """
 
-    def map_trees(*trees: Any) -> T:  # Python has no type for trees of arrays
+    def map_trees(*trees: Any) -> T:  # pytrees of arrays
         results: T
         if len(jax.tree.leaves(trees)[0]) == 1:
             member = jax.tree.map(lambda leaf: leaf[0], trees)

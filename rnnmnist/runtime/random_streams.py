@@ -1,6 +1,6 @@
-"""Random keys: each use of a seed has an independent stream.
+"""Random keys: each use of a seed has an independent stream of random bits.
 
-Random bits depend only on the seed, not on the settings of the user's process: keys
+Random bits depend only on the seed, not on JAX settings in the user's process. Keys
 specify their generator and contain the seed unchanged, whereas `jax.random.key` would
 add `jax_random_seed_offset`.
 """
@@ -15,7 +15,7 @@ GENERATOR = "threefry2x32"
 
 
 class Stream(enum.IntEnum):
-    """The independent uses of a seed. All results depend on these numbers."""
+    """The independent uses of a seed. Changing a number would change all results."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -26,12 +26,12 @@ class Stream(enum.IntEnum):
 
 
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the key of a uint32 seed."""
-    low = jnp.asarray(seed, jnp.uint32)
-    words = jnp.stack([jnp.zeros_like(low), low])  # the upper 32 bits come first
+    """Returns the key for a uint32 seed."""
+    low_word = jnp.asarray(seed, jnp.uint32)
+    words = jnp.stack([jnp.zeros_like(low_word), low_word])  # upper 32 bits first
     return jax.random.wrap_key_data(words, impl=GENERATOR)
 
 
 def stream_key(seed: jax.typing.ArrayLike, stream: Stream) -> jax.Array:
-    """Returns the key of one stream of a seed."""
+    """Returns the key for one stream of a seed."""
     return jax.random.fold_in(make_key(seed), stream)

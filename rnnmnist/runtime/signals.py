@@ -1,8 +1,10 @@
-"""Signals that stop a command or a training run. Does not import jax.
+"""Handles signals that stop commands and training runs.
 
 Python calls signal handlers in the main thread, between two Python instructions. While
 the main thread runs compiled code, for example the XLA compiler, handlers are delayed
-until the code returns.
+until that code returns.
+
+This module does not import `jax`.
 """
 
 import contextlib
@@ -18,31 +20,31 @@ Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class StopFlag:
-    """The number of the signal that stops the run; 0 before any signal."""
+    """The number of the signal that stops the run; 0 until a signal arrives."""
 
     signal_number: int = 0
 
 
 def exit_on_signals() -> None:
-    """Ends this process on SIGINT or SIGTERM from now on, for commands.
+    """Installs handlers that end a command on SIGINT or SIGTERM.
 
-    Ignored signals stay ignored, such as SIGINT in `COMMAND &`.
+    Ignored signals, such as SIGINT in `COMMAND &`, stay ignored.
     """
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit)
+    for signum in STOP_SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _exit)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
-    exit_immediately("stopped", 128 + number)
+def _exit(signum: int, frame: FrameType | None) -> None:
+    exit_immediately("stopped", 128 + signum)
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
     """Sets a flag on the first SIGINT or SIGTERM in the `with` block, for commands.
 
-    A second signal ends the process at once. If the flag is set when the block ends,
-    the block has not handled the signal, and the process ends, too.
+    A second signal ends the process immediately. If the flag is still set when the
+    block ends, the signal is raised again, which ends the process.
     """
     with _flag_on_first(STOP_SIGNALS, signal.SIG_DFL) as flag:
         yield flag
@@ -54,9 +56,9 @@ def stop_on_signal() -> Iterator[StopFlag]:
 def stop_on_interrupt() -> Iterator[StopFlag]:
     """Sets a flag on the first SIGINT in the `with` block, for Python functions.
 
-    If the flag is set, `KeyboardInterrupt` is raised when the block ends, with the
-    message of the block's `StoppedError`, if any. A second SIGINT raises
-    `KeyboardInterrupt` at once. Outside the main thread, no signal is handled.
+    If the flag is set when the block ends, `KeyboardInterrupt` is raised. If the block
+    raises a `StoppedError`, the `KeyboardInterrupt` has its message. A second SIGINT
+    raises `KeyboardInterrupt` immediately. Signals are handled only in the main thread.
     """
     try:
         with _flag_on_first([signal.SIGINT], signal.default_int_handler) as flag:
@@ -71,27 +73,27 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 def _flag_on_first(signals: Iterable[int], next_handler: Handler) -> Iterator[StopFlag]:
     """Sets a flag on the first of `signals` in the `with` block.
 
-    From then on, `next_handler` handles the signals until the end of the block. Only
+    After the first signal, `next_handler` handles signals until the block ends. Only
     the main thread can install handlers. Ignored signals stay ignored. Handlers that
-    were not installed from Python stay installed, because they could not be restored.
+    were not installed from Python are not replaced, because Python cannot restore them.
     """
     flag = StopFlag()
-    is_main = threading.current_thread() is threading.main_thread()
-    previous = {
-        number: signal.getsignal(number)
-        for number in signals
-        if is_main and signal.getsignal(number) not in (None, signal.SIG_IGN)
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    previous_handlers = {
+        signum: signal.getsignal(signum)
+        for signum in signals
+        if is_main_thread and signal.getsignal(signum) not in (None, signal.SIG_IGN)
     }
 
-    def set_flag(number: int, frame: FrameType | None) -> None:
-        flag.signal_number = number
-        for handled in previous:
-            signal.signal(handled, next_handler)
+    def set_flag(signum: int, frame: FrameType | None) -> None:
+        flag.signal_number = signum
+        for handled_signum in previous_handlers:
+            signal.signal(handled_signum, next_handler)
 
-    for number in previous:
-        signal.signal(number, set_flag)
+    for signum in previous_handlers:
+        signal.signal(signum, set_flag)
     try:
         yield flag
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for signum, handler in previous_handlers.items():
+            signal.signal(signum, handler)

@@ -22,7 +22,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
-from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.runtime.mesh import mesh_platform
 from rnnmnist.training.resume import Run
 
 _logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def describe_run(run: Run) -> str:
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
-    devices = f"{mesh.size} {platform_of(mesh)} device{'s' if mesh.size > 1 else ''}"
+    devices = f"{mesh.size} {mesh_platform(mesh)} device{'s' if mesh.size > 1 else ''}"
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     location = record.workdir or "memory"

@@ -14,7 +14,7 @@ from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.metrics import Metrics
 from rnnmnist.runtime.compilation import seconds_without_compilation
-from rnnmnist.runtime.distributed import all_max
+from rnnmnist.runtime.distributed import max_over_processes
 from rnnmnist.runtime.mesh import put_global, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
@@ -72,7 +72,7 @@ def train_loop(
             members=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
         )
-        is_stopped = all_max(stop.signal_number) > 0
+        is_stopped = max_over_processes(stop.signal_number) > 0
         stops_early = False
         # Implicit copies between host and devices raise an error inside the loop.
         with jax.transfer_guard("disallow"):
@@ -106,7 +106,7 @@ def train_loop(
                     raise nonfinite_error(config, metrics, num_finite, step)
 
                 # If any process has received a signal, all processes stop at this step.
-                is_stopped = all_max(stop.signal_number) > 0
+                is_stopped = max_over_processes(stop.signal_number) > 0
 
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps

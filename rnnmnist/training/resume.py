@@ -25,7 +25,7 @@ from rnnmnist.data.datasets import Source
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.runs.checkpoint_files import Header, warn_of_changed_files
+from rnnmnist.runs.checkpoint_files import Header, warn_about_changed_files
 from rnnmnist.runs.logs import describe_completion
 from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.devices import make_mesh
@@ -96,7 +96,7 @@ def open_run(
             config = fill_defaults(chosen, header.task)
             completed = check_resume(config, header, record)
             reason = header.reason
-            warn_of_changed_files(header, config)
+            warn_about_changed_files(header, config)
         if not is_process_0():
             wait_for_process_0()  # process 0 prepares the data
         dataset = source.load(chosen)

@@ -18,7 +18,7 @@ from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, init_params
 from rnnmnist.runtime.mesh import (
     ensemble_sharding,
-    platform_of,
+    mesh_platform,
     put_global,
     replicated_sharding,
 )
@@ -55,7 +55,7 @@ class Program(NamedTuple):
 
         With None, `execution` follows from the platform of the mesh.
         """
-        execution = execution or Execution.create(config, platform_of(mesh))
+        execution = execution or Execution.create(config, mesh_platform(mesh))
         model = make_model(config.model, task, execution)
         train = config.train
         return cls(

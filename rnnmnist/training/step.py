@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from rnnmnist.data.batches import BATCHES_SPEC, Batch, Chunk
 from rnnmnist.runtime.mesh import (
     BATCH,
-    OVER_ENSEMBLE,
+    ENSEMBLE_SPEC,
     map_ensemble,
     replicated_sharding,
 )
@@ -81,10 +81,10 @@ def train_chunk(
         # on CPUs, where a loop is faster. For a single member, the axis is squeezed.
         map_ensemble(train, program.model.execution.vectorize_ensemble),
         mesh=program.mesh,
-        in_specs=(OVER_ENSEMBLE, BATCHES_SPEC, OVER_ENSEMBLE),
+        in_specs=(ENSEMBLE_SPEC, BATCHES_SPEC, ENSEMBLE_SPEC),
         # Devices along the mesh axis `batch` must compute equal results, which is not
         # checked. The `psum` in `update` ensures it.
-        out_specs=OVER_ENSEMBLE,
+        out_specs=ENSEMBLE_SPEC,
         # `check_vma=True` would track which arrays differ between devices. But jax then
         # sums gradients automatically, array by array, which is slower. It also rejects
         # the loop over time steps: the initial carry, zeros, is equal on all devices,

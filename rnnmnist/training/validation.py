@@ -17,7 +17,7 @@ from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.parameters import Params
 from rnnmnist.runs.logs import StepMetrics, describe_completion
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.distributed import all_max, broadcast
+from rnnmnist.runtime.distributed import broadcast, max_over_processes
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.metric_functions import average_metrics
 from rnnmnist.training.state import Program
@@ -70,7 +70,7 @@ def compute_step_metrics(
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
     """Raises a `StoppedError` on all processes if any process received a signal."""
-    if number := all_max(stop.signal_number):
+    if number := max_over_processes(stop.signal_number):
         raise StoppedError(record.describe_stop(step, num_steps), number)
 
 

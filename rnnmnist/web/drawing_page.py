@@ -17,7 +17,7 @@ from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.inference import preprocessing
-from rnnmnist.inference.images_of_digits import check_digits
+from rnnmnist.inference.digit_images import check_digits
 from rnnmnist.models.lstm import GATES
 from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import html
@@ -76,8 +76,8 @@ def render(runs: Sequence[Network]) -> str:
         "networks": networks,
         "samples": select_samples(runs[0]),
         "format": {
-            "side": preprocessing.SIDE,
-            "box": preprocessing.BOX,
+            "side": preprocessing.IMAGE_SIDE,
+            "box": preprocessing.BOX_SIDE,
             "centre": preprocessing.CENTRE,
             "strokeWidth": STROKE_WIDTH,
         },

@@ -32,7 +32,7 @@ from rnnmnist.commands import evaluate
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.runs.checkpoint_files import seal
+from rnnmnist.runs.checkpoint_files import write_checksums
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
         content = json.loads(path.read_text())
         content["task"]["sha256"] = None
         path.write_text(json.dumps(content))
-        seal(path.parent.parent)
+        write_checksums(path.parent.parent)
     before = file_times(copied).keys()
     longer = trainer.arguments(copied, data_dir, "--config.train.num_steps=140")
     assert "trained on data other than mnist5k" in refused("main", *longer)

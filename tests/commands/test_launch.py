@@ -37,7 +37,7 @@ def passed_to(program: str, script: str, *args: str, **variables: str) -> list[s
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_slurm_runs_two_processes(new_run: trainer.Run) -> None:
-    """jax finds the processes by SLURM's variables."""
+    """JAX finds the processes by SLURM's variables."""
     args = new_run.arguments(SHORT)
     passed = passed_to("srun", "slurm.sh", *args, SLURM_JOB_NAME="rnnmnist")
     command = passed[passed.index(MAIN[0]) :]

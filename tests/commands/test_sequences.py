@@ -81,7 +81,7 @@ def test_evaluation_and_report_on_other_data(run: Path, tmp_path: Path) -> None:
     assert trainer.result(copy) == before
     report.main(arguments)
     page = (copy / "report" / "index.html").read_text()
-    assert "figures describe other, not the data of the training" in page
+    assert "results on this page describe other, not the training data set" in page
     assert f"{content['correct']} of 15 sequences" in page
 
 

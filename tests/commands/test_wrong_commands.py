@@ -55,7 +55,7 @@ WRONG_COMMANDS = [
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "is not valid UTF-8"),
     ("main --workdir=runs/a[b]", "a[b] "),
-    ("main --workdir=digits", "digits/1 is not a checkpoint of rnnmnist"),
+    ("main --workdir=digits", "digits/1 is not an rnnmnist checkpoint"),
     (
         f"{IMAGES} --config=default --config.data.data_dir=empty "  # not prepared there
         "--config.data.manual_dir=absent",
@@ -70,7 +70,7 @@ WRONG_COMMANDS = [
     ("evaluate", "--workdir"),
     ("evaluate --workdir=new", "new contains no checkpoint"),
     ("evaluate --workdir=empty", "empty contains no checkpoint"),
-    ("evaluate --workdir=images --step=7", "has no step 7"),
+    ("evaluate --workdir=images --step=7", "has no checkpoint 7"),
     ("evaluate --workdir=untested --split=test", "untested has no test split"),
     ("evaluate --workdir=changed", "changed.npz"),
     ("evaluate --workdir=run --config.data.path=named.npz", "has no feature 'x'"),

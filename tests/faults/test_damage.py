@@ -14,9 +14,9 @@ from support import called, damaged, fit_small
 
 from rnnmnist.errors import RunError
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import ITEMS, read_undamaged
+from rnnmnist.runs.checkpoint_files import ITEMS, read_verified_files
 from rnnmnist.runs.records import Record
-from rnnmnist.runs.workdir import SUMS_FILE, list_steps
+from rnnmnist.runs.workdir import CHECKSUMS_FILE, list_steps
 
 NEWEST = 20
 Damage = Callable[[Path], object]
@@ -85,11 +85,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_kind_of_damage_is_found(run: Path, tmp_path: Path) -> None:
-    assert read_undamaged(run / str(NEWEST))
+    assert read_verified_files(run / str(NEWEST))
     for number, (name, damage) in enumerate(DAMAGES.items()):
         workdir = trainer.copy_of(run, tmp_path / str(number))
         damage(workdir / str(NEWEST))
-        assert read_undamaged(workdir / str(NEWEST)) is None, name
+        assert read_verified_files(workdir / str(NEWEST)) is None, name
 
 
 def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
@@ -105,14 +105,14 @@ def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
         assert evaluated.returncode == 1
         (line,) = evaluated.stderr.splitlines()
         assert f"{workdir / str(newest)} is damaged: " in line
-        assert f" are {', '.join(map(str, others))};" in line
+        assert f"steps: {', '.join(map(str, others))};" in line
         assert evaluated.stdout == ""
     assert not (workdir / "evaluation").exists()
 
     fit_small(workdir, verbose=True)
     assert f"resuming from step {others[-1]}\n" in capsys.readouterr().out
     (message,) = caplog.messages
-    assert message.startswith(f"checkpoint {newest} is damaged and not used; ")
+    assert message.startswith(f"checkpoint {newest} is damaged and was not used; ")
     assert (workdir / f"damaged-{newest}").is_dir()
     trainer.assert_same_end(workdir, run, NEWEST)
 
@@ -133,7 +133,7 @@ def test_files_of_other_programs_are_not_damage(run: Path, tmp_path: Path) -> No
     folder = shutil.copytree(run / str(NEWEST), tmp_path / str(NEWEST))
     (folder / "params" / ".DS_Store").write_bytes(b"of a file system")
     (folder / "notes.txt").write_text("mine")
-    assert read_undamaged(folder)
+    assert read_verified_files(folder)
 
 
 def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         (folder / name).write_bytes(content)
-        assert read_undamaged(folder) is None, name
+        assert read_verified_files(folder) is None, name
         # `sha256sum` ignores the case of a hash's digits.
         is_same_hash = name == "SHA256SUMS" and content.lower() == saved.lower()
         if not is_same_hash:
@@ -183,7 +183,7 @@ def test_random_edits_of_a_run_are_found_or_have_no_effect(
         path.write_bytes(edited)
         Record(workdir).begin(None)
         step, *parts = path.relative_to(workdir).parts
-        is_read = bool(parts) and parts[0] in (*ITEMS, SUMS_FILE)
+        is_read = bool(parts) and parts[0] in (*ITEMS, CHECKSUMS_FILE)
         is_damaged = is_read and edited != content
         expected = [n for n in steps if str(n) != step or not is_damaged]
         assert list_steps(workdir) == expected, path

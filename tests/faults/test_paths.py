@@ -70,4 +70,7 @@ def test_a_file_system_without_locks_causes_a_warning(
     with caplog.at_level(logging.WARNING), lock(tmp_path):
         pass
     (record,) = caplog.records
-    assert f"{tmp_path} has no locks (Operation not supported)" in record.getMessage()
+    assert (
+        f"{tmp_path} does not support locks (Operation not supported)"
+        in record.getMessage()
+    )

@@ -18,7 +18,7 @@ from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.runs.records import Record
-from rnnmnist.runs.workdir import UNFINISHED, list_steps
+from rnnmnist.runs.workdir import UNFINISHED_FOLDER, list_steps
 from rnnmnist.runtime.devices import make_device_mesh
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_result(
     # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
     trainer.assert_same_end(new_run.workdir, reference_run)
-    print(f"killed at {saved}, during a save: {UNFINISHED in before}")
+    print(f"killed at {saved}, during a save: {UNFINISHED_FOLDER in before}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

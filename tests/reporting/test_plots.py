@@ -24,20 +24,22 @@ ENDS = np.array([[0.4, 0.5, 0.85, 0.9], [0.5, 0.7, 0.9, 1], [0.6, 0.8, 0.95, 1]]
 WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
 INK, FALLS = np.eye(28) * 255, np.linspace(-1, 1, 28)
 PLOTS: dict[str, Callable[[], bytes]] = {
-    "curves": lambda: plots.learning_curves(RUN),
-    "infinite losses": lambda: plots.learning_curves(
+    "curves": lambda: plots.plot_learning_curves(RUN),
+    "infinite losses": lambda: plots.plot_learning_curves(
         [make_metrics(1, "validation", 50, [50], [np.inf])]
     ),
-    "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
-    "many classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
-    "images": lambda: plots.gallery(
+    "confusion": lambda: plots.plot_confusion_matrix(COUNTS, NAMES),
+    "many classes": lambda: plots.plot_confusion_matrix(
+        np.eye(21, dtype=int), ["a"] * 21
+    ),
+    "images": lambda: plots.plot_misclassified(
         [plots.Tile("7", INK, np.tile(FALLS[:, None], 28), "1", "80.00 %", "7")] * 5
     ),
-    "sequences": lambda: plots.gallery(
+    "sequences": lambda: plots.plot_misclassified(
         [plots.Tile("7", WAVE, WAVE[:, 0], "a longer name", "80.00 %", "7")] * 3,
         ["x", "y"],
     ),
-    "steps": lambda: plots.accuracy_over_time(ENDS, 0.25),
+    "steps": lambda: plots.plot_accuracy_over_time(ENDS, 0.25),
 }
 
 
@@ -64,8 +66,8 @@ def test_plots_shorten_names_and_escape_mathtext(
         return b""
 
     monkeypatch.setattr(plots, "to_png", to_png)
-    plots.confusion_matrix(np.eye(4, dtype=int), names)
+    plots.plot_confusion_matrix(np.eye(4, dtype=int), names)
     assert {*names[:2]} <= {*texts}
     assert {len(text) for text in texts if "n…n" in text} == {24}
-    plots.gallery(tiles, ["x", "y"])
+    plots.plot_misclassified(tiles, ["x", "y"])
     assert {f"label {names[0]}", "label walkin…irs_1"} <= {*texts}

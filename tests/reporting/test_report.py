@@ -24,7 +24,7 @@ from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import (
     estimate_overconfidence,
     most_confident_errors,
-    read_over_time,
+    predict_over_time,
     write_report,
 )
 from rnnmnist.runs.metrics import wilson_interval
@@ -126,13 +126,13 @@ def test_accuracy_over_time_by_hand(
     examples = Examples(np.zeros((2, 4, 1)), lengths, labels=labels)
     first, second = [[0, 1, 1, 1], [1, 0, 1, 1]], [[0, 0, 1, 1], [1, 1, 0, 1]]
     network: Any = Predictor(first)
-    last, one = read_over_time(network, examples)
+    last, one = predict_over_time(network, examples)
     assert last.argmax(axis=-1).tolist() == [[1, 1]]
     ends = [wilson_interval(1, 2), wilson_interval(1, 2), wilson_interval(1, 1)]
     np.testing.assert_array_equal(one[[0, 2]].T, ends)
     np.testing.assert_array_equal(one[1], [0.5, 0.5, 1])
     network = Predictor(first, second)
-    last, both = read_over_time(network, examples)
+    last, both = predict_over_time(network, examples)
     assert last.argmax(axis=-1).tolist() == [[1, 1], [0, 0]]
     ends[2] = wilson_interval(0.5, 1)  # of a network with the mean count
     np.testing.assert_array_equal(both[[0, 2]].T, ends)

@@ -27,7 +27,12 @@ from rnnmnist.data.datasets import open_source
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runs import checkpoint_files, checkpoints
-from rnnmnist.runs.checkpoint_files import FORMAT, Header, read_header, seal
+from rnnmnist.runs.checkpoint_files import (
+    FORMAT_VERSION,
+    Header,
+    read_header,
+    write_checksums,
+)
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
@@ -161,7 +166,7 @@ def test_a_foreign_folder_with_a_number_is_refused(
         path.write_text(name)
     before = file_times(tmp_path)
     with (
-        pytest.raises(UserError, match=r"run/7 is not a checkpoint of rnnmnist"),
+        pytest.raises(UserError, match=r"run/7 is not an rnnmnist checkpoint"),
         open_run(Request(GIVEN), workdir, open_source),
     ):
         pass
@@ -223,7 +228,7 @@ def test_a_damaged_step_is_moved_aside_and_replaces_an_earlier_one(
         Record(tmp_path).begin(None)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged-5"]
     for message in caplog.messages:
-        assert message.startswith("checkpoint 5 is damaged and not used; ")
+        assert message.startswith("checkpoint 5 is damaged and was not used; ")
         assert message.endswith(f"{tmp_path / 'damaged-5'}")
 
 
@@ -275,7 +280,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("format", FORMAT + 1),
+        ("format", FORMAT_VERSION + 1),
         ("config", {"train": {"momentum": 0.9}}),
         ("metrics", 3),
         ("step", 3),  # the user has renamed the folder
@@ -287,7 +292,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     path = workdir / "2" / "header" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    seal(workdir / "2")
+    write_checksums(workdir / "2")
     message = (
         "2 contains the checkpoint of step 3"
         if name == "step"

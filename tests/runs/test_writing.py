@@ -11,11 +11,11 @@ import pytest
 from support import TASK, save_network
 
 from rnnmnist.config.schema import Config
-from rnnmnist.runs.writing import write_folder, write_json
+from rnnmnist.runs.writing import replace_folder, write_json
 
 
 def write(path: Path, text: str, error: Exception | None = None) -> None:
-    with write_folder(path) as folder:
+    with replace_folder(path) as folder:
         (folder / "file").write_text(text)
         if error is not None:
             raise error
@@ -60,8 +60,8 @@ def test_a_write_removes_the_leftovers_of_a_killed_write(tmp_path: Path) -> None
     write(path, "first")
     program = (
         "import os, pathlib, sys\n"
-        "from rnnmnist.runs.writing import write_folder\n"
-        "with write_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "from rnnmnist.runs.writing import replace_folder\n"
+        "with replace_folder(pathlib.Path(sys.argv[1])) as folder:\n"
         "    (folder / 'file').write_text('second')\n"
         "    os._exit(9)\n"
     )
@@ -75,7 +75,7 @@ def test_a_write_removes_the_leftovers_of_a_killed_write(tmp_path: Path) -> None
 
 def test_a_write_keeps_the_unfinished_folder_of_another_process(tmp_path: Path) -> None:
     path = tmp_path / "folder"
-    with write_folder(path) as folder:
+    with replace_folder(path) as folder:
         (folder / "file").write_text("first")
         write(path, "second")
         assert (path / "file").read_text() == "second"

@@ -47,7 +47,9 @@ def test_the_ensemble_is_sharded_before_the_batch(
 def test_an_impossible_number_of_devices_is_refused(
     batch_size: int, num_devices: int
 ) -> None:
-    error = rf"^execution.num_devices: .* {batch_size}, .* most 8 .*, not {num_devices}"
+    error = (
+        rf"^execution.num_devices: .* {batch_size}, .* most 8 .*, but is {num_devices}"
+    )
     with pytest.raises(UserError, match=error):
         make_mesh(batch_size, num_devices, 1)
 

@@ -186,8 +186,8 @@ def test_missing_processes_are_reported_in_one_line(
     )
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
-        f"error: num_processes: not all of 2 processes have joined {address} within "
-        "1 s; start all of them with the same flags\n"
+        f"error: num_processes: not all 2 processes joined {address} within "
+        "1 s; start all processes with the same flags\n"
     )
 
 
@@ -211,7 +211,9 @@ def test_the_doctor_checks_all_processes(new_run: Run) -> None:
 def test_invalid_process_coordinates_are_refused(
     address: str | None, number: int | None, index: int | None
 ) -> None:
-    with pytest.raises(UserError, match=r"^coordinator_address: .*; pass HOST:PORT"):
+    with pytest.raises(
+        UserError, match=r"^coordinator_address: .*; pass the HOST:PORT"
+    ):
         distributed.initialize(address, number, index)
 
 
@@ -234,4 +236,4 @@ def test_a_run_continues_alone_if_no_cluster_is_detected(
     )
     distributed.initialize(None, None, None)
     (warning,) = caplog.messages
-    assert "continues alone (ValueError: no metadata)" in warning
+    assert "(ValueError: no metadata), so it continues with a single" in warning

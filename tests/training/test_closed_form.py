@@ -242,7 +242,7 @@ def test_an_interrupted_run_is_repeated_by_the_same_call(
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(KeyboardInterrupt, match="nothing is saved"),
+        pytest.raises(KeyboardInterrupt, match="nothing was saved"),
     ):
         patch.setattr(closed_form, "fit_member", interrupt)
         fit(tmp_path / "run", lengths=LENGTHS, num_seeds=2)

@@ -21,7 +21,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import (
     OVERSAMPLING,
-    STROKE_WIDTHS,
+    STROKE_WIDTH_RANGE,
     normalize_strokes,
     preprocess,
     stroke_width,
@@ -106,7 +106,7 @@ def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
 
 
 def test_thin_and_thick_strokes_become_as_wide_as_those_of_mnist() -> None:
-    thinnest, thickest = STROKE_WIDTHS
+    thinnest, thickest = STROKE_WIDTH_RANGE
     for width, target in ((1, thinnest), (5, thickest)):
         strokes = normalize_strokes(np.ones((20, width), np.float32))
         found = stroke_width(strokes > 0.5) / OVERSAMPLING
@@ -152,7 +152,7 @@ def test_array_types(kind: type, model: Model) -> None:
     ("array", "named"),
     [
         (np.zeros((1, 28, 28)), r"shape \(1, 28, 28\)"),
-        (np.zeros((28, 28), np.uint16), "not uint16"),
+        (np.zeros((28, 28), np.uint16), "but is uint16"),
         (np.array([[0.5, np.nan]]), "from nan to nan"),
     ],
 )

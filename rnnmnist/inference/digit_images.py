@@ -1,4 +1,4 @@
-"""Predictions for images of digits with any size and colours."""
+"""Predictions for digit images of any size and colour."""
 
 import io
 from pathlib import Path
@@ -20,9 +20,10 @@ class Prediction(NamedTuple):
     """A prediction for one image.
 
     Attributes:
-        probabilities: float32 [time, classes], after each time step. A bidirectional
-            network has only final probabilities, [1, classes].
-        image: the preprocessed image, uint8 [28, 28]; all 0 if no foreground was found.
+        probabilities: the class probabilities after each time step, float32
+            [time, classes]. For a bidirectional network, only the final probabilities,
+            [1, classes].
+        image: the preprocessed image, uint8 [28, 28]; all 0 if no digit was found.
     """
 
     probabilities: NDArray[np.float32]
@@ -30,7 +31,7 @@ class Prediction(NamedTuple):
 
     @property
     def digit(self) -> int:
-        """The predicted digit, after the last time step."""
+        """The digit predicted after the last time step."""
         return int(self.probabilities[-1].argmax())
 
     @property
@@ -40,9 +41,9 @@ class Prediction(NamedTuple):
 
     @property
     def decision_time(self) -> int | None:
-        """The time step, from 1, after which the predicted digit no longer changes.
+        """The time step after which the predicted digit no longer changes.
 
-        None for a bidirectional network.
+        The first time step is 1. None for a bidirectional network.
         """
         if len(self.probabilities) == 1:
             return None
@@ -50,18 +51,18 @@ class Prediction(NamedTuple):
 
 
 def check_digits(network: Network) -> None:
-    """Raises a `UserError` if the network was not trained on images of digits."""
+    """Raises a `UserError` if the network was not trained on digit images."""
     task = network.task
     if task.image_shape is None or task.classes != DIGITS:
         raise UserError(
             f"workdir: {network.workdir or 'the network'} was trained on {task.noun} "
-            f"of {task.name}, not on images of digits; name a run on mnist, or call "
-            "classify"
+            f"of {task.name}, not on digit images; choose a run that was trained on "
+            "mnist, or call classify"
         )
 
 
 def predict(network: Network, image: str | Path | bytes | np.ndarray) -> Prediction:
-    """Preprocesses and classifies one image; see `Model.predict`."""
+    """Preprocesses and classifies an image; see `Model.predict`."""
     check_digits(network)
     preprocessed = preprocess_image(image)
     every_step = not network.config.model.reads_whole_sequences
@@ -73,7 +74,7 @@ def predict(network: Network, image: str | Path | bytes | np.ndarray) -> Predict
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> NDArray[np.uint8]:
-    """Reads one image and preprocesses it to MNIST's format, uint8 [28, 28].
+    """Reads an image and converts it to MNIST's format, uint8 [28, 28].
 
     For arguments and errors, see `Model.predict`.
     """
