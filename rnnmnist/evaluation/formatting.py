@@ -118,11 +118,11 @@ def format_result(result: Result) -> str:
 
 def format_trained_on(result: Result) -> str:
     """Formats the number of examples in the training data; returns "" for 0."""
-    if not result.examples_trained_on:
+    if not result.examples_seen_in_training:
         return ""
     return (
-        f"; {result.examples_trained_on:,} of {result.examples:,} were trained on, so "
-        "the accuracy may not hold for new ones"
+        f"; {result.examples_seen_in_training:,} of {result.examples:,} were trained "
+        "on, so the accuracy may not hold for new ones"
     )
 
 
@@ -149,7 +149,7 @@ def format_loss(result: Result) -> str:
     slightly too low.
     """
     note = ""
-    if result.calibrated_here:
+    if result.calibrated_on_split:
         note = " (slightly too low: the temperature was fitted on this split)"
     if result.ensemble is None:
         return f"loss {result.loss:.4f}{note}"

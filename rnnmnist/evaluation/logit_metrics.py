@@ -77,16 +77,16 @@ def evaluate_logits(
             logits[:, :128], examples.labels[:128], run.config.seed, run.temperature
         )
     is_of_run = task.sha256 == run.task.sha256
-    examples_trained_on = None
+    examples_seen_in_training = None
     if not is_of_run and run.header.trained_on and examples.digests is not None:
         is_trained_on = np.isin(examples.digests, run.header.trained_on)
-        examples_trained_on = int(is_trained_on.sum())
+        examples_seen_in_training = int(is_trained_on.sum())
     # The temperature of random filters is fitted on the leave-one-out predictions.
-    calibrated_here = split.startswith("leave_one")
+    calibrated_on_split = split.startswith("leave_one")
     if split == "validation" and not run.config.model.is_closed_form:
         # A checkpoint saved after a signal, between validations, has no metrics.
         is_validated = run.validation_metrics is not None and run.temperature != 1
-        calibrated_here = is_validated and len(examples) >= MIN_VALIDATION_EXAMPLES
+        calibrated_on_split = is_validated and len(examples) >= MIN_VALIDATION_EXAMPLES
     accuracy_by_group = None
     if examples.groups is not None:
         # For each example, the fraction of members that classify it correctly.
@@ -115,7 +115,7 @@ def evaluate_logits(
         permutation_sha256=permutation_hash,
         trained_on_sha256=run.task.sha256,
         tutorial_128=tutorial_metrics,
-        calibrated_here=is_of_run and calibrated_here,
-        examples_trained_on=examples_trained_on,
+        calibrated_on_split=is_of_run and calibrated_on_split,
+        examples_seen_in_training=examples_seen_in_training,
         accuracy_by_group=accuracy_by_group,
     )

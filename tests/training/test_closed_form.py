@@ -403,12 +403,12 @@ def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
     assert "; 50 of 60 were trained on, so the accuracy may not hold" in printed
     files = Path(tmp_path, "run", "evaluation").glob("test-1-*.json")
     results = [json.loads(file.read_text()) for file in files]
-    assert sorted(result["examples_trained_on"] for result in results) == [0, 50]
+    assert sorted(result["examples_seen_in_training"] for result in results) == [0, 50]
     model = rnnmnist.load(tmp_path / "run")
     model.save(tmp_path / "network")
     for network in (model, rnnmnist.load(tmp_path / "network")):
         found = network.evaluate(inputs=INPUTS[40:], labels=LABELS[40:])
-        assert found.examples_trained_on == 10
+        assert found.examples_seen_in_training == 10
 
 
 def stop(*args: Any) -> None:
