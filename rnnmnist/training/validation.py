@@ -63,7 +63,7 @@ def compute_step_metrics(
 ) -> StepMetrics:
     """Computes the metrics of logits [ensemble, examples, classes]."""
     metrics = compute_ensemble_metrics(
-        logits, examples.labels, config.seed, groups=examples.num_groups
+        logits, examples.labels, config.seed, num_groups=examples.num_groups
     )
     return StepMetrics(**asdict(metrics), step=step, split=split)
 

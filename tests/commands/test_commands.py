@@ -166,7 +166,7 @@ def test_the_tutorial_is_also_evaluated_on_the_first_128_images(
     evaluate.main([f"--workdir={workdir}"])
     result = json.loads((workdir / "evaluation" / "test-3.json").read_text())
     assert result["tutorial_128"]["examples"] == 128
-    assert "on the first 128" in capsys.readouterr().out
+    assert "first 128 examples: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("learning_rate", "wrong_step"), [("1e15", 2), ("1e38", 1)])

@@ -327,7 +327,7 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
         part = (
             "set data.path=PATH"
             if row == "path"
-            else "whose code runs only if you name it"
+            else "whose code runs only if you specify it"
         )
         assert part in refused("evaluate", workdir)
         flags = flags_of({row: ROWS[row].replace("own.py", "moved.py")})
