@@ -178,7 +178,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_is_named(
     args = trainer.arguments(tmp_path, data_dir, *trainer.WILD, rate)
     finished = called("main", *args)
     assert finished.returncode == 1
-    message = rf"error: step {wrong_step} is not finite.*learning rate 1e\+"
+    message = rf"error: step {wrong_step} gave non-finite values.*learning rate 1e\+"
     assert re.match(message, finished.stderr)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, wrong_step))
     assert not (tmp_path / "1").exists()

@@ -150,7 +150,10 @@ def test_a_nonfinite_member_is_identified(way: Way) -> None:
     expected[2, 3:9] = False
     np.testing.assert_array_equal(find_finite(found), expected)
     error = nonfinite_error(ENSEMBLE_CONFIG, found, 3, 3)
-    assert f"step 4 is not finite: for seed {ENSEMBLE_CONFIG.seeds[2]}," in str(error)
+    assert (
+        f"step 4 gave non-finite values: for seed {ENSEMBLE_CONFIG.seeds[2]},"
+        in str(error)
+    )
 
 
 @pytest.fixture(scope="module")
