@@ -88,9 +88,7 @@ def compute_chunks(
     every_step: bool = False,
     method: Literal["hidden"] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the logits of one chunk after another.
-
-    If `method` is `hidden`, the inputs of the head are yielded instead of logits.
+    """Yields logits in chunks; the inputs of the head if `method` is `hidden`.
 
     Each item is float32 [ensemble, examples in the chunk, ...]. Chunks of batches are
     copied to the devices; each batch is sharded over the mesh axis `batch`.
@@ -145,8 +143,9 @@ def choose_chunk(
         # Filters have thousands of hidden units.
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
         sequence_bytes = state_bytes * max(time_steps, model.input_shape[0])
-        limit = max(1, MAX_EVERY_STEP_BYTES // sequence_bytes)
-        max_batch_size = min(max_batch_size, limit)
+        max_batch_size = max(
+            1, min(max_batch_size, MAX_EVERY_STEP_BYTES // sequence_bytes)
+        )
     num_examples = math.ceil(len(inputs) / shards)  # per device
     small_batch_size = max(1, max_batch_size // 4)
     if num_examples == 1:
@@ -168,8 +167,11 @@ def choose_time_steps(max_length: int, max_training_length: int) -> int:
     it is used instead.
     """
     length = max(MIN_PADDED_TIME_STEPS, 1 << (max_length - 1).bit_length())
-    is_sufficient = max_length <= max_training_length
-    return min(length, max_training_length) if is_sufficient else length
+    return (
+        min(length, max_training_length)
+        if max_length <= max_training_length
+        else length
+    )
 
 
 def make_chunk(
@@ -241,9 +243,8 @@ def predict_batches(
 ) -> jax.Array:
     """Computes the logits of a chunk in a compiled program.
 
-    The logits are float32 [ensemble, batches, batch, (time,) classes].
-
-    If `method` is `hidden`, the inputs of the head are computed instead.
+    The logits are float32 [ensemble, batches, batch, (time,) classes]. If `method` is
+    `hidden`, the inputs of the head are computed instead.
 
     Only the first `num_batches` (int32 []) batches are computed; the logits of the
     other batches are 0. Members are sharded over the mesh axis `ensemble`, and each

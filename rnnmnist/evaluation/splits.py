@@ -21,7 +21,7 @@ def load_split(
         network: the network.
         split: name of the split. None means `Task.evaluated_split`.
         dataset: the data set. None means the data set that the caller specified when
-            loading the network, or else the data of the run.
+            loading the network or, if there is none, the data of the run.
 
     Returns:
         The task, the name of the split, and its examples.
@@ -59,13 +59,13 @@ def _load_dataset(network: Network) -> Dataset:
     if dataset.task.sha256 != network.task.sha256 and not is_specified:
         if config.path is None:
             raise UserError(
-                f"workdir: {network.workdir} was trained by another version of "
+                f"workdir: {network.workdir} was trained with another version of "
                 f"rnnmnist, with different splits of {dataset.task.name}; use that "
                 "version, or train in another workdir"
             )
         raise UserError(
-            f"data.path: the sequences in {config.path} have another SHA-256 than in "
-            f"training; to evaluate on them, set data.path={config.path}"
+            f"data.path: the sequences in {config.path} do not match the SHA-256 of "
+            f"the training run; to evaluate on them, set data.path={config.path}"
         )
     return dataset
 

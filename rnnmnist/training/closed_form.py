@@ -66,15 +66,17 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     all_params, all_logits = zip(*members, strict=True)
     ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
     params = jax.device_put(ensemble, replicated_sharding(program.mesh))
-    left_out_logits = np.stack(all_logits)
+    leave_one_out_logits = np.stack(all_logits)
 
     # `fit_ridge` divides each head by its own temperature, which calibrates a single
     # network. The mean probabilities of an ensemble need a separate temperature.
     temperature = 1.0
     if config.num_seeds > 1:
-        temperature = calibrate(left_out_logits, train.labels)
+        temperature = calibrate(leave_one_out_logits, train.labels)
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = compute_step_metrics(config, left_out_logits, train, LAST_STEP, split)
+    metrics = compute_step_metrics(
+        config, leave_one_out_logits, train, LAST_STEP, split
+    )
     record.log(metrics)
     progress.show(metrics)
     if len(splits["validation"]):
@@ -90,7 +92,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
         reason=run.reason,
         trained_on=train.list_digests(),
     )
-    record.save(header, params, {"left_out": left_out_logits})
+    record.save(header, params, {"left_out": leave_one_out_logits})
     return LAST_STEP
 
 
@@ -124,7 +126,7 @@ def fit_member(
         "kernel": head.kernel.astype(np.float32),
         "bias": head.bias.astype(np.float32),
     }
-    return {**params, "head": head_params}, head.left_out_logits
+    return {**params, "head": head_params}, head.leave_one_out_logits
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
@@ -137,7 +139,7 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     if class_names:
         warn_of_data(
             "all training examples of these classes are identical or in one group, so "
-            "leaving them out leaves no example of the class: "
+            "leaving them out removes the class from training: "
             f"{', '.join(class_names)[:200]}"
         )
 
@@ -180,8 +182,9 @@ def draw_member(
             _compute_filter_outputs(params, example, model=model, view=view)
         )
         length = model.input_shape[0] if train.lengths is None else train.lengths[index]
-        stride = math.ceil(length / MAX_SAMPLED_TIME_STEPS)
-        filter_outputs.append(outputs[:length:stride, 0])
+        filter_outputs.append(
+            outputs[: length : math.ceil(length / MAX_SAMPLED_TIME_STEPS), 0]
+        )
     params[FILTERS]["thresholds"] = choose_thresholds(
         np.concatenate(filter_outputs), positions
     )

@@ -91,7 +91,7 @@ def train_loop(
                 seconds = seconds_without_compilation() - start_seconds
 
                 # Log. Only updates before the first non-finite update are logged.
-                is_finite = find_finite(metrics).all(axis=0)  # in all members
+                is_finite = finite_mask(metrics).all(axis=0)  # in all members
                 num_finite = int(np.logical_and.accumulate(is_finite).sum())
                 step += num_finite
                 if num_finite:
@@ -182,7 +182,7 @@ def train_to(
         )
         part = select_updates(jax.device_get(metrics), first, end)
         parts.append(part)
-        if not find_finite(part).all():
+        if not finite_mask(part).all():
             break
     return state, jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *parts)
 
@@ -192,7 +192,7 @@ def select_updates(metrics: HostMetrics, first: int, end: int) -> HostMetrics:
     return {name: values[:, first:end] for name, values in metrics.items()}
 
 
-def find_finite(metrics: HostMetrics) -> np.ndarray:
+def finite_mask(metrics: HostMetrics) -> np.ndarray:
     """Returns a mask of the finite updates, bool [ensemble, updates]."""
     values = [metrics[name] for name in ("loss", "grad_norm", "param_norm")]
     return np.isfinite(values).all(axis=0)
@@ -241,9 +241,9 @@ def nonfinite_error(
     The first `step` updates of the run were finite, so the message refers to the
     update as step `step + 1`.
     """
-    member = int(np.argmin(find_finite(metrics)[:, position]))
+    member = int(np.argmin(finite_mask(metrics)[:, position]))
     values = {name: rows[member, position] for name, rows in metrics.items()}
-    with jax.transfer_guard("allow"):  # disallowed by the loop
+    with jax.transfer_guard("allow"):  # the loop disallows implicit copies
         learning_rate = float(compute_learning_rate(config.train, step))
     advice = "".join(f", or fix {function}" for function in functions_of(config))
     return RunError(

@@ -132,7 +132,7 @@ class Objective:
             penalties = jax.tree.leaves(sown_penalties)
             if length is not None and model.config.network is None:
                 # Ignore penalties sown at padding time steps.
-                end = -(-length // model.config.stride)  # the cell reads strided inputs
+                end = -(-length // model.config.stride)  # the stride shortens sequences
                 penalties = [
                     jnp.where(jnp.arange(len(penalty)) < end, penalty.T, 0)
                     for penalty in penalties

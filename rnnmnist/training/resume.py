@@ -51,7 +51,7 @@ class Run(NamedTuple):
         config: the configuration, with defaults resolved for the task.
         dataset: the data, identical on all processes.
         mesh: the device mesh.
-        completion: explanation of why the run is complete; None if it is not.
+        completion: reason why the run is complete; None if it is incomplete.
         reason: reason for the choice of the network; None if the user chose it.
     """
 
@@ -181,7 +181,7 @@ def check_resume(config: RunConfig, header: Header, record: Record) -> str | Non
 def changed_settings(
     old: RunConfig, new: RunConfig, policy: ResumePolicy
 ) -> list[tuple[str, str, str]]:
-    """Returns (name, old value, new value) of changed settings with a given policy."""
+    """Returns (name, old value, new value) of changed settings with this policy."""
     old_values = _settings(old)
     return [
         (name, old_values[name], value)

@@ -54,9 +54,9 @@ class RidgeHead(NamedTuple):
     bias: np.ndarray  # float64 [classes]
     # float64 [examples, classes]. Each row is from a head fitted without the example,
     # with the same alpha, temperature and standardization.
-    left_out_logits: np.ndarray
+    leave_one_out_logits: np.ndarray
     # Temperature of the decision values, which are about -1 to 1. `kernel`, `bias` and
-    # `left_out_logits` are already divided by it.
+    # `leave_one_out_logits` are already divided by it.
     temperature: float
 
 
@@ -93,7 +93,7 @@ def fit_ridge(
     products = coordinates.T @ centred_targets
     group_members = list_groups(groups)
 
-    def leave_out(alpha: float) -> np.ndarray:
+    def leave_one_out(alpha: float) -> np.ndarray:
         """Returns the leave-one-out residuals, float64 [examples, classes]."""
         inverses = 1 / (eigenvalues + alpha)
         predictions = coordinates @ (inverses[:, None] * products)
@@ -111,9 +111,9 @@ def fit_ridge(
             left_out_residuals[members] = np.linalg.solve(matrix, residuals[members])
         return left_out_residuals
 
-    errors = [np.square(leave_out(alpha)).sum() for alpha in alphas]
+    errors = [np.square(leave_one_out(alpha)).sum() for alpha in alphas]
     alpha = float(alphas[np.argmin(errors)])
-    decision_values = targets - leave_out(alpha) / root_weights
+    decision_values = targets - leave_one_out(alpha) / root_weights
     temperature = fit_temperature(decision_values, labels, weights)
     coefficients = basis @ (products / (eigenvalues + alpha)[:, None])
     kernel = scale[:, None] * coefficients
@@ -121,7 +121,7 @@ def fit_ridge(
     return RidgeHead(
         kernel=kernel / temperature,
         bias=bias / temperature,
-        left_out_logits=decision_values / temperature,
+        leave_one_out_logits=decision_values / temperature,
         temperature=temperature,
     )
 

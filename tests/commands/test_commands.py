@@ -104,7 +104,7 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
     longer = trainer.arguments(copied, data_dir, "--config.train.num_steps=140")
     assert "trained on data other than mnist5k" in refused("main", *longer)
     message = refused("evaluate", f"--workdir={copied}")
-    assert f"{copied} was trained by another version" in message
+    assert f"{copied} was trained with another version" in message
     assert file_times(copied).keys() == before
 
 

@@ -379,8 +379,8 @@ def test_equal_sequences_in_several_groups_are_counted() -> None:
     groups[COUNT] = 1  # unlike the first sequence; the seventh is in a group of its own
     with data_warnings() as messages:
         rnnmnist.fit(inputs, labels, groups=groups, **SETTINGS)
-    assert [text.partition(" equal ")[0] for text in messages] == [
-        "4 training sequences are"
+    assert [text.partition(" also ")[0] for text in messages] == [
+        "4 training sequences"
     ]
 
 
