@@ -192,8 +192,8 @@ class Model(Network):
             inputs: images or sequences, as in `classify`, instead of the data of the
                 run. They are treated as a `test` split, unless they are the complete
                 training data or a table with a column `split`. For sequences,
-                `Result.examples_trained_on` counts inputs that occur in the training
-                data.
+                `Result.examples_seen_in_training` is the number of inputs that occur in
+                the training data.
             labels: classes of the inputs, as in `rnnmnist.fit`; None if the inputs are
                 a table with a label column.
             lengths: int [n], time steps before the padding.

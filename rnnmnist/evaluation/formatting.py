@@ -1,4 +1,4 @@
-"""Formatting of metrics as text, in percent and with confidence intervals."""
+"""Formats metrics as text: percentages with confidence intervals."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rnnmnist.runs.results import Result
 
 
 def format_percent(fraction: float) -> str:
-    """Formats a fraction in percent: `99.02 %`."""
+    """Formats a fraction as a percentage: `99.02 %`."""
     return f"{100 * fraction:.2f} %"
 
 
@@ -20,12 +20,15 @@ def format_mean_and_std(mean: float, std: float) -> str:
 
 
 def format_points(fraction: float) -> str:
-    """Formats a difference of fractions in percentage points: `0.31 points`."""
+    """Formats a difference between fractions in percentage points: `0.31 points`."""
     return f"{100 * fraction:.2f} points"
 
 
 def format_probability(probability: float) -> str:
-    """Formats a probability in percent, with bounds `> 99.99 %` and `< 0.01 %`."""
+    """Formats a probability as a percentage.
+
+    Values close to 1 or 0 become `> 99.99 %` or `< 0.01 %`.
+    """
     if probability > 0.9999:
         return "> 99.99 %"
     if 0 < probability < 0.0001:
@@ -34,18 +37,18 @@ def format_probability(probability: float) -> str:
 
 
 def format_interval(interval: Sequence[float]) -> str:
-    """Formats an interval of two fractions in percent: `98.81 to 99.19 %`."""
+    """Formats two fractions, the bounds of an interval: `98.81 to 99.19 %`."""
     low, high = interval
     return f"{100 * low:.2f} to {format_percent(high)}"
 
 
 def format_split(split: str) -> str:
-    """Replaces the underscores of a split name: `leave one out`."""
-    return split.replace("_", " ")
+    """Replaces underscores in a split name with hyphens: `leave-one-out`."""
+    return split.replace("_", "-")
 
 
 def format_counts(metrics: EnsembleMetrics) -> str:
-    """Formats the correct predictions of each member: `9,918, 9,920 of 10,000`."""
+    """Formats each member's number of correct predictions: `95, 97 of 100`."""
     counts = ", ".join(f"{member.correct:,}" for member in metrics.members)
     return f"{counts} of {metrics.examples:,}"
 
@@ -54,8 +57,9 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
     """Formats an accuracy with counts and a 95 % confidence interval.
 
     For a single network, the interval accounts for the sampling of examples. For
-    several seeds, it is the interval of the mean over seeds. With groups, a note states
-    what the interval ignores. For unbalanced classes, the balanced accuracy is added.
+    several seeds, it is the confidence interval for the mean over seeds. If the
+    examples are grouped, a caveat about the interval is added. If the classes are
+    unbalanced, the balanced accuracy is added.
     """
     counts = format_counts(metrics)
     groups = format_groups(metrics)
@@ -68,8 +72,8 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
         accuracy = format_mean_and_std(metrics.accuracy, std)
         interval = format_interval(mean_interval)
         text = (
-            f"{accuracy} over {len(metrics.members)} seeds ({counts}; 95 % interval of "
-            f"the mean {interval}{groups})"
+            f"{accuracy} over {len(metrics.members)} seeds ({counts}; 95 % interval "
+            f"for the mean {interval}{groups})"
         )
     if metrics.is_unbalanced and metrics.balanced_accuracy is not None:
         text += f", balanced accuracy {format_percent(metrics.balanced_accuracy)}"
@@ -77,7 +81,7 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
 
 
 def format_groups(metrics: EnsembleMetrics) -> str:
-    """Formats a note on the limits of the interval; returns "" without groups.
+    """Formats a caveat about the interval; returns "" if there are no groups.
 
     The interval of a single network treats the sequences of a group as independent. The
     interval over several seeds ignores the sampling of sequences.
@@ -85,14 +89,14 @@ def format_groups(metrics: EnsembleMetrics) -> str:
     if metrics.groups is None:
         return ""
     plural = "s" if metrics.groups > 1 else ""
-    sequences = f"{metrics.examples:,} sequences of {metrics.groups:,} group{plural}"
+    sequences = f"{metrics.examples:,} sequences from {metrics.groups:,} group{plural}"
     if len(metrics.members) > 1:
-        return f", which covers only the seeds, not the {sequences}"
+        return f", which ignores the sampling of {sequences}"
     return f", which treats {sequences} as independent"
 
 
 def format_validation(metrics: StepMetrics) -> str:
-    """Formats a validation accuracy, with the prefix `leave one out` if it applies."""
+    """Formats a validation accuracy, with the split name unless it is `validation`."""
     text = format_accuracy(metrics)
     if metrics.split != "validation":
         text = f"{format_split(metrics.split)} {text}"
@@ -100,10 +104,10 @@ def format_validation(metrics: StepMetrics) -> str:
 
 
 def format_result(result: Result) -> str:
-    """Formats the accuracy of a result, and the accuracy of the ensemble if any.
+    """Formats the accuracies in a result.
 
-    If available, the accuracy on the first 128 examples and the number of examples that
-    occur in the training data are added.
+    If available, the text also contains the accuracy of the ensemble, the accuracy on
+    the first 128 examples, and the number of examples that occur in the training data.
     """
     text = format_accuracy(result)
     if result.ensemble is not None:
@@ -112,44 +116,48 @@ def format_result(result: Result) -> str:
             f"({result.ensemble.correct:,} of {result.examples:,})"
         )
     if result.tutorial_128 is not None:
-        text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
-    return text + format_trained_on(result)
+        text += f"; first 128 examples: {format_accuracy(result.tutorial_128)}"
+    return text + format_training_overlap(result)
 
 
-def format_trained_on(result: Result) -> str:
-    """Formats the number of examples in the training data; returns "" for 0."""
-    if not result.examples_trained_on:
+def format_training_overlap(result: Result) -> str:
+    """Formats how many evaluated examples occur in the training data.
+
+    Returns "" if there are none, or if the number is unknown.
+    """
+    if not result.examples_seen_in_training:
         return ""
     return (
-        f"; {result.examples_trained_on:,} of {result.examples:,} were trained on, so "
-        "the accuracy may not hold for new ones"
+        f"; {result.examples_seen_in_training:,} of {result.examples:,} also occur "
+        "in the training data, so the accuracy on new examples may be lower"
     )
 
 
 def format_accuracy_by_group(result: Result) -> str:
-    """Formats the mean accuracy over groups and the group with the lowest accuracy.
+    """Formats the mean accuracy per group and the group with the lowest accuracy.
 
-    Without groups, returns an empty string.
+    Returns "" if there are no groups.
     """
     accuracies = result.accuracy_by_group
     if accuracies is None:
         return ""
     mean = statistics.fmean(accuracies.values())
-    lowest = min(accuracies, key=accuracies.__getitem__)
+    worst_group = min(accuracies, key=accuracies.__getitem__)
     return (
-        f"; by group {format_percent(mean)} on average, lowest "
-        f"{format_percent(accuracies[lowest])} in group {escape_unprintable(lowest)}"
+        f"; mean accuracy per group {format_percent(mean)}, lowest "
+        f"{format_percent(accuracies[worst_group])} "
+        f"(group {escape_unprintable(worst_group)})"
     )
 
 
 def format_loss(result: Result) -> str:
     """Formats the loss; for several seeds, the mean loss and the ensemble loss.
 
-    If the temperature was fitted on the same examples, the text notes that the loss is
-    slightly too low.
+    If the temperature was fitted on the evaluated examples, a note explains that the
+    loss is slightly too low.
     """
     note = ""
-    if result.calibrated_here:
+    if result.calibrated_on_split:
         note = " (slightly too low: the temperature was fitted on this split)"
     if result.ensemble is None:
         return f"loss {result.loss:.4f}{note}"
@@ -158,7 +166,7 @@ def format_loss(result: Result) -> str:
 
 
 def format_evaluation(result: Result) -> str:
-    """Formats a whole result: data, step, accuracy, accuracy by group, and loss."""
+    """Formats a complete result: data set, split, step, accuracies and loss."""
     return (
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
         f"{format_result(result)}{format_accuracy_by_group(result)}, "

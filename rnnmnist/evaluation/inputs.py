@@ -19,24 +19,24 @@ def read_inputs(
 
     Args:
         task: the task of the network.
-        data: data settings of the training.
+        data: data settings of the run.
         inputs: see `Model.classify`. None raises an error.
         **arrays: other arrays, as in `rnnmnist.fit`.
     """
-    given: Any = inputs
+    array_like: Any = inputs
     if task.image_shape is None:
         from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-        is_column = isinstance(given, np.ndarray) and given.shape[1:] == (1,)
+        is_column = isinstance(array_like, np.ndarray) and array_like.shape[1:] == (1,)
         if is_column and task.time_steps > 1:
             raise UserError(
-                f"inputs: the shape {given.shape} is ambiguous; pass inputs[None] for "
-                "one sequence, or inputs[:, None] for sequences of one time step"
+                f"inputs: the shape {array_like.shape} is ambiguous; pass inputs[None] "
+                "for one sequence, or inputs[:, None] for sequences of one time step"
             )
-        return read_memory(given, data.roles, task.feature_names, **arrays)
+        return read_memory(array_like, data.roles, task.feature_names, **arrays)
     if arrays.get("lengths") is not None:
-        raise UserError("lengths: apply to sequences, not to images; remove them")
-    images = valid_array("inputs", given, "biuf")
+        raise UserError("lengths: must be None for images; remove this argument")
+    images = valid_array("inputs", array_like, "biuf")
     is_image = images.shape[1:] == task.image_shape
     if not (images.size and is_image and images.dtype == np.uint8):
         raise UserError(
@@ -47,7 +47,7 @@ def read_inputs(
 
 
 def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
-    """Converts images or sequences to `Inputs`. Checks the values of sequences."""
+    """Converts images or sequences to `Inputs`, and checks the values of sequences."""
     if task.image_shape is not None:
         return Inputs(sequences.inputs)
     from rnnmnist.data.sequences.reading import check_and_hash_values  # imports pyarrow
@@ -69,17 +69,18 @@ def read_features(
 
     The values are not normalized.
     """
-    # The feature names of a mapping or a pandas series would be ignored.
+    # The feature names in a mapping or a pandas Series would be ignored.
     if hasattr(features, "keys"):
         raise UserError(
             f"features: must be {task.features} numbers, not {format_value(features)}"
         )
-    given = valid_array("features", features, "biuf", task.features)
-    values = given.astype(np.float64)
+    array = valid_array("features", features, "biuf", task.features)
+    values = array.astype(np.float64)
     is_image = task.image_shape is not None
     if is_image and (values.min() < 0 or values.max() > 1):
         raise UserError(
-            f"features: must be grey levels from 0 to 1, not {format_value(features)}"
+            "features: must be pixel values between 0 and 1, not "
+            f"{format_value(features)}"
         )
     invalid = normalization.find_invalid(values)
     if invalid is not None:

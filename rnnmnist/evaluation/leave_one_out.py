@@ -1,13 +1,13 @@
-"""The table of leave-one-out predictions, for runs without held-out examples.
+"""Formats the table of leave-one-out predictions, for runs without held-out examples.
 
-It contains one row per ensemble member and training example:
+The table has one row per ensemble member and training example:
 
     sequence,group,seed,label,predicted,logit rest,logit walk
     recording 1,subject 7,0,walk,rest,0.41,-0.41
 
 The last columns contain the logits of a head that was fitted without the example, or
-without its group. Examples are sorted by group. Without groups, the column `group` is
-omitted.
+without its group. Examples are sorted by group. If there are no groups, the column
+`group` is omitted.
 """
 
 import csv
@@ -23,7 +23,7 @@ from rnnmnist.data.examples import Examples
 def format_table(
     seeds: Iterable[int], task: Task, train: Examples, logits: np.ndarray
 ) -> str:
-    """Formats leave-one-out predictions as the text of a CSV file.
+    """Formats leave-one-out predictions as CSV.
 
     Args:
         seeds: seeds of the ensemble members.
@@ -35,7 +35,7 @@ def format_table(
     group_column = [] if groups is None else ["group"]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    # The prefix "logit" avoids clashes of class names with other columns.
+    # The prefix "logit" avoids clashes between class names and other columns.
     columns = ["sequence", *group_column, "seed", "label", "predicted"]
     writer.writerow([*columns, *(f"logit {name}" for name in classes)])
     for seed, member_logits in zip(seeds, logits, strict=True):

@@ -1,4 +1,4 @@
-"""Metrics computed from logits and labels."""
+"""Computes metrics from logits and labels."""
 
 import numpy as np
 from msgspec.structs import asdict
@@ -18,36 +18,36 @@ def compute_ensemble_metrics(
     labels: np.ndarray,
     first_seed: int = 0,
     temperature: float = 1.0,
-    groups: int | None = None,
+    num_groups: int | None = None,
 ) -> EnsembleMetrics:
-    """Computes the metrics of finite logits [ensemble, examples, classes].
+    """Computes metrics from finite logits [ensemble, examples, classes].
 
     Args:
         logits: uncalibrated logits.
         labels: int [examples].
-        first_seed: seed of the first member; seeds of members are consecutive.
+        first_seed: seed of the first member. The seeds of the members are consecutive.
         temperature: temperature of a single network, or of the ensemble. Members of an
             ensemble are not calibrated.
-        groups: number of groups of the examples; None without groups.
+        num_groups: number of groups; None if the examples are not grouped.
     """
     logits = logits.astype(np.float64)
-    calibrated = combine_members(logits) / temperature
+    calibrated_logits = combine_members(logits) / temperature
     ensemble = None
     if len(logits) == 1:
-        logits = calibrated[None]
+        logits = calibrated_logits[None]
     else:
-        ensemble = compute_metrics(calibrated, labels)
+        ensemble = compute_metrics(calibrated_logits, labels)
     members = [
         compute_metrics(member, labels, first_seed + index)
         for index, member in enumerate(logits)
     ]
-    return EnsembleMetrics(members=tuple(members), ensemble=ensemble, groups=groups)
+    return EnsembleMetrics(members=tuple(members), ensemble=ensemble, groups=num_groups)
 
 
 def compute_metrics(
     logits: np.ndarray, labels: np.ndarray, seed: int | None = None
 ) -> Metrics:
-    """Computes the metrics of finite logits [examples, classes]."""
+    """Computes metrics from finite logits [examples, classes]."""
     examples, classes = logits.shape
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, logits.argmax(axis=-1)), 1)
@@ -65,28 +65,35 @@ def compute_metrics(
 
 
 def evaluate_logits(
-    run: Network, task: Task, split: str, examples: Examples, logits: np.ndarray
+    network: Network, task: Task, split: str, examples: Examples, logits: np.ndarray
 ) -> Result:
-    """Computes the result file of logits [ensemble, examples, classes] on a split."""
+    """Computes the result for a split from logits [ensemble, examples, classes]."""
     metrics = compute_ensemble_metrics(
-        logits, examples.labels, run.config.seed, run.temperature, examples.num_groups
+        logits,
+        examples.labels,
+        network.config.seed,
+        network.temperature,
+        examples.num_groups,
     )
     tutorial_metrics = None
-    if run.config.tutorial_128 and split == "test":
+    if network.config.tutorial_128 and split == "test":
         tutorial_metrics = compute_ensemble_metrics(
-            logits[:, :128], examples.labels[:128], run.config.seed, run.temperature
+            logits[:, :128],
+            examples.labels[:128],
+            network.config.seed,
+            network.temperature,
         )
-    is_of_run = task.sha256 == run.task.sha256
-    examples_trained_on = None
-    if not is_of_run and run.header.trained_on and examples.digests is not None:
-        is_trained_on = np.isin(examples.digests, run.header.trained_on)
-        examples_trained_on = int(is_trained_on.sum())
-    # The temperature of random filters is fitted on the leave-one-out predictions.
-    calibrated_here = split.startswith("leave_one")
-    if split == "validation" and not run.config.model.is_closed_form:
+    is_training_data = task.sha256 == network.task.sha256
+    num_seen = None
+    digests = network.header.trained_on
+    if not is_training_data and digests and examples.digests is not None:
+        num_seen = int(np.isin(examples.digests, digests).sum())
+    # For random filters, the temperature is fitted to leave-one-out predictions.
+    calibrated_on_split = split.startswith("leave_one")
+    if split == "validation" and not network.config.model.is_closed_form:
         # A checkpoint saved after a signal, between validations, has no metrics.
-        is_validated = run.validation_metrics is not None and run.temperature != 1
-        calibrated_here = is_validated and len(examples) >= MIN_VALIDATION_EXAMPLES
+        is_fitted = network.validation_metrics is not None and network.temperature != 1
+        calibrated_on_split = is_fitted and len(examples) >= MIN_VALIDATION_EXAMPLES
     accuracy_by_group = None
     if examples.groups is not None:
         # For each example, the fraction of members that classify it correctly.
@@ -97,25 +104,25 @@ def evaluate_logits(
         accuracy_by_group = dict(zip(names, accuracies.tolist(), strict=True))
     permutation = None
     permutation_hash = None
-    if run.config.data.view == "permuted":
-        permutation = run.config.data.permutation
+    if network.config.data.view == "permuted":
+        permutation = network.config.data.permutation
         pixels = task.time_steps * task.features
         permutation_hash = permutation_sha256(permutation, pixels)
     return Result(
         **asdict(metrics),
         dataset=task.name,
         split=split,
-        step=run.checkpoint_step,
-        num_parameters=run.num_parameters,
-        params_sha256=run.params_sha256,
-        member_sha256=tuple(map(params_sha256, split_ensemble(run.params))),
-        temperature=run.temperature,
+        step=network.checkpoint_step,
+        num_parameters=network.num_parameters,
+        params_sha256=network.params_sha256,
+        member_sha256=tuple(map(params_sha256, split_ensemble(network.params))),
+        temperature=network.temperature,
         task=task,
         permutation=permutation,
         permutation_sha256=permutation_hash,
-        trained_on_sha256=run.task.sha256,
+        trained_on_sha256=network.task.sha256,
         tutorial_128=tutorial_metrics,
-        calibrated_here=is_of_run and calibrated_here,
-        examples_trained_on=examples_trained_on,
+        calibrated_on_split=is_training_data and calibrated_on_split,
+        examples_seen_in_training=num_seen,
         accuracy_by_group=accuracy_by_group,
     )

@@ -1,4 +1,4 @@
-"""Trained networks: checkpoint, predictions, and streaming over time steps."""
+"""Trained networks, restored from checkpoints: predictions and streaming."""
 
 import functools
 from collections.abc import Mapping
@@ -34,13 +34,13 @@ from rnnmnist.runtime.mesh import mesh_platform, put_global, replicated_sharding
 
 
 class StreamState(NamedTuple):
-    """State of a network while it reads a sequence, between two time steps.
+    """State of a network between two time steps of a streamed sequence.
 
     Attributes:
         carry: carry of the recurrent layers, with a leading ensemble axis.
         last: inputs of the previous time step, float32 [features]; 0 before the first
-            time step. `data.missing=forward_fill` replaces missing values of the next
-            time step by these inputs.
+            time step. If `data.missing` is `forward_fill`, missing values at the next
+            time step are replaced with these inputs.
     """
 
     carry: Carry
@@ -55,9 +55,9 @@ class Network:
 
     Attributes:
         record: record of the run.
-        selector: checkpoint: `best`, `latest` or a step number.
-        settings: the settings in `OPENING_SETTINGS` that the caller has passed.
-        dataset: data of the run; None if not in memory.
+        selector: selects the checkpoint: `best`, `latest` or a step number.
+        settings: the settings in `LOAD_SETTINGS` that the caller has passed.
+        dataset: data of the run; None if they are not in memory.
         header: header of the checkpoint, which contains the settings.
         params: evaluated parameters, NumPy arrays with a leading ensemble axis.
     """
@@ -71,8 +71,8 @@ class Network:
     ) -> None:
         """Restores the selected checkpoint.
 
-        Custom code is imported only if `settings` names it; code that only the
-        checkpoint names is never imported.
+        Custom code is imported only if it is specified in `settings`, never because it
+        is specified in the checkpoint.
         """
         self.record = record
         self.selector = selector
@@ -88,7 +88,7 @@ class Network:
 
     @property
     def workdir(self) -> Path | None:
-        """Run folder; None in memory."""
+        """Run folder; None if the run is in memory."""
         return self.record.workdir
 
     @property
@@ -108,7 +108,7 @@ class Network:
 
     @property
     def validation_metrics(self) -> StepMetrics | None:
-        """Validation metrics; None without validation."""
+        """Validation metrics; None if the checkpoint was not validated."""
         return self.header.metrics
 
     @property
@@ -133,7 +133,7 @@ class Network:
 
     @functools.cached_property
     def view(self) -> View:
-        """Transform that reads images as sequences."""
+        """Transform that converts images to sequences."""
         return View(self.config.data.view, self.config.data.permutation)
 
     @functools.cached_property
@@ -143,19 +143,19 @@ class Network:
 
     @property
     def pixel_order(self) -> np.ndarray | None:
-        """Indices of the pixels read at each time step, [time, features]."""
+        """Pixel indices at each time step, [time, features]; None for sequences."""
         shape = self.task.image_shape
         if shape is None:
             return None
         return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
 
     def check_streams(self) -> None:
-        """Raises a `UserError` if the network only classifies whole sequences."""
+        """Raises a `UserError` if the network can only classify whole sequences."""
         model = self.config.model
         if model.reads_whole_sequences:
             name = "bidirectional" if model.network is None else "network"
             raise UserError(
-                f"model.{name}: the network classifies whole sequences only; for an "
+                f"model.{name}: the network can only classify whole sequences; for an "
                 "output at each time step, train a network without this setting"
             )
 
@@ -169,7 +169,7 @@ class Network:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """Mesh on which the network computes; by default, a single device."""
+        """Device mesh for predictions; by default, a single device."""
         return make_device_mesh()
 
     @functools.cached_property
@@ -190,7 +190,7 @@ class Network:
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Computes uncalibrated logits, float32 [ensemble, examples, classes].
 
-        With `every_step`, the shape is [ensemble, examples, time, classes].
+        If `every_step` is True, the shape is [ensemble, examples, time, classes].
         """
         view = View() if inputs.are_sequences else self.view
         return predict_logits(
@@ -205,13 +205,13 @@ class Network:
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Computes calibrated class probabilities, float32 [examples, classes].
 
-        With `every_step`, the shape is [examples, time, classes].
+        If `every_step` is True, the shape is [examples, time, classes].
         """
         logits = self.logits(inputs, every_step=every_step)
         return softmax(combine_members(logits) / self.temperature)
 
     def calibrated_logits(self, inputs: Inputs) -> np.ndarray:
-        """Computes logits whose softmax gives the calibrated probabilities.
+        """Computes logits whose softmax is the calibrated probabilities.
 
         Members of an ensemble are combined. Returns float64 [examples, classes].
         """
@@ -227,8 +227,8 @@ class Network:
         carries = jax.vmap(initialize, in_axes=(0, None))(
             {"params": self.device_params}, 1
         )
-        # Sharded like the outputs of `_read_time_step`, so that one compiled program
-        # serves all time steps.
+        # The carry is sharded like the outputs of `_read_time_step`, so that all time
+        # steps use the same compiled program.
         carry = jax.device_put(carries, replicated_sharding(self.mesh))
         return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
 
@@ -240,27 +240,27 @@ class Network:
 
         Args:
             state: state from `start`, or from `step` for the previous time step.
-            features: real [features], values of one time step. For images, grey levels
-                from 0 to 1 in the order of `data.view`.
+            features: float [features], values of one time step. For images, pixel
+                values from 0 to 1 in the order of `data.view`.
 
         Returns:
-            The new state, and the class probabilities of the sequence read so far,
-            float32 [classes].
+            The new state, and the class probabilities after this time step, float32
+            [classes].
 
         Raises:
-            UserError: if the features are not numbers or have a wrong shape, a missing
-                value is not filled by the run, or a value is far outside the range of
-                the training data.
-            RunError: if the logits are not finite.
+            UserError: if the features are not numbers or have a wrong shape, a value is
+                missing and the run does not fill missing values, or a value is far
+                outside the range of the training data.
+            RunError: if a logit is not finite.
         """
         if not isinstance(state, StreamState):
             raise UserError(
                 f"state: must be returned by start or step, not {format_value(state)}"
             )
         values = read_features(self.task, self.normalization, features)
-        standardized = self.normalization.standardize(values[None, None])[0, 0]
+        current = self.normalization.standardize(values[None, None])[0, 0]
         # Forward fill copies missing values from the previous time step.
-        two_time_steps = np.stack([state.last, standardized])
+        two_time_steps = np.stack([state.last, current])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
         carry, logits = _read_time_step(
             self.device_params, state.carry, inputs[None], model=self.model
@@ -275,12 +275,12 @@ class Network:
 def _resolve_config(
     config: RunConfig, settings: Mapping[str, object], workdir: Path | None
 ) -> RunConfig:
-    """Resolves the data path and the custom functions of a checkpoint's configuration.
+    """Resolves the data path and the custom functions in a checkpoint's configuration.
 
-    Arrays passed to `fit` are in the workdir. The caller passes new paths for other
-    files that have moved, and the custom cell or network, in `settings`.
+    Arrays passed to `fit` are stored in the workdir. `settings` contains new paths of
+    other files that have moved, and the custom cell or network.
     """
-    trained = config
+    saved_config = config
     if is_user_defined("data.path", config.data.path):
         config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
@@ -290,15 +290,15 @@ def _resolve_config(
     config = config.replace(settings)
     for kind in ("cell", "network"):
         name = f"model.{kind}"
-        old, new = trained.flat()[name], config.flat()[name]
+        old, new = saved_config.flat()[name], config.flat()[name]
         if (
             isinstance(old, str)
             and is_user_defined(name, old)
             and settings.get(name) is None
         ):
             raise UserError(
-                f"{name}: {workdir or 'the network'} has a user-defined {kind}, whose "
-                f"code runs only if you name it; if you trust it, set {name} (in "
+                f"{name}: {workdir or 'the network'} uses a user-defined {kind}, whose "
+                f"code runs only if you specify it; if you trust it, set {name} (in "
                 f"Python, {kind}) to {escape_unprintable(old)}"
             )
         if text_without_path(old) != text_without_path(new):

@@ -1,4 +1,4 @@
-"""Attribution of predictions to time steps by occlusion."""
+"""Attributes predictions to time steps by occlusion."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import log_softmax
 
-MAX_WINDOWS = 28  # per sequence; rows of an image
+MAX_WINDOWS = 28  # per sequence, equal to the number of rows in an image
 
 
 def occlude(network: Network, inputs: Inputs) -> np.ndarray:
-    """Computes `Model.occlusion`, float32 [n, time].
+    """Computes the attributions that `Model.occlusion` returns, float32 [n, time].
 
     Occluded values are 0: the training mean of normalized sequences, or the background
     of images.
@@ -25,15 +25,15 @@ def occlude(network: Network, inputs: Inputs) -> np.ndarray:
     windows[padding_mask(time_steps, lengths)] = -1
 
     def log_probabilities(is_occluded: np.ndarray) -> np.ndarray:
-        occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        return log_softmax(network.calibrated_logits(occluded))
+        occluded_inputs = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
+        return log_softmax(network.calibrated_logits(occluded_inputs))
 
-    original = log_probabilities(np.zeros(windows.shape, bool))
-    predicted = original.argmax(-1)[:, None]
+    baseline = log_probabilities(np.zeros(windows.shape, bool))
+    predicted_classes = baseline.argmax(-1)[:, None]
     attributions: np.ndarray = np.zeros(windows.shape, np.float32)
     for window in range(windows.max() + 1):
         is_inside = windows == window
-        decrease = original - log_probabilities(is_inside)
-        attribution = np.take_along_axis(decrease, predicted, axis=1)
+        decrease = baseline - log_probabilities(is_inside)
+        attribution = np.take_along_axis(decrease, predicted_classes, axis=1)
         attributions += np.where(is_inside, attribution, 0)
     return attributions

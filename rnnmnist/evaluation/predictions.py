@@ -1,6 +1,6 @@
-"""Logits for any number of examples, computed in chunks of fixed shapes.
+"""Computes logits for any number of examples, in chunks of fixed shapes.
 
-Training and all commands, except `predict --stream`, compute their logits here.
+Validation and all commands except `predict --stream` use this module.
 """
 
 import functools
@@ -27,23 +27,24 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 
-# Upper limits for the size of a chunk. A chunk contains at least one batch.
+# Upper limits on the size of a chunk. A chunk contains at least one batch.
 MAX_CHUNK_BYTES = 1 << 20
 MAX_CHUNK_BATCHES = 8
 MIN_PADDED_TIME_STEPS = 64
-# Upper limit for the hidden states of a batch over all time steps. A batch contains at
-# least one example. Only random filters, with thousands of hidden units, need it.
+# Upper limit on the hidden states of a batch over all time steps. A batch contains at
+# least one example. The limit applies only to random filters, which have thousands of
+# hidden units.
 MAX_EVERY_STEP_BYTES = 1 << 28
 # A chunk of batches: values from `Inputs.take`, [batches, batch, ...], and lengths,
-# int32 [batches, batch]. Lengths are None without padding.
+# int32 [batches, batch]. Lengths are None for images.
 Batches = tuple[jax.Array, jax.Array | None]
 
 
 def nonfinite_logits_error(subject: str) -> RunError:
     """Returns the error for infinite or NaN logits."""
     return RunError(
-        f"the network has no prediction for {subject}, because the logits are not "
-        "finite; correct values that are too large, or train with a lower "
+        f"the network has no prediction for {subject} because the logits are not "
+        "finite; check for very large input values, or train with a lower "
         "train.learning_rate"
     )
 
@@ -60,13 +61,14 @@ def predict_logits(
 ) -> np.ndarray:
     """Computes logits for all examples, on every process.
 
-    The logits are float32 [ensemble, examples, classes] after the last time step, or
-    [ensemble, examples, time, classes] with `every_step`. The batch size per device
-    does not affect counts of correct predictions, and affects the loss only by
-    rounding.
+    The logits are float32 [ensemble, examples, classes] after the last time step. If
+    `every_step` is True, they are [ensemble, examples, time, classes]. The batch size
+    per device does not affect the number of correct predictions, and affects the loss
+    only through rounding.
 
     Raises:
-        RunError: if logits are not finite. The message names the first such example.
+        RunError: if a logit is not finite. The message contains the first affected
+            example.
     """
     chunks = compute_chunks(model, params, inputs, view, mesh, every_step=every_step)
     logits = np.concatenate(list(chunks), axis=1)
@@ -86,14 +88,14 @@ def compute_chunks(
     every_step: bool = False,
     method: Literal["hidden"] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields logits, or the inputs of the head with method `hidden`, chunk by chunk.
+    """Yields logits in chunks; the inputs of the head if `method` is `hidden`.
 
     Each item is float32 [ensemble, examples in the chunk, ...]. Chunks of batches are
     copied to the devices; each batch is sharded over the mesh axis `batch`.
 
     Compiling a program for a new chunk shape takes seconds. Since the number and length
-    of inputs vary between calls, inputs are padded to a few shapes, which
-    `choose_time_steps` and `choose_chunk` determine.
+    of inputs vary between calls, inputs are padded to a small set of shapes
+    (`choose_time_steps` and `choose_chunk`).
     """
     time_steps = inputs.time_steps  # rows of images
     if inputs.are_sequences:
@@ -104,11 +106,11 @@ def compute_chunks(
     chunk_size = math.prod(shape)
     for start in range(0, len(inputs), chunk_size):
         part = slice(start, start + chunk_size)
-        batches, used = make_chunk(inputs, part, shape, time_steps, mesh)
+        batches, num_batches = make_chunk(inputs, part, shape, time_steps, mesh)
         outputs = predict_batches(
             params,
             batches,
-            used,
+            num_batches,
             model=model,
             view=view,
             mesh=mesh,
@@ -116,8 +118,8 @@ def compute_chunks(
             method=method,
         )
         ensemble, _, _, *rest = outputs.shape
-        joined = jax.device_get(outputs).reshape(ensemble, chunk_size, *rest)
-        yield joined[:, : len(inputs) - start]  # remove padding examples
+        chunk = jax.device_get(outputs).reshape(ensemble, chunk_size, *rest)
+        yield chunk[:, : len(inputs) - start]  # remove padding examples
 
 
 def choose_chunk(
@@ -130,39 +132,46 @@ def choose_chunk(
 ) -> tuple[int, int]:
     """Returns the number of batches per chunk, and the number of examples per batch.
 
-    A chunk is copied to the devices and computed in one call of a compiled program. The
-    batch size per device is 1, a quarter of `eval_batch_size`, or `eval_batch_size`.
-    The last batches of a chunk can be empty. Empty batches are copied but not computed.
-    To limit the time for copies, chunks of large examples have fewer batches.
+    Each chunk is copied to the devices and processed in one call to a compiled program.
+    The batch size per device is 1, a quarter of `eval_batch_size`, or the full
+    `eval_batch_size`. The last batches of a chunk may be empty. Empty batches are
+    copied, but their logits are not computed. To limit the copying time, a chunk has
+    fewer batches if the examples are large.
     """
-    largest = model.execution.eval_batch_size
+    max_batch_size = model.execution.eval_batch_size
     if every_step and model.config.is_closed_form:
         # Filters have thousands of hidden units.
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
         sequence_bytes = state_bytes * max(time_steps, model.input_shape[0])
-        largest = max(1, min(largest, MAX_EVERY_STEP_BYTES // sequence_bytes))
-    count = math.ceil(len(inputs) / shards)
-    quarter = max(1, largest // 4)
-    if count == 1:
+        max_batch_size = max(
+            1, min(max_batch_size, MAX_EVERY_STEP_BYTES // sequence_bytes)
+        )
+    num_examples = math.ceil(len(inputs) / shards)  # per device
+    small_batch_size = max(1, max_batch_size // 4)
+    if num_examples == 1:
         batch_size = shards
-    elif count <= 2 * quarter:  # faster than one batch of the largest size
-        batch_size = shards * quarter
+    elif num_examples <= 2 * small_batch_size:  # faster than one large batch
+        batch_size = shards * small_batch_size
     else:
-        batch_size = shards * largest
+        batch_size = shards * max_batch_size
     time_step_bytes = inputs.take(np.arange(1)).nbytes // inputs.time_steps
     batches = MAX_CHUNK_BYTES // (batch_size * time_step_bytes * time_steps)
     return min(max(1, batches), MAX_CHUNK_BATCHES), batch_size
 
 
-def choose_time_steps(longest: int, trained: int) -> int:
-    """Returns the padded length, in time steps, for sequences of at most `longest`.
+def choose_time_steps(max_length: int, max_training_length: int) -> int:
+    """Returns the padded length of sequences with at most `max_length` time steps.
 
-    The padded length is the next power of two, at least 64, so that few programs serve
-    all lengths. If the longest training sequence, `trained`, is shorter than this and
-    long enough, its length is used instead.
+    The padded length is the next power of two, at least 64, so that few programs are
+    compiled. If the length of the longest training sequence is smaller and sufficient,
+    it is used instead.
     """
-    padded = max(MIN_PADDED_TIME_STEPS, 1 << (longest - 1).bit_length())
-    return min(padded, trained) if longest <= trained else padded
+    length = max(MIN_PADDED_TIME_STEPS, 1 << (max_length - 1).bit_length())
+    return (
+        min(length, max_training_length)
+        if max_length <= max_training_length
+        else length
+    )
 
 
 def make_chunk(
@@ -186,17 +195,17 @@ def make_chunk(
         batches = array.reshape(*shape, *array.shape[1:])
         return put_global(batches, NamedSharding(mesh, jax.P(None, BATCH)))
 
-    padded = np.pad(values, (pad_examples, pad_time, (0, 0)))
-    batches = jax.tree.map(put_batches, (padded, lengths))
+    values = np.pad(values, (pad_examples, pad_time, (0, 0)))
+    batches = jax.tree.map(put_batches, (values, lengths))
     _, batch_size = shape
-    used = np.int32(math.ceil(count / batch_size))
-    return batches, put_global(used, replicated_sharding(mesh))
+    num_batches = np.int32(math.ceil(count / batch_size))
+    return batches, put_global(num_batches, replicated_sharding(mesh))
 
 
 def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
     """Returns the length of each example without padding, int32 [examples].
 
-    Without padding, all lengths are `time_steps`.
+    If the inputs have no lengths, all examples have length `time_steps`.
     """
     if inputs.lengths is None:
         return np.full(len(inputs), time_steps, np.int32)
@@ -204,7 +213,7 @@ def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
 
 
 def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
-    """Raises a `RunError` if logits outside the padding are not finite.
+    """Raises a `RunError` if a logit outside the padding is not finite.
 
     Logits are [ensemble, examples, classes] or [ensemble, examples, time, classes].
     """
@@ -224,7 +233,7 @@ def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
 def predict_batches(
     params: Params,
     batches: Batches,
-    count: jax.Array,
+    num_batches: jax.Array,
     *,
     model: Classifier,
     view: View,
@@ -232,21 +241,22 @@ def predict_batches(
     every_step: bool,
     method: Literal["hidden"] | None = None,
 ) -> jax.Array:
-    """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
+    """Computes the logits of a chunk in a compiled program.
 
-    With method `hidden`, this computes the inputs of the head instead.
+    The logits are float32 [ensemble, batches, batch, (time,) classes]. If `method` is
+    `hidden`, the inputs of the head are computed instead.
 
-    Only the first `count` batches (int32 []) are computed; the logits of the other
-    batches are 0. Members are sharded over the mesh axis `ensemble`, and each batch
-    over the mesh axis `batch`. The logits are replicated.
+    Only the first `num_batches` (int32 []) batches are computed; the logits of the
+    other batches are 0. Members are sharded over the mesh axis `ensemble`, and each
+    batch over the mesh axis `batch`. The logits are replicated.
     """
 
     def predict_shard(params: Params, batches: Batches) -> jax.Array:
         def predict_one_batch(params: Params, index: jax.Array | int) -> jax.Array:
-            stored, lengths = jax.tree.map(lambda leaf: leaf[index], batches)
+            values, lengths = jax.tree.map(lambda leaf: leaf[index], batches)
             variables = {"params": params}
             logits = model.apply(
-                variables, view(stored), lengths, every_step=every_step, method=method
+                variables, view(values), lengths, every_step=every_step, method=method
             )
             return jnp.asarray(logits)
 
@@ -255,29 +265,30 @@ def predict_batches(
                 return logits.at[index].set(predict_one_batch(params, index))
 
             shape = jax.eval_shape(predict_one_batch, params, 0).shape
-            stored, _ = batches
-            zeros = jnp.zeros((len(stored), *shape))
-            return jax.lax.fori_loop(0, count, add_batch, zeros)
+            values, _ = batches
+            zeros = jnp.zeros((len(values), *shape))
+            return jax.lax.fori_loop(0, num_batches, add_batch, zeros)
 
         map_members = map_ensemble(predict_member, model.execution.vectorize_ensemble)
         logits: jax.Array = map_members(params)
         return logits
 
-    run = jax.shard_map(
+    predict_on_devices = jax.shard_map(
         predict_shard,
         mesh=mesh,
         in_specs=(jax.P(ENSEMBLE), jax.P(None, BATCH)),
         out_specs=jax.P(ENSEMBLE, None, BATCH),
         check_vma=False,
     )
-    logits = run(params, batches)
+    logits = predict_on_devices(params, batches)
     return jax.lax.with_sharding_constraint(logits, replicated_sharding(mesh))
 
 
 def decision_times(predicted: np.ndarray) -> np.ndarray:
-    """Returns the time step, from 1, after which each prediction stays the same.
+    """Returns the time step, counted from 1, after which a prediction is final.
 
     `predicted` contains the predicted class after each time step, int [examples, time].
+    Returns int [examples].
     """
     is_final = predicted[:, ::-1] == predicted[:, -1:]
     return predicted.shape[1] - np.cumprod(is_final, axis=1).sum(axis=1) + 1

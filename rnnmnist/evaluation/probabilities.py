@@ -1,11 +1,11 @@
 """Calibrated class probabilities: softmax(logits / temperature).
 
 Networks trained on few examples are overconfident; networks trained with label
-smoothing are underconfident. A temperature corrects both. It is fitted on held-out or
-left-out examples, or derived from the label smoothing. It is positive, so predicted
-classes do not change. An ensemble has a single temperature, which divides the logits of
-the mean probabilities. Separate temperatures for the members would change their weights
-in the mean, and therefore the predicted classes.
+smoothing are underconfident. A temperature corrects both. It is fitted to held-out
+examples or to leave-one-out predictions, or derived from the label smoothing. It is
+positive, so it does not change predicted classes. An ensemble has a single temperature,
+which divides the logs of the mean probabilities. Separate temperatures for the members
+would change their weights in the mean, and thus could change predicted classes.
 
 References:
     For temperature scaling: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Logits = TypeVar("Logits", np.ndarray, "jax.Array")
 
-TEMPERATURES = (1e-4, 1e3)  # the range that `fit_temperature` searches
+TEMPERATURE_RANGE = (1e-4, 1e3)  # search range of `fit_temperature`
 BISECTIONS = 50  # on a logarithmic scale
-# Validation must be fast, and needs only four digits of the temperature.
+# Enough for four significant digits. Validation must be fast.
 VALIDATION_BISECTIONS = 20
 
 # The probability for which `smoothing_temperature` inverts label smoothing exactly.
@@ -51,7 +51,7 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def combine_members(logits: Logits) -> Logits:
-    """Combines ensemble members: the log of their mean probabilities.
+    """Combines ensemble members into the log of their mean probabilities.
 
     The logits of a single member are returned unchanged.
 
@@ -69,31 +69,33 @@ def combine_members(logits: Logits) -> Logits:
 
 
 def smoothing_temperature(label_smoothing: float, classes: int) -> float:
-    """Returns a temperature that inverts label smoothing; 1 without smoothing.
+    """Returns a temperature that inverts label smoothing; 1 if there is none.
 
     A network that has learned smoothed targets predicts (1 - label_smoothing) * p +
     label_smoothing / classes instead of p. If all other classes are equally likely, a
-    temperature can invert label smoothing exactly for a single p: `REFERENCE_P`.
+    temperature can undo this exactly for a single p, which is `REFERENCE_P`.
     """
-    smoothed = (1 - label_smoothing) * REFERENCE_P + label_smoothing / classes
+    smoothed_p = (1 - label_smoothing) * REFERENCE_P + label_smoothing / classes
 
     def logit_gap(probability: float) -> float:
         """Returns the logit of the predicted class minus the logit of another class."""
         return math.log(probability * (classes - 1) / (1 - probability))
 
-    return logit_gap(smoothed) / logit_gap(REFERENCE_P)
+    return logit_gap(smoothed_p) / logit_gap(REFERENCE_P)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Fits the temperature of a network or an ensemble, to four digits.
+    """Fits the temperature of a network or ensemble, to four significant digits.
 
     Args:
-        logits: [ensemble, examples, classes], for held-out or left-out examples.
+        logits: [ensemble, examples, classes], held-out or leave-one-out.
         labels: int [examples].
     """
-    combined = combine_members(logits.astype(np.float64))
+    combined_logits = combine_members(logits.astype(np.float64))
     weights = np.ones(len(labels))
-    temperature = fit_temperature(combined, labels, weights, VALIDATION_BISECTIONS)
+    temperature = fit_temperature(
+        combined_logits, labels, weights, VALIDATION_BISECTIONS
+    )
     return float(f"{temperature:.4g}")
 
 
@@ -107,11 +109,11 @@ def fit_temperature(
 
     If all predictions are correct, the cross-entropy with targets 0 and 1 has no
     minimum: it decreases as the temperature approaches 0. The target of the true class
-    is therefore 1 - 1 / (n + 2), as suggested by Platt, where n is the sum of the
+    is therefore 1 - 1 / (n + 2), as suggested by Platt. Here, n is the sum of the
     weights.
 
     Args:
-        logits: float [examples, classes], for held-out or left-out examples.
+        logits: float [examples, classes], held-out or leave-one-out.
         labels: int [examples].
         weights: float [examples].
         bisections: number of bisections of the temperature range.
@@ -122,13 +124,13 @@ def fit_temperature(
     targets[np.arange(len(labels)), labels] = 1 - smoothing
 
     def slope(inverse: float) -> float:
-        """Returns the derivative of the cross-entropy by the inverse temperature."""
+        """Returns d(cross-entropy) / d(inverse temperature)."""
         probabilities = softmax(inverse * logits)
         errors = ((probabilities - targets) * logits).sum(axis=1)
         return float(weights @ errors)
 
     # The cross-entropy is convex in the inverse temperature.
-    low, high = -np.log(TEMPERATURES)[::-1]
+    low, high = -np.log(TEMPERATURE_RANGE)[::-1]
     for _ in range(bisections):
         middle = (low + high) / 2
         if slope(np.exp(middle).item()) < 0:

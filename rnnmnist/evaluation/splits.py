@@ -1,4 +1,4 @@
-"""Loads the examples on which a network is evaluated."""
+"""Loads the examples for the evaluation of a network."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def load_split(
     Args:
         network: the network.
         split: name of the split. None means `Task.evaluated_split`.
-        dataset: the data set. None means the data set that the caller named when
-            loading the network, or the data of the run.
+        dataset: the data set. None means the data set that the caller specified when
+            loading the network or, if there is none, the data of the run.
 
     Returns:
         The task, the name of the split, and its examples.
@@ -42,11 +42,11 @@ def load_split(
 def _load_dataset(network: Network) -> Dataset:
     config = network.config.data
     if config.name != "files" and config.path is not None:
-        raise UserError(f"data.path: the run uses {config.name}, not files; remove it")
+        raise UserError(f"data.path: not used for {config.name}; remove it")
     if config.name == "files" and config.path is None:
         raise MissingDataError(
             f"data.path: {network.workdir or 'the network'} does not contain the "
-            "training sequences; set data.path=PATH to these or others"
+            "training sequences; set data.path to the path of these or other sequences"
         )
     is_file = config.path is not None and not is_user_defined("data.path", config.path)
     if is_file and not Path(str(config.path)).exists():
@@ -55,18 +55,17 @@ def _load_dataset(network: Network) -> Dataset:
             "location"
         )
     dataset = datasets.load(network.config, trained=network.task)
-    is_named = network.settings.get("data.path") is not None
-    if dataset.task.sha256 != network.task.sha256 and not is_named:
+    is_specified = network.settings.get("data.path") is not None
+    if dataset.task.sha256 != network.task.sha256 and not is_specified:
         if config.path is None:
             raise UserError(
-                f"workdir: {network.workdir} was trained by another version of "
+                f"workdir: {network.workdir} was trained with another version of "
                 f"rnnmnist, with different splits of {dataset.task.name}; use that "
                 "version, or train in another workdir"
             )
         raise UserError(
-            f"data.path: the sequences in {config.path} differ from those used in "
-            "training (by their SHA-256); to evaluate on them, set "
-            f"data.path={config.path}"
+            f"data.path: the sequences in {config.path} do not match the SHA-256 of "
+            f"the training run; to evaluate on them, set data.path={config.path}"
         )
     return dataset
 
@@ -74,21 +73,21 @@ def _load_dataset(network: Network) -> Dataset:
 def load_evaluated(
     network: Network, split: str | None = None, dataset: Dataset | None = None
 ) -> tuple[Task, str, Examples, np.ndarray | None]:
-    """Loads the examples to evaluate, and leave-one-out logits if they apply.
+    """Loads the examples to evaluate, and leave-one-out logits if available.
 
-    Leave-one-out logits apply if `split` is None and the head was fitted in closed form
-    to all labelled examples. The examples are then the training examples, sorted by
-    group.
+    Leave-one-out logits are used if `split` is None and the head was fitted in closed
+    form to all labelled examples. In this case, the examples are the training examples,
+    sorted by group.
 
     Returns:
-        The task, the name of the split, its examples, and the leave-one-out logits.
-        Otherwise, the logits are None and have to be computed.
+        The task, the name of the split, its examples, and the leave-one-out logits;
+        None if the logits must be computed.
     """
     task, name, examples = load_split(network, split, dataset)
     metrics = network.validation_metrics
-    is_of_training = split is None and name == "train"
+    is_training_split = split is None and name == "train"
     # Without a validation split, only fits in closed form have validation metrics.
-    if metrics is None or not is_of_training or task.sha256 != network.task.sha256:
+    if metrics is None or not is_training_split or task.sha256 != network.task.sha256:
         return task, name, examples, None
     state = network.record.read_state()
     if state is None:  # a network saved without its run

@@ -15,7 +15,7 @@ SHARED_FIELDS = (
     "permutation",
     "permutation_sha256",
     "trained_on_sha256",
-    "examples_trained_on",
+    "examples_seen_in_training",
     "accuracy_by_group",
 )
 
@@ -39,12 +39,12 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
         permutation_sha256: the SHA-256 of the pixel order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the metrics on the first 128 test examples.
-        calibrated_here: whether the temperature was fitted on the evaluated examples,
-            which makes the loss slightly too low.
-        examples_trained_on: the number of examples that equal a training sequence, if
-            the evaluated data are not the training data; None if unknown.
-        accuracy_by_group: the mean accuracy of the members, by group; None if examples
-            have no groups.
+        calibrated_on_split: whether the temperature was fitted on the evaluated
+            examples, which makes the loss slightly too low.
+        examples_seen_in_training: the number of examples that equal a training
+            sequence, if the evaluated data are not the training data; None if unknown.
+        accuracy_by_group: the accuracy for each group, averaged over members; None
+            without groups.
     """
 
     dataset: str
@@ -59,8 +59,8 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
     tutorial_128: EnsembleMetrics | None = None
-    calibrated_here: bool = False
-    examples_trained_on: int | None = None
+    calibrated_on_split: bool = False
+    examples_seen_in_training: int | None = None
     accuracy_by_group: dict[str, float] | None = None
 
     @property

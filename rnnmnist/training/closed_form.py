@@ -1,8 +1,8 @@
-"""Training of random filters with a head that is fitted in closed form.
+"""Fits the head of random-filter networks in closed form.
 
 A run is a single step. The devices compute the hidden states of the training examples.
-The host then fits the head by ridge regression. The leave-one-out predictions of the
-ridge regression validate the run.
+The host then fits the head by ridge regression, and computes validation metrics from
+the leave-one-out predictions of the regression.
 """
 
 import collections
@@ -29,7 +29,7 @@ from rnnmnist.runtime.mesh import replicated_sharding
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
-from rnnmnist.training.loss import weigh_examples
+from rnnmnist.training.loss import compute_example_weights
 from rnnmnist.training.resume import Run
 from rnnmnist.training.ridge import fit_ridge
 from rnnmnist.training.state import Program
@@ -40,8 +40,9 @@ from rnnmnist.training.validation import (
 )
 
 LAST_STEP = 1
-SAMPLED_EXAMPLES = 24  # training examples from which thresholds are chosen
-SAMPLED_TIME_STEPS = 1024  # per sampled example, at most
+# Thresholds are chosen from a sample of the training examples.
+SAMPLED_EXAMPLES = 24
+MAX_SAMPLED_TIME_STEPS = 1024  # per sampled example
 
 
 def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
@@ -49,31 +50,33 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
 
     Raises:
         StoppedError: after a signal. Signals are checked before each fit.
-        RunError: if hidden states are not finite, or the checkpoint cannot be saved.
+        RunError: if a hidden state is not finite, or the checkpoint cannot be saved.
     """
     config, record = run.config, run.record
     task, splits = run.dataset
     train = splits["train"].sort_by_group()
     _warn_of_classes_in_one_group(train, task)
-    _warn_of_equal_sequences(train)
+    _warn_of_identical_sequences(train)
     program = Program.create(config, task, run.mesh)
-    weights = weigh_examples(config.train, task, train.labels)
+    weights = compute_example_weights(config.train, task, train.labels)
     members = []
     for seed in config.seeds:
         raise_if_stopped(stop, 0, LAST_STEP, record)
         members.append(fit_member(seed, program, task, train, weights))
     all_params, all_logits = zip(*members, strict=True)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
-    params = jax.device_put(stacked, replicated_sharding(program.mesh))
-    left_out_logits = np.stack(all_logits)
+    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *all_params)
+    params = jax.device_put(ensemble, replicated_sharding(program.mesh))
+    leave_one_out_logits = np.stack(all_logits)
 
     # `fit_ridge` divides each head by its own temperature, which calibrates a single
-    # network. The mean probabilities of an ensemble need another temperature.
+    # network. The mean probabilities of an ensemble need a separate temperature.
     temperature = 1.0
     if config.num_seeds > 1:
-        temperature = calibrate(left_out_logits, train.labels)
+        temperature = calibrate(leave_one_out_logits, train.labels)
     split = "leave_one_out" if train.groups is None else "leave_one_group_out"
-    metrics = compute_step_metrics(config, left_out_logits, train, LAST_STEP, split)
+    metrics = compute_step_metrics(
+        config, leave_one_out_logits, train, LAST_STEP, split
+    )
     record.log(metrics)
     progress.show(metrics)
     if len(splits["validation"]):
@@ -89,7 +92,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
         reason=run.reason,
         trained_on=train.list_digests(),
     )
-    record.save(header, params, {"left_out": left_out_logits})
+    record.save(header, params, {"left_out": leave_one_out_logits})
     return LAST_STEP
 
 
@@ -98,7 +101,7 @@ def fit_member(
 ) -> tuple[Params, np.ndarray]:
     """Fits one ensemble member to training examples that are sorted by group.
 
-    `weights` are the example weights, float64 [examples]. Returns the parameters, and
+    `weights` are the example weights, float64 [examples]. Returns the parameters and
     the leave-one-out logits, float64 [examples, classes].
 
     Raises:
@@ -119,42 +122,43 @@ def fit_member(
     head = fit_ridge(
         states[0], train.labels, len(task.classes), weights, train.leave_out_groups
     )
-    fitted = {
+    head_params = {
         "kernel": head.kernel.astype(np.float32),
         "bias": head.bias.astype(np.float32),
     }
-    return {**params, "head": fitted}, head.left_out_logits
+    return {**params, "head": head_params}, head.leave_one_out_logits
 
 
 def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
-    together = train.leave_out_groups
-    single = [
+    groups = train.leave_out_groups
+    class_names = [
         name
         for index, name in enumerate(task.classes)
-        if len(np.unique(together[train.labels == index])) == 1
+        if len(np.unique(groups[train.labels == index])) == 1
     ]
-    if single:
+    if class_names:
         warn_of_data(
-            "leaving out one training example, with its group and equal examples, "
-            f"leaves no example of these classes: {', '.join(single)[:200]}"
+            "all training examples of these classes are identical or in one group, so "
+            "leaving them out removes the class from training: "
+            f"{', '.join(class_names)[:200]}"
         )
 
 
-def _warn_of_equal_sequences(train: Examples) -> None:
-    """Warns if equal sequences are in different groups.
+def _warn_of_identical_sequences(train: Examples) -> None:
+    """Warns if identical sequences are in different groups.
 
-    Leaving out one group then does not leave out the equal sequences of another group.
+    If one of the groups is left out, the other group still contains its sequences.
     """
     if train.groups is None or train.digests is None:
         return
     pairs = set(zip(train.digests, train.groups, strict=True))
     num_groups = collections.Counter(digest for digest, _ in pairs)
-    number = sum(num_groups[digest] > 1 for digest in train.digests)
-    if number:
+    count = sum(num_groups[digest] > 1 for digest in train.digests)
+    if count:
         warn_of_data(
-            f"{number:,} training sequences are equal to sequences of another group, "
-            "so the leave-one-group-out accuracy may not hold for new groups; keep "
-            "equal sequences in one group"
+            f"{count:,} training sequences also occur in another group, so the "
+            "accuracy on new groups may be lower than the leave-one-group-out "
+            "accuracy; put identical sequences in the same group"
         )
 
 
@@ -163,23 +167,26 @@ def draw_member(
 ) -> Params:
     """Draws random filters, and returns the parameters as NumPy arrays.
 
-    The head is not fitted yet. Thresholds lie between filter outputs for a random
-    sample of training examples, at equally spaced time steps for long sequences.
+    The head is not fitted yet. The thresholds are chosen from the filter outputs for a
+    random sample of training examples. Long sequences are sampled at equally spaced
+    time steps.
     """
     delta_std = np.asarray(task.delta_std or 1, np.float32)
     params, order, positions = jax.device_get(
         _draw_params(np.uint32(seed), np.int32(len(train)), delta_std, model=model)
     )
-    sampled = []
+    filter_outputs = []
     for index in order[: len(train)].tolist():
         example = train.take(slice(index, index + 1))
         outputs = jax.device_get(
             _compute_filter_outputs(params, example, model=model, view=view)
         )
-        end = model.input_shape[0] if train.lengths is None else train.lengths[index]
-        sampled.append(outputs[: end : math.ceil(end / SAMPLED_TIME_STEPS), 0])
+        length = model.input_shape[0] if train.lengths is None else train.lengths[index]
+        filter_outputs.append(
+            outputs[: length : math.ceil(length / MAX_SAMPLED_TIME_STEPS), 0]
+        )
     params[FILTERS]["thresholds"] = choose_thresholds(
-        np.concatenate(sampled), positions
+        np.concatenate(filter_outputs), positions
     )
     return params
 
@@ -196,8 +203,8 @@ def _draw_params(
 
     Returns:
         - The parameters.
-        - Indices of examples in random order, int32 [SAMPLED_EXAMPLES]. With fewer
-          examples, indices are repeated.
+        - Indices of examples in random order, int32 [SAMPLED_EXAMPLES]. If there are
+          fewer examples, indices are repeated.
         - Positions for `choose_thresholds`, float32 [THRESHOLDS, filters].
     """
     key = stream_key(seed, Stream.FILTERS)
@@ -210,10 +217,10 @@ def _draw_params(
 
 @functools.partial(jax.jit, static_argnames=("model", "view"))
 def _compute_filter_outputs(
-    params: Params, stored: jax.Array, *, model: Classifier, view: View
+    params: Params, values: jax.Array, *, model: Classifier, view: View
 ) -> jax.Array:
-    """Returns filter outputs for stored examples, [time, examples, filters]."""
-    inputs = view(stored).swapaxes(0, 1)
+    """Returns filter outputs for values of `Examples`, [time, examples, filters]."""
+    inputs = view(values).swapaxes(0, 1)
     classifier = model.bind({"params": params})  # keeps the parent of `layer` alive
     layer: Any = classifier.recurrent_layer
     if model.config.deltas:  # `Deltas` around a `FilterBank`

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 
 from rnnmnist.config.resolving import RunTrainConfig
-from rnnmnist.config.schema import OPENING_SETTINGS, is_user_defined
+from rnnmnist.config.schema import LOAD_SETTINGS, is_user_defined
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import escape_unprintable
@@ -52,20 +52,20 @@ class Progress:
         except (OSError, ValueError) as error:
             self.verbose = False
             _logger.warning(
-                f"standard output cannot be written ({error}); training continues"
+                f"cannot write to standard output ({error}); training continues"
             )
 
-    def start(self, members: int, parameters: int) -> None:
+    def start(self, num_members: int, num_parameters: int) -> None:
         """Prints the number of parameters, the number of steps and the batch size."""
-        each = f"{members} x " if members > 1 else ""
+        prefix = f"{num_members} x " if num_members > 1 else ""
         self.write(
-            f"{each}{parameters:,} parameters, {self.config.num_steps:,} steps of "
-            f"{self.config.batch_size:,} {self.task.noun}"
+            f"{prefix}{num_parameters:,} parameters, {self.config.num_steps:,} steps "
+            f"of {self.config.batch_size:,} {self.task.noun}"
         )
         self.write("compiling the training step")
 
     def show(self, metrics: logs.StepMetrics) -> None:
-        """Prints the metrics of training or validation."""
+        """Prints a line of training or validation metrics."""
         accuracy = format_percent(metrics.accuracy)
         if metrics.split == "train":
             step, num_steps = metrics.step, self.config.num_steps
@@ -98,7 +98,7 @@ def describe_run(run: Run) -> str:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
     devices = f"{mesh.size} {mesh_platform(mesh)} device{'s' if mesh.size > 1 else ''}"
     if process_count() > 1:
-        devices += f" of {process_count()} processes"
+        devices += f" in {process_count()} processes"
     location = record.workdir or "memory"
     lines = [
         f"{config.model.description} on {task.name}, {seeds}, {devices}, in {location}"
@@ -106,14 +106,14 @@ def describe_run(run: Run) -> str:
     if task.image_shape is None:
         lines.append(describe_sequences(dataset))
     if reason is not None and not step:
-        chosen, other = "a trained network", "filters"
+        network, other_cell = "a trained network", "filters"
         if config.model.is_closed_form:
-            chosen, other = "random filters", "lru"
-        lines.append(f"{chosen}, {reason}; to override, set model.cell={other}")
+            network, other_cell = "random filters", "lru"
+        lines.append(f"{network}, {reason}; to override, set model.cell={other_cell}")
     if completion is not None:
         hint = ""
         if step < config.train.num_steps:
-            hint = "; to train on, set a larger train.patience, or none"
+            hint = "; to continue training, increase train.patience or set it to none"
         lines.append(completion + hint)
     elif step:
         lines.append(f"resuming from step {step}")
@@ -136,7 +136,7 @@ def describe_sequences(dataset: Dataset) -> str:
             text += (
                 f"\nhalf of the training sequences have at most {median:,.0f} time "
                 f"steps, but all are padded to {task.time_steps:,}; to save time, "
-                "shorten long sequences, or choose fewer features (data.features)"
+                "shorten long sequences, or select fewer features (data.features)"
             )
     if task.validation_groups:
         text += f"\nvalidation groups: {', '.join(task.validation_groups)}"
@@ -145,31 +145,31 @@ def describe_sequences(dataset: Dataset) -> str:
 
 def summarize(
     run: Run,
-    steps: int,
+    step: int,
     result: Result | None,
     *,
     seconds: float,
-    compiling: float,
+    compile_seconds: float,
 ) -> str:
-    """Returns the results of a finished run, and commands that use its checkpoint."""
+    """Describes the results of a finished run, and commands that use its checkpoint."""
     record, config, task = run.record, run.config, run.dataset.task
     header = record.select("best")
     stop_reason = ""
-    if steps < config.train.num_steps:
-        reason = logs.describe_completion(record.lines, steps, config.train)
+    if step < config.train.num_steps:
+        reason = logs.describe_completion(record.lines, step, config.train)
         stop_reason = f"; {reason or 'stopped by a callback'}"
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
-    examples = steps * header.config.train.batch_size
+    examples = step * header.config.train.batch_size
     flags = [f"--workdir={record.workdir}"]
-    # The commands import custom functions only if a flag names them.
+    # Custom functions are imported only if a flag specifies them.
     for name, value in config.flat().items():
-        if name in OPENING_SETTINGS and is_user_defined(name, value):
+        if name in LOAD_SETTINGS and is_user_defined(name, value):
             flags.append(f"--config.{name}={value}")
     text = (
-        f"\nsteps       {steps:,} ({examples:,} {task.noun}){stop_reason}\n"
-        f"seconds     {seconds:.1f}, including {compiling:.1f} to compile\n"
+        f"\nsteps       {step:,} ({examples:,} {task.noun}){stop_reason}\n"
+        f"seconds     {seconds:.1f}, including {compile_seconds:.1f} for compilation\n"
         f"validation  {describe_validation(header)}\n"
         f"test        {test}"
     )
@@ -186,14 +186,14 @@ def describe_validation(header: Header) -> str:
     """Describes the validation metrics of a checkpoint, and why it was selected."""
     step, metrics = header.step, header.metrics
     if metrics is None:
-        return f"none: no sequences were held out, so best is the last step, {step}"
+        return f"none: no sequences were held out; the last step, {step}, is selected"
     accuracy = format_validation(metrics)
     if header.config.model.is_closed_form:
         return accuracy
     if metrics.examples < MIN_VALIDATION_EXAMPLES:
         return (
-            f"{accuracy}, at the last step, {step}: selection needs at least "
-            f"{MIN_VALIDATION_EXAMPLES} validation examples"
+            f"{accuracy}, at the last step, {step}: selecting a checkpoint requires at "
+            f"least {MIN_VALIDATION_EXAMPLES} validation examples"
         )
     criterion = ""
     if header.config.train.has_class_weights:

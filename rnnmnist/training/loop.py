@@ -1,4 +1,4 @@
-"""The training loop, which trains, logs, validates and saves."""
+"""The training loop: trains, logs metrics, validates and saves checkpoints."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from rnnmnist.runtime.distributed import max_over_processes
 from rnnmnist.runtime.mesh import put_global, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
-from rnnmnist.training.loss import weigh_examples
+from rnnmnist.training.loss import compute_example_weights
 from rnnmnist.training.optimizer import compute_learning_rate, compute_learning_rates
 from rnnmnist.training.resume import Run, restore_state
 from rnnmnist.training.state import Program, TrainState, create_state
@@ -30,7 +30,7 @@ from rnnmnist.training.validation import (
     validate,
 )
 
-# Metrics of updates by name, copied to the host, float32 [ensemble, updates].
+# Metrics by name, copied to the host, float32 [ensemble, updates].
 HostMetrics = dict[str, np.ndarray]
 
 
@@ -45,7 +45,7 @@ def train_loop(
     run. Returns the last step.
 
     Raises:
-        StoppedError: after a signal, once a checkpoint is saved.
+        StoppedError: after a signal, once a checkpoint has been saved.
         RunError: if a loss, gradient, parameter or validation logit is not finite, or a
             checkpoint cannot be saved.
     """
@@ -58,7 +58,7 @@ def train_loop(
     program = Program.create(config, task, mesh)
     train = splits["train"]
     if config.train.has_class_weights:
-        weights = weigh_examples(config.train, task, train.labels)
+        weights = compute_example_weights(config.train, task, train.labels)
         train = dataclasses.replace(train, weights=weights.astype(np.float32))
     default_temperature = smoothing_temperature(
         config.train.label_smoothing, len(task.classes)
@@ -69,8 +69,8 @@ def train_loop(
         else:
             state = restore_state(record, config, program)
         progress.start(
-            members=config.num_seeds,
-            parameters=count_params(abstract_params(program.model)),
+            num_members=config.num_seeds,
+            num_parameters=count_params(abstract_params(program.model)),
         )
         is_stopped = max_over_processes(stop.signal_number) > 0
         stops_early = False
@@ -78,30 +78,32 @@ def train_loop(
         with jax.transfer_guard("disallow"):
             while step < num_steps and not (is_stopped or stops_early):
                 # Train. The state stays on the devices; the metrics are NumPy arrays.
-                target = next_due_step(step, config.train)
-                started = seconds_without_compilation()  # excludes compilation
+                target_step = next_due_step(step, config.train)
+                start_seconds = seconds_without_compilation()  # excludes compilation
                 state, metrics = train_to(
                     state,
                     step,
-                    target,
+                    target_step,
                     config=config.train,
                     program=program,
                     batches=batches,
                 )
-                seconds = seconds_without_compilation() - started
+                seconds = seconds_without_compilation() - start_seconds
 
                 # Log. Only updates before the first non-finite update are logged.
-                is_finite = find_finite(metrics).all(axis=0)  # in all members
+                is_finite = finite_mask(metrics).all(axis=0)  # in all members
                 num_finite = int(np.logical_and.accumulate(is_finite).sum())
                 step += num_finite
                 if num_finite:
-                    finite = select_updates(metrics, 0, num_finite)
-                    trained = training_metrics(config, step, finite, seconds)
-                    record.log(trained)
-                    progress.show(trained)
+                    finite_metrics = select_updates(metrics, 0, num_finite)
+                    train_metrics = average_updates(
+                        config, step, finite_metrics, seconds
+                    )
+                    record.log(train_metrics)
+                    progress.show(train_metrics)
 
-                # After a non-finite update, end the run. The state includes that update
-                # and later ones, so it is not saved. The last checkpoint is kept.
+                # After a non-finite update, end the run without saving: the state
+                # includes this update and later updates. The last checkpoint is kept.
                 if num_finite < len(is_finite):
                     raise nonfinite_error(config, metrics, num_finite, step)
 
@@ -110,16 +112,16 @@ def train_loop(
 
                 # Validate.
                 is_due = step % eval_every_steps == 0 or step == num_steps
-                validated: StepMetrics | None = None
+                validation_metrics: StepMetrics | None = None
                 temperature = default_temperature
                 if is_due and len(validation.labels):
                     params = state.evaluated_params
-                    validated, fitted_temperature = validate(
+                    validation_metrics, fitted_temperature = validate(
                         config, program, params, validation, step
                     )
                     temperature = fitted_temperature or default_temperature
-                    record.log(validated)
-                    progress.show(validated)
+                    record.log(validation_metrics)
+                    progress.show(validation_metrics)
 
                 # Save.
                 if is_due or is_stopped:
@@ -127,7 +129,7 @@ def train_loop(
                         step=step,
                         config=config,
                         task=task,
-                        metrics=validated,
+                        metrics=validation_metrics,
                         temperature=temperature,
                         reason=run.reason,
                         trained_on=train.list_digests(),
@@ -136,10 +138,10 @@ def train_loop(
                     arrays = state.evaluated_params, state._asdict()
                     record.save(header, *replicate(arrays, mesh))
 
-                # Stop early if the callback or the patience requests it.
-                if validated is not None:
+                # Stop early if the callback returns True or the patience is exhausted.
+                if validation_metrics is not None:
                     stops_early = should_stop_early(
-                        validated, config.train, record, callback
+                        validation_metrics, config.train, record, callback
                     )
     # After a signal, all processes raise an error, even if the run is complete.
     raise_if_stopped(stop, step, num_steps, record)
@@ -149,21 +151,21 @@ def train_loop(
 def train_to(
     state: TrainState,
     step: int,
-    target: int,
+    target_step: int,
     *,
     config: RunTrainConfig,
     program: Program,
     batches: BatchSource,
 ) -> tuple[TrainState, HostMetrics]:
-    """Trains from `step` to `target`, with one call of `train_chunk` per chunk.
+    """Trains from `step` to `target_step`, with one call to `train_chunk` per chunk.
 
     Training ends after a chunk with a non-finite update. The buffers of `state` are
-    donated: do not use `state` after the call. Returns the new state, and the metrics
-    of the updates.
+    donated: do not use `state` after the call. Returns the new state and the metrics of
+    the updates.
     """
     replicated = replicated_sharding(program.mesh)
     parts: list[HostMetrics] = []
-    for chunk, first, end in batches.chunks(step, target):
+    for chunk, first, end in batches.chunks(step, target_step):
         learning_rates = compute_learning_rates(  # for the whole chunk
             chunk.start,
             config=config,
@@ -180,7 +182,7 @@ def train_to(
         )
         part = select_updates(jax.device_get(metrics), first, end)
         parts.append(part)
-        if not find_finite(part).all():
+        if not finite_mask(part).all():
             break
     return state, jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *parts)
 
@@ -190,8 +192,8 @@ def select_updates(metrics: HostMetrics, first: int, end: int) -> HostMetrics:
     return {name: values[:, first:end] for name, values in metrics.items()}
 
 
-def find_finite(metrics: HostMetrics) -> np.ndarray:
-    """Returns True for each finite update, bool [ensemble, updates]."""
+def finite_mask(metrics: HostMetrics) -> np.ndarray:
+    """Returns a mask of the finite updates, bool [ensemble, updates]."""
     values = [metrics[name] for name in ("loss", "grad_norm", "param_norm")]
     return np.isfinite(values).all(axis=0)
 
@@ -199,20 +201,20 @@ def find_finite(metrics: HostMetrics) -> np.ndarray:
 def next_due_step(step: int, config: RunTrainConfig) -> int:
     """Returns the next step at which logging or validation is due."""
     intervals = (config.log_every_steps, config.eval_every_steps)
-    due = [(step // every + 1) * every for every in intervals]
-    return min(config.num_steps, *due)
+    due_steps = [(step // interval + 1) * interval for interval in intervals]
+    return min(config.num_steps, *due_steps)
 
 
-def training_metrics(
+def average_updates(
     config: RunConfig, step: int, metrics: HostMetrics, seconds: float
 ) -> StepMetrics:
-    """Averages the metrics of all updates since the previous line of the log.
+    """Averages the metrics of all updates since the previous log line.
 
     `seconds` is the duration of these updates.
     """
     examples = config.train.batch_size * metrics["loss"].shape[1]
     means = {name: values.mean(axis=1, dtype=float) for name, values in metrics.items()}
-    # The float32 accuracy is inexact, so its product is rounded to get the count.
+    # The float32 accuracy is inexact, so the product is rounded to a whole number.
     correct = np.rint(means.pop("accuracy") * examples).astype(int)
     losses = means.pop("loss")
     members = [
@@ -236,16 +238,17 @@ def nonfinite_error(
 ) -> RunError:
     """Returns the error for the non-finite update at `position` in the metrics.
 
-    `step` updates precede the non-finite update: the message calls it `step + 1`.
+    The first `step` updates of the run were finite, so the message refers to the
+    update as step `step + 1`.
     """
-    member = int(np.argmin(find_finite(metrics)[:, position]))
+    member = int(np.argmin(finite_mask(metrics)[:, position]))
     values = {name: rows[member, position] for name, rows in metrics.items()}
-    with jax.transfer_guard("allow"):  # disallowed by the loop
+    with jax.transfer_guard("allow"):  # the loop disallows implicit copies
         learning_rate = float(compute_learning_rate(config.train, step))
-    advice = "".join(f", or correct {each}" for each in functions_of(config))
+    advice = "".join(f", or fix {function}" for function in functions_of(config))
     return RunError(
-        f"step {step + 1} is not finite: for seed {config.seeds[member]}, the loss is "
-        f"{values['loss']}, the gradient norm {values['grad_norm']} and the parameter "
-        f"norm {values['param_norm']} at learning rate {learning_rate:.3g}; lower "
-        f"train.learning_rate or set train.clip_norm{advice}"
+        f"step {step + 1} gave non-finite values: for seed {config.seeds[member]}, the "
+        f"loss is {values['loss']}, the gradient norm {values['grad_norm']} and the "
+        f"parameter norm {values['param_norm']} at learning rate {learning_rate:.3g}; "
+        f"lower train.learning_rate or set train.clip_norm{advice}"
     )

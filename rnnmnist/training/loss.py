@@ -1,4 +1,4 @@
-"""The training loss."""
+"""The training objective, its loss functions and example weights."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def cross_entropy(
     return optax.softmax_cross_entropy(logits, targets)
 
 
-# Built-in values of `train.loss`. With `every_step`, the objective averages the loss
+# Built-in values of `train.loss`. For `every_step`, the objective averages the loss
 # over time.
 LOSS_FUNCTIONS = {"last": cross_entropy, "every_step": cross_entropy}
 
@@ -64,22 +64,22 @@ class Objective:
         weighted sum of the example losses, plus penalties. The logged loss contains
         neither weights nor penalties.
 
-        - Penalties that a custom cell or network sows are added to the objective.
+        - Penalties sown by a custom cell or network are added to the objective.
         - To add a penalty on the parameters, add `len(batch.labels) * penalty` to the
           returned objective. Exclude parameters that are not trained: `NOT_TRAINED` in
           `models/parameters.py` lists their names.
 
-        Validation does not use the objective. The validation loss is the custom loss
-        or, without one, the cross-entropy of the last logits without label smoothing.
-        It ignores weights, earlier time steps and penalties. `train.patience` compares
-        this loss, whereas the best checkpoint is selected by validation accuracy
-        (`runs/selection.py`).
+        Validation does not use the objective. The validation loss is the custom loss if
+        there is one, otherwise the cross-entropy of the last logits without label
+        smoothing. It ignores weights, earlier time steps and penalties. Early stopping
+        (`train.patience`) monitors this loss, whereas the best checkpoint is selected
+        by validation accuracy (`runs/selection.py`).
         """
         labels, lengths = batch.labels, batch.lengths
         penalty: jax.Array | float = 0.0
-        is_network = self.model.config.network is not None
-        if not is_network:
-            logits, sown = self.model.apply(
+        has_custom_network = self.model.config.network is not None
+        if not has_custom_network:
+            logits, sown_penalties = self.model.apply(
                 {"params": params},
                 batch.inputs,
                 lengths,
@@ -87,8 +87,8 @@ class Objective:
                 keys=batch.keys,
                 mutable=[LOSSES],
             )
-        if is_network or sown:
-            logits, penalty = self.apply_by_example(params, batch)
+        if has_custom_network or sown_penalties:
+            logits, penalty = self.apply_per_example(params, batch)
         if self.every_step:  # logits are [batch, time, classes]
             # All time steps have the same label, so labels are [batch, 1].
             losses = average_over_time(self.loss(logits, labels[:, None]), lengths)
@@ -106,21 +106,21 @@ class Objective:
             losses *= batch.weights
         return losses.sum() + penalty, sums
 
-    def apply_by_example(
+    def apply_per_example(
         self, params: Params, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the logits of custom networks, and of cells that sow penalties.
 
-        The model is mapped over examples, with one random key per example. Random
+        The model is mapped over examples, with one random key per example. The random
         numbers and penalties of an example are thus independent of the other examples
-        on the device. Returns the logits and the sum of all penalties.
+        on the device. Returns the logits, and the sum of all penalties.
         """
         model = self.model
 
         def apply(
             inputs: jax.Array, length: jax.Array | None, key: jax.Array | None
         ) -> tuple[jax.Array, jax.Array]:
-            outputs, sown = model.apply(
+            outputs, sown_penalties = model.apply(
                 {"params": params},
                 inputs[None],
                 None if length is None else length[None],
@@ -129,10 +129,10 @@ class Objective:
                 rngs=None if key is None else {"dropout": key},
                 mutable=[LOSSES],
             )
-            penalties = jax.tree.leaves(sown)
+            penalties = jax.tree.leaves(sown_penalties)
             if length is not None and model.config.network is None:
-                # Ignore the penalties that the cell sows in the padding.
-                end = -(-length // model.config.stride)  # in time steps of the cell
+                # Ignore penalties sown at padding time steps.
+                end = -(-length // model.config.stride)  # the stride shortens sequences
                 penalties = [
                     jnp.where(jnp.arange(len(penalty)) < end, penalty.T, 0)
                     for penalty in penalties
@@ -144,9 +144,9 @@ class Objective:
 
 
 def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Averages losses [batch, time] over time, with the weights `time_weights`.
+    """Averages losses [batch, time] over time, weighted by `time_weights`.
 
-    Losses in the padding are ignored. Returns the means, [batch].
+    Losses in the padding are ignored. Returns the weighted means, [batch].
     """
     time_steps = losses.shape[1]
     if lengths is None:  # the weights are the same for all sequences
@@ -169,7 +169,7 @@ def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
     return squares / squares.sum()
 
 
-def weigh_examples(
+def compute_example_weights(
     config: RunTrainConfig, task: Task, labels: np.ndarray
 ) -> np.ndarray:
     """Returns the loss weights of training examples, float64 [examples].

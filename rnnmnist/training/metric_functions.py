@@ -1,9 +1,10 @@
 """Accuracy, and custom metrics of training and validation.
 
-The setting `train.metrics` names custom metrics. A custom metric maps logits after the
-last time step, float32 [examples, classes], and labels, int32 [examples], to one value
-per example, [examples]. Training and validation lines of `metrics.jsonl` contain the
-mean over examples, with one value per ensemble member, under the key `metrics`.
+Custom metrics are specified in the setting `train.metrics`. A custom metric maps logits
+after the last time step, float32 [examples, classes], and labels, int32 [examples], to
+one value per example, [examples]. In the training and validation lines of
+`metrics.jsonl`, the key `metrics` contains the mean over examples for each ensemble
+member.
 """
 
 import functools
@@ -24,7 +25,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def apply_metrics(
     metrics: Iterable[Function], logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """Returns the values of each metric by name, float32 [examples]."""
+    """Evaluates metrics; returns the values by metric name, float32 [examples]."""
     # The user may have set strict dtype promotion for the process.
     with jax.numpy_dtype_promotion("standard"):
         return {
@@ -40,10 +41,10 @@ def average_metrics(
 
     Logits are float32 [ensemble, examples, classes]; labels are int32 [examples].
     """
-    with jax.transfer_guard("allow"):  # implicit copies, disallowed by the loop
+    with jax.transfer_guard("allow"):  # the loop disallows implicit copies
         apply = functools.partial(apply_metrics, metrics, labels=jnp.asarray(labels))
         values = jax.vmap(apply)(jnp.asarray(logits))
         return {
-            name: tuple(np.asarray(rows).mean(axis=1, dtype=float).tolist())
-            for name, rows in values.items()
+            name: tuple(np.asarray(array).mean(axis=1, dtype=float).tolist())
+            for name, array in values.items()
         }

@@ -15,7 +15,7 @@ from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.parameters import NOT_TRAINED, Params
 
-EMA_WARMUP = 10  # updates over which the decay of the EMA increases, approximately
+EMA_WARMUP = 10  # approximate number of updates over which the EMA decay increases
 
 
 def adamw(
@@ -37,7 +37,7 @@ OPTIMIZERS = {"adamw": adamw}
 def make_optimizer(
     learning_rate: jax.typing.ArrayLike, clip_norm: float, optimizer: Function
 ) -> optax.GradientTransformation:
-    """Wraps an optimizer in gradient clipping, and freezes untrained parameters.
+    """Adds gradient clipping to an optimizer, and freezes parameters in `NOT_TRAINED`.
 
     `clip_norm` is the maximum global norm of the gradient; 0 disables clipping.
     """
@@ -45,12 +45,12 @@ def make_optimizer(
     return optax.chain(
         optax.flatten(clip),  # a single norm is faster than one per array
         optimizer(learning_rate),
-        optax.masked(optax.set_to_zero(), not_trained_mask),
+        optax.masked(optax.set_to_zero(), frozen_mask),
     )
 
 
-def not_trained_mask(params: Params) -> Mapping[str, Any]:
-    """Returns a tree like `params`, with True for arrays that are not trained."""
+def frozen_mask(params: Params) -> Mapping[str, Any]:
+    """Returns a tree like `params`, with True for frozen arrays."""
     mask: Mapping[str, Any] = jax.tree.map_with_path(
         lambda path, _: path[0].key in NOT_TRAINED, params
     )
@@ -61,7 +61,7 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
     """Returns a tree like `params`, with True for arrays subject to weight decay.
 
     Weight decay applies to all trained arrays, with one exception. In residual layers
-    around a linear recurrence, it only applies to kernels: decay would shorten the
+    around a linear recurrence, it only applies to kernels, since it would shorten the
     memory of the recurrence and undo the initialization of the encoder bias.
     """
     kernels_only = ("layers", f"{BACKWARD}layers", *NOT_TRAINED)
@@ -76,16 +76,18 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
 def constant(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
     """Linear warmup, then a constant learning rate."""
     warmup_steps = int(warmup_fraction * num_steps)
-    first = peak / (warmup_steps + 1)  # not 0, so that the first update has an effect
-    return optax.warmup_constant_schedule(first, peak, warmup_steps)
+    init_value = peak / (warmup_steps + 1)  # the first update must have an effect
+    return optax.warmup_constant_schedule(init_value, peak, warmup_steps)
 
 
 def cosine(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
     """Linear warmup, then cosine decay to 0."""
     warmup_steps = int(warmup_fraction * num_steps)
-    first = peak / (warmup_steps + 1)
+    init_value = peak / (warmup_steps + 1)
     decay_steps = max(num_steps, warmup_steps + 1)
-    return optax.warmup_cosine_decay_schedule(first, peak, warmup_steps, decay_steps)
+    return optax.warmup_cosine_decay_schedule(
+        init_value, peak, warmup_steps, decay_steps
+    )
 
 
 # Built-in values of `train.schedule`.
@@ -95,7 +97,7 @@ SCHEDULES = {"constant": constant, "cosine": cosine}
 def compute_learning_rate(
     config: RunTrainConfig, step: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Returns the learning rate of update `step`, counted from 0, float32."""
+    """Returns the learning rate of update `step`, counted from 0, float32 []."""
     make_schedule = bind(
         config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
     )
@@ -109,7 +111,10 @@ def compute_learning_rate(
 def compute_learning_rates(
     start: jax.Array, *, config: RunTrainConfig, updates: int, sharding: Sharding
 ) -> jax.Array:
-    """Returns the learning rates of updates from `start` on, float32 [updates]."""
+    """Returns the learning rates of consecutive updates, float32 [updates].
+
+    `start` is the index of the first update.
+    """
     learning_rates = jax.vmap(functools.partial(compute_learning_rate, config))(
         start + jnp.arange(updates)
     )
@@ -119,7 +124,7 @@ def compute_learning_rates(
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
     """Updates the EMA with the parameters after update `step`.
 
-    The decay starts small, so that the EMA forgets the initial weights quickly.
+    The decay starts small, so that the initial weights quickly lose their influence.
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",
@@ -127,6 +132,6 @@ def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Pa
     """
     weight = 1 - jnp.minimum(decay, (1 + step) / (EMA_WARMUP + step))
     updated: Params = jax.tree.map(
-        lambda old, new: old + weight * (new - old), ema, params
+        lambda mean, value: mean + weight * (value - mean), ema, params
     )
     return updated

@@ -1,4 +1,4 @@
-"""Prepares a run: opens and checks its record, settings, data and devices."""
+"""Opens a run, and checks its record, settings, data and devices."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from rnnmnist.config.resolving import (
     resolve,
 )
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, DataConfig
-from rnnmnist.config.settings import Resume
+from rnnmnist.config.settings import ResumePolicy
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.datasets import Source
 from rnnmnist.data.examples import Dataset
@@ -51,7 +51,7 @@ class Run(NamedTuple):
         config: the configuration, with defaults resolved for the task.
         dataset: the data, identical on all processes.
         mesh: the device mesh.
-        completion: explanation why the run is complete; None if it is incomplete.
+        completion: reason why the run is complete; None if it is incomplete.
         reason: reason for the choice of the network; None if the user chose it.
     """
 
@@ -71,51 +71,51 @@ def open_run(
 ) -> Iterator[Run]:
     """Opens the record, loads the data, and checks that the run can start or resume.
 
-    Nothing is written. Without a workdir, the record is in memory. For images, settings
-    are checked before the download. For sequences, they are checked after reading,
-    since the number of sequences can determine the network. A resumed run uses the
-    defaults that apply to the data of its checkpoint.
+    Nothing is written. If `workdir` is None, the record is in memory. For images,
+    settings are checked before the download. For sequences, settings are checked after
+    reading, since the default network depends on the number of sequences. A resumed run
+    uses the defaults for the data of its checkpoint.
     """
     with open_record(workdir) as record:
         header = record.headers.get(record.step)
         source = open_source(request.data)
-        saved = None if header is None else header.config
-        chosen, reason = choose_config(
-            request, saved, source.examples, source.are_binary
+        saved_config = None if header is None else header.config
+        user_config, reason = choose_config(
+            request, saved_config, source.examples, source.are_binary
         )
-        # Importing custom functions is safe, since the user names them in this call.
-        chosen = import_functions(chosen)
-        if chosen.data.name != "files":  # the task is known without the images
-            image_config = resolve(chosen, image_task(chosen.data))
-            # Creating a mesh waits for all processes, so with several processes it must
-            # follow `check_processes`.
+        # Importing custom functions is safe, since the user passes them in this call.
+        user_config = import_functions(user_config)
+        if user_config.data.name != "files":  # the task is known without the images
+            image_config = resolve(user_config, image_task(user_config.data))
+            # Creating a mesh waits for all processes. If there are several, they must
+            # first pass `check_processes`.
             if process_count() == 1:
                 create_mesh(image_config)
-        completed = None
+        completion = None
         if header is not None:
-            config = fill_defaults(chosen, header.task)
-            completed = check_resume(config, header, record)
+            config = fill_defaults(user_config, header.task)
+            completion = check_resume(config, header, record)
             reason = header.reason
             warn_about_changed_files(header, config)
         if not is_process_0():
             wait_for_process_0()  # process 0 prepares the data
-        dataset = source.load(chosen)
+        dataset = source.load(user_config)
         if is_process_0():
             wait_for_process_0()
-        config = resolve(chosen, dataset.task)
+        config = resolve(user_config, dataset.task)
         if header is not None:
             check_data(dataset.task, header, record.workdir)
         check_processes(config, dataset.task, record.step)
         with jax_defaults():
             mesh = create_mesh(config)
-        run = Run(record, config, dataset, mesh, completed, reason)
-        if completed is None:
-            _prepare_updates(run, saved)
+        run = Run(record, config, dataset, mesh, completion, reason)
+        if completion is None:
+            _check_training(run, saved_config)
         yield run
 
 
-def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
-    """Runs the checks that only training needs, and warns about changed settings."""
+def _check_training(run: Run, saved_config: RunConfig | None) -> None:
+    """Runs the checks for training, and warns about changed settings."""
     if run.record.workdir is not None:
         for function in functions_of(run.config):
             function.require_import()
@@ -125,32 +125,32 @@ def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
         check_fit(run.config, run.dataset)
     else:
         check_functions(run.config, run.dataset.task, run.mesh)
-    if saved is not None:
-        for name, old, new in changed_settings(saved, run.config, "warned"):
+    if saved_config is not None:
+        for name, old, new in changed_settings(saved_config, run.config, "warn"):
             _logger.warning(
-                f"{name} was {old} and is now {new}, so the result will differ from an "
-                "uninterrupted run's"
+                f"{name} was {old} and is now {new}, so an uninterrupted run would "
+                "give a different result"
             )
 
 
 def check_data(task: Task, header: Header, workdir: Path | None) -> None:
-    """Raises a `UserError` if the data differ from the data of the checkpoint."""
+    """Raises a `UserError` if the data differ from the checkpoint's data."""
     if header.task.sha256 != task.sha256:
         raise UserError(
             f"workdir: step {header.step} in {workdir} was trained on data other than "
-            f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
+            f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); use "
             "another workdir, or the same data"
         )
     if header.task.feature_names != task.feature_names:
         raise UserError(
             f"feature_names: must be {', '.join(header.task.feature_names)}, as at "
-            f"step {header.step} in {workdir}, not {', '.join(task.feature_names)}; or "
-            "name another workdir"
+            f"step {header.step} in {workdir}, not {', '.join(task.feature_names)}; "
+            "use the same names, or another workdir"
         )
 
 
 def create_mesh(config: RunConfig) -> Mesh:
-    """Creates the mesh of a run, whose devices divide its batches."""
+    """Creates the device mesh over which the batches of a run are sharded."""
     return make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
@@ -159,69 +159,68 @@ def create_mesh(config: RunConfig) -> Mesh:
 def check_resume(config: RunConfig, header: Header, record: Record) -> str | None:
     """Raises a `UserError` if the run cannot resume with these settings.
 
-    Returns an explanation if the run is complete, otherwise None. For a complete run,
-    no setting that affects the result may differ from the checkpoint.
+    If the run is complete, returns an explanation, otherwise None. For a complete run,
+    all settings that affect the result must equal the checkpoint's settings.
     """
-    refused = changed_settings(header.config, config, "refused")
-    completed = describe_completion(record.lines, header.step, config.train)
-    if completed is not None:
-        # No later update would use the new values. The number of steps may differ: it
-        # only determines whether the run is complete.
-        warned = changed_settings(header.config, config, "warned")
-        refused += [change for change in warned if change[0] != "train.num_steps"]
-    if refused:
-        values = [f"{name}={new} (checkpoint: {old})" for name, old, new in refused]
+    mismatches = changed_settings(header.config, config, "error")
+    completion = describe_completion(record.lines, header.step, config.train)
+    if completion is not None:
+        # No later update would use the new values. The number of steps may differ,
+        # since it only determines whether the run is complete.
+        changes = changed_settings(header.config, config, "warn")
+        mismatches += [change for change in changes if change[0] != "train.num_steps"]
+    if mismatches:
+        values = [f"{name}={new} (checkpoint: {old})" for name, old, new in mismatches]
         raise UserError(
             f"workdir: step {header.step} in {record.workdir} belongs to another run: "
-            f"{', '.join(values)}; name another workdir, or use the checkpoint's "
-            "settings"
+            f"{', '.join(values)}; use another workdir, or the checkpoint's settings"
         )
-    return completed
+    return completion
 
 
 def changed_settings(
-    old: RunConfig, new: RunConfig, resume: Resume
+    old: RunConfig, new: RunConfig, policy: ResumePolicy
 ) -> list[tuple[str, str, str]]:
-    """Returns (name, old value, new value) for changed settings of a `Resume` kind."""
+    """Returns (name, old value, new value) of changed settings with this policy."""
     old_values = _settings(old)
     return [
         (name, old_values[name], value)
         for name, value in _settings(new).items()
-        if value != old_values[name] and SETTINGS[name].resume == resume
+        if value != old_values[name] and SETTINGS[name].on_resume == policy
     ]
 
 
 def check_processes(config: RunConfig, task: Task, step: int) -> None:
-    """Raises a `UserError` unless the processes can train together.
+    """Raises a `UserError` if the processes cannot train together.
 
     All processes must have the same data, settings and first step. Fitting in closed
     form requires a single process.
     """
     if config.model.is_closed_form and process_count() > 1:
         raise UserError(
-            f"num_processes: must be 1 for model.cell={config.model.cell}, which is "
-            f"fitted in closed form, not {process_count()}; or train a network with "
-            "--config=trained"
+            f"num_processes: must be 1 for model.cell={config.model.cell}, not "
+            f"{process_count()}, since the head is fitted in closed form; use one "
+            "process, or train a network with --config=trained"
         )
     values = _settings(config) | {"data": str(task.sha256), "step": str(step)}
     process = distributed_state().process_id
     expected = broadcast(lambda: values)
-    differing = [
+    mismatches = [
         f"{name}={value} on process {process} (process 0: {expected[name]})"
         for name, value in values.items()
         if value != expected[name]
     ]
-    if differing:
-        listed = ", ".join(differing)
+    if mismatches:
         raise UserError(
-            f"{listed}; start all processes with the same settings and a shared workdir"
+            f"{', '.join(mismatches)}; start all processes with the same settings and "
+            "a shared workdir"
         )
 
 
 def _settings(config: RunConfig) -> dict[str, str]:
-    """Returns settings as strings, without paths of data and custom functions.
+    """Returns settings as strings, without the paths of data and custom functions.
 
-    Paths can change between runs and differ between processes.
+    Paths may change when a run is resumed, and may differ between processes.
     """
     settings = {}
     for name, value in config.flat().items():

@@ -1,4 +1,4 @@
-"""Training, evaluation and summary of a run."""
+"""Trains, evaluates and summarizes a run."""
 
 import contextlib
 import time
@@ -30,13 +30,13 @@ def train_and_evaluate(
 
     Args:
         run: the run, opened by `open_run`.
-        stop_context: a context that handles signals during training, and yields the
-            flag that signals set.
+        stop_context: context manager that handles signals during training. It yields
+            a flag, which is set when a signal arrives.
         verbose: whether to print progress and the summary.
-        callback: function called with the metrics of each validation. If it returns
-            True, training stops. Fits in closed form never call it.
+        callback: function that is called with the metrics of each validation. If it
+            returns True, training stops. It is not called during a fit in closed form.
     """
-    started, compiled = time.monotonic(), compile_seconds()
+    start_time, start_compile_seconds = time.monotonic(), compile_seconds()
     config, task, record = run.config, run.dataset.task, run.record
     step = record.step
     progress = console.Progress(config.train, task, verbose=verbose)
@@ -68,7 +68,7 @@ def train_and_evaluate(
             run,
             step,
             result,
-            seconds=time.monotonic() - started,
-            compiling=compile_seconds() - compiled,
+            seconds=time.monotonic() - start_time,
+            compile_seconds=compile_seconds() - start_compile_seconds,
         )
         progress.write(summary)

@@ -31,9 +31,9 @@ class Program(NamedTuple):
     """Static arguments of the compiled training step.
 
     Programs are compared and hashed by their fields. Equal programs share a compiled
-    step, even if the code of a custom function has changed since. Learning
-    rates, example weights and seeds are arrays instead of fields, so that other values
-    or a longer run do not recompile the step.
+    step, even if the code of a custom function has changed in the meantime. Learning
+    rates, example weights and seeds are not fields but array arguments of the step, so
+    that it is not recompiled if their values or the number of steps change.
     """
 
     transform: BatchTransform
@@ -53,7 +53,7 @@ class Program(NamedTuple):
     ) -> "Program":
         """Creates the program of a run.
 
-        With None, `execution` follows from the platform of the mesh.
+        If `execution` is None, it is derived from the platform of the mesh.
         """
         execution = execution or Execution.create(config, mesh_platform(mesh))
         model = make_model(config.model, task, execution)
@@ -91,9 +91,9 @@ class Program(NamedTuple):
 class TrainState(NamedTuple):
     """The state of a network or an ensemble between two updates.
 
-    For an ensemble, all arrays have a leading ensemble axis. The state and the number
-    of finished updates are sufficient to resume, since the seed and this number
-    determine all later batches.
+    For an ensemble, all arrays have a leading ensemble axis. To resume, the state and
+    the number of finished updates are sufficient, since all later batches are
+    determined by the seed and this number.
     """
 
     params: Params  # float32, trained weights
@@ -124,7 +124,7 @@ def create_state(
 
 
 def abstract_state(config: RunConfig, program: Program) -> TrainState:
-    """Returns shapes and types of the training state, without computing it."""
+    """Returns the shapes and dtypes of the training state, without computing it."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
     return jax.eval_shape(functools.partial(init_state, program=program), seeds)
 
@@ -141,8 +141,8 @@ def init_state(
     def init_member(seed: jax.Array) -> tuple[Params, optax.OptState]:
         key = stream_key(seed, Stream.WEIGHTS)
         params = init_params(program.model, key, delta_std)
-        # XLA rounds the random numbers of a vector and of a small matrix differently.
-        # The barrier keeps initial weights equal to published ones in the last bits.
+        # XLA rounds random numbers differently in vectors and in small matrices. With
+        # the barrier, initial weights are bitwise equal to published initial weights.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
         # The state of the optimizer does not depend on the learning rate.

@@ -49,8 +49,8 @@ def train_chunk(
 
     If a log line or a validation is due within a chunk, the chunk takes two calls. For
     example, if a log line is due after step 43, the calls for steps 0 to 99 have
-    (first, end) = (0, 43) and (43, 100). Both bounds are arrays, so that one compiled
-    program serves calls with any number of updates.
+    (first, end) = (0, 43) and (43, 100). Both bounds are arrays, so that the same
+    compiled program can run any number of updates.
 
     Args:
         ensemble: state of all members. The buffers are donated.
@@ -62,10 +62,10 @@ def train_chunk(
 
     Returns:
         The new state, and the metrics, [ensemble, updates], with an entry for each
-        update of the chunk. Entries before `first` and from `end` on are 0.
+        update of the chunk. Entries outside `first` to `end - 1` are 0.
     """
-    # `partial` binds the arguments shared by all devices and members, which neither
-    # `shard_map` nor `map_ensemble` must divide.
+    # `partial` binds the arguments that all devices and members share. Neither
+    # `shard_map` nor `map_ensemble` may split them.
     train = functools.partial(
         train_member,
         start=chunk.start,
@@ -82,13 +82,13 @@ def train_chunk(
         map_ensemble(train, program.model.execution.vectorize_ensemble),
         mesh=program.mesh,
         in_specs=(ENSEMBLE_SPEC, BATCHES_SPEC, ENSEMBLE_SPEC),
-        # Devices along the mesh axis `batch` must compute equal results, which is not
-        # checked. The `psum` in `update` ensures it.
+        # Devices along the mesh axis `batch` must compute equal results. This is not
+        # checked, but the `psum` in `update` ensures it.
         out_specs=ENSEMBLE_SPEC,
-        # `check_vma=True` would track which arrays differ between devices. But jax then
+        # `check_vma=True` would track which arrays differ between devices. But JAX then
         # sums gradients automatically, array by array, which is slower. It also rejects
-        # the loop over time steps: the initial carry, zeros, is equal on all devices,
-        # whereas later carries differ.
+        # the loop over time steps, since the initial carry, zeros, is equal on all
+        # devices, whereas later carries differ.
         check_vma=False,
     )
     ensemble, metrics = train_on_devices(ensemble, chunk.batches, chunk.seeds)
@@ -133,10 +133,10 @@ def train_member(
         position: jax.Array, state: TrainState
     ) -> tuple[TrainState, UpdateMetrics]:
         step = start + position
-        stored = jax.tree.map(lambda array: array[position], batches)
+        stored_batch = jax.tree.map(lambda array: array[position], batches)
         with jax.named_scope("batch"):  # a label in profiles
             shard = jax.lax.axis_index(BATCH)
-            batch = program.transform(stored, seed, step, shard)
+            batch = program.transform(stored_batch, seed, step, shard)
         return update(state, batch, step, learning_rates[position], program=program)
 
     def run_update(
@@ -145,11 +145,11 @@ def train_member(
         state, metrics = carry
         state, values = update_at(position, state)
         metrics = jax.tree.map(
-            lambda row, value: row.at[position].set(value), metrics, values
+            lambda array, value: array.at[position].set(value), metrics, values
         )
         return state, metrics
 
-    # `eval_shape` gets the names of the metrics without computing them.
+    # `eval_shape` returns the names of the metrics without computing their values.
     _, metrics = jax.eval_shape(update_at, first, state)
     zeros = {name: jnp.zeros(len(learning_rates)) for name in metrics}
     return jax.lax.fori_loop(first, end, run_update, (state, zeros))
@@ -165,11 +165,11 @@ def update(
 ) -> tuple[TrainState, UpdateMetrics]:
     """Updates one ensemble member with the gradient of one batch.
 
-    To log another value of each update, add it to `metrics` at the end of this
-    function. It must be a scalar that is equal on all devices, such as a function of
-    `grads`, `changes` or `params`. The log contains its mean over the updates since the
-    previous line. To log a function of examples, set `train.metrics`, or add a sum to
-    the metrics of `Objective`.
+    To log another metric, add it to `metrics` at the end of this function. It must be a
+    scalar that is equal on all devices, such as a function of `grads`, `updates` or
+    `params`. The log contains its mean over all steps since the previous line. To log a
+    function of examples, set `train.metrics`, or add a sum to the metrics of
+    `Objective`.
 
     Args:
         state: state of the member.
@@ -183,8 +183,8 @@ def update(
     """
     # Gradients and metrics are sums over the examples of the shard. `jax.grad` discards
     # the value of the objective; the metrics contain the loss to log.
-    differentiate = jax.grad(program.objective, has_aux=True)
-    sums = differentiate(state.params, batch)
+    grad_fn = jax.grad(program.objective, has_aux=True)
+    sums = grad_fn(state.params, batch)
     # A single all-reduce of the concatenated arrays is faster than one per array.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
@@ -197,8 +197,8 @@ def update(
         # optax adds integers to floats, which fails if the process has set
         # `jax_numpy_dtype_promotion` to "strict".
         with jax.numpy_dtype_promotion("standard"):
-            changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, changes)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_ema(ema_params, params, step, program.ema_decay)

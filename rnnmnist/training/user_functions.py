@@ -1,8 +1,8 @@
-"""Checks of user-defined functions, before a run writes anything.
+"""Checks user-defined functions before a run writes anything.
 
 Losses, metrics and augmentations are only traced (`jax.eval_shape`). Optimizers are
-also initialized, and schedules evaluated. `models/networks.py` and `models/cells.py`
-check networks and cells.
+also initialized, and schedules are evaluated. Networks and cells are checked in
+`models/networks.py` and `models/cells.py`.
 """
 
 import functools
@@ -35,8 +35,8 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     """Checks each user-defined function of a run, and its cell or network.
 
     Raises:
-        UserError: if a function fails, returns a wrong shape, or returns learning rates
-            out of range.
+        UserError: if a function raises an error, returns a wrong shape, or returns a
+            learning rate that is out of range.
     """
     functions = functions_of(config)
     if not functions:
@@ -52,15 +52,15 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     labels = jnp.zeros(2, jnp.int32)
     inputs = jnp.zeros((task.time_steps, task.features))
     for function in functions:
-        # As in a run, allow promotions that the process may forbid.
+        # As in a run, allow dtype promotion even if the process forbids it.
         with function.errors(), jax.numpy_dtype_promotion("standard"):
             if function.setting in ("train.loss", "train.metrics"):
                 values = jax.eval_shape(function, logits, labels)
                 check_shape("its result for 2 examples", values, (2,))
             elif function.setting == "data.augment":
                 key, length = make_key(0), jnp.int32(1)
-                changed = jax.eval_shape(function, key, inputs, length)
-                check_shape("its result", changed, inputs.shape)
+                augmented = jax.eval_shape(function, key, inputs, length)
+                check_shape("its result", augmented, inputs.shape)
             elif function.setting == "train.optimizer":
                 params = abstract_params(program.model)
                 update = functools.partial(_update, program=program)
@@ -74,8 +74,8 @@ def _update(
     learning_rate: jax.Array, params: Params, *, program: Program
 ) -> optax.Params:
     optimizer = program.optimizer(learning_rate)
-    changes, _ = optimizer.update(params, optimizer.init(params), params)
-    return optax.apply_updates(params, changes)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
 
 
 def check_optimizer_state(program: Program, params: Params) -> None:
@@ -95,19 +95,19 @@ def check_optimizer_state(program: Program, params: Params) -> None:
 
 def check_schedule(config: RunTrainConfig) -> None:
     """Raises a `ValueError` if a learning rate of the run is out of range."""
-    first, updates = jnp.int32(0), config.num_steps
+    start, updates = jnp.int32(0), config.num_steps
     learning_rates = np.asarray(
         compute_learning_rates(
-            first, config=config, updates=updates, sharding=local_sharding()
+            start, config=config, updates=updates, sharding=local_sharding()
         )
     )
     check_shape("its learning rates", learning_rates, (updates,))
-    highest = MAX_LEARNING_RATE_FACTOR * config.learning_rate
-    is_invalid = ~((learning_rates >= 0) & (learning_rates <= highest))  # True for NaN
+    maximum = MAX_LEARNING_RATE_FACTOR * config.learning_rate
+    is_invalid = ~((learning_rates >= 0) & (learning_rates <= maximum))  # True for NaN
     if is_invalid.any():
         step = int(is_invalid.argmax())
         raise ValueError(
-            f"the learning rate of step {step} must be from 0 to {highest:.3g}, "
-            f"{MAX_LEARNING_RATE_FACTOR} times train.learning_rate, not "
-            f"{learning_rates[step]:.3g}"
+            f"the learning rate at step {step} is {learning_rates[step]:.3g}, but must "
+            f"be between 0 and {maximum:.3g}, {MAX_LEARNING_RATE_FACTOR} times "
+            "train.learning_rate"
         )

@@ -1,4 +1,4 @@
-"""Validation during training, early stopping, and stopping after signals."""
+"""Validation during training, early stopping, and stopping on signals."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.metric_functions import average_metrics
 from rnnmnist.training.state import Program
 
-# Receives validation metrics. Returns True to stop the run, which can be resumed.
+# Called with validation metrics. Returns True to stop the run, which can be resumed.
 Callback = Callable[[StepMetrics], bool | None]
 
 
@@ -38,7 +38,7 @@ def validate(
     Returns the metrics and the fitted temperature. The temperature is None if the split
     is too small to select a checkpoint.
     """
-    with prefix_errors(f"step {step} is not saved"):
+    with prefix_errors(f"cannot save step {step}"):
         logits = predict_logits(
             program.model, params, examples, program.transform.view, program.mesh
         )
@@ -61,17 +61,17 @@ def validate(
 def compute_step_metrics(
     config: RunConfig, logits: np.ndarray, examples: Examples, step: int, split: str
 ) -> StepMetrics:
-    """Computes the metrics of logits [ensemble, examples, classes]."""
+    """Computes metrics from logits [ensemble, examples, classes]."""
     metrics = compute_ensemble_metrics(
-        logits, examples.labels, config.seed, groups=examples.num_groups
+        logits, examples.labels, config.seed, num_groups=examples.num_groups
     )
     return StepMetrics(**asdict(metrics), step=step, split=split)
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
     """Raises a `StoppedError` on all processes if any process received a signal."""
-    if number := max_over_processes(stop.signal_number):
-        raise StoppedError(record.describe_stop(step, num_steps), number)
+    if signal_number := max_over_processes(stop.signal_number):
+        raise StoppedError(record.describe_stop(step, num_steps), signal_number)
 
 
 def should_stop_early(
@@ -80,7 +80,7 @@ def should_stop_early(
     record: Record,
     callback: Callback | None,
 ) -> bool:
-    """Returns True if the callback or the patience stops the run."""
+    """Returns True if the callback or early stopping ends the run."""
 
     def decide() -> bool:
         if callback is not None and callback(metrics):

@@ -327,7 +327,7 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
         part = (
             "set data.path=PATH"
             if row == "path"
-            else "whose code runs only if you name it"
+            else "whose code runs only if you specify it"
         )
         assert part in refused("evaluate", workdir)
         flags = flags_of({row: ROWS[row].replace("own.py", "moved.py")})
@@ -434,7 +434,7 @@ WRONG = [
     ("optimizer", "own.py:focal", "focal fails: "),
     ("optimizer", "own.py:injected", "its state contains the learning rate"),
     ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
-    ("schedule", "own.py:steep", "step 11 must be from 0 to 0.007, 10 times"),
+    ("schedule", "own.py:steep", "but must be between 0 and 0.007, 10 times"),
     ("schedule", "own.py:wide", "its learning rates must be of shape (20,)"),
     ("schedule", "own.py:undefined", "10 times train.learning_rate, not nan"),
     ("schedule", "own.py:branching", "TracerBoolConversionError"),
@@ -534,7 +534,9 @@ def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
-    with pytest.raises(rnnmnist.RunError, match=r"step 1 is not finite.*py:infinite"):
+    with pytest.raises(
+        rnnmnist.RunError, match=r"step 1 gave non-finite values.*py:infinite"
+    ):
         fit(loss="own.py:infinite")
 
 
@@ -619,7 +621,7 @@ def test_the_penalties_of_a_cell_exclude_the_padding(folder: Path) -> None:
         lengths=jnp.asarray(lengths),
         weights=None,
     )
-    _, penalty = Objective(model, loss).apply_by_example(zeros, batch)
+    _, penalty = Objective(model, loss).apply_per_example(zeros, batch)
     assert float(penalty) == sum(-(-lengths // model.config.stride))
 
 

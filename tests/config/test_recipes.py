@@ -140,7 +140,7 @@ def test_the_command_prints_the_chosen_cell_and_the_alternative(
     printed = output_of(called("main", *few))
     reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
     assert f"random filters, for {reason}; to override, set model.cell=lru" in printed
-    assert "leave one out" in printed
+    assert "leave-one-out" in printed
     printed = output_of(called("main", *many))
     assert (
         "since train.num_steps is given; to override, set model.cell=filters" in printed

@@ -60,7 +60,7 @@ def test_a_file_with_custom_column_names_leads_to_predictions(
     write_sensors(tmp_path)
     _, commands = code_blocks("docs/sequences.md", "sh")
     printed = run_block("sh", commands, tmp_path, environment)
-    assert "leave one group out" in printed
+    assert "leave-one-group-out" in printed
     table = pd.read_csv(tmp_path / "sensors.csv").assign(battery=0.5)
     columns = ["battery", "x", "timestamp", "recording_id"]
     table[columns].to_csv(tmp_path / "new.csv", index=False)

@@ -84,7 +84,7 @@ def test_a_stream_refuses_invalid_time_steps() -> None:
         (np.zeros(27), r"features: must have the shape \(28,\), .*\(27,\)"),
         (np.ma.masked_equal(np.arange(28), 1), "features: contains masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
-        (np.full(28, 255), "features: must be grey levels from 0 to 1"),
+        (np.full(28, 255), "features: must be pixel values between 0 and 1"),
         (pd.Series(np.zeros(28)), "features: must be 28 numbers"),
         (["1"] * 28, "features: has the type .<U1.; expected real numbers"),
         ({"0": 0.5}, "features: must be 28 numbers"),

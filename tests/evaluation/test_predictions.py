@@ -131,7 +131,7 @@ def test_nonfinite_logits_are_refused() -> None:
     stored[[31, 17], 2] = np.inf
     inputs = Inputs(stored, ids=tuple(f"case {index}" for index in range(60)))
     for every_step in (False, True):
-        with pytest.raises(RunError, match="example case 17,"):
+        with pytest.raises(RunError, match="example case 17 because"):
             logits_of(inputs, every_step=every_step, eval_batch_size=7)
     lengths = np.full(60, 28, np.int32)
     lengths[[31, 17]] = 2

@@ -72,7 +72,7 @@ def test_a_run_is_one_update_with_leave_one_out_validation(
     fit(run, lengths=LENGTHS)
     printed = capsys.readouterr().out
     assert "\ncomplete at step 1\n" in printed
-    assert f"leave one out {100 * line.accuracy:.2f} % ({line.correct} of 60; " in (
+    assert f"leave-one-out {100 * line.accuracy:.2f} % ({line.correct} of 60; " in (
         printed
     )
     assert logs.read(run) == [line]
@@ -90,7 +90,7 @@ def test_reports_and_evaluations_use_leave_one_out_predictions(
         patch.delattr("rnnmnist.reporting.pages.occlude")
         reported = output_of(called("report", f"--workdir={run}"))
     accuracy = f"{100 * line.accuracy:.2f} % ({line.correct} of 60; "
-    assert f"leave one out at step 1: {accuracy}" in reported
+    assert f"leave-one-out at step 1: {accuracy}" in reported
     page = (run / "report" / "index.html").read_text()
     headline = page.partition("headline")[2].partition("</p>")[0]
     assert f"{100 * line.accuracy:.2f}" in headline
@@ -98,7 +98,7 @@ def test_reports_and_evaluations_use_leave_one_out_predictions(
     assert "occlusion" not in page
     assert not (run / "report" / "steps.png").exists()  # known at the end only
     evaluated = output_of(called("evaluate", f"--workdir={run}"))
-    assert f"leave one out at step 1: {accuracy}" in evaluated
+    assert f"leave-one-out at step 1: {accuracy}" in evaluated
     assert f"loss {line.loss:.4f} (slightly too low" in evaluated
     assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
     shutil.rmtree(run / "evaluation")
@@ -223,7 +223,7 @@ def test_user_defined_splits_are_evaluated(
     assert (kept.split, kept.loss) == (validated.split, validated.loss)
     summary = printed.split("\n\n")[1]
     assert "\nvalidation  " in summary
-    assert "leave one out" not in summary
+    assert "leave-one-out" not in summary
     (path,) = (run / "evaluation").iterdir()
     result = json.loads(path.read_text())
     assert (result["split"], result["examples"]) == ("test", 18)
@@ -270,8 +270,8 @@ def test_whole_groups_are_left_out(
     (line,) = logs.read(run)
     assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
-    assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
-    assert printed.count("treats 60 sequences of 12 groups as independent") == 1
+    assert f"validation  leave-one-group-out {100 * line.accuracy:.2f}" in printed
+    assert printed.count("treats 60 sequences from 12 groups as independent") == 1
 
     # Each group has five sequences. The table names the group of each.
     table = pd.read_csv(run / "evaluation" / "leave_one_group_out-1.csv")
@@ -292,20 +292,20 @@ def test_an_accuracy_is_printed_with_the_number_of_groups(
     split = np.where(groups % 5, "train", "test")
     run = fit(tmp_path / "run", groups=groups, split=split, num_seeds=2)
     (line,) = re.findall("^test .*", capsys.readouterr().out, re.MULTILINE)
-    assert "12 sequences of 2 groups" in line
+    assert "12 sequences from 2 groups" in line
     evaluated = output_of(called("evaluate", f"--workdir={run}"))
-    assert "12 sequences of 2 groups" in evaluated.splitlines()[0]
+    assert "12 sequences from 2 groups" in evaluated.splitlines()[0]
     by_group = json.loads((run / "evaluation" / "test-1.json").read_text())
     accuracies = by_group["accuracy_by_group"]
     assert set(accuracies) == {"0", "5"}
     assert statistics.mean(accuracies.values()) == pytest.approx(by_group["accuracy"])
     lowest = min(accuracies, key=accuracies.__getitem__)
     assert (
-        f"; by group {100 * by_group['accuracy']:.2f} % on average, lowest "
-        f"{100 * accuracies[lowest]:.2f} % in group {lowest}, " in evaluated
+        f"; mean accuracy per group {100 * by_group['accuracy']:.2f} %, lowest "
+        f"{100 * accuracies[lowest]:.2f} % (group {lowest}), " in evaluated
     )
     reported = output_of(called("report", f"--workdir={run}"))
-    assert "12 sequences of 2 groups" in reported.splitlines()[0]
+    assert "12 sequences from 2 groups" in reported.splitlines()[0]
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -379,8 +379,8 @@ def test_equal_sequences_in_several_groups_are_counted() -> None:
     groups[COUNT] = 1  # unlike the first sequence; the seventh is in a group of its own
     with data_warnings() as messages:
         rnnmnist.fit(inputs, labels, groups=groups, **SETTINGS)
-    assert [text.partition(" equal ")[0] for text in messages] == [
-        "4 training sequences are"
+    assert [text.partition(" also ")[0] for text in messages] == [
+        "4 training sequences"
     ]
 
 
@@ -397,18 +397,18 @@ def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
     refused = called("evaluate", run)
     assert "data.path=" in refused.stderr
     printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
-    assert "trained on" not in printed  # rounded values are others
+    assert "in the training data" not in printed  # rounded values are others
     np.savez(path, inputs=INPUTS, labels=LABELS)
     printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
-    assert "; 50 of 60 were trained on, so the accuracy may not hold" in printed
+    assert "; 50 of 60 also occur in the training data, so the accuracy" in printed
     files = Path(tmp_path, "run", "evaluation").glob("test-1-*.json")
     results = [json.loads(file.read_text()) for file in files]
-    assert sorted(result["examples_trained_on"] for result in results) == [0, 50]
+    assert sorted(result["examples_seen_in_training"] for result in results) == [0, 50]
     model = rnnmnist.load(tmp_path / "run")
     model.save(tmp_path / "network")
     for network in (model, rnnmnist.load(tmp_path / "network")):
         found = network.evaluate(inputs=INPUTS[40:], labels=LABELS[40:])
-        assert found.examples_trained_on == 10
+        assert found.examples_seen_in_training == 10
 
 
 def stop(*args: Any) -> None:

@@ -69,7 +69,7 @@ def test_a_closed_output_is_one_warning(
         progress.write("99.19 ± 0.04 %")
         progress.write("the next line")
     (record,) = caplog.records
-    assert record.message.startswith("standard output cannot be written (")
+    assert record.message.startswith("cannot write to standard output (")
 
 
 def test_fit_keeps_the_file_descriptors_of_the_process() -> None:
@@ -89,7 +89,7 @@ def test_fit_keeps_the_file_descriptors_of_the_process() -> None:
         process.stdout.close()
         _, errors = process.communicate(b"")
     assert process.returncode == 0
-    assert errors.startswith(b"standard output cannot be written (")
+    assert errors.startswith(b"cannot write to standard output (")
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_training_continues_when_its_output_is_closed(
     warnings = errors.splitlines()
     assert len(warnings) == (output != "closed")
     for warning in warnings:
-        assert warning.startswith(b"warning: standard output cannot be written (")
+        assert warning.startswith(b"warning: cannot write to standard output (")
 
 
 @pytest.mark.parametrize(

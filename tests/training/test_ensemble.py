@@ -35,7 +35,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runtime.mesh import split_ensemble
-from rnnmnist.training.loop import HostMetrics, find_finite, nonfinite_error
+from rnnmnist.training.loop import HostMetrics, finite_mask, nonfinite_error
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -148,9 +148,12 @@ def test_a_nonfinite_member_is_identified(way: Way) -> None:
     found = jax.device_get(metrics)
     expected = np.ones((SEEDS, len(learning_rates)), bool)
     expected[2, 3:9] = False
-    np.testing.assert_array_equal(find_finite(found), expected)
+    np.testing.assert_array_equal(finite_mask(found), expected)
     error = nonfinite_error(ENSEMBLE_CONFIG, found, 3, 3)
-    assert f"step 4 is not finite: for seed {ENSEMBLE_CONFIG.seeds[2]}," in str(error)
+    assert (
+        f"step 4 gave non-finite values: for seed {ENSEMBLE_CONFIG.seeds[2]},"
+        in str(error)
+    )
 
 
 @pytest.fixture(scope="module")

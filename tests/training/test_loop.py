@@ -30,7 +30,7 @@ from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
-from rnnmnist.training.loop import training_metrics
+from rnnmnist.training.loop import average_updates
 from rnnmnist.training.resume import Run, create_mesh
 from rnnmnist.training.run import train_and_evaluate
 
@@ -81,7 +81,7 @@ def test_a_log_line_has_the_means_of_all_metrics_of_updates() -> None:
         "confidence": np.array([[0.5, 1], [0, 1]], np.float32),
         "grad_norm": np.array([[1, 3], [2, 5]], np.float32),
     }
-    line = training_metrics(config, 2, metrics, seconds=0.5)
+    line = average_updates(config, 2, metrics, seconds=0.5)
     assert [member.correct for member in line.members] == [4, 2]
     assert [member.loss for member in line.members] == [1, 3]
     assert line.metrics == {"confidence": (0.75, 0.5), "grad_norm": (2, 3.5)}

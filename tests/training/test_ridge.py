@@ -70,7 +70,7 @@ def test_the_head_solves_the_normal_equations(size: str) -> None:
 
 @pytest.mark.parametrize("group_size", [None, 1, 2, 7, 14])
 @pytest.mark.parametrize("size", SIZES)
-def test_left_out_logits_equal_fits_without_the_example_or_its_group(
+def test_leave_one_out_logits_equal_fits_without_the_example_or_its_group(
     size: str, group_size: int | None
 ) -> None:
     features, labels, weights = make_data(size)
@@ -86,7 +86,7 @@ def test_left_out_logits_equal_fits_without_the_example_or_its_group(
         out, kept = groups == group, groups != group
         kernel, offset = solve(inputs[kept], labels[kept], weights[kept])
         expected[out] = (inputs[out] @ kernel + offset) / head.temperature
-    np.testing.assert_allclose(head.left_out_logits, expected, atol=1e-5)
+    np.testing.assert_allclose(head.leave_one_out_logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,7 +118,7 @@ def test_alpha_has_the_least_leave_one_out_error() -> None:
 
     def error(alpha: float) -> float:
         head = fit(features, labels, weights, alpha)
-        residuals = head.left_out_logits * head.temperature - targets
+        residuals = head.leave_one_out_logits * head.temperature - targets
         return float(weights @ (residuals**2).sum(axis=1))
 
     errors = [error(alpha) for alpha in alphas]

@@ -32,7 +32,7 @@ from rnnmnist.data.placement import open_batches
 from rnnmnist.models.parameters import abstract_params, params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
-from rnnmnist.training.loop import HostMetrics, find_finite, train_to
+from rnnmnist.training.loop import HostMetrics, finite_mask, train_to
 from rnnmnist.training.optimizer import compute_learning_rate
 from rnnmnist.training.state import Program, abstract_state, create_state
 from rnnmnist.training.step import train_chunk
@@ -154,10 +154,10 @@ def test_devices_agree_to_rounding() -> None:
 
 def test_no_chunk_follows_a_nonfinite_update() -> None:
     training = Training(AVERAGED, mesh_of(8))
-    assert find_finite(training.advance(8)).all()
+    assert finite_mask(training.advance(8)).all()
     training.state = training.state._replace(params=poison(training.state.params, 0))
     metrics = training.advance(10)
-    assert find_finite(metrics).tolist() == [[False] * 4]  # `CHUNK_UPDATES`
+    assert finite_mask(metrics).tolist() == [[False] * 4]  # `CHUNK_UPDATES`
     assert not np.isfinite(metrics["loss"]).any()
 
 
@@ -301,7 +301,7 @@ def test_an_optax_optimizer_updates_as_in_a_plain_loop(name: str) -> None:
     config = import_functions(CONFIG.replace(settings))
     training = Training(config, mesh_of(2))
     (params,) = split_ensemble(jax.device_get(training.state.params))
-    assert find_finite(training.advance(2)).all()
+    assert finite_mask(training.advance(2)).all()
 
     differentiate = jax.grad(training.program.objective, has_aux=True)
     source = batches_of(EXAMPLES, config, mesh_of(1))
