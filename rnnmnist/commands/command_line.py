@@ -20,7 +20,7 @@ import absl.logging
 from rnnmnist import errors
 from rnnmnist.config import files
 from rnnmnist.config.recipes import Request, load_named
-from rnnmnist.config.schema import OPENING_SETTINGS, SETTINGS
+from rnnmnist.config.schema import LOAD_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
 
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         self.add_workdir(**options)
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
-        for name in OPENING_SETTINGS:
+        for name in LOAD_SETTINGS:
             help = f"{SETTINGS[name].help}; if it differs from training"
             if name in ("model.cell", "model.network"):
                 help = (
@@ -132,7 +132,7 @@ def training_parser(command: str, description: str | None) -> Parser:
         "settings", "the configuration file can change the defaults"
     )
     for name, known in SETTINGS.items():
-        help = f"{known.help}; {known.allowed} (default: {known.by_default})"
+        help = f"{known.help}; {known.allowed} (default: {known.default_description})"
         help = help.replace("%", "%%")
         group.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
     return parser

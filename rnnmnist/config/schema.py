@@ -85,7 +85,7 @@ class DataConfig(ConfigSection):
         "your sequences: a .npz, .ts, .csv or .parquet file, a folder of .npy files, "
         "or FILE.py:NAME,KEY=VALUE,…, a function that returns the arrays of such a "
         "folder by name",
-        resume="allowed",
+        on_resume="allow",
         applies_to=SEQUENCES,
         is_path=True,
         functions=(),
@@ -96,7 +96,7 @@ class DataConfig(ConfigSection):
         "names of table columns that differ from their roles: any of sequence=NAME,"
         "time=NAME,label=NAME,split=NAME,groups=NAME",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
-        form="ROLE=NAME,… with the roles sequence, time, label, split and groups",
+        description="ROLE=NAME,… with the roles sequence, time, label, split and groups",
         applies_to=SEQUENCES,
     )
     # In Python, also a list of names.
@@ -104,22 +104,22 @@ class DataConfig(ConfigSection):
         None,
         "names of the features to read: columns of a table, or entries of "
         "feature_names",
-        by_default="all",
+        default_description="all",
         pattern=r"^[^,]+(,[^,]+)*\Z",
-        form="NAME,NAME,…",
+        description="NAME,NAME,…",
         applies_to=SEQUENCES,
     )
     data_dir: str | None = setting(
         None,
         "folder in which TFDS prepares data sets",
-        by_default="TFDS's default",
-        resume="allowed",
+        default_description="TFDS's default",
+        on_resume="allow",
         is_path=True,
     )
     manual_dir: str | None = setting(
         None,
         "folder that contains the four original .gz files",
-        resume="allowed",
+        on_resume="allow",
         is_path=True,
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
@@ -132,7 +132,7 @@ class DataConfig(ConfigSection):
         "bit_reversal",
         "order of the permuted pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
-        form="bit_reversal, or random:SEED with a SEED below 1,000,000,000",
+        description="bit_reversal, or random:SEED with a SEED below 1,000,000,000",
         applies_to=PERMUTED,
     )
     normalize: Literal["standardize", "none"] = setting(
@@ -157,7 +157,7 @@ class DataConfig(ConfigSection):
         None,
         "random augmentation of each training sequence: f(key, inputs, length) returns "
         "inputs [time, features]",
-        by_default="none",
+        default_description="none",
         functions=(),
         applies_to=GRADIENT,
     )
@@ -264,14 +264,14 @@ class ModelConfig(ConfigSection):
         None,
         "your own Flax module, in place of recurrent layers and head, created with "
         "classes; its __call__(inputs, lengths, *, train) returns logits",
-        by_default="none",
+        default_description="none",
         functions=(),
         applies_to=GRADIENT,
     )
     hidden_size: int | None = setting(
         None,
         "number of hidden units, or of filters",
-        by_default=f"{DEFAULT_UNITS}; {DEFAULT_SEQUENCE_UNITS} for sequences; "
+        default_description=f"{DEFAULT_UNITS}; {DEFAULT_SEQUENCE_UNITS} for sequences; "
         f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
         le=8192,
@@ -281,7 +281,7 @@ class ModelConfig(ConfigSection):
         None,
         "number of stacked recurrent layers; each reads the outputs of the previous "
         "layer; for lru, residual layers",
-        by_default=f"1; {DEFAULT_LAYERS} for lru",
+        default_description=f"1; {DEFAULT_LAYERS} for lru",
         ge=1,
         le=64,
         applies_to=LAYERS,
@@ -303,7 +303,7 @@ class ModelConfig(ConfigSection):
     window: int | None = setting(
         None,
         "number of consecutive time steps that the recurrent layers read at once",
-        by_default=f"{LONG_WINDOW} if a sequence has more than {LONG_SEQUENCE} time "
+        default_description=f"{LONG_WINDOW} if a sequence has more than {LONG_SEQUENCE} time "
         "steps, otherwise 1",
         ge=1,
         le=1024,
@@ -312,7 +312,7 @@ class ModelConfig(ConfigSection):
     stride: int | None = setting(
         None,
         "time steps from one window to the next, at most model.window",
-        by_default="a quarter of the window, rounded down, at least 1",
+        default_description="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
         applies_to=LAYERS,
@@ -327,7 +327,7 @@ class ModelConfig(ConfigSection):
         None,
         "also read delta features: differences from the previous time step, for "
         "sequences divided by their standard deviation in training",
-        by_default="False; True for filters",
+        default_description="False; True for filters",
         applies_to=RECURRENCE,
     )
     forget_bias: float = setting(
@@ -386,7 +386,7 @@ class TrainConfig(ConfigSection):
     batch_size: int | None = setting(
         None,
         "examples per update, over all devices",
-        by_default=f"{DEFAULT_BATCH}; for sequences 16 to {DEFAULT_BATCH}, increasing "
+        default_description=f"{DEFAULT_BATCH}; for sequences 16 to {DEFAULT_BATCH}, increasing "
         "with their number",
         ge=1,
         applies_to=GRADIENT,
@@ -394,9 +394,9 @@ class TrainConfig(ConfigSection):
     num_steps: int | None = setting(
         None,
         "length of the run in updates",
-        by_default=f"{DEFAULT_STEPS}, or set by num_epochs",
+        default_description=f"{DEFAULT_STEPS}, or set by num_epochs",
         ge=1,
-        resume="warned",
+        on_resume="warn",
         applies_to=GRADIENT,
     )
     num_epochs: float | None = setting(
@@ -404,14 +404,14 @@ class TrainConfig(ConfigSection):
         "length of the run in passes over the training examples, instead of num_steps",
         gt=0,
         le=1e6,
-        resume="allowed",  # a resolved run has only num_steps
+        on_resume="allow",  # a resolved run has only num_steps
         applies_to=GRADIENT,
     )
     min_steps: int = setting(
         1,
         "minimum number of updates in a run whose length num_epochs sets",
         ge=1,
-        resume="allowed",
+        on_resume="allow",
         applies_to=GRADIENT,
     )
     loss: str | Function = setting(
@@ -436,7 +436,7 @@ class TrainConfig(ConfigSection):
             "class weights in the training loss; balanced: inversely proportional to "
             "the number of training examples of the class; with weights, balanced "
             "accuracy selects the checkpoint",
-            form="none, balanced or, in Python, a mapping from classes to weights "
+            description="none, balanced or, in Python, a mapping from classes to weights "
             "above 0",
         )
     )
@@ -445,7 +445,7 @@ class TrainConfig(ConfigSection):
         "peak learning rate",
         gt=0,
         le=1e38,
-        resume="warned",
+        on_resume="warn",
         applies_to=GRADIENT,
     )
     schedule: str | Function = setting(
@@ -453,16 +453,16 @@ class TrainConfig(ConfigSection):
         "schedule of the learning rate after the warm-up; your own: f(peak, num_steps) "
         "returns a function from the step to the learning rate",
         functions=("constant", "cosine"),
-        resume="warned",
+        on_resume="warn",
         applies_to=GRADIENT,
     )
     warmup_fraction: float | None = setting(
         None,
         "fraction of the steps with linear warm-up",
-        by_default=f"{DEFAULT_WARMUP}; 0 for your own schedule",
+        default_description=f"{DEFAULT_WARMUP}; 0 for your own schedule",
         ge=0,
         le=1,
-        resume="warned",
+        on_resume="warn",
         applies_to=WARMUP,
     )
     optimizer: str | Function = setting(
@@ -475,7 +475,7 @@ class TrainConfig(ConfigSection):
     weight_decay: float | None = setting(
         None,
         "weight decay of AdamW; 0: Adam",
-        by_default=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
+        default_description=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
         ge=0,
         le=1e38,
         applies_to=ADAMW,
@@ -484,7 +484,7 @@ class TrainConfig(ConfigSection):
         1.0,
         "maximum global norm of the gradient; 0: no clipping",
         ge=0,
-        resume="warned",
+        on_resume="warn",
         le=1e38,
         applies_to=GRADIENT,
     )
@@ -500,27 +500,27 @@ class TrainConfig(ConfigSection):
         None,
         "additional metrics of training and validation, joined by +: f(logits, labels) "
         "returns [batch]",
-        by_default="none",
+        default_description="none",
         functions=(),
         is_tuple=True,
-        resume="warned",  # a different program rounds differently
+        on_resume="warn",  # a different program rounds differently
         applies_to=GRADIENT,
     )
     log_every_steps: int | None = setting(
         None,
         "steps between lines of training metrics",
-        by_default="a hundredth of the run, from 10 to 100",
+        default_description="a hundredth of the run, from 10 to 100",
         ge=1,
-        resume="allowed",
+        on_resume="allow",
         applies_to=GRADIENT,
     )
     # This setting also applies to filters, which are always validated after their fit.
     eval_every_steps: int | None = setting(
         None,
         "steps between validations; each saves a checkpoint",
-        by_default="a tenth of the run; an epoch with train.patience",
+        default_description="a tenth of the run; an epoch with train.patience",
         ge=1,
-        resume="allowed",
+        on_resume="allow",
     )
     patience: int | None = setting(
         None,
@@ -528,14 +528,14 @@ class TrainConfig(ConfigSection):
         "(with class weights, a higher balanced accuracy); the schedule still spans "
         "the whole run, so its low learning rates are not reached",
         ge=1,
-        resume="allowed",
+        on_resume="allow",
         applies_to=VALIDATED,
     )
     keep_checkpoints: int = setting(
         2,
         "number of newest validated checkpoints to keep, besides the best and the last",
         ge=1,
-        resume="allowed",
+        on_resume="allow",
     )
 
     def __post_init__(self) -> None:
@@ -559,23 +559,23 @@ class ExecutionConfig(ConfigSection):
     num_devices: int | None = setting(
         None,
         "number of devices over all processes",
-        by_default="the most that divide the seeds, then the most of the rest that "
+        default_description="the most that divide the seeds, then the most of the rest that "
         "divide the batch; on CPU at most one per usable core and 8 per process",
         ge=1,
         le=4096,
-        resume="warned",
+        on_resume="warn",
     )
     precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"] = setting(
         "auto",
         "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
         "GPU, bfloat16 on TPU",
-        resume="warned",
+        on_resume="warn",
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",
         "where the training data reside: in device memory or on the host; auto: by "
         "their size",
-        resume="allowed",
+        on_resume="allow",
     )
 
 
@@ -678,7 +678,7 @@ DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_pa
 # Settings that a user can change when opening a run: data files can have moved, another
 # table can use other column names, and a user-defined cell or network must be named
 # again, because its code would otherwise not run.
-OPENING_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
+LOAD_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
 # For each user-defined function, the `applies_to` of the settings that it replaces. The
 # values of these settings are dropped if a recipe sets them, and refused if the user
 # sets them.

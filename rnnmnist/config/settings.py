@@ -27,7 +27,7 @@ from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-Resume = Literal["refused", "allowed", "warned"]
+ResumePolicy = Literal["error", "allow", "warn"]
 
 
 def to_python(value: Any) -> Any:
@@ -59,10 +59,11 @@ class Setting(NamedTuple):
     help: str
     # Describes the default. If the default is None, describes the value that a run then
     # uses, such as `a tenth of the run`.
-    by_default: str
-    # Whether a resumed run can change the value. `refused`: a new value would make it a
-    # different run. `warned`: the result differs from an uninterrupted run.
-    resume: Resume
+    default_description: str
+    # What happens if a resumed run changes the value. `error`: the resume fails, because
+    # the run would be a different one. `warn`: the resume continues with a warning,
+    # because the result differs from the result of an uninterrupted run.
+    on_resume: ResumePolicy
     # The runs in which the setting has an effect, such as `gradient-based training`;
     # None: all runs.
     applies_to: str | None
@@ -132,34 +133,34 @@ def setting(
     default: Any,
     help: str,
     *,
-    by_default: str | None = None,
-    resume: Resume = "refused",
+    default_description: str | None = None,
+    on_resume: ResumePolicy = "error",
     applies_to: str | None = None,
     is_path: bool = False,
     functions: tuple[str, ...] | None = None,
     is_tuple: bool = False,
-    form: str = "",
+    description: str = "",
     **constraints: Any,
 ) -> Any:
     """Declares a field of a `ConfigSection`.
 
     The constraints are `ge`, `gt`, `le`, `lt` or `pattern`, as in `msgspec.Meta`; None
-    is exempt from them. `form` describes the allowed values for a `pattern` or for a
+    is exempt from them. `description` describes the allowed values for a `pattern` or for a
     type that is not in `TYPES`. The other arguments are fields of `Setting`.
     """
     # `settings_of` fills in the name and the type.
-    by_default = by_default or str(default)
+    default_description = default_description or str(default)
     if functions is not None and not is_path:
-        form = " or ".join([*functions, SYNTAX])
+        description = " or ".join([*functions, SYNTAX])
         constraints = {"pattern": rf"^({'|'.join([*functions, PATTERN.pattern])})\Z"}
     declared = Setting(
         "",
         None,
-        form,
+        description,
         default,
         help,
-        by_default,
-        resume,
+        default_description,
+        on_resume,
         applies_to,
         is_path,
         functions,

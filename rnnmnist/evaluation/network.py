@@ -56,7 +56,7 @@ class Network:
     Attributes:
         record: record of the run.
         selector: checkpoint: `best`, `latest` or a step number.
-        settings: the settings in `OPENING_SETTINGS` that the caller has passed.
+        settings: the settings in `LOAD_SETTINGS` that the caller has passed.
         dataset: data of the run; None if not in memory.
         header: header of the checkpoint, which contains the settings.
         params: evaluated parameters, NumPy arrays with a leading ensemble axis.

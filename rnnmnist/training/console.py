@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 
 from rnnmnist.config.resolving import RunTrainConfig
-from rnnmnist.config.schema import OPENING_SETTINGS, is_user_defined
+from rnnmnist.config.schema import LOAD_SETTINGS, is_user_defined
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import escape_unprintable
@@ -165,7 +165,7 @@ def summarize(
     flags = [f"--workdir={record.workdir}"]
     # The commands import custom functions only if a flag names them.
     for name, value in config.flat().items():
-        if name in OPENING_SETTINGS and is_user_defined(name, value):
+        if name in LOAD_SETTINGS and is_user_defined(name, value):
             flags.append(f"--config.{name}={value}")
     text = (
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){stop_reason}\n"

@@ -19,7 +19,7 @@ from rnnmnist.config.resolving import (
     resolve,
 )
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, DataConfig
-from rnnmnist.config.settings import Resume
+from rnnmnist.config.settings import ResumePolicy
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.datasets import Source
 from rnnmnist.data.examples import Dataset
@@ -126,7 +126,7 @@ def _prepare_updates(run: Run, saved: RunConfig | None) -> None:
     else:
         check_functions(run.config, run.dataset.task, run.mesh)
     if saved is not None:
-        for name, old, new in changed_settings(saved, run.config, "warned"):
+        for name, old, new in changed_settings(saved, run.config, "warn"):
             _logger.warning(
                 f"{name} was {old} and is now {new}, so the result will differ from an "
                 "uninterrupted run's"
@@ -162,12 +162,12 @@ def check_resume(config: RunConfig, header: Header, record: Record) -> str | Non
     Returns an explanation if the run is complete, otherwise None. For a complete run,
     no setting that affects the result may differ from the checkpoint.
     """
-    refused = changed_settings(header.config, config, "refused")
+    refused = changed_settings(header.config, config, "error")
     completed = describe_completion(record.lines, header.step, config.train)
     if completed is not None:
         # No later update would use the new values. The number of steps may differ: it
         # only determines whether the run is complete.
-        warned = changed_settings(header.config, config, "warned")
+        warned = changed_settings(header.config, config, "warn")
         refused += [change for change in warned if change[0] != "train.num_steps"]
     if refused:
         values = [f"{name}={new} (checkpoint: {old})" for name, old, new in refused]
@@ -180,14 +180,14 @@ def check_resume(config: RunConfig, header: Header, record: Record) -> str | Non
 
 
 def changed_settings(
-    old: RunConfig, new: RunConfig, resume: Resume
+    old: RunConfig, new: RunConfig, policy: ResumePolicy
 ) -> list[tuple[str, str, str]]:
-    """Returns (name, old value, new value) for changed settings of a `Resume` kind."""
+    """Returns (name, old value, new value) for changed settings with a resume policy."""
     old_values = _settings(old)
     return [
         (name, old_values[name], value)
         for name, value in _settings(new).items()
-        if value != old_values[name] and SETTINGS[name].resume == resume
+        if value != old_values[name] and SETTINGS[name].on_resume == policy
     ]
 
 

@@ -18,7 +18,7 @@ def test_a_changed_setting_is_a_warning_if_the_result_differs() -> None:
     changes |= {"train.log_every_steps": 3, "train.patience": 5}
     changed = CONFIG.replace(changes)
     assert check_resume(changed, HALF, Record()) is None
-    warned = changed_settings(CONFIG, changed, "warned")
+    warned = changed_settings(CONFIG, changed, "warn")
     assert warned == [("train.num_steps", "30", "1000")]
 
 
