@@ -25,7 +25,7 @@ from rnnmnist.config.functions import Function, is_in_file
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
-    find,
+    find_setting,
     setting,
     settings_of,
     to_python,
@@ -57,8 +57,8 @@ CROSS_ENTROPY = "gradient-based training with train.loss=last or every_step"
 ADAMW = "gradient-based training with train.optimizer=adamw"
 WARMUP = "gradient-based training with train.schedule=constant or cosine"
 LSTM = "model.cell=lstm"
-KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
-KINDS_OF_TRAINING = (
+IMAGE_KINDS = (IMAGES, PERMUTED, AUGMENTATION)
+TRAINING_KINDS = (
     GRADIENT,
     LAYERS,
     AUGMENTATION,
@@ -657,7 +657,7 @@ class Config(ConfigSection):
             given["train.num_epochs"] = None
         config = self
         for name, value in given.items():
-            find(name, SETTINGS)
+            find_setting(name, SETTINGS)
             section, _, key = name.rpartition(".")
             changes = {key: value}
             if section:

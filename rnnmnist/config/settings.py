@@ -39,7 +39,7 @@ def to_python(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def expand(given: str | Path) -> Path:
+def expand_path(given: str | Path) -> Path:
     """Makes a path absolute and expands `~` to the user's home directory."""
     if not isinstance(given, str | Path):
         raise UserError(f"must be a path, not {format_value(given)}")
@@ -103,19 +103,19 @@ class Setting(NamedTuple):
             if self.functions is not None and value:
                 value = self._normalize_text(value)
             elif self.is_path and value:
-                value = str(expand(value))
+                value = str(expand_path(value))
         return value
 
     def _normalize_text(self, value: str) -> str:
 
         if self.is_path and not is_in_file(value):
-            return str(expand(value))
+            return str(expand_path(value))
         named = PATTERN.fullmatch(value)
         if named is None:  # a built-in function
             return value
         source, name = named.group("source", "name")
         if is_in_file(value):
-            source = str(expand(source))
+            source = str(expand_path(source))
         # With `repr`, equal parameters have equal texts.
         parameters = parse_parameters(value)
         return ",".join(
@@ -218,7 +218,7 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     return declared._replace(name=prefix + field.name, kind=kind, allowed=allowed)
 
 
-def find(name: str, known: Mapping[str, Setting]) -> Setting:
+def find_setting(name: str, known: Mapping[str, Setting]) -> Setting:
     """Looks up a setting by its full name, or raises a `UserError`."""
     if name not in known:
         listed = "rnnmnist train --help lists all settings"

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps  # noqa: TID251
 
-from rnnmnist.config.settings import expand
+from rnnmnist.config.settings import expand_path
 from rnnmnist.data.sequences.checking import reject_masked
 from rnnmnist.errors import UserError, prefix_errors
 
@@ -30,7 +30,7 @@ def read(name: str) -> np.ndarray:
     Returns:
         Float32 [height, width] from 0 to 1. Neither side exceeds `MAX_SIDE`.
     """
-    with expand(name).open("rb") as file:
+    with expand_path(name).open("rb") as file:
         return decode(file, name)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.errors import warn_of_data
+from rnnmnist.errors import warn_about_data
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
@@ -134,7 +134,7 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
         if len(np.unique(together[train.labels == index])) == 1
     ]
     if single:
-        warn_of_data(
+        warn_about_data(
             "leaving out one training example, with its group and equal examples, "
             f"leaves no example of these classes: {', '.join(single)[:200]}"
         )
@@ -151,7 +151,7 @@ def _warn_of_equal_sequences(train: Examples) -> None:
     num_groups = collections.Counter(digest for digest, _ in pairs)
     number = sum(num_groups[digest] > 1 for digest in train.digests)
     if number:
-        warn_of_data(
+        warn_about_data(
             f"{number:,} training sequences are equal to sequences of another group, "
             "so the leave-one-group-out accuracy may not hold for new groups; keep "
             "equal sequences in one group"

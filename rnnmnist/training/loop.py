@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, imported_functions
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.probabilities import smoothing_temperature
@@ -242,7 +242,7 @@ def nonfinite_error(
     values = {name: rows[member, position] for name, rows in metrics.items()}
     with jax.transfer_guard("allow"):  # disallowed by the loop
         learning_rate = float(compute_learning_rate(config.train, step))
-    advice = "".join(f", or correct {each}" for each in functions_of(config))
+    advice = "".join(f", or correct {each}" for each in imported_functions(config))
     return RunError(
         f"step {step + 1} is not finite: for seed {config.seeds[member]}, the loss is "
         f"{values['loss']}, the gradient norm {values['grad_norm']} and the parameter "
