@@ -169,7 +169,7 @@ def list_settings() -> str:
         link = f'<a id="{name}" href="#{name}"><code>{breakable}</code></a>'
         about = f"{setting.help} ({setting.allowed})".replace("|", r"\|")
         about = re.sub(r",(?=[a-z])", ",<wbr>", about)
-        default = setting.default_description
+        default = setting.default_help
         if default == str(setting.default):  # it is no description
             default = f"`{default}`"
         lines.append(f"| {link} | {default} | {about} |")

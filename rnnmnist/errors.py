@@ -70,7 +70,7 @@ class StoppedError(RunError):
         self.exit_code = 128 + signal_number
 
 
-def warn_of_data(message: str) -> None:
+def warn_about_data(message: str) -> None:
     """Issues a `DataWarning`. Python shows equal warnings once."""
     warnings.warn(message, DataWarning, stacklevel=2)
 

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.functions import text_without_path
+from rnnmnist.config.functions import spec_without_path
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.checking import reject_masked, valid_array
 from rnnmnist.errors import UserError
-from rnnmnist.fitting import FIT_SETTINGS, fit, full_names
+from rnnmnist.fitting import FIT_SETTINGS, fit, to_full_names
 from rnnmnist.model import Model
 from rnnmnist.runs.logs import early_stopping_metrics
 
@@ -196,7 +196,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     def cell_(self) -> str:
         """Name of the cell, or of the custom network."""
         model = self.model_.config.model
-        return text_without_path(model.cell if model.network is None else model.network)
+        return spec_without_path(model.cell if model.network is None else model.network)
 
     @property
     def leave_one_out_score_(self) -> float:
@@ -242,7 +242,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             # The checkpoint with the lowest loss, and up to `patience` later ones.
             settings["keep_checkpoints"] = settings["patience"] + 1
         extra = dict(self.settings or {})
-        full_names(extra, FIT_SETTINGS)  # raises an error for unknown names
+        to_full_names(extra, FIT_SETTINGS)  # raises an error for unknown names
         duplicates = sorted(settings.keys() & extra.keys())
         if duplicates:
             raise UserError(

@@ -8,16 +8,16 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.recipes import Request, load_named
-from rnnmnist.config.schema import KINDS_OF_IMAGES, SETTINGS, Config, DataConfig
-from rnnmnist.config.settings import Setting, find
+from rnnmnist.config.recipes import Request, load_config_by_name
+from rnnmnist.config.schema import IMAGE_KINDS, SETTINGS, Config, DataConfig
+from rnnmnist.config.settings import Setting, find_setting
 from rnnmnist.data.datasets import Source, open_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import (
     UserError,
     errors_as_failures,
     format_value,
-    warn_of_data,
+    warn_about_data,
 )
 from rnnmnist.model import Model
 from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -32,9 +32,7 @@ TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
-    if setting.applies_to not in KINDS_OF_IMAGES
-    and not setting.is_path
-    and name != "name"
+    if setting.applies_to not in IMAGE_KINDS and not setting.is_path and name != "name"
 }
 
 
@@ -72,8 +70,8 @@ def train(
         UserError, RunError, KeyboardInterrupt: see `rnnmnist.fit`.
     """
     request = Request(
-        config if isinstance(config, Config) else load_named(config),
-        full_names(settings, TRAIN_SETTINGS),
+        config if isinstance(config, Config) else load_config_by_name(config),
+        to_full_names(settings, TRAIN_SETTINGS),
         has_callback=callback is not None,
     )
     return _train(request, workdir, open_source, verbose=verbose, callback=callback)
@@ -178,7 +176,7 @@ def fit(
     """
     request = Request(
         None,
-        full_names(settings, FIT_SETTINGS),
+        to_full_names(settings, FIT_SETTINGS),
         has_callback=callback is not None,
     )
     data = request.data
@@ -195,7 +193,7 @@ def fit(
     # An array with swapped axes trains without an error, so its shape is checked.
     shape: tuple[int, ...] = getattr(inputs, "shape", ())
     if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
-        warn_of_data(
+        warn_about_data(
             f"inputs: {shape} has more features than time steps; if the axes are "
             "[examples, features, time], pass inputs.swapaxes(1, 2)"
         )
@@ -238,8 +236,8 @@ def _train(
     return Model(run.record, "best", run.config.model.user_functions, run.dataset)
 
 
-def full_names(
+def to_full_names(
     settings: Mapping[str, object], known: Mapping[str, Setting]
 ) -> dict[str, object]:
     """Returns the settings with their full names, such as `train.num_steps`."""
-    return {find(name, known).name: value for name, value in settings.items()}
+    return {find_setting(name, known).name: value for name, value in settings.items()}

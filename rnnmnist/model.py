@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnnmnist.config.files import REFERENCES, parse_folder, resolve_workdir
-from rnnmnist.config.resolving import name_functions
+from rnnmnist.config.files import REFERENCE_WORKDIRS, parse_folder, resolve_workdir
+from rnnmnist.config.resolving import functions_to_specs
 from rnnmnist.data.examples import Inputs, padding_mask
 from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
@@ -60,7 +60,7 @@ class Model(Network):
         # In contrast to `self.header`, the record's header contains no path of the run.
         header = replace_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
-        named = name_functions(self.config).model.user_functions
+        named = functions_to_specs(self.config).model.user_functions
         return Model, (record, self.selector, {**self.settings, **named})
 
     @errors_as_failures()
@@ -290,7 +290,7 @@ class Model(Network):
 
 @errors_as_failures()
 def load(
-    workdir: str | Path = REFERENCES[0],
+    workdir: str | Path = REFERENCE_WORKDIRS[0],
     step: str | int = "best",
     *,
     cell: str | Callable[..., Any] | None = None,

@@ -19,7 +19,7 @@ import absl.logging
 
 from rnnmnist import errors
 from rnnmnist.config import files
-from rnnmnist.config.recipes import Request, load_named
+from rnnmnist.config.recipes import Request, load_config_by_name
 from rnnmnist.config.schema import LOAD_SETTINGS, SETTINGS
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 from rnnmnist.runtime.signals import exit_on_signals
@@ -48,13 +48,15 @@ class Parser(argparse.ArgumentParser):
             "--quiet", action="store_true", help="print warnings and errors only"
         )
 
-    def add_workdir(self, help: str = "folder of the run", **options: Any) -> None:
+    def add_workdir_argument(
+        self, help: str = "folder of the run", **options: Any
+    ) -> None:
         """Adds `--workdir`; the options are passed to `add_argument`."""
         self.add_argument("--workdir", metavar="DIR", help=help, **options)
 
-    def add_run(self, **options: Any) -> None:
+    def add_run_arguments(self, **options: Any) -> None:
         """Adds the flags for `open_model`: `--workdir`, `--step` and settings."""
-        self.add_workdir(**options)
+        self.add_workdir_argument(**options)
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
         for name in LOAD_SETTINGS:
@@ -89,7 +91,7 @@ def _open_null() -> TextIO:
 
 
 def open_model(args: argparse.Namespace) -> "Model":
-    """Opens the model that the flags of `add_run` select."""
+    """Opens the model that the flags of `add_run_arguments` select."""
     from rnnmnist.model import Model  # imports jax
     from rnnmnist.runs.records import Record
 
@@ -106,7 +108,7 @@ def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def training_parser(command: str, description: str | None) -> Parser:
+def make_training_parser(command: str, description: str | None) -> Parser:
     """Returns the parser of a command that trains, with a flag for every setting."""
     parser = Parser(command, description)
     parser.usage = "%(prog)s [--config FILE] [--workdir DIR] [--config.KEY VALUE ...]"
@@ -117,7 +119,9 @@ def training_parser(command: str, description: str | None) -> Parser:
         help="shipped configuration, or a path that contains / or ends in .py "
         "(default: %(default)s)",
     )
-    parser.add_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
+    parser.add_workdir_argument(
+        "folder of the run (default: checkpoints/NAME for NAME.py)"
+    )
     group = parser.add_argument_group(
         "multiple processes",
         "if jax does not detect the processes, all three flags are required",
@@ -132,7 +136,7 @@ def training_parser(command: str, description: str | None) -> Parser:
         "settings", "the configuration file can change the defaults"
     )
     for name, known in SETTINGS.items():
-        help = f"{known.help}; {known.allowed} (default: {known.default_description})"
+        help = f"{known.help}; {known.allowed} (default: {known.default_help})"
         help = help.replace("%", "%%")
         group.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
     return parser
@@ -149,7 +153,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """
     args = parser.parse(argv)
     args.name = Path(args.config).stem
-    args.request = Request(load_named(args.config), parse_settings(args))
+    args.request = Request(load_config_by_name(args.config), parse_settings(args))
     if args.workdir is None:
         args.workdir = f"checkpoints/{args.name}"
     args.workdir = files.parse_folder(args.workdir)

@@ -23,7 +23,7 @@ STEPS = 2
 
 def main(argv: list[str]) -> None:
     """Checks whether the run on the command line would work on this machine."""
-    parser = command_line.training_parser("doctor", __doc__)
+    parser = command_line.make_training_parser("doctor", __doc__)
     parser.add_argument(
         "--require",
         choices=["tpu", "gpu"],

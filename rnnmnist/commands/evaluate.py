@@ -13,7 +13,7 @@ from rnnmnist.commands.command_line import Parser, open_model
 def main(argv: list[str]) -> None:
     """Evaluates a checkpoint, and prints the result and the path of the result file."""
     parser = Parser("evaluate", __doc__)
-    parser.add_run(required=True)
+    parser.add_run_arguments(required=True)
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],

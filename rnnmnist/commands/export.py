@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> None:
     """Writes the exports, and prints the result of each comparison."""
     parser = Parser("export", __doc__)
-    parser.add_run(required=True)
+    parser.add_run_arguments(required=True)
     parser.add_argument(
         "--format", choices=[*FORMATS, "all"], required=True, help="format to write"
     )

@@ -9,8 +9,8 @@ server.
 
 from rnnmnist import errors
 from rnnmnist.commands.command_line import Parser
-from rnnmnist.config.files import REFERENCES
-from rnnmnist.config.settings import expand
+from rnnmnist.config.files import REFERENCE_WORKDIRS
+from rnnmnist.config.settings import expand_path
 
 
 def main(argv: list[str]) -> None:
@@ -19,13 +19,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--output", metavar="FILE.html", required=True, help="HTML file to write"
     )
-    parser.add_workdir(
+    parser.add_workdir_argument(
         action="append",
         help="folder of a run; repeat to show runs side by side (default: the "
-        f"reference models {' and '.join(REFERENCES)})",
+        f"reference models {' and '.join(REFERENCE_WORKDIRS)})",
     )
     args = parser.parse(argv)
-    path = expand(args.output)
+    path = expand_path(args.output)
     if path.suffix != ".html":
         given = errors.format_value(args.output)
         raise errors.UserError(f"output: must name a .html file, not {given}")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.web import drawing_page
 
     use_cpu()
-    networks = [load(workdir) for workdir in args.workdir or REFERENCES]
+    networks = [load(workdir) for workdir in args.workdir or REFERENCE_WORKDIRS]
     content = drawing_page.render(networks).encode()
     write_atomically(path, content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")

@@ -24,8 +24,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rnnmnist.commands.command_line import Parser, open_model
-from rnnmnist.config.files import REFERENCES
-from rnnmnist.config.settings import expand
+from rnnmnist.config.files import REFERENCE_WORKDIRS
+from rnnmnist.config.settings import expand_path
 from rnnmnist.errors import (
     Failure,
     UserError,
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "files", metavar="FILE", nargs="*", help="file, folder, or - for standard input"
     )
-    parser.add_run(
-        default=REFERENCES[0],
+    parser.add_run_arguments(
+        default=REFERENCE_WORKDIRS[0],
         help="folder of the run (default: %(default)s, the reference model)",
     )
     parser.add_argument(
@@ -161,7 +161,7 @@ def predict_sequences(
     from rnnmnist.evaluation.formatting import format_probability
     from rnnmnist.evaluation.inputs import to_inputs
 
-    path = expand(name)
+    path = expand_path(name)
     roles, wanted = model.config.data.roles, model.task.feature_names
     sequences = reading.read(path, roles, wanted, pair=False)
     with prefix_errors(path):

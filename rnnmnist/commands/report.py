@@ -11,7 +11,7 @@ from rnnmnist.commands.command_line import Parser, open_model
 def main(argv: list[str]) -> None:
     """Writes the report, and prints the result and the paths of the files."""
     parser = Parser("report", __doc__)
-    parser.add_run(required=True)
+    parser.add_run_arguments(required=True)
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_evaluation
     from rnnmnist.runtime.compilation import use_cpu

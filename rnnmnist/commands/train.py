@@ -14,7 +14,7 @@ from rnnmnist.errors import discard_output
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line."""
-    parser = command_line.training_parser("train", __doc__)
+    parser = command_line.make_training_parser("train", __doc__)
     return command_line.parse_training(parser, argv)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rnnmnist.config.schema import Config
-from rnnmnist.config.settings import expand
+from rnnmnist.config.settings import expand_path
 from rnnmnist.errors import (
     UserError,
     format_value,
@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 # Workdirs of the shipped models. The first model was trained with a loss after the last
 # row, the second with a loss after every row.
-REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
+REFERENCE_WORKDIRS = ("checkpoints/reference", "checkpoints/reference_every_step")
 # The configuration name that selects the rule in `recipes.py`.
 RULE = "files"
 
@@ -38,7 +38,7 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
     if not str(given).strip():
         raise UserError(f"{subject}: must name a folder, not ''")
     with prefix_errors(subject):
-        path = expand(given)
+        path = expand_path(given)
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -58,7 +58,7 @@ def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
 def resolve_workdir(given: str | Path) -> Path:
     """Returns a workdir's path; shipped models are found from any directory."""
     name = str(given).rstrip("/")
-    if name in REFERENCES and not Path(name).is_dir():
+    if name in REFERENCE_WORKDIRS and not Path(name).is_dir():
         return shipped_folder(name)
     return parse_folder(given)
 
@@ -84,7 +84,7 @@ def find_config(given: str | Path) -> Path:
     directory cannot shadow a shipped configuration of the same name.
     """
     with prefix_errors("config"):
-        path = expand(given)
+        path = expand_path(given)
     text = str(given)
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
     if text in shipped:

@@ -58,28 +58,28 @@ class Function:
     """
 
     setting: str
-    text: str
+    spec: str
     function: Callable[..., Any]
     sha256: str | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Calls the function with the given arguments and its parameters."""
-        return self.function(*args, **keywords, **parse_parameters(self.text))
+        return self.function(*args, **keywords, **parse_parameters(self.spec))
 
     def __repr__(self) -> str:
-        return self.text
+        return self.spec
 
-    def require_import(self) -> None:
+    def check_importable(self) -> None:
         """Raises a `UserError` if other processes cannot import the function."""
-        if self.text.startswith(MEMORY_PREFIX):
+        if self.spec.startswith(MEMORY_PREFIX):
             raise UserError(
-                f"{self.setting}: {label(self)} cannot be imported by its name, as a "
-                "folder or a pickle requires; move it to a file, and name it as "
+                f"{self.setting}: {short_name(self)} cannot be imported by name, which "
+                "pickling and saving to a folder require; move it to a file, and pass "
                 "FILE.py:NAME,KEY=VALUE"
             )
 
     @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
+    def wrap_errors(self) -> Iterator[None]:
         """Turns any error of the function into a one-line `UserError`."""
         try:
             yield
@@ -88,12 +88,12 @@ class Function:
             lines = f"{type(error).__name__}: {error}".split()
             raised = escape_unprintable(" ".join(lines)[:300])
             raise UserError(
-                f"{self.setting}: {label(self)} fails: {raised}; correct the "
+                f"{self.setting}: {short_name(self)} fails: {raised}; correct the "
                 "function or its parameters"
             ) from error
 
 
-def label(value: object) -> str:
+def short_name(value: object) -> str:
     """Returns a function's text without its source, such as `focal,gamma=2`.
 
     The name of a built-in function, such as `lstm`, is returned unchanged.
@@ -108,10 +108,10 @@ def is_in_file(text: str) -> bool:
     return match is not None and match["source"].endswith(".py")
 
 
-def text_without_path(value: object) -> str:
+def spec_without_path(value: object) -> str:
     """Returns a function's text without the path of its file, since files can move."""
     text = str(value)
-    return f"FILE.py:{label(text)}" if is_in_file(text) else text
+    return f"FILE.py:{short_name(text)}" if is_in_file(text) else text
 
 
 def parse_parameters(text: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def parse_parameters(text: str) -> dict[str, Any]:
     return parameters
 
 
-def bind(
+def resolve_function(
     value: object, built_in: Mapping[str, Callable[..., Any]], **parameters: float
 ) -> Function:
     """Returns the function that a setting selects.
@@ -213,7 +213,7 @@ def import_function(setting: str, text: str | Function) -> Function:
         signature.bind_partial(**parse_parameters(text))
     except TypeError as error:
         raise UserError(
-            f"{setting}: {label(text)}: {error}; its parameters are "
+            f"{setting}: {short_name(text)}: {error}; its parameters are "
             f"{', '.join(signature.parameters)}"
         ) from None
     return Function(setting, text, function, sha256)

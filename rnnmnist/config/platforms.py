@@ -37,7 +37,7 @@ class Execution(NamedTuple):
 
 # On a CPU, the maximum number of time steps per block of a linear recurrence and per
 # iteration of its loop. The arrays of a block fit into the cache.
-LINEAR_TIME_STEPS = 6
+CPU_BLOCK_TIME_STEPS = 6
 # A CPU device computes ensemble members one after another, because a single member
 # already uses its cores, and evaluates batches that fit into its cache. An accelerator
 # launches every operation of a loop separately; unrolling and a parallel scan reduce
@@ -57,7 +57,7 @@ DEFAULTS = {
         vectorize_ensemble=False,
         eval_batch_size=64,
         parallel_scan=False,
-        remat_time_steps=LINEAR_TIME_STEPS,
+        remat_time_steps=CPU_BLOCK_TIME_STEPS,
     ),
     "gpu": GPU,
     "tpu": GPU._replace(precision="bfloat16"),

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from rnnmnist.config.files import RULE, find_config, load_config
 from rnnmnist.config.schema import (
     CLOSED_FORM_CELL,
-    KINDS_OF_TRAINING,
     REPLACED,
     SETTINGS,
+    TRAINING_KINDS,
     Config,
     DataConfig,
     is_user_defined,
@@ -47,7 +47,7 @@ class Request(NamedTuple):
         return config.replace(self.settings).data
 
 
-def load_named(name: str | Path) -> Config | None:
+def load_config_by_name(name: str | Path) -> Config | None:
     """Loads a configuration by path or name; returns None for the rule."""
     return None if str(name) == RULE else load_config(find_config(name))
 
@@ -99,7 +99,7 @@ def _choose_recipe(
     if cell is not None:
         return "filters" if cell == CLOSED_FORM_CELL else "trained", None
     for name, value in request.settings.items():
-        if value is not None and SETTINGS[name].applies_to in KINDS_OF_TRAINING:
+        if value is not None and SETTINGS[name].applies_to in TRAINING_KINDS:
             return "trained", f"since {name} is given"
     if request.has_callback:
         return "trained", "since callback is given"

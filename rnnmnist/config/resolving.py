@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rnnmnist.config.functions import Function, import_function, label
+from rnnmnist.config.functions import Function, import_function, short_name
 from rnnmnist.config.schema import (
     ADAMW,
     CROSS_ENTROPY,
@@ -67,7 +67,7 @@ class RunModelConfig(ModelConfig):
         For random filters: `1,000 random filters`.
         """
         if self.network is not None:
-            return label(self.network)
+            return short_name(self.network)
         plural = "s" if self.hidden_size > 1 else ""
         if self.is_closed_form:
             return f"{self.hidden_size:,} random filter{plural}"
@@ -78,7 +78,7 @@ class RunModelConfig(ModelConfig):
             text += " in each direction"
         if self.window > 1:
             text += f", windows of {self.window} time steps, {self.stride} apart"
-        return f"{label(self.cell)} with {text}"
+        return f"{short_name(self.cell)} with {text}"
 
 
 class RunTrainConfig(TrainConfig):
@@ -138,7 +138,7 @@ def import_functions(config: AnyConfig) -> AnyConfig:
     return _map_functions(config, import_function)
 
 
-def name_functions(config: AnyConfig) -> AnyConfig:
+def functions_to_specs(config: AnyConfig) -> AnyConfig:
     """Replaces imported functions by the texts that name them, for a file."""
     return _map_functions(config, lambda _, function: str(function))
 
@@ -156,7 +156,7 @@ def _map_functions(
     return config.replace(changed)
 
 
-def functions_of(config: Config) -> list[Function]:
+def imported_functions(config: Config) -> list[Function]:
     """Returns the imported functions of a configuration."""
     values: list[object] = []
     for value in config.flat().values():

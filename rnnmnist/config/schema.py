@@ -25,7 +25,7 @@ from rnnmnist.config.functions import Function, is_in_file
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
-    find,
+    find_setting,
     setting,
     settings_of,
     to_python,
@@ -57,8 +57,8 @@ CROSS_ENTROPY = "gradient-based training with train.loss=last or every_step"
 ADAMW = "gradient-based training with train.optimizer=adamw"
 WARMUP = "gradient-based training with train.schedule=constant or cosine"
 LSTM = "model.cell=lstm"
-KINDS_OF_IMAGES = (IMAGES, PERMUTED, AUGMENTATION)
-KINDS_OF_TRAINING = (
+IMAGE_KINDS = (IMAGES, PERMUTED, AUGMENTATION)
+TRAINING_KINDS = (
     GRADIENT,
     LAYERS,
     AUGMENTATION,
@@ -96,7 +96,7 @@ class DataConfig(ConfigSection):
         "names of table columns that differ from their roles: any of sequence=NAME,"
         "time=NAME,label=NAME,split=NAME,groups=NAME",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
-        description="ROLE=NAME,… with the roles sequence, time, label, split and groups",
+        description="ROLE=NAME,… with the roles sequence, time, label, split, groups",
         applies_to=SEQUENCES,
     )
     # In Python, also a list of names.
@@ -104,7 +104,7 @@ class DataConfig(ConfigSection):
         None,
         "names of the features to read: columns of a table, or entries of "
         "feature_names",
-        default_description="all",
+        default_help="all",
         pattern=r"^[^,]+(,[^,]+)*\Z",
         description="NAME,NAME,…",
         applies_to=SEQUENCES,
@@ -112,7 +112,7 @@ class DataConfig(ConfigSection):
     data_dir: str | None = setting(
         None,
         "folder in which TFDS prepares data sets",
-        default_description="TFDS's default",
+        default_help="TFDS's default",
         on_resume="allow",
         is_path=True,
     )
@@ -157,7 +157,7 @@ class DataConfig(ConfigSection):
         None,
         "random augmentation of each training sequence: f(key, inputs, length) returns "
         "inputs [time, features]",
-        default_description="none",
+        default_help="none",
         functions=(),
         applies_to=GRADIENT,
     )
@@ -264,14 +264,14 @@ class ModelConfig(ConfigSection):
         None,
         "your own Flax module, in place of recurrent layers and head, created with "
         "classes; its __call__(inputs, lengths, *, train) returns logits",
-        default_description="none",
+        default_help="none",
         functions=(),
         applies_to=GRADIENT,
     )
     hidden_size: int | None = setting(
         None,
         "number of hidden units, or of filters",
-        default_description=f"{DEFAULT_UNITS}; {DEFAULT_SEQUENCE_UNITS} for sequences; "
+        default_help=f"{DEFAULT_UNITS}; {DEFAULT_SEQUENCE_UNITS} for sequences; "
         f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
         le=8192,
@@ -281,7 +281,7 @@ class ModelConfig(ConfigSection):
         None,
         "number of stacked recurrent layers; each reads the outputs of the previous "
         "layer; for lru, residual layers",
-        default_description=f"1; {DEFAULT_LAYERS} for lru",
+        default_help=f"1; {DEFAULT_LAYERS} for lru",
         ge=1,
         le=64,
         applies_to=LAYERS,
@@ -303,7 +303,7 @@ class ModelConfig(ConfigSection):
     window: int | None = setting(
         None,
         "number of consecutive time steps that the recurrent layers read at once",
-        default_description=f"{LONG_WINDOW} if a sequence has more than {LONG_SEQUENCE} time "
+        default_help=f"{LONG_WINDOW} if a sequence has more than {LONG_SEQUENCE} time "
         "steps, otherwise 1",
         ge=1,
         le=1024,
@@ -312,7 +312,7 @@ class ModelConfig(ConfigSection):
     stride: int | None = setting(
         None,
         "time steps from one window to the next, at most model.window",
-        default_description="a quarter of the window, rounded down, at least 1",
+        default_help="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
         applies_to=LAYERS,
@@ -327,7 +327,7 @@ class ModelConfig(ConfigSection):
         None,
         "also read delta features: differences from the previous time step, for "
         "sequences divided by their standard deviation in training",
-        default_description="False; True for filters",
+        default_help="False; True for filters",
         applies_to=RECURRENCE,
     )
     forget_bias: float = setting(
@@ -386,15 +386,15 @@ class TrainConfig(ConfigSection):
     batch_size: int | None = setting(
         None,
         "examples per update, over all devices",
-        default_description=f"{DEFAULT_BATCH}; for sequences 16 to {DEFAULT_BATCH}, increasing "
-        "with their number",
+        default_help=f"{DEFAULT_BATCH}; 16 to {DEFAULT_BATCH} for sequences, increasing "
+        "with the number of sequences",
         ge=1,
         applies_to=GRADIENT,
     )
     num_steps: int | None = setting(
         None,
         "length of the run in updates",
-        default_description=f"{DEFAULT_STEPS}, or set by num_epochs",
+        default_help=f"{DEFAULT_STEPS}, or set by num_epochs",
         ge=1,
         on_resume="warn",
         applies_to=GRADIENT,
@@ -436,8 +436,8 @@ class TrainConfig(ConfigSection):
             "class weights in the training loss; balanced: inversely proportional to "
             "the number of training examples of the class; with weights, balanced "
             "accuracy selects the checkpoint",
-            description="none, balanced or, in Python, a mapping from classes to weights "
-            "above 0",
+            description="none, balanced or, in Python, a mapping from classes to "
+            "weights above 0",
         )
     )
     learning_rate: float = setting(
@@ -459,7 +459,7 @@ class TrainConfig(ConfigSection):
     warmup_fraction: float | None = setting(
         None,
         "fraction of the steps with linear warm-up",
-        default_description=f"{DEFAULT_WARMUP}; 0 for your own schedule",
+        default_help=f"{DEFAULT_WARMUP}; 0 for your own schedule",
         ge=0,
         le=1,
         on_resume="warn",
@@ -475,7 +475,7 @@ class TrainConfig(ConfigSection):
     weight_decay: float | None = setting(
         None,
         "weight decay of AdamW; 0: Adam",
-        default_description=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
+        default_help=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
         ge=0,
         le=1e38,
         applies_to=ADAMW,
@@ -500,7 +500,7 @@ class TrainConfig(ConfigSection):
         None,
         "additional metrics of training and validation, joined by +: f(logits, labels) "
         "returns [batch]",
-        default_description="none",
+        default_help="none",
         functions=(),
         is_tuple=True,
         on_resume="warn",  # a different program rounds differently
@@ -509,7 +509,7 @@ class TrainConfig(ConfigSection):
     log_every_steps: int | None = setting(
         None,
         "steps between lines of training metrics",
-        default_description="a hundredth of the run, from 10 to 100",
+        default_help="a hundredth of the run, from 10 to 100",
         ge=1,
         on_resume="allow",
         applies_to=GRADIENT,
@@ -518,7 +518,7 @@ class TrainConfig(ConfigSection):
     eval_every_steps: int | None = setting(
         None,
         "steps between validations; each saves a checkpoint",
-        default_description="a tenth of the run; an epoch with train.patience",
+        default_help="a tenth of the run; an epoch with train.patience",
         ge=1,
         on_resume="allow",
     )
@@ -559,7 +559,7 @@ class ExecutionConfig(ConfigSection):
     num_devices: int | None = setting(
         None,
         "number of devices over all processes",
-        default_description="the most that divide the seeds, then the most of the rest that "
+        default_help="the most that divide the seeds, then the most of the rest that "
         "divide the batch; on CPU at most one per usable core and 8 per process",
         ge=1,
         le=4096,
@@ -657,7 +657,7 @@ class Config(ConfigSection):
             given["train.num_epochs"] = None
         config = self
         for name, value in given.items():
-            find(name, SETTINGS)
+            find_setting(name, SETTINGS)
             section, _, key = name.rpartition(".")
             changes = {key: value}
             if section:

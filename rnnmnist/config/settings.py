@@ -39,7 +39,7 @@ def to_python(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def expand(given: str | Path) -> Path:
+def expand_path(given: str | Path) -> Path:
     """Makes a path absolute and expands `~` to the user's home directory."""
     if not isinstance(given, str | Path):
         raise UserError(f"must be a path, not {format_value(given)}")
@@ -59,8 +59,8 @@ class Setting(NamedTuple):
     help: str
     # Describes the default. If the default is None, describes the value that a run then
     # uses, such as `a tenth of the run`.
-    default_description: str
-    # What happens if a resumed run changes the value. `error`: the resume fails, because
+    default_help: str
+    # What happens if a resumed run changes the value. `error`: the resume fails, since
     # the run would be a different one. `warn`: the resume continues with a warning,
     # because the result differs from the result of an uninterrupted run.
     on_resume: ResumePolicy
@@ -103,19 +103,19 @@ class Setting(NamedTuple):
             if self.functions is not None and value:
                 value = self._normalize_text(value)
             elif self.is_path and value:
-                value = str(expand(value))
+                value = str(expand_path(value))
         return value
 
     def _normalize_text(self, value: str) -> str:
 
         if self.is_path and not is_in_file(value):
-            return str(expand(value))
+            return str(expand_path(value))
         named = PATTERN.fullmatch(value)
         if named is None:  # a built-in function
             return value
         source, name = named.group("source", "name")
         if is_in_file(value):
-            source = str(expand(source))
+            source = str(expand_path(source))
         # With `repr`, equal parameters have equal texts.
         parameters = parse_parameters(value)
         return ",".join(
@@ -133,7 +133,7 @@ def setting(
     default: Any,
     help: str,
     *,
-    default_description: str | None = None,
+    default_help: str | None = None,
     on_resume: ResumePolicy = "error",
     applies_to: str | None = None,
     is_path: bool = False,
@@ -145,11 +145,11 @@ def setting(
     """Declares a field of a `ConfigSection`.
 
     The constraints are `ge`, `gt`, `le`, `lt` or `pattern`, as in `msgspec.Meta`; None
-    is exempt from them. `description` describes the allowed values for a `pattern` or for a
-    type that is not in `TYPES`. The other arguments are fields of `Setting`.
+    is exempt from them. `description` describes the allowed values for a `pattern` or
+    for a type that is not in `TYPES`. The other arguments are fields of `Setting`.
     """
     # `settings_of` fills in the name and the type.
-    default_description = default_description or str(default)
+    default_help = default_help or str(default)
     if functions is not None and not is_path:
         description = " or ".join([*functions, SYNTAX])
         constraints = {"pattern": rf"^({'|'.join([*functions, PATTERN.pattern])})\Z"}
@@ -159,7 +159,7 @@ def setting(
         description,
         default,
         help,
-        default_description,
+        default_help,
         on_resume,
         applies_to,
         is_path,
@@ -218,7 +218,7 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     return declared._replace(name=prefix + field.name, kind=kind, allowed=allowed)
 
 
-def find(name: str, known: Mapping[str, Setting]) -> Setting:
+def find_setting(name: str, known: Mapping[str, Setting]) -> Setting:
     """Looks up a setting by its full name, or raises a `UserError`."""
     if name not in known:
         listed = "rnnmnist train --help lists all settings"

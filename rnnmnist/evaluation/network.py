@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
-from rnnmnist.config.functions import import_function, text_without_path
+from rnnmnist.config.functions import import_function, spec_without_path
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import is_user_defined
@@ -301,10 +301,10 @@ def _resolve_config(
                 f"code runs only if you specify it; if you trust it, set {name} (in "
                 f"Python, {kind}) to {escape_unprintable(old)}"
             )
-        if text_without_path(old) != text_without_path(new):
+        if spec_without_path(old) != spec_without_path(new):
             raise UserError(
-                f"{name}: must be {text_without_path(old)}, as in the run, not "
-                f"{text_without_path(new)}"
+                f"{name}: must be {spec_without_path(old)}, as in the run, not "
+                f"{spec_without_path(new)}"
             )
         if is_user_defined(name, new):
             config = config.replace({name: import_function(name, new)})

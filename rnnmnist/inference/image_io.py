@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps  # noqa: TID251
 
-from rnnmnist.config.settings import expand
+from rnnmnist.config.settings import expand_path
 from rnnmnist.data.sequences.checking import reject_masked
 from rnnmnist.errors import UserError, prefix_errors
 
@@ -31,7 +31,7 @@ def read(name: str) -> np.ndarray:
         Float32 [height, width] with values from 0 to 1. Larger images are downsampled,
         so that neither side is longer than `MAX_SIDE`.
     """
-    with expand(name).open("rb") as file:
+    with expand_path(name).open("rb") as file:
         return decode(file, name)
 
 

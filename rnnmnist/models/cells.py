@@ -56,7 +56,7 @@ def check_cell(cell: Function, hidden_size: int) -> None:
         init = nn.init(_read_first_time_step, cell(features=hidden_size))
         check_collections(init(make_key(0), inputs[0]))
 
-    with cell.errors():
+    with cell.wrap_errors():
         jax.eval_shape(read_time_step)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnmnist.config.platforms import LINEAR_TIME_STEPS
+from rnnmnist.config.platforms import CPU_BLOCK_TIME_STEPS
 from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.recurrent_layer import select_last
 
@@ -253,4 +253,4 @@ def linear_scan(
         state = decay * state + inputs
         return state, state
 
-    return lax.scan(body, initial, inputs, unroll=LINEAR_TIME_STEPS)[1]
+    return lax.scan(body, initial, inputs, unroll=CPU_BLOCK_TIME_STEPS)[1]

@@ -82,7 +82,7 @@ def check_network(model: UserNetwork) -> None:
         check_collections(changed)
 
     create: Any = model.config.network
-    with create.errors():
+    with create.wrap_errors():
         jax.eval_shape(apply)
 
 

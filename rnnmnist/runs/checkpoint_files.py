@@ -25,12 +25,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from rnnmnist.config.functions import label
+from rnnmnist.config.functions import short_name
 from rnnmnist.config.resolving import (
     RunConfig,
     fill_defaults,
-    functions_of,
-    name_functions,
+    functions_to_specs,
+    imported_functions,
 )
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
@@ -78,23 +78,23 @@ def replace_functions(header: Header) -> Header:
         UserError: if another process could not import the cell or the network, which
             are needed for predictions.
     """
-    functions = functions_of(header.config)
+    functions = imported_functions(header.config)
     for function in functions:
         if function.setting in ("model.cell", "model.network"):
-            function.require_import()
+            function.check_importable()
     files = {
-        f"{function.setting}={label(function)}": function.sha256
+        f"{function.setting}={short_name(function)}": function.sha256
         for function in functions
         if function.sha256 is not None
     }
-    config = name_functions(header.config)
+    config = functions_to_specs(header.config)
     return replace(header, config=config, files=header.files | files)
 
 
 def warn_about_changed_files(header: Header, config: RunConfig) -> None:
     """Warns about user-defined functions whose file has changed since the save."""
-    for function in functions_of(config):
-        sha256 = header.files.get(f"{function.setting}={label(function)}")
+    for function in imported_functions(config):
+        sha256 = header.files.get(f"{function.setting}={short_name(function)}")
         if sha256 not in (None, function.sha256):
             _logger.warning(
                 f"{function.setting}: the file that defines {function} has changed "

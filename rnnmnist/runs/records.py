@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.resolving import RunConfig, name_functions
+from rnnmnist.config.resolving import RunConfig, functions_to_specs
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import Params, abstract_params
@@ -181,7 +181,9 @@ class Record:
             # Drop lines that a killed process logged after its last checkpoint.
             self.lines[:] = [line for line in self.lines if line.step <= self.step]
             if self._output_folder is not None:
-                write_json(self._output_folder / "config.json", name_functions(config))
+                write_json(
+                    self._output_folder / "config.json", functions_to_specs(config)
+                )
                 logs.remove_metrics_after(self._output_folder, self.step)
 
     def log(self, metrics: StepMetrics) -> None:

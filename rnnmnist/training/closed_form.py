@@ -17,7 +17,7 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.errors import warn_of_data
+from rnnmnist.errors import warn_about_data
 from rnnmnist.evaluation.predictions import check_finite, compute_chunks
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
@@ -137,7 +137,7 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
         if len(np.unique(groups[train.labels == index])) == 1
     ]
     if class_names:
-        warn_of_data(
+        warn_about_data(
             "all training examples of these classes are identical or in one group, so "
             "leaving them out removes the class from training: "
             f"{', '.join(class_names)[:200]}"
@@ -155,7 +155,7 @@ def _warn_of_identical_sequences(train: Examples) -> None:
     num_groups = collections.Counter(digest for digest, _ in pairs)
     count = sum(num_groups[digest] > 1 for digest in train.digests)
     if count:
-        warn_of_data(
+        warn_about_data(
             f"{count:,} training sequences also occur in another group, so the "
             "accuracy on new groups may be lower than the leave-one-group-out "
             "accuracy; put identical sequences in the same group"

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, imported_functions
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.probabilities import smoothing_temperature
@@ -245,7 +245,7 @@ def nonfinite_error(
     values = {name: rows[member, position] for name, rows in metrics.items()}
     with jax.transfer_guard("allow"):  # the loop disallows implicit copies
         learning_rate = float(compute_learning_rate(config.train, step))
-    advice = "".join(f", or fix {function}" for function in functions_of(config))
+    advice = "".join(f", or fix {function}" for function in imported_functions(config))
     return RunError(
         f"step {step + 1} gave non-finite values: for seed {config.seeds[member]}, the "
         f"loss is {values['loss']}, the gradient norm {values['grad_norm']} and the "

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnmnist.config.functions import Function, label
+from rnnmnist.config.functions import Function, short_name
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -29,7 +29,7 @@ def apply_metrics(
     # The user may have set strict dtype promotion for the process.
     with jax.numpy_dtype_promotion("standard"):
         return {
-            label(metric): jnp.asarray(metric(logits, labels), jnp.float32)
+            short_name(metric): jnp.asarray(metric(logits, labels), jnp.float32)
             for metric in metrics
         }
 

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Sharding
 from jax.tree_util import DictKey
 
-from rnnmnist.config.functions import Function, bind
+from rnnmnist.config.functions import Function, resolve_function
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.parameters import NOT_TRAINED, Params
@@ -98,7 +98,7 @@ def compute_learning_rate(
     config: RunTrainConfig, step: jax.typing.ArrayLike
 ) -> jax.Array:
     """Returns the learning rate of update `step`, counted from 0, float32 []."""
-    make_schedule = bind(
+    make_schedule = resolve_function(
         config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
     )
     # optax mixes integers and floats, which strict dtype promotion forbids.

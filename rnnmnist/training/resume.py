@@ -9,13 +9,13 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from rnnmnist.config.functions import text_without_path
+from rnnmnist.config.functions import spec_without_path
 from rnnmnist.config.recipes import Request, choose_config
 from rnnmnist.config.resolving import (
     RunConfig,
     fill_defaults,
-    functions_of,
     import_functions,
+    imported_functions,
     resolve,
 )
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, DataConfig
@@ -117,8 +117,8 @@ def open_run(
 def _check_training(run: Run, saved_config: RunConfig | None) -> None:
     """Runs the checks for training, and warns about changed settings."""
     if run.record.workdir is not None:
-        for function in functions_of(run.config):
-            function.require_import()
+        for function in imported_functions(run.config):
+            function.check_importable()
     if run.config.model.is_closed_form:
         from rnnmnist.training.ridge import check_fit
 
@@ -230,7 +230,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
             settings[name] = str(value)
         else:
             functions = value if isinstance(value, tuple) else (value,)
-            settings[name] = "+".join(map(text_without_path, functions))
+            settings[name] = "+".join(map(spec_without_path, functions))
     return settings
 
 

@@ -9,7 +9,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from rnnmnist.config.functions import Function, bind
+from rnnmnist.config.functions import Function, resolve_function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
@@ -62,13 +62,13 @@ class Program(NamedTuple):
             transform=BatchTransform.create(config, task),
             objective=Objective(
                 model=model,
-                loss=bind(
+                loss=resolve_function(
                     train.loss, LOSS_FUNCTIONS, label_smoothing=train.label_smoothing
                 ),
                 every_step=train.loss == "every_step",
                 metrics=train.metrics or (),
             ),
-            make_optimizer=bind(
+            make_optimizer=resolve_function(
                 train.optimizer, OPTIMIZERS, weight_decay=train.weight_decay
             ),
             clip_norm=train.clip_norm,

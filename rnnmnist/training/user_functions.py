@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rnnmnist.config.functions import label
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig, functions_of
+from rnnmnist.config.functions import short_name
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, imported_functions
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError
 from rnnmnist.models.networks import check_shape
@@ -38,11 +38,11 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
         UserError: if a function raises an error, returns a wrong shape, or returns a
             learning rate that is out of range.
     """
-    functions = functions_of(config)
+    functions = imported_functions(config)
     if not functions:
         return
     program = Program.create(config, task, mesh)  # checks the cell or network
-    names = [*BUILT_IN_METRICS, *map(label, config.train.metrics or ())]
+    names = [*BUILT_IN_METRICS, *map(short_name, config.train.metrics or ())]
     for name in names:
         if names.count(name) > 1:
             raise UserError(
@@ -53,7 +53,7 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     inputs = jnp.zeros((task.time_steps, task.features))
     for function in functions:
         # As in a run, allow dtype promotion even if the process forbids it.
-        with function.errors(), jax.numpy_dtype_promotion("standard"):
+        with function.wrap_errors(), jax.numpy_dtype_promotion("standard"):
             if function.setting in ("train.loss", "train.metrics"):
                 values = jax.eval_shape(function, logits, labels)
                 check_shape("its result for 2 examples", values, (2,))

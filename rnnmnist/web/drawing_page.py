@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.config.functions import label
+from rnnmnist.config.functions import short_name
 from rnnmnist.data import image_sets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
@@ -56,7 +56,7 @@ def render(runs: Sequence[Network]) -> str:
                     f"workdir: {run.workdir} has {name}={settings[name]}, but the "
                     f"page shows only networks with {name}={needed}; name another run"
                 )
-    losses = [label(run.config.train.loss) for run in runs]
+    losses = [short_name(run.config.train.loss) for run in runs]
     networks = []
     for run, loss in zip(runs, losses, strict=True):
         (params,) = split_ensemble(run.params)

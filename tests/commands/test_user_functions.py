@@ -44,7 +44,11 @@ from support import (
 )
 
 import rnnmnist
-from rnnmnist.config.functions import bind, import_function, parse_parameters
+from rnnmnist.config.functions import (
+    import_function,
+    parse_parameters,
+    resolve_function,
+)
 from rnnmnist.config.resolving import fill_defaults, import_functions
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.batches import Batch, BatchTransform
@@ -613,7 +617,7 @@ def test_the_penalties_of_a_cell_exclude_the_padding(folder: Path) -> None:
     cell = import_function("model.cell", "own.py:Sowing,penalty=1.0")
     model = model_of(ModelConfig(cell=cell, hidden_size=4, window=2), TASK)
     zeros = jax.tree.map(np.zeros_like, random_params(model))
-    loss = bind("last", LOSS_FUNCTIONS, label_smoothing=0.0)
+    loss = resolve_function("last", LOSS_FUNCTIONS, label_smoothing=0.0)
     lengths = np.array([28, 5, 1], np.int32)
     batch = Batch(
         inputs=jnp.zeros((3, 28, 28)),

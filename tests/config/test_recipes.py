@@ -16,7 +16,7 @@ from rnnmnist.config.recipes import (
     FEW_SEQUENCES,
     Request,
     choose_config,
-    load_named,
+    load_config_by_name,
 )
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config, DataConfig
@@ -41,7 +41,7 @@ def chosen(
 
 def test_few_sequences_get_filters_and_many_get_a_trained_network() -> None:
     """A cell, a training setting, a callback or a resumed run overrides this choice."""
-    assert load_named("files") is load_named(Path("files")) is None
+    assert load_config_by_name("files") is load_config_by_name(Path("files")) is None
     few, many = FEW_SEQUENCES - 1, FEW_SEQUENCES
     for settings in ({}, {"train.class_weight": "balanced"}):
         cell, reason = chosen(few, settings)
@@ -107,7 +107,7 @@ def test_binary_features_are_detected_in_arrays_and_files(
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])
 def test_a_named_configuration_is_used_unchanged(name: str) -> None:
-    config = load_named(name)
+    config = load_config_by_name(name)
     assert config is not None
     found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
     assert found == (config.replace({"seed": 3}), None)

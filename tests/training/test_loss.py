@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import model_of, random_params, task_of
 
-from rnnmnist.config.functions import bind
+from rnnmnist.config.functions import resolve_function
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import SequenceClassifier
@@ -65,7 +65,7 @@ def test_the_loss_of_a_batch_equals_the_loss_of_truncated_sequences(
     labels = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
     labels[0] = (labels[0] + 1) % CLASSES  # the only one that is not predicted
     class_weights = np.array([2, 0.5, 1, 3] if padded else [1] * 4, np.float32)
-    loss = bind("last", LOSS_FUNCTIONS, label_smoothing=SMOOTHING)
+    loss = resolve_function("last", LOSS_FUNCTIONS, label_smoothing=SMOOTHING)
     slope = jax.jit(
         jax.value_and_grad(
             Objective(model, loss, every_step),

@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from support import REPOSITORY, Once, called, inputs_of
 
-from rnnmnist.config.files import REFERENCES
+from rnnmnist.config.files import REFERENCE_WORKDIRS
 from rnnmnist.data import image_sets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
@@ -81,7 +81,7 @@ def test_the_page_is_self_contained(page: Path) -> None:
 
 def test_half_precision_changes_no_prediction() -> None:
     images, _ = image_sets.embedded_images()["test"]
-    for workdir in REFERENCES:
+    for workdir in REFERENCE_WORKDIRS:
         run = Network(Record(REPOSITORY / workdir), "best")
         network = run.on(make_device_mesh())
         rounded = run.on(make_device_mesh())
@@ -94,7 +94,7 @@ def test_half_precision_changes_no_prediction() -> None:
 
 def test_samples_are_two_of_each_digit_and_the_hardest_images(page: Path) -> None:
     images, labels = image_sets.embedded_images()["test"]
-    probabilities = load(REPOSITORY / REFERENCES[0]).classify(images)
+    probabilities = load(REPOSITORY / REFERENCE_WORKDIRS[0]).classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
     indices = {image.tobytes(): index for index, image in enumerate(images)}
     easy: list[int] = []
@@ -109,7 +109,7 @@ def test_samples_are_two_of_each_digit_and_the_hardest_images(page: Path) -> Non
 
 
 def test_the_page_accepts_only_a_single_lstm() -> None:
-    run = Network(Record(REPOSITORY / REFERENCES[0]), "best")
+    run = Network(Record(REPOSITORY / REFERENCE_WORKDIRS[0]), "best")
     config = run.config
     for name, value in (
         ("model.cell", "gru"),
@@ -124,7 +124,9 @@ def test_the_page_accepts_only_a_single_lstm() -> None:
 
 
 def test_titles_contain_the_run_if_losses_are_equal() -> None:
-    runs = [Network(Record(REPOSITORY / REFERENCES[0]), "best") for _ in range(2)]
+    runs = [
+        Network(Record(REPOSITORY / REFERENCE_WORKDIRS[0]), "best") for _ in range(2)
+    ]
     for run, name in zip(runs, ("a", "<script>"), strict=True):
         run.record.workdir = Path("/runs", name)
     page = drawing_page.render(runs)
@@ -202,7 +204,7 @@ class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = image_sets.embedded_images()["test"][0]
-        run = Network(Record(REPOSITORY / REFERENCES[network]), "best")
+        run = Network(Record(REPOSITORY / REFERENCE_WORKDIRS[network]), "best")
         (params,) = split_ensemble(run.params)
         expected = np.asarray(
             run.on(make_device_mesh()).model.apply(
@@ -238,7 +240,7 @@ class TestInABrowser:
             picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
             levels = np.asarray(picture.getchannel("A")) / 255
             expected[index] = preprocess(levels)
-        classify = load(REPOSITORY / REFERENCES[0]).classify
+        classify = load(REPOSITORY / REFERENCE_WORKDIRS[0]).classify
         found = classify(images).argmax(-1)
         assert (found == labels).mean() >= 0.98
         assert (found == classify(expected).argmax(-1)).mean() >= 0.985

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.functions import Function, label
+from rnnmnist.config.functions import Function, short_name
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.config.settings import expand
+from rnnmnist.config.settings import expand_path
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
     Dataset,
@@ -36,7 +36,7 @@ from rnnmnist.errors import (
     format_value,
     prefix_errors,
     suggest_name,
-    warn_of_data,
+    warn_about_data,
 )
 
 SEQUENCE_FORMATS = (
@@ -129,9 +129,9 @@ def read_function(function: Function, selected: Sequence[str] = ()) -> Sequences
     The function returns a dictionary with the same arrays as a folder. Memory maps are
     not copied.
     """
-    with function.errors():
+    with function.wrap_errors():
         found = dict(function())
-    with prefix_errors(f"data.path: {label(function)}"):
+    with prefix_errors(f"data.path: {short_name(function)}"):
         arrays = _load_arrays(found)
         return select_features(check_arrays(**arrays), selected)
 
@@ -189,7 +189,7 @@ def read_sequences(
     """
     roles = Config().replace({"data.columns": columns}).data.roles
     if isinstance(source, str | Path):
-        sequences = read(expand(str(source)), roles)
+        sequences = read(expand_path(str(source)), roles)
     else:
         sequences = read_memory(source, roles)
     _check_roles(sequences, roles)
@@ -332,7 +332,7 @@ def _warn_of_splits(
         present = labels[splits[name]]
         absent = np.delete(classes, present)
         if len(present) and len(absent):
-            warn_of_data(
+            warn_about_data(
                 f"the {name} split has no sequences of these classes: "
                 f"{', '.join(absent)[:200]}"
             )
@@ -345,7 +345,7 @@ def _warn_of_splits(
             own = values[splits[name]]
             number = int(np.isin(own, seen).sum())
             if number:
-                warn_of_data(
+                warn_about_data(
                     f"{number:,} of {len(own):,} {name} sequences {relation} of "
                     "another split, so the accuracy may not hold for new ones; keep "
                     "equal sequences, and each group, in one split"
@@ -358,20 +358,20 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     names = np.array(sequences.feature_names)
     is_linear = moments.has_constant_delta
     if is_linear.any() and not is_linear.all():
-        warn_of_data(
+        warn_about_data(
             "features that change by the same amount at every time step, or never, "
             "like a clock, a counter or the number of a subject: "
             f"{', '.join(names[is_linear])[:200]}; exclude them with data.features, or "
             "give the subject's column the role groups"
         )
     if moments.is_constant.all():
-        warn_of_data(
+        warn_about_data(
             "every feature is constant over all training sequences, up to rounding, so "
             "no network can tell them apart; scale up tiny values"
         )
     is_empty = moments.count[0] == 0
     if is_empty.any():
-        warn_of_data(
+        warn_about_data(
             "features without a value in training: "
             f"{', '.join(names[is_empty])[:200]}; exclude them with data.features"
         )
