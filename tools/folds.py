@@ -109,7 +109,7 @@ class Variant(NamedTuple):
 
 def ppv_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
     """Computes hidden states from PPV only, with all maxima set to 0."""
-    zeros = jnp.zeros_like(carry.largest)
+    zeros = jnp.zeros_like(carry.max_outputs)
     return HIDDEN_STATE(carry._replace(largest=zeros), times)
 
 

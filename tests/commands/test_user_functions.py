@@ -400,7 +400,7 @@ WRONG = [
     ("cell", "own.py:Leeky", "own.py has no function Leeky; did you mean 'Leaky'"),
     ("cell", "own.py:number", "own.py has no function number"),
     ("cell", "own.py:Attention", "unexpected keyword argument 'features'"),
-    ("cell", "own.py:Wide", "its output must be of shape (2, 4), not"),
+    ("cell", "own.py:Wide", "its output must have shape (2, 4), not"),
     ("cell", "own.py:Sized", "TypeError: "),
     ("cell", "own.py:Growing", "float32[2,8]"),
     ("cell", "own.py:Dropping", "Dropping fails: "),
@@ -410,7 +410,7 @@ WRONG = [
     ("network", "own.py:Attention,widht=3", "its parameters are classes, width"),
     ("network", "own.py:Normalized", "for penalties, not batch_stats"),
     ("network", "own.py:Plain", "Plain fails: TypeError"),
-    ("network", "own.py:Short", "its logits must be of shape (2, 2), not (2, 3)"),
+    ("network", "own.py:Short", "its logits must have shape (2, 2), not (2, 3)"),
     ("network", "own.py:Halves", "its parameters must be float32, not bfloat16"),
     ("network", "own.py:Fixed", "it has no parameters"),
     ("network", "own.py:Pair", "Pair fails: TypeError"),
@@ -420,7 +420,7 @@ WRONG = [
     (
         "loss",
         "own.py:mean_loss",
-        "for 2 examples must be of shape (2,), not ()",
+        "for 2 examples must have shape (2,), not ()",
     ),
     (
         "loss",
@@ -435,7 +435,7 @@ WRONG = [
     ("optimizer", "own.py:injected", "its state contains the learning rate"),
     ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
     ("schedule", "own.py:steep", "step 11 must be from 0 to 0.007, 10 times"),
-    ("schedule", "own.py:wide", "its learning rates must be of shape (20,)"),
+    ("schedule", "own.py:wide", "its learning rates must have shape (20,)"),
     ("schedule", "own.py:undefined", "10 times train.learning_rate, not nan"),
     ("schedule", "own.py:branching", "TracerBoolConversionError"),
     ("metrics", "own.py:accuracy", "two metrics have the name accuracy"),
@@ -443,9 +443,9 @@ WRONG = [
     (
         "metrics",
         "own.py:mean_loss",
-        "for 2 examples must be of shape (2,), not ()",
+        "for 2 examples must have shape (2,), not ()",
     ),
-    ("augment", "own.py:longer", "its result must be of shape (5, 1), not (10, 1)"),
+    ("augment", "own.py:longer", "its result must have shape (5, 1), not (10, 1)"),
     ("augment", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
 ]
 
