@@ -146,9 +146,9 @@ def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> st
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_valid = graph.Less(add_times(graph, values), lengths)
     values = graph.Where(graph.Unsqueeze(is_valid, [2]), values, 0.0)
-    # Recurrent operators can hide NaN and infinite inputs. The product of 0 and an input
-    # is NaN if the input is not finite, otherwise 0. Adding the sum of all products to
-    # the logits therefore makes them NaN if any input is not finite.
+    # Recurrent operators can hide NaN and infinite inputs. The product of 0 and an
+    # input is NaN if the input is not finite, otherwise 0. Adding the sum of all
+    # products to the logits therefore makes them NaN if any input is not finite.
     old_sum = graph.read_state(1)
     block_sum = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     zero_or_nan = graph.Add(old_sum, graph.Unsqueeze(block_sum, [1]))

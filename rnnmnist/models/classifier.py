@@ -132,7 +132,7 @@ class SequenceClassifier(nn.Module):
         `inputs` has shape [batch, features]. The logits, [batch, classes], are the same
         as if `__call__` had read sequences that end with this time step.
 
-        If `model.window` is set, these logits differ from the logits that `every_step`
+        If `model.window` > 1, these logits differ from the logits that `every_step`
         returns, which change only when a window is complete (`Windows`).
         """
         carry, hidden = self.recurrent_layer.read_time_step(carry, inputs)

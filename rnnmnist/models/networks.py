@@ -91,8 +91,8 @@ def check_collections(variables: Mapping[str, Any]) -> None:
     unsupported = sorted(variables.keys() - {"params", LOSSES})
     if unsupported:
         raise ValueError(
-            f"its collection {unsupported[0]} is not supported; use params, or "
-            f"{LOSSES} for penalties"
+            f"it has an unsupported collection, {unsupported[0]} (supported: params, "
+            f"and {LOSSES} for penalties)"
         )
     for leaf in jax.tree.leaves(variables.get("params")):
         if leaf.dtype != jnp.float32:
