@@ -109,8 +109,8 @@ class Variant(NamedTuple):
 
 def ppv_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
     """Computes hidden states from PPV only, with all maxima set to 0."""
-    zeros = jnp.zeros_like(carry.largest)
-    return HIDDEN_STATE(carry._replace(largest=zeros), times)
+    zeros = jnp.zeros_like(carry.max_outputs)
+    return HIDDEN_STATE(carry._replace(max_outputs=zeros), times)
 
 
 HIDDEN_STATE = filters.hidden_state

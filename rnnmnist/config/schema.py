@@ -386,8 +386,8 @@ class TrainConfig(ConfigSection):
     batch_size: int | None = setting(
         None,
         "examples per update, over all devices",
-        default_help=f"{DEFAULT_BATCH}; 16 to {DEFAULT_BATCH} for sequences, increasing "
-        "with the number of sequences",
+        default_help=f"{DEFAULT_BATCH}; 16 to {DEFAULT_BATCH} for sequences, "
+        "increasing with the number of sequences",
         ge=1,
         applies_to=GRADIENT,
     )

@@ -1,1 +1,1 @@
-"""Exports trained networks to other runtimes, and compares their predictions."""
+"""Exports trained networks to other runtimes, and checks the exported predictions."""

@@ -23,19 +23,19 @@ from rnnmnist.runtime.machine import installed_versions
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-BATCH = 128  # examples per call of an export
+BATCH_SIZE = 128  # examples per call to an export
 # The streaming model is called once per time step, so it is compared only on the first
 # examples of a split.
-STREAMED = 256
-DRAWN = 256  # random examples, if the data of the run are missing
+NUM_STREAMED_EXAMPLES = 256
+NUM_RANDOM_EXAMPLES = 256  # used if the data of the run are missing
 # Two logits of an example tie if their difference is at most this fraction of the
-# largest absolute logit, or of 1 if all are smaller. A different order of summation
-# changes logits by less.
-TOLERANCE = 1e-4
-# The tolerance for random filters. Where the outputs of a filter are dense, rounding
-# moves some of them across a threshold. On PLAID, the difference is 0.14 of the largest
-# logit for one of 215 recordings, and at most 0.02 for 99 % of them.
-FILTER_TOLERANCE = 0.2
+# largest absolute logit, or of 1 if the largest absolute logit is below 1. Changing the
+# order of summation changes logits by less.
+TIE_TOLERANCE = 1e-4
+# The tie tolerance for random filters. If many outputs of a filter are close to a
+# threshold, rounding moves some of them across it. On PLAID, logits differ by 14 % of
+# the largest logit for one of 215 recordings, and by at most 2 % for 99 % of them.
+FILTER_TIE_TOLERANCE = 0.2
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,18 +43,18 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         dataset: the name of the data set.
-        split: `test`; `validation` or else `train` if the run has no test split;
-            `drawn` for random examples, if the data of the run are missing.
+        split: the first of `test`, `validation` and `train` that the run has. If the
+            data of the run are missing, `drawn`, for random examples.
         step: the step of the checkpoint.
         params_sha256: the SHA-256 of the parameters, as in result files.
         artefact_sha256: the SHA-256 of the exported file.
         examples: the number of examples.
         correct: the number of correct predictions of the export; None for random
             examples.
-        differing: the number of examples for which export and network predict
+        differing: the number of examples for which the export and the network predict
             different classes.
-        ties: the number of differing predictions between classes whose logits tie.
-        max_abs_difference: the largest absolute difference between logits.
+        ties: the number of these examples for which the logits of the two classes tie.
+        max_abs_difference: the maximum absolute difference between logits.
         versions: the version of each library.
     """
 
@@ -74,83 +74,94 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 @jax_defaults()
 def compare(
     artefact: Path,
-    run: Network,
+    network: Network,
     task: Task,
     split: str,
     examples: Inputs,
-    expected: np.ndarray,
+    expected_logits: np.ndarray,
 ) -> Certificate:
-    """Compares the predictions of an export and of its network.
+    """Compares an export's predictions with the predictions of the original network.
 
-    The export reads examples as its users pass them (`exported_inputs`). The network
-    has read examples in their stored type, as in `evaluate`: `expected`, [n, classes],
-    contains its calibrated logits. A streaming model, `step.onnx`, is compared on the
-    first `STREAMED` examples.
+    The export reads the examples in the format that its users pass (`exported_inputs`).
+    `expected_logits`, [n, classes], are the calibrated logits of the network, which has
+    read the examples in their stored dtype, as in `evaluate`.
+
+    A streaming model, `step.onnx`, is compared on the first `NUM_STREAMED_EXAMPLES`
+    examples.
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.
     """
-    name = artefact.suffix.removeprefix(".")
+    format = artefact.suffix.removeprefix(".")
     if artefact.stem == "step":
         predict = load_onnx_step(artefact)
-        inputs = streamed_inputs(run, examples)
-        expected = expected[:STREAMED]
+        inputs = streamed_inputs(network, examples)
+        expected_logits = expected_logits[:NUM_STREAMED_EXAMPLES]
     else:
-        predict = load_onnx(artefact) if name == "onnx" else load_stablehlo(artefact)
-        inputs = exported_inputs(run, examples)
-    count = len(expected)
-    batches = [slice(start, start + BATCH) for start in range(0, count, BATCH)]
+        predict = load_onnx(artefact) if format == "onnx" else load_stablehlo(artefact)
+        inputs = exported_inputs(network, examples)
+    count = len(expected_logits)
+    batches = [
+        slice(start, start + BATCH_SIZE) for start in range(0, count, BATCH_SIZE)
+    ]
     logits = np.concatenate(
         [predict(*[array[batch] for array in inputs]) for batch in batches]
     )
-    max_difference = float(np.abs(logits - expected).max())
+    max_difference = float(np.abs(logits - expected_logits).max())
     if not np.isfinite(max_difference):  # the network has finite logits
-        raise RunError(f"the logits of the {name} export are not finite")
+        raise RunError(f"some logits of the {format} export are not finite")
     versions = installed_versions()
-    versions |= {package: metadata.version(package) for package in FORMATS[name]}
-    predicted = logits.argmax(axis=-1)
-    differs = predicted != expected.argmax(axis=-1)
-    # The network's logit for its own prediction minus its logit for the export's.
-    margins = expected.max(axis=-1) - expected[np.arange(count), predicted]
-    uses_filters = run.config.model.is_closed_form
-    tolerance = FILTER_TOLERANCE if uses_filters else TOLERANCE
-    is_close = margins <= tolerance * np.maximum(1, np.abs(expected).max(axis=-1))
+    versions |= {package: metadata.version(package) for package in FORMATS[format]}
+    predictions = logits.argmax(axis=-1)
+    is_different = predictions != expected_logits.argmax(axis=-1)
+    # The network's logit for its own prediction minus its logit for the export's
+    # prediction.
+    margins = (
+        expected_logits.max(axis=-1) - expected_logits[np.arange(count), predictions]
+    )
+    uses_filters = network.config.model.is_closed_form
+    tolerance = FILTER_TIE_TOLERANCE if uses_filters else TIE_TOLERANCE
+    is_tie = is_different & (
+        margins <= tolerance * np.maximum(1, np.abs(expected_logits).max(axis=-1))
+    )
     correct = None
     if isinstance(examples, Examples):
-        correct = int((predicted == examples.labels[:count]).sum())
+        correct = int((predictions == examples.labels[:count]).sum())
     return Certificate(
         dataset=task.name,
         split=split,
-        step=run.checkpoint_step,
-        params_sha256=run.params_sha256,
+        step=network.checkpoint_step,
+        params_sha256=network.params_sha256,
         artefact_sha256=hashlib.sha256(artefact.read_bytes()).hexdigest(),
         examples=count,
         correct=correct,
-        differing=int(differs.sum()),
-        ties=int((differs & is_close).sum()),
+        differing=int(is_different.sum()),
+        ties=int(is_tie.sum()),
         max_abs_difference=max_difference,
         versions=versions,
     )
 
 
-def draw_inputs(run: Network) -> Inputs:
-    """Draws random inputs for a comparison without the data of the run.
+def draw_inputs(network: Network) -> Inputs:
+    """Draws random examples, to compare exports if the data of the run are missing.
 
-    Sequences are normally distributed, with the mean and standard deviation of each
-    feature in the training data. Images have uniform grey levels.
+    The features of sequences are normally distributed, with the mean and standard
+    deviation of the training data. The pixels of images are uniformly distributed.
     """
     generator = np.random.default_rng(0)
-    task, normalization = run.task, run.normalization
+    task, normalization = network.task, network.normalization
     if task.image_shape is not None:
-        shape = (DRAWN, *task.image_shape)
+        shape = (NUM_RANDOM_EXAMPLES, *task.image_shape)
         return Inputs(generator.integers(0, 256, shape, np.uint8))
-    noise = generator.standard_normal((DRAWN, task.time_steps, task.features))
+    noise = generator.standard_normal(
+        (NUM_RANDOM_EXAMPLES, task.time_steps, task.features)
+    )
     values = normalization.mean + normalization.std * noise
     return Inputs(values, normalization=normalization)
 
 
 def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
-    """Loads an ONNX model as a function from inputs to logits."""
+    """Loads an ONNX model as a function that maps inputs to logits."""
     session = _open_session(artefact)
     names = [argument.name for argument in session.get_inputs()]
 
@@ -162,62 +173,63 @@ def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
 
 
 def load_onnx_step(artefact: Path) -> Callable[..., np.ndarray]:
-    """Loads a streaming ONNX model as a function from whole sequences to logits.
+    """Loads a streaming ONNX model as a function that maps sequences to logits.
 
-    The function takes the result of `streamed_inputs`, and calls the model once for
-    every time step.
+    The arguments of the function are the result of `streamed_inputs`. It calls the
+    model once per time step.
     """
     session = _open_session(artefact)
     state_size = session.get_inputs()[0].shape[1]
 
     def predict(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         state = np.zeros((len(values), state_size), np.float32)
-        over_time = []
+        all_logits = []
         for time in range(lengths.max()):
             inputs = {"state": state, "features": values[:, time]}
             state, logits = session.run(["next_state", "logits"], inputs)
-            over_time.append(logits)
-        return np.stack(over_time)[lengths - 1, np.arange(len(lengths))]
+            all_logits.append(logits)
+        return np.stack(all_logits)[lengths - 1, np.arange(len(lengths))]
 
     return predict
 
 
 def _open_session(artefact: Path) -> "InferenceSession":
-    import onnxruntime  # needed only for this format
+    import onnxruntime  # only this format requires it
 
     return onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
 
 
 def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
-    """Loads a StableHLO program as a function from inputs to logits.
+    """Loads a StableHLO program as a function that maps inputs to logits.
 
-    Only the bytes of the file are compiled, without any state of this process.
+    The function depends only on the content of the file.
     """
     exported = jax.export.deserialize(bytearray(artefact.read_bytes()))
     predict = jax.jit(exported.call)
     return lambda *inputs: np.asarray(predict(*inputs))
 
 
-def exported_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
-    """Returns examples as inputs of an exported network.
+def exported_inputs(network: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
+    """Converts examples to the inputs of an exported network.
 
     The inputs are either images, uint8 [n, rows, columns], or sequences before
-    normalization, float32 [n, time, features], with their lengths, int32 [n].
+    normalization, float32 [n, time, features], and their lengths, int32 [n].
     """
     values = examples.raw(slice(None))
-    if run.task.image_shape:
+    if network.task.image_shape:
         return (values,)
     return values.astype(np.float32), find_lengths(examples, values.shape[1])
 
 
-def streamed_inputs(run: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
-    """Returns examples as inputs of a streaming model, with their lengths.
+def streamed_inputs(network: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
+    """Converts examples to the inputs of a streaming model and their lengths.
 
-    The inputs, float32 [n, time, features], are grey levels from 0 to 1 in the pixel
-    order of the view, or sequences before normalization. The lengths are int32 [n].
+    The inputs, float32 [n, time, features], are sequences before normalization. For
+    images, they are the pixel values, from 0 to 1, in the order that `data.view`
+    selects. The lengths are int32 [n].
     """
-    inputs = exported_inputs(run, examples)
-    if run.task.image_shape:
-        values = run.view(*inputs)
+    inputs = exported_inputs(network, examples)
+    if network.task.image_shape:
+        values = network.view(*inputs)
         return values, find_lengths(examples, values.shape[1])
     return inputs

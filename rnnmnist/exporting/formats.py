@@ -1,5 +1,5 @@
-"""The export formats. Importing this module does not import JAX, for `--help`."""
+"""The export formats. This module does not import JAX, so that `--help` is fast."""
 
-# The packages, in addition to JAX, that write and run each format. `write_NAME.py`
-# writes `model.NAME`, and `load_NAME` in `comparison.py` loads it.
+# The packages that writing and running each format requires, in addition to JAX.
+# `write_NAME.py` writes `model.NAME`, and `load_NAME` in `comparison.py` loads it.
 FORMATS = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}

@@ -14,45 +14,51 @@ from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.models.filters import ORDER
 from rnnmnist.models.parameters import Params
 
-# Gates of the cells with an ONNX operator, in ONNX's order, by Flax's names.
+# Flax's names of the gates, in ONNX's order, for each cell with an ONNX operator.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) -> str:
-    """Adds an ONNX operator for a cell; maps [time, examples, features] to states."""
+    """Adds the ONNX operator of a cell, and returns its hidden states.
+
+    `inputs` has shape [time, examples, features].
+    """
     cell, units = str(config.cell), config.hidden_size
     kernels = []
     biases = []
-    for side in "ih":  # Flax's names of the kernels for inputs and for the hidden state
-        layers = [params[f"{side}{gate}"] for gate in GATES[cell]]
-        kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
-        biases += [layer.get("bias", np.zeros(units)) for layer in layers]
+    for prefix in "ih":  # Flax's prefixes for the inputs and the hidden state
+        gates = [params[f"{prefix}{gate}"] for gate in GATES[cell]]
+        kernels.append(np.concatenate([gate["kernel"].T for gate in gates]))
+        biases += [gate.get("bias", np.zeros(units)) for gate in gates]
     num_states = 2 if cell == "lstm" else 1  # an LSTM also has a cell state
-    before = [graph.read_state(units) for _ in range(num_states)]
+    old_states = [graph.read_state(units) for _ in range(num_states)]
     attributes = {"hidden_size": units}
     if cell == "gru":
         # Flax's GRU applies the reset gate after the matrix product.
         attributes["linear_before_reset"] = 1
     # The first axis of parameters and states is the direction.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
-    states, *after = graph.add_outputs(
+    hidden, *new_states = graph.add_outputs(
         cell.upper(),
         inputs,
         *arrays,
-        "",  # all sequences of a batch have the same number of time steps
-        *[graph.Unsqueeze(state, [0]) for state in before],
+        "",  # all sequences in a batch have the same number of time steps
+        *[graph.Unsqueeze(state, [0]) for state in old_states],
         outputs=1 + num_states,
         **attributes,
     )
-    for state, last in zip(before, after, strict=True):
-        graph.write_state(state, graph.Squeeze(last, [0]))
-    return graph.Squeeze(states, [1])
+    for state, new_state in zip(old_states, new_states, strict=True):
+        graph.write_state(state, graph.Squeeze(new_state, [0]))
+    return graph.Squeeze(hidden, [1])
 
 
 def add_layers(
     graph: Graph, config: RunModelConfig, params: Params, inputs: str
 ) -> str:
-    """Adds `ResidualLayers`; maps [time, examples, features] to their outputs."""
+    """Adds `ResidualLayers`, and returns their outputs.
+
+    `inputs` has shape [time, examples, features].
+    """
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.num_layers):
         layer = params[f"layer_{index}"]
@@ -69,7 +75,7 @@ def add_layers(
 
 
 def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds a `TransposedDense` of `rnnmnist.models.linear` for the last axis."""
+    """Adds a `TransposedDense` (`rnnmnist.models.linear`) over the last axis."""
     outputs = graph.MatMul(inputs, params["kernel"].T)
     return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
 
@@ -78,17 +84,17 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
     decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
     scale = np.tile(np.exp(params["gamma_log"]), 2)
     projected = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
-    step = f"{_multiply_state(graph, decay)} after = Add(kept, value)"
-    states = graph.scan(step, projected, graph.read_state(2 * len(decay)))
+    nodes = f"{_multiply_state(graph, decay)} after = Add(kept, value)"
+    states = graph.scan(nodes, projected, graph.read_state(2 * len(decay)))
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
 
 
 def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
-    """Returns nodes in ONNX's text format that multiply a state by complex factors.
+    """Returns nodes, in the ONNX text format, that multiply a state by complex factors.
 
-    The nodes compute `kept` from `before`. The last axis of both contains all real
-    parts, then all imaginary parts.
+    The nodes compute `kept` from `before`. The last axis of both contains the real
+    parts, followed by the imaginary parts.
     """
     real = graph.constant(np.tile(factors.real, 2))
     imaginary = graph.constant(np.concatenate([-factors.imag, factors.imag]))
@@ -101,36 +107,39 @@ def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
 
 
 def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
-    """Adds a `FilterBank`; maps [time, examples, features] to [examples, hidden]."""
+    """Adds a `FilterBank`, and returns its hidden state, [examples, hidden].
+
+    `inputs` has shape [time, examples, features].
+    """
     thresholds, filters = params["thresholds"].shape
-    is_read = graph.Less(add_times(graph, inputs), lengths)
-    # The states of the recurrences (real, then imaginary parts), the largest outputs,
-    # and the counts of outputs above each threshold.
+    is_valid = graph.Less(add_times(graph, inputs), lengths)
+    # The states of the recurrences (real parts, then imaginary parts), the maximum
+    # outputs, and the number of outputs above each threshold.
     shapes = [(ORDER, 2 * filters), (filters,), (thresholds, filters)]
-    before = [graph.read_state(math.prod(shape)) for shape in shapes]
+    old_states = [graph.read_state(math.prod(shape)) for shape in shapes]
     results = graph.add_outputs(
         "Scan",
-        *map(graph.Reshape, before, [(0, *shape) for shape in shapes]),
+        *map(graph.Reshape, old_states, [(0, *shape) for shape in shapes]),
         inputs,
-        graph.Unsqueeze(is_read, [2]),
+        graph.Unsqueeze(is_valid, [2]),
         outputs=len(shapes),
         body=_make_filter_time_step(graph, params),
         num_scan_inputs=2,
     )
-    after = [graph.Flatten(result) for result in results]
-    for state, last in zip(before, after, strict=True):
-        graph.write_state(state, last)
-    _, largest, counts = after
+    new_states = [graph.Flatten(result) for result in results]
+    for state, new_state in zip(old_states, new_states, strict=True):
+        graph.write_state(state, new_state)
+    _, max_outputs, counts = new_states
     ppv = graph.Div(counts, count_time_steps(graph, lengths))
-    return graph.Concat(ppv, largest, axis=1)
+    return graph.Concat(ppv, max_outputs, axis=1)
 
 
 def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
-    """Returns one time step of a `FilterBank`, as the body of a loop.
+    """Returns a loop body that runs one time step of a `FilterBank`.
 
-    The body updates the states, largest outputs and counts from the inputs of the time
-    step. `is_read` is False in the padding. Each recurrence reads the previous
-    recurrence, so the states are cumulative sums over the cascade.
+    The body updates the states, maximum outputs and counts. `is_read` is False in the
+    padding. The input of each recurrence is the new state of the previous recurrence,
+    so the new states are cumulative sums over the cascade.
     """
     weights, thresholds = params["weights"], params["thresholds"]
     pole_real, pole_imaginary = params["pole"]
@@ -165,19 +174,23 @@ def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
     )
 
 
-def add_times(graph: Graph, values: str, step: int = 1) -> str:
-    """Adds the indices of every `step`th time step of [time, ...], as [times, 1]."""
-    time = graph.Squeeze(graph.Shape(values, end=1))
-    return graph.Unsqueeze(graph.Range(0, time, step), [1])
+def add_times(graph: Graph, inputs: str, stride: int = 1) -> str:
+    """Adds the indices of every `stride`th time step, [indices, 1].
+
+    `inputs` has shape [time, ...].
+    """
+    time = graph.Squeeze(graph.Shape(inputs, end=1))
+    return graph.Unsqueeze(graph.Range(0, time, stride), [1])
 
 
 def count_time_steps(graph: Graph, lengths: str) -> str:
     """Adds the number of time steps read so far, float32 [examples, 1].
 
-    The lengths, [examples], are the time steps of each sequence within the block.
+    `lengths`, [examples], contains the number of time steps of each sequence in the
+    block.
     """
-    before = graph.read_state(1)
-    read = graph.Unsqueeze(graph.Cast(lengths, to=onnx.TensorProto.FLOAT), [1])
-    after = graph.Add(before, read)
-    graph.write_state(before, after)
-    return after
+    count = graph.read_state(1)
+    increment = graph.Unsqueeze(graph.Cast(lengths, to=onnx.TensorProto.FLOAT), [1])
+    new_count = graph.Add(count, increment)
+    graph.write_state(count, new_count)
+    return new_count

@@ -1,7 +1,7 @@
-"""Writes ONNX models: for whole sequences, and for streams.
+"""Writes ONNX models for whole sequences and for streams.
 
-Both models contain the same nodes. The streaming model reads a sequence of one time
-step, and maps the state before it to the state after it.
+Both models compute the same function. The streaming model reads sequences of one time
+step, and maps the state before the time step to the state after it.
 """
 
 import json
@@ -27,85 +27,90 @@ from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
-# Versions from 2023, which older runtimes also accept.
+# These versions are from 2023, so that older runtimes can load the models.
 OPSET = 20
 IR_VERSION = 9
 
 
-def write(run: Network, path: Path) -> None:
+def write(network: Network, path: Path) -> None:
     """Writes the ONNX model of a network for whole sequences.
 
     The inputs are `images`, or `sequences` and `lengths`, in the format of
     `exported_inputs`, with any number of examples and time steps. The outputs are
-    `logits` and `probabilities`, float32 [examples, classes]. The metadata include the
+    `logits` and `probabilities`, float32 [examples, classes]. The metadata contains the
     classes.
 
     Raises:
         UserError: if the cell or the network is user-defined, because ONNX has no
             operator for it.
     """
-    for name, value in run.config.model.user_functions.items():
+    for name, value in network.config.model.user_functions.items():
         raise UserError(
             f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
         )
-    task = run.task
+    task = network.task
     if task.image_shape:
         graph = Graph("images", streaming=False)
-        inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
-        values = _add_images(graph, run)
+        inputs = [_declare_tensor("images", TensorProto.UINT8, *task.image_shape)]
+        values = _add_images(graph, network)
         lengths = graph.Expand([task.time_steps], graph.num_examples)
     else:
         graph = Graph("sequences", streaming=False)
         inputs = [
-            _value("sequences", TensorProto.FLOAT, "time", task.features),
-            _value("lengths", TensorProto.INT32),
+            _declare_tensor("sequences", TensorProto.FLOAT, "time", task.features),
+            _declare_tensor("lengths", TensorProto.INT32),
         ]
-        values = _add_sequences(graph, run, "sequences")
+        values = _add_sequences(graph, network, "sequences")
         lengths = graph.Cast("lengths", to=TensorProto.INT64)
-    _save(graph, run, inputs, values, lengths, path)
+    _save(graph, network, inputs, values, lengths, path)
 
 
-def write_step(run: Network, path: Path) -> None:
+def write_step(network: Network, path: Path) -> None:
     """Writes the streaming ONNX model, which reads one time step like `Network.step`.
 
     `write` must support the network, and the network must not be bidirectional.
 
     The inputs are `state`, float32 [examples, size], which is 0 before the first time
     step, and `features`, float32 [examples, features], one time step of
-    `streamed_inputs`. The outputs are `next_state`, and `logits` and `probabilities` of
-    sequences that end with this time step. The metadata are the same as in `write`.
+    `streamed_inputs`. The outputs are `next_state`, and `logits` and `probabilities`
+    for sequences that end with this time step. The metadata is the same as in `write`.
     """
     graph = Graph("features", streaming=True)
-    inputs = [_value("features", TensorProto.FLOAT, run.task.features)]
+    inputs = [_declare_tensor("features", TensorProto.FLOAT, network.task.features)]
     sequences = graph.Unsqueeze("features", [1])
-    if run.task.image_shape:
+    if network.task.image_shape:
         values = graph.Transpose(sequences, perm=[1, 0, 2])
     else:
-        values = _add_sequences(graph, run, sequences)
+        values = _add_sequences(graph, network, sequences)
     lengths = graph.Expand([1], graph.num_examples)
-    _save(graph, run, inputs, values, lengths, path)
+    _save(graph, network, inputs, values, lengths, path)
 
 
 def _save(
     graph: Graph,
-    run: Network,
+    network: Network,
     inputs: list[onnx.ValueInfoProto],
     values: str,
     lengths: str,
     path: Path,
 ) -> None:
     """Adds the network and its outputs to the graph, and saves the model."""
-    logits = _add_logits(graph, run, values, lengths)
-    graph.Div(logits, run.temperature, name="logits")
+    logits = _add_logits(graph, network, values, lengths)
+    graph.Div(logits, network.temperature, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
     outputs = [
-        _value(name, TensorProto.FLOAT, len(run.task.classes))
+        _declare_tensor(name, TensorProto.FLOAT, len(network.task.classes))
         for name in ("logits", "probabilities")
     ]
     if graph.streaming:
         graph.finish_state()
-        inputs = [_value("state", TensorProto.FLOAT, graph.state_size), *inputs]
-        outputs.append(_value("next_state", TensorProto.FLOAT, graph.state_size))
+        inputs = [
+            _declare_tensor("state", TensorProto.FLOAT, graph.state_size),
+            *inputs,
+        ]
+        outputs.append(
+            _declare_tensor("next_state", TensorProto.FLOAT, graph.state_size)
+        )
     model = helper.make_model(
         helper.make_graph(graph.nodes, "rnnmnist", inputs, outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -114,48 +119,49 @@ def _save(
     )
     onnx.checker.check_model(model, full_check=True)
     metadata = {
-        "classes": run.task.classes,
-        "features": run.task.feature_names,
-        "trained_on": run.task.name,
-        "step": run.checkpoint_step,
-        "params_sha256": run.params_sha256,
+        "classes": network.task.classes,
+        "features": network.task.feature_names,
+        "trained_on": network.task.name,
+        "step": network.checkpoint_step,
+        "params_sha256": network.params_sha256,
     }
     values_as_json = {key: json.dumps(value) for key, value in metadata.items()}
     helper.set_model_props(model, values_as_json)
     onnx.save(model, path)
 
 
-# Declares an input or output, whose first axis is the examples.
-def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
+# Declares an input or output. The first axis indexes examples.
+def _declare_tensor(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
-def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
-    """Adds all members of the ensemble; returns the logits of the ensemble.
+def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> str:
+    """Adds all members of the ensemble, and returns the logits of the ensemble.
 
-    Values are [time, examples, features], and lengths are int64 [examples].
+    `values` has shape [time, examples, features], and `lengths` is int64 [examples].
     """
-    config = run.config.model
-    members = split_ensemble(jax.device_get(run.params))
+    config = network.config.model
+    members = split_ensemble(jax.device_get(network.params))
     if config.deltas:  # all members have the same `std`
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_valid = graph.Less(add_times(graph, values), lengths)
     values = graph.Where(graph.Unsqueeze(is_valid, [2]), values, 0.0)
-    # The recurrent operators would hide NaN and infinite inputs. Times 0, these inputs
-    # are NaN and all others are 0, so the sum of the products is added to the logits.
-    zero_or_nan_before = graph.read_state(1)
-    zeros_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
-    zero_or_nan = graph.Add(zero_or_nan_before, graph.Unsqueeze(zeros_or_nan, [1]))
-    graph.write_state(zero_or_nan_before, zero_or_nan)
+    # Recurrent operators can hide NaN and infinite inputs. The product of 0 and an
+    # input is NaN if the input is not finite, otherwise 0. Adding the sum of all
+    # products to the logits therefore makes them NaN if any input is not finite.
+    old_sum = graph.read_state(1)
+    block_sum = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
+    zero_or_nan = graph.Add(old_sum, graph.Unsqueeze(block_sum, [1]))
+    graph.write_state(old_sum, zero_or_nan)
     if config.window > 1 and graph.streaming:
-        features = run.task.features * (2 if config.deltas else 1)
+        features = network.task.features * (2 if config.deltas else 1)
         values = _add_next_window(graph, values, features, config.window, config.stride)
     elif config.window > 1:
         values = _add_windows(graph, values, config.window, config.stride)
         lengths = graph.Div(graph.Add(lengths, config.stride - 1), config.stride)
     logits = _combine_members(
         graph,
-        [_add_network(graph, config, params, values, lengths) for params in members],
+        [_add_member(graph, config, params, values, lengths) for params in members],
     )
     return graph.Add(logits, zero_or_nan)
 
@@ -163,16 +169,16 @@ def _add_logits(graph: Graph, run: Network, values: str, lengths: str) -> str:
 def _combine_members(graph: Graph, logits: list[str]) -> str:
     if len(logits) == 1:
         return logits[0]
-    stacked = [graph.Unsqueeze(member, [0]) for member in logits]
-    logs = graph.LogSoftmax(graph.Concat(*stacked, axis=0), axis=-1)
-    log_sums = graph.ReduceLogSumExp(logs, [0], keepdims=0)
-    return graph.Sub(log_sums, np.log(len(logits)))
+    logits_with_axis = [graph.Unsqueeze(member_logits, [0]) for member_logits in logits]
+    log_probs = graph.LogSoftmax(graph.Concat(*logits_with_axis, axis=0), axis=-1)
+    log_sum = graph.ReduceLogSumExp(log_probs, [0], keepdims=0)
+    return graph.Sub(log_sum, np.log(len(logits)))
 
 
-def _add_network(
+def _add_member(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
-    """Adds one network; maps [time, examples, features] to logits."""
+    """Adds one member of the ensemble, and returns its logits."""
     if config.is_closed_form:
         hidden = add_filters(graph, params[FILTERS], values, lengths)
     else:
@@ -183,57 +189,57 @@ def _add_network(
 def _add_recurrent_layer(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
-    """Adds the recurrent layers; returns the inputs of the head, [examples, hidden]."""
+    """Adds the recurrent layers, and returns the head's inputs, [examples, hidden]."""
     add_direction = add_layers if config.is_linear else add_cell
-    outputs: list[str] = []  # one per direction, in the original time order
-    for forward, *backward in layer_names(config):
-        outputs = [add_direction(graph, config, params[forward], values)]
-        for name in backward:
-            reverse = _reverse(graph, values, lengths)
-            hidden = add_direction(graph, config, params[name], reverse)
+    outputs: list[str] = []  # one per direction, in the original order of time steps
+    for forward_name, *backward_names in layer_names(config):
+        outputs = [add_direction(graph, config, params[forward_name], values)]
+        for name in backward_names:
+            reversed_values = _reverse(graph, values, lengths)
+            hidden = add_direction(graph, config, params[name], reversed_values)
             outputs.append(_reverse(graph, hidden, lengths))
         values = graph.Concat(*outputs, axis=2)
     if config.pooling == "mean":
         return _add_mean(graph, values, lengths, config.hidden_size * len(outputs))
-    first, *others = outputs
-    ends = [graph.Gather(hidden, 0, axis=0) for hidden in others]
-    return graph.Concat(_add_last(graph, first, lengths), *ends, axis=1)
+    forward, *backward = outputs
+    first_backward = [graph.Gather(hidden, 0, axis=0) for hidden in backward]
+    return graph.Concat(_add_last(graph, forward, lengths), *first_backward, axis=1)
 
 
 def _add_last(graph: Graph, sequences: str, lengths: str) -> str:
-    """Selects the last time step before the padding, [examples, features]."""
+    """Selects the last time step of each sequence, [examples, features]."""
     return graph.Gather(_reverse(graph, sequences, lengths), 0, axis=0)
 
 
 def _add_mean(graph: Graph, hidden: str, lengths: str, size: int) -> str:
-    """Adds the mean over the time steps before the padding, like `MeanPooling`."""
-    before = graph.read_state(size)
-    total = graph.Add(before, _add_last(graph, graph.CumSum(hidden, 0), lengths))
-    graph.write_state(before, total)
-    return graph.Div(total, count_time_steps(graph, lengths))
+    """Adds the mean over the time steps of each sequence, like `MeanPooling`."""
+    total = graph.read_state(size)
+    new_total = graph.Add(total, _add_last(graph, graph.CumSum(hidden, 0), lengths))
+    graph.write_state(total, new_total)
+    return graph.Div(new_total, count_time_steps(graph, lengths))
 
 
 # Converts the input `images` to [time, examples, features].
-def _add_images(graph: Graph, run: Network) -> str:
-    levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
-    pixels = graph.Gather(graph.Flatten(levels), run.pixel_order, axis=1)
+def _add_images(graph: Graph, network: Network) -> str:
+    scaled = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
+    pixels = graph.Gather(graph.Flatten(scaled), network.pixel_order, axis=1)
     return graph.Transpose(pixels, perm=[1, 0, 2])
 
 
-def _add_sequences(graph: Graph, run: Network, sequences: str) -> str:
-    """Normalizes sequences like `Normalization`; returns [time, examples, features].
+def _add_sequences(graph: Graph, network: Network, sequences: str) -> str:
+    """Normalizes sequences like `Normalization`. Returns [time, examples, features].
 
     The padding is not set to 0.
     """
-    mean, std, missing, _ = run.normalization
+    mean, std, missing, _ = network.normalization
     values = graph.Cast(sequences, to=TensorProto.DOUBLE)
     values = graph.Sub(values, graph.constant(mean, np.float64))
     values = graph.Div(values, graph.constant(std, np.float64))
     values = graph.Cast(values, to=TensorProto.FLOAT)
     values = graph.Transpose(values, perm=[1, 0, 2])
     if missing == "forward_fill":
-        step = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
-        values = graph.scan(step, values, graph.read_state(len(mean)))
+        nodes = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
+        values = graph.scan(nodes, values, graph.read_state(len(mean)))
     if missing == "zero":
         values = graph.Where(graph.IsNaN(values), 0.0, values)
     return values
@@ -241,15 +247,15 @@ def _add_sequences(graph: Graph, run: Network, sequences: str) -> str:
 
 def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
     """Appends delta features to [time, examples, features], like `Deltas`."""
-    started = graph.read_state(1)  # 0 before the first time step, 1 afterwards
-    last_inputs = graph.read_state(len(std))
-    # A copy precedes the first time step, so that its delta is 0.
-    is_first = graph.Equal(started, 0.0)
-    first = graph.Where(is_first, graph.Slice(values, [0], [1]), last_inputs)
-    previous = graph.Concat(first, graph.Slice(values, [0], [-1]), axis=0)
+    has_started = graph.read_state(1)  # 0 before the first time step, 1 afterwards
+    last_values = graph.read_state(len(std))
+    # The first time step is its own predecessor, so that its delta is 0.
+    is_first = graph.Equal(has_started, 0.0)
+    predecessor = graph.Where(is_first, graph.Slice(values, [0], [1]), last_values)
+    previous = graph.Concat(predecessor, graph.Slice(values, [0], [-1]), axis=0)
     deltas = graph.Div(graph.Sub(values, previous), std)
-    graph.write_state(started, graph.Max(started, 1.0))
-    graph.write_state(last_inputs, graph.Gather(values, -1, axis=0))
+    graph.write_state(has_started, graph.Max(has_started, 1.0))
+    graph.write_state(last_values, graph.Gather(values, -1, axis=0))
     return graph.Concat(values, deltas, axis=2)
 
 
@@ -269,24 +275,25 @@ def _add_next_window(
 ) -> str:
     """Adds the window that ends with this time step, like `Windows.read_time_step`.
 
-    Inputs are [1, examples, features], and the window is [1, examples, size *
-    features]. Later states are updated only when the window is complete.
+    `inputs` has shape [1, examples, features], and the window has shape [1, examples,
+    size * features]. States that are added later change only when the window is
+    complete.
     """
     since_full = graph.read_state(1)  # time steps since the last complete window
-    before = graph.read_state(size * features)
+    old_window = graph.read_state(size * features)
     time_of_value = np.arange(size).repeat(features).astype(np.float32)
-    is_here = graph.Equal(graph.Add(since_full, size - float(stride)), time_of_value)
+    is_current = graph.Equal(graph.Add(since_full, size - float(stride)), time_of_value)
     copies = graph.Concat(*[graph.Squeeze(inputs, [0])] * size, axis=1)
-    window = graph.Where(is_here, copies, before)
+    window = graph.Where(is_current, copies, old_window)
     is_full = graph.Equal(since_full, stride - 1.0)
-    kept = graph.Slice(window, [stride * features], [size * features], [1])
-    shifted = graph.Pad(kept, [0, 0, 0, stride * features])
-    graph.write_state(before, graph.Where(is_full, shifted, window))
+    overlap = graph.Slice(window, [stride * features], [size * features], [1])
+    shifted = graph.Pad(overlap, [0, 0, 0, stride * features])
+    graph.write_state(old_window, graph.Where(is_full, shifted, window))
     graph.write_state(since_full, graph.Where(is_full, 0.0, graph.Add(since_full, 1.0)))
     graph.update_mask = is_full
     return graph.Unsqueeze(window, [0])
 
 
 def _reverse(graph: Graph, sequences: str, lengths: str) -> str:
-    """Reverses [time, examples, features] in time, except for the padding."""
+    """Reverses the time steps of each sequence, but not its padding."""
     return graph.ReverseSequence(sequences, lengths, time_axis=0, batch_axis=1)

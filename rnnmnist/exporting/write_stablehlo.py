@@ -1,4 +1,4 @@
-"""Writes a StableHLO program: a network and its parameters as one function."""
+"""Writes StableHLO programs, which contain a network and its parameters."""
 
 import functools
 from pathlib import Path
@@ -21,33 +21,36 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @jax_defaults()
-def write(run: Network, path: Path) -> None:
-    """Writes `compute_logits` for the network of a run.
+def write(network: Network, path: Path) -> None:
+    """Writes a program that computes the logits of a network (`compute_logits`).
 
-    The program accepts any number of examples and, for sequences, of time steps. Its
-    matrix products use `execution.precision` on all platforms, by default float32.
+    The program accepts any number of examples. Sequences can have any number of time
+    steps. Matrix products use `execution.precision` on all platforms, by default
+    float32.
     """
-    task = run.task
-    # Blocks keep the arrays of linear recurrences in cache. A symbolic number of time
-    # steps is divisible only into blocks of one time step.
-    default = Execution.create(run.config, "cpu")
-    execution = default._replace(unroll=1, parallel_scan=False, remat_time_steps=1)
-    model = make_model(run.config.model, task, execution)
+    task = network.task
+    # Larger blocks would keep the arrays of linear recurrences in cache, but a symbolic
+    # number of time steps can only be divided into blocks of one time step.
+    cpu_execution = Execution.create(network.config, "cpu")
+    execution = cpu_execution._replace(
+        unroll=1, parallel_scan=False, remat_time_steps=1
+    )
+    model = make_model(network.config.model, task, execution)
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
-        specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]
+        input_specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]
     else:
-        specs = [
+        input_specs = [
             jax.ShapeDtypeStruct((count, time, task.features), np.float32),
             jax.ShapeDtypeStruct((count,), np.int32),
         ]
-    program = jax.jit(functools.partial(compute_logits, run, model))
-    exported = jax.export.export(program, platforms=PLATFORMS)(*specs)
+    program = jax.jit(functools.partial(compute_logits, network, model))
+    exported = jax.export.export(program, platforms=PLATFORMS)(*input_specs)
     path.write_bytes(exported.serialize())
 
 
 def compute_logits(
-    run: Network,
+    network: Network,
     model: Classifier,
     examples: jax.Array,
     lengths: jax.Array | None = None,
@@ -60,26 +63,26 @@ def compute_logits(
     values are filled, all its logits are NaN.
 
     Args:
-        run: the run, with the parameters of the network.
-        model: the network.
+        network: the network, with parameters, normalization and temperature.
+        model: the Flax module of the network.
         examples: images, uint8 [n, rows, columns], or sequences, float32 [n, time,
             features], with missing values as NaN.
-        lengths: int32 [n], the time steps of each sequence before its padding; None for
-            images.
+        lengths: int32 [n], the number of time steps in each sequence, excluding
+            padding. None for images.
     """
     if lengths is None:
-        inputs = run.view(examples)
+        inputs = network.view(examples)
     else:
         with double_precision():
-            standardized = run.normalization.standardize(examples)
-        inputs = run.normalization.fill(standardized, lengths)
+            standardized = network.normalization.standardize(examples)
+        inputs = network.normalization.fill(standardized, lengths)
 
     def predict_member(params: Params) -> Any:  # Flax returns `Any` or a tuple
         return model.apply({"params": params}, inputs, lengths)
 
     predict_members = map_ensemble(predict_member, vectorize=False)
-    members: jax.Array = predict_members(run.params)
-    logits = combine_members(members) / run.temperature
-    # Gates would hide NaN and infinite inputs.
+    member_logits: jax.Array = predict_members(network.params)
+    logits = combine_members(member_logits) / network.temperature
+    # The network can hide NaN and infinite inputs: sigmoid(inf) is 1, for example.
     is_finite = jnp.isfinite(inputs).all((1, 2))
     return jnp.where(is_finite[:, None], logits, jnp.nan)

@@ -1,4 +1,4 @@
-"""Builds the recurrent layers for the cell that `model.cell` names."""
+"""Builds the recurrent layers that `model.cell` selects."""
 
 import functools
 import math
@@ -27,8 +27,8 @@ from rnnmnist.models.wrappers import (
 )
 from rnnmnist.runtime.random_streams import make_key
 
-# Parameter names of random filters and delta features, and the prefix of the backward
-# direction.
+# Parameter names of random filters and delta features, and the name prefix of the
+# backward direction.
 FILTERS = "filters"
 DELTAS = "deltas"
 BACKWARD = "backward_"
@@ -38,26 +38,26 @@ def check_cell(cell: Function, hidden_size: int) -> None:
     """Checks a user-defined cell on abstract arrays (`jax.eval_shape`).
 
     Raises:
-        UserError: if the cell fails, its output has a wrong shape, or it has
-            unsupported variables.
+        UserError: if the cell raises an error, returns an output of the wrong shape, or
+            has unsupported variables.
     """
     batch = 2
 
-    def read_time_step() -> None:
+    def check() -> None:
         inputs = jnp.zeros((1, batch, 1))
-        scanned = ScannedCell(cell(features=hidden_size, name="cell"))
-        variables = scanned.init(make_key(0), inputs, None, every_step=False)
-        # `init` also accepts a cell that needs random streams or writes state. Training
-        # passes only parameters, and so does this call.
+        layer = ScannedCell(cell(features=hidden_size, name="cell"))
+        variables = layer.init(make_key(0), inputs, None, every_step=False)
+        # `init` also succeeds if the cell needs random streams or updates state. Like
+        # training, `apply` passes only parameters.
         params = {"params": variables.get("params", {})}
-        hidden = scanned.apply(params, inputs, None, every_step=False)
+        hidden = layer.apply(params, inputs, None, every_step=False)
         check_shape("its output", hidden, (batch, hidden_size))
-        # `nn.scan` hides unknown collections, so the check calls the cell without it.
+        # `nn.scan` hides unknown collections, so call the cell directly.
         init = nn.init(_read_first_time_step, cell(features=hidden_size))
         check_collections(init(make_key(0), inputs[0]))
 
     with cell.wrap_errors():
-        jax.eval_shape(read_time_step)
+        jax.eval_shape(check)
 
 
 def _read_first_time_step(cell: nn.RNNCellBase, inputs: jax.Array) -> Any:
@@ -69,17 +69,17 @@ def make_recurrent_layer(
 ) -> RecurrentLayer:
     """Builds the recurrent layer of a configuration, including its wrappers.
 
-    `input_shape` is the number of time steps and of features. The type of the carry
-    depends on the configuration.
+    `input_shape` is (time steps, features). The type of the carry depends on the
+    configuration.
 
-    The classifier calls this function in `setup`, so Flax makes every module created
-    here with a `name` a child of the classifier, even inside a wrapper. The parameters
-    of a cell are therefore `params["cell"]` with any wrapper. The names are part of the
+    The classifier calls this function in `setup`. Flax therefore makes every module
+    with an explicit `name` a direct child of the classifier, even inside a wrapper:
+    the parameters of a cell are always `params["cell"]`. The names are part of the
     checkpoint format:
 
     - `filters`: random filters;
     - `cell`, `cell_1`, `cell_2`: the cells of stacked layers;
-    - `layers`: all residual layers of the cell `lru`;
+    - `layers`: the residual layers of `model.cell=lru`;
     - `backward_cell`, `backward_layers`: the backward direction;
     - `deltas`: the standard deviation of delta features.
     """
@@ -119,7 +119,7 @@ def _make_layers(
         layers.append(
             [_make_direction(config, features, execution, name) for name in names]
         )
-        features = config.hidden_size * len(names)  # inputs of the next layer
+        features = config.hidden_size * len(names)  # input features of the next layer
     if config.pooling == "mean":
         layers[-1] = [MeanPooling(layer, config.hidden_size) for layer in layers[-1]]
     return Stack(
@@ -154,8 +154,8 @@ def _make_direction(
     cell: Any = config.cell
     if not isinstance(cell, Function):
         cell = pkgutil.resolve_name(GATED_CELLS[cell])
-    scanned = LSTM if cell is LSTMCell else ScannedCell
-    return scanned(
+    layer_class = LSTM if cell is LSTMCell else ScannedCell
+    return layer_class(
         cell(features=config.hidden_size, **init, name=name),
         unroll=execution.unroll,
         precision=execution.precision,

@@ -18,45 +18,46 @@ class SequenceClassifier(nn.Module):
 
     `recurrent_layer` contains all stacked layers and their wrappers
     (`make_recurrent_layer`). The head reads its final output, [batch, size]: the last
-    hidden state or, with `model.pooling=mean`, the mean of all hidden states. The size
+    hidden state or, if `model.pooling=mean`, the mean of all hidden states. The size
     is:
 
     - `hidden_size` by default;
-    - `2 * hidden_size` with `model.bidirectional`, for both directions;
+    - `2 * hidden_size` for bidirectional layers;
     - `5 * hidden_size` for random filters.
 
     Models with equal fields are equal and have equal hashes, so a model can be a static
-    argument of compiled programs.
+    argument of a jitted function.
 
     Attributes:
-        config: the settings of the network.
-        input_shape: time steps and features of the inputs that initialize the
-            parameters. Other inputs can have a different number of time steps.
-        classes: the number of classes.
+        config: the `model` settings.
+        input_shape: (time steps, features) of the inputs that initialize the
+            parameters. The network accepts any number of time steps.
+        num_classes: the number of classes.
         execution: how the network is compiled for a platform.
     """
 
     config: RunModelConfig
     input_shape: tuple[int, int]
-    classes: int
+    num_classes: int
     execution: Execution
 
     def setup(self) -> None:
         """Creates the recurrent layer and the head.
 
-        The named modules from `make_recurrent_layer` become direct children of the
-        classifier: their parameters are in `params`, not `params["recurrent_layer"]`.
+        Modules with an explicit name (`make_recurrent_layer`) are direct children of
+        the classifier: their parameters are in `params`, not in
+        `params["recurrent_layer"]`.
         """
         self.recurrent_layer: RecurrentLayer = make_recurrent_layer(
             self.config, self.input_shape, self.execution
         )
         kernel_init = nn.initializers.lecun_normal()  # the default of `nn.Dense`
         bias_init = nn.initializers.zeros_init()
-        if self.config.initializer == "tutorial":  # the TensorFlow tutorial of 2016
+        if self.config.initializer == "tutorial":  # the TensorFlow tutorial from 2016
             kernel_init = nn.initializers.normal(stddev=1.0)
             bias_init = nn.initializers.normal(stddev=1.0)
         self.head = nn.Dense(
-            self.classes,
+            self.num_classes,
             precision=self.execution.precision,
             kernel_init=kernel_init,
             bias_init=bias_init,
@@ -74,25 +75,25 @@ class SequenceClassifier(nn.Module):
 
         Args:
             inputs: float [batch, time, features]. The caller sets padding to 0.
-            lengths: int32 [batch], at least 1: the time steps of each sequence before
-                its padding. None means no padding.
+            lengths: int32 [batch], at least 1: the number of time steps in each
+                sequence, excluding padding. None means no padding.
             every_step: whether to return logits after every time step.
             keys: dropout keys for training, one per example, [batch]. None disables
                 dropout.
 
         Returns:
             The logits after the last time step of each sequence, float32 [batch,
-            classes]; with `every_step`, [batch, time, classes], where logits in the
-            padding are meaningless.
+            classes]. If `every_step` is True, the logits after every time step, float32
+            [batch, time, classes]; logits in the padding are meaningless.
         """
         logits = self.head(
-            self.hidden(inputs, lengths, every_step=every_step, keys=keys)
+            self.compute_hidden(inputs, lengths, every_step=every_step, keys=keys)
         )
         if every_step:  # time-major to batch-major
             logits = logits.swapaxes(0, 1)
         return logits
 
-    def hidden(
+    def compute_hidden(
         self,
         inputs: jax.Array,
         lengths: jax.Array | None = None,
@@ -100,13 +101,14 @@ class SequenceClassifier(nn.Module):
         every_step: bool = False,
         keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes the inputs of the head: the layer's outputs, after dropout.
+        """Computes the inputs of the head: the recurrent layer's outputs after dropout.
 
-        Takes the arguments of `__call__`.
+        The arguments are the same as for `__call__`.
 
         Returns:
-            The outputs after the last time step of each sequence, [batch, size]; with
-            `every_step`, after every time step, [time, batch, size].
+            The outputs after the last time step of each sequence, [batch, size]. If
+            `every_step` is True, the outputs after every time step, [time, batch,
+            size].
         """
         dropout = Dropout(self.config.dropout, keys)
         outputs = self.recurrent_layer(
@@ -117,8 +119,8 @@ class SequenceClassifier(nn.Module):
     def initialize_carry(self, batch: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences.
 
-        With `model.bidirectional`, `initialize_carry` and `read_time_step` raise an
-        error, because the backward direction starts at the end of a sequence.
+        If `model.bidirectional` is True, `initialize_carry` and `read_time_step` raise
+        an error, because the backward direction starts at the end of a sequence.
         """
         return self.recurrent_layer.initialize_carry(batch, self.input_shape[1])
 
@@ -127,23 +129,24 @@ class SequenceClassifier(nn.Module):
     ) -> tuple[Carry, jax.Array]:
         """Reads one time step, and returns the new carry and the logits.
 
-        Inputs are [batch, features]. The logits, [batch, classes], equal the result of
-        a call on sequences that end with this time step. With windows, the logits of
-        `every_step` differ: between the ends of two windows, `every_step` repeats the
-        logits of the last complete window (`Windows`).
+        `inputs` has shape [batch, features]. The logits, [batch, classes], are the same
+        as if `__call__` had read sequences that end with this time step.
+
+        If `model.window` > 1, these logits differ from the logits that `every_step`
+        returns, which change only when a window is complete (`Windows`).
         """
         carry, hidden = self.recurrent_layer.read_time_step(carry, inputs)
         return carry, self.head(hidden)
 
 
-# The network of a run: built from the layers of this package, or user-defined.
+# The network of a run, built from the layers of this package or user-defined.
 Classifier = SequenceClassifier | UserNetwork
 
 
 def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Classifier:
     """Builds the classifier of a configuration, without parameters.
 
-    `import_functions` must already have imported a user-defined cell or network.
+    A user-defined cell or network must already be imported (`import_functions`).
 
     Raises:
         UserError: if a user-defined cell or network fails its check.

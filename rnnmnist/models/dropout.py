@@ -8,20 +8,20 @@ import jax.numpy as jnp
 
 
 class Dropout(NamedTuple):
-    """Dropout of layer outputs in one training step.
+    """Dropout for layer outputs in one training step.
 
     Each example has a key, which `BatchTransform` (`data/batches.py`) derives from the
-    seed, the step and the position of the example in the global batch. Masks depend
-    only on the key of their example, and the bits of the generator do not depend on
-    `vmap` (`runtime/random_streams.py`). An example therefore gets the same masks on
-    any number of devices.
+    seed, the step and the position of the example in the global batch. The masks of an
+    example depend only on its key, and the random bits do not depend on `vmap`
+    (`runtime/random_streams.py`). An example therefore gets the same masks on any
+    number of devices.
 
-    Dropout applies between layers, and before the head:
+    Dropout is applied between layers and before the head:
 
     - As in `torch.nn.LSTM`, every time step has an independent mask.
-    - Unlike in `torch.nn.LSTM`, the inputs of the head are also dropped, after pooling
-      over time.
-    - In a residual layer, dropout follows the skip connection. The S5 code
+    - Unlike in `torch.nn.LSTM`, dropout is also applied to the inputs of the head,
+      after pooling over time.
+    - In a residual layer, dropout is applied after the skip connection. The S5 code
       (`s5/layers.py`) applies it inside the layer, before the gate and the skip
       connection, with the same mask at all time steps.
 
@@ -46,8 +46,8 @@ class Dropout(NamedTuple):
         Requires `keys`.
 
         Args:
-            layer: a name, whose hash is folded into the keys. Renaming a layer changes
-                its masks.
+            layer: the name of the layer. Its hash is folded into the keys, so renaming
+                a layer changes its masks.
             shape: the shape of one example's outputs, [..., hidden].
 
         Returns:

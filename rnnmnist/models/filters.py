@@ -9,12 +9,11 @@ of three complex recurrences with the same pole a = exp(-1 / tau + i omega):
 
 The output is o[t] = Re(exp(i phi) h3[t]). The impulse response of the filter is
 (t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of random length
-and frequency, computed with a state of constant size. Each filter contributes to the
-hidden state, over the time steps read so far:
+and frequency, computed with a state of constant size. For the time steps read so far,
+the hidden state contains, for each filter:
 
-- for each threshold, the PPV (proportion of positive values) of the output minus the
-  threshold;
-- the largest output, at least 0.
+- the PPV (proportion of positive values) of the output minus each threshold;
+- the maximum of 0 and all outputs.
 
 The thresholds are drawn from the outputs of the filter on training examples.
 
@@ -25,8 +24,8 @@ References:
     and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021. Both use convolutions, which
     read a window of the sequence at each time step.
     de Vries and Principe, "The gamma model: a new neural model for temporal
-    processing", Neural Networks 5, 1992, for cascades of equal recurrences. The gamma
-    model has real, trained poles.
+    processing", Neural Networks 5, 1992, for cascades of identical recurrences. The
+    gamma model has real, trained poles.
     Jaeger, "The 'echo state' approach to analysing and training recurrent neural
     networks", GMD Report 148, 2001, and Bianchi, Scardapane, Lokse, Jenssen, "Reservoir
     computing approaches for representation and classification of multivariate time
@@ -46,13 +45,13 @@ from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 ORDER = 3  # recurrences in a cascade
 THRESHOLDS = 4  # per filter
 # Time constants are log-uniform between `MIN_TAU` time steps and the length of the
-# longest sequence divided by `MAX_TAU_DIVISOR`.
+# longest sequence, divided by `MAX_TAU_DIVISOR`.
 MIN_TAU = 0.7
 MAX_TAU_DIVISOR = 6
-# Frequencies are uniform between 0 and `FREQUENCY_RANGE` half-widths of the filter's
-# peak, sqrt(ORDER) / tau, but at most pi.
+# The spectral peak of a filter has a half-width of sqrt(ORDER) / tau. Frequencies are
+# uniform between 0 and `FREQUENCY_RANGE` half-widths, but at most pi.
 FREQUENCY_RANGE = 2.5
-MAX_FEATURES = 9  # features per filter at most, up to rounding
+MAX_FEATURES = 9  # maximum number of features per filter, up to rounding
 
 # Real and imaginary parts. XLA vectorizes operations on two real arrays, but not on
 # complex arrays.
@@ -63,26 +62,27 @@ class FilterCarry(NamedTuple):
     """The carry of a `FilterBank`."""
 
     states: tuple[Complex, ...]  # one per recurrence of the cascade, [batch, filters]
-    counts: jax.Array  # float32 [batch, thresholds, filters], outputs above thresholds
-    largest: jax.Array  # [batch, filters], the largest output so far, initially 0
-    time: jax.Array  # int32, time steps read so far
+    counts: jax.Array  # float32 [batch, thresholds, filters], outputs > threshold
+    max_outputs: jax.Array  # [batch, filters], maximum so far, initially 0
+    time: jax.Array  # int32 [], number of time steps read so far
 
 
 class FilterBank(nn.Module):
     """A bank of random recurrent filters (a `RecurrentLayer`).
 
     `training.closed_form` draws the parameters and chooses the thresholds. The hidden
-    state contains `THRESHOLDS` PPVs and the largest output of each filter.
+    state contains `THRESHOLDS` PPVs and the maximum output of each filter.
     """
 
     filters: int  # the number of filters
     features: int  # the number of input features
-    time_steps: int  # of the longest sequence, which limits the time constants
+    time_steps: int  # length of the longest sequence, limits the time constants
 
     def setup(self) -> None:
-        """Draws the filters, with thresholds of 0 until training chooses them.
+        """Draws the filters. The thresholds are 0 until training chooses them.
 
-        The last axis of every parameter is the filter, for contiguous operations.
+        The last axis of every parameter indexes filters, so that operations access
+        contiguous memory.
         """
         filters = self.filters
         self.pole = self.param("pole", draw_poles, filters, self.time_steps)
@@ -99,7 +99,10 @@ class FilterBank(nn.Module):
         every_step: bool,
         dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
-        """Filters whole sequences, up to the end of the longest sequence."""
+        """Runs the filters over whole sequences.
+
+        The loop ends after the longest sequence of the batch.
+        """
         time, batch, features = inputs.shape  # time and batch can be symbolic
         carry = self.initialize_carry(batch, features)
         if every_step:
@@ -109,12 +112,12 @@ class FilterBank(nn.Module):
             lengths = jnp.full(batch, time)
         ends = lengths[:, None]
 
-        def read(index: jax.Array, carry: FilterCarry) -> FilterCarry:
-            carry, _ = self.advance(carry, inputs[index], is_read=index < ends)
+        def body(index: jax.Array, carry: FilterCarry) -> FilterCarry:
+            carry, _ = self.advance(carry, inputs[index], is_valid=index < ends)
             return carry
 
-        last = jax.lax.fori_loop(0, lengths.max(), read, carry)
-        return hidden_state(last, ends)
+        carry = jax.lax.fori_loop(0, lengths.max(), body, carry)
+        return hidden_state(carry, ends)
 
     def initialize_carry(self, batch: int, features: int) -> FilterCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -122,7 +125,7 @@ class FilterBank(nn.Module):
         return FilterCarry(
             states=((zeros, zeros),) * ORDER,
             counts=jnp.zeros((batch, THRESHOLDS, self.filters)),
-            largest=zeros,
+            max_outputs=zeros,
             time=jnp.zeros((), jnp.int32),
         )
 
@@ -145,15 +148,15 @@ class FilterBank(nn.Module):
         self,
         carry: FilterCarry,
         inputs: jax.Array,
-        is_read: jax.Array | bool = True,
+        is_valid: jax.Array | bool = True,
     ) -> tuple[FilterCarry, jax.Array]:
         """Reads one time step, and returns the new carry and the filters' outputs.
 
         Args:
             carry: the carry before the time step.
             inputs: [batch, features].
-            is_read: bool [batch, 1], False in the padding. Outputs there are -inf, and
-                change neither the counts nor the largest outputs.
+            is_valid: bool [batch, 1], False in the padding. Outputs in the padding are
+                -inf, so that they change neither counts nor maxima.
 
         Returns:
             The carry after the time step, and the outputs, [batch, filters].
@@ -170,24 +173,24 @@ class FilterBank(nn.Module):
             states.append((real, imaginary))
         phase_real, phase_imaginary = self.phase[:, None]
         outputs = phase_real * real - phase_imaginary * imaginary
-        outputs = jnp.where(is_read, outputs, -jnp.inf)
+        outputs = jnp.where(is_valid, outputs, -jnp.inf)
         is_above = outputs[:, None] > self.thresholds[None]
         carry = FilterCarry(
             states=tuple(states),
             counts=carry.counts + is_above.astype(jnp.float32),
-            largest=jnp.maximum(carry.largest, outputs),
+            max_outputs=jnp.maximum(carry.max_outputs, outputs),
             time=carry.time + 1,
         )
         return carry, outputs
 
 
-def hidden_state(carry: FilterCarry, times: jax.Array) -> jax.Array:
-    """Returns PPVs and largest outputs, [batch, hidden].
+def hidden_state(carry: FilterCarry, time: jax.Array) -> jax.Array:
+    """Returns the PPVs and maximum outputs, [batch, hidden].
 
-    `times`, int32 [] or [batch, 1], is the number of time steps read.
+    `time`, int32 [] or [batch, 1], is the number of time steps read.
     """
-    ppv = carry.counts.reshape(carry.counts.shape[0], -1) / times.astype(jnp.float32)
-    return jnp.concatenate([ppv, carry.largest], axis=1)
+    ppv = carry.counts.reshape(carry.counts.shape[0], -1) / time.astype(jnp.float32)
+    return jnp.concatenate([ppv, carry.max_outputs], axis=1)
 
 
 def draw_poles(key: jax.Array, filters: int, time_steps: int) -> jax.Array:
@@ -212,15 +215,15 @@ def draw_phases(key: jax.Array, filters: int) -> jax.Array:
 def draw_weights(key: jax.Array, features: int, filters: int) -> jax.Array:
     """Draws the sign of each feature in each filter's sum, [features, filters].
 
-    Features that a filter does not read have weight 0, the others 1 or -1. The number
-    of features is about log-uniform.
+    The weight is 1 or -1 if the filter reads the feature; otherwise, it is 0. The
+    number of features per filter is approximately log-uniform.
     """
     count_key, choice_key, sign_key = jax.random.split(key, 3)
-    octaves = np.log2(min(features, MAX_FEATURES) + 1).item()
-    uniform = jax.random.uniform(count_key, (filters,), maxval=octaves)
-    counts = jnp.clip(jnp.floor(jnp.exp2(uniform)), 1, features).astype(jnp.int32)
-    order = jax.random.uniform(choice_key, (features, filters))
-    rank = order.argsort(axis=0).argsort(axis=0)
+    max_log2 = np.log2(min(features, MAX_FEATURES) + 1).item()
+    log2_counts = jax.random.uniform(count_key, (filters,), maxval=max_log2)
+    counts = jnp.clip(jnp.floor(jnp.exp2(log2_counts)), 1, features).astype(jnp.int32)
+    noise = jax.random.uniform(choice_key, (features, filters))
+    rank = noise.argsort(axis=0).argsort(axis=0)
     is_positive = jax.random.bernoulli(sign_key, shape=(features, filters))
     sign = jnp.where(is_positive, 1.0, -1.0)
     return jnp.where(rank < counts[None], sign, 0.0)
@@ -233,9 +236,9 @@ def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
     Args:
         outputs: float32 [values, filters].
-        positions: float [thresholds, filters], in [0, 1): the relative rank of the
-            output below each threshold. If this output is the largest, the threshold
-            is below it.
+        positions: float [thresholds, filters], in [0, 1): for each threshold, the
+            relative rank of the next lower output. If this output is the largest, the
+            threshold is below it.
 
     Returns:
         Thresholds, float32 [thresholds, filters]. A filter whose outputs are all equal
@@ -243,11 +246,11 @@ def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """
     thresholds = np.full(positions.shape, np.inf, np.float32)
     indices = (positions * (len(outputs) - 1)).astype(int)
-    for column, ordered in enumerate(np.sort(outputs.T, axis=1)):
-        values = np.unique(ordered)
-        if len(values) > 1:
-            above = np.searchsorted(values, ordered[indices[:, column]], side="right")
-            above = above.clip(max=len(values) - 1)
-            below = values[above - 1]
-            thresholds[:, column] = below + (values[above] - below) / 2
+    for column, values in enumerate(np.sort(outputs.T, axis=1)):
+        unique = np.unique(values)
+        if len(unique) > 1:
+            upper = np.searchsorted(unique, values[indices[:, column]], side="right")
+            upper = upper.clip(max=len(unique) - 1)
+            lower = unique[upper - 1]
+            thresholds[:, column] = lower + (unique[upper] - lower) / 2
     return thresholds

@@ -31,7 +31,7 @@ class ResidualLayers(nn.Module):
     hidden_size: int  # features of every layer
     num_layers: int
     parallel: bool  # see `linear_scan`
-    # Time steps per block; None for a single block. All layers process a block before
+    # Time steps per block; None for a single block. All layers process one block before
     # the next block, so that arrays stay in cache. The states between blocks are stored
     # for the backward pass, which recomputes everything else.
     remat_time_steps: int | None
@@ -62,20 +62,20 @@ class ResidualLayers(nn.Module):
         carry = self.initialize_carry(batch, features)
         masks = []
         if dropout.keys is not None:
-            # Masks of all time steps are drawn outside the blocks, so that the backward
-            # pass does not draw them again.
+            # The masks for all time steps are drawn outside the blocks, so that the
+            # backward pass does not draw them again.
             masks = [
                 dropout.draw_mask(f"{self.name}_{index}", (time, self.hidden_size))
                 for index in range(self.num_layers - 1)
             ]
-        size = min(self.remat_time_steps or time, time)
-        if size == time:
+        block_size = min(self.remat_time_steps or time, time)
+        if block_size == time:
             _, hidden = self.advance(carry, inputs, masks)
         else:
 
             def to_blocks(array: jax.Array) -> jax.Array:
-                padded = jnp.pad(array, ((0, -time % size), (0, 0), (0, 0)))
-                return padded.reshape(-1, size, batch, array.shape[-1])
+                padded = jnp.pad(array, ((0, -time % block_size), (0, 0), (0, 0)))
+                return padded.reshape(-1, block_size, batch, array.shape[-1])
 
             blocks, mask_blocks = jax.tree.map(to_blocks, (inputs, masks))
             # `remat` recomputes each block in the backward pass.
@@ -106,14 +106,14 @@ class ResidualLayers(nn.Module):
         """Runs the layers over a block of time steps.
 
         `masks` contains a dropout mask, [time, batch, hidden], for the outputs of each
-        layer except the last. Without dropout, `masks` is empty.
+        layer except the last. If there is no dropout, `masks` is empty.
         """
         states = []
         with jax.default_matmul_precision(self.precision):
             hidden = self.encoder(inputs)
             for index, layer in enumerate(self.layers):
                 if masks and index > 0:
-                    hidden *= masks[index - 1]  # of the previous layer
+                    hidden *= masks[index - 1]  # for the previous layer
                 state, hidden = layer(carry[index], hidden)
                 states.append(state)
         return tuple(states), hidden
@@ -136,8 +136,8 @@ class ResidualLayer(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Runs the layer over a block of time steps.
 
-        Inputs and outputs are [time, batch, features]. Returns the state after the
-        block, and the outputs.
+        Inputs and outputs have shape [time, batch, features]. Returns the state after
+        the block and the outputs.
         """
         state, hidden = self.recurrence(state, self.norm(inputs))
         return state, inputs + nn.glu(self.glu(nn.gelu(hidden)))
@@ -161,13 +161,13 @@ class LRU(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Runs the unit over a block of time steps.
 
-        `state` is the state before the block. Inputs are [time, batch, features].
-        Returns the state after the block, and the outputs, shaped like the inputs.
+        `state` is the state before the block. Inputs and outputs have shape [time,
+        batch, features]. Returns the state after the block and the outputs.
         """
-        size = (self.features,)
-        nu = jnp.exp(self.param("nu_log", _init_nu_log, size))
-        theta = jnp.exp(self.param("theta_log", _init_theta_log, size))
-        # gamma normalizes the states, which would otherwise grow with the memory.
+        shape = (self.features,)
+        nu = jnp.exp(self.param("nu_log", _init_nu_log, shape))
+        theta = jnp.exp(self.param("theta_log", _init_theta_log, shape))
+        # gamma normalizes the states. Otherwise, they would grow as |decay| nears 1.
         gamma_log = self.param("gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * nu)) / 2)
         decay = jnp.exp(lax.complex(-nu, theta))
         gains = jnp.tile(jnp.exp(gamma_log), 2)
@@ -181,31 +181,31 @@ class LRU(nn.Module):
             self.features, use_bias=False, scale=2.0, name="output"
         )
         outputs = project_out(real_and_imag)
-        skip = self.param("skip", nn.initializers.normal(1.0), size)
+        skip = self.param("skip", nn.initializers.normal(1.0), shape)
         return states[-1], outputs + skip[None, None] * inputs
 
 
-def _init_nu_log(key: jax.Array, size: tuple[int]) -> jax.Array:
-    # Points uniform over the area of a ring have uniform squared radii.
-    squares = jax.random.uniform(key, size, minval=0.9**2, maxval=0.999**2)
-    return jnp.log(-jnp.log(squares) / 2)
+def _init_nu_log(key: jax.Array, shape: tuple[int]) -> jax.Array:
+    # If points are uniform over the area of a ring, their squared radii are uniform.
+    squared_radii = jax.random.uniform(key, shape, minval=0.9**2, maxval=0.999**2)
+    return jnp.log(-jnp.log(squared_radii) / 2)
 
 
-def _init_theta_log(key: jax.Array, size: tuple[int]) -> jax.Array:
-    return jnp.log(math.pi / 10 * jax.random.uniform(key, size, minval=1e-6))
+def _init_theta_log(key: jax.Array, shape: tuple[int]) -> jax.Array:
+    return jnp.log(math.pi / 10 * jax.random.uniform(key, shape, minval=1e-6))
 
 
 class TransposedDense(nn.Module):
-    """A dense layer with kernel [outputs, inputs]."""
+    """A dense layer with a kernel of shape [outputs, inputs]."""
 
     features: int
     use_bias: bool = True
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
-    scale: float = 1.0  # of the kernel's initial variance
+    scale: float = 1.0  # for the initial variance of the kernel
 
     @nn.compact
     def __call__(self, inputs: jax.Array, gains: jax.Array | None = None) -> jax.Array:
-        """Applies the layer, with kernel rows scaled by `gains`, [outputs]."""
+        """Applies the layer, after scaling the kernel rows by `gains`, [outputs]."""
         init = nn.initializers.variance_scaling(
             self.scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
         )
@@ -220,20 +220,23 @@ class TransposedDense(nn.Module):
 
 
 def linear_scan(
-    decay: jax.Array, inputs: jax.Array, initial: jax.Array, parallel: bool
+    decay: jax.Array, inputs: jax.Array, initial_state: jax.Array, parallel: bool
 ) -> jax.Array:
     """Computes the states h[t] = decay h[t - 1] + inputs[t].
 
     Args:
         decay: complex64 [features].
         inputs: complex64 [time, batch, features].
-        initial: complex64 [batch, features].
-        parallel: whether to replace the loop over time by an associative scan, with a
-            number of passes that is logarithmic in the number of time steps.
+        initial_state: complex64 [batch, features].
+        parallel: whether to replace the loop over time with an associative scan, whose
+            depth is logarithmic in the number of time steps.
+
+    Returns:
+        The states, complex64 [time, batch, features].
     """
     if parallel:
         decay = jnp.broadcast_to(decay, (len(inputs), 1, *decay.shape))
-        inputs = inputs.at[0].add(decay[0] * initial)
+        inputs = inputs.at[0].add(decay[0] * initial_state)
 
         # A pair (decay, inputs) represents the map h -> decay h + inputs.
         def compose(first: Pair, second: Pair) -> Pair:
@@ -245,7 +248,7 @@ def linear_scan(
         return states
     # A matrix product repeats the decay over the batch. It is faster than broadcasting,
     # because its gradient is also a matrix product.
-    ones = jnp.ones_like(initial.real[:, :1])
+    ones = jnp.ones_like(initial_state.real[:, :1])
     with jax.default_matmul_precision("float32"):  # exact on all platforms
         decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
 
@@ -253,4 +256,4 @@ def linear_scan(
         state = decay * state + inputs
         return state, state
 
-    return lax.scan(body, initial, inputs, unroll=CPU_BLOCK_TIME_STEPS)[1]
+    return lax.scan(body, initial_state, inputs, unroll=CPU_BLOCK_TIME_STEPS)[1]

@@ -22,22 +22,23 @@ class LSTMCarry(NamedTuple):
     h: jax.Array  # [hidden, batch], the hidden state
 
 
-class Kernels(NamedTuple):
-    """The parameters of an LSTM, concatenated over gates.
+class FusedParams(NamedTuple):
+    """Kernels and biases of an LSTM, concatenated over gates.
 
-    The gradient flows through `kernel`. `scaled` is a copy for fast matrix products.
+    The gradient flows through `kernel`. `scaled_kernel` is a copy for fast matrix
+    products.
     """
 
     # [features + 1 + hidden, 4 x hidden]: input kernel, bias, hidden kernel
     kernel: jax.Array
-    # [4 x hidden, features + 1 + hidden], transposed, multiplied by `_tanh_scale`
-    scaled: jax.Array
+    # [4 x hidden, features + 1 + hidden]: transposed and multiplied by `_tanh_scale`
+    scaled_kernel: jax.Array
 
 
 class Residuals(NamedTuple):
     """Values of one time step that its backward pass needs."""
 
-    kernels: Kernels
+    params: FusedParams
     gates: jax.Array  # [4 x hidden, batch], after activation, in the order of `GATES`
     c: jax.Array  # [hidden, batch], the cell state after the time step
     inputs: jax.Array  # [features + 1 + hidden, batch]: inputs, 1, hidden state
@@ -46,16 +47,17 @@ class Residuals(NamedTuple):
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`, with a custom gradient.
 
-    It computes the same function as Flax's cell, with an absolute error of float32
-    rounding, in fewer and larger operations:
+    It computes the same function as Flax's cell, up to float32 rounding errors, in
+    fewer and larger operations:
 
     - The forward pass concatenates the inputs, 1 and the hidden state. It computes one
       matrix product for all gates, and one `tanh` for all activations.
     - The backward pass computes one matrix product for the gradient of the hidden
       state, and one for the gradients of all kernels and biases.
 
-    The kernels of the gates are concatenated once per block of time steps. In the loop,
-    arrays are [features, batch], for faster products on a CPU and contiguous gates.
+    The parameters of the gates are concatenated once per block of time steps. In the
+    loop, arrays have shape [features, batch], so that matrix products are faster on a
+    CPU and each gate is contiguous.
     """
 
     cell: "LSTMCell"
@@ -68,27 +70,27 @@ class LSTM(ScannedCell):
     def advance(
         self, carry: LSTMCarry, inputs: jax.Array
     ) -> tuple[LSTMCarry, jax.Array]:
-        """Runs the cell over time steps, [time, batch, features]."""
-        kernels = self.cell.kernels(inputs.shape[-1])
+        """Runs the cell over inputs of shape [time, batch, features]."""
+        params = self.cell.fuse_params(inputs.shape[-1])
 
         def body(
             _: nn.RNNCellBase, carry: LSTMCarry, inputs: jax.Array
         ) -> tuple[LSTMCarry, jax.Array]:
-            carry = lstm_time_step(self.precision, kernels, carry, inputs)
+            carry = lstm_time_step(self.precision, params, carry, inputs)
             return carry, carry.h
 
         carry, hidden = self.scan(body, carry, inputs.mT)
         return carry, hidden.mT
 
-    def read_to_end(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
+    def compute_last_hidden(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
         """Returns the hidden states after the last time step, [batch, hidden]."""
-        # Only the last carry is read, so XLA does not store other hidden states.
+        # Only the last carry is used, so XLA does not store the other hidden states.
         last, _ = self.advance(carry, inputs)
         return last.h.T
 
 
 class LSTMCell(nn.OptimizedLSTMCell):
-    """Flax's LSTM cell, with a method that concatenates its parameters for `LSTM`.
+    """Flax's LSTM cell, with a method that fuses its parameters for `LSTM`.
 
     References:
         Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation
@@ -96,8 +98,8 @@ class LSTMCell(nn.OptimizedLSTMCell):
         Computation 12(10), 2000, for the forget gate.
     """
 
-    def kernels(self, features: int) -> Kernels:
-        """Returns the concatenated parameters for inputs with `features` features."""
+    def fuse_params(self, features: int) -> FusedParams:
+        """Concatenates the parameters, for inputs with `features` features."""
         if self.is_initializing():  # Flax's cell declares the parameters
             carry = self.initialize_carry(make_key(0), (1, features))
             self(carry, jnp.zeros((1, features)))
@@ -108,22 +110,25 @@ class LSTMCell(nn.OptimizedLSTMCell):
             rows = [inputs["kernel"], hidden["bias"][None], hidden["kernel"]]
             parts.append(jnp.concatenate(rows))
         kernel = jnp.concatenate(parts, axis=-1)
-        scaled = kernel.T * _tanh_scale(self.features, kernel.dtype)  # exact: 0.5 or 1
-        return Kernels(kernel, jax.lax.stop_gradient(scaled))
+        # The product is exact, because the factors are 0.5 and 1.
+        scaled_kernel = kernel.T * _tanh_scale(self.features, kernel.dtype)
+        return FusedParams(kernel, jax.lax.stop_gradient(scaled_kernel))
 
 
 def init_gate_biases(
     params: Mapping[str, Any],
     key: jax.Array,
     forget_bias: float,
-    longest_memory: int | None,
+    max_memory: int | None,
 ) -> Mapping[str, Any]:
     """Initializes the biases of the forget and input gates in an `LSTMCell`'s `params`.
 
-    Without `longest_memory`, the bias of the forget gate is `forget_bias`, and the bias
-    of the input gate is unchanged. With `longest_memory`, each unit remembers about u
-    time steps, where u is uniform between 1 and `longest_memory`: the bias of its
-    forget gate is log(u), and the bias of its input gate is -log(u).
+    If `max_memory` is None, the bias of the forget gate is `forget_bias`, and the bias
+    of the input gate is unchanged.
+
+    Otherwise, applies chrono initialization: each unit remembers about u time steps,
+    where u is uniform between 1 and `max_memory`. The bias of its forget gate is
+    log(u), and the bias of its input gate is -log(u).
 
     Flax's cell stores the bias of the input gate in `hi`, and the bias of the forget
     gate in `hf`.
@@ -131,57 +136,58 @@ def init_gate_biases(
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
         Network Architectures", ICML 2015, on a forget bias of 1. Tallec and Ollivier,
-        "Can recurrent neural networks warp time?", ICLR 2018, on `longest_memory`.
+        "Can recurrent neural networks warp time?", ICLR 2018, on chrono
+        initialization.
     """
-    input_bias = params["hi"]["bias"]
-    forget = jnp.full_like(params["hf"]["bias"], forget_bias)
-    if longest_memory is not None:
-        shape = forget.shape
-        memories = jax.random.uniform(key, shape, minval=1, maxval=longest_memory)
-        forget = jnp.log(memories)
-        input_bias = -forget
+    input_biases = params["hi"]["bias"]
+    forget_biases = jnp.full_like(params["hf"]["bias"], forget_bias)
+    if max_memory is not None:
+        shape = forget_biases.shape
+        memory = jax.random.uniform(key, shape, minval=1, maxval=max_memory)
+        forget_biases = jnp.log(memory)
+        input_biases = -forget_biases
     return {
         **params,
-        "hi": {**params["hi"], "bias": input_bias},
-        "hf": {**params["hf"], "bias": forget},
+        "hi": {**params["hi"], "bias": input_biases},
+        "hf": {**params["hf"], "bias": forget_biases},
     }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lstm_time_step(
-    precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
+    precision: str | None, params: FusedParams, carry: LSTMCarry, inputs: jax.Array
 ) -> LSTMCarry:
-    """Runs the cell on one time step of inputs, [features, batch]."""
-    return _forward_time_step(precision, kernels, carry, inputs)[0]
+    """Runs the cell on the inputs of one time step, [features, batch]."""
+    return _forward_time_step(precision, params, carry, inputs)[0]
 
 
 def _tanh_scale(units: int, dtype: DTypeLike) -> jax.Array:
-    """Returns factors, [4 x hidden, 1], by which all activations become a tanh.
+    """Returns scale factors, [4 x hidden, 1], with which one tanh computes all gates.
 
-    sigmoid(x) is (1 + tanh(x / 2)) / 2, and the candidate is tanh(x).
+    sigmoid(x) is (1 + tanh(x / 2)) / 2, and the activation of the candidate is tanh(x).
     """
     half = jnp.full((units, 1), 0.5, dtype)
-    whole = jnp.full((units, 1), 1.0, dtype)
-    return jnp.concatenate([half, half, whole, half])
+    one = jnp.full((units, 1), 1.0, dtype)
+    return jnp.concatenate([half, half, one, half])
 
 
 def _forward_time_step(
-    precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
+    precision: str | None, params: FusedParams, carry: LSTMCarry, inputs: jax.Array
 ) -> tuple[LSTMCarry, Residuals]:
     scale = _tanh_scale(len(carry.h), carry.h.dtype)
     inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[:1]), carry.h])
-    product = jnp.matmul(kernels.scaled, inputs, precision=precision)
+    product = jnp.matmul(params.scaled_kernel, inputs, precision=precision)
     gates = jnp.tanh(product) * scale + (1 - scale)
     i, f, g, o = jnp.split(gates, 4)
     c = f * carry.c + i * g
-    return LSTMCarry(c, o * jnp.tanh(c)), Residuals(kernels, gates, c, inputs)
+    return LSTMCarry(c, o * jnp.tanh(c)), Residuals(params, gates, c, inputs)
 
 
 def _backward_time_step(
     precision: str | None, residuals: Residuals, grads: LSTMCarry
-) -> tuple[Kernels, LSTMCarry, jax.Array]:
-    """Maps gradients of the new carry to gradients of kernels, old carry and inputs."""
-    kernels, gates, c, inputs = residuals
+) -> tuple[FusedParams, LSTMCarry, jax.Array]:
+    """Maps gradients of the new carry to gradients of params, old carry and inputs."""
+    params, gates, c, inputs = residuals
     tanh_c = jnp.tanh(c)
     i, f, g, o = jnp.split(gates, 4)
     dc = grads.c + grads.h * o * (1 - tanh_c * tanh_c)
@@ -195,9 +201,9 @@ def _backward_time_step(
     )
     matmul = functools.partial(jnp.matmul, precision=precision)
     dkernel = matmul(inputs, dgates.T)
-    dcarry = LSTMCarry(dc * f, matmul(kernels.kernel[-len(c) :], dgates))
-    dinputs = matmul(kernels.kernel[: -len(c) - 1], dgates)  # XLA removes it if unused
-    return Kernels(dkernel, None), dcarry, dinputs  # type: ignore[arg-type]
+    dcarry = LSTMCarry(dc * f, matmul(params.kernel[-len(c) :], dgates))
+    dinputs = matmul(params.kernel[: -len(c) - 1], dgates)  # XLA removes it if unused
+    return FusedParams(dkernel, None), dcarry, dinputs  # type: ignore[arg-type]
 
 
 lstm_time_step.defvjp(_forward_time_step, _backward_time_step)

@@ -19,19 +19,19 @@ LOSSES = "losses"
 class UserNetwork(nn.Module):
     """Classifies sequences with a user-defined module, `config.network`.
 
-    The fields, and the interface for whole sequences, are the same as for
+    The fields and the interface for whole sequences are the same as for
     `SequenceClassifier`.
     """
 
     config: RunModelConfig
     input_shape: tuple[int, int]
-    classes: int
+    num_classes: int
     execution: Execution
 
     def setup(self) -> None:
         """Creates the user-defined module, with parameters in `params["network"]`."""
-        create: Any = self.config.network
-        self.network = create(classes=self.classes)
+        make_module: Any = self.config.network
+        self.network = make_module(classes=self.num_classes)
 
     def __call__(
         self,
@@ -44,8 +44,8 @@ class UserNetwork(nn.Module):
         """Computes logits, float32 [batch, classes].
 
         The arguments are the same as for `SequenceClassifier`, but `every_step` must be
-        False. With `keys`, the user-defined module is called with `train=True`. It
-        always receives lengths.
+        False. If `keys` is not None, the user-defined module is called with
+        `train=True`. The module always receives an array of lengths.
         """
         if lengths is None:
             batch, time_steps, _ = inputs.shape  # may be symbolic
@@ -56,14 +56,14 @@ class UserNetwork(nn.Module):
 
 
 def check_network(model: UserNetwork) -> None:
-    """Checks a user-defined network on abstract arrays, in prediction and training.
+    """Checks a user-defined network on abstract arrays, for prediction and training.
 
     Raises:
-        UserError: if the network fails, its logits have a wrong shape, or it has no
-            parameters or unsupported variables.
+        UserError: if the network raises an error, returns logits of the wrong shape,
+            has no parameters, or has unsupported variables.
     """
 
-    def apply() -> None:
+    def check() -> None:
         key = make_key(0)
         inputs = jnp.zeros((2, *model.input_shape))
         variables = model.init(key, inputs)
@@ -71,36 +71,36 @@ def check_network(model: UserNetwork) -> None:
         if "params" not in variables:
             raise ValueError("it has no parameters")
         params = {"params": variables["params"]}
-        check_shape("its logits", model.apply(params, inputs), (2, model.classes))
-        _, changed = model.apply(
+        check_shape("its logits", model.apply(params, inputs), (2, model.num_classes))
+        _, updates = model.apply(
             params,
             inputs[:1],
             keys=key[None],
             rngs={"dropout": key},
             mutable=DenyList(("params", "intermediates")),
         )
-        check_collections(changed)
+        check_collections(updates)
 
-    create: Any = model.config.network
-    with create.wrap_errors():
-        jax.eval_shape(apply)
+    make_module: Any = model.config.network
+    with make_module.wrap_errors():
+        jax.eval_shape(check)
 
 
 def check_collections(variables: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` for variables except float32 parameters and penalties."""
-    others = sorted(variables.keys() - {"params", LOSSES})
-    if others:
+    """Raises a `ValueError` unless variables are float32 parameters or penalties."""
+    unsupported = sorted(variables.keys() - {"params", LOSSES})
+    if unsupported:
         raise ValueError(
-            f"its collections must be params, or {LOSSES} for penalties, not "
-            f"{others[0]}"
+            f"it has an unsupported collection, {unsupported[0]} (supported: params, "
+            f"and {LOSSES} for penalties)"
         )
     for leaf in jax.tree.leaves(variables.get("params")):
         if leaf.dtype != jnp.float32:
             raise ValueError(f"its parameters must be float32, not {leaf.dtype}")
 
 
-def check_shape(subject: str, found: Any, shape: tuple[int, ...]) -> None:
-    """Raises a `ValueError` unless `found` is an array with this shape."""
-    found_shape = getattr(found, "shape", type(found).__name__)
-    if found_shape != shape:
-        raise ValueError(f"{subject} must be of shape {shape}, not {found_shape}")
+def check_shape(subject: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raises a `ValueError` unless `value` is an array of this shape."""
+    actual_shape = getattr(value, "shape", type(value).__name__)
+    if actual_shape != shape:
+        raise ValueError(f"{subject} must have shape {shape}, not {actual_shape}")

@@ -1,4 +1,4 @@
-"""Network parameters: initial values, shapes, number and hash."""
+"""Initializes, counts and hashes the parameters of networks."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.lstm import init_gate_biases
 from rnnmnist.runtime.random_streams import make_key
 
-# Nested dictionaries with Flax's names: each value is an array or a dictionary.
+# Nested dictionaries of arrays, with Flax's names.
 Params = Mapping[str, Any]
 # Modules with random parameters or statistics of the training data. The optimizer
 # neither updates nor decays them.
@@ -25,30 +25,30 @@ NOT_TRAINED = (DELTAS, FILTERS)
 def init_params(
     model: Classifier, key: jax.Array, delta_std: jax.typing.ArrayLike = 1.0
 ) -> Params:
-    """Initializes the parameters of one network, float32.
+    """Initializes the float32 parameters of one network.
 
     Args:
         model: the network.
         key: a typed JAX key.
         delta_std: standard deviation of the delta features in the training data, float
-            [features] or []. Ignored without `model.deltas`.
+            [features] or []. Ignored if `model.deltas` is False.
     """
     config = model.config
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    if config.deltas:  # `Deltas` initializes the deviation as 1
+    if config.deltas:  # `Deltas` initializes `std` to 1
         params = {**params, DELTAS: {"std": params[DELTAS]["std"] * delta_std}}
     if config.cell == "lstm" and config.network is None:
-        longest_memory = None
+        max_memory = None
         if config.initializer == "chrono":
             time_steps, _ = model.input_shape
-            # T - 1 for T time steps of the cell, as in the paper on chrono
+            # T - 1 if the cell reads T time steps, as in the paper on chrono
             # initialization (`init_gate_biases`).
-            longest_memory = max(1, config.count_windows(time_steps) - 1)
+            max_memory = max(1, config.count_windows(time_steps) - 1)
         for index, name in enumerate(itertools.chain(*layer_names(config))):
-            # `model.init` folds hashes of names into `key`, so this key is unused.
+            # `model.init` folds hashes of names into `key`, so its keys are different.
             cell_key = jax.random.fold_in(key, index)
             cell = init_gate_biases(
-                params[name], cell_key, config.forget_bias, longest_memory
+                params[name], cell_key, config.forget_bias, max_memory
             )
             params = {**params, name: cell}
     return params
@@ -57,20 +57,20 @@ def init_params(
 @functools.cache  # tracing the model takes 10 ms
 def abstract_params(model: Classifier) -> Params:
     """Returns the shapes and dtypes of one network's parameters."""
-    # If the caller is tracing a program, a concrete key would add its operations to
-    # that program, so the key is abstract, too.
+    # While the caller traces a program, creating a concrete key would add operations to
+    # that program. The key is therefore abstract, too.
     key = jax.eval_shape(make_key, 0)
     return jax.eval_shape(functools.partial(init_params, model), key)
 
 
 def count_params(params: Params) -> int:
     """Returns the number of trained parameters."""
-    trained = {name: tree for name, tree in params.items() if name not in NOT_TRAINED}
-    return sum(leaf.size for leaf in jax.tree.leaves(trained))
+    trained_params = [tree for name, tree in params.items() if name not in NOT_TRAINED]
+    return sum(leaf.size for leaf in jax.tree.leaves(trained_params))
 
 
 def params_sha256(params: Params) -> str:
-    """Returns the SHA-256 of all arrays' bytes, in tree order."""
+    """Returns the SHA-256 of the bytes of all arrays, in tree order."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.device_get(params)):
         digest.update(np.ascontiguousarray(leaf).data)

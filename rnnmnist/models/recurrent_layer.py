@@ -37,17 +37,19 @@ class RecurrentLayer(Protocol):
 
         Args:
             inputs: [time, batch, features].
-            lengths: int32 [batch], at least 1: the time steps of each sequence before
-                its padding. None means no padding.
+            lengths: int32 [batch], at least 1: the number of time steps in each
+                sequence, excluding padding. None means no padding.
             every_step: whether to return the hidden states of all time steps.
-            dropout: dropout between stacked layers, which `Stack` and `ResidualLayers`
-                apply. The classifier applies dropout to the final output.
+            dropout: the dropout that `Stack` and `ResidualLayers` apply between their
+                layers. The classifier applies dropout to the final output.
 
         Returns:
-            The hidden state after the last time step of each sequence, [batch, hidden];
-            with `every_step`, after every time step, [time, batch, hidden].
-            `MeanPooling` returns running means, and `Bidirectional` twice as many units
-            (`models/wrappers.py`).
+            The hidden state after the last time step of each sequence, [batch, hidden].
+            If `every_step` is True, the hidden states after every time step, [time,
+            batch, hidden].
+
+            `MeanPooling` returns running means of the hidden states. The output of
+            `Bidirectional` has twice as many features (`models/wrappers.py`).
         """
         ...
 
@@ -58,9 +60,10 @@ class RecurrentLayer(Protocol):
     def read_time_step(
         self, carry: Carry, inputs: jax.Array
     ) -> tuple[Carry, jax.Array]:
-        """Reads one time step of each sequence, [batch, features].
+        """Reads one time step of each sequence.
 
-        Returns the new carry, and the hidden states, [batch, hidden].
+        `inputs` has shape [batch, features]. Returns the new carry and the hidden
+        states, [batch, hidden].
         """
         ...
 
@@ -99,7 +102,7 @@ class ScannedCell(nn.Module):
         _, batch, features = inputs.shape
         carry = self.initialize_carry(batch, features)
         if lengths is None and not every_step:
-            return self.read_to_end(carry, inputs)
+            return self.compute_last_hidden(carry, inputs)
         _, hidden = self.advance(carry, inputs)
         return hidden if every_step else select_last(hidden, lengths)
 
@@ -117,13 +120,13 @@ class ScannedCell(nn.Module):
         return carry, hidden[0]
 
     def advance(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        """Runs the cell over time steps, [time, batch, features]."""
+        """Runs the cell over inputs of shape [time, batch, features]."""
         with jax.default_matmul_precision(self.precision):
             return self.scan(
                 lambda cell, carry, inputs: cell(carry, inputs), carry, inputs
             )
 
-    def read_to_end(self, carry: Carry, inputs: jax.Array) -> jax.Array:
+    def compute_last_hidden(self, carry: Carry, inputs: jax.Array) -> jax.Array:
         """Returns the hidden states after the last time step, [batch, hidden]."""
         _, hidden = self.advance(carry, inputs)
         return hidden[-1]

@@ -1,4 +1,4 @@
-"""Wrappers of recurrent layers, which change their inputs or outputs."""
+"""Wrappers that change the inputs or outputs of recurrent layers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,14 +16,14 @@ class DeltasCarry(NamedTuple):
     """The carry of `Deltas`."""
 
     layer: Carry
-    previous: jax.Array  # [batch, features], the inputs of the previous time step
+    previous_inputs: jax.Array  # [batch, features], from the previous time step
     is_first: jax.Array  # bool [], True before the first time step
 
 
 class Deltas(nn.Module):
     """Appends delta features: the change of each feature since the previous time step.
 
-    The wrapped layer reads inputs and deltas, [time, batch, 2 x features]. The deltas
+    The wrapped layer reads the inputs and deltas, [time, batch, 2 x features]. Deltas
     are divided by their standard deviation in the training data. They are 0 at the
     first time step and in the padding.
 
@@ -34,13 +34,13 @@ class Deltas(nn.Module):
     """
 
     layer: RecurrentLayer
-    features: int  # of the inputs, without deltas
+    features: int  # number of input features, without deltas
 
     def setup(self) -> None:
         """Declares the standard deviation of the deltas, which `init_params` sets.
 
-        It is a parameter, although it is not trained: as a constant, it would be
-        compiled into the program, and each data set would need its own program.
+        The standard deviation is a parameter, although it is not trained. A constant
+        would be compiled into the program, so each data set would need a new program.
         """
         self.std = self.param("std", nn.initializers.ones, (self.features,))
 
@@ -60,7 +60,7 @@ class Deltas(nn.Module):
         """Returns the carry before the first time step of `batch` sequences."""
         return DeltasCarry(
             layer=self.layer.initialize_carry(batch, 2 * features),
-            previous=jnp.zeros((batch, features)),
+            previous_inputs=jnp.zeros((batch, features)),
             is_first=jnp.array(True),
         )
 
@@ -68,20 +68,20 @@ class Deltas(nn.Module):
         self, carry: DeltasCarry, inputs: jax.Array
     ) -> tuple[DeltasCarry, jax.Array]:
         """Runs the layer on one time step and its deltas."""
-        previous = jnp.where(carry.is_first, inputs, carry.previous)
+        previous = jnp.where(carry.is_first, inputs, carry.previous_inputs)
         with_deltas = self._concatenate(inputs[None], previous[None])[0]
-        layer, hidden = self.layer.read_time_step(carry.layer, with_deltas)
-        return DeltasCarry(layer, inputs, jnp.array(False)), hidden
+        layer_carry, hidden = self.layer.read_time_step(carry.layer, with_deltas)
+        return DeltasCarry(layer_carry, inputs, jnp.array(False)), hidden
 
     def append_deltas(self, inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """Returns whole sequences with their deltas, [time, batch, 2 x features]."""
         times = jnp.arange(inputs.shape[0])
-        # Slices like `inputs[:-1]` fail in exports, whose number of time steps is
+        # Slices like `inputs[:-1]` fail in exports, where the number of time steps is
         # symbolic.
         previous = inputs[jnp.maximum(times - 1, 0)]
         if lengths is not None:
-            # Without this mask, the first time step of the padding would have a delta,
-            # because the inputs drop to 0 there.
+            # Without this mask, the first delta in the padding would not be 0, because
+            # the inputs drop to 0.
             is_valid = times[:, None, None] < lengths[None, :, None]
             previous = jnp.where(is_valid, previous, inputs)
         return self._concatenate(inputs, previous)
@@ -96,18 +96,20 @@ class WindowsCarry(NamedTuple):
     """The carry of `Windows`."""
 
     layer: Carry  # after the last complete window
-    window: jax.Array  # [batch, size, features], 0 for time steps not read yet
-    time: jax.Array  # int32, time steps read so far
+    window: jax.Array  # [batch, size, features], 0 for time steps not yet read
+    time: jax.Array  # int32 [], number of time steps read so far
 
 
 class Windows(nn.Module):
-    """Groups time steps into windows, which the wrapped layer reads as its time steps.
+    """Groups time steps into windows; the wrapped layer reads windows as time steps.
 
     A window contains `size` consecutive time steps, and a window ends after every
     `stride` time steps. Before the start and after the end of the sequence, windows are
-    filled with zeros. With `every_step`, the output after a time step is the output
-    after the last complete window, or 0 before the first window is complete. The last
-    time step of a sequence also completes a window, which is padded with zeros.
+    filled with zeros. The last time step of a sequence always completes a window, which
+    is padded with zeros.
+
+    If `every_step` is True, the output after a time step is the output after the last
+    complete window, or 0 before the first window is complete.
     """
 
     layer: RecurrentLayer
@@ -132,19 +134,21 @@ class Windows(nn.Module):
         positions = starts[:, None] + jnp.arange(self.size)[None]  # in `padded`
         windows = padded[positions].swapaxes(1, 2)
         windows = windows.reshape(num_windows, batch, self.size * features)
-        counts = None
+        window_counts = None
         if lengths is not None:
-            counts = (lengths + zeros_after) // self.stride
-        hidden = self.layer(windows, counts, every_step=every_step, dropout=dropout)
+            window_counts = (lengths + zeros_after) // self.stride
+        hidden = self.layer(
+            windows, window_counts, every_step=every_step, dropout=dropout
+        )
         if not every_step:
             return hidden
-        # `hidden[n]` becomes the output after n windows, 0 for n = 0.
+        # After padding, `hidden[n]` is the output after n windows; `hidden[0]` is 0.
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
         times = jnp.arange(1, time + 1)[:, None]
         is_last = times == (time if lengths is None else lengths[None])
         # At the last time step of a sequence, an incomplete window also counts.
-        num_read = (times + jnp.where(is_last, zeros_after, 0)) // self.stride
-        return hidden[num_read, jnp.arange(batch)]
+        windows_read = (times + jnp.where(is_last, zeros_after, 0)) // self.stride
+        return hidden[windows_read, jnp.arange(batch)]
 
     def initialize_carry(self, batch: int, features: int) -> WindowsCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -165,15 +169,15 @@ class Windows(nn.Module):
         window = carry.window.at[:, position].set(inputs)
         batch = len(window)
         features = window.reshape(batch, -1)
-        after, hidden = self.layer.read_time_step(carry.layer, features)
+        next_carry, hidden = self.layer.read_time_step(carry.layer, features)
         zeros_after = ((0, 0), (0, self.stride), (0, 0))
         next_window = jnp.pad(window[:, self.stride :], zeros_after)
-        layer, window = jax.lax.cond(
+        layer_carry, window = jax.lax.cond(
             position == self.size - 1,
-            lambda: (after, next_window),
+            lambda: (next_carry, next_window),
             lambda: (carry.layer, window),
         )
-        return WindowsCarry(layer, window, carry.time + 1), hidden
+        return WindowsCarry(layer_carry, window, carry.time + 1), hidden
 
 
 class MeanCarry(NamedTuple):
@@ -181,14 +185,14 @@ class MeanCarry(NamedTuple):
 
     layer: Carry
     total: jax.Array  # [batch, hidden], the sum of the hidden states so far
-    time: jax.Array  # float32, time steps read so far
+    time: jax.Array  # float32 [], number of time steps read so far
 
 
 class MeanPooling(nn.Module):
     """Mean pooling: outputs the running mean of the wrapped layer's hidden states."""
 
     layer: RecurrentLayer
-    hidden_size: int  # of the wrapped layer
+    hidden_size: int  # number of outputs of the wrapped layer
 
     def __call__(
         self,
@@ -218,17 +222,17 @@ class MeanPooling(nn.Module):
         self, carry: MeanCarry, inputs: jax.Array
     ) -> tuple[MeanCarry, jax.Array]:
         """Reads one time step, and returns the new carry and the mean."""
-        layer, hidden = self.layer.read_time_step(carry.layer, inputs)
+        layer_carry, hidden = self.layer.read_time_step(carry.layer, inputs)
         total = carry.total + hidden
         time = carry.time + 1
-        return MeanCarry(layer, total, time), total / time
+        return MeanCarry(layer_carry, total, time), total / time
 
 
 class Stack(nn.Module):
     """Stacked recurrent layers: each layer reads all outputs of the previous layer."""
 
     layers: Sequence[RecurrentLayer]
-    hidden_size: int  # of every layer, in one direction
+    hidden_size: int  # number of outputs of each layer, per direction
 
     def __call__(
         self,
@@ -256,21 +260,23 @@ class Stack(nn.Module):
         self, carry: list[Carry], inputs: jax.Array
     ) -> tuple[list[Carry], jax.Array]:
         """Runs the layers on one time step."""
-        carries = []
-        for layer, before in zip(self.layers, carry, strict=True):
-            after, inputs = layer.read_time_step(before, inputs)
-            carries.append(after)
-        return carries, inputs
+        new_carries = []
+        for layer, layer_carry in zip(self.layers, carry, strict=True):
+            new_carry, inputs = layer.read_time_step(layer_carry, inputs)
+            new_carries.append(new_carry)
+        return new_carries, inputs
 
 
 class Bidirectional(nn.Module):
     """Concatenates the outputs of a forward and a backward layer.
 
-    The backward layer reads each sequence from its end. Without `every_step`, each
-    layer returns its output after a whole sequence: the forward layer at the last time
-    step, the backward layer at the first. With `every_step`, the backward output at
-    time step t depends on t and all later time steps. A bidirectional layer therefore
-    cannot read streams, and has no `initialize_carry` or `read_time_step`.
+    The backward layer reads each sequence from its end. If `every_step` is False, each
+    layer returns its output after the whole sequence: the forward output at the last
+    time step, and the backward output at the first time step.
+
+    If `every_step` is True, the backward output at time step t depends on t and all
+    later time steps. Streams are therefore not supported: there is no
+    `initialize_carry` or `read_time_step`.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE

@@ -36,7 +36,7 @@ import rnnmnist
 from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.exporting import formats
-from rnnmnist.exporting.comparison import DRAWN
+from rnnmnist.exporting.comparison import NUM_RANDOM_EXAMPLES
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.workdir import list_steps, lock
 
@@ -193,7 +193,9 @@ def export(run: Run) -> None:
     for name in formats.FORMATS:
         certificate = json.loads((run.folder / name / "certificate.json").read_text())
         is_drawn = certificate["split"] == "drawn"
-        assert certificate["examples"] == (DRAWN if is_drawn else EXAMPLES)
+        assert certificate["examples"] == (
+            NUM_RANDOM_EXAMPLES if is_drawn else EXAMPLES
+        )
         assert (certificate["correct"] is None) == is_drawn
         assert certificate["differing"] == 0
 
