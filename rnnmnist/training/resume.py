@@ -81,7 +81,7 @@ def open_run(
         source = open_source(request.data)
         saved = None if header is None else header.config
         chosen, reason = choose_config(
-            request, saved, source.examples, source.are_binary
+            request, saved, source.num_training_examples, source.are_binary
         )
         # Importing custom functions is safe, since the user names them in this call.
         chosen = import_functions(chosen)
