@@ -241,7 +241,9 @@ def test_either_file_of_a_pair_loads_both(tmp_path: Path) -> None:
         np.testing.assert_array_equal(both.labels, [1, 0, 1] * 2)
         np.testing.assert_array_equal(both.split, ["train"] * 3 + ["test"] * 3)
     write_text(tmp_path, test_path.name, TS.replace(":bird", ":cow"))
-    assert ": animals_TEST.ts, line 11: the label must be a class listed in" in refusal(train_path)
+    assert ": animals_TEST.ts, line 11: the label must be a class listed in" in refusal(
+        train_path
+    )
     test_path.unlink()
     assert read(train_path).split is None
 
