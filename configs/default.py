@@ -1,8 +1,8 @@
-"""The README's main result: all of MNIST, ten epochs, no augmentation.
+"""The main recipe of the README: all of MNIST, ten epochs, no augmentation.
 
     rnnmnist train --config=default
 
-Measured on one core of AMD EPYC with jax 0.10.2: 99 s per seed, test accuracy
+Measured on one AMD EPYC core with JAX 0.10.2: 99 s per seed, test accuracy
 99.22 ± 0.06 %, mean and standard deviation over 5 seeds (10,000 images;
 `results/default.json`).
 """

@@ -1,17 +1,17 @@
-"""A network trained by gradient descent, for large data sets of your own sequences.
+"""A network trained by gradient descent, for your own large data sets of sequences.
 
     rnnmnist train --config=trained --config.data.path=FILE_OR_FOLDER
 
 The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files; see
-docs/formats.md. With `--config=files`, the number of training sequences decides between
-this configuration and `filters`.
+docs/formats.md. `--config=files` chooses between this configuration and `filters`,
+depending on the number of training sequences.
 """
 
 from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns an LRU recipe; docs/results_choices.md compares it with alternatives."""
+    """Returns an LRU recipe; for alternatives, see docs/results_choices.md."""
     return Config(
         data=DataConfig(name="files"),
         model=ModelConfig(cell="lru", pooling="mean", deltas=True),

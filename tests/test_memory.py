@@ -136,7 +136,9 @@ def test_a_network_can_be_trained_on_a_feature_without_values(
     """The feature and its deltas are 0 at every time step."""
     inputs = np.concatenate([INPUTS, np.full_like(INPUTS, np.nan)], axis=2)
     given = settings | {"missing": "zero", "verbose": False, "deltas": True}
-    with pytest.warns(rnnmnist.DataWarning, match="without a value in training: 1;"):
+    with pytest.warns(
+        rnnmnist.DataWarning, match="no values in the training sequences: 1;"
+    ):
         model = rnnmnist.fit(inputs, LABELS, **given)
     assert np.isfinite(model.classify(inputs)).all()
 

@@ -103,7 +103,7 @@ def list_parts(
 
 def load_fold(folds: Folds, fold: int) -> tuple[Part, Part, int]:
     """Loads the other folds, the held-out fold, and the seed of the network."""
-    sequences = read(folds.path, pair=False)
+    sequences = read(folds.path, both_splits=False)
     labels = np.asarray(sequences.labels)
     is_held_out = folds.divide(labels) == fold
     classes = np.array(sequences.classes)[labels]

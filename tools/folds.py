@@ -174,7 +174,7 @@ def fit_filters(folds: Folds, variant: Variant, fold: int) -> dict[str, Any]:
 
 
 def _fit(folds: Folds, fold: int, workdir: Path, settings: Mapping[str, Any]) -> None:
-    sequences = read(folds.path, pair=False)
+    sequences = read(folds.path, both_splits=False)
     labels = np.asarray(sequences.labels)
     rnnmnist.fit(
         sequences.inputs,
@@ -199,7 +199,7 @@ def _read_counts(workdir: Path) -> dict[str, Any]:
 
 def _count_early(folds: Folds, fold: int, workdir: Path) -> dict[int, int]:
     """Counts correct predictions after each percentage of a sequence's time steps."""
-    sequences = read(folds.path, pair=False)
+    sequences = read(folds.path, both_splits=False)
     labels = np.asarray(sequences.labels)
     held_out = np.flatnonzero(folds.divide(labels) == fold)
     inputs = np.asarray(sequences.inputs)[held_out]
@@ -220,7 +220,7 @@ def _count_early(folds: Folds, fold: int, workdir: Path) -> dict[int, int]:
 
 def fit_minirocket(folds: Folds, python: str) -> list[dict[str, Any]]:
     """Cross-validates MiniRocket in a process, and returns the counts of each fold."""
-    sequences = read(folds.path, pair=False)
+    sequences = read(folds.path, both_splits=False)
     labels = np.asarray(sequences.labels)
     divided = folds.divide(labels)
     tool = Path(__file__).with_name("minirocket_folds.py")

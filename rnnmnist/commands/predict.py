@@ -163,7 +163,7 @@ def predict_sequences(
 
     path = expand_path(name)
     roles, wanted = model.config.data.roles, model.task.feature_names
-    sequences = reading.read(path, roles, wanted, pair=False)
+    sequences = reading.read(path, roles, wanted, both_splits=False)
     with prefix_errors(path):
         inputs = to_inputs(sequences, model.task, model.config.data)
         predictions = model.probabilities(inputs)

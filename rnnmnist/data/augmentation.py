@@ -25,7 +25,7 @@ class ImageAugmentation(NamedTuple):
     max_rotation: float = 0.0  # degrees
     max_scale: float = 0.0  # factor from 1 / (1 + max_scale) to 1 + max_scale
     max_shear: float = 0.0  # columns per row
-    elastic: float = 0.0  # standard deviation of displacements on each axis, pixels
+    elastic: float = 0.0  # pixels, standard deviation of displacements along each axis
     flip: bool = False  # mirror half of the images horizontally
 
 
@@ -38,44 +38,44 @@ class Transforms(NamedTuple):
 
 
 def sample_transforms(
-    key: jax.Array, count: int, augmentation: ImageAugmentation
+    key: jax.Array, num_images: int, augmentation: ImageAugmentation
 ) -> Transforms:
-    """Samples one transform for each of `count` images.
+    """Samples one transform for each of `num_images` images.
 
     Angles, shears, log scale factors, and integer pixel shifts are uniformly
     distributed.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)
     angle, log_scale, shear, flip = (
-        jax.random.uniform(key, (count,), minval=-1.0) for key in keys
+        jax.random.uniform(key, (num_images,), minval=-1.0) for key in keys
     )
     angle *= jnp.deg2rad(augmentation.max_rotation)
-    ones = jnp.ones(count)
-    zeros = jnp.zeros(count)
+    ones = jnp.ones(num_images)
+    zeros = jnp.zeros(num_images)
     cos = jnp.cos(angle)
     sin = jnp.sin(angle)
     rotation = _matrices(cos, sin, -sin, cos)
-    shearing = _matrices(ones, zeros, shear * augmentation.max_shear, ones)
+    shear_matrix = _matrices(ones, zeros, shear * augmentation.max_shear, ones)
     mirror = jnp.where(augmentation.flip & (flip < 0), -ones, ones)
     scale = jnp.exp(log_scale * jnp.log1p(augmentation.max_scale))
     limit = augmentation.max_shift
-    offset = jax.random.randint(shift_key, (count, 2), -limit, limit + 1)
+    offset = jax.random.randint(shift_key, (num_images, 2), -limit, limit + 1)
     noise = None
     if augmentation.elastic:
-        noise = jax.random.normal(noise_key, (count, 2, GRID, GRID))
+        noise = jax.random.normal(noise_key, (num_images, 2, GRID, GRID))
         noise = augmentation.elastic * noise
-    matrix = rotation @ shearing @ _matrices(scale, zeros, zeros, scale * mirror)
+    matrix = rotation @ shear_matrix @ _matrices(scale, zeros, zeros, scale * mirror)
     return Transforms(matrix, offset.astype(jnp.float32), noise)
 
 
 def transform_images(images: jax.Array, transforms: Transforms) -> jax.Array:
     """Applies transforms to images with bilinear interpolation.
 
-    Pixels outside the image are black.
+    Source positions outside the image are black.
 
     Args:
         images: uint8 [n, rows, columns].
-        transforms: one per image.
+        transforms: one transform per image.
 
     Returns:
         Float32 [n, rows, columns] from 0 to 1.
@@ -83,18 +83,19 @@ def transform_images(images: jax.Array, transforms: Transforms) -> jax.Array:
     References:
         Elastic transforms: Simard, Steinkraus, Platt, "Best Practices for
         Convolutional Neural Networks Applied to Visual Document Analysis", ICDAR
-        2003. Their Gaussian also has a standard deviation of 4 pixels.
+        2003. Their Gaussian, like ours for 28 x 28 pixels, has a standard deviation of
+        4 pixels.
     """
-    size = images.shape[1:]
-    centre = (jnp.array(size, jnp.float32) - 1) / 2  # [2]
-    pixels = jnp.indices(size, jnp.float32)  # [2, rows, columns]
+    shape = images.shape[1:]
+    centre = (jnp.array(shape, jnp.float32) - 1) / 2  # [2]
+    pixels = jnp.indices(shape, jnp.float32)  # [2, rows, columns]
     relative = pixels - centre[:, None, None]
 
     def transform_image(image: jax.Array, transform: Transforms) -> jax.Array:
         source = jnp.einsum("ij,jrc->irc", transform.matrix, relative)
         source += (centre + transform.offset)[:, None, None]
         if transform.noise is not None:
-            rows, columns = map(_smoothing_weights, size)
+            rows, columns = map(_smoothing_weights, shape)
             source += jnp.einsum("rp,kpq,cq->krc", rows, transform.noise, columns)
         return map_coordinates(image, list(source), order=1)
 
@@ -108,11 +109,11 @@ def apply_augmentation(
 
     Args:
         augment: called as `augment(key, inputs, length)` for each example; maps inputs
-            [time, features] to new inputs of the same shape. `length` is the number of
-            time steps before the padding.
+            of shape [time, features] to new inputs of the same shape. `length` is the
+            number of time steps, excluding padding.
         keys: PRNG keys, [batch].
         inputs: float32 [batch, time, features].
-        lengths: int32 [batch]; None without padding.
+        lengths: int32 [batch]; None if no sequence is padded.
 
     Returns:
         Float32 [batch, time, features], with zeros in the padding.
@@ -122,8 +123,8 @@ def apply_augmentation(
         lengths = jnp.full(batch, time_steps, jnp.int32)
     with jax.numpy_dtype_promotion("standard"):  # the user may have set "strict"
         augmented = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
-    is_read = jnp.arange(time_steps)[None] < lengths[:, None]
-    return jnp.where(is_read[..., None], augmented, 0)
+    mask = jnp.arange(time_steps)[None] < lengths[:, None]
+    return jnp.where(mask[..., None], augmented, 0)
 
 
 def _matrices(*entries: jax.Array) -> jax.Array:
@@ -131,13 +132,13 @@ def _matrices(*entries: jax.Array) -> jax.Array:
     return jnp.stack(entries, -1).reshape(-1, 2, 2)
 
 
-def _smoothing_weights(pixels: int) -> jax.Array:
+def _smoothing_weights(num_pixels: int) -> jax.Array:
     """Returns Gaussian weights of the lattice points, float32 [pixels, GRID].
 
-    The squared weights of each pixel sum to 1, so smoothing keeps the noise's standard
-    deviation everywhere.
+    The squared weights of each pixel sum to 1, so smoothing preserves the standard
+    deviation of the noise at every pixel.
     """
-    positions = jnp.linspace(0, GRID - 1, pixels)
+    positions = jnp.linspace(0, GRID - 1, num_pixels)
     distances = positions[:, None] - jnp.arange(GRID, dtype=jnp.float32)[None]
     weights = jnp.exp(-((distances / SIGMA) ** 2) / 2)
     return weights / jnp.linalg.norm(weights, axis=1, keepdims=True)

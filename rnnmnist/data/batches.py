@@ -1,8 +1,8 @@
 """The batches of a run, as pure functions of its seed and the step.
 
-There is no iterator whose position must be saved. `step` is the number of finished
-updates, and therefore also the zero-based index of the next update. With batch size B,
-update `step` reads positions `step * B` to `step * B + B - 1` of a stream of examples.
+No iterator position needs to be saved. `step` is the number of completed updates, and
+therefore also the zero-based index of the next update. If the batch size is B, update
+`step` uses positions `step * B` to `step * B + B - 1` of a stream of examples.
 The stream concatenates epochs; each epoch contains all N training examples once, in a
 new random order. `shuffling.epoch_order` maps stream positions to examples.
 
@@ -28,14 +28,14 @@ To add a second label to each example:
 If the label cannot be computed from the stored data, read it from the source:
 
 - Embedded images: in `embedded_images` (`data/image_sets.py`). Its callers unpack
-  pairs.
+  pairs of images and labels.
 - Other images: in `data/images.py`, add the file to `FILES`, with a checksum in
   `data/checksums.tsv`; extend `_info`, `_split_generators` and `_generate_examples` of
   the builder; and increase the builder's version.
 - Sequences: add an argument to `check_arrays` and a field to `Sequences`
   (`data/sequences/checking.py`), and a name to `ARRAYS` (`data/sequences/reading.py`).
-  If the label is present, `check_and_hash_values` must hash it, since a resumed run
-  identifies its data by the hash. To accept the label in `rnnmnist.fit`, pass it on in
+  If the label is present, `check_and_hash_values` must hash it, because a resume
+  checks the hash of the data. To accept the label in `rnnmnist.fit`, pass it on in
   `fitting.py`. To read it from a table, add its role to `COLUMNS` and `_to_arrays`
   (`data/sequences/tables.py`), where the column would otherwise be a feature, and to
   the setting `data.columns` (`config/schema.py`).
@@ -74,7 +74,7 @@ class Batch(NamedTuple):
     # `BatchTransform` replaces them with float32 [batch, time, features].
     inputs: jax.Array
     labels: jax.Array  # int32 [...]
-    lengths: jax.Array | None  # int32 [...], time steps; None without padding
+    lengths: jax.Array | None  # int32 [...], time steps; None if nothing is padded
     weights: jax.Array | None  # float32 [...], example weights in the loss; None: all 1
     keys: jax.Array | None = None  # [batch], for dropout; set by `BatchTransform`
 
@@ -103,11 +103,11 @@ class BatchTransform(NamedTuple):
     augmentation: ImageAugmentation
     view: View
     augment: Function | None  # the user-defined augmentation
-    needs_keys: bool  # whether the network may use dropout
+    needs_keys: bool  # whether the network can use dropout
 
     @classmethod
     def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
-        """Creates the transform that the settings of a run describe."""
+        """Creates the transform from the settings of a run."""
         # `ImageAugmentation` has the same field names as the settings.
         limits = {
             name: getattr(config.data, name) for name in ImageAugmentation._fields
@@ -130,21 +130,21 @@ class BatchTransform(NamedTuple):
     ) -> Batch:
         """Prepares one shard of an ensemble member's batch for update `step`.
 
-        Each device along the mesh axis `batch` gets one of the consecutive, equally
-        sized shards of a batch.
+        A batch is divided into consecutive shards of equal size, one for each device
+        along the mesh axis `batch`.
 
         Args:
             stored: the examples of the shard, [shard, ...].
             seed: the seed of the member, uint32 [].
-            step: the number of finished updates, int32 [].
+            step: the number of completed updates, int32 [].
             shard: the index of the shard, int32 [].
         """
         size = len(stored.labels)  # of the shard
         values = stored.inputs.reshape(size, *self.shape)
         if self.augmentation != ImageAugmentation():
             key = jax.random.fold_in(stream_key(seed, Stream.IMAGE_AUGMENTATION), step)
-            # Accelerators multiply matrices with lower precision by default, which
-            # would move pixels.
+            # By default, accelerators multiply matrices at reduced precision, which
+            # would displace pixels.
             with jax.default_matmul_precision("float32"):
                 # The transforms are sampled for the whole batch, so that they do not
                 # depend on the number of devices.
@@ -193,13 +193,13 @@ def batch_indices(
         Indices, int32 [ensemble, updates, batch].
     """
 
-    def indices_of_update(seed: jax.Array, step: jax.Array) -> jax.Array:
+    def update_indices(seed: jax.Array, step: jax.Array) -> jax.Array:
         positions = step * batch_size + jnp.arange(batch_size)
         return epoch_order(stream_key(seed, Stream.ORDER), positions, num_examples)
 
-    indices_of_member = jax.vmap(indices_of_update, (None, 0))
-    indices_of_ensemble = jax.vmap(indices_of_member, (0, None))
-    return indices_of_ensemble(seeds, start + jnp.arange(updates))
+    member_indices = jax.vmap(update_indices, (None, 0))
+    ensemble_indices = jax.vmap(member_indices, (0, None))
+    return ensemble_indices(seeds, start + jnp.arange(updates))
 
 
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))

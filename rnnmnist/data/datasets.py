@@ -1,4 +1,4 @@
-"""Loads data sets by name."""
+"""Loads a run's data set: images by name, or sequences from a path."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,52 +18,53 @@ class Source(NamedTuple):
     """The data source of a run, opened but not yet validated.
 
     Attributes:
-        examples: the number of training examples, including examples that will be held
-            out for validation.
+        num_training_examples: the number of training examples, including examples that
+            will be held out for validation.
         load: loads the data set.
         are_binary: returns True if every feature has at most two distinct values in
             the training sequences.
     """
 
-    examples: int
+    num_training_examples: int
     load: Callable[[Config], Dataset]
     are_binary: Callable[[], bool] = lambda: False
 
 
-def load(config: Config, *, trained: Task | None = None) -> Dataset:
+def load(config: Config, *, trained_task: Task | None = None) -> Dataset:
     """Loads all splits of a data set; TFDS downloads and prepares it if necessary.
 
-    If `trained` is given, sequences get the normalization and classes of that task.
+    If the task of a trained network is given, sequences use its normalization and
+    classes.
     """
-    return open_source(config.data, trained).load(config)
+    return open_source(config.data, trained_task).load(config)
 
 
-def open_source(config: DataConfig, trained: Task | None = None) -> Source:
-    """Opens a data source. Reads sequences immediately; `Source.load` reads images."""
+def open_source(config: DataConfig, trained_task: Task | None = None) -> Source:
+    """Opens a data source; sequences are read now, and images by `Source.load`."""
     if config.name != "files":
         return Source(image_task(config).examples["train"], _load_images)
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
-    selected = config.feature_names if trained is None else trained.feature_names
+    features = (config if trained_task is None else trained_task).feature_names
     if config.path is None:
         raise UserError(
-            f"data.path: must name your sequences, {reading.SEQUENCE_FORMATS}; set "
-            "data.path=PATH"
+            "data.path: is not set; set data.path=PATH to your sequences, "
+            f"{reading.SEQUENCE_FORMATS}"
         )
     path = config.path
     if is_user_defined("data.path", path):
-        # The caller asked for this function, so its code may run.
+        # The caller specified this function, so running its code is safe.
         function = import_function("data.path", path)
-        sequences = reading.read_function(function, selected)
+        sequences = reading.read_function(function, features)
         name = function.function.__name__
     else:
-        sequences = reading.read(Path(path), config.roles, selected)
+        sequences = reading.read(Path(path), config.roles, features)
         name = Path(path).stem
 
     def load_sequences(config: Config) -> Dataset:
         with prefix_errors(path):
-            return reading.to_dataset(name, sequences, config, trained)
+            return reading.to_dataset(name, sequences, config, trained_task)
 
     return Source(sequences.count_training(), load_sequences, sequences.are_binary)
 

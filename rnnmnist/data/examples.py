@@ -12,9 +12,9 @@ from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-MAX_DEVIATION = 1e6  # distance from the training mean, in standard deviations
-BLOCK_BYTES = 1 << 22  # of float64 values, normalized at once
-# Fields of `Inputs` that are shared by all examples instead of having one entry each.
+MAX_DEVIATION = 1e6  # from the training mean, in standard deviations
+BLOCK_BYTES = 1 << 22  # size of a block of float64 values to normalize
+# Fields of `Inputs` that all examples share; other fields have one entry per example.
 SHARED_FIELDS = ("stored", "normalization", "ids", "columns")
 
 
@@ -33,7 +33,7 @@ class View(NamedTuple):
     def __call__(self, images: Arrays) -> Arrays:
         """Converts images to sequences.
 
-        With the view `rows`, sequences are returned unchanged.
+        If the view is `rows`, sequences are returned unchanged.
 
         Args:
             images: [n, rows, columns], uint8, or float32 from 0 to 1.
@@ -47,7 +47,7 @@ class View(NamedTuple):
             return images
         if self.name == "columns":
             return images.mT
-        # Exports use a symbolic number of images.
+        # In exports, the number of images is symbolic.
         pixels = images.reshape(images.shape[0], -1)
         if self.name == "permuted":
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
@@ -55,35 +55,38 @@ class View(NamedTuple):
 
 
 @functools.cache
-def permutation(name: str, pixels: int) -> np.ndarray:
-    """Returns the row-order index of the pixel to read at each time step.
+def permutation(name: str, num_pixels: int) -> np.ndarray:
+    """Returns the row-major index of the pixel to read at each time step.
 
-    `bit_reversal` reverses the bits of all numbers below the next power of two, and
-    drops results of `pixels` or more. `random:SEED` does not depend on the run's seed.
+    `bit_reversal` reverses the bits of all integers below the next power of two, and
+    drops results that are not below `num_pixels`. `random:SEED` is independent of the
+    run's seed.
 
     Returns:
-        Int32 [pixels].
+        Int32 [num_pixels].
 
     References:
         Gu, Goel, Ré, "Efficiently Modeling Long Sequences with Structured State
         Spaces", ICLR 2022. Their code permutes MNIST by bit reversal.
     """
     if name == "bit_reversal":
-        bits = (pixels - 1).bit_length()
+        bits = (num_pixels - 1).bit_length()
         order = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
-        return np.array([index for index in order if index < pixels], np.int32)
+        return np.array([index for index in order if index < num_pixels], np.int32)
     seed = int(name.removeprefix("random:"))
     # RandomState is frozen; Generator streams may change between NumPy versions.
-    return np.random.RandomState(seed).permutation(pixels).astype(np.int32)
+    return np.random.RandomState(seed).permutation(num_pixels).astype(np.int32)
 
 
-def permutation_sha256(name: str, pixels: int) -> str:
+def permutation_sha256(name: str, num_pixels: int) -> str:
     """Hashes a permutation with SHA-256, as little-endian int32."""
-    return hashlib.sha256(permutation(name, pixels).astype("<i4").tobytes()).hexdigest()
+    return hashlib.sha256(
+        permutation(name, num_pixels).astype("<i4").tobytes()
+    ).hexdigest()
 
 
 class Normalization(NamedTuple):
-    """Converts stored sequences to network inputs: standardizes and fills values."""
+    """Standardizes stored sequences and fills missing values, for the network."""
 
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
@@ -92,17 +95,18 @@ class Normalization(NamedTuple):
 
     @classmethod
     def create(cls, task: Task, missing: str) -> "Normalization":
-        """Creates the normalization for sequences of a task."""
+        """Creates the normalization for the sequences of a task."""
         mean = task.mean or np.zeros(task.features)
         std = task.std or np.ones(task.features)
         return cls(np.asarray(mean), np.asarray(std), missing, task.mean is not None)
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Standardizes and fills sequences on the host, in blocks to limit memory.
+        """Standardizes and fills sequences on the host, in blocks to save memory.
 
         Args:
-            values: real [n, time, features].
-            lengths: int [n], time steps before the padding; None without padding.
+            values: numeric [n, time, features].
+            lengths: int [n], numbers of time steps, excluding padding; None if no
+                sequence is padded.
 
         Returns:
             Float32 [n, time, features].
@@ -128,19 +132,20 @@ class Normalization(NamedTuple):
     def fill(self, inputs: Arrays, lengths: Arrays | None) -> Arrays:
         """Replaces missing values (NaN) and padding.
 
-        With `forward_fill`, a missing value is replaced with the last present value of
-        its feature. Any other missing value becomes 0, unless `missing` is `error`.
-        Padding always becomes 0.
+        If `missing` is `forward_fill`, a missing value is replaced with the last
+        observed value of its feature. Remaining missing values become 0, unless
+        `missing` is `error`. Padding always becomes 0.
 
         Args:
             inputs: float32 [n, time, features].
-            lengths: int [n], time steps before the padding; None without padding.
+            lengths: int [n], numbers of time steps, excluding padding; None if no
+                sequence is padded.
         """
         xp = inputs.__array_namespace__()  # numpy or jax.numpy
         times = xp.arange(inputs.shape[1])[None, :, None]
         if self.missing == "forward_fill":
-            last_present = cumulative_max(xp.where(xp.isnan(inputs), 0, times))
-            inputs = xp.take_along_axis(inputs, last_present, axis=1)
+            last_observed = cumulative_max(xp.where(xp.isnan(inputs), 0, times))
+            inputs = xp.take_along_axis(inputs, last_observed, axis=1)
         if self.missing != "error":
             inputs = xp.where(xp.isnan(inputs), 0, inputs)
         if lengths is not None:
@@ -151,7 +156,7 @@ class Normalization(NamedTuple):
         """Returns the index of the first invalid value and the reason, or None.
 
         Args:
-            values: real [..., features].
+            values: numeric [..., features].
         """
         max_deviation = MAX_DEVIATION if self.is_standardized else FLOAT32_MAX
         # Float32 values of a constant feature can differ from its mean by rounding.
@@ -173,10 +178,9 @@ class Normalization(NamedTuple):
             )
         feature = index[-1]
         return index, (
-            f"is {values[index]:.3g}; it must be from {low[feature]:.3g} to "
-            f"{high[feature]:.3g}, a float32 number at most {MAX_DEVIATION:,.0f} "
-            "standard deviations from the training mean; correct it, or mark it as "
-            "missing"
+            f"is {values[index]:.3g}; it must lie between {low[feature]:.3g} and "
+            f"{high[feature]:.3g}, the float32 numbers within {MAX_DEVIATION:,.0f} "
+            "standard deviations of the training mean; fix it, or mark it as missing"
         )
 
 
@@ -184,11 +188,11 @@ class Normalization(NamedTuple):
 class Inputs:
     """Images or sequences in their stored form, normalized on access."""
 
-    stored: np.ndarray  # uint8 [all, rows, columns], or real [all, time, features]
-    lengths: np.ndarray | None = None  # int32 [examples]; None without padding
+    stored: np.ndarray  # uint8 [all, rows, columns], or numeric [all, time, features]
+    lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
     indices: np.ndarray | None = None  # int [examples], into `stored`; None: all
     normalization: Normalization | None = None  # None for images
-    ids: tuple[str, ...] | None = None  # of all stored examples; None: use the index
+    ids: tuple[str, ...] | None = None  # of all stored examples; None: their indices
     columns: np.ndarray | None = None  # indices of the features to read; None: all
 
     def __len__(self) -> int:
@@ -239,26 +243,26 @@ class Examples(Inputs):
 
     @property
     def num_groups(self) -> int | None:
-        """The number of distinct groups; None without groups."""
+        """The number of distinct groups; None if the examples have no groups."""
         return None if self.groups is None else len(np.unique(self.groups))
 
     @property
     def leave_out_groups(self) -> np.ndarray:
-        """Cross-validation groups [examples]: equal entries are left out together.
+        """Groups for cross-validation [examples], each of which is left out as a whole.
 
-        The entries are the groups, if there are any. Otherwise, identical sequences
-        form a group, and each image forms its own group.
+        If the examples have no groups, identical sequences form a group, and each image
+        forms its own group.
         """
         if self.groups is not None:
             return self.groups
         return np.arange(len(self)) if self.digests is None else self.digests
 
     def list_digests(self) -> tuple[str, ...]:
-        """Returns the digests as a tuple, which is empty for images."""
+        """Returns the digests as a tuple; for images, it is empty."""
         return () if self.digests is None else tuple(self.digests.tolist())
 
     def sort_by_group(self) -> Self:
-        """Returns the examples sorted by group (stable); unchanged without groups."""
+        """Returns the examples in a stable sort by group, if they have groups."""
         if self.groups is None:
             return self
         return self.select(np.argsort(self.groups, kind="stable"))
@@ -267,7 +271,7 @@ class Examples(Inputs):
         """Returns the examples at the given positions, without copying their inputs.
 
         Args:
-            positions: int, of any shape, which becomes the leading axes of the labels.
+            positions: int array of any shape; the labels get the same shape.
         """
         # If `self.indices` is set, the loop overwrites this entry.
         selected: dict[str, Any] = {"indices": positions}
@@ -288,10 +292,10 @@ def cumulative_max(values: Arrays) -> Arrays:
     """Computes the running maximum along the time axis of [n, time, features]."""
     if isinstance(values, np.ndarray):
         return np.maximum.accumulate(values, axis=1)
-    import jax  # imported here because only reading files does not need it
+    import jax  # not at the top: code that only reads files does not need JAX
 
-    # Exports have a symbolic number of time steps, which `jnp.maximum.accumulate` does
-    # not support.
+    # In exports, the number of time steps is symbolic, which `jnp.maximum.accumulate`
+    # does not support.
     return jax.lax.cummax(values, axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Tasks of the image data sets, and the images shipped with the package."""
+"""Tasks of the image data sets, and the images bundled with the package."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +33,8 @@ CLASSES = {
 }
 SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
 
-# The shipped images: file, split sizes, and the SHA-256 over all splits. For the other
-# data sets, checksums of the downloaded files are in `checksums.tsv`.
+# The bundled images: file, split sizes, and the SHA-256 over all splits. For the other
+# data sets, `checksums.tsv` contains the checksums of the downloaded files.
 EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 EMBEDDED_SIZES = {"train": 4_000, "validation": 500, "test": 500}
 EMBEDDED_SHA256 = "334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3"
@@ -52,23 +52,24 @@ def image_task(config: DataConfig) -> Task:
 
 
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Loads the splits of `mnist5k`, the data set shipped with the package.
+    """Loads the splits of `mnist5k`, the data set bundled with the package.
 
-    The splits are drawn with a fixed seed. Each split has the same number of examples
-    of each class, sorted by class.
+    The splits are drawn with a fixed seed. Each split is balanced and sorted by class.
 
     Returns:
-        For each split, images, uint8 [n, 28, 28], and labels, uint8 [n].
+        Images, uint8 [n, 28, 28], and labels, uint8 [n], for each split.
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
     indices = np.arange(len(labels)).reshape(10, 500)  # [class, image]
     # RandomState is frozen; Generator streams may change between NumPy versions.
     generator = np.random.RandomState(0)
-    drawn = np.stack([generator.permutation(one_class) for one_class in indices])
-    drawn_by_split = np.split(drawn, [400, 450], axis=1)
+    shuffled = np.stack(
+        [generator.permutation(class_indices) for class_indices in indices]
+    )
+    shuffled_by_split = np.split(shuffled, [400, 450], axis=1)
     splits = {}
-    for split, indices_of_split in zip(SPLITS, drawn_by_split, strict=True):
-        selected = np.sort(indices_of_split, axis=None)
+    for split, split_indices in zip(SPLITS, shuffled_by_split, strict=True):
+        selected = np.sort(split_indices, axis=None)
         splits[split] = (images[selected], labels[selected])
     return splits

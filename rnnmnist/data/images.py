@@ -1,9 +1,9 @@
-"""Prepares and reads MNIST-like data sets with a TFDS builder without TensorFlow.
+"""Prepares and reads MNIST-like data sets with a TFDS builder that needs no TensorFlow.
 
-TFDS's own `mnist` uses TensorFlow to encode and decode PNG. This builder stores raw
-pixels in ArrayRecord files, in the original order. A record holds 100 images, since the
-overhead of reading a record exceeds the time for one image. As in the 2016 tutorial,
-the first 5,000 training images are the validation split.
+The `mnist` builder of TFDS uses TensorFlow to encode and decode PNG images. This
+builder stores raw pixels in ArrayRecord files, in the original order. A record contains
+100 images, because the overhead of reading a record exceeds the time for one image. As
+in the 2016 tutorial, the first 5,000 training images are the validation split.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-BLOCK = 100  # images per record
-PREPARE_AGAIN = "delete this folder to prepare the data again"
-NETWORK_SECONDS = 6.0  # timeout; TFDS itself takes minutes to report a failure
+IMAGES_PER_RECORD = 100
+PREPARE_HINT = "delete this folder to prepare the data again"
+TIMEOUT = 6.0  # seconds; TFDS takes minutes to report a network failure
 
 _logger = logging.getLogger(__name__)
 
 
 class MnistRows(tfds.core.GeneratorBasedBuilder):
-    """Grey images of 28 x 28 pixels in ten classes, in the original order."""
+    """Greyscale images of 28 x 28 pixels in ten classes, in the original order."""
 
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
         tfds.core.BuilderConfig(name=name, version="3.0.0") for name in URLS
@@ -69,24 +69,24 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
-        # The files are downloaded one by one, so that no other thread still writes to
-        # the folder after a failure.
+        # The files are downloaded one after another, so that after a failure no other
+        # thread is still writing to the folder.
         base = URLS[self.builder_config.name]
         paths = [dl_manager.download(base + name) for name in FILES]
         images, labels, test_images, test_labels = map(read_idx, paths)
-        held_out = SIZES["validation"]
+        num_validation = SIZES["validation"]
         generate = self._generate_examples
         return {
-            "train": generate(images[held_out:], labels[held_out:]),
-            "validation": generate(images[:held_out], labels[:held_out]),
+            "train": generate(images[num_validation:], labels[num_validation:]),
+            "validation": generate(images[:num_validation], labels[:num_validation]),
             "test": generate(test_images, test_labels),
         }
 
     def _generate_examples(
         self, images: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        for start in range(0, len(labels), BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, len(labels), IMAGES_PER_RECORD):
+            block = slice(start, start + IMAGES_PER_RECORD)
             yield start, {"images": images[block], "labels": labels[block]}
 
 
@@ -112,23 +112,23 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
     builder = make_builder(config)
     if not builder.info.splits:  # the data set is not prepared
         with open_folder(Path(builder.data_dir).parents[2]) as folder:
-            # On a file system without locks, each process prepares the data set.
+            # If the file system has no locks, each process prepares the data set.
             with contextlib.suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_EX)
             builder = make_builder(config)
             if not builder.is_prepared():  # another process may have prepared it
                 _prepare(builder, config.manual_dir)
-    with prefix_errors(builder.data_dir, PREPARE_AGAIN, RunError):
+    with prefix_errors(builder.data_dir, PREPARE_HINT, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}
 
 
 def make_builder(config: DataConfig) -> MnistRows:
-    """Creates the builder of a data set, whether or not it is prepared."""
+    """Creates the builder of a data set, which need not be prepared."""
     path = None  # TFDS's default
     if config.data_dir is not None:
         path = parse_folder(config.data_dir, "data.data_dir")
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
-    with prefix_errors(folder, PREPARE_AGAIN, RunError):
+    with prefix_errors(folder, PREPARE_HINT, RunError):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
 
 
@@ -142,14 +142,14 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 
 def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
-    """Logs the download of missing files, and checks that the host responds."""
+    """Logs that missing files will be downloaded, and checks that the host responds."""
     missing = list(FILES)
     if manual_dir is not None:
         folder = Path(manual_dir)
         if not folder.is_dir():
             raise UserError(
-                f"data.manual_dir: {folder} is not a folder; name the folder of the "
-                "files"
+                f"data.manual_dir: {folder} is not a folder; set it to the folder that "
+                "contains the files"
             )
         missing = [name for name in FILES if not (folder / name).exists()]
     if not missing:
@@ -157,12 +157,12 @@ def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
     name = builder.builder_config.name
     base = URLS[name]
     try:
-        requests.head(base + missing[0], timeout=NETWORK_SECONDS).raise_for_status()
+        requests.head(base + missing[0], timeout=TIMEOUT).raise_for_status()
     except requests.RequestException as error:
         raise MissingDataError(
             f"data.name: {name} is not prepared in {builder.data_dir}, and {base} does "
             f"not respond; download {', '.join(missing)} from there into a folder, and "
-            "set data.manual_dir to it; --config=embedded needs no files"
+            "set data.manual_dir to it; --config=embedded needs no download"
         ) from error
     _logger.warning(f"downloading {name} from {base} into {builder.data_dir}")
 

@@ -1,7 +1,8 @@
 """Places training examples in device or host memory, and supplies chunks of batches.
 
 If the examples fit, each device holds a copy and gathers the chunks itself. Otherwise,
-a host thread selects the examples of each chunk. Both ways give bit-identical batches.
+a host thread selects the examples of each chunk. Both placements give bit-identical
+batches.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from rnnmnist.runtime.mesh import (
 )
 
 CHUNK_UPDATES = 100
-CHUNK_BYTES = 1 << 24  # unless a single update needs more
+CHUNK_BYTES = 1 << 24  # exceeded only if a single update needs more
 MAX_MEMORY_FRACTION = 0.25  # of a device's memory, for the training examples
 
 
@@ -62,18 +63,21 @@ def open_batches(
 ) -> Iterator[BatchSource]:
     """Opens a source of batches, with examples on the devices or on the host.
 
-    With `execution.placement=auto`, examples stay on the host if a copy would take more
-    than `MAX_MEMORY_FRACTION` of a device's memory. CPU devices share the main memory.
+    If `execution.placement` is `auto`, examples stay on the host if a copy would take
+    more than `MAX_MEMORY_FRACTION` of a device's memory. CPU devices share the main
+    memory.
     """
     example_bytes = examples.take(np.arange(1)).nbytes
-    updates = chunk_updates(example_bytes * config.num_seeds * config.train.batch_size)
+    updates = updates_for_chunk(
+        example_bytes * config.num_seeds * config.train.batch_size
+    )
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
         shared_bytes = main_memory().total / len(mesh.local_devices)
         device_bytes = stats.get("bytes_limit", shared_bytes)
         on_host = example_bytes * len(examples) > MAX_MEMORY_FRACTION * device_bytes
-    with ThreadPoolExecutor(1) as thread:  # starts only when used
+    with ThreadPoolExecutor(1) as thread:  # started on first use
         if on_host:
             gather = _host_gatherer(examples, config, mesh, updates, thread)
         else:
@@ -86,7 +90,7 @@ def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Bat
 
     Args:
         examples: the examples of a split.
-        indices: int, of any shape, which becomes the leading axes of the arrays.
+        indices: int array of any shape, which becomes the leading shape of the batch.
         sharding: the sharding of the arrays.
     """
     selected = examples.select(indices)
@@ -101,8 +105,8 @@ def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Bat
     return Batch(**jax.tree.map(lambda array: put_global(array, sharding), arrays))
 
 
-def chunk_updates(update_bytes: int) -> int:
-    """Returns the number of updates per chunk, given the bytes of one update."""
+def updates_for_chunk(update_bytes: int) -> int:
+    """Returns the number of updates in a chunk, given the bytes of one update."""
     return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
 
 
@@ -139,7 +143,7 @@ def _host_gatherer(
     seeds = np.asarray(config.seeds, np.uint32)
     # Indices are computed on a local device, because other threads use the mesh.
     local_seeds = put_global(seeds, local_sharding())
-    count = put_global(np.int32(len(examples)), local_sharding())
+    num_examples = put_global(np.int32(len(examples)), local_sharding())
     select_indices = jax.jit(batch_indices, static_argnums=(2, 3))
     sharding = NamedSharding(mesh, BATCHES_SPEC)
 
@@ -147,7 +151,7 @@ def _host_gatherer(
     def gather(start: int) -> Chunk:
         step = put_global(np.int32(start), local_sharding())
         indices = select_indices(
-            local_seeds, step, updates, config.train.batch_size, count
+            local_seeds, step, updates, config.train.batch_size, num_examples
         )
         return Chunk(
             to_batch(examples, jax.device_get(indices), sharding),
@@ -159,9 +163,9 @@ def _host_gatherer(
     def submit(start: int) -> Future[Chunk]:
         return thread.submit(gather, start)
 
-    def gather_ahead(start: int) -> Chunk:
+    def gather_and_prefetch(start: int) -> Chunk:
         chunk = submit(start)
         submit(start + updates)
         return chunk.result()
 
-    return gather_ahead
+    return gather_and_prefetch

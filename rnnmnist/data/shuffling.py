@@ -1,7 +1,7 @@
 """Shuffles epochs with a keyed permutation that is evaluated position by position.
 
-For each batch, `jax.random.permutation` would permute all examples. Here, the cost of a
-batch depends on the batch size and not on the number of examples.
+`jax.random.permutation` would permute all examples for every batch. Here, the cost of a
+batch depends on the batch size, but not on the number of examples.
 """
 
 import jax
@@ -20,14 +20,14 @@ def epoch_order(
 
     Over one epoch, every index occurs exactly once.
 
-    Implements the swap-or-not shuffle: in each round, a hash of the larger of `index`
-    and its partner `k - index` decides whether the two are swapped. Each round is a
+    Implements the swap-or-not shuffle: in each round, `index` and its partner
+    `k - index` are swapped if a hash of the larger one is odd. Each round is a
     bijection for any round key `k` and any number of examples.
 
     Args:
-        key: the random key of a run's example order.
+        key: the PRNG key for the example order of a run.
         positions: int32 [n], ascending, spanning at most two epochs.
-        num_examples: at least n.
+        num_examples: the number of examples per epoch, at least n.
 
     Returns:
         Indices, int32 [n].
@@ -41,17 +41,17 @@ def epoch_order(
     two_epochs = first_epoch + jnp.arange(2)
     epoch_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, two_epochs)
     bits = jax.vmap(lambda key: jax.random.bits(key, (ROUNDS, 2)))(epoch_keys)
-    is_in_second = epochs > first_epoch
-    bits = jnp.where(is_in_second, bits[1, ..., None], bits[0, ..., None])
+    is_second_epoch = epochs > first_epoch
+    bits = jnp.where(is_second_epoch, bits[1, ..., None], bits[0, ..., None])
     size = jnp.uint32(num_examples)
     round_keys = bits[:, 0] % size, bits[:, 1]  # each is uint32 [rounds, n]
 
     def swap_or_not(
         index: jax.Array, keys: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
-        sum_of_pair, hash_key = keys
-        partner = sum_of_pair - index
-        partner = jnp.where(index > sum_of_pair, partner + size, partner)
+        pair_sum, hash_key = keys
+        partner = pair_sum - index
+        partner = jnp.where(index > pair_sum, partner + size, partner)
         larger = jnp.maximum(index, partner)
         is_swapped = _hash(larger ^ hash_key) & 1
         return jnp.where(is_swapped == 1, partner, index), None

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Inputs, Normalization
-from rnnmnist.data.sequences.checking import Sequences, check_arrays, valid_array
+from rnnmnist.data.sequences.checking import Sequences, check_arrays, validate_array
 from rnnmnist.errors import UserError, format_value
 
 
@@ -36,7 +36,7 @@ def read_inputs(
         return read_memory(array_like, data.roles, task.feature_names, **arrays)
     if arrays.get("lengths") is not None:
         raise UserError("lengths: must be None for images; remove this argument")
-    images = valid_array("inputs", array_like, "biuf")
+    images = validate_array("inputs", array_like, "biuf")
     is_image = images.shape[1:] == task.image_shape
     if not (images.size and is_image and images.dtype == np.uint8):
         raise UserError(
@@ -74,7 +74,7 @@ def read_features(
         raise UserError(
             f"features: must be {task.features} numbers, not {format_value(features)}"
         )
-    array = valid_array("features", features, "biuf", task.features)
+    array = validate_array("features", features, "biuf", task.features)
     values = array.astype(np.float64)
     is_image = task.image_shape is not None
     if is_image and (values.min() < 0 or values.max() > 1):

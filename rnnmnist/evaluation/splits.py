@@ -54,7 +54,7 @@ def _load_dataset(network: Network) -> Dataset:
             f"data.path: {config.path} does not exist; set data.path to its new "
             "location"
         )
-    dataset = datasets.load(network.config, trained=network.task)
+    dataset = datasets.load(network.config, trained_task=network.task)
     is_specified = network.settings.get("data.path") is not None
     if dataset.task.sha256 != network.task.sha256 and not is_specified:
         if config.path is None:

@@ -81,7 +81,7 @@ def open_run(
         source = open_source(request.data)
         saved_config = None if header is None else header.config
         user_config, reason = choose_config(
-            request, saved_config, source.examples, source.are_binary
+            request, saved_config, source.num_training_examples, source.are_binary
         )
         # Importing custom functions is safe, since the user passes them in this call.
         user_config = import_functions(user_config)

@@ -4,13 +4,14 @@
  *
  * A drawing is a list of strokes, and a stroke is a list of points [x, y] from 0 to 1.
  * Strokes are scaled to MNIST's box and then drawn with a constant width. For images,
- * whose strokes already have a width, rnnmnist/inference/preprocessing.py needs many more
- * operations.
+ * whose strokes already have a width, rnnmnist/inference/preprocessing.py performs many
+ * more operations.
  */
 
 const MIN_EXTENT = 0.08; // smaller drawings are scaled as if they had this extent
-// The 5,000 MNIST images shipped with the package have 23 to 241 pixels of ink.
-const INK_OF_DIGITS = [20, 250];
+// Ink is the sum of the pixel values from 0 to 1. It is 23 to 241 for the 5,000 MNIST
+// images bundled with the package.
+const INK_RANGE = [20, 250];
 const MIN_PROBABILITY = 0.5;
 
 /** Draws strokes as smooth curves, in the units of the context's transform. */
@@ -35,48 +36,48 @@ function drawStrokes(context, strokes, width) {
  *
  * @param format MNIST's format, from the page's data, in pixels: `side` of the image,
  *   `box` of the digit, `centre` of mass, and `strokeWidth`.
- * @returns Uint8Array of 28 x 28 levels in row order; all 0 for an empty drawing.
+ * @returns Uint8Array of 28 x 28 pixels in row-major order; all 0 for an empty drawing.
  */
 function rasterize(strokes, { side, box, centre, strokeWidth }) {
   if (strokes.length === 0) return new Uint8Array(side * side);
-  const [lows, highs] = [Math.min, Math.max].map((limit) =>
-    [0, 1].map((axis) => limit(...strokes.flat().map((point) => point[axis]))),
+  const [mins, maxs] = [Math.min, Math.max].map((extreme) =>
+    [0, 1].map((axis) => extreme(...strokes.flat().map((point) => point[axis]))),
   );
-  const extents = highs.map((high, axis) => high - lows[axis]);
+  const extents = maxs.map((max, axis) => max - mins[axis]);
   const scale = (box - strokeWidth) / Math.max(...extents, MIN_EXTENT);
   const margins = extents.map((extent) => (side - scale * extent) / 2);
 
-  function levelsWithMargins([left, top]) {
+  function rasterizeWithMargins([left, top]) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [side, side];
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.translate(left - scale * lows[0], top - scale * lows[1]);
+    context.translate(left - scale * mins[0], top - scale * mins[1]);
     context.scale(scale, scale);
     drawStrokes(context, strokes, strokeWidth / scale);
     const { data: channels } = context.getImageData(0, 0, side, side);
-    return Uint8Array.from(channels.filter((_, i) => i % 4 === 3)); // the opacity
+    return Uint8Array.from(channels.filter((_, i) => i % 4 === 3)); // the alpha channel
   }
 
-  const means = centreOfMass(levelsWithMargins(margins), side);
+  const means = centreOfMass(rasterizeWithMargins(margins), side);
   const centred = margins.map((margin, axis) => {
     const length = scale * extents[axis] + strokeWidth;
-    const moved = margin + Math.round(centre - means[axis]);
-    return clip(moved, strokeWidth / 2, side - length + strokeWidth / 2);
+    const position = margin + Math.round(centre - means[axis]);
+    return clip(position, strokeWidth / 2, side - length + strokeWidth / 2);
   });
-  return levelsWithMargins(centred);
+  return rasterizeWithMargins(centred);
 }
 
 /**
- * Returns true if an image is probably not a digit: it has too little or too much ink,
- * or no network assigns a high probability to a digit.
+ * Returns true if an image is probably not a digit, because it has too little or too much
+ * ink, or because no network assigns a high probability to a digit.
  *
- * @param pixels Uint8Array of levels from 0 to 255.
+ * @param pixels Uint8Array of grey levels from 0 to 255.
  * @param probability the highest probability over all networks and digits.
  */
 function isScribble(pixels, probability) {
   const ink = pixels.reduce((sum, level) => sum + level, 0) / 255;
-  const [least, most] = INK_OF_DIGITS;
-  return ink < least || ink > most || probability < MIN_PROBABILITY;
+  const [minInk, maxInk] = INK_RANGE;
+  return ink < minInk || ink > maxInk || probability < MIN_PROBABILITY;
 }
 
 /** Returns the centre of mass [x, y] of an image, in pixels. */

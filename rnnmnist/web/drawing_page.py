@@ -1,4 +1,4 @@
-"""Renders the drawing page, on which networks classify a digit in the browser.
+"""Renders the drawing page, where networks classify a drawn digit in the browser.
 
 The page contains float16 weights, sample digits, and an LSTM in JavaScript. A test
 compares the logits of JavaScript and Python.
@@ -25,10 +25,10 @@ from rnnmnist.runtime.mesh import split_ensemble
 
 FOLDER = Path(__file__).parent
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
-EASY_PER_DIGIT = 2  # easy samples
+NUM_EASY_PER_DIGIT = 2
 MIN_EASY_PROBABILITY = 0.95  # of the label of an easy sample
-HARD = 12  # hard samples, from all digits
-STROKE_WIDTH = 2.3  # pixels of 28; thinner than MNIST's, so that loops stay open
+NUM_HARD = 12  # from all digits
+STROKE_WIDTH = 2.3  # pixels; thinner than in MNIST, so that loops stay open
 # The page supports only networks with these settings.
 SUPPORTED = {
     "model.cell": "lstm",
@@ -42,39 +42,40 @@ SUPPORTED = {
 }
 
 
-def render(runs: Sequence[Network]) -> str:
+def render(networks: Sequence[Network]) -> str:
     """Renders the page as HTML.
 
-    The page shows all networks side by side. The first network selects the samples.
+    The page shows all networks side by side. The sample digits are easy or hard for the
+    first network.
     """
-    for run in runs:
-        check_digits(run)
-        settings = run.config.flat()
-        for name, needed in SUPPORTED.items():
-            if settings[name] != needed:
+    for network in networks:
+        check_digits(network)
+        settings = network.config.flat()
+        for name, value in SUPPORTED.items():
+            if settings[name] != value:
                 raise UserError(
-                    f"workdir: {run.workdir} has {name}={settings[name]}, but the "
-                    f"page shows only networks with {name}={needed}; name another run"
+                    f"workdir: {network.workdir} has {name}={settings[name]}, but the "
+                    f"page supports only {name}={value}; pass another run"
                 )
-    losses = [short_name(run.config.train.loss) for run in runs]
-    networks = []
-    for run, loss in zip(runs, losses, strict=True):
-        (params,) = split_ensemble(run.params)
+    losses = [short_name(network.config.train.loss) for network in networks]
+    entries = []
+    for network, loss in zip(networks, losses, strict=True):
+        (params,) = split_ensemble(network.params)
         title = TITLES.get(loss, loss)
         if losses.count(loss) > 1:
-            title += f": {Path(str(run.workdir)).name}"
-        networks.append(
+            title += f": {Path(str(network.workdir)).name}"
+        entries.append(
             {
                 "title": title,
                 "loss": loss,
-                "units": run.config.model.hidden_size,
-                "temperature": run.temperature,
+                "units": network.config.model.hidden_size,
+                "temperature": network.temperature,
                 "params": encode_params(params),
             }
         )
     data = {
-        "networks": networks,
-        "samples": select_samples(runs[0]),
+        "networks": entries,
+        "samples": select_samples(networks[0]),
         "format": {
             "side": preprocessing.IMAGE_SIDE,
             "box": preprocessing.BOX_SIDE,
@@ -85,27 +86,27 @@ def render(runs: Sequence[Network]) -> str:
     return html.render(
         FOLDER / "page.html",
         content=data,
-        weight_counts=[run.num_parameters for run in runs],
+        weight_counts=[network.num_parameters for network in networks],
         **{path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.js")},
     )
 
 
-def select_samples(run: Network) -> list[dict[str, Any]]:
-    """Selects easy and hard digits from the embedded test split, for JavaScript.
+def select_samples(network: Network) -> list[dict[str, Any]]:
+    """Selects easy and hard sample digits from the embedded test split.
 
-    For each digit, the easy samples are the first images whose label gets a probability
-    of at least `MIN_EASY_PROBABILITY`. The hard samples are the images with the lowest
-    probabilities of the label.
+    The easy samples of each digit are the first images to whose label the network
+    assigns a probability of at least `MIN_EASY_PROBABILITY`. The hard samples are the
+    images with the lowest probabilities of the label.
     """
     images, labels = image_sets.embedded_images()["test"]
-    probabilities = run.probabilities(Inputs(images))
+    probabilities = network.probabilities(Inputs(images))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     is_easy = label_probabilities >= MIN_EASY_PROBABILITY
     easy: list[int] = []
     for digit in range(probabilities.shape[1]):
-        easy_of_digit = np.flatnonzero(is_easy & (labels == digit))
-        easy += easy_of_digit[:EASY_PER_DIGIT].tolist()
-    hardest = label_probabilities.argsort(kind="stable")[:HARD].tolist()
+        positions = np.flatnonzero(is_easy & (labels == digit))
+        easy += positions[:NUM_EASY_PER_DIGIT].tolist()
+    hardest = label_probabilities.argsort(kind="stable")[:NUM_HARD].tolist()
     return [
         {
             "pixels": _encode_base64(images[index]),
@@ -117,15 +118,15 @@ def select_samples(run: Network) -> list[dict[str, Any]]:
 
 
 def encode_params(params: Params) -> dict[str, str]:
-    """Encodes parameters as float16 in Base64, under their names in JavaScript.
+    """Encodes parameters as float16 in Base64; the keys are their names in JavaScript.
 
-    The gates are concatenated along the last axis. Float16 does not change the
-    predictions of the reference models.
+    The gates are concatenated along the last axis. Rounding to float16 does not change
+    the predictions of the reference models.
     """
     cell, head = params["cell"], params["head"]
 
-    def fuse(side: str, name: str) -> np.ndarray:
-        return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
+    def fuse(prefix: str, name: str) -> np.ndarray:
+        return np.concatenate([cell[prefix + gate][name] for gate in GATES], axis=-1)
 
     arrays = {
         "row": fuse("i", "kernel"),

@@ -2,8 +2,8 @@
 
 /* An LSTM classifier with trained weights.
  *
- * At each time step, it reads one row of 28 pixels, from top to bottom. Between rows, it
- * keeps two numbers per unit: the cell state and the hidden state.
+ * The LSTM reads the image from top to bottom, one row of 28 pixels per time step.
+ * Between rows, it keeps two numbers per unit: the cell state and the hidden state.
  *
  * Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
  */
@@ -33,14 +33,14 @@ function initialState(units) {
 /** Computes one time step, and returns the gates and the new state. */
 function lstmStep(network, row, state) {
   const { units } = network;
-  const fromRow = affine(row, network.row, network.bias);
-  const sums = affine(state.hidden, network.hidden, fromRow);
-  const part = (index) => sums.subarray(index * units, (index + 1) * units);
-  const input = part(0).map(sigmoid);
-  const forget = part(1).map(sigmoid);
-  const candidate = part(2).map(Math.tanh);
-  const output = part(3).map(sigmoid);
-  const cell = state.cell.map((old, u) => forget[u] * old + input[u] * candidate[u]);
+  const rowSums = affine(row, network.row, network.bias);
+  const sums = affine(state.hidden, network.hidden, rowSums);
+  const gateSums = (index) => sums.subarray(index * units, (index + 1) * units);
+  const input = gateSums(0).map(sigmoid);
+  const forget = gateSums(1).map(sigmoid);
+  const candidate = gateSums(2).map(Math.tanh);
+  const output = gateSums(3).map(sigmoid);
+  const cell = state.cell.map((value, u) => forget[u] * value + input[u] * candidate[u]);
   const hidden = cell.map((value, u) => output[u] * Math.tanh(value));
   return { input, forget, candidate, output, cell, hidden };
 }
@@ -64,9 +64,9 @@ function predict(network, { hidden }) {
  *
  * @param network the weights as Float32Arrays, the number of units, and the temperature
  *   of the softmax.
- * @param pixels Uint8Array of 28 x 28 levels in row order.
- * @returns 29 objects with gates, state, logits and probabilities: one before the first
- *   row, and one after each row.
+ * @param pixels Uint8Array of 28 x 28 grey levels in row-major order.
+ * @returns 29 objects with the state, logits and probabilities: one before the first row,
+ *   and one after each row, which also contains the gates.
  */
 function traceImage(network, pixels) {
   let state = initialState(network.units);

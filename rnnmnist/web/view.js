@@ -2,61 +2,61 @@
 
 /* The user interface: a canvas to draw on, and networks that classify the drawing.
  *
- * The page depends on the image, which `classify` sets, and on the number of rows read,
- * which `showRow` sets.
+ * The content of the page depends on the image, which `classify` sets, and on the number
+ * of rows that have been read, which `showRow` sets.
  */
 
 const MILLISECONDS_PER_ROW = 90;
-const PAUSE_AFTER_STROKE = 350; // milliseconds to wait for another stroke
+const STROKE_TIMEOUT = 350; // milliseconds to wait for another stroke
 const PEN_WIDTH = 1 / 12; // relative to the side of the canvas
 const DIGITS = [...Array(10).keys()];
 
-// The plotted quantities. `now` describes their mean magnitude after a row. Quantities
-// with a `limit` are signed. The others are gates, from 0 to 1.
-const MAPS = [
+// The plotted quantities. `summarize` describes their mean magnitude after a row.
+// Quantities that have a `limit` are signed. The others are gates, from 0 to 1.
+const QUANTITIES = [
   {
-    part: "input",
+    key: "input",
     title: "Input gate",
-    text: "How much of its candidate each unit adds to its cell state.",
-    ends: ["closed", "open"],
-    now: (mean) => `units add ${formatPercent(mean)} on average`,
+    text: "The share of its candidate that each unit adds to its cell state.",
+    scaleLabels: ["closed", "open"],
+    summarize: (mean) => `units add ${formatPercent(mean)} on average`,
   },
   {
-    part: "forget",
+    key: "forget",
     title: "Forget gate",
-    text: "How much of its cell state each unit keeps. Faint units forget.",
-    ends: ["forgets", "keeps"],
-    now: (mean) => `units keep ${formatPercent(mean)} on average`,
+    text: "The share of its cell state that each unit keeps. Faint units forget.",
+    scaleLabels: ["forgets", "keeps"],
+    summarize: (mean) => `units keep ${formatPercent(mean)} on average`,
   },
   {
-    part: "output",
+    key: "output",
     title: "Output gate",
-    text: "How much of its cell state each unit passes on as its hidden state.",
-    ends: ["closed", "open"],
-    now: (mean) => `units pass on ${formatPercent(mean)} on average`,
+    text: "The share of its cell state that each unit outputs as its hidden state.",
+    scaleLabels: ["closed", "open"],
+    summarize: (mean) => `units output ${formatPercent(mean)} on average`,
   },
   {
-    part: "candidate",
+    key: "candidate",
     title: "Candidate",
     text: "The new value of each unit, computed from this row and the hidden states.",
-    ends: ["−1", "+1"],
+    scaleLabels: ["−1", "+1"],
     limit: 1,
-    now: (mean) => `mean magnitude ${mean.toFixed(2)}`,
+    summarize: (mean) => `mean magnitude ${mean.toFixed(2)}`,
   },
   {
-    part: "cell",
+    key: "cell",
     title: "Cell state",
     text: "The memory: the old state times the forget gate, plus the gated candidate.",
     limit: null, // depends on the network
-    now: (mean) => `mean magnitude ${mean.toFixed(2)}`,
+    summarize: (mean) => `mean magnitude ${mean.toFixed(2)}`,
   },
   {
-    part: "hidden",
+    key: "hidden",
     title: "Hidden state",
-    text: "The output of the units. The prediction is computed from it alone.",
-    ends: ["−1", "+1"],
+    text: "The output of the units. The prediction depends only on this output.",
+    scaleLabels: ["−1", "+1"],
     limit: 1,
-    now: (mean) => `mean magnitude ${mean.toFixed(2)}`,
+    summarize: (mean) => `mean magnitude ${mean.toFixed(2)}`,
   },
 ];
 
@@ -79,8 +79,8 @@ function decodeNetwork({ params, ...rest }) {
   const network = { ...rest };
   for (const [name, text] of Object.entries(params)) {
     // The weights are little-endian, like typed arrays in every browser.
-    const halves = new Uint16Array(decodeBase64(text).buffer);
-    network[name] = Float32Array.from(halves, decodeHalf);
+    const halfFloats = new Uint16Array(decodeBase64(text).buffer);
+    network[name] = Float32Array.from(halfFloats, decodeHalf);
   }
   return network;
 }
@@ -99,16 +99,16 @@ const state = {
   pixels: new Uint8Array(ROWS * COLUMNS), // the classified image
   label: null, // the label, if the image is a sample
   traces: [], // for each network, the result of `traceImage`
-  row: 0, // number of rows read
-  inspected: 0, // index of the network whose units are plotted
-  playback: null, // timer of the playback; null while it is paused
+  row: 0, // the number of rows that have been read
+  networkIndex: 0, // of the network whose units are plotted
+  playback: null, // timer of the playback; null while paused
   strokes: [], // lists of points from 0 to 1
-  pending: null, // timer that classifies the drawing unless another stroke follows
+  strokeTimer: null, // classifies the drawing unless another stroke follows
 };
 
 /* ---- Text ---- */
 
-/** Formats a probability in whole percent, but never as 0 % or 100 %. */
+/** Formats a probability as a whole percentage, but never as 0 % or 100 %. */
 function formatPercent(probability) {
   const text = `${Math.round(100 * clip(probability, 0.01, 0.99))}\u00a0%`;
   if (probability > 0.99) return `over ${text}`;
@@ -131,20 +131,20 @@ function describeResults() {
   const predictions = digits.map(
     (digit, i) => `${digit} (${formatPercent(steps[i].probabilities[digit])})`,
   );
-  const agreed = digits.every((digit) => digit === digits[0]);
-  let text = agreed
+  const allAgree = digits.every((digit) => digit === digits[0]);
+  let text = allAgree
     ? `Prediction: ${predictions[0]}.`
     : `The predictions differ: ${predictions.join(" and ")}.`;
   const highest = Math.max(...steps.flatMap(({ probabilities }) => probabilities));
   if (state.label === null && isScribble(state.pixels, highest)) {
     text = `This may not be a digit. ${text}`;
   }
-  const wrong = state.label !== null && digits.some((digit) => digit !== state.label);
-  return wrong ? `${text} Label: ${state.label}.` : text;
+  const isWrong = state.label !== null && digits.some((digit) => digit !== state.label);
+  return isWrong ? `${text} Label: ${state.label}.` : text;
 }
 
-/** Returns the first row from which the predicted digit stays the same until `row`. */
-function stableSince(trace, row) {
+/** Returns the first row since which the predicted digit has been the digit of `row`. */
+function firstStableRow(trace, row) {
   const digit = predictedDigit(trace[row]);
   let since = row;
   while (since > 1 && predictedDigit(trace[since - 1]) === digit) since -= 1;
@@ -163,15 +163,15 @@ function colour(name) {
 function paint(canvas, width, height, values, shade) {
   canvas.width = width;
   canvas.height = height;
-  const painted = new ImageData(width, height);
+  const imageData = new ImageData(width, height);
   values.forEach((value, i) => {
     const [[red, green, blue], opacity] = shade(value, i);
-    painted.data.set([red, green, blue, Math.round(255 * opacity)], 4 * i);
+    imageData.data.set([red, green, blue, Math.round(255 * opacity)], 4 * i);
   });
-  canvas.getContext("2d").putImageData(painted, 0, 0);
+  canvas.getContext("2d").putImageData(imageData, 0, 0);
 }
 
-/** Paints an image, and dims the rows from `row` on. */
+/** Paints an image, and dims the rows from index `row` to the bottom. */
 function paintImage(canvas, pixels, row = ROWS) {
   const foreground = colour("--foreground");
   paint(canvas, COLUMNS, ROWS, pixels, (level, i) => [
@@ -199,7 +199,7 @@ function showDrawing() {
   element("undo").setAttribute("aria-disabled", String(state.strokes.length === 0));
 }
 
-function pointOf(event) {
+function toPoint(event) {
   const { left, top, width, height } = element("drawing").getBoundingClientRect();
   const x = (event.clientX - left) / width;
   const y = (event.clientY - top) / height;
@@ -209,22 +209,22 @@ function pointOf(event) {
 function beginStroke(event) {
   if (event.button !== 0 || !event.isPrimary) return;
   element("drawing").setPointerCapture(event.pointerId);
-  clearTimeout(state.pending);
+  clearTimeout(state.strokeTimer);
   pause();
-  state.strokes.push([pointOf(event)]);
+  state.strokes.push([toPoint(event)]);
   showDrawing();
 }
 
 function continueStroke(event) {
   if (!element("drawing").hasPointerCapture(event.pointerId)) return;
   const events = event.getCoalescedEvents?.() ?? [];
-  state.strokes.at(-1).push(...(events.length > 0 ? events : [event]).map(pointOf));
+  state.strokes.at(-1).push(...(events.length > 0 ? events : [event]).map(toPoint));
   showDrawing();
 }
 
 function endStroke() {
-  clearTimeout(state.pending);
-  state.pending = setTimeout(classifyDrawing, PAUSE_AFTER_STROKE);
+  clearTimeout(state.strokeTimer);
+  state.strokeTimer = setTimeout(classifyDrawing, STROKE_TIMEOUT);
 }
 
 function classifyDrawing() {
@@ -232,7 +232,7 @@ function classifyDrawing() {
 }
 
 function setStrokes(strokes) {
-  clearTimeout(state.pending);
+  clearTimeout(state.strokeTimer);
   state.strokes = strokes;
   showDrawing();
   classifyDrawing();
@@ -286,7 +286,7 @@ function showPlayback() {
   element("play").textContent = state.playback === null ? "Play" : "Pause";
 }
 
-/** Updates the whole page to the state after `row` rows. */
+/** Updates the whole page to show the state after `row` rows. */
 function showRow(row) {
   state.row = row;
   const text = `row ${row} of ${ROWS}`;
@@ -294,7 +294,7 @@ function showRow(row) {
   element("row").setAttribute("aria-valuetext", text);
   element("row-label").textContent = text;
   paintImage(element("image"), state.pixels, row);
-  const alt = `The image of 28 by 28 pixels, read up to ${text}`;
+  const alt = `Image of 28 by 28 pixels, read up to ${text}`;
   element("image").setAttribute("aria-label", alt);
   element("marker").style.top = `calc(${Math.max(row - 1, 0)} * var(--cell))`;
   element("marker").hidden = row === 0;
@@ -337,7 +337,7 @@ function makePanel(network) {
 function showPanel({ part, bars, curves, title }, trace, row) {
   const { probabilities } = trace[row];
   const digit = predictedDigit(trace[row]);
-  const text = `${formatPercent(probabilities[digit])}\npredicted since row ${stableSince(trace, row)}`;
+  const text = `${formatPercent(probabilities[digit])}\npredicted since row ${firstStableRow(trace, row)}`;
   part(".digit").textContent = row === 0 ? "?" : digit;
   part(".probability").textContent = row === 0 ? "no rows read" : text;
   bars.forEach((bar, i) => {
@@ -346,7 +346,7 @@ function showPanel({ part, bars, curves, title }, trace, row) {
   });
   const alt = `${title}, after row ${row}: ${digit}, ${formatPercent(probabilities[digit])}`;
   part(".bars").setAttribute("aria-label", `Probabilities. ${alt}`);
-  part(".curves").setAttribute("aria-label", `Probabilities of all rows so far. ${alt}`);
+  part(".curves").setAttribute("aria-label", `Probabilities after each row so far. ${alt}`);
   part(".now").setAttribute("transform", `translate(${curveX(row)} 0)`);
   showCurves(curves, trace, row);
 }
@@ -359,19 +359,19 @@ function curveY(probability) {
   return 122 - 112 * probability;
 }
 
-/** Draws curves up to a row; labels a curve if it ends above 10 % and has space. */
+/** Draws curves up to a row, and labels curves that end above 10 % and have space. */
 function showCurves(curves, trace, row) {
   const { probabilities } = trace[row];
   const ranked = [...DIGITS].sort((a, b) => probabilities[b] - probabilities[a]);
-  const heights = []; // of the labels that have been placed
+  const heights = []; // of the labels placed so far
   for (const digit of ranked) {
     const values = trace.slice(0, row + 1).map((step) => step.probabilities[digit]);
     const points = values.map((value, i) => `${curveX(i)},${curveY(value)}`);
     const [line, label] = curves[digit].children;
     line.setAttribute("points", points.join(" "));
     const height = curveY(probabilities[digit]);
-    const isFree = heights.every((other) => Math.abs(other - height) > 11);
-    const isLabelled = row > 0 && probabilities[digit] > 0.1 && isFree;
+    const hasSpace = heights.every((other) => Math.abs(other - height) > 11);
+    const isLabelled = row > 0 && probabilities[digit] > 0.1 && hasSpace;
     if (isLabelled) heights.push(height);
     label.textContent = isLabelled ? digit : "";
     label.setAttribute("x", curveX(row) + 6);
@@ -381,9 +381,9 @@ function showCurves(curves, trace, row) {
 
 /* ---- Units of a network ---- */
 
-const mapScales = []; // for each network, computed at first use
+const mapScales = []; // for each network, computed on first use
 
-/** Sorts the units by their mean forget gate, and computes the cell state's range. */
+/** Sorts the units by their mean forget gate, and computes the range of cell states. */
 function computeMapScale(network) {
   const steps = samples.flatMap(({ pixels }) => traceImage(network, pixels).slice(1));
   const forget = Array.from({ length: network.units }, (_, unit) =>
@@ -405,28 +405,28 @@ function makeMap({ title, text, limit }) {
 }
 
 function showMaps() {
-  const network = networks[state.inspected];
-  const scale = (mapScales[state.inspected] ??= computeMapScale(network));
-  MAPS.forEach((kind, i) => showMap(maps[i], kind, network, scale));
+  const network = networks[state.networkIndex];
+  const scale = (mapScales[state.networkIndex] ??= computeMapScale(network));
+  QUANTITIES.forEach((quantity, i) => showMap(maps[i], quantity, network, scale));
 }
 
-function showMap(map, { part, title, ends, limit, now }, network, scale) {
+function showMap(map, { key, title, scaleLabels, limit, summarize }, network, scale) {
   const signed = limit !== undefined;
   const max = (signed ? limit : 1) ?? scale.limit;
   const positive = colour("--series-0");
   const negative = colour("--series-1");
-  const steps = state.traces[state.inspected].slice(1, state.row + 1);
-  const values = steps.flatMap((step) => scale.order.map((unit) => step[part][unit]));
+  const steps = state.traces[state.networkIndex].slice(1, state.row + 1);
+  const values = steps.flatMap((step) => scale.order.map((unit) => step[key][unit]));
   const canvas = map.querySelector("canvas");
   paint(canvas, network.units, ROWS, values, (value) => [
     value < 0 ? negative : positive,
     Math.min(Math.abs(value) / max, 1),
   ]);
-  const [low, high] = ends ?? [`−${max.toFixed(1)}`, `+${max.toFixed(1)}`];
+  const [low, high] = scaleLabels ?? [`−${max.toFixed(1)}`, `+${max.toFixed(1)}`];
   map.querySelector(".low").textContent = low;
   map.querySelector(".high").textContent = high;
-  const row = steps.at(-1)?.[part];
-  const sentence = row ? `Row ${state.row}: ${now(meanMagnitude(row))}` : "";
+  const row = steps.at(-1)?.[key];
+  const sentence = row ? `Row ${state.row}: ${summarize(meanMagnitude(row))}` : "";
   map.querySelector(".now").textContent = sentence;
   const alt = `${title} of ${network.units} units after each row read`;
   canvas.setAttribute("aria-label", `${alt}. ${sentence}`);
@@ -440,9 +440,9 @@ function makeChoice({ title }, index) {
   const label = cloneTemplate("choice-template");
   label.querySelector("span").textContent = title;
   const input = label.querySelector("input");
-  input.checked = index === state.inspected;
+  input.checked = index === state.networkIndex;
   input.addEventListener("change", () => {
-    state.inspected = index;
+    state.networkIndex = index;
     showMaps();
   });
   element("choice").append(label);
@@ -457,7 +457,7 @@ function makeSample({ label, pixels, hard }) {
   button.setAttribute("aria-label", button.title);
   button.append(document.createElement("canvas"));
   button.addEventListener("click", () => {
-    clearTimeout(state.pending);
+    clearTimeout(state.strokeTimer);
     state.strokes = [];
     showDrawing();
     classify(pixels, label);
@@ -491,7 +491,7 @@ function addListeners() {
   darkScheme.addEventListener("change", repaint);
 }
 
-/** Repaints the canvases, which the style sheet does not affect, in the new colours. */
+/** Repaints the canvases in new colours, which the style sheet cannot change. */
 function repaint() {
   showDrawing();
   showThumbnails();
@@ -499,14 +499,14 @@ function repaint() {
 }
 
 const panels = networks.map(makePanel);
-const maps = MAPS.map(makeMap);
+const maps = QUANTITIES.map(makeMap);
 const thumbnails = samples.map(makeSample);
 networks.forEach(makeChoice);
 element("choice").hidden = networks.length < 2;
 addListeners();
 showDrawing();
 showThumbnails();
-// For tests, and for use in the browser's console.
+// For tests, and for use in the browser console.
 window.rnnmnist = {
   rasterize: (strokes) => rasterize(strokes, data.format),
   logits(levels, network) {
@@ -515,5 +515,5 @@ window.rnnmnist = {
     return steps.map(({ logits }) => logits);
   },
 };
-// At first, the page shows a sample.
+// The page initially shows a sample.
 classify(samples[0].pixels, samples[0].label);

@@ -28,7 +28,7 @@ from rnnmnist.data.batches import (
     gather_examples,
 )
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.data.placement import chunk_updates
+from rnnmnist.data.placement import updates_for_chunk
 from rnnmnist.evaluation.predictions import predict_batches
 from rnnmnist.runtime.mesh import BATCH, ENSEMBLE, replicate
 from rnnmnist.training.state import (
@@ -151,7 +151,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     number = array((), jnp.int32, jax.P())
     state = sharded(abstract_state(config, program), jax.P(ENSEMBLE), mesh)
     batch_size = config.train.batch_size
-    updates = chunk_updates(math.prod(IMAGE) * config.num_seeds * batch_size)
+    updates = updates_for_chunk(math.prod(IMAGE) * config.num_seeds * batch_size)
     batches = examples((config.num_seeds, updates, batch_size), BATCHES_SPEC)
     size = program.model.execution.eval_batch_size * mesh.shape[BATCH]
     count = math.ceil(task.examples["test"] / size)

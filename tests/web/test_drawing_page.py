@@ -104,7 +104,7 @@ def test_samples_are_two_of_each_digit_and_the_hardest_images(page: Path) -> Non
         assert sample["label"] == labels[index]
         (hard if sample["hard"] else easy).append(index)
     assert sorted(labels[easy]) == sorted([*range(10), *range(10)])
-    hardest = of_label.argsort()[: drawing_page.HARD]
+    hardest = of_label.argsort()[: drawing_page.NUM_HARD]
     assert sorted(hard) == sorted(hardest)
 
 

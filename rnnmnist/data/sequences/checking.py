@@ -1,4 +1,4 @@
-"""Validates user sequences once, independent of the format they were read from."""
+"""Validates user sequences, independently of the format that they were read from."""
 
 import dataclasses
 import re
@@ -13,17 +13,17 @@ from rnnmnist.data.examples import SPLITS, padding_mask, select_columns
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
-BLOCK_BYTES = 1 << 24  # of float64 values, read at once
+BLOCK_BYTES = 1 << 24  # size of a block of float64 values to read
 VALIDATION_FRACTION = 0.1  # of each class, if no validation split is given
-ALLOWED_VALUES = {  # error texts for each set of allowed `dtype.kind` codes
+ALLOWED_VALUES = {  # error messages by the allowed codes of `dtype.kind`
     "biuf": "real numbers; encode letters or categories one-hot, with a 0/1 feature "
     "for each, or as integers for an embedding in your own network, with "
-    "normalize=none; convert sparse matrices with .toarray(), an array of sequences or "
-    "a generator with list(), and a LazyFrame with .collect(); read files with "
-    "rnnmnist.read_sequences",
+    "normalize=none; convert sparse matrices with .toarray(), object arrays or "
+    "generators of sequences with list(), and LazyFrames with .collect(); read files "
+    "with rnnmnist.read_sequences",
     "biuU": "integers or strings without missing values; convert them with "
-    ".astype(int) or .astype(str), and divide other numbers into classes, as with "
-    "np.digitize",
+    ".astype(int) or .astype(str), and bin other numbers into classes, for example "
+    "with np.digitize",
     "iu": "integers; convert them with .astype(int)",
     "U": "strings; convert them with .astype(str)",
 }
@@ -31,12 +31,12 @@ ALLOWED_VALUES = {  # error texts for each set of allowed `dtype.kind` codes
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Sequences:
-    """Validated sequences, except that the values of `inputs` are checked later."""
+    """Validated sequences; the values of `inputs` are validated later."""
 
-    inputs: np.ndarray  # real [examples, time, stored features]; may be a memory map
+    inputs: np.ndarray  # numeric [examples, time, stored features], maybe mapped
     labels: np.ndarray | None  # int32 [examples], indices into `classes`
-    classes: tuple[str, ...]  # empty without labels
-    lengths: np.ndarray  # int32 [examples], time steps before the padding
+    classes: tuple[str, ...]  # empty if there are no labels
+    lengths: np.ndarray  # int32 [examples], numbers of time steps, excluding padding
     split: np.ndarray | None  # str [examples], values from `SPLITS`
     groups: np.ndarray | None  # int or str [examples], such as subjects
     feature_names: tuple[str, ...]  # "0", "1", … by default
@@ -54,7 +54,7 @@ class Sequences:
     def read_blocks(
         self, indices: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Reads selected sequences in blocks, to limit memory.
+        """Reads selected sequences in blocks, to save memory.
 
         Args:
             indices: int [n].
@@ -62,35 +62,35 @@ class Sequences:
         Yields:
             The indices of the sequences in a block, int [m]; a mask of the time steps
             that are not padding, bool [m, time]; and the values at these time steps,
-            real [time steps, features].
+            numeric [time steps, features].
         """
-        longest = self.lengths[indices].max(initial=1)
-        size = max(1, BLOCK_BYTES // (8 * longest * len(self.feature_names)))
+        max_length = self.lengths[indices].max(initial=1)
+        size = max(1, BLOCK_BYTES // (8 * max_length * len(self.feature_names)))
         for start in range(0, len(indices), size):
             block = indices[start : start + size]
-            is_read = ~padding_mask(longest, self.lengths[block])
-            rows = self.inputs[block, :longest][is_read]
-            yield block, is_read, select_columns(rows, self.columns)
+            mask = ~padding_mask(max_length, self.lengths[block])
+            rows = self.inputs[block, :max_length][mask]
+            yield block, mask, select_columns(rows, self.columns)
 
-    def given_splits(self, default: str) -> dict[str, np.ndarray]:
-        """Returns the indices of each split.
+    def split_indices(self, default: str) -> dict[str, np.ndarray]:
+        """Returns the indices of the sequences in each split.
 
-        If no split is given, all sequences are in the `default` split.
+        If the sequences have no splits, all of them are in the split `default`.
         """
-        given = np.full(len(self.inputs), default) if self.split is None else self.split
-        return {name: np.flatnonzero(given == name) for name in SPLITS}
+        split = np.full(len(self.inputs), default) if self.split is None else self.split
+        return {name: np.flatnonzero(split == name) for name in SPLITS}
 
     def are_binary(self) -> bool:
         """Returns True if every feature has at most two distinct training values.
 
         Missing values (NaN) are ignored.
         """
-        training = self.given_splits("train")["train"]
+        indices = self.split_indices("train")["train"]
         low, high = np.inf, -np.inf
-        for _, _, rows in self.read_blocks(training):
+        for _, _, rows in self.read_blocks(indices):
             low = np.fmin(low, np.fmin.reduce(rows))
             high = np.fmax(high, np.fmax.reduce(rows))
-        for _, _, rows in self.read_blocks(training):
+        for _, _, rows in self.read_blocks(indices):
             is_extreme = (rows == low) | (rows == high)
             if not (is_extreme | np.isnan(rows)).all():
                 return False
@@ -98,30 +98,31 @@ class Sequences:
 
     def count_training(self) -> int:
         """Counts the training sequences before any are held out for validation."""
-        return len(self.given_splits("train")["train"])
+        return len(self.split_indices("train")["train"])
 
     def training_splits(self, hold_out: bool, seed: int) -> dict[str, np.ndarray]:
         """Returns the indices of each split for training on labelled sequences.
 
-        If `hold_out` is set and no validation split is given, a tenth of the training
+        If `hold_out` is true and there is no validation split, a tenth of the training
         sequences of each class is drawn for validation:
 
-        - From a class with at least two sequences, at least one is drawn, and at least
-          one stays in training.
-        - With groups, whole groups are drawn; every class keeps a group in training.
-        - With a test split, all sequences stay in training if fewer than
-          `MIN_VALIDATION_EXAMPLES` would be drawn.
+        - If a class has at least two sequences, at least one is drawn, and at least one
+          stays in training.
+        - If the sequences have groups, whole groups are drawn, and at least one group
+          of each class stays in training.
+        - If there is a test split, and fewer than `MIN_VALIDATION_EXAMPLES` sequences
+          would be drawn, all of them stay in training.
         """
-        splits = self.given_splits("train")
+        splits = self.split_indices("train")
         train = splits["train"]
         labels = np.asarray(self.labels)[train]
         present = np.unique(labels)
         if not 2 <= len(present) <= MAX_CLASSES:
             raise UserError(
                 f"split: the training split must have 2 to {MAX_CLASSES:,} classes, "
-                f"not {len(present)} of {format_value(self.classes)}; mark sequences "
-                "of more classes with train, or divide numbers into classes, as with "
-                "np.digitize"
+                f"not {len(present)} of {format_value(self.classes)}; assign sequences "
+                "of more classes to train, or bin numbers into classes, for example "
+                "with np.digitize"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
@@ -141,8 +142,8 @@ class Sequences:
         if not is_held_out.any():
             raise UserError(
                 f"split: none of the {len(train)} training sequences can be held out "
-                "for validation, or a class would have none in training; add a second "
-                "sequence, or group, of each class, or set data.validation=false"
+                "for validation without removing a class from training; add a second "
+                "sequence or group of each class, or set data.validation=false"
             )
         return splits | {"train": train[~is_held_out], "validation": train[is_held_out]}
 
@@ -159,46 +160,51 @@ def check_arrays(
 ) -> Sequences:
     """Validates arrays of sequences; `Sequences` documents their shapes.
 
-    With a single feature, inputs may also be [examples, time]. Without lengths, inputs
-    may be a list of arrays of different lengths, which are padded. Labels may be
-    integers, booleans or strings. The classes are the distinct labels. If all are
-    integers or strings of integers, they are sorted by value, otherwise alphabetically.
+    If there is a single feature, inputs can also have the shape [examples, time]. If
+    lengths is None, inputs can also be a list of arrays of different lengths, which are
+    then padded. Labels can be integers, booleans or strings. The classes are the
+    distinct labels: if all of them are integers or strings of integers, they are sorted
+    by value; otherwise, they are sorted alphabetically.
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
-    values = valid_array("inputs", inputs, "biuf")
+    values = validate_array("inputs", inputs, "biuf")
     if values.ndim not in (2, 3) or not values.size:
         raise UserError(
             "inputs: must have the shape [examples, time, features] or [examples, "
-            f"time] without empty axes, not {values.shape}"
+            f"time], without empty axes, not {values.shape}"
         )
     if values.ndim == 2:
         values = values[..., None]
     count, time_steps, features = values.shape
-    lengths = _valid_lengths(lengths, count, time_steps)
+    lengths = _check_lengths(lengths, count, time_steps)
     if feature_names is None:
         feature_names = list(map(str, range(features)))
-    names = tuple(valid_array("feature_names", feature_names, "U", features).tolist())
+    names = tuple(
+        validate_array("feature_names", feature_names, "U", features).tolist()
+    )
     indices, classes = None, tuple[str, ...]()
     if labels is not None:
-        indices, classes = _encode(valid_array("labels", labels, "biuU", count))
+        indices, classes = _encode(validate_array("labels", labels, "biuU", count))
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: must be distinct, not {format_value(names)}")
     for name in (*classes, *names):
         if not name.strip() or not name.isprintable():
             raise UserError(
-                "the name of a class or feature must be printable text, not "
+                "names of classes and features must be printable text, not "
                 f"{format_value(name)}; rename it"
             )
     if ids is not None:
-        ids = tuple(map(str, valid_array("ids", ids, "biuU", count)))
+        ids = tuple(map(str, validate_array("ids", ids, "biuU", count)))
     return Sequences(
         inputs=values[:, : lengths.max()],  # the rest is padding
         labels=indices,
         classes=classes,
         lengths=lengths,
-        split=None if split is None else _valid_split(split, count),
-        groups=None if groups is None else valid_array("groups", groups, "biuU", count),
+        split=None if split is None else _check_split(split, count),
+        groups=None
+        if groups is None
+        else validate_array("groups", groups, "biuU", count),
         feature_names=names,
         ids=ids,
     )
@@ -244,56 +250,56 @@ def _draw_groups(
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    arrays = [valid_array("inputs", sequence, "biuf") for sequence in sequences]
+    arrays = [validate_array("inputs", sequence, "biuf") for sequence in sequences]
     if not arrays or any(array.ndim == 0 for array in arrays):
         raise UserError(
-            "inputs: must be a list of sequences, [time, features] or [time], not "
-            f"{'numbers' if arrays else 'an empty list'}; pass [inputs] for a single "
-            "sequence"
+            "inputs: must be a list of arrays [time, features] or [time], not "
+            f"{'a list of numbers' if arrays else 'an empty list'}; pass [inputs] for "
+            "a single sequence"
         )
     with prefix_errors(
-        "inputs", "pass arrays [time, features] with the same number of features"
+        "inputs", "pass arrays [time, features] that all have the same features"
     ):
         lengths = np.array(list(map(len, arrays)))
         return pad(np.concatenate(arrays), lengths), lengths
 
 
-def are_named(features: Sequence[str]) -> bool:
-    """Returns False if the names are the default ones: "0", "1", …."""
+def has_custom_names(features: Sequence[str]) -> bool:
+    """Returns False if the features have the default names "0", "1", …."""
     return list(features) != [str(index) for index in range(len(features))]
 
 
-def require_features(names: Sequence[str], required: Sequence[str]) -> None:
+def require_features(names: Sequence[str], required_names: Sequence[str]) -> None:
     """Raises a `UserError` if a required feature is missing."""
-    missing = [name for name in required if name not in names]
-    if missing:
-        others = [name for name in names if name not in required]
-        listed = f"the named features are {format_value(names)}"
-        remedy = suggest_name(missing[0], others, listed)
+    missing_names = [name for name in required_names if name not in names]
+    if missing_names:
+        candidates = [name for name in names if name not in required_names]
+        hint = f"the features are {format_value(names)}"
+        remedy = suggest_name(missing_names[0], candidates, hint)
         raise UserError(
-            f"has no feature {format_value(missing[0])}, which data.features or the "
-            f"network requires; {remedy}"
+            f"has no feature {format_value(missing_names[0])}, which data.features or "
+            f"the network requires; {remedy}"
         )
 
 
-def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
-    split = valid_array("split", values, "U", count)
+def _check_split(values: ArrayLike, count: int) -> np.ndarray:
+    split = validate_array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
         raise UserError(
-            f"split: must contain {', '.join(SPLITS)} only, not {format_value(name)}"
+            f"split: must contain only {', '.join(SPLITS)}, not {format_value(name)}"
         )
     return split
 
 
-def _valid_lengths(given: ArrayLike | None, count: int, time_steps: int) -> np.ndarray:
-    """Returns lengths, int32 [count]; by default, no sequence is padded."""
-    if given is None:
+def _check_lengths(values: ArrayLike | None, count: int, time_steps: int) -> np.ndarray:
+    """Returns lengths, int32 [count]; if `values` is None, no sequence is padded."""
+    if values is None:
         return np.full(count, time_steps, np.int32)
-    lengths = valid_array("lengths", given, "iu", count)
+    lengths = validate_array("lengths", values, "iu", count)
     if lengths.min() < 1 or lengths.max() > time_steps:
         raise UserError(
-            f"lengths: must be from 1 to {time_steps}, the time steps of inputs, not "
-            f"from {lengths.min()} to {lengths.max()}"
+            f"lengths: must lie between 1 and {time_steps}, the time steps of inputs, "
+            f"but range from {lengths.min()} to {lengths.max()}"
         )
     return lengths.astype(np.int32)
 
@@ -306,11 +312,11 @@ def reject_masked(name: str, values: Any) -> None:
     arrays = values if isinstance(values, list | tuple) else [values]
     if any(map(np.ma.is_masked, arrays)):
         raise UserError(
-            f"{name}: contains masked values; fill them (in inputs, with NaN)"
+            f"{name}: contains masked values; fill them (with NaN in inputs)"
         )
 
 
-def valid_array(
+def validate_array(
     name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Converts values to an array and validates its type and size.
@@ -318,18 +324,20 @@ def valid_array(
     Args:
         name: the name of the values in error messages.
         values: anything that `np.asarray` accepts.
-        kinds: the allowed codes of `dtype.kind`, a key of `ALLOWED_VALUES`.
+        kinds: the allowed codes of `dtype.kind`, as in `ALLOWED_VALUES`.
         size: the required length of a one-dimensional array; None: any shape.
     """
     reject_masked(name, values)
-    with prefix_errors(name, "pass one array"):  # fails for lists of unequal lengths
+    with prefix_errors(
+        name, "pass a single array"
+    ):  # fails for lists of unequal lengths
         array = np.asarray(values)  # a memory map is not copied
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores strings as objects
     if array.dtype.kind not in kinds:
-        found = array.dtype if array.ndim else type(values).__name__
+        type_name = array.dtype if array.ndim else type(values).__name__
         raise UserError(
-            f"{name}: has the type {format_value(str(found))}; expected "
+            f"{name}: has the type {format_value(str(type_name))}; expected "
             f"{ALLOWED_VALUES[kinds]}"
         )
     if size is not None and array.shape != (size,):
@@ -340,12 +348,12 @@ def valid_array(
 
 
 def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    texts = labels.astype(str)
-    names = np.unique(texts).tolist()
+    strings = labels.astype(str)
+    names = np.unique(strings).tolist()
     are_integers = all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names)
     classes = sorted(names, key=int if are_integers else str)
     positions = {name: index for index, name in enumerate(classes)}
-    indices = [positions[text] for text in texts.tolist()]
+    indices = [positions[string] for string in strings.tolist()]
     return np.array(indices, np.int32), tuple(classes)
 
 

@@ -11,29 +11,30 @@ class Moments:
     """Counts, means and sums of squared deviations, computed block by block.
 
     Attributes:
-        count: the number of values that are not missing, float64 [2, features]. Here
-            and below, row 0 describes the values of a feature, and row 1 its deltas,
+        count: the numbers of values that are not missing, float64 [2, features]. In all
+            arrays, row 0 is for the values of each feature, and row 1 for its deltas,
             the differences between consecutive time steps.
         mean: the means, float64 [2, features].
-        squares: the sums of squared deviations from the mean, float64 [2, features].
-        rounding: the relative rounding error of a stored value.
+        squared_deviations: the sums of squared deviations from the mean, float64
+            [2, features].
+        epsilon: the relative rounding error of the stored values.
     """
 
-    def __init__(self, sequences: Sequences, training: np.ndarray) -> None:
+    def __init__(self, sequences: Sequences, indices: np.ndarray) -> None:
         features = len(sequences.feature_names)
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
-        self.count, self.mean, self.squares = np.zeros((3, 2, features))
-        self.rounding = np.finfo(dtype).eps
+        self.count, self.mean, self.squared_deviations = np.zeros((3, 2, features))
+        self.epsilon = np.finfo(dtype).eps
         with np.errstate(all="ignore"):  # values that overflow are rejected later
-            for block, _, rows in sequences.read_blocks(training):
+            for block, _, rows in sequences.read_blocks(indices):
                 self.update(rows, sequences.lengths[block])
 
     def update(self, rows: np.ndarray, lengths: np.ndarray) -> None:
         """Adds a block of sequences; missing values (NaN) are ignored.
 
         Args:
-            rows: the time steps of all sequences, real [sum of lengths, features].
-            lengths: the time steps of each sequence, int [n].
+            rows: the time steps of all sequences, numeric [sum of lengths, features].
+            lengths: the number of time steps of each sequence, int [n].
 
         References:
             Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
@@ -54,44 +55,44 @@ class Moments:
             mean += offset
         shift = mean - self.mean
         weight = count / np.maximum(self.count + count, 1)
-        self.squares += np.einsum("ndf,ndf->df", deviations, deviations)
-        self.squares += np.square(shift) * self.count * weight
+        self.squared_deviations += np.einsum("ndf,ndf->df", deviations, deviations)
+        self.squared_deviations += np.square(shift) * self.count * weight
         self.mean += shift * weight
         self.count += count
 
     @property
     def std(self) -> np.ndarray:
         """The standard deviations of values and deltas, float64 [2, features]."""
-        return np.sqrt(self.squares / np.maximum(self.count, 1))
+        return np.sqrt(self.squared_deviations / np.maximum(self.count, 1))
 
     @property
     def has_constant_delta(self) -> np.ndarray:
         """Whether all deltas of a feature are equal within 1 %; bool [features].
 
-        The deltas may be 0: the feature is constant within every sequence, but differs
-        between sequences.
+        This includes deltas of 0, where the feature is constant within every sequence,
+        but differs between sequences.
         """
-        squares, delta_squares = self.squares
+        value_squares, delta_squares = self.squared_deviations
         _, count = self.count
         _, mean = self.mean
         limit = 1e-4 * count * np.square(mean)
-        return (squares > 0) & (count > 0) & (delta_squares <= limit)
+        return (value_squares > 0) & (count > 0) & (delta_squares <= limit)
 
     @property
     def is_constant(self) -> np.ndarray:
         """Whether a feature is constant up to rounding; bool [features]."""
-        return self.std[0] <= 4 * self.rounding * np.abs(self.mean[0])
+        return self.std[0] <= 4 * self.epsilon * np.abs(self.mean[0])
 
     @property
     def normalization(self) -> Iterator[tuple[float, ...]]:
         """Yields the means, standard deviations, and standard deviations of the deltas.
 
-        The deltas are measured in standard deviations of their feature. A standard
+        Deltas are relative to the standard deviation of their feature. A standard
         deviation that is 0 up to rounding is replaced with 1.
         """
         std, delta_std = self.std
         mean, _ = self.mean
-        is_rounding = delta_std <= 4 * self.rounding * np.hypot(mean, std)
+        is_negligible = delta_std <= 4 * self.epsilon * np.hypot(mean, std)
         std[self.is_constant] = 1
-        delta_std = np.where(is_rounding, 1, delta_std / std)
+        delta_std = np.where(is_negligible, 1, delta_std / std)
         return (tuple(values.tolist()) for values in (mean, std, delta_std))

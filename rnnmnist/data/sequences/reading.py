@@ -1,4 +1,4 @@
-"""Reads user sequences and turns them into a data set."""
+"""Reads user sequences and converts them to a data set."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from rnnmnist.data.examples import (
 )
 from rnnmnist.data.sequences.checking import (
     Sequences,
-    are_named,
     check_arrays,
+    has_custom_names,
     require_features,
 )
 from rnnmnist.data.sequences.moments import Moments
@@ -43,65 +43,66 @@ SEQUENCE_FORMATS = (
     "a .npz, .ts, .csv, .csv.gz or .parquet file, or a folder of .npy files"
 )
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
-SAVE_AGAIN = (
+ARRAY_HINT = (
     "save it again, with strings converted by .astype(str)"  # object arrays are pickled
 )
-READABLE = (
-    "save it again; a .csv file needs UTF-8, the same number of cells in each row, all "
-    "quotes closed, quotes around text that contains a comma, and, only if it is "
-    "compressed, the name .csv.gz"
+FILE_HINT = (
+    "save it again; a .csv file must be in UTF-8, have the same number of cells in "
+    "each row, close all quotes, and quote text that contains a comma; only a "
+    "compressed file can have the suffix .csv.gz"
 )
-ONE_TYPE = (
-    "pass a table whose columns have distinct names and one type each; with "
-    ".astype(str), the error names the row"
+TABLE_HINT = (
+    "pass a table whose columns have distinct names and a single type each; to find "
+    "the row with the error, convert the table with .astype(str)"
 )
 
 
 def read_folder(path: Path) -> dict[str, Any]:
-    """Opens the arrays of a folder as read-only memory maps."""
-    found = {}
+    """Opens the arrays in a folder as read-only memory maps."""
+    arrays = {}
     for file in path.glob("*.npy"):
-        with prefix_errors(file.stem, SAVE_AGAIN):
-            found[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
-    return _load_arrays(found)
+        with prefix_errors(file.stem, ARRAY_HINT):
+            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return _load_arrays(arrays)
 
 
-def _load_arrays(found: Mapping[str, ArrayLike]) -> dict[str, Any]:
-    """Validates the names of arrays, then loads them; archives load on access."""
-    for name in found:
+def _load_arrays(source: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    """Validates array names, then loads the arrays; archives load them on access."""
+    for name in source:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"the arrays are {', '.join(ARRAYS)}")
             raise UserError(f"contains an unknown array {format_value(name)}; {remedy}")
-    if "inputs" not in found:
+    if "inputs" not in source:
         raise UserError(
-            "contains no array 'inputs'; save the sequences under this name, or name a "
-            "single file, a table with a column for the sequence"
+            "contains no array 'inputs'; save the sequences under this name, or pass "
+            "the path of a single table, with a sequence column"
         )
     arrays = {}
-    for name in found:
-        with prefix_errors(name, SAVE_AGAIN):
-            arrays[name] = found[name]
+    for name in source:
+        with prefix_errors(name, ARRAY_HINT):
+            arrays[name] = source[name]
     return arrays
 
 
 def read(
     path: Path,
     roles: Mapping[str, str] = {},
-    selected: Sequence[str] = (),
+    features: Sequence[str] = (),
     *,
-    pair: bool = True,
+    both_splits: bool = True,
 ) -> Sequences:
     """Reads sequences from a file or folder in any supported format.
 
     Args:
         path: the file or folder.
-        roles: the roles of a table's columns, as in `DataConfig`.
-        selected: the names of the features to read, in order; empty: all.
-        pair: whether to read both files if `path` is NAME_TRAIN.ts or NAME_TEST.ts.
+        roles: maps column names of a table to roles, as in `DataConfig`.
+        features: the names of the features to read, in order; empty: all.
+        both_splits: whether to read both NAME_TRAIN.ts and NAME_TEST.ts if `path` is
+            one of them.
     """
     path.stat()  # raises an error if the path does not exist
     suffix = "folder" if path.is_dir() else path.suffix.lower()
-    with prefix_errors(path, READABLE):
+    with prefix_errors(path, FILE_HINT):
         match suffix:
             case "folder":
                 arrays = read_folder(path)
@@ -113,33 +114,33 @@ def read(
                 ):
                     arrays = _load_arrays(file)
             case ".ts":
-                arrays = read_ts(path, pair=pair)
+                arrays = read_ts(path, both_splits=both_splits)
             case ".csv" | ".gz":
-                arrays = read_csv(path, roles, selected)
+                arrays = read_csv(path, roles, features)
             case ".parquet":
-                arrays = read_parquet(path, roles, selected)
+                arrays = read_parquet(path, roles, features)
             case _:
-                raise UserError(f"has an unknown format; name {SEQUENCE_FORMATS}")
-        return select_features(check_arrays(**arrays), selected)
+                raise UserError(f"has an unknown format; pass {SEQUENCE_FORMATS}")
+        return select_features(check_arrays(**arrays), features)
 
 
-def read_function(function: Function, selected: Sequence[str] = ()) -> Sequences:
+def read_function(function: Function, features: Sequence[str] = ()) -> Sequences:
     """Reads sequences from a user-defined function.
 
-    The function returns a dictionary with the same arrays as a folder. Memory maps are
-    not copied.
+    The function must return a dictionary with the same arrays as a folder. Memory maps
+    are not copied.
     """
     with function.wrap_errors():
-        found = dict(function())
+        source = dict(function())
     with prefix_errors(f"data.path: {short_name(function)}"):
-        arrays = _load_arrays(found)
-        return select_features(check_arrays(**arrays), selected)
+        arrays = _load_arrays(source)
+        return select_features(check_arrays(**arrays), features)
 
 
 def read_memory(
     inputs: ArrayLike,
     roles: Mapping[str, str] = {},
-    selected: Sequence[str] = (),
+    features: Sequence[str] = (),
     **arrays: Any,
 ) -> Sequences:
     """Reads sequences from arrays, or from a table that exports an Arrow stream."""
@@ -147,16 +148,16 @@ def read_memory(
         for name, values in arrays.items():
             if values is not None:
                 raise UserError(
-                    f"{name}: must be a column of the table; remove {name}, or pass a "
-                    "table with one row for each sequence as .to_numpy()"
+                    f"{name}: must be a column of the table, not an argument; if each "
+                    "row is a whole sequence, pass the table as .to_numpy()"
                 )
-        with prefix_errors("inputs", ONE_TYPE):
-            arrays = read_stream(inputs, roles, selected)
+        with prefix_errors("inputs", TABLE_HINT):
+            arrays = read_stream(inputs, roles, features)
     else:
         arrays["inputs"] = inputs
     sequences = check_arrays(**arrays)
     with prefix_errors("inputs"):
-        return select_features(sequences, selected)
+        return select_features(sequences, features)
 
 
 @errors_as_failures()
@@ -175,14 +176,15 @@ def read_sequences(
     ([(2, 1), (1, 1)], None, ('a', 'b'))
 
     Args:
-        source: the path of a file or folder in a format of `data.path`, or a table that
-            `rnnmnist.fit` accepts. Splits are ignored.
-        columns: the setting `data.columns`, if the columns of a table have other names,
-            or a mapping such as `{"sequence": "recording", "label": "activity"}`.
+        source: the path of a file or folder in a format that `data.path` accepts, or a
+            table that `rnnmnist.fit` accepts. Splits are ignored.
+        columns: column names of a table, as in the setting `data.columns`, or as a
+            mapping such as `{"sequence": "recording", "label": "activity"}`.
 
     Returns:
-        X, a list of real arrays [time, features]; y, the class names, str [n]; groups,
-        int or str [n]; and ids, strings. All except X are None if the source has none.
+        X, a list of numeric arrays [time, features]; y, the class names, str [n];
+        groups, int or str [n]; and ids, strings. y, groups and ids are None if the
+        source does not contain them.
 
     Raises:
         UserError: if the source is invalid or cannot be read.
@@ -200,17 +202,17 @@ def read_sequences(
 
 
 def to_dataset(
-    name: str, sequences: Sequences, config: Config, trained: Task | None = None
+    name: str, sequences: Sequences, config: Config, trained_task: Task | None = None
 ) -> Dataset:
-    """Validates the values of labelled sequences, and divides them into splits.
+    """Validates the values of labelled sequences, and creates their splits.
 
     Args:
         name: the name of the data set.
         sequences: labelled sequences.
         config: the configuration of the run.
-        trained: None for training. Otherwise, the task of a trained network, which may
-            be an image task; the sequences get its normalization and classes. If they
-            are the training data of that task, they also get its splits.
+        trained_task: None for training. Otherwise, the task of a trained network, which
+            can be an image task. The sequences use its normalization and classes. If
+            they are the data of this task, they also use its splits.
 
     Returns:
         A data set. `Task.time_steps` is the maximum length in the training and
@@ -219,30 +221,30 @@ def to_dataset(
     data = config.data
     if sequences.labels is None:
         raise UserError(
-            "labels: are missing; add an array 'labels', @classLabel with labels, or a "
-            "column 'label' (or name another with data.columns=label=NAME); in Python, "
-            "pass labels"
+            "labels: are missing; add an array 'labels', labels with a @classLabel "
+            "line, or a column 'label' (for another column, set "
+            "data.columns=label=NAME); in Python, pass labels"
         )
-    if trained is None:
+    if trained_task is None:
         _check_roles(sequences, data.roles)
         splits = sequences.training_splits(data.validation, config.seed)
         task = _prepare_training(sequences, splits, data)
     else:
-        sequences = _map_labels(sequences, trained)
+        sequences = _map_labels(sequences, trained_task)
         sha256 = check_and_hash_values(
-            sequences, Normalization.create(trained, data.missing)
+            sequences, Normalization.create(trained_task, data.missing)
         )
-        splits = sequences.given_splits("test")
-        if sha256 == trained.sha256:
+        splits = sequences.split_indices("test")
+        if sha256 == trained_task.sha256:
             splits = sequences.training_splits(data.validation, config.seed)
-        task = replace(trained, sha256=sha256)
+        task = replace(trained_task, sha256=sha256)
     digests = hash_sequences(sequences)
-    if trained is None:
+    if trained_task is None:
         _warn_of_splits(sequences, splits, digests)
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
-        held_out = np.unique(sequences.groups[splits["validation"]])
-        validation_groups = tuple(map(str, held_out))
+        groups = np.unique(sequences.groups[splits["validation"]])
+        validation_groups = tuple(map(str, groups))
     task = replace(
         task,
         name=name.removesuffix("_TRAIN").removesuffix("_TEST"),
@@ -251,7 +253,7 @@ def to_dataset(
         validation_groups=validation_groups,
     )
     normalization = None
-    if task.image_shape is None:  # otherwise, the trained task has images
+    if task.image_shape is None:  # otherwise, the network was trained on images
         normalization = Normalization.create(task, data.missing)
     examples = {}
     for split, indices in splits.items():
@@ -276,12 +278,12 @@ def _prepare_training(
 ) -> Task:
     """Creates the task of training sequences, with normalization and SHA-256.
 
-    Invalid values raise a `UserError`, and suspicious values cause a warning.
+    Raises a `UserError` if a value is invalid, and warns if a value is suspicious.
     """
-    fitted = np.concatenate([splits["train"], splits["validation"]])
+    indices = np.concatenate([splits["train"], splits["validation"]])
     task = Task(
         "",
-        int(sequences.lengths[fitted].max()),
+        int(sequences.lengths[indices].max()),
         len(sequences.feature_names),
         sequences.classes,
         {},
@@ -297,29 +299,29 @@ def _prepare_training(
     return replace(task, sha256=sha256)
 
 
-def _map_labels(sequences: Sequences, trained: Task) -> Sequences:
+def _map_labels(sequences: Sequences, trained_task: Task) -> Sequences:
     """Replaces the labels with indices into the classes of a trained task."""
-    unknown = set(sequences.classes) - set(trained.classes)
+    unknown = set(sequences.classes) - set(trained_task.classes)
     if unknown:
         raise UserError(
             f"the network was not trained on class {min(unknown)}; its classes are "
-            f"{', '.join(trained.classes)}"
+            f"{', '.join(trained_task.classes)}"
         )
-    order = [trained.classes.index(name) for name in sequences.classes]
+    order = [trained_task.classes.index(name) for name in sequences.classes]
     labels = np.array(order, np.int32)[sequences.labels]
-    return replace(sequences, labels=labels, classes=trained.classes)
+    return replace(sequences, labels=labels, classes=trained_task.classes)
 
 
 def hash_sequences(sequences: Sequences) -> np.ndarray:
     """Hashes the values of each sequence; returns str [examples].
 
-    Equal values have equal hashes, regardless of their type.
+    The hashes depend on the values, but not on their type.
     """
     digests = []
     for values, length in zip(sequences.inputs, sequences.lengths, strict=True):
-        read = select_columns(values[:length], sequences.columns)
-        # Adding 0 turns negative zeros into positive ones.
-        content = (read.astype(np.float64) + 0.0).tobytes()
+        selected_values = select_columns(values[:length], sequences.columns)
+        # Adding 0 converts negative zeros to positive zeros.
+        content = (selected_values.astype(np.float64) + 0.0).tobytes()
         digests.append(hashlib.blake2b(content, digest_size=8).hexdigest())
     return np.array(digests)
 
@@ -329,28 +331,29 @@ def _warn_of_splits(
 ) -> None:
     classes, labels = np.array(sequences.classes), np.asarray(sequences.labels)
     for name in ("train", "validation"):
-        present = labels[splits[name]]
-        absent = np.delete(classes, present)
-        if len(present) and len(absent):
+        split_labels = labels[splits[name]]
+        missing_classes = np.delete(classes, split_labels)
+        if len(split_labels) and len(missing_classes):
             warn_about_data(
                 f"the {name} split has no sequences of these classes: "
-                f"{', '.join(absent)[:200]}"
+                f"{', '.join(missing_classes)[:200]}"
             )
-    shared = {"are equal to sequences": digests}
+    keys_by_relation = {"are identical to sequences": digests}
     if sequences.groups is not None:
-        shared["belong to groups"] = sequences.groups
-    for relation, values in shared.items():
-        seen = values[splits["train"]]
+        keys_by_relation["belong to groups"] = sequences.groups
+    for relation, keys in keys_by_relation.items():
+        earlier_keys = keys[splits["train"]]
         for name in ("validation", "test"):
-            own = values[splits[name]]
-            number = int(np.isin(own, seen).sum())
-            if number:
+            split_keys = keys[splits[name]]
+            count = int(np.isin(split_keys, earlier_keys).sum())
+            if count:
                 warn_about_data(
-                    f"{number:,} of {len(own):,} {name} sequences {relation} of "
-                    "another split, so the accuracy may not hold for new ones; keep "
-                    "equal sequences, and each group, in one split"
+                    f"{count:,} of {len(split_keys):,} {name} sequences {relation} in "
+                    "another split, so the accuracy on new sequences may be lower; "
+                    "keep identical sequences, and the sequences of a group, in one "
+                    "split"
                 )
-            seen = np.concatenate([seen, own])
+            earlier_keys = np.concatenate([earlier_keys, split_keys])
 
 
 # Warns about clocks, counters, constants, and features without training values.
@@ -359,20 +362,20 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     is_linear = moments.has_constant_delta
     if is_linear.any() and not is_linear.all():
         warn_about_data(
-            "features that change by the same amount at every time step, or never, "
-            "like a clock, a counter or the number of a subject: "
+            "features that change by a constant amount per time step, or never within "
+            "a sequence, like a clock, a counter or a subject number: "
             f"{', '.join(names[is_linear])[:200]}; exclude them with data.features, or "
-            "give the subject's column the role groups"
+            "assign the role groups to the subject column"
         )
     if moments.is_constant.all():
         warn_about_data(
             "every feature is constant over all training sequences, up to rounding, so "
-            "no network can tell them apart; scale up tiny values"
+            "no network can distinguish the sequences; scale up tiny values"
         )
     is_empty = moments.count[0] == 0
     if is_empty.any():
         warn_about_data(
-            "features without a value in training: "
+            "features that have no values in the training sequences: "
             f"{', '.join(names[is_empty])[:200]}; exclude them with data.features"
         )
 
@@ -382,12 +385,12 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
         array = {"label": "labels"}.get(role, role)
         if getattr(sequences, array, ()) is None:
             raise UserError(
-                f"data.columns: {role}={name} names no column; remove or correct it"
+                f"data.columns: {role}={name}: the column is missing; fix or remove it"
             )
 
 
 def check_and_hash_values(sequences: Sequences, normalization: Normalization) -> str:
-    """Validates and hashes all values, in blocks to limit memory.
+    """Validates and hashes all values, in blocks to save memory.
 
     Returns:
         The SHA-256 over the values, labels, lengths, splits, groups and classes.
@@ -396,14 +399,14 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
     arrays = (sequences.labels, lengths, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
     digest = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
-    # This type keeps the precision of the file.
+    # This type preserves the precision of the stored values.
     dtype = np.result_type(sequences.inputs.dtype, np.float32)
-    for block, is_read, values in sequences.read_blocks(np.arange(len(lengths))):
+    for block, mask, values in sequences.read_blocks(np.arange(len(lengths))):
         rows = values.astype(dtype)
         invalid = normalization.find_invalid(rows)
         if invalid is not None:
             (row, feature), reason = invalid
-            position, time = np.argwhere(is_read)[row]
+            position, time = np.argwhere(mask)[row]
             index = block[position]
             ids = sequences.ids
             name = index if ids is None else format_value(ids[index])
@@ -415,26 +418,26 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
     return digest.hexdigest()
 
 
-def select_features(sequences: Sequences, selected: Sequence[str]) -> Sequences:
-    """Selects features, in the given order; if `selected` is empty, keeps all.
+def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
+    """Selects features in the order of `features`; if it is empty, keeps all.
 
-    Named features are selected by name, and the rest are dropped. Unnamed features are
-    identified by position, so their number must match.
+    Features with custom names are features by name. Features with default names are
+    identified by position, so the number of features must match.
     """
     names = sequences.feature_names
-    if not selected or tuple(selected) == names:
+    if not features or tuple(features) == names:
         return sequences
-    is_named = are_named(names) and are_named(selected)
-    if is_named or sorted(selected) == sorted(names):
-        require_features(names, selected)
-        # Columns are selected when values are read, so that memory maps are not copied.
-        columns = np.array([names.index(name) for name in selected])
-        return replace(sequences, columns=columns, feature_names=tuple(selected))
-    if len(names) != len(selected):
+    is_named = has_custom_names(names) and has_custom_names(features)
+    if is_named or sorted(features) == sorted(names):
+        require_features(names, features)
+        # Columns are features when values are read, so that memory maps are not copied.
+        columns = np.array([names.index(name) for name in features])
+        return replace(sequences, columns=columns, feature_names=tuple(features))
+    if len(names) != len(features):
         raise UserError(
-            f"must have the features {format_value(selected)} ({len(selected)}), which "
+            f"must have the features {format_value(features)} ({len(features)}), which "
             "data.features or the network requires, not "
-            f"{format_value(names)} ({len(names)}); pass these, with feature_names; in "
-            "Python, pass inputs[None] for a single sequence"
+            f"{format_value(names)} ({len(names)}); pass the required features, and "
+            "feature_names; in Python, pass inputs[None] for a single sequence"
         )
-    return replace(sequences, feature_names=tuple(selected))
+    return replace(sequences, feature_names=tuple(features))

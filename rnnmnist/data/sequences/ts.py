@@ -1,4 +1,4 @@
-"""Reads .ts files of the UEA and UCR archives.
+"""Reads .ts files from the UEA and UCR archives.
 
 The file starts with a header of `@` tags. Each following line is one case: dimensions
 separated by colons, each a list of values separated by commas. The label comes last.
@@ -15,16 +15,16 @@ import numpy as np
 
 from rnnmnist.errors import UserError, format_value, prefix_errors
 
-CASE = (
-    "write the same number of values in each dimension, with ? or nan for missing ones"
+CASE_HINT = (
+    "give all dimensions the same number of values, and write ? or nan for missing ones"
 )
 
 
-def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
+def read_ts(path: Path, *, both_splits: bool = True) -> dict[str, Any]:
     """Reads a .ts file.
 
-    With `pair`, reading one of NAME_TRAIN.ts and NAME_TEST.ts also reads the other file
-    if it exists.
+    If `both_splits` is true and the file is NAME_TRAIN.ts or NAME_TEST.ts, the other
+    file is also read if it exists.
 
     Returns:
         Keyword arguments for `check_arrays`.
@@ -33,15 +33,15 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     files = {
         path.with_stem(f"{stem}_{part.upper()}"): part for part in ("train", "test")
     }
-    is_pair = pair and path in files and all(file.is_file() for file in files)
+    is_pair = both_splits and path in files and all(file.is_file() for file in files)
     cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
     split: list[str] = []
     for file, part in files.items() if is_pair else [(path, "")]:
         lines = _read_lines(file)
         classes = _read_header(lines)
-        for where, text in lines:
-            with prefix_errors(where, CASE):
+        for location, text in lines:
+            with prefix_errors(location, CASE_HINT):
                 values, label = _parse_case(text, classes)
             cases.append(values)
             labels.append(label)
@@ -54,7 +54,7 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the location and text of each line, without empty lines and comments."""
+    """Yields the location and text of each line that is not empty or a comment."""
     # Some comments in the archives are not UTF-8.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(map(str.strip, file), 1):
@@ -63,7 +63,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
-    """Reads the header and returns the classes, or an empty list without labels.
+    """Reads the header; returns the classes, which are empty if there are no labels.
 
     All other tags are redundant: the cases contain the same information.
     """
@@ -76,7 +76,7 @@ def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
         has_classes = "false" not in map(str.lower, arguments[:1])
         if tag == "@classlabel" and has_classes:
             classes = arguments[1:]
-    raise UserError("has no line @data; add it before the cases")
+    raise UserError("has no @data line; add one before the cases")
 
 
 def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
@@ -85,10 +85,10 @@ def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
         raise UserError(
-            "the label must be one of the classes of @classLabel, "
+            "the label must be a class listed in @classLabel, "
             f"{format_value(' '.join(classes))}, not {format_value(label)}"
         )
-    if "_" in "".join(dimensions):  # float() would accept underscores
+    if "_" in "".join(dimensions):  # `float` would accept underscores
         raise UserError("a value contains an underscore; remove it")
     cells = [dimension.replace("?", "nan").split(",") for dimension in dimensions]
     return np.array(cells, np.float64).T, label

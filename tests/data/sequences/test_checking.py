@@ -30,7 +30,7 @@ def test_every_sequence_is_in_one_split_and_every_class_is_in_training(
         sequences = check_arrays(
             np.zeros((count, 1)), labels, split=names, groups=groups
         )
-        given = sequences.given_splits("train")
+        given = sequences.split_indices("train")
         classes = set(labels[given["train"]])
         try:
             found = sequences.training_splits(hold_out=True, seed=0)

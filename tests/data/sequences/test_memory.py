@@ -97,7 +97,7 @@ def test_a_missing_or_fractional_label_is_refused(label: float) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [1.0, label]}
     frame = pd.DataFrame(table)
     for kind in ("float32", "category"):
-        with pytest.raises(UserError, match="row 2: the column label has "):
+        with pytest.raises(UserError, match="row 2: column label contains "):
             read_memory(frame.astype({"label": kind}))
 
 
@@ -257,11 +257,15 @@ def test_a_list_with_swapped_axes_is_refused() -> None:
         (np.array([np.ones((n, 2)) for n in (3, 4)], object), [0, 1], r"list\(\)"),
         ("sensors.csv", None, r"rnnmnist\.read_sequences"),
         (np.ones((3, 4)), None, "pass labels"),
-        (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\), with labels"),
-        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "row 1: the column x has"),
+        (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\) and labels"),
+        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "row 1: column x contains"),
         (FRAME.drop(columns="time"), None, "inputs: has the columns .* expected seq"),
         (FRAME, [0, 1, 0], "^labels: must be a column of the table"),
-        (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\).*the row"),
+        (
+            BESIDE.assign(u=["err", *BESIDE["u"][1:]]),
+            None,
+            r"the row .*\.astype\(str\)",
+        ),
         (pd.concat([BESIDE, BESIDE[["u"]]], axis=1), None, "have distinct names"),
         (
             pl.DataFrame(BESIDE).lazy(),
@@ -273,9 +277,13 @@ def test_a_list_with_swapped_axes_is_refused() -> None:
             [0, 1] * 10,
             r"^inputs: has the type 'generator'; .*with list\(\)",
         ),
-        ([], [], "^inputs: must be a list of sequences, .* not an empty list; "),
-        ([0.5, 1.5], [0, 1], "^inputs: .* not numbers; pass "),
-        (pd.DataFrame(np.ones((2, 9))), [0, 1], r"^labels: .*remove .*\.to_numpy\(\)"),
+        ([], [], "^inputs: must be a list of arrays .* not an empty list; "),
+        ([0.5, 1.5], [0, 1], "^inputs: .* not a list of numbers; pass "),
+        (
+            pd.DataFrame(np.ones((2, 9))),
+            [0, 1],
+            r"^labels: .* not an argument; .*\.to_numpy\(\)",
+        ),
     ],
 )
 def test_unsupported_objects_are_refused_with_a_remedy(

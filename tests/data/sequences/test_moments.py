@@ -40,7 +40,7 @@ def test_clocks_counters_and_sequence_numbers_are_named() -> None:
     }
     values = np.stack(list(features.values()), axis=2)
     (message,) = load(values, feature_names=list(features))
-    assert "by the same amount" in message
+    assert "by a constant amount" in message
     assert ": clock, row, age, gaps; exclude" in message
 
 
@@ -48,4 +48,6 @@ def test_a_feature_without_a_value_is_named() -> None:
     values = np.random.default_rng(0).normal(size=(*SHAPE, 2))
     values[..., 1] = np.nan
     (message,) = load(values, feature_names=["u", "v"])
-    assert message.startswith("features without a value in training: v;")
+    assert message.startswith(
+        "features that have no values in the training sequences: v;"
+    )

@@ -210,7 +210,7 @@ def test_chosen_features_of_a_folder_stay_memory_mapped(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     arrays = {"inputs": NOISE.swapaxes(1, 2), "labels": np.arange(len(NOISE)) % 2}
     path = write_folder(tmp_path, feature_names=names, **arrays)
-    sequences = read(path, selected=("c", "a"))
+    sequences = read(path, features=("c", "a"))
     memory_map: Any = sequences.inputs
     while not isinstance(memory_map, np.memmap):
         memory_map = memory_map.base
@@ -241,7 +241,9 @@ def test_either_file_of_a_pair_loads_both(tmp_path: Path) -> None:
         np.testing.assert_array_equal(both.labels, [1, 0, 1] * 2)
         np.testing.assert_array_equal(both.split, ["train"] * 3 + ["test"] * 3)
     write_text(tmp_path, test_path.name, TS.replace(":bird", ":cow"))
-    assert ": animals_TEST.ts, line 11: the label must be one of" in refusal(train_path)
+    assert ": animals_TEST.ts, line 11: the label must be a class listed in" in refusal(
+        train_path
+    )
     test_path.unlink()
     assert read(train_path).split is None
 
@@ -293,7 +295,7 @@ def test_the_first_wrong_text_of_a_column_is_named(
     chunks = [[good] * 40, [good, wrong, "y"] * 20]
     columns: dict[str, Any] = dict.fromkeys(("sequence", "time", "x"), range(100))
     columns[column] = pa.chunked_array(chunks, pa.string())
-    start = f"^row 42: the column {column} has '{wrong}'; "
+    start = f"^row 42: column {column} contains '{wrong}'; "
     with pytest.raises(UserError, match=start):
         read_stream(pa.table(columns), {})
 
@@ -319,9 +321,9 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sequences.inputs[0, :, 1], [5, 3, 1])
     np.testing.assert_array_equal(sequences.inputs[1, 0, 1], NAN)
     wrong = write_parquet(tmp_path, time=pa.array([None, 1, 2, 3, 4, 5]))
-    assert "row 1: the column time has ''; expected a number" in refusal(wrong)
+    assert "row 1: column time contains ''; expected a number" in refusal(wrong)
     wrong = write_parquet(tmp_path, **{"1": columns["time"]})
-    assert "row 1: the column 1 has '1970-01-01 00:00:00" in refusal(wrong)
+    assert "row 1: column 1 contains '1970-01-01 00:00:00" in refusal(wrong)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,10 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
         ),
         ({"labels": ["a", "b\nc", "b"]}, r"text, not 'b\\nc'"),
         ({"labels": ["a", "a", "a"]}, r"^split: .* not 1 of \('a',\); .*"),
-        ({"lengths": [3, 0, 1]}, "lengths: must be from 1 to 3, .* not from 0 to 3"),
+        (
+            {"lengths": [3, 0, 1]},
+            "lengths: must lie between 1 and 3, .* range from 0 to 3",
+        ),
         ({"split": ["train", "test", "trian"]}, "split: .*train, .* not 'trian'"),
         ({"split": ["test", "test", "validation"]}, "^split: .* classes, not 0 of"),
         (
@@ -385,7 +390,7 @@ def test_sequences_of_groups_that_are_also_in_training_are_counted(shared: int) 
     with data_warnings() as messages:
         to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
     assert len(messages) == (shared > 0)
-    start = f"{2 * shared} of 10 test sequences belong to groups of another split"
+    start = f"{2 * shared} of 10 test sequences belong to groups in another split"
     assert all(text.startswith(start) for text in messages)
 
 
@@ -403,8 +408,10 @@ def test_equal_sequences_in_different_splits_are_counted() -> None:
     with data_warnings() as messages:
         to_dataset("mine", check_arrays(inputs, split=split, **arrays), Config())
     validation, test = messages
-    assert validation.startswith("3 of 10 validation sequences are equal to sequences ")
-    assert test.startswith("10 of 10 test sequences are equal to sequences ")
+    assert validation.startswith(
+        "3 of 10 validation sequences are identical to sequences "
+    )
+    assert test.startswith("10 of 10 test sequences are identical to sequences ")
     lengths[30:] = 3
     with data_warnings() as messages:
         to_dataset("mine", check_arrays(inputs, split=split, **arrays), Config())
@@ -504,8 +511,8 @@ def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> Non
 
 
 WRONG_TS = [
-    ("@data", "@date", "has no line @data; "),
-    ("bird\n", "brid\n", "line 11: the label must be one of the classes of "),
+    ("@data", "@date", "has no @data line; "),
+    ("bird\n", "brid\n", "line 11: the label must be a class listed in "),
     ("5:6:bird", "(0,5):(0,6):bird", "line 11: cannot be read (ValueError: could not"),
     ("6:bird", "6,6:bird", "line 11: cannot be read (ValueError: "),
     ("5:6:bird", "5:bird", "size 1); "),
@@ -516,7 +523,7 @@ WRONG_CSV = [
     (CSV, "", "cannot be read (ArrowInvalid: Empty CSV file); save it again"),
     (CSV[CSV.index("a,0") :], "", "without empty axes, not (0, 0, 2)"),
     ("sequence,", "sequnce,", ": has the columns ['sequnce', 'time',"),
-    (",label", ",lable", "row 1: the column lable has 'cat'; expected a number"),
+    (",label", ",lable", "row 1: column lable contains 'cat'; expected a number"),
     ("0,1,label", "0,0,label", ": has the columns ['sequence', 'time', '0', '0'"),
     (
         "b,7,5,6,bird",
@@ -526,17 +533,17 @@ WRONG_CSV = [
     (
         "b,7,5",
         f"b,{2**64},0,0,bird\nb,{2**64 + 1},5",  # equal as floats
-        f"row 3: the column time has '{2**64 + 1}'; expected distinct times",
+        f"row 3: column time contains '{2**64 + 1}'; expected distinct times",
     ),
-    ("b,7,5", "b,inf,5", "row 2: the column time has 'inf'; expected a number, or"),
-    ("b,7,5", "b,2026-05-01,5", "row 2: the column time has '2026-05-01'"),
-    ("6,bird", "6,", "row 2: the column label has ''; expected text"),
+    ("b,7,5", "b,inf,5", "row 2: column time contains 'inf'; expected a number, or"),
+    ("b,7,5", "b,2026-05-01,5", "row 2: column time contains '2026-05-01'"),
+    ("6,bird", "6,", "row 2: column label contains ''; expected text"),
     (
         "a,2.5",
         "a,0.0",
-        "row 3: the column time has '0.0'; expected distinct times",
+        "row 3: column time contains '0.0'; expected distinct times",
     ),
-    ("4,cat", "4,dog", "row 3: the column label has 'dog'; expected the same text"),
+    ("4,cat", "4,dog", "row 3: column label contains 'dog'; expected the same value"),
 ]
 
 
@@ -561,7 +568,9 @@ def test_a_setting_that_names_an_absent_column_is_refused(tmp_path: Path) -> Non
         settings = DataConfig(
             name="files", path=str(path), features=features, columns="groups=animal"
         )
-        with pytest.raises(UserError, match="groups=animal names no column; remove or"):
+        with pytest.raises(
+            UserError, match="groups=animal: the column is missing; fix or"
+        ):
             datasets.load(Config(data=settings))
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
@@ -575,18 +584,18 @@ def test_a_compressed_table_must_be_named_gz(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "data.csv.gz").lengths, LENGTHS)
     assert "Row #8: Expected 5 columns, got 2: a,b" in refusal(tmp_path / "cut.csv.gz")
     path = (tmp_path / "data.csv.gz").rename(tmp_path / "data.csv")
-    assert "only if it is compressed" in refusal(path)
+    assert "only a compressed file" in refusal(path)
 
 
 def test_a_chosen_feature_is_not_suggested_for_an_absent_feature() -> None:
     sequences = check_arrays(np.ones((2, 3, 1)), feature_names=["acc_x"])
-    with pytest.raises(UserError, match=r"'acc_y', .* the named features are \("):
+    with pytest.raises(UserError, match=r"'acc_y', .* the features are \("):
         reading.select_features(sequences, ("acc_x", "acc_y"))
 
 
 def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     other = write_text(tmp_path, "animals.txt", CSV)
-    assert refusal(other).startswith(f"{other}: has an unknown format; name a .npz,")
+    assert refusal(other).startswith(f"{other}: has an unknown format; pass a .npz,")
     assert "pickle" not in refusal(other.rename(tmp_path / "animals.npz"))
     for suffix in (".npz", ".ts", ".csv", ".parquet"):
         assert "No such file or directory" in refusal(tmp_path / f"a{suffix}")
@@ -595,7 +604,7 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     assert "contains no array 'inputs'" in refusal(folder)
     for name in ("a.csv", "b.csv"):
         write_text(folder, name, CSV)
-    assert "name a single file, a table with a column" in refusal(folder)
+    assert "pass the path of a single table, with a seq" in refusal(folder)
 
 
 @every_format
