@@ -228,7 +228,7 @@ ROWS = {
     "loss": "own.py:focal,gamma=1.5",
     "optimizer": "own.py:slower_body,factor=0.5",
     "schedule": "own.py:one_cycle",
-    "metrics": "own.py:top+own.py:top,k=1",
+    "metrics": "own.py:top_k+own.py:top_k,k=1",
     "augment": "own.py:jitter,std=0.5",
     "path": "own.py:levels,folder='data'",
 }
@@ -395,8 +395,8 @@ def test_devices_and_ensembles_change_only_the_rounding(
     jax.tree.map(close, first, expected)
     jax.tree.map(close, second, alone)
     _, metrics = expected
-    assert {"top", "top,k=1", "learning_rate"} < metrics.keys()
-    np.testing.assert_allclose(metrics["top,k=1"], metrics["accuracy"])
+    assert {"top_k", "top_k,k=1", "learning_rate"} < metrics.keys()
+    np.testing.assert_allclose(metrics["top_k,k=1"], metrics["accuracy"])
 
 
 # A setting, a wrong value, and part of the message.
@@ -447,7 +447,7 @@ WRONG = [
     ("schedule", "own.py:undefined", "10 times train.learning_rate, not nan"),
     ("schedule", "own.py:branching", "TracerBoolConversionError"),
     ("metrics", "own.py:accuracy", "two metrics have the name accuracy"),
-    ("metrics", "own.py:top+own.py:top", "two metrics have the name top"),
+    ("metrics", "own.py:top_k+own.py:top_k", "two metrics have the name top_k"),
     (
         "metrics",
         "own.py:mean_loss",

@@ -21,7 +21,7 @@ def test_the_recipes_of_the_page_run(
     assert "Embedding on characters" in printed
     lines = (tmp_path / "runs/attention/metrics.jsonl").read_text().splitlines()
     for line in map(json.loads, lines):
-        assert line["metrics"]["top"][0] < line["metrics"]["top,k=3"][0] <= 1
+        assert line["metrics"]["top_k"][0] < line["metrics"]["top_k,k=3"][0] <= 1
     output = run_block("python", in_memory, tmp_path, environment)
     assert 0.3 < float(output.splitlines()[-1]) <= 1
     pytest.importorskip("tensorboardX")
