@@ -52,7 +52,11 @@ def summary(measured: dict[str, Any]) -> str:
         ]
         rows.append([f"recipe for {target} %: seconds, accuracy", *cells])
     title = "rnnmnist with a warm compilation cache, peers in their faster mode"
-    return f"{table(title, ('', 'rnnmnist', *peers), rows)}\n{origin(measured)}"
+    return (
+        f"{table(title, ('', 'rnnmnist', *peers), rows)}\n"
+        "Medians over rounds, with minimum and maximum. Hardware: "
+        f"{measured['hardware']}.\n"
+    )
 
 
 def differences(measured: dict[str, Any]) -> str:

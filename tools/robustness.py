@@ -316,8 +316,8 @@ def tables() -> str:
     unchanged = numbers["unchanged"]
     return (
         f"{page_tables.table(('change', *columns.values()), lines)}\n"
-        f"Preprocessing leaves {unchanged['unchanged']:,} of the "
-        f"{unchanged['images']:,} MNIST images unchanged.\n"
+        "Original MNIST images that are unchanged by preprocessing: "
+        f"{unchanged['unchanged']:,} of {unchanged['images']:,}.\n"
     )
 
 
