@@ -51,9 +51,9 @@ def summary(measured: dict[str, Any]) -> str:
             for name in processes
         ]
         rows.append([f"recipe for {target} %: seconds, accuracy", *cells])
-    title = "rnnmnist with a warm compilation cache, peers in their faster mode"
+    header = ("with a warm cache, and the faster mode of each peer", "rnnmnist", *peers)
     return (
-        f"{table(title, ('', 'rnnmnist', *peers), rows)}\n"
+        f"{page_tables.table(header, rows)}\n"
         "Medians over rounds, with minimum and maximum. Hardware: "
         f"{measured['hardware']}.\n"
     )
@@ -185,8 +185,7 @@ def jobs(measured: dict[str, Any]) -> str:
         for name, seconds in measured["jobs"].items()
     ]
     header = ("process", "seconds", "relative to rnnmnist, warm cache")
-    title = "781 steps of training and evaluation on 10,000 test images"
-    return table(title, header, rows)
+    return table("781 steps and evaluation on 10,000 test images", header, rows)
 
 
 def accuracy(measured: dict[str, Any]) -> str:

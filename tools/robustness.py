@@ -228,8 +228,7 @@ def preprocess_variant(
 
     Both are uint8 [28, 28].
     """
-    file = io.BytesIO(render_variant(image, variant, seed))
-    grey = image_io.decode(file, variant)
+    grey = image_io.decode(io.BytesIO(render_variant(image, variant, seed)), variant)
     resized = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
     baseline = np.rint(255 * (1 - resized)).astype(np.uint8)
     return preprocess(grey), baseline
@@ -310,8 +309,9 @@ def tables() -> str:
         counts = numbers["variants"][name]
         cells = []
         for key in columns:
-            percent = 100 * counts.get(key, 0) / counts["images"]
-            cells.append(f"{percent:.2f} %" if key in counts else "")
+            cells.append(
+                f"{100 * counts[key] / counts['images']:.2f} %" if key in counts else ""
+            )
         lines.append([label, *cells])
     unchanged = numbers["unchanged"]
     return (
