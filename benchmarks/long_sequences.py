@@ -133,7 +133,7 @@ def cells_table(measured: dict[str, Any]) -> str:
     header = (
         "cell",
         "images/s",
-        "relative to PyTorch's",
+        "relative to PyTorch",
         "% of the ceiling",
         "peak MiB",
     )
@@ -174,7 +174,7 @@ def lengths_table(measured: dict[str, Any]) -> str:
         rows.append(cells)
     lengths = (f"{time:,} time steps" for time in LENGTHS)
     header = ("µs per time step of 128 sequences", *lengths)
-    return table("Length", header, rows)
+    return table("Sequence lengths", header, rows)
 
 
 def cells() -> str:

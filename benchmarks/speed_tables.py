@@ -43,16 +43,20 @@ def summary(measured: dict[str, Any]) -> str:
         rows.append([title, *map(format_speeds, found)])
     processes = ("rnnmnist, warm cache", *peers)
     seconds = [format_seconds(measured["jobs"][name]) for name in processes]
-    rows.append(["781 steps and all test images, seconds", *seconds])
+    rows.append(["781 steps and evaluation on the test split, seconds", *seconds])
     for target, recipes in measured["accuracy"].items():
         cells = [
             f"{format_seconds(seconds_of(recipes[name]))}, "
             f"{mean_accuracy(recipes[name], target, '.2f')}"
             for name in processes
         ]
-        rows.append([f"the recipe for {target} %: seconds, accuracy", *cells])
-    title = "rnnmnist with a warm compilation cache, and its peers in their faster mode"
-    return f"{table(title, ('', 'rnnmnist', *peers), rows)}\n{origin(measured)}"
+        rows.append([f"recipe for {target} %: seconds, accuracy", *cells])
+    header = ("with a warm cache, and the faster mode of each peer", "rnnmnist", *peers)
+    return (
+        f"{page_tables.table(header, rows)}\n"
+        "Medians over rounds, with minimum and maximum. Hardware: "
+        f"{measured['hardware']}.\n"
+    )
 
 
 def differences(measured: dict[str, Any]) -> str:
@@ -157,7 +161,7 @@ def throughput(measured: dict[str, Any]) -> str:
             found = [speed / FLOP_PER_IMAGE for speed in found]
         percent = median_and_range([100 * ratio for ratio in ratios(found, top)], ".0f")
         rows.append([name, format_speeds(found), format_ratios(ours, found), percent])
-    header = ("training, batch 128", "images/s", "rnnmnist / this", "% of the ceiling")
+    header = ("batch 128", "images/s", "speedup of rnnmnist", "% of the ceiling")
     return table("Training", header, rows)
 
 
@@ -169,7 +173,8 @@ def evaluation(measured: dict[str, Any]) -> str:
         [name, format_speeds(speed), format_ratios(ours, speed)]
         for name, speed in found.items()
     ]
-    return table("Evaluation", ("10,000 images", "images/s", "rnnmnist / this"), rows)
+    header = ("10,000 images", "images/s", "speedup of rnnmnist")
+    return table("Evaluation", header, rows)
 
 
 def jobs(measured: dict[str, Any]) -> str:
@@ -179,8 +184,8 @@ def jobs(measured: dict[str, Any]) -> str:
         [name, format_seconds(seconds), format_ratios(seconds, warm)]
         for name, seconds in measured["jobs"].items()
     ]
-    header = ("process start to end of evaluation", "seconds", "this / rnnmnist, warm")
-    return table("The tutorial's 781 steps and all 10,000 test images", header, rows)
+    header = ("process", "seconds", "relative to rnnmnist, warm cache")
+    return table("781 steps and evaluation on 10,000 test images", header, rows)
 
 
 def accuracy(measured: dict[str, Any]) -> str:
@@ -206,11 +211,11 @@ def accuracy(measured: dict[str, Any]) -> str:
         "framework",
         "epochs",
         "seconds",
-        "this / rnnmnist, warm",
+        "relative to rnnmnist, warm cache",
         "mean accuracy",
-        "correct, by seed",
+        "correct predictions per seed",
     )
-    return table("Time to accuracy, on all test images", header, rows)
+    return table("Time to accuracy on 10,000 test images", header, rows)
 
 
 def seeds(measured: dict[str, Any]) -> str:
@@ -234,8 +239,8 @@ def batches(measured: dict[str, Any]) -> str:
         speed, *others = (found[f"{name} {size}"] for name in (ours, *peers))
         ratio = format_ratios(speed, max(others, key=statistics.median))
         rows.append([size, *map(format_speeds, (speed, *others)), ratio])
-    header = ("batch", ours, *peers, "rnnmnist / faster peer")
-    return table("Batch, images/s", header, rows)
+    header = ("batch size", ours, *peers, "speedup over the faster mode")
+    return table("Images/s by batch size", header, rows)
 
 
 def starts(measured: dict[str, Any]) -> str:
@@ -246,8 +251,8 @@ def starts(measured: dict[str, Any]) -> str:
     ]
     rows += [
         [
-            f"the default run, data prepared, {cores}",
-            f"{run['seconds']:.1f} ({run['processor_seconds']:.1f} of processors)",
+            f"run of `default` with prepared data, {cores}",
+            f"{run['seconds']:.1f} (CPU time {run['processor_seconds']:.1f})",
         ]
         for cores, run in measured["default_run"].items()
     ]
@@ -264,10 +269,10 @@ def at_the_ceiling(measured: dict[str, Any]) -> str:
     ):
         peer = fastest_mode(measured[section], "PyTorch")
         ratio = limit / statistics.median(speeds(measured[section][peer]))
-        parts.append(f"{ratio:.2f} times {peer} in {work}")
+        parts.append(f"{work} would be {ratio:.2f} times")
     return (
-        "The speed at the ceiling, with matrix products only, would be "
-        f"{' and '.join(parts)}, which is a third of the work.\n"
+        f"At the ceiling, {' and '.join(parts)} as fast as in the fastest mode of "
+        "PyTorch. Evaluation needs a third of the operations of training.\n"
     )
 
 
@@ -275,8 +280,8 @@ def origin(measured: dict[str, Any]) -> str:
     """States the hardware, versions, commit and command of the measurements."""
     versions = page_tables.format_versions(measured["versions"])
     return (
-        f"On {measured['hardware']}; {versions}, torch {measured['torch']}. Medians "
-        "over rounds, with minimum and maximum, from one run on "
-        f"{measured['date']} with the code of commit {measured['commit']}: "
+        f"Hardware: {measured['hardware']}. Versions: {versions}, torch "
+        f"{measured['torch']}. The numbers are medians over rounds, with minimum and "
+        f"maximum, from one run on {measured['date']} at commit {measured['commit']}: "
         f"`{measured['command']}`.\n"
     )

@@ -210,15 +210,15 @@ def render_variant(image: np.ndarray, variant: str, seed: int) -> bytes:
     return rendered
 
 
-# The variants in the table.
-SHOWN = (
-    "unmodified",
-    "off-centre by up to a quarter",
-    "scaled 0.5 to 2",
-    "a light gradient",
-    "scaled, with a shadow edge, and JPEG noise",
-    "strokes thinned",
-)
+# The variants in the table, with their labels.
+SHOWN = {
+    "unmodified": "none",
+    "off-centre by up to a quarter": "shift by up to a quarter of the width",
+    "scaled 0.5 to 2": "scale from 0.5 to 2",
+    "a light gradient": "uneven lighting",
+    "scaled, with a shadow edge, and JPEG noise": "scale, shadow edge and JPEG noise",
+    "strokes thinned": "thinner strokes",
+}
 
 
 def preprocess_variant(
@@ -228,8 +228,7 @@ def preprocess_variant(
 
     Both are uint8 [28, 28].
     """
-    file = io.BytesIO(render_variant(image, variant, seed))
-    grey = image_io.decode(file, variant)
+    grey = image_io.decode(io.BytesIO(render_variant(image, variant, seed)), variant)
     resized = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
     baseline = np.rint(255 * (1 - resized)).astype(np.uint8)
     return preprocess(grey), baseline
@@ -302,23 +301,23 @@ def tables() -> str:
     """Renders the variants in `SHOWN` as Markdown."""
     numbers = json.loads(NUMBERS.read_text())
     columns = {
-        "correct": "correct",
-        "baseline": "correct, only resized and inverted",
+        "correct": "accuracy",
+        "baseline": "accuracy, only resized and inverted",
     }
     lines = []
-    for name in SHOWN:
+    for name, label in SHOWN.items():
         counts = numbers["variants"][name]
         cells = []
         for key in columns:
-            share = 100 * counts.get(key, 0) / counts["images"]
-            cells.append(f"{share:.2f} %" if key in counts else "")
-        lines.append([name, *cells])
-    header = ("variant of the test images", *columns.values())
+            cells.append(
+                f"{100 * counts[key] / counts['images']:.2f} %" if key in counts else ""
+            )
+        lines.append([label, *cells])
     unchanged = numbers["unchanged"]
     return (
-        f"{page_tables.table(header, lines)}\n"
-        f"Preprocessing leaves {unchanged['unchanged']:,} of all "
-        f"{unchanged['images']:,} images of MNIST unchanged.\n"
+        f"{page_tables.table(('change', *columns.values()), lines)}\n"
+        "Original MNIST images that are unchanged by preprocessing: "
+        f"{unchanged['unchanged']:,} of {unchanged['images']:,}.\n"
     )
 
 
