@@ -191,9 +191,9 @@ METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
 LABELS = (
     "none",
     "inverse smoothing",
-    "temperature, exact at 95 %",
-    "temperature, target 1 - 1/n",
-    "temperature, held-out tenth",
+    "exact at 95 %",
+    "target 1 - 1/n",
+    "held-out tenth",
 )
 
 

@@ -78,8 +78,8 @@ TITLES = {
     "fashion_mnist": "rows of Fashion-MNIST",
     "watch": "watch, by subject",
     "PLAID": "PLAID",
-    "binary_mnist": "rows of MNIST, binary",
-    "binary_fashion_mnist": "rows of Fashion-MNIST, binary",
+    "binary_mnist": "binary MNIST",
+    "binary_fashion_mnist": "binary Fashion-MNIST",
     "words": "words by language",
     "names": "last names by country",
 }

@@ -99,25 +99,25 @@ def table(rows: Iterable[Row], *titles: str) -> str:
 
 
 def origin(measurements: Mapping[str, Iterable[dict[str, Any]]]) -> str:
-    """Lists the hardware of results by label, and the versions and dates of all."""
-    lines, versions, dates = "", set[str](), set[str]()
+    """Lists the hardware of results by label, and the versions of all results."""
+    lines, versions = "", set[str]()
     for label, results in measurements.items():
         processors = set[str]()
         for result in results:
-            processors.add(result["hardware"].replace(" of ", " of an "))
+            processors.add(result["hardware"].removeprefix("one core of "))
             versions.add(page_tables.format_versions(result["versions"]))
-            dates.add(result["date"])
         lines += f"- {label}: {'; '.join(sorted(processors))}\n"
-    return (
-        f"\n{lines}- Versions: {'; '.join(sorted(versions))}\n"
-        f"- Dates: {min(dates)} to {max(dates)}\n"
-    )
+    return f"\n{lines}- Versions: {'; '.join(sorted(versions))}\n"
 
 
 def origin_of(*groups: Iterable[Row]) -> str:
-    """Lists the hardware, versions and dates of groups of rows."""
+    """Lists the hardware and versions of groups of rows."""
     return origin(
-        {"Hardware": [read_result(row.name) for rows in groups for row in rows]}
+        {
+            "Hardware (one core)": [
+                read_result(row.name) for rows in groups for row in rows
+            ]
+        }
     )
 
 
@@ -168,10 +168,10 @@ def archive() -> str:
 
 
 def sequences_origin() -> str:
-    """Lists the hardware of each table of results on sequences, versions and dates."""
+    """Lists the hardware and versions for each table of results on sequences."""
     rows = (*ARCHIVE_FILTERS, *ARCHIVE, *ARCHIVE_LSTM)
     measurements = {
-        "Archives": [read_result(row.name) for row in rows],
+        "Archives (one core)": [read_result(row.name) for row in rows],
         "Filters and trained networks": [read_result("few_sequences")],
         "Calibration": [read_result("calibration")],
     }
@@ -180,7 +180,7 @@ def sequences_origin() -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in versions)
     return (
         f"{origin(measurements)}- 1-NN DTW and MiniRocket: {baselines['hardware']}; "
-        f"{libraries}; {baselines['date']}\n"
+        f"{libraries}\n"
     )
 
 
