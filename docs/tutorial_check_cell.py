@@ -17,11 +17,11 @@ def check_cell(cell, flax_cell, units=8, features=5):
     for number, row in enumerate(rows, 1):
         next_carry, _ = theirs.apply({"params": params}, carry, row)
         expected = jnp.array(next_carry)
-        found = jnp.array(cell(params, carry, row))
-        if found.shape != expected.shape:
-            return f"another cell: states of shape {found.shape}, not {expected.shape}"
-        error = jnp.abs(found - expected).max()
+        actual = jnp.array(cell(params, carry, row))
+        if actual.shape != expected.shape:
+            return f"different: states of shape {actual.shape}, not {expected.shape}"
+        error = jnp.abs(actual - expected).max()
         if not error < 1e-5:
-            return f"another cell: after row {number}, a state differs by {error:.1g}"
+            return f"different: after row {number}, a state differs by {error:.1g}"
         carry = next_carry
     return f"the same states as {flax_cell.__name__}"

@@ -4,16 +4,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 
-def plot_units(chosen, states, labels):
-    """Plots quantiles of cell states, for chosen digits, rows and units."""
+def plot_units(units, states, labels):
+    """Plots quantiles of cell states. `units` lists digits, rows and units."""
     _, grid = plt.subplots(
         2, 2, figsize=(5.5, 6), sharex=True, sharey=True, layout="constrained"
     )
     quantiles = jnp.array([0.1, 0.5, 0.9])
-    for axes, (digit, row, unit) in zip(grid.flat, chosen):
-        of_digit = labels == digit
-        for name, shown in ((f"digit {digit}", of_digit), ("others", ~of_digit)):
-            low, median, high = jnp.quantile(states[shown, :, unit], quantiles, axis=0)
+    for axes, (digit, row, unit) in zip(grid.flat, units):
+        is_digit = labels == digit
+        for name, mask in ((f"digit {digit}", is_digit), ("other digits", ~is_digit)):
+            low, median, high = jnp.quantile(states[mask, :, unit], quantiles, axis=0)
             axes.plot(median, range(1, 29), label=name)
             axes.fill_betweenx(range(1, 29), low, high, alpha=0.3)
         axes.axhline(row, color="gray", linestyle=":")

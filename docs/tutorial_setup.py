@@ -41,12 +41,12 @@ def update(model, optimizer, state, step, images, labels, seed=0):
     key = jax.random.fold_in(jax.random.key(seed), step)
     batch = jax.random.randint(key, (BATCH_SIZE,), 0, len(labels))
 
-    def loss_of(params):
+    def loss_fn(params):
         logits = model.apply({"params": params}, images[batch])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
         return losses.mean()
 
-    loss, gradient = jax.value_and_grad(loss_of)(params)
+    loss, gradient = jax.value_and_grad(loss_fn)(params)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state)
     return (optax.apply_updates(params, updates), optimizer_state), loss
 

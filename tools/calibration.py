@@ -31,16 +31,7 @@ from typing import Any
 
 import numpy as np
 import page_tables
-from few_sequences import (
-    ALL,
-    TITLES,
-    Sequences,
-    divide,
-    load_images,
-    load_names,
-    load_watch,
-    load_words,
-)
+from few_sequences import ALL, TITLES, Sequences, divide, make_loaders
 from fold_tables import SEVEN
 from folds import Folds, prepare
 
@@ -84,13 +75,7 @@ def list_parts(
             for draw in DRAWS
             for fold in range(FOLDS)
         ]
-    loaders = {
-        "mnist": functools.partial(load_images, data, "mnist"),
-        "fashion_mnist": functools.partial(load_images, data, "fashion_mnist"),
-        "watch": functools.partial(load_watch, wheel),
-        "words": functools.partial(load_words, wheel),
-        "names": functools.partial(load_names, wheel),
-    }
+    loaders = make_loaders(data, wheel)
     for name, sizes in SIZES.items():
         for size in sizes:
             title = TITLES[name] if size == ALL else f"{size:,} {TITLES[name]}"
@@ -202,6 +187,16 @@ METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
 }
 
 
+# In the table; the keys of `METHODS` are also keys of the result file.
+LABELS = (
+    "none",
+    "inverse smoothing",
+    "exact at 95 %",
+    "target 1 - 1/n",
+    "held-out tenth",
+)
+
+
 def evaluate(files: list[Path], method: str) -> dict[str, Any]:
     """Evaluates a method on a data set; losses are sums over the sequences per file."""
     parts: dict[str, list[float]] = {name: [] for name in COUNTS}
@@ -239,7 +234,7 @@ def methods() -> str:
     """Renders the table of the methods, with means over the data sets."""
     sets = json.loads(FILE.read_text())["sets"]
     lines = []
-    for method in METHODS:
+    for method, label in zip(METHODS, LABELS, strict=True):
         rows = []
         for figures in sets.values():
             found = {name: np.sum(figures[method][name]) for name in COUNTS}
@@ -251,16 +246,9 @@ def methods() -> str:
             rows.append((loss / found["examples"], of_correct, of_wrong, error))
         # A data set without wrong predictions has no mean loss for them.
         loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
-        lines.append(
-            [
-                method,
-                f"{loss:.3f}",
-                f"{of_correct:.3f}",
-                f"{of_wrong:.2f}",
-                f"{error:.1f}",
-            ]
-        )
-    losses = ("log loss", "correct predictions", "wrong predictions")
+        numbers = f"{loss:.3f} {of_correct:.3f} {of_wrong:.2f} {error:.1f}"
+        lines.append([label, *numbers.split()])
+    losses = ("log loss", "if correct", "if wrong")
     header = ("calibration", *losses, "calibration error, points")
     return page_tables.table(header, lines)
 

@@ -36,7 +36,7 @@ import numpy as np
 FILE = Path(__file__).resolve().parent.parent / "results" / "crossover.json"
 ROCKET = "MiniRocket"
 # From `cell` of RNNClassifier, or MiniRocket, to the name in tables and plots.
-TITLES = {ROCKET: ROCKET, "filters": "random filters", "lru": "trained recipe"}
+TITLES = {ROCKET: ROCKET, "filters": "random filters", "lru": "trained network"}
 RUNS = [
     *(
         (name, size, draw)
@@ -138,9 +138,9 @@ def plot() -> bytes:
     for name, style in zip(TITLES, ("s--", "^-.", "o-"), strict=True):
         found = read_metrics().items()
         points = {size: rows[0] for (other, size), rows in found if other == name}
-        percents = 100 * np.array([*points.values()])
-        mean, ends = percents.mean(axis=1), percents.std(axis=1, ddof=1)
-        axes.errorbar([*points], mean, ends, fmt=style, capsize=3, label=TITLES[name])
+        accuracies = 100 * np.array([*points.values()])
+        mean, std = accuracies.mean(axis=1), accuracies.std(axis=1, ddof=1)
+        axes.errorbar([*points], mean, std, fmt=style, capsize=3, label=TITLES[name])
     axes.set_xscale("log")
     axes.set_xticks([*points], [f"{size:,}" for size in points])
     axes.set_xlabel("training sequences, logarithmic")

@@ -36,6 +36,7 @@ import string
 import sys
 import tempfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,7 +53,7 @@ from rnnmnist.runtime import machine
 
 FILE = Path(__file__).resolve().parent.parent / "results" / "few_sequences.json"
 HELD_OUT = 8_000  # images
-WINDOW = 100  # time steps of the watch's recordings
+WINDOW = 100  # time steps, for the smartwatch recordings
 FOLDS = 5
 ALL = 10**6  # more than any data set contains
 RECIPES: dict[str, dict[str, Any]] = {
@@ -77,8 +78,8 @@ TITLES = {
     "fashion_mnist": "rows of Fashion-MNIST",
     "watch": "watch, by subject",
     "PLAID": "PLAID",
-    "binary_mnist": "rows of MNIST, two values",
-    "binary_fashion_mnist": "rows of Fashion-MNIST, two values",
+    "binary_mnist": "binary MNIST",
+    "binary_fashion_mnist": "binary Fashion-MNIST",
     "words": "words by language",
     "names": "last names by country",
 }
@@ -113,7 +114,7 @@ def load_images(folder: Path, name: Literal["mnist", "fashion_mnist"]) -> Sequen
 
 @functools.cache
 def load_watch(folder: Path) -> Sequences:
-    """Cuts the recordings of the watch into windows without overlap."""
+    """Divides the smartwatch recordings into non-overlapping windows."""
     file = folder / "seglearn" / "data" / "watch_dataset.npy"
     data = np.load(file, allow_pickle=True).item()  # lists of arrays
     windows, labels, subjects = [], [], []
@@ -248,10 +249,10 @@ def measure(
 
 
 def read_differences(name: str, size: int) -> np.ndarray:
-    """Returns how much more accurate trained networks are than filters, in points.
+    """Reads the accuracy of trained networks minus the accuracy of filters, in points.
 
-    The networks have label smoothing. The differences are those of the draws that both
-    recipes have.
+    The networks have label smoothing. Draws that only one of the recipes has are
+    skipped.
     """
     runs = json.loads(FILE.read_text())["runs"]
     found = []
@@ -264,7 +265,7 @@ def read_differences(name: str, size: int) -> np.ndarray:
 
 
 def accuracies() -> str:
-    """Returns the table of differences by the number of training sequences."""
+    """Renders the table of differences by number of training sequences."""
     lines = []
     for name in SIZES:
         row = [read_differences(name, size) for size in SHOWN]
@@ -274,7 +275,7 @@ def accuracies() -> str:
 
 
 def binary() -> str:
-    """Returns the same table for sets whose features have two values, with means."""
+    """Renders the same table for data sets with binary features, with means."""
     sizes = BINARY_SIZES["words"]
     rows = {
         TITLES[name]: [read_differences(name, size) for size in sizes]
@@ -303,6 +304,22 @@ def key(name: str, size: int, draw: int, recipe: str) -> str:
     return f"{name}, {number}, {draw}, {recipe}"
 
 
+def make_loaders(data: Path, wheel: Path) -> dict[str, Callable[[], Sequences]]:
+    """Returns a function for each data set that loads it from the folders."""
+    return {
+        "mnist": functools.partial(load_images, data, "mnist"),
+        "fashion_mnist": functools.partial(load_images, data, "fashion_mnist"),
+        "watch": functools.partial(load_watch, wheel),
+        "PLAID": functools.partial(load_plaid, wheel),
+        "binary_mnist": functools.partial(load_binary_images, data, "mnist"),
+        "binary_fashion_mnist": functools.partial(
+            load_binary_images, data, "fashion_mnist"
+        ),
+        "words": functools.partial(load_words, wheel),
+        "names": functools.partial(load_names, wheel),
+    }
+
+
 def main() -> None:
     """Parses the command line, trains, and writes the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -314,18 +331,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--draws", nargs="+", type=int, default=range(2), metavar="I")
     args = parser.parse_args()
-    loaders = {
-        "mnist": functools.partial(load_images, args.data, "mnist"),
-        "fashion_mnist": functools.partial(load_images, args.data, "fashion_mnist"),
-        "watch": functools.partial(load_watch, args.wheel),
-        "PLAID": functools.partial(load_plaid, args.wheel),
-        "binary_mnist": functools.partial(load_binary_images, args.data, "mnist"),
-        "binary_fashion_mnist": functools.partial(
-            load_binary_images, args.data, "fashion_mnist"
-        ),
-        "words": functools.partial(load_words, args.wheel),
-        "names": functools.partial(load_names, args.wheel),
-    }
+    loaders = make_loaders(args.data, args.wheel)
     runs = json.loads(FILE.read_text())["runs"] if FILE.exists() else {}
     requested = [
         (name, size, draw, recipe)

@@ -25,12 +25,13 @@ def recipes() -> str:
     for recipe in RECIPES:
         found = _read_accuracies(recipe, ["5 folds, seed 0"])
         if found:
-            lines.append([recipe, _format_mean(found, SETS)])
-    return page_tables.table(("recipe", "mean of all eight"), lines)
+            label = recipe.replace("rate", "learning rate")
+            lines.append([label, _format_mean(found, SETS)])
+    return page_tables.table(("recipe", "mean over eight data sets"), lines)
 
 
 def variants() -> str:
-    """Returns the table of the variants that chose the settings of the filters."""
+    """Renders the table of variants from which the filter settings were chosen."""
     lines = []
     default = _read_accuracies(FILTERS, SELECTION)
     for variant in (*list(VARIANTS)[1:], MINIROCKET):
@@ -38,8 +39,8 @@ def variants() -> str:
         differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
         mean = round(differences.mean(), 1) + 0.0  # not -0.0
         difference = f"{mean:+.1f} ± {_standard_error(differences):.1f}"
-        lines.append([variant.replace("shares", "PPV"), difference])
-    return page_tables.table(("variant", "difference"), lines)
+        lines.append([variant, difference])
+    return page_tables.table(("variant", "difference, points"), lines)
 
 
 def other_folds() -> str:
@@ -48,14 +49,16 @@ def other_folds() -> str:
     rows = {
         "filters": _read_accuracies(FILTERS, FRESH),
         "PPV only": _read_accuracies("PPV only", FRESH),
-        "filters, leave one out in the other folds": left_out,
+        "filters, leave-one-out on the training folds": left_out,
         MINIROCKET: _read_accuracies(MINIROCKET, FRESH),
     }
     lines = [
         [label, _format_mean(found, SEVEN), _format_mean(found, SETS)]
         for label, found in rows.items()
     ]
-    return page_tables.table(("", "mean of seven", "mean of all"), lines)
+    return page_tables.table(
+        ("classifier", "mean over seven", "mean over eight"), lines
+    )
 
 
 def earliness() -> str:

@@ -11,7 +11,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def format_versions(versions: Mapping[str, str]) -> str:
     """Lists the most important versions; result files contain all versions."""
-    return ", ".join(f"{name} {versions[name]}" for name in ("python", "flax", "jax"))
+    names = ("Python", "Flax", "JAX")
+    return ", ".join(f"{name} {versions[name.lower()]}" for name in names)
 
 
 def fill(page: str, name: str, text: str) -> str:

@@ -4,7 +4,7 @@ import io
 import json
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,25 +98,31 @@ def table(rows: Iterable[Row], *titles: str) -> str:
     return page_tables.table(titles, lines)
 
 
-def origin(results: Sequence[dict[str, Any]]) -> str:
-    """States the hardware, versions and dates of measurements."""
-    machines = {result["hardware"].replace("1 core", "one core") for result in results}
-    libraries = {page_tables.format_versions(result["versions"]) for result in results}
-    dates = [result["date"] for result in results]
-    return (
-        f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}; measured "
-        f"from {min(dates)} to {max(dates)}.\n"
-    )
+def origin(measurements: Mapping[str, Iterable[dict[str, Any]]]) -> str:
+    """Lists the hardware of results by label, and the versions of all results."""
+    lines, versions = "", set[str]()
+    for label, results in measurements.items():
+        processors = set[str]()
+        for result in results:
+            processors.add(result["hardware"].removeprefix("one core of "))
+            versions.add(page_tables.format_versions(result["versions"]))
+        lines += f"- {label}: {'; '.join(sorted(processors))}\n"
+    return f"\n{lines}- Versions: {'; '.join(sorted(versions))}\n"
 
 
 def origin_of(*groups: Iterable[Row]) -> str:
-    """States the origin of the measurements in groups of rows."""
-    names = {row.name for rows in groups for row in rows}
-    return origin([read_result(name) for name in sorted(names)])
+    """Lists the hardware and versions of groups of rows."""
+    return origin(
+        {
+            "Hardware (one core)": [
+                read_result(row.name) for rows in groups for row in rows
+            ]
+        }
+    )
 
 
 def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
-    """Formats mean and std of accuracies in percent; for one seed, the accuracy."""
+    """Formats accuracies as percentages: mean and std, or the accuracy of one seed."""
     numbers = [100 * statistics.mean(accuracies)]
     if len(accuracies) > 1:
         numbers.append(100 * statistics.stdev(accuracies))
@@ -154,7 +160,7 @@ def archive() -> str:
         "filters",
         "MiniRocket",
         "network",
-        "five networks",
+        "ensemble of five",
         "LSTM",
         "1-NN DTW",
     )
@@ -162,19 +168,19 @@ def archive() -> str:
 
 
 def sequences_origin() -> str:
-    """States the origin of the results on sequences."""
+    """Lists the hardware and versions for each table of results on sequences."""
     rows = (*ARCHIVE_FILTERS, *ARCHIVE, *ARCHIVE_LSTM)
-    measured_here = [
-        read_result(name)
-        for name in (*(row.name for row in rows), "few_sequences", "calibration")
-    ]
+    measurements = {
+        "Archives (one core)": [read_result(row.name) for row in rows],
+        "Filters and trained networks": [read_result("few_sequences")],
+        "Calibration": [read_result("calibration")],
+    }
     baselines = read_result("baselines")
     versions = baselines["versions"].items()
-    listed = ", ".join(f"{name} {version}" for name, version in versions)
+    libraries = ", ".join(f"{name} {version}" for name, version in versions)
     return (
-        f"{origin(measured_here)}"
-        f"1-NN DTW and MiniRocket on the archive: on {baselines['hardware']}; "
-        f"{listed}; measured on {baselines['date']}.\n"
+        f"{origin(measurements)}- 1-NN DTW and MiniRocket: {baselines['hardware']}; "
+        f"{libraries}\n"
     )
 
 

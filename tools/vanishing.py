@@ -185,9 +185,11 @@ def accuracies() -> str:
 
 
 def origin() -> str:
-    """States the origin of the accuracies in docs/long_sequences.md."""
+    """Lists the hardware and versions for docs/long_sequences.md."""
     names = ["vanishing", *(row.name for row in (*results.PIXELS, *results.PERMUTED))]
-    return result_tables.origin([result_tables.read_result(name) for name in names])
+    return result_tables.origin(
+        {"Hardware (one core)": map(result_tables.read_result, names)}
+    )
 
 
 def plot() -> bytes:

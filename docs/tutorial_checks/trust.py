@@ -10,7 +10,7 @@ assert by_digit.argmax() == 2
 framed = np.flatnonzero(twos.sum(axis=0) >= 2)
 assert len(framed) >= 4
 assert (framed >= 25).mean() > 0.5
-assert shuffled < 0.1 < 0.2 < by_file
+assert shuffled_fraction < 0.1 < 0.2 < file_fraction
 
 assert new_by_digit[2] + 5 < by_digit[2]
 assert new_by_digit.argmax() == 8
@@ -19,6 +19,6 @@ assert abs(validation - test) < 12
 
 assert same_bits
 assert 1 < losses[-20:].mean() < np.log(10)
-assert guessed < 0.25
+assert guess_accuracy < 0.25
 assert 8 <= only_first + only_second <= 35  # part 1 says about 20
 assert round(stats.binomtest(8, 32).pvalue, 3) == 0.007
