@@ -86,7 +86,7 @@ def compute_chunks(
     mesh: Mesh,
     *,
     every_step: bool = False,
-    method: Literal["hidden"] | None = None,
+    method: Literal["compute_hidden"] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields logits in chunks; the inputs of the head if `method` is `hidden`.
 
@@ -239,7 +239,7 @@ def predict_batches(
     view: View,
     mesh: Mesh,
     every_step: bool,
-    method: Literal["hidden"] | None = None,
+    method: Literal["compute_hidden"] | None = None,
 ) -> jax.Array:
     """Computes the logits of a chunk in a compiled program.
 

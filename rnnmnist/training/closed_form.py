@@ -113,7 +113,7 @@ def fit_member(
     # Compute the hidden states on the devices.
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
     chunks = compute_chunks(
-        program.model, ensemble, train, view, program.mesh, method="hidden"
+        program.model, ensemble, train, view, program.mesh, method="compute_hidden"
     )
     states = np.concatenate(list(chunks), axis=1, dtype=np.float64)
     check_finite(states, train)

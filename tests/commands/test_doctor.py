@@ -45,7 +45,7 @@ def test_the_report_on_a_machine_where_a_run_works(tmp_path: Path) -> None:
             "data.data_dir: /dev/null is a file",
         ),
         (["--config=tutorial"], "train-images-idx3-ubyte.gz, "),
-        (trainer.WILD, "not finite"),
+        (trainer.WILD, "non-finite"),
     ],
 )
 def test_a_problem_is_reported_in_one_line(

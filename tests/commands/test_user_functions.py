@@ -444,7 +444,7 @@ WRONG = [
     ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
     ("schedule", "own.py:steep", "but must be between 0 and 0.007, 10 times"),
     ("schedule", "own.py:wide", "its learning rates must have shape (20,)"),
-    ("schedule", "own.py:undefined", "10 times train.learning_rate, not nan"),
+    ("schedule", "own.py:undefined", "is nan, but must be between"),
     ("schedule", "own.py:branching", "TracerBoolConversionError"),
     ("metrics", "own.py:accuracy", "two metrics have the name accuracy"),
     ("metrics", "own.py:top_k+own.py:top_k", "two metrics have the name top_k"),

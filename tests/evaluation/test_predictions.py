@@ -141,7 +141,7 @@ def test_nonfinite_logits_are_refused() -> None:
     ensemble = jax.tree.map(
         lambda leaf: np.concatenate([leaf, np.full_like(leaf, np.nan)]), PARAMS
     )
-    with pytest.raises(RunError, match="example 0,"):
+    with pytest.raises(RunError, match="example 0 "):
         logits_of(Inputs(IMAGES[:60]), params=ensemble)
 
 
