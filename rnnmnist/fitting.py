@@ -198,7 +198,7 @@ def fit(
             "[examples, features, time], pass inputs.swapaxes(1, 2)"
         )
     source = Source(
-        sequences.count_training(),
+        sequences.count_training_sequences(),
         functools.partial(to_dataset, "arrays", sequences),
         sequences.are_binary,
     )

@@ -42,7 +42,7 @@ def sample_transforms(
 ) -> Transforms:
     """Samples one transform for each of `num_images` images.
 
-    Angles, shears, log scale factors, and integer pixel shifts are uniformly
+    Angles, shears, log scale factors and integer pixel shifts are uniformly
     distributed.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)

@@ -123,7 +123,7 @@ class BatchTransform(NamedTuple):
 
     def __call__(
         self,
-        stored: Batch,
+        batch: Batch,
         seed: jax.Array,
         step: jax.Array | int,
         shard: jax.Array | int,
@@ -134,13 +134,13 @@ class BatchTransform(NamedTuple):
         along the mesh axis `batch`.
 
         Args:
-            stored: the examples of the shard, [shard, ...].
+            batch: the examples of the shard, [shard, ...].
             seed: the seed of the member, uint32 [].
             step: the number of completed updates, int32 [].
             shard: the index of the shard, int32 [].
         """
-        size = len(stored.labels)  # of the shard
-        values = stored.inputs.reshape(size, *self.shape)
+        size = len(batch.labels)  # of the shard
+        values = batch.inputs.reshape(size, *self.shape)
         if self.augmentation != ImageAugmentation():
             key = jax.random.fold_in(stream_key(seed, Stream.IMAGE_AUGMENTATION), step)
             # By default, accelerators multiply matrices at reduced precision, which
@@ -167,10 +167,10 @@ class BatchTransform(NamedTuple):
 
         if self.augment is not None:
             inputs = apply_augmentation(
-                self.augment, example_keys(Stream.AUGMENTATION), inputs, stored.lengths
+                self.augment, example_keys(Stream.AUGMENTATION), inputs, batch.lengths
             )
         keys = example_keys(Stream.DROPOUT) if self.needs_keys else None
-        return stored._replace(inputs=inputs, keys=keys)
+        return batch._replace(inputs=inputs, keys=keys)
 
 
 def batch_indices(

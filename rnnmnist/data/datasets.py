@@ -54,7 +54,7 @@ def open_source(config: DataConfig, trained_task: Task | None = None) -> Source:
         )
     path = config.path
     if is_user_defined("data.path", path):
-        # The caller specified this function, so running its code is safe.
+        # The caller specified this function, which permits running its code.
         function = import_function("data.path", path)
         sequences = reading.read_function(function, features)
         name = function.function.__name__
@@ -66,7 +66,9 @@ def open_source(config: DataConfig, trained_task: Task | None = None) -> Source:
         with prefix_errors(path):
             return reading.to_dataset(name, sequences, config, trained_task)
 
-    return Source(sequences.count_training(), load_sequences, sequences.are_binary)
+    return Source(
+        sequences.count_training_sequences(), load_sequences, sequences.are_binary
+    )
 
 
 def _load_images(config: Config) -> Dataset:

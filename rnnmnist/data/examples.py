@@ -86,7 +86,7 @@ def permutation_sha256(name: str, num_pixels: int) -> str:
 
 
 class Normalization(NamedTuple):
-    """Standardizes stored sequences and fills missing values, for the network."""
+    """Standardizes sequences and fills their missing values."""
 
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
@@ -222,7 +222,7 @@ class Inputs:
         return self.normalization(values, lengths)
 
     def name(self, position: int) -> str:
-        """Returns the identifier of an example in its data set."""
+        """Returns the identifier of an example in the data set."""
         index = position if self.indices is None else int(self.indices[position])
         return str(index) if self.ids is None else self.ids[index]
 
@@ -248,7 +248,7 @@ class Examples(Inputs):
 
     @property
     def leave_out_groups(self) -> np.ndarray:
-        """Groups for cross-validation [examples], each of which is left out as a whole.
+        """Cross-validation groups [examples]; each group is left out as a whole.
 
         If the examples have no groups, identical sequences form a group, and each image
         forms its own group.
@@ -262,7 +262,7 @@ class Examples(Inputs):
         return () if self.digests is None else tuple(self.digests.tolist())
 
     def sort_by_group(self) -> Self:
-        """Returns the examples in a stable sort by group, if they have groups."""
+        """Returns the examples, sorted by group (stable) if they have groups."""
         if self.groups is None:
             return self
         return self.select(np.argsort(self.groups, kind="stable"))
@@ -274,11 +274,11 @@ class Examples(Inputs):
             positions: int array of any shape; the labels get the same shape.
         """
         # If `self.indices` is set, the loop overwrites this entry.
-        selected: dict[str, Any] = {"indices": positions}
+        fields: dict[str, Any] = {"indices": positions}
         for name, value in vars(self).items():
             if value is not None and name not in SHARED_FIELDS:
-                selected[name] = value[positions]
-        return dataclasses.replace(self, **selected)
+                fields[name] = value[positions]
+        return dataclasses.replace(self, **fields)
 
 
 class Dataset(NamedTuple):

@@ -70,6 +70,6 @@ def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     shuffled_by_split = np.split(shuffled, [400, 450], axis=1)
     splits = {}
     for split, split_indices in zip(SPLITS, shuffled_by_split, strict=True):
-        selected = np.sort(split_indices, axis=None)
-        splits[split] = (images[selected], labels[selected])
+        order = np.sort(split_indices, axis=None)
+        splits[split] = (images[order], labels[order])
     return splits

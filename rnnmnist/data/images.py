@@ -143,7 +143,7 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
     """Logs that missing files will be downloaded, and checks that the host responds."""
-    missing = list(FILES)
+    missing_files = list(FILES)
     if manual_dir is not None:
         folder = Path(manual_dir)
         if not folder.is_dir():
@@ -151,18 +151,18 @@ def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
                 f"data.manual_dir: {folder} is not a folder; set it to the folder that "
                 "contains the files"
             )
-        missing = [name for name in FILES if not (folder / name).exists()]
-    if not missing:
+        missing_files = [name for name in FILES if not (folder / name).exists()]
+    if not missing_files:
         return
     name = builder.builder_config.name
     base = URLS[name]
     try:
-        requests.head(base + missing[0], timeout=TIMEOUT).raise_for_status()
+        requests.head(base + missing_files[0], timeout=TIMEOUT).raise_for_status()
     except requests.RequestException as error:
         raise MissingDataError(
             f"data.name: {name} is not prepared in {builder.data_dir}, and {base} does "
-            f"not respond; download {', '.join(missing)} from there into a folder, and "
-            "set data.manual_dir to it; --config=embedded needs no download"
+            f"not respond; download {', '.join(missing_files)} from there into a "
+            "folder, and set data.manual_dir to it; --config=embedded needs no download"
         ) from error
     _logger.warning(f"downloading {name} from {base} into {builder.data_dir}")
 

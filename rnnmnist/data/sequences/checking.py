@@ -13,7 +13,7 @@ from rnnmnist.data.examples import SPLITS, padding_mask, select_columns
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
-BLOCK_BYTES = 1 << 24  # size of a block of float64 values to read
+BLOCK_BYTES = 1 << 24  # per block of float64 values that is read
 VALIDATION_FRACTION = 0.1  # of each class, if no validation split is given
 ALLOWED_VALUES = {  # error messages by the allowed codes of `dtype.kind`
     "biuf": "real numbers; encode letters or categories one-hot, with a 0/1 feature "
@@ -33,7 +33,7 @@ ALLOWED_VALUES = {  # error messages by the allowed codes of `dtype.kind`
 class Sequences:
     """Validated sequences; the values of `inputs` are validated later."""
 
-    inputs: np.ndarray  # numeric [examples, time, stored features], maybe mapped
+    inputs: np.ndarray  # array or memory map, [examples, time, stored features]
     labels: np.ndarray | None  # int32 [examples], indices into `classes`
     classes: tuple[str, ...]  # empty if there are no labels
     lengths: np.ndarray  # int32 [examples], numbers of time steps, excluding padding
@@ -96,7 +96,7 @@ class Sequences:
                 return False
         return True
 
-    def count_training(self) -> int:
+    def count_training_sequences(self) -> int:
         """Counts the training sequences before any are held out for validation."""
         return len(self.split_indices("train")["train"])
 
@@ -116,13 +116,13 @@ class Sequences:
         splits = self.split_indices("train")
         train = splits["train"]
         labels = np.asarray(self.labels)[train]
-        present = np.unique(labels)
-        if not 2 <= len(present) <= MAX_CLASSES:
+        class_indices = np.unique(labels)
+        if not 2 <= len(class_indices) <= MAX_CLASSES:
             raise UserError(
                 f"split: the training split must have 2 to {MAX_CLASSES:,} classes, "
-                f"not {len(present)} of {format_value(self.classes)}; assign sequences "
-                "of more classes to train, or bin numbers into classes, for example "
-                "with np.digitize"
+                f"not {len(class_indices)} of {format_value(self.classes)}; assign "
+                "sequences of more classes to train, or bin numbers into classes, for "
+                "example with np.digitize"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
@@ -132,7 +132,7 @@ class Sequences:
             is_held_out = _draw_groups(labels, self.groups[train], random)
         else:
             is_held_out = np.zeros(len(train), bool)
-            for label in present:
+            for label in class_indices:
                 candidates = random.permutation(np.flatnonzero(labels == label))
                 size = len(candidates)
                 count = max(1, int(VALIDATION_FRACTION * size)) if size > 1 else 0
@@ -218,11 +218,12 @@ def _draw_groups(
     Aims to hold out `VALIDATION_FRACTION` of each class. Groups are visited in random
     order, and a group is held out if this reduces the mean deviation from the target
     fraction. Then, for each class without held-out sequences, the group with the
-    smallest resulting deviation is held out. Every class keeps a group in training.
+    smallest resulting deviation is held out. At least one group of each class stays in
+    training.
     """
-    names, group_codes = np.unique(groups, return_inverse=True)
+    group_names, group_codes = np.unique(groups, return_inverse=True)
     classes, class_codes = np.unique(labels, return_inverse=True)
-    group_counts = np.zeros((len(names), len(classes)), int)
+    group_counts = np.zeros((len(group_names), len(classes)), int)
     np.add.at(group_counts, (group_codes, class_codes), 1)
     totals = group_counts.sum(axis=0)
 
@@ -231,12 +232,12 @@ def _draw_groups(
             return np.inf
         return float(np.abs(counts / totals - VALIDATION_FRACTION).sum())
 
-    held_out: list[int] = []
+    held_out_groups: list[int] = []
     counts = np.zeros_like(totals)  # held-out sequences per class
-    order = random.permutation(len(names)).tolist()
+    order = random.permutation(len(group_names)).tolist()
     for group in order:
         if deviation(counts + group_counts[group]) < deviation(counts):
-            held_out.append(group)
+            held_out_groups.append(group)
             counts += group_counts[group]
     for label in range(len(classes)):
         if counts[label] == 0:
@@ -244,9 +245,9 @@ def _draw_groups(
             deviations = [deviation(counts + group_counts[g]) for g in candidates]
             best = candidates[np.argmin(deviations)]
             if min(deviations) < np.inf:
-                held_out.append(best)
+                held_out_groups.append(best)
                 counts += group_counts[best]
-    return np.isin(group_codes, held_out)
+    return np.isin(group_codes, held_out_groups)
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +259,7 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
             "a single sequence"
         )
     with prefix_errors(
-        "inputs", "pass arrays [time, features] that all have the same features"
+        "inputs", "pass arrays [time, features] with the same number of features"
     ):
         lengths = np.array(list(map(len, arrays)))
         return pad(np.concatenate(arrays), lengths), lengths
@@ -328,9 +329,8 @@ def validate_array(
         size: the required length of a one-dimensional array; None: any shape.
     """
     reject_masked(name, values)
-    with prefix_errors(
-        name, "pass a single array"
-    ):  # fails for lists of unequal lengths
+    # Lists of unequal lengths cannot be converted.
+    with prefix_errors(name, "pass a single array"):
         array = np.asarray(values)  # a memory map is not copied
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores strings as objects

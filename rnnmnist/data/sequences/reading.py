@@ -301,11 +301,11 @@ def _prepare_training(
 
 def _map_labels(sequences: Sequences, trained_task: Task) -> Sequences:
     """Replaces the labels with indices into the classes of a trained task."""
-    unknown = set(sequences.classes) - set(trained_task.classes)
-    if unknown:
+    unknown_classes = set(sequences.classes) - set(trained_task.classes)
+    if unknown_classes:
         raise UserError(
-            f"the network was not trained on class {min(unknown)}; its classes are "
-            f"{', '.join(trained_task.classes)}"
+            f"the network was not trained on class {min(unknown_classes)}; its classes "
+            f"are {', '.join(trained_task.classes)}"
         )
     order = [trained_task.classes.index(name) for name in sequences.classes]
     labels = np.array(order, np.int32)[sequences.labels]
@@ -382,8 +382,8 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
 
 def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
     for name, role in roles.items():
-        array = {"label": "labels"}.get(role, role)
-        if getattr(sequences, array, ()) is None:
+        field = {"label": "labels"}.get(role, role)
+        if getattr(sequences, field, ()) is None:
             raise UserError(
                 f"data.columns: {role}={name}: the column is missing; fix or remove it"
             )
@@ -403,9 +403,9 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
     dtype = np.result_type(sequences.inputs.dtype, np.float32)
     for block, mask, values in sequences.read_blocks(np.arange(len(lengths))):
         rows = values.astype(dtype)
-        invalid = normalization.find_invalid(rows)
-        if invalid is not None:
-            (row, feature), reason = invalid
+        problem = normalization.find_invalid(rows)
+        if problem is not None:
+            (row, feature), reason = problem
             position, time = np.argwhere(mask)[row]
             index = block[position]
             ids = sequences.ids
@@ -421,7 +421,7 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
 def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
     """Selects features in the order of `features`; if it is empty, keeps all.
 
-    Features with custom names are features by name. Features with default names are
+    Features with custom names are selected by name. Features with default names are
     identified by position, so the number of features must match.
     """
     names = sequences.feature_names
@@ -430,7 +430,7 @@ def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
     is_named = has_custom_names(names) and has_custom_names(features)
     if is_named or sorted(features) == sorted(names):
         require_features(names, features)
-        # Columns are features when values are read, so that memory maps are not copied.
+        # Columns are selected when values are read, so that memory maps are not copied.
         columns = np.array([names.index(name) for name in features])
         return replace(sequences, columns=columns, feature_names=tuple(features))
     if len(names) != len(features):
@@ -438,6 +438,7 @@ def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
             f"must have the features {format_value(features)} ({len(features)}), which "
             "data.features or the network requires, not "
             f"{format_value(names)} ({len(names)}); pass the required features, and "
-            "feature_names; in Python, pass inputs[None] for a single sequence"
+            "their names as feature_names; in Python, pass inputs[None] for a single "
+            "sequence"
         )
     return replace(sequences, feature_names=tuple(features))

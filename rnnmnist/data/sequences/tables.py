@@ -123,25 +123,25 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
 
     Sequences are ordered by their first rows in the table.
     """
-    cells = {
+    columns_by_role = {
         role: _Column(name, _decode(table[name])) for role, name in columns.items()
     }
-    for column in cells.values():
+    for column in columns_by_role.values():
         if pa.types.is_nested(column.values.type):
             raise column.make_error(0, "one number or string in each row")
-    codes, ids = cells.pop("sequence").encode()
+    codes, ids = columns_by_role.pop("sequence").encode()
     lengths = np.bincount(codes)
-    order = cells.pop("time").sort_by_time(codes)
+    order = columns_by_role.pop("time").sort_by_time(codes)
     arrays: dict[str, Any] = {"ids": ids, "lengths": lengths}
     for role, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
-        if role in cells:
-            arrays[key] = cells.pop(role).string_per_sequence(codes)
+        if role in columns_by_role:
+            arrays[key] = columns_by_role.pop(role).string_per_sequence(codes)
     values = [
         column.convert((pa.float64(),), ALLOWED_NUMBERS)[order]
-        for column in cells.values()
+        for column in columns_by_role.values()
     ]
     arrays["inputs"] = pad(np.stack(values, axis=1), lengths)
-    arrays["feature_names"] = list(cells)
+    arrays["feature_names"] = list(columns_by_role)
     return arrays
 
 
@@ -152,18 +152,18 @@ class _Column(NamedTuple):
     def encode(self) -> tuple[np.ndarray, list[str]]:
         """Encodes the column as indices, int32 [rows], into a list of distinct strings.
 
-        Floats must have integer values; pandas converts integers to floats in a merge.
+        Floats must have integer values; a merge in pandas converts integers to floats.
         """
         values = self.values
         if pa.types.is_floating(values.type):
             values = self.cast(values, (pa.int64(),), ALLOWED_STRINGS)
         strings = _to_strings(values)
         self.reject(strings.is_null().to_numpy(), ALLOWED_STRINGS)
-        encoded = strings.dictionary_encode().combine_chunks()
-        return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        encoding = strings.dictionary_encode().combine_chunks()
+        return encoding.indices.to_numpy(), encoding.dictionary.to_pylist()
 
     def string_per_sequence(self, codes: np.ndarray) -> np.ndarray:
-        """Returns the string of each sequence, which must be equal in all its rows.
+        """Returns the string of each sequence, which must be the same in all rows.
 
         `codes`, int [rows], are the indices of the sequences.
         """
@@ -184,14 +184,15 @@ class _Column(NamedTuple):
         times = self.convert(TIME_TYPES, ALLOWED_TIMES)
         self.reject(~np.isfinite(times), ALLOWED_TIMES)
         order = np.lexsort((times, codes))
-        first, second = order[:-1], order[1:]
-        is_duplicate = (codes[first] == codes[second]) & (times[first] == times[second])
+        rows, next_rows = order[:-1], order[1:]
+        is_duplicate = codes[rows] == codes[next_rows]
+        is_duplicate &= times[rows] == times[next_rows]
         if is_duplicate.any():
-            row = int(second[is_duplicate.argmax()])
+            row = int(next_rows[is_duplicate.argmax()])
             raise self.make_error(row, "distinct times within each sequence")
         return order
 
-    def convert(self, types: Sequence[pa.DataType], allowed: str) -> np.ndarray:
+    def convert(self, types: Sequence[pa.DataType], requirement: str) -> np.ndarray:
         """Converts values to numbers or times, with NaN for missing values.
 
         Floats are returned unchanged.
@@ -201,10 +202,10 @@ class _Column(NamedTuple):
             return values.to_numpy()
         if not pa.types.is_primitive(values.type):
             values = _to_strings(values)
-        return self.cast(values, types, allowed).to_numpy()
+        return self.cast(values, types, requirement).to_numpy()
 
     def cast(
-        self, values: pa.ChunkedArray, types: Sequence[pa.DataType], allowed: str
+        self, values: pa.ChunkedArray, types: Sequence[pa.DataType], requirement: str
     ) -> pa.ChunkedArray:
         """Casts values to the first type that fits all of them.
 
@@ -212,23 +213,23 @@ class _Column(NamedTuple):
         last remaining type.
         """
         for dtype in types:
-            converted = _try_cast(values, dtype)
-            if converted is not None:
-                return converted
+            result = _try_cast(values, dtype)
+            if result is not None:
+                return result
         row = -1
         while types:
             row += 1
             types = [
                 dtype for dtype in types if _try_cast(values[row], dtype) is not None
             ]
-        raise self.make_error(row, allowed)
+        raise self.make_error(row, requirement)
 
-    def reject(self, is_invalid: np.ndarray, allowed: str) -> None:
+    def reject(self, is_invalid: np.ndarray, requirement: str) -> None:
         """Raises an error for the first invalid row; `is_invalid` is bool [rows]."""
         if is_invalid.any():
-            raise self.make_error(int(is_invalid.argmax()), allowed)
+            raise self.make_error(int(is_invalid.argmax()), requirement)
 
-    def make_error(self, row: int, allowed: str) -> UserError:
+    def make_error(self, row: int, requirement: str) -> UserError:
         """Creates the error for an invalid value.
 
         In messages, row 1 is the first row after the header.
@@ -237,7 +238,7 @@ class _Column(NamedTuple):
         string = "" if value is None else str(value)
         return UserError(
             f"row {row + 1}: column {escape_unprintable(self.name)} contains "
-            f"{format_value(string)}; expected {allowed}"
+            f"{format_value(string)}; expected {requirement}"
         )
 
 
