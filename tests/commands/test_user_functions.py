@@ -329,7 +329,7 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     flags = []
     if row in ("network", "cell", "path"):
         part = (
-            "set data.path=PATH"
+            "set data.path to the path"
             if row == "path"
             else "whose code runs only if you specify it"
         )
@@ -720,7 +720,7 @@ def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
     model = rnnmnist.load(folder / "run", cell="own.py:Leaky,decay=0.9")
     model.classify(INPUTS)
     (message,) = caplog.messages
-    assert message.startswith("model.cell: the file of ")
+    assert message.startswith("model.cell: the file that defines ")
     train(folder / "run", settings | {"loss": ROWS["loss"], "num_steps": 30})
     assert any(text.startswith("train.loss: the file of") for text in caplog.messages)
     file.write_text(file.read_text().replace("nn.Dense(self.features)", "nn.Dense(3)"))
