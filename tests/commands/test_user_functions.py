@@ -722,7 +722,7 @@ def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
     (message,) = caplog.messages
     assert message.startswith("model.cell: the file that defines ")
     train(folder / "run", settings | {"loss": ROWS["loss"], "num_steps": 30})
-    assert any(text.startswith("train.loss: the file of") for text in caplog.messages)
+    assert any(text.startswith("train.loss: the file that") for text in caplog.messages)
     file.write_text(file.read_text().replace("nn.Dense(self.features)", "nn.Dense(3)"))
     with pytest.raises(UserError, match=r"Leaky,decay=0\.9 fails"):
         rnnmnist.load(folder / "run", cell="own.py:Leaky,decay=0.9")
