@@ -1,4 +1,4 @@
-"""rnnmnist: an LSTM that classifies sequences, such as MNIST images row by row.
+"""rnnmnist: an LSTM that classifies sequences, such as the rows of MNIST images.
 
 >>> import rnnmnist
 >>> rnnmnist.load().predict("docs/five.jpg").digit
@@ -90,7 +90,7 @@ _MODULES = {
 if not TYPE_CHECKING:  # type checkers would accept any attribute
 
     def __getattr__(name: str) -> object:
-        """Imports a public name on first use, so that `--help` does not import jax."""
+        """Imports a public name on first use, so `--help` does not import JAX."""
         if name == "__version__":
             from importlib import metadata
 
@@ -101,5 +101,5 @@ if not TYPE_CHECKING:  # type checkers would accept any attribute
 
 
 def __dir__() -> list[str]:
-    """Includes public names that are not imported yet, for completion in editors."""
+    """Lists all public names, imported or not, for completion in editors."""
     return sorted({*globals(), *__all__})

@@ -1,11 +1,11 @@
-"""Deliberate failures of commands and functions, and their exit codes.
+"""Expected errors of commands and functions, and their exit codes.
 
-Every deliberate failure is a `UserError` or a `RunError` with a one-line message.
-Docstrings list errors in the public API, and elsewhere if a caller handles them. An
-`OSError` for a user's path is not caught where it occurs: `as_failure` converts it. Any
-other exception that leaves an entry point is an internal fault: it keeps its traceback,
-and the exit code is 1. Problems in the data cause a `DataWarning`; warnings about a run
-or the machine are logged.
+Every expected error is a `UserError` or a `RunError` with a one-line message. Public
+functions document the errors that they raise. Other functions document an error only if
+a caller handles it. An `OSError` for a user's path is not caught where it occurs:
+`as_failure` converts it. Any other exception that leaves an entry point is an internal
+error, which keeps its traceback, and the exit code is 1. Problems in the data cause a
+`DataWarning`. Problems with a run or the machine cause a warning in the log.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# Errors caused by a full or broken disk, or by a lack of memory or open files.
+# The disk is full or broken, memory has run out, or too many files are open.
 MACHINE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -32,55 +32,54 @@ MACHINE_ERRORS = (
 
 
 class Failure(Exception):  # noqa: N818
-    """A deliberate failure: a `UserError` or a `RunError`."""
+    """An expected error: a `UserError` or a `RunError`."""
 
     exit_code: int
 
 
 class RunError(Failure, RuntimeError):
-    """The work could not be done, or a check failed. Exit code 1."""
+    """The work failed, for example because the disk is full. Exit code 1."""
 
     exit_code = 1
 
 
 class UserError(Failure, ValueError):
-    """A mistake of the user, or an action that the user must take first. Exit code 2.
+    """The user made a mistake or must do something first. Exit code 2.
 
-    The one-line message contains the setting or file, the value, and the allowed
-    values. It begins with the setting or argument, such as `data.path` or `workdir`.
+    The one-line message starts with the setting or argument, such as `data.path` or
+    `workdir`, and contains its value and the allowed values.
     """
 
     exit_code = 2
 
 
 class MissingDataError(UserError):
-    """The data set of a run is not on this machine."""
+    """A run's data set is not on this machine."""
 
 
 class DataWarning(UserWarning):
-    """A possible problem in the user's data, which are used unchanged."""
+    """The user's data may have a problem. They are used unchanged."""
 
 
 class StoppedError(RunError):
-    """A signal stopped the run after a last save. Exit code 128 + signal number."""
+    """A signal stopped a run, which was saved first. Exit code 128 + signal number."""
 
-    # Unpickling passes only the message, and then restores the exit code.
+    # `pickle` calls this with the message only, and then restores the exit code.
     def __init__(self, message: str, signal_number: int = 0) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
 def warn_about_data(message: str) -> None:
-    """Issues a `DataWarning`. Python shows equal warnings once."""
+    """Issues a `DataWarning`. Python shows identical warnings only once."""
     warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def as_failure(error: BaseException) -> Failure | None:
-    """Converts an `OSError` into a deliberate failure with its path and reason.
+    """Converts an `OSError` to an expected error that contains the path and reason.
 
-    The result is a `RunError` for the `MACHINE_ERRORS`, and a `UserError` for other
-    errors with a path. A deliberate failure is returned unchanged. For any other
-    exception, the result is None.
+    Returns a `RunError` for `MACHINE_ERRORS`, a `UserError` for other errors with a
+    path, and None for any other exception. An expected error is returned unchanged.
     """
     if isinstance(error, Failure):
         return error
@@ -95,7 +94,7 @@ def as_failure(error: BaseException) -> Failure | None:
 
 @contextlib.contextmanager
 def errors_as_failures() -> Iterator[None]:
-    """Converts errors in the block with `as_failure`, for functions that users call."""
+    """Applies `as_failure` to errors in the block, for functions that users call."""
     try:
         yield
     except Exception as error:
@@ -107,9 +106,10 @@ def errors_as_failures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def set_missing_filename(path: Path) -> Iterator[None]:
-    """Adds the path to an `OSError` without a path, such as an error of `write`.
+    """Adds the path to an `OSError` without a path, for example from `write`.
 
-    NumPy's error for a full disk also lacks an error number, and becomes a `RunError`.
+    NumPy's error for a full disk also lacks an error number. It is converted to a
+    `RunError`.
     """
     try:
         yield
@@ -125,10 +125,10 @@ def set_missing_filename(path: Path) -> Iterator[None]:
 def prefix_errors(
     subject: str | Path, remedy: str = "", kind: type[Failure] = UserError
 ) -> Iterator[None]:
-    """Prefixes this package's error messages with a file, a folder or an array.
+    """Prefixes this package's error messages with the name of a file or an array.
 
-    With a remedy, errors that other libraries raise for a bad file are converted to
-    `kind`.
+    If `remedy` is not empty, errors that other libraries raise for a bad file are
+    converted to `kind`.
     """
     try:
         yield
@@ -149,18 +149,18 @@ def format_value(value: object) -> str:
 
 
 def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
-    """Adds the most similar name, if any, to a remedy.
+    """Adds "did you mean" to a remedy if one of `names` is similar to `name`.
 
-    The part after the last dot must be similar, too: `optimizer` in `train.optimizer`.
+    The parts after the last dot must also be similar: `optimizer` in `train.optimizer`.
     """
     key = name.rpartition(".")[2]
-    similar = [
+    candidates = [
         candidate
         for candidate in names
         if difflib.get_close_matches(key, [candidate.rpartition(".")[2]])
     ]
-    near = difflib.get_close_matches(name, similar, n=1)
-    return f"did you mean {format_value(near[0])}? {remedy}" if near else remedy
+    matches = difflib.get_close_matches(name, candidates, n=1)
+    return f"did you mean {format_value(matches[0])}? {remedy}" if matches else remedy
 
 
 def summarize_error(error: BaseException) -> str:
@@ -172,8 +172,8 @@ def summarize_error(error: BaseException) -> str:
 def escape_unprintable(text: str) -> str:
     """Escapes unprintable characters, including line breaks."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 
@@ -184,16 +184,16 @@ def discard_output() -> None:
 
 
 def exit_immediately(text: str, exit_code: int) -> NoReturn:
-    """Prints a text to standard error and ends this process at once.
+    """Prints a message to standard error and ends this process immediately.
 
-    A normal exit would wait for the other processes of the run, and background threads
-    could still print after the error.
+    A normal exit would wait for the run's other processes, and background threads could
+    print after the error.
     """
     try:
-        # Standard output can be closed, full or without a reader, and a signal can
-        # interrupt another write.
+        # Flushing fails if standard output is closed, its disk is full, its reader has
+        # exited, or a signal has interrupted another write.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
-    finally:  # a closed stream must not prevent the exit
+    finally:  # even if standard error is closed
         os._exit(exit_code)
