@@ -10,9 +10,9 @@ COMMANDS = ("train", "evaluate", "predict", "export", "report", "page", "doctor"
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command `argv[0]` with the other arguments, or lists all commands."""
+    """Runs the command `argv[0]` with the remaining arguments, or lists commands."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: rnnmnist COMMAND [FLAGS]; COMMAND --help lists its flags\n")
+        print("usage: rnnmnist COMMAND [FLAGS]; rnnmnist COMMAND --help lists FLAGS\n")
         for name in COMMANDS:
             doc = importlib.import_module(f"rnnmnist.commands.{name}").__doc__ or ""
             print(f"  {name:<10}{doc.splitlines()[0]}")

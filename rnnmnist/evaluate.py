@@ -1,4 +1,4 @@
-"""Entry point `python -m rnnmnist.evaluate`: the command `rnnmnist evaluate`."""
+"""Entry point of `python -m rnnmnist.evaluate`, the same as `rnnmnist evaluate`."""
 
 from rnnmnist.commands import command_line, evaluate
 

@@ -1,4 +1,4 @@
-"""Entry point `python -m rnnmnist.main`: the command `rnnmnist train`."""
+"""Entry point of `python -m rnnmnist.main`, the same as `rnnmnist train`."""
 
 from rnnmnist.commands import command_line, train
 

@@ -1,1 +1,1 @@
-"""Command-line interface: the flags and the output of each command."""
+"""The command-line interface: the flags and the output of each command."""

@@ -1,6 +1,6 @@
-"""Parsers, logging, errors and exit codes, which all commands share.
+"""Parsers, logging and error handling that all commands share.
 
-This module does not import jax, so that `--help` and errors in flags appear at once.
+This module does not import JAX, so `--help` and flag errors appear immediately.
 """
 
 import argparse
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` with exact flag names and one-line errors."""
+    """An `ArgumentParser` without abbreviated flags, and with one-line errors."""
 
     def __init__(self, command: str, description: str | None) -> None:
         super().__init__(
@@ -51,20 +51,20 @@ class Parser(argparse.ArgumentParser):
     def add_workdir_argument(
         self, help: str = "folder of the run", **options: Any
     ) -> None:
-        """Adds `--workdir`; the options are passed to `add_argument`."""
+        """Adds `--workdir`. The options are passed to `add_argument`."""
         self.add_argument("--workdir", metavar="DIR", help=help, **options)
 
     def add_run_arguments(self, **options: Any) -> None:
-        """Adds the flags for `open_model`: `--workdir`, `--step` and settings."""
+        """Adds the flags that `open_model` reads: `--workdir`, `--step`, settings."""
         self.add_workdir_argument(**options)
-        help = "best, latest or a number (default: best)"
+        help = "checkpoint: best, latest or a step number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
         for name in LOAD_SETTINGS:
-            help = f"{SETTINGS[name].help}; if it differs from training"
+            help = f"{SETTINGS[name].help}; needed only if different from training"
             if name in ("model.cell", "model.network"):
                 help = (
-                    "your own class, as in training; its code runs only if you name it "
-                    "here"
+                    "the same user-defined class as in training; its code runs only if "
+                    "you specify it here"
                 )
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
 
@@ -73,12 +73,12 @@ class Parser(argparse.ArgumentParser):
         raise errors.UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses a command line; `--quiet` discards standard output."""
+        """Parses a command line. If it contains `--quiet`, discards standard output."""
         args, unknown = self.parse_known_args(argv)
         if unknown:
             flag = unknown[0].partition("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
+            flags = [name for action in self._actions for name in action.option_strings]
+            remedy = errors.suggest_name(flag, flags, f"{self.prog} --help lists them")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
             sys.stdout = _open_null()
@@ -86,13 +86,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def _open_null() -> TextIO:
-
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def open_model(args: argparse.Namespace) -> "Model":
-    """Opens the model that the flags of `add_run_arguments` select."""
-    from rnnmnist.model import Model  # imports jax
+    """Opens the model specified by the flags of `add_run_arguments`."""
+    from rnnmnist.model import Model  # imports JAX
     from rnnmnist.runs.records import Record
 
     workdir = files.resolve_workdir(args.workdir)
@@ -100,7 +99,7 @@ def open_model(args: argparse.Namespace) -> "Model":
 
 
 def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Parses the settings on the command line and returns their values by full name."""
+    """Returns the value of each setting on the command line, by full name."""
     return {
         name: SETTINGS[name].parse(text)
         for name, text in vars(args).items()
@@ -109,47 +108,47 @@ def parse_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_training_parser(command: str, description: str | None) -> Parser:
-    """Returns the parser of a command that trains, with a flag for every setting."""
+    """Returns the parser of `train` or `doctor`, with a flag for every setting."""
     parser = Parser(command, description)
     parser.usage = "%(prog)s [--config FILE] [--workdir DIR] [--config.KEY VALUE ...]"
     parser.add_argument(
         "--config",
         metavar="FILE",
         default="embedded",
-        help="shipped configuration, or a path that contains / or ends in .py "
-        "(default: %(default)s)",
+        help="name of a shipped configuration, or a path that contains / or ends in "
+        ".py (default: %(default)s)",
     )
     parser.add_workdir_argument(
         "folder of the run (default: checkpoints/NAME for NAME.py)"
     )
     group = parser.add_argument_group(
         "multiple processes",
-        "if jax does not detect the processes, all three flags are required",
+        "if JAX does not detect the processes, all three flags are required",
     )
     for flag, kind, help in (
         ("--coordinator_address", str, "HOST:PORT of process 0"),
-        ("--num_processes", int, "number of processes; 1 disables their detection"),
+        ("--num_processes", int, "number of processes; 1 disables detection"),
         ("--process_id", int, "index of this process, from 0"),
     ):
         group.add_argument(flag, metavar="VALUE", type=kind, help=help)
     group = parser.add_argument_group(
-        "settings", "the configuration file can change the defaults"
+        "settings", "a configuration file may change the defaults"
     )
-    for name, known in SETTINGS.items():
-        help = f"{known.help}; {known.allowed} (default: {known.default_help})"
+    for name, setting in SETTINGS.items():
+        help = f"{setting.help}; {setting.allowed} (default: {setting.default_help})"
         help = help.replace("%", "%%")
         group.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
     return parser
 
 
 def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
-    """Parses the command line of a command that trains.
+    """Parses the command line of `train` or `doctor`.
 
-    In addition to the flags, the result contains:
+    In addition to the flags, the namespace contains:
 
     - `name`: the name of the configuration file, without its suffix;
-    - `request`: the argument of `choose_config`;
-    - `processes`: the arguments of `distributed.initialize`.
+    - `request`: the configuration and settings, for `choose_config`;
+    - `processes`: the arguments for `distributed.initialize`.
     """
     args = parser.parse(argv)
     args.name = Path(args.config).stem
@@ -168,13 +167,13 @@ def _configure_logging() -> None:
     logger = logging.getLogger("rnnmnist")
     logger.addHandler(handler)
     logger.propagate = False
-    # orbax and TFDS log warnings in normal use; for real problems, they raise errors.
+    # Orbax and TFDS log warnings in normal use, and raise errors for real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    # If orbax fails to read or write an array, its other tasks fail, too. Commands
-    # report only the first failure.
+    # If Orbax fails to read or write one array, its other tasks fail too. Commands
+    # report only the first error.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda _: None
-    # matplotlib logs when it builds its font cache or cannot store it.
+    # Matplotlib logs a warning if it builds its font cache or fails to save it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", CACHE_WARNING)
@@ -186,9 +185,9 @@ def format_error(error: Exception | str) -> str:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs an entry point on the command line, and turns errors into exit codes."""
-    # If the caller has closed a stream, for example with `>&-`, the next opened file
-    # would receive the output.
+    """Runs an entry point on `sys.argv`, and converts errors to exit codes."""
+    # If the caller closed a stream, for example with `>&-`, the next file to be opened
+    # would take its descriptor and receive the output.
     sys.stdout = sys.stdout or _open_null()
     sys.stderr = sys.stderr or _open_null()
     exit_on_signals()
@@ -198,17 +197,17 @@ def run(main: Callable[[list[str]], None]) -> None:
         with errors.set_missing_filename(Path("standard output")):
             sys.stdout.flush()
     except errors.StoppedError as error:
-        # Exit normally, so that the processes of the run wait for each other.
+        # Exit normally, so the run's processes wait for each other.
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader has exited, for example in `| head`
         os._exit(1)
     except Exception as error:
         failure = errors.as_failure(error)
-        if failure is None:  # an internal fault
+        if failure is None:  # an internal error
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
         errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
     finally:
-        # Avoid the interpreter's final garbage collection, which would take 0.2 to
-        # 0.4 s for the modules of jax and orbax.
+        # Make the interpreter's final garbage collection skip the modules of JAX and
+        # Orbax, which would take 0.2 to 0.4 s.
         gc.freeze()

@@ -1,11 +1,11 @@
-"""Reports the hardware and software of this machine, and whether a run would work.
+"""Reports this machine's hardware and software, and checks that a run would work.
 
     rnnmnist doctor --require=gpu
 
-The flags of `rnnmnist train` describe the run. The doctor loads the data, downloads and
-prepares image data sets if necessary, and trains for two steps, or fits the random
-filters, in a temporary folder. The exit code is 1 if the run would not work, or would
-not use the required devices.
+Pass the flags that you would pass to `rnnmnist train`. The doctor loads the data, and
+downloads and prepares an image data set if necessary. Then it trains for two steps, or
+fits the random filters, in a temporary folder. The exit code is 1 if the run would
+fail, or if JAX does not use the required platform.
 """
 
 import argparse
@@ -22,12 +22,12 @@ STEPS = 2
 
 
 def main(argv: list[str]) -> None:
-    """Checks whether the run on the command line would work on this machine."""
+    """Checks whether a run would work on this machine."""
     parser = command_line.make_training_parser("doctor", __doc__)
     parser.add_argument(
         "--require",
         choices=["tpu", "gpu"],
-        help="exit with code 1 unless jax uses this platform",
+        help="exit with code 1 unless JAX uses this platform",
     )
     args = command_line.parse_training(parser, argv)
     try:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
 
 def check_run(args: argparse.Namespace) -> None:
-    """Describes the machine and the run, and runs a trial in a temporary folder."""
+    """Describes the machine and the run, and trains briefly in a temporary folder."""
     import jax
 
     from rnnmnist.data.datasets import open_source
@@ -61,12 +61,13 @@ def check_run(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     initialize(*args.processes)
     if args.require is not None:  # before data are downloaded
-        found = mesh_platform(make_device_mesh())
-        if found != args.require:
+        platform_name = mesh_platform(make_device_mesh())
+        if platform_name != args.require:
             raise RunError(
-                f"require: jax uses {jax.device_count()} x {found}, not a "
-                f"{args.require}; install jax[tpu] or jax[cuda12] on a machine with "
-                "one (in Colab: Runtime, Change runtime type), and unset JAX_PLATFORMS"
+                f"require: JAX uses {jax.device_count()} x {platform_name}, not a "
+                f"{args.require}; use a machine that has one (in Colab: Runtime, "
+                "Change runtime type), install jax[tpu] or jax[cuda12], and unset "
+                "JAX_PLATFORMS"
             )
     with open_run(args.request, args.workdir, open_source) as run:
         config = run.config
@@ -74,9 +75,9 @@ def check_run(args: argparse.Namespace) -> None:
         if not config.model.is_closed_form:
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()
-        # A signal takes effect after the temporary folder is removed.
-        with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as local:
-            folder = Path(broadcast(lambda: local))  # shared by all processes
+        # A signal ends the process only after the temporary folder is removed.
+        with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as name:
+            folder = Path(broadcast(lambda: name))  # shared by all processes
             train_and_evaluate(
                 Run(Record(folder), config, run.dataset, run.mesh),
                 contextlib.nullcontext(StopFlag()),

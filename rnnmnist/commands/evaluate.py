@@ -1,8 +1,8 @@
-"""Evaluates a checkpoint on a whole split.
+"""Evaluates a checkpoint on all examples of a split.
 
     rnnmnist evaluate --workdir=checkpoints/reference --split=test
 
-The checkpoint contains its configuration, so no flags describe the model or the data.
+The configuration of the model and the data is read from the checkpoint.
 """
 
 from pathlib import Path
@@ -17,8 +17,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],
-        help="split to evaluate (default: test; without a test split, validation; "
-        "without either, the leave-one-out predictions of filters, or else train)",
+        help="split to evaluate (default: test, or validation if there is no test "
+        "split; if there is neither, filters are evaluated by leave-one-out, and "
+        "trained networks on train)",
     )
     args = parser.parse(argv)
     from rnnmnist.evaluation.formatting import format_evaluation
@@ -29,5 +30,5 @@ def main(argv: list[str]) -> None:
     result = model.evaluate(args.split)
     print(format_evaluation(result))
     path = Path(f"{model.workdir}/{result.path}")
-    if path.exists():  # a read-only workdir has no result file
+    if path.exists():  # results are not saved in a read-only workdir
         print(path)

@@ -1,12 +1,13 @@
-"""Exports a trained network to other runtimes, and compares it with the checkpoint.
+"""Exports a network to other runtimes, and compares the export with the checkpoint.
 
     rnnmnist export --workdir=DIR --format=all --output=FOLDER
 
-The folder of each format contains the network and a `certificate.json` with the result
-of the comparison on all test examples. For ONNX, `step.onnx` computes one time step of
-a stream, and `step_certificate.json` contains the comparison on the first examples. The
-exit code is 1 if a prediction differs, except for ties between the logits of the two
-classes, which the certificate counts.
+Each format has a folder, which contains the network and a `certificate.json` with the
+result of the comparison on all test examples. The ONNX folder also contains
+`step.onnx`, which computes one time step of a stream, and `step_certificate.json`, with
+the result of its comparison on the first test examples. The exit code is 1 if a
+prediction differs and the logits of the two classes do not tie. The certificate counts
+ties.
 """
 
 from pathlib import Path
@@ -24,13 +25,13 @@ def main(argv: list[str]) -> None:
     parser = Parser("export", __doc__)
     parser.add_run_arguments(required=True)
     parser.add_argument(
-        "--format", choices=[*FORMATS, "all"], required=True, help="format to write"
+        "--format", choices=[*FORMATS, "all"], required=True, help="export format"
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", required=True, help="folder to write to"
+        "--output", metavar="FOLDER", required=True, help="folder for the exports"
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace exports in FOLDER"
+        "--force", action="store_true", help="replace existing exports in FOLDER"
     )
     args = parser.parse(argv)
     from rnnmnist.exporting.exports import write_exports
@@ -46,13 +47,13 @@ def main(argv: list[str]) -> None:
             print(format_certificate(folder / "step.onnx", step_certificate))
         elif name == "onnx":
             print(
-                "step.onnx is not written: with model.bidirectional=True, the network "
-                "reads whole sequences only"
+                "step.onnx is not written: a network with model.bidirectional=True "
+                "cannot read a stream"
             )
 
 
 def format_certificate(artefact: Path, certificate: "Certificate") -> str:
-    """Formats the result of a comparison in one line."""
+    """Formats the result of a comparison on one line."""
     equal = certificate.examples - certificate.differing
     return (
         f"{artefact.name}: {equal:,} of {certificate.examples:,} predictions are "

@@ -1,9 +1,9 @@
-"""Writes the drawing page, on which networks classify a drawn digit row by row.
+"""Writes the drawing page, where networks classify the digit you draw, row by row.
 
     rnnmnist page --output=draw.html
     rnnmnist page --output=draw.html --workdir=runs/a --workdir=runs/b
 
-The page is a single HTML file that contains the networks and works offline, without a
+The page is a single HTML file. It contains the networks and works offline, without a
 server.
 """
 
@@ -21,14 +21,14 @@ def main(argv: list[str]) -> None:
     )
     parser.add_workdir_argument(
         action="append",
-        help="folder of a run; repeat to show runs side by side (default: the "
+        help="folder of a run; repeat to compare several runs (default: the "
         f"reference models {' and '.join(REFERENCE_WORKDIRS)})",
     )
     args = parser.parse(argv)
     path = expand_path(args.output)
     if path.suffix != ".html":
-        given = errors.format_value(args.output)
-        raise errors.UserError(f"output: must name a .html file, not {given}")
+        value = errors.format_value(args.output)
+        raise errors.UserError(f"output: must end in .html, not {value}")
     from rnnmnist.model import load
     from rnnmnist.runs.writing import write_atomically
     from rnnmnist.runtime.compilation import use_cpu

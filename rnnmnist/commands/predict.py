@@ -1,20 +1,20 @@
-"""Classifies images of digits, or sequences from files or standard input.
+"""Classifies images of digits, or sequences in files or on standard input.
 
     rnnmnist predict digit.png
     rnnmnist predict photos/*.jpg --json
     rnnmnist predict --workdir=checkpoints/files sequences.npz
     rnnmnist predict --workdir=checkpoints/files --stream < sequence.csv
 
-Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
-each; - reads an image from standard input. A network that was trained on sequence files
-classifies all sequences in a file, with or without labels.
+An image is a PNG, JPEG, WebP, BMP or GIF file that shows one digit, in any size and any
+colours. Pass - to read an image from standard input. A network that was trained on
+sequence files classifies all sequences in a file. The file does not need labels.
 
-With --stream, each line of standard input contains the features of one time step,
-separated by commas. The value nan, or an empty cell next to other cells, is a missing
-value. An empty line starts the next sequence.
+If you pass --stream, each line of standard input contains the features of one time
+step, separated by commas. A missing value is an empty cell or nan. An empty line starts
+the next sequence.
 
 If a file cannot be read, the other files are still classified, and the exit code is 2.
-If all files can be read but logits are not finite, the exit code is 1.
+If all files can be read but some logits are not finite, the exit code is 1.
 """
 
 import json
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_DIGITS = 4
-MAX_COLUMNS = 56  # the width of a sparkline
+MAX_COLUMNS = 56  # the maximum width of a sparkline
 
 
 def main(argv: list[str]) -> None:
-    """Prints the prediction for each file, sequence or time step."""
+    """Prints a prediction for each image, sequence or time step."""
     parser = Parser("predict", __doc__)
     parser.add_argument(
         "files", metavar="FILE", nargs="*", help="file, folder, or - for standard input"
@@ -61,18 +61,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="read time steps from standard input; print a JSON object after each",
+        help="read time steps from standard input and print a JSON object after each",
     )
     args = parser.parse(argv)
     if args.stream == bool(args.files) or "" in args.files:
         raise UserError(
-            "FILE: name images of digits or files of sequences, or use --stream "
-            f"without files; {parser.prog} --help lists the flags"
+            "FILE: pass at least one image or sequence file, or --stream without "
+            f"files; {parser.prog} --help lists the flags"
         )
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    # Python's standard output has this method, but its declared type does not.
+    # The declared type of `sys.stdout`, TextIO, lacks this method.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     model = open_model(args)
     if args.stream:
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
 
 
 def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
-    """Prints the predictions or the error of each file, and returns the exit code."""
+    """Prints the predictions or the error for each file; returns the exit code."""
     from rnnmnist.inference.digit_images import check_digits
 
     predict = predict_sequences
@@ -108,7 +108,7 @@ def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
 
 
 def predict_image(model: "Model", name: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Classifies an image file; yields the result as JSON and in words."""
+    """Classifies an image file; yields the JSON object and the text to print."""
     prediction = model.predict(sys.stdin.buffer.read() if name == "-" else name)
     content = {
         "file": name,
@@ -120,9 +120,9 @@ def predict_image(model: "Model", name: str) -> Iterator[tuple[dict[str, Any], s
 
 
 def _describe(prediction: "Prediction") -> str:
-    """Describes a prediction, with sparklines of probabilities over time.
+    """Formats a prediction, with a sparkline of the probability of each main digit.
 
-    Sparklines are drawn for the predicted digit, the second most probable digit, and
+    The main digits are the predicted digit, the second most probable digit, and the
     digits that were predicted after earlier time steps.
     """
     from rnnmnist.evaluation.formatting import format_probability
@@ -139,9 +139,9 @@ def _describe(prediction: "Prediction") -> str:
     time_steps = len(probabilities)
     if time_steps == 1:
         return summary
-    before = probabilities.argmax(axis=1)[::-1].tolist()
-    digits = list(dict.fromkeys([first, second, *before]))[:MAX_DIGITS]
-    # Select columns backwards from the last time step, so that it is always drawn.
+    predicted_digits = probabilities.argmax(axis=1)[::-1].tolist()
+    digits = list(dict.fromkeys([first, second, *predicted_digits]))[:MAX_DIGITS]
+    # Select columns backwards from the last time step, which is always drawn.
     columns = probabilities[:: -math.ceil(time_steps / MAX_COLUMNS)][::-1]
     heights = ((len(BLOCKS) - 1) * columns).round().astype(int)
     lines = [summary]
@@ -156,14 +156,14 @@ def _describe(prediction: "Prediction") -> str:
 def predict_sequences(
     model: "Model", name: str
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Classifies the sequences in a file; yields each result as JSON and in words."""
+    """Classifies a file's sequences; yields the JSON object and the text of each."""
     from rnnmnist.data.sequences import reading
     from rnnmnist.evaluation.formatting import format_probability
     from rnnmnist.evaluation.inputs import to_inputs
 
     path = expand_path(name)
-    roles, wanted = model.config.data.roles, model.task.feature_names
-    sequences = reading.read(path, roles, wanted, both_splits=False)
+    roles, feature_names = model.config.data.roles, model.task.feature_names
+    sequences = reading.read(path, roles, feature_names, both_splits=False)
     with prefix_errors(path):
         inputs = to_inputs(sequences, model.task, model.config.data)
         predictions = model.probabilities(inputs)
@@ -181,16 +181,16 @@ def predict_sequences(
 
 
 def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yields a JSON object with the prediction after each line of `--stream`."""
+    """Yields a JSON object with the prediction after each time step of a stream."""
     state, time = model.start(), 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             state, time = model.start(), 0
             continue
-        where = f"standard input, line {number}"
-        with prefix_errors(where, "write numbers separated by commas"):
+        source = f"standard input, line {number}"
+        with prefix_errors(source, "write numbers separated by commas"):
             values = [float(cell.strip() or "nan") for cell in line.split(",")]
-        with prefix_errors(where):
+        with prefix_errors(source):
             state, probabilities = model.step(state, values)
         time += 1
         yield {"step": time} | _to_json(model, probabilities)
@@ -198,5 +198,5 @@ def predict_lines(model: "Model", lines: Iterable[str]) -> Iterator[dict[str, An
 
 def _to_json(model: "Model", probabilities: "np.ndarray") -> dict[str, Any]:
     classes = dict(zip(model.task.classes, probabilities.tolist(), strict=True))
-    best = max(classes, key=classes.__getitem__)
-    return {"label": best, "probability": classes[best], "probabilities": classes}
+    label = max(classes, key=classes.__getitem__)
+    return {"label": label, "probability": classes[label], "probabilities": classes}

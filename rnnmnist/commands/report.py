@@ -2,14 +2,14 @@
 
     rnnmnist report --workdir=checkpoints/reference
 
-The report is written to DIR/report.
+The files are written to the folder DIR/report.
 """
 
 from rnnmnist.commands.command_line import Parser, open_model
 
 
 def main(argv: list[str]) -> None:
-    """Writes the report, and prints the result and the paths of the files."""
+    """Writes the report, and prints the result and the paths of all files."""
     parser = Parser("report", __doc__)
     parser.add_run_arguments(required=True)
     args = parser.parse(argv)
@@ -17,6 +17,6 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    written = open_model(args).report()
-    print(format_evaluation(written.result))
-    print(*written.pictures, written.page, sep="\n")
+    report = open_model(args).report()
+    print(format_evaluation(report.result))
+    print(*report.pictures, report.page, sep="\n")

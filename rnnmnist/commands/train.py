@@ -2,7 +2,7 @@
 
     rnnmnist train --config=default --config.seed=1
 
---config.KEY=VALUE changes a setting of the configuration.
+Pass --config.KEY=VALUE to change a setting of the configuration.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Trains or resumes the run on the command line."""
+    """Trains or resumes a run."""
     args = parse(argv)
     from rnnmnist.data.datasets import open_source
     from rnnmnist.runtime import distributed

@@ -39,7 +39,7 @@ def test_the_report_on_a_machine_where_a_run_works(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (["--require=tpu"], "require: jax uses 8 x cpu, not a tpu; "),
+        (["--require=tpu"], "require: JAX uses 8 x cpu, not a tpu; "),
         (
             ["--config=tutorial", "--config.data.data_dir=/dev/null/tfds"],
             "data.data_dir: /dev/null is a file",
