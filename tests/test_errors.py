@@ -1,4 +1,4 @@
-"""Failures are printed as one line, and internal errors with a traceback."""
+"""Expected errors have a one-line message, and internal errors keep a traceback."""
 
 import errno
 import importlib
@@ -28,25 +28,25 @@ from rnnmnist.errors import (
         (OSError(errno.ENOSPC, "full"), RunError, "full"),
     ],
 )
-def test_a_failure_has_one_line(
+def test_an_expected_error_has_a_one_line_message(
     error: Exception, kind: type[Failure], message: str
 ) -> None:
-    found = as_failure(error)
-    assert type(found) is kind
-    assert str(found) == message
+    failure = as_failure(error)
+    assert type(failure) is kind
+    assert str(failure) == message
 
 
 def test_every_error_of_the_package_can_be_pickled() -> None:
-    """A `ProcessPoolExecutor` pickles errors. The copies have equal fields."""
+    """A `ProcessPoolExecutor` pickles errors. A copy has the same fields."""
     for module in pkgutil.walk_packages(rnnmnist.__path__, "rnnmnist."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     kinds = {Exception}
-    while found := {each for kind in kinds for each in kind.__subclasses__()} - kinds:
-        kinds |= found
-    own = {kind for kind in kinds if kind.__module__.startswith("rnnmnist.")}
-    assert {UserError, RunError, StoppedError, rnnmnist.DataWarning} <= own
-    for kind in own:
+    while new := {child for kind in kinds for child in kind.__subclasses__()} - kinds:
+        kinds |= new
+    package_kinds = {kind for kind in kinds if kind.__module__.startswith("rnnmnist.")}
+    assert {UserError, RunError, StoppedError, rnnmnist.DataWarning} <= package_kinds
+    for kind in package_kinds:
         arguments = ("a message", 15) if kind is StoppedError else ("a message",)
         error = kind(*arguments)
         copy = pickle.loads(pickle.dumps(error))
@@ -67,7 +67,7 @@ def test_an_internal_error_keeps_its_traceback(error: Exception) -> None:
 
 
 def test_a_path_is_added_to_an_error_without_a_path(tmp_path: Path) -> None:
-    for given, named in ((None, tmp_path), ("/other", "/other")):
+    for filename, path in ((None, tmp_path), ("/other", "/other")):
         with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
-            raise OSError(errno.EINVAL, "invalid", given)
-        assert str(as_failure(error.value)) == f"{named}: invalid"
+            raise OSError(errno.EINVAL, "invalid", filename)
+        assert str(as_failure(error.value)) == f"{path}: invalid"

@@ -1,11 +1,11 @@
 """Base cases: the simplest use of each command and function, on each kind of run.
 
-`TABLE` lists the outcomes. A use is done, or it is refused in one line that contains
-the word in the table: a setting, an argument or a file. If a command is refused, it
-exits with 2 (`rnnmnist.doctor` with 1) and leaves the workdir unchanged.
+`TABLE` lists the expected outcomes. Either the use succeeds (`done`), or it raises a
+one-line error that contains the setting, argument or file in the table. A command that
+fails exits with code 2 (`rnnmnist doctor` with 1) and leaves the workdir unchanged.
 
-All runs except the shipped model use the same sequences and share compiled programs.
-Tests use copies, so that every run is in a new folder.
+All runs except the shipped model have the same sequences and share compiled programs.
+Each test uses a copy of its run, in a new folder.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ from rnnmnist.runs.workdir import list_steps, lock
 # Each row is a use, and each column is a run:
 # - shipped: the shipped model, whose data are not on this machine
 # - finished: a finished run
-# - training: the killed run with a locked workdir, as if it were training
-# - killed: the finished run as it was at its first checkpoint
+# - training: the killed run with a locked workdir, as if a process were training it
+# - killed: a copy of the finished run, made at its first checkpoint
 # - begun: a run that was killed before its first checkpoint
-# - ensemble: a finished run of two seeds
+# - ensemble: a finished run with two seeds
 # - moved: a finished run whose data file has been moved
 TABLE = """
                shipped         finished training killed   begun   ensemble moved
@@ -60,42 +60,42 @@ page           done            workdir  workdir  workdir  workdir workdir  workd
 export         data.manual_dir done     done     done     workdir done     done
 doctor         workdir         done     workdir  done     done    done     levels.npz
 fit            workdir         done     workdir  done     done    done     done
-answers        done            done     done     done     workdir done     done
+methods        done            done     done     done     workdir done     done
 """
 
 COUNT = len(INPUTS)
-FIRST, STEPS = 10, 20  # the steps of the first and of the last checkpoint
-EXAMPLES = 4  # of the evaluated split
+FIRST, STEPS = 10, 20  # the steps of the first and last checkpoints
+EXAMPLES = 4  # in the evaluated split
 DIGIT = REPOSITORY / "docs/five.jpg"
 
 
 class Run(NamedTuple):
-    """A run that a test can change, and the arguments for its use."""
+    """A run that a test may change, and the arguments for the commands that use it."""
 
     workdir: Path
-    given: tuple[np.ndarray, np.ndarray]  # inputs and labels
-    path: Path  # a file or folder of its sequences; for the shipped model, of others
+    arrays: tuple[np.ndarray, np.ndarray]  # inputs and labels
+    path: Path  # the run's sequences; other sequences for the shipped model
     folder: Path  # for files that a test writes
-    training: list[str]  # flags of `rnnmnist.main`, except the workdir
-    places: Sequence[str] = ()  # flags with which other commands find the data
+    train_flags: list[str]  # flags of `rnnmnist.main`, except the workdir
+    data_flags: Sequence[str] = ()  # the data's location, for other commands
     num_seeds: int = 1
     is_shipped: bool = False
 
     @property
     def step(self) -> int:
-        """The step of the last checkpoint, or 0."""
+        """The step of the last checkpoint; 0 if there is no checkpoint."""
         return max(list_steps(self.workdir), default=0)
 
     @property
     def workdir_flag(self) -> list[str]:
-        """The flag of commands whose default is the shipped model."""
+        """The flag for commands that use the shipped model by default."""
         return [] if self.is_shipped else [f"--workdir={self.workdir}"]
 
     @property
     def sequence(self) -> np.ndarray:
-        """The first of the given sequences, real [time, features]."""
+        """The first sequence, a float array of shape [time, features]."""
         if self.is_shipped:
-            return self.given[0][0] / 255
+            return self.arrays[0][0] / 255
         return rnnmnist.read_sequences(self.path)[0][0]
 
 
@@ -106,35 +106,35 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def output(name: str, *arguments: object) -> str:
-    """Returns the output of a command, which must not warn.
+    """Returns the output of a command, which must not print warnings.
 
-    If the command is refused, its error line is raised.
+    If the command fails, its error line is raised as a `UserError`.
     """
-    finished = called(name, *arguments)
-    if finished.returncode == 0:
-        assert finished.stderr == "" or "random" in finished.stderr
-        return finished.stdout
-    assert finished.returncode == (1 if name == "doctor" else 2), finished.stderr
-    (line,) = finished.stderr.splitlines()
+    process = called(name, *arguments)
+    if process.returncode == 0:
+        assert process.stderr == "" or "random" in process.stderr
+        return process.stdout
+    assert process.returncode == (1 if name == "doctor" else 2), process.stderr
+    (line,) = process.stderr.splitlines()
     assert line.startswith("error: ")
     raise UserError(line)
 
 
 def main(run: Run) -> None:
-    before, files = run.step, contents(run.workdir)
-    printed = output("main", f"--workdir={run.workdir}", *run.training)
-    if before == STEPS:
-        assert f"complete at step {STEPS}\n" in printed
+    start_step, files = run.step, contents(run.workdir)
+    text = output("main", f"--workdir={run.workdir}", *run.train_flags)
+    if start_step == STEPS:
+        assert f"complete at step {STEPS}\n" in text
         assert contents(run.workdir) == files
-    elif before:
-        assert f"resuming from step {before}\n" in printed
+    elif start_step:
+        assert f"resuming from step {start_step}\n" in text
     assert run.step == STEPS
 
 
 def evaluate(run: Run) -> None:
-    printed = output("evaluate", f"--workdir={run.workdir}", *run.places)
-    assert f" at step {run.step}: " in printed
-    result = json.loads(Path(printed.splitlines()[-1]).read_text())
+    text = output("evaluate", f"--workdir={run.workdir}", *run.data_flags)
+    assert f" at step {run.step}: " in text
+    result = json.loads(Path(text.splitlines()[-1]).read_text())
     assert result["examples"] == EXAMPLES
     members = result.get("members", [result])
     assert len(members) == run.num_seeds
@@ -142,7 +142,7 @@ def evaluate(run: Run) -> None:
         f"{result[name]:.4f}" for name in ("loss", "ensemble_loss") if name in result
     ]
     pattern = "mean loss {}, ensemble {}" if run.num_seeds > 1 else ", loss {}"
-    assert pattern.format(*losses) in printed
+    assert pattern.format(*losses) in text
 
 
 def predict_image(run: Run) -> None:
@@ -168,17 +168,15 @@ def predict_stream(run: Run) -> None:
 
 
 def report(run: Run) -> None:
-    printed = output("report", f"--workdir={run.workdir}", *run.places)
-    path = Path(printed.splitlines()[-1])
+    text = output("report", f"--workdir={run.workdir}", *run.data_flags)
+    path = Path(text.splitlines()[-1])
     assert path == run.workdir / "report/index.html"
-    text = path.read_text().replace("\N{NO-BREAK SPACE}", " ")
-    accuracy, *_ = re.findall(r"\d+\.\d\d %", printed)
-    assert accuracy in text
-    ensembles = re.findall(r"; ensemble \S+ % \((\d+) of ", printed)
-    assert len(ensembles) == (run.num_seeds > 1)
-    assert all(
-        f"classifies {correct} sequences correctly" in text for correct in ensembles
-    )
+    content = path.read_text().replace("\N{NO-BREAK SPACE}", " ")
+    accuracy, *_ = re.findall(r"\d+\.\d\d %", text)
+    assert accuracy in content
+    counts = re.findall(r"; ensemble \S+ % \((\d+) of ", text)
+    assert len(counts) == (run.num_seeds > 1)
+    assert all(f"classifies {count} sequences correctly" in content for count in counts)
 
 
 def page(run: Run) -> None:
@@ -189,43 +187,43 @@ def page(run: Run) -> None:
 
 def export(run: Run) -> None:
     flags = f"--workdir={run.workdir}", f"--output={run.folder}", "--format=all"
-    output("export", *flags, *run.places)
+    output("export", *flags, *run.data_flags)
     for name in formats.FORMATS:
         certificate = json.loads((run.folder / name / "certificate.json").read_text())
-        is_drawn = certificate["split"] == "drawn"
+        is_random = certificate["split"] == "drawn"
         assert certificate["examples"] == (
-            NUM_RANDOM_EXAMPLES if is_drawn else EXAMPLES
+            NUM_RANDOM_EXAMPLES if is_random else EXAMPLES
         )
-        assert (certificate["correct"] is None) == is_drawn
+        assert (certificate["correct"] is None) == is_random
         assert certificate["differing"] == 0
 
 
 def doctor(run: Run) -> None:
-    alone = "--num_processes=1"
-    printed = output("doctor", f"--workdir={run.workdir}", alone, *run.training)
-    assert "would work here" in printed
+    flag = "--num_processes=1"
+    text = output("doctor", f"--workdir={run.workdir}", flag, *run.train_flags)
+    assert "would work here" in text
     if 0 < run.step < STEPS:
-        assert f" from step {run.step}\n" in printed
+        assert f" from step {run.step}\n" in text
 
 
 def fit(run: Run) -> None:
     settings = SMALL | {"num_seeds": run.num_seeds, "verbose": False}
-    model = rnnmnist.fit(*run.given, workdir=run.workdir, **settings)
+    model = rnnmnist.fit(*run.arrays, workdir=run.workdir, **settings)
     assert model.workdir == run.workdir
     assert run.step == STEPS
 
 
-def answers(run: Run) -> None:
-    """Predicts, reads a stream and computes the occlusion in Python."""
+def methods(run: Run) -> None:
+    """Classifies sequences, reads a stream and computes the occlusion in Python."""
     model = rnnmnist.load(run.workdir)
-    inputs, _ = run.given
+    inputs, _ = run.arrays
     probabilities = model.classify(inputs)
     assert probabilities.shape == (len(inputs), len(model.task.classes))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     state = model.start()
     for values in run.sequence:
-        state, after_step = model.step(state, values)
-    np.testing.assert_allclose(after_step, probabilities[0], atol=1e-5)
+        state, last_probabilities = model.step(state, values)
+    np.testing.assert_allclose(last_probabilities, probabilities[0], atol=1e-5)
     attributions = model.occlusion(inputs)
     assert attributions.shape == (len(inputs), model.task.time_steps)
     assert np.isfinite(attributions).all()
@@ -245,7 +243,7 @@ USES: dict[str, Callable[[Run], None]] = {
         export,
         doctor,
         fit,
-        answers,
+        methods,
     )
 }
 
@@ -266,7 +264,7 @@ def write(folder: Path) -> Path:
 
 
 def train_run(folder: Path, name: str) -> None:
-    """Trains the run of a column of `TABLE` in a new folder."""
+    """Trains the run for a column of `TABLE`, in a new folder."""
     folder.mkdir()
     workdir = folder / "run"
     if name == "moved":
@@ -286,25 +284,25 @@ def train_run(folder: Path, name: str) -> None:
 def run(
     name: str, request: pytest.FixtureRequest, once: Once, tmp_path: Path
 ) -> Iterator[Run]:
-    """A copy of the run of a column of `TABLE`."""
+    """A copy of the run for a column of `TABLE`."""
     if name == "shipped":
         yield shipped_run(request.getfixturevalue("monkeypatch"), tmp_path)
         return
     is_killed = name in ("training", "killed", "begun")
     kind = "finished" if is_killed else name
-    trained = once(f"base_{kind}", lambda folder: train_run(folder, kind))
-    source = trained / ("killed" if is_killed else "run")
+    shared = once(f"base_{kind}", lambda folder: train_run(folder, kind))
+    source = shared / ("killed" if is_killed else "run")
     workdir = shutil.copytree(source, tmp_path / "run")
     if name == "begun":
         shutil.rmtree(workdir / str(FIRST))
-    path = trained_on = workdir / "arrays.data"  # written by `fit`
+    path = train_path = workdir / "arrays.data"  # written by `fit`
     if name == "moved":
-        path, trained_on = trained / "moved.npz", trained / "levels.npz"
+        path, train_path = shared / "moved.npz", shared / "levels.npz"
     num_seeds = 2 if name == "ensemble" else 1
-    flags = training_flags(trained_on, num_seeds)
-    given = INPUTS, LABELS
+    flags = training_flags(train_path, num_seeds)
+    arrays = INPUTS, LABELS
     with lock(workdir) if name == "training" else contextlib.nullcontext():
-        yield Run(workdir, given, path, tmp_path, flags, num_seeds=num_seeds)
+        yield Run(workdir, arrays, path, tmp_path, flags, num_seeds=num_seeds)
 
 
 def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
@@ -314,29 +312,29 @@ def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
 
 
 def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
-    """Returns the shipped model, without its data."""
+    """Returns the shipped model, on a machine without its data."""
     workdir = REPOSITORY / "checkpoints/reference"
     disconnect(patch)
-    places = [f"--config.data.data_dir={folder}"]
-    flags = ["--config=default", *places]
+    data_flags = [f"--config.data.data_dir={folder}"]
+    flags = ["--config=default", *data_flags]
     images, labels = image_sets.embedded_images()["test"]
-    given = images[:2], labels[:2]
+    arrays = images[:2], labels[:2]
     path = write(folder)
-    return Run(workdir, given, path, folder, flags, places, is_shipped=True)
+    return Run(workdir, arrays, path, folder, flags, data_flags, is_shipped=True)
 
 
 @pytest.mark.usefixtures("fast_programs", "unrendered")
 @pytest.mark.parametrize(("name", "use", "expected"), [*cases()])
-def test_a_use_is_done_or_refused_as_in_the_table(
+def test_each_use_has_the_outcome_in_the_table(
     use: str, run: Run, expected: str
 ) -> None:
     if expected == "done":
         USES[use](run)
         return
-    before = file_times(run.workdir)
-    with pytest.raises(UserError) as refused:
+    times = file_times(run.workdir)
+    with pytest.raises(UserError) as error:
         USES[use](run)
-    message = str(refused.value)
+    message = str(error.value)
     assert expected in message
     assert "\n" not in message
-    assert file_times(run.workdir) == before
+    assert file_times(run.workdir) == times

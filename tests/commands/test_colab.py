@@ -1,4 +1,4 @@
-"""The Colab notebook, in its stored form and when it is executed."""
+"""The Colab notebook: its stored content and its execution."""
 
 import json
 import re
@@ -20,8 +20,9 @@ OVERRIDES = {
     "log_every_steps": 10,
     "eval_every_steps": 20,
 }
-# Cells that are appended to the notebook and run in the same kernel. An interrupt after
-# step 20 ends the training of the first cell at step 30, the next line of the log.
+# Cells that are appended to the notebook and run in the same kernel. In the first cell,
+# the callback interrupts training after step 20, so training stops at step 30, where
+# the next line is logged.
 INTERRUPTED = """
 import signal
 
@@ -52,19 +53,19 @@ def test_the_notebook_is_stored_without_outputs() -> None:
         assert cell.get("execution_count") is None
 
 
-def test_the_installation_asks_for_the_repository_before_it_starts() -> None:
+def test_the_installation_requires_a_repository() -> None:
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     code = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
     names = {"__name__": "__main__"}
     exec(code["settings"], names)
-    with pytest.raises(Exception, match="set REPOSITORY") as raised:
+    with pytest.raises(Exception, match="set REPOSITORY") as error:
         exec(code["install"], names)
-    assert raised.type.__name__ == "CellError"
+    assert error.type.__name__ == "CellError"
 
 
 @pytest.mark.slow
 def test_a_wheel_is_typed_and_its_readme_has_no_relative_links(tmp_path: Path) -> None:
-    """The wheel is built without a network."""
+    """Building the wheel does not need a network."""
     flags = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     pip = [sys.executable, "-m", "pip", "wheel", *flags, f"--wheel-dir={tmp_path}"]
     subprocess.run([*pip, str(REPOSITORY)], check=True)
@@ -78,22 +79,22 @@ def test_a_wheel_is_typed_and_its_readme_has_no_relative_links(tmp_path: Path) -
     assert all(link.startswith("https://") for link in links)
 
 
-def variables_of_colab(folder: Path) -> dict[str, str]:
-    """Returns the variables of a runtime like Colab's, which lacks only this package.
+def colab_variables(folder: Path) -> dict[str, str]:
+    """Returns the environment variables of a Colab runtime without this package.
 
-    The kernel runs in a virtual environment that sees the packages of this environment
-    and installs into its own folder.
+    The kernel runs in a virtual environment. It can import the packages of this
+    environment, and installs packages in its own folder.
     """
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site_packages,) = venv.glob("lib/python*/site-packages")
-    installed = folder / "installed"
-    installed.mkdir()
+    package_folder = folder / "installed"
+    package_folder.mkdir()
     for source in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for path in Path(source).iterdir():
             if "rnnmnist" not in path.name:
-                (installed / path.name).symlink_to(path)
-    (site_packages / "installed.pth").write_text(str(installed))
+                (package_folder / path.name).symlink_to(path)
+    (site_packages / "installed.pth").write_text(str(package_folder))
     kernel = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
     launcher = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -104,7 +105,7 @@ def variables_of_colab(folder: Path) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(folder / "connections"),
         "PIP_CONSTRAINT": "",  # CI sets it
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",  # the backend is installed
+        "PIP_NO_BUILD_ISOLATION": "0",  # the build backend is installed
         "PIP_NO_INDEX": "1",
     }
 
@@ -113,13 +114,13 @@ def variables_of_colab(folder: Path) -> dict[str, str]:
 def test_the_notebook_can_be_executed(
     tmp_path: Path, unoptimized: dict[str, str], committed: Path, data_dir: Path
 ) -> None:
-    """Interrupted training saves a checkpoint. The installation replaces no package."""
-    injected = {
+    """Training saves a checkpoint if interrupted. Installing replaces no package."""
+    variables = {
         "REPOSITORY": f"file://localhost{committed}",
         "OVERRIDES": OVERRIDES | {"data_dir": str(data_dir)},
         "KEEP_ON_DRIVE": True,
     }
-    source = "\n".join(f"{name} = {value!r}" for name, value in injected.items())
+    source = "\n".join(f"{name} = {value!r}" for name, value in variables.items())
     content = nbformat.read(NOTEBOOK, as_version=4)
     index = [cell.id for cell in content.cells].index("settings") + 1
     content.cells.insert(index, nbformat.v4.new_code_cell(source))
@@ -128,30 +129,30 @@ def test_the_notebook_can_be_executed(
     path = tmp_path / "executed.ipynb"
     nbformat.write(content, path)
     execute = Path(sys.executable).with_name("jupyter-execute")
-    finished = subprocess.run(
+    process = subprocess.run(
         [execute, "--inplace", "--timeout=300", path],
         cwd=tmp_path,
-        env=unoptimized | variables_of_colab(tmp_path / "runtime"),
+        env=unoptimized | colab_variables(tmp_path / "runtime"),
         capture_output=True,
         text=True,
     )
-    assert finished.returncode == 0, finished.stderr
+    assert process.returncode == 0, process.stderr
     cells = {cell.id: cell for cell in nbformat.read(path, as_version=4).cells}
-    printed = {
+    texts = {
         name: "".join(output.get("text", "") for output in cell.get("outputs", []))
         for name, cell in cells.items()
     }
     workdir = tmp_path / "runs" / "colab"
-    assert "loss" in printed["train"]
+    assert "loss" in texts["train"]
     (result,) = (workdir / "evaluation").glob("test-*.json")
     accuracy = json.loads(result.read_text())["accuracy"]
-    assert f"{100 * accuracy:.2f} %" in printed["evaluate"]
-    shown = [output.get("data", {}) for output in cells["report"].outputs]
+    assert f"{100 * accuracy:.2f} %" in texts["evaluate"]
+    contents = [output.get("data", {}) for output in cells["report"].outputs]
     plots = list((workdir / "report").glob("*.png"))
-    assert sum("image/png" in data for data in shown) == len(plots) > 1
-    assert "saved step 30" in printed["interrupted"]
+    assert sum("image/png" in data for data in contents) == len(plots) > 1
+    assert "saved step 30" in texts["interrupted"]
     assert (tmp_path / "runs/stopped/30/params").is_dir()
-    found = json.loads(printed["inspection"])
-    assert tmp_path / "runtime" in Path(found["package"]).parents
-    assert "jax" in found["before"]
-    assert found["after"] == found["before"]
+    inspection = json.loads(texts["inspection"])
+    assert tmp_path / "runtime" in Path(inspection["package"]).parents
+    assert "jax" in inspection["before"]
+    assert inspection["after"] == inspection["before"]

@@ -1,8 +1,8 @@
 """The commands on the embedded data set: complete runs, their files and errors.
 
-If the start of a command, its exit code or its complete output matters, the command
-runs in a new process. Otherwise, this process, which has already imported jax, calls
-its `main`.
+If a command's imports, exit code or complete output matter, the test runs the command
+in a new process. Otherwise, the test calls the command's `main` in this process, which
+has already imported JAX.
 """
 
 import importlib
@@ -41,75 +41,75 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def copied(reference_run: Path, tmp_path: Path) -> Path:
-    """A copy of the reference run's workdir, which a test can change."""
+def workdir(reference_run: Path, tmp_path: Path) -> Path:
+    """A copy of the reference run's workdir, which a test may change."""
     return trainer.copy_of(reference_run, tmp_path / "run")
 
 
 def test_a_run_writes_its_configuration_log_and_checkpoints(
     reference_run: Path,
 ) -> None:
-    workdir, printed = reference_run, (reference_run.parent / "printed.txt").read_text()
-    config = json.loads((workdir / "config.json").read_text())
+    output = (reference_run.parent / "printed.txt").read_text()
+    config = json.loads((reference_run / "config.json").read_text())
     assert config["model"]["hidden_size"] == 48
-    keys = [(line["split"], line["step"]) for line in lines(workdir)]
+    keys = [(line["split"], line["step"]) for line in lines(reference_run)]
     steps = {split: [s for name, s in keys if name == split] for split, _ in keys}
-    validated = [20, 40, 60, 80, 100, 120]
-    trained = sorted({*range(7, 120, 7), *validated})
-    assert steps == {"train": trained, "validation": validated}
-    for line in lines(workdir):
+    validation_steps = [20, 40, 60, 80, 100, 120]
+    train_steps = sorted({*range(7, 120, 7), *validation_steps})
+    assert steps == {"train": train_steps, "validation": validation_steps}
+    for line in lines(reference_run):
         assert ("examples_per_second" in line) == (line["split"] == "train")
-    assert (workdir / "120" / "params").is_dir()
+    assert (reference_run / "120" / "params").is_dir()
     for name in ("evaluate", "report"):
-        assert re.search(rf"(-m )?rnnmnist {name} '?--workdir=", printed)
-    before, _, after = printed.partition("compiling the training step\n")
-    assert "loss" in after and "loss" not in before
-    assert re.search(r"\nstep 120/120  100 %  loss \d\.\d+  accuracy", printed)
+        assert re.search(rf"(-m )?rnnmnist {name} '?--workdir=", output)
+    head, _, tail = output.partition("compiling the training step\n")
+    assert "loss" in tail and "loss" not in head
+    assert re.search(r"\nstep 120/120  100 %  loss \d\.\d+  accuracy", output)
 
 
-def test_evaluate_reproduces_the_result_of_the_trainer(
-    copied: Path, command: Command
+def test_evaluate_reproduces_the_result_of_the_training_command(
+    workdir: Path, command: Command
 ) -> None:
     """If compiled programs cannot be cached, the command warns and continues."""
-    (path,) = (copied / "evaluation").glob("test-*.json")
-    by_trainer = path.read_text()
+    (path,) = (workdir / "evaluation").glob("test-*.json")
+    content = path.read_text()
     path.unlink()
     variables = {
         "JAX_NUM_CPU_DEVICES": "2",
         "JAX_COMPILATION_CACHE_DIR": "/dev/null/programs",
     }
-    finished = command("evaluate", f"--workdir={copied}", **variables)
-    assert path.read_text() == by_trainer
-    assert str(path) in output_of(finished)
-    (warning,) = finished.stderr.splitlines()
+    process = command("evaluate", f"--workdir={workdir}", **variables)
+    assert path.read_text() == content
+    assert str(path) in output_of(process)
+    (warning,) = process.stderr.splitlines()
     assert warning.startswith("warning: compiled programs cannot be cached")
-    evaluate.main([f"--workdir={copied}", "--step=latest", "--split=validation"])
-    result = json.loads((copied / "evaluation" / "validation-120.json").read_text())
-    line = lines(copied)[-1]
+    evaluate.main([f"--workdir={workdir}", "--step=latest", "--split=validation"])
+    result = json.loads((workdir / "evaluation" / "validation-120.json").read_text())
+    line = lines(workdir)[-1]
     assert (line["split"], line["step"]) == ("validation", 120)
     assert result["accuracy"] == line["accuracy"]
     assert result["temperature"] != 1  # `metrics.jsonl` has no temperature
 
 
 def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
-    copied: Path, data_dir: Path
+    workdir: Path, data_dir: Path
 ) -> None:
-    """The run was trained before the embedded splits had a checksum."""
-    for path in copied.glob("*/header/metadata"):
+    """The run is from a version that did not save a checksum of the embedded splits."""
+    for path in workdir.glob("*/header/metadata"):
         content = json.loads(path.read_text())
         content["task"]["sha256"] = None
         path.write_text(json.dumps(content))
         write_checksums(path.parent.parent)
-    before = file_times(copied).keys()
-    longer = trainer.arguments(copied, data_dir, "--config.train.num_steps=140")
-    assert "trained on data other than mnist5k" in refused("main", *longer)
-    message = refused("evaluate", f"--workdir={copied}")
-    assert f"{copied} was trained with another version" in message
-    assert file_times(copied).keys() == before
+    paths = file_times(workdir).keys()
+    arguments = trainer.arguments(workdir, data_dir, "--config.train.num_steps=140")
+    assert "trained on data other than mnist5k" in refused("main", *arguments)
+    message = refused("evaluate", f"--workdir={workdir}")
+    assert f"{workdir} was trained with another version" in message
+    assert file_times(workdir).keys() == paths
 
 
 def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) -> None:
-    """Completion of the public names in a session does not need them, either."""
+    """Tab completion of public names does not need slow imports, either."""
     program = (
         "import sys\nimport rnnmnist\nfrom rnnmnist.commands import doctor, train\n"
         "from rnnmnist.errors import UserError\n"
@@ -120,25 +120,25 @@ def test_help_and_wrong_flags_need_no_slow_imports(environment: dict[str, str]) 
         "print({*rnnmnist.__all__} - {*dir(rnnmnist)})\n"
         "print({'jax', 'flax', 'orbax', 'numpy'} & {*sys.modules})"
     )
-    printed = output_of(run_python("-c", program, environment=environment))
-    assert printed.startswith("usage: rnnmnist train ")
-    assert "--config.train.learning_rate VALUE" in printed
+    output = output_of(run_python("-c", program, environment=environment))
+    assert output.startswith("usage: rnnmnist train ")
+    assert "--config.train.learning_rate VALUE" in output
     default = f"(default: {TrainConfig().learning_rate})"
-    assert default in " ".join(printed.split())
-    assert printed.endswith("\nset()\nset()\n")
+    assert default in " ".join(output.split())
+    assert output.endswith("\nset()\nset()\n")
 
 
 def test_a_user_error_is_one_line_with_exit_code_2(command: Command) -> None:
-    finished = command("__main__", "trian")
-    one_line_error(finished)
-    assert finished.stdout == ""
+    process = command("__main__", "trian")
+    one_line_error(process)
+    assert process.stdout == ""
 
 
 def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     __main__.main([])
-    _, _, *listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == list(COMMANDS)
-    for line, name in zip(listed, COMMANDS, strict=True):
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    for line, name in zip(lines, COMMANDS, strict=True):
         doc = importlib.import_module(f"rnnmnist.commands.{name}").__doc__ or ""
         assert line.endswith(f"  {doc.splitlines()[0]}")
 
@@ -146,15 +146,15 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_console_script_runs_exit_handlers(
     environment: dict[str, str],
 ) -> None:
-    """Profilers and coverage depend on them."""
+    """Profilers and coverage tools depend on exit handlers."""
     program = (
         "import atexit\nfrom rnnmnist.__main__ import run\n"
         "atexit.register(print, 'at exit')\nrun()"
     )
     argv = "-c", program, "page", "--version"
-    finished = run_python(*argv, environment=environment)
-    assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout == f"{rnnmnist.__version__}\nat exit\n"
+    process = run_python(*argv, environment=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == f"{rnnmnist.__version__}\nat exit\n"
 
 
 def test_the_tutorial_is_also_evaluated_on_the_first_128_images(
@@ -170,16 +170,16 @@ def test_the_tutorial_is_also_evaluated_on_the_first_128_images(
 
 
 @pytest.mark.parametrize(("learning_rate", "wrong_step"), [("1e15", 2), ("1e38", 1)])
-def test_an_update_that_is_not_finite_stops_the_run_and_is_named(
+def test_a_non_finite_update_stops_the_run(
     data_dir: Path, tmp_path: Path, learning_rate: str, wrong_step: int
 ) -> None:
-    """The log contains all earlier updates."""
+    """The error contains the step, and the log contains all earlier updates."""
     rate = f"--config.train.learning_rate={learning_rate}"
     args = trainer.arguments(tmp_path, data_dir, *trainer.WILD, rate)
-    finished = called("main", *args)
-    assert finished.returncode == 1
+    process = called("main", *args)
+    assert process.returncode == 1
     message = rf"error: step {wrong_step} gave non-finite values.*learning rate 1e\+"
-    assert re.match(message, finished.stderr)
+    assert re.match(message, process.stderr)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, wrong_step))
     assert not (tmp_path / "1").exists()
 
@@ -193,9 +193,9 @@ def test_a_quiet_command_prints_only_warnings_and_errors(
 ) -> None:
     arguments = ["--quiet", f"--workdir={tmp_path / 'run'}", "--config.seed=0"]
     arguments += [f"--config.data.data_dir={data_dir}", *trainer.SETTINGS]
-    trained = called("main", *arguments, "--config.train.num_steps=2")
-    assert (trained.stdout, trained.stderr) == ("", "")
-    longer = called("main", *arguments, "--config.train.num_steps=4")
-    assert longer.stdout == ""
-    assert "train.num_steps was 2 and is now 4" in longer.stderr
+    process = called("main", *arguments, "--config.train.num_steps=2")
+    assert (process.stdout, process.stderr) == ("", "")
+    process = called("main", *arguments, "--config.train.num_steps=4")
+    assert process.stdout == ""
+    assert "train.num_steps was 2 and is now 4" in process.stderr
     assert one_line_error(called("evaluate", "--quiet", "--workdir=absent"))

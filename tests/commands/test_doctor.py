@@ -15,17 +15,17 @@ from rnnmnist.errors import RunError
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removes the network, the home folder and all prepared data."""
+    """Simulates a machine without a network, a home folder or prepared data."""
     disconnect(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("offline")
-def test_the_report_on_a_machine_where_a_run_works(tmp_path: Path) -> None:
-    finished = called("doctor", *trainer.SETTINGS, "--num_processes=1")
-    assert finished.stderr == ""
-    lines = output_of(finished).splitlines()
+def test_the_report_of_a_run_that_works(tmp_path: Path) -> None:
+    process = called("doctor", *trainer.SETTINGS, "--num_processes=1")
+    assert process.stderr == ""
+    lines = output_of(process).splitlines()
     versions, machine, header, verdict = lines
     assert f"jax {jax.__version__}, " in versions
     assert re.search(r"\d cores? of .* GiB of memory$", machine)
@@ -65,7 +65,7 @@ def test_a_problem_is_reported_in_one_line(
 def test_a_missing_platform_is_reported_in_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """A notebook, for example, can have variables for a TPU that is gone."""
+    """A notebook, for example, may set variables for a TPU that has been removed."""
     program = (
         "import sys\n"
         "from rnnmnist.commands import command_line, doctor, train\n"
@@ -76,15 +76,15 @@ def test_a_missing_platform_is_reported_in_one_line(
     )
     variables = environment | {"JAX_PLATFORMS": "cuda"}
     argv = "-c", program, f"--config.data.data_dir={data_dir}"
-    finished = run_python(*argv, environment=variables, cwd=tmp_path)
-    assert finished.returncode == 1
-    assert "change JAX_PLATFORMS=cuda" in finished.stdout
-    assert "would not work here: JAX found no device: " in finished.stderr
+    process = run_python(*argv, environment=variables, cwd=tmp_path)
+    assert process.returncode == 1
+    assert "change JAX_PLATFORMS=cuda" in process.stdout
+    assert "would not work here: JAX found no device: " in process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_no_folder_of_the_trial(
+def test_an_interrupt_removes_the_temporary_folder(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (

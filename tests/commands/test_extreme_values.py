@@ -1,4 +1,4 @@
-"""Every command refuses values that are too large for a prediction."""
+"""Every command rejects values that are too large for a prediction."""
 
 import dataclasses
 import io
@@ -41,10 +41,10 @@ def run_on(folder: Path, normalize: Any) -> Path:
     return save_network(folder / "run", config, task)
 
 
-def test_there_is_no_result_without_finite_logits(
+def test_infinite_logits_raise_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The logits of zeros are 0, and the logits of ones are infinite."""
+    """Inputs of 0 give logits of 0, and inputs of 1 give infinite logits."""
     data = DataConfig(name="files", normalize="none")
     model = ModelConfig("rnn", hidden_size=4)
     task = task_of(6, 2, 2)
@@ -55,53 +55,53 @@ def test_there_is_no_result_without_finite_logits(
     workdir = tmp_path / "run"
     header = Header(step=3, config=config, task=task, metrics=None)
     checkpoints.save(workdir, header, {"params": as_ensemble(params)})
-    path, fine = tmp_path / "large.npz", tmp_path / "fine.npz"
+    path, other_path = tmp_path / "large.npz", tmp_path / "zeros.npz"
     np.savez(path, inputs=INPUTS, labels=LABELS)
-    np.savez(fine, inputs=INPUTS[:2])
+    np.savez(other_path, inputs=INPUTS[:2])
     flag = f"--workdir={workdir}"
 
-    evaluated = called("evaluate", flag, f"--config.data.path={path}")
-    assert (evaluated.returncode, evaluated.stdout) == (1, "")
-    assert "example 2 " in evaluated.stderr
+    process = called("evaluate", flag, f"--config.data.path={path}")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "example 2 " in process.stderr
     assert [file.name for file in workdir.iterdir()] == ["3"]
-    predicted = called("predict", flag, path, fine)
-    assert predicted.returncode == 1
-    assert predicted.stdout.count(f"{fine}, sequence ") == 2
-    assert predicted.stderr.startswith(f"error: {path}: ")
+    process = called("predict", flag, path, other_path)
+    assert process.returncode == 1
+    assert process.stdout.count(f"{other_path}, sequence ") == 2
+    assert process.stderr.startswith(f"error: {path}: ")
     rows = "\n".join(",".join(map(str, row)) for row in INPUTS[2].tolist())
     monkeypatch.setattr("sys.stdin", io.StringIO(rows))
-    streamed = called("predict", flag, "--stream")
-    assert streamed.returncode == 1
-    assert streamed.stdout.count('"label"') == 3
-    assert streamed.stderr.startswith("error: standard input, line 4: ")
+    process = called("predict", flag, "--stream")
+    assert process.returncode == 1
+    assert process.stdout.count('"label"') == 3
+    assert process.stderr.startswith("error: standard input, line 4: ")
     with pytest.raises(RunError, match="example 2 "):
         load(workdir).occlusion(INPUTS)
 
 
 @pytest.mark.parametrize(
-    ("normalize", "near", "value"),
+    ("normalize", "valid_value", "value"),
     [("standardize", 1.9e6, 2.1e6), ("none", -1.8e19, -3.5e38)],
 )
-def test_no_command_accepts_a_value_a_million_standard_deviations_from_the_mean(
+def test_values_a_million_standard_deviations_from_the_mean_are_rejected(
     normalize: str,
-    near: float,
+    valid_value: float,
     value: float,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without normalization, a value is accepted if its square is finite in float32.
+    """If values are not normalized, their squares must be finite in float32.
 
-    The padding of sequences can contain any value.
+    The padding of sequences may contain any value.
     """
     workdir = run_on(tmp_path, normalize)
     model = load(workdir)
     inputs = np.tile([1e9, 0.5], (4, 6, 1))
-    inputs[1, 3, 1] = near
+    inputs[1, 3, 1] = valid_value
     inputs[2, 3, 1] = inputs[0, 5, 0] = value
     lengths = [5, 6, 6, 6]
-    place = "the value of sequence 2 at time step 3, feature"
+    prefix = "the value of sequence 2 at time step 3, feature"
     for arguments in ((inputs, lengths), ([inputs[0, :5], *inputs[1:]],)):
-        with pytest.raises(UserError, match=f"^inputs: {place} y, is "):
+        with pytest.raises(UserError, match=f"^inputs: {prefix} y, is "):
             model.classify(*arguments)
     assert np.isfinite(model.classify(inputs, [5, 6, 3, 6])).all()
     path = tmp_path / "far.npz"
@@ -110,7 +110,7 @@ def test_no_command_accepts_a_value_a_million_standard_deviations_from_the_mean(
     flag = f"--workdir={workdir}"
     for name, data in ("evaluate", f"--config.data.path={path}"), ("predict", path):
         message = refused(name, flag, data)
-        assert message.startswith(f"{path}: {place} y, is {value:.3g}; ")
+        assert message.startswith(f"{path}: {prefix} y, is {value:.3g}; ")
     rows = "\n".join(",".join(map(str, row)) for row in inputs[2].tolist())
     monkeypatch.setattr("sys.stdin", io.StringIO(rows))
     message = refused("predict", flag, "--stream")

@@ -18,32 +18,32 @@ MAIN = [".venv/bin/python", "-m", "rnnmnist.main"]
 SHORT = "--config.train.num_steps=7"
 
 
-def passed_to(program: str, script: str, *args: str, **variables: str) -> list[str]:
-    """Runs a script, and returns all arguments that it passes to a cluster's program.
+def arguments_of(program: str, script: str, *args: str, **variables: str) -> list[str]:
+    """Runs a launch script, and returns the arguments that it passes to a program.
 
-    A shell function that prints its arguments replaces the program.
+    The program is replaced with a shell function that prints its arguments.
     """
     function = f'{program}() {{ printf "%s\\0" "$@"; }}'
-    finished = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", f'{function}; . {LAUNCH}/{script} "$@"', script, *args],
         env={"PATH": os.environ["PATH"]} | variables,
         capture_output=True,
         text=True,
     )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.split("\0")[:-1]
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split("\0")[:-1]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_slurm_runs_two_processes(new_run: trainer.Run) -> None:
-    """JAX finds the processes by SLURM's variables."""
+    """JAX detects the processes from SLURM's variables."""
     args = new_run.arguments(SHORT)
-    passed = passed_to("srun", "slurm.sh", *args, SLURM_JOB_NAME="rnnmnist")
-    command = passed[passed.index(MAIN[0]) :]
+    argv = arguments_of("srun", "slurm.sh", *args, SLURM_JOB_NAME="rnnmnist")
+    command = argv[argv.index(MAIN[0]) :]
     assert command[:3] == MAIN
     variables = trainer.variables_together(new_run.environment) | {
-        "SLURM_JOB_ID": str(trainer.free_port()),  # jax derives a port from it
+        "SLURM_JOB_ID": str(trainer.free_port()),  # JAX derives a port from it
         "SLURM_STEP_NODELIST": "127.0.0.1",
         "SLURM_NTASKS": "2",
     }
@@ -60,7 +60,7 @@ def test_slurm_runs_two_processes(new_run: trainer.Run) -> None:
 
 
 def test_a_jobset_runs_one_process_per_pod() -> None:
-    """Kubernetes passes each pod its index."""
+    """Kubernetes inserts the index of each pod into its arguments."""
     spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
@@ -72,15 +72,15 @@ def test_a_jobset_runs_one_process_per_pod() -> None:
 
 
 def test_cloud_tpu_passes_arguments_with_special_characters(tmp_path: Path) -> None:
-    """A shell on each host of a slice parses the arguments."""
+    """A shell on each host of the slice parses the arguments."""
     workdir, args = (
         tmp_path / "a user's",
         [SHORT, f"--config.data.path={tmp_path}/my x"],
     )
     variables = {"TPU": "slice", "ZONE": "here", "WORKDIR": str(workdir)}
-    passed = passed_to("gcloud", "cloud_tpu.sh", *args, **variables)
-    command = shlex.split(passed[-1].removeprefix("--command="))
+    argv = arguments_of("gcloud", "cloud_tpu.sh", *args, **variables)
+    command = shlex.split(argv[-1].removeprefix("--command="))
     assert command == [*MAIN, f"--workdir={workdir}", *args]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    commands = " ".join(passed)
-    assert f"'rnnmnist @ git+{project['urls']['Repository']}'" in commands
+    requirement = f"'rnnmnist @ git+{project['urls']['Repository']}'"
+    assert requirement in " ".join(argv)

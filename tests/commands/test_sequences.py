@@ -1,4 +1,4 @@
-"""Runs on users' sequences: evaluation, prediction and refusals."""
+"""Runs on users' sequences: evaluation, prediction and errors."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ CLASSES = np.array(["low", "middle", "high"])
 
 
 def arrays(count: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns noisy sequences of unequal lengths, whose mean depends on the class."""
+    """Returns noisy sequences of different lengths, whose mean depends on the class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     splits = np.array(["train", "train", "validation", "test"])
@@ -61,31 +61,31 @@ def run(once: Once) -> Path:
 
 @pytest.mark.usefixtures("unrendered")
 def test_evaluation_and_report_on_other_data(run: Path, tmp_path: Path) -> None:
-    """Without splits, all sequences are evaluated. The result has a separate file."""
+    """If a file has no splits, all its sequences are evaluated."""
     copy = shutil.copytree(run, tmp_path / "copy")
-    unsplit = arrays(15, seed=1)
-    del unsplit["split"]
-    other = save(tmp_path / "other.npz", unsplit)
-    before = trainer.result(copy)
-    assert before["dataset"] == "levels"
-    assert before["task"]["classes"] == ["high", "low", "middle"]
-    assert before["trained_on_sha256"] == before["task"]["sha256"]
+    content = arrays(15, seed=1)
+    del content["split"]
+    other = save(tmp_path / "other.npz", content)
+    result = trainer.result(copy)
+    assert result["dataset"] == "levels"
+    assert result["task"]["classes"] == ["high", "low", "middle"]
+    assert result["trained_on_sha256"] == result["task"]["sha256"]
     arguments = [f"--workdir={copy}", f"--config.data.path={other}"]
     evaluate.main(arguments)
     (path,) = (copy / "evaluation").glob("test-*-*.json")
-    content = json.loads(path.read_text())
-    assert content["dataset"] == "other"
-    assert content["task"]["sha256"] != content["trained_on_sha256"]
+    other_result = json.loads(path.read_text())
+    assert other_result["dataset"] == "other"
+    assert other_result["task"]["sha256"] != other_result["trained_on_sha256"]
     # The mean is computed from the training data, not from the other data.
-    assert content["task"]["mean"] == before["task"]["mean"]
-    assert trainer.result(copy) == before
+    assert other_result["task"]["mean"] == result["task"]["mean"]
+    assert trainer.result(copy) == result
     report.main(arguments)
     page = (copy / "report" / "index.html").read_text()
     assert "results on this page describe other, not the training data set" in page
-    assert f"{content['correct']} of 15 sequences" in page
+    assert f"{other_result['correct']} of 15 sequences" in page
 
 
-def test_predict_names_the_class_of_each_sequence(
+def test_predict_prints_the_class_of_each_sequence(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = arrays()
@@ -108,22 +108,22 @@ def test_fit_trains_on_a_list_of_arrays(tmp_path: Path) -> None:
     workdir = rnnmnist.fit(inputs, labels, **settings).workdir
     assert workdir == tmp_path / "run"
     with pytest.raises(UserError, match="trained on data other"):
-        rnnmnist.fit([one + 1 for one in inputs], labels, **settings)
+        rnnmnist.fit([sequence + 1 for sequence in inputs], labels, **settings)
     shutil.rmtree(workdir / "arrays.data")
-    lost = f"data.path: {workdir} does not contain the training sequences"
-    assert lost in refused("evaluate", f"--workdir={workdir}")
+    message = f"data.path: {workdir} does not contain the training sequences"
+    assert message in refused("evaluate", f"--workdir={workdir}")
 
 
-def test_fit_writes_nothing_before_its_checks(run: Path, tmp_path: Path) -> None:
+def test_fit_writes_nothing_if_a_check_fails(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    before = file_times(copy).keys()
+    paths = file_times(copy).keys()
     fit = partial(rnnmnist.fit, arrays()["inputs"])
     labels = arrays()["labels"]
     with lock(copy), pytest.raises(UserError, match="is in use by"):
         fit(labels, workdir=copy)
     with pytest.raises(UserError, match="belongs to another run"):
         fit(labels, workdir=copy)
-    assert file_times(copy).keys() == before
+    assert file_times(copy).keys() == paths
     with pytest.raises(UserError, match="none of the 60 training sequences"):
         fit(np.arange(60), workdir=tmp_path / "run", cell="lru")
     assert not (tmp_path / "run").exists()

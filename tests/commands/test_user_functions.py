@@ -65,9 +65,9 @@ from rnnmnist.training.loss import LOSS_FUNCTIONS, Objective
 from rnnmnist.training.state import Program, create_state
 from rnnmnist.training.step import train_chunk
 
-# Added to the recipes of the page.
+# Code that is appended to the recipes in the documentation.
 OTHERS = '''
-HALF = jnp.float32(1) / 2  # initializes jax's devices
+HALF = jnp.float32(1) / 2  # initializes JAX's devices
 
 
 class Sowing(Leaky):
@@ -221,7 +221,7 @@ def no_inputs():
 
 number = 3
 '''
-# A value for each setting. `own.py` is the file of the page.
+# A user-defined function for each setting. `own.py` contains the recipes and `OTHERS`.
 ROWS = {
     "network": "own.py:Attention,width=8,penalty=0.1",
     "cell": "own.py:Sowing,decay=0.9,penalty=0.1",
@@ -237,7 +237,7 @@ SPLIT = np.where(np.arange(40) < 30, "train", "validation")
 
 @pytest.fixture(autouse=True)
 def promotions() -> Iterator[None]:
-    """Allows the implicit promotions of jax, which user-defined functions can use."""
+    """Allows JAX's implicit promotions, which user-defined functions may use."""
     changes = {
         "jax_numpy_rank_promotion": "allow",
         "jax_numpy_dtype_promotion": "standard",
@@ -248,7 +248,7 @@ def promotions() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with the functions and the data."""
+    """The current folder, which contains `own.py` and the data."""
     monkeypatch.chdir(tmp_path)
     write_recipes(tmp_path)
     with (tmp_path / "own.py").open("a") as file:
@@ -275,10 +275,10 @@ def train(workdir: Path | None, settings: dict[str, Any], **options: Any) -> Any
 
 def fit(**settings: Any) -> rnnmnist.Model:
     """Trains a small network in memory."""
-    given = SMALL | settings
+    all_settings = SMALL | settings
     if "network" in settings:
-        del given["cell"], given["hidden_size"]
-    return rnnmnist.fit(INPUTS, LABELS, split=SPLIT, verbose=False, **given)
+        del all_settings["cell"], all_settings["hidden_size"]
+    return rnnmnist.fit(INPUTS, LABELS, split=SPLIT, verbose=False, **all_settings)
 
 
 def kill_after_first_save(
@@ -299,16 +299,16 @@ def kill_after_first_save(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
+def test_stopped_and_killed_runs_resume_to_the_same_bits(
     row: str, folder: Path, environment: dict[str, str]
 ) -> None:
-    """Afterwards, users only have to name networks, cells and readers again."""
+    """Later commands need only the flags for networks, cells and readers again."""
     settings = settings_of(row)
-    named = {row: ROWS[row]} if row in ("network", "cell") else {}
-    whole = train(folder / "whole", settings)
-    plain = train(None, SMALL | {"path": "data"})
+    load_settings = {row: ROWS[row]} if row in ("network", "cell") else {}
+    model = train(folder / "whole", settings)
+    default_model = train(None, SMALL | {"path": "data"})
     if row not in ("metrics", "path"):
-        assert whole.params_sha256 != plain.params_sha256
+        assert model.params_sha256 != default_model.params_sha256
 
     def interrupt(_: rnnmnist.StepMetrics) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -319,10 +319,10 @@ def test_a_stopped_and_a_killed_run_resume_to_the_same_bits(
     kill_after_first_save(environment, folder / "killed", arguments)
     for name in ("stopped", "killed"):
         assert Record(folder / name).step in (10, 15)
-        resumed = called("main", *arguments, f"--workdir={folder}/{name}")
-        assert "resuming from step" in output_of(resumed)
-        found = rnnmnist.load(folder / name, 20, **named).params_sha256
-        assert found == whole.params_sha256, name
+        process = called("main", *arguments, f"--workdir={folder}/{name}")
+        assert "resuming from step" in output_of(process)
+        params_sha256 = rnnmnist.load(folder / name, 20, **load_settings).params_sha256
+        assert params_sha256 == model.params_sha256, name
 
     (folder / "own.py").rename(folder / "moved.py")
     workdir = f"--workdir={folder}/whole"
@@ -351,8 +351,8 @@ EXAMPLES = Examples(
 )
 
 
-def updated(settings: dict[str, Any], devices: int) -> list[Any]:
-    """Returns the parameters and metrics of each member after eight updates."""
+def train_members(settings: dict[str, Any], devices: int) -> list[Any]:
+    """Returns each member's parameters and metrics after eight updates."""
     common: dict[str, Any] = {"train.batch_size": 16, "train.num_steps": 50}
     config = import_functions(run_config(common | settings))
     mesh = mesh_of(devices)
@@ -386,14 +386,14 @@ def test_devices_and_ensembles_change_only_the_rounding(
     }
     if kind == "cell":
         settings |= {"model.hidden_size": 8, "model.dropout": 0.2, "model.window": 2}
-    (expected,) = updated(settings, 1)
-    (shared,) = updated(settings, 2)
-    first, second = updated(settings | {"num_seeds": 2}, 1)
-    (alone,) = updated(settings | {"seed": 1}, 1)
+    (expected,) = train_members(settings, 1)
+    (two_devices,) = train_members(settings, 2)
+    first, second = train_members(settings | {"num_seeds": 2}, 1)
+    (single_network,) = train_members(settings | {"seed": 1}, 1)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=5e-4)
-    jax.tree.map(close, shared, expected)
+    jax.tree.map(close, two_devices, expected)
     jax.tree.map(close, first, expected)
-    jax.tree.map(close, second, alone)
+    jax.tree.map(close, second, single_network)
     _, metrics = expected
     assert {"top_k", "top_k,k=1", "learning_rate"} < metrics.keys()
     np.testing.assert_allclose(metrics["top_k,k=1"], metrics["accuracy"])
@@ -459,7 +459,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "part"), WRONG, ids=lambda value: "")
-def test_a_wrong_function_is_refused_in_one_line_before_anything_is_written(
+def test_a_wrong_function_raises_an_error_before_anything_is_written(
     name: str, value: str, part: str, folder: Path
 ) -> None:
     (folder / "broken.py").write_text("x")
@@ -503,10 +503,10 @@ def test_a_wrong_function_is_refused_in_one_line_before_anything_is_written(
     ],
     ids=lambda value: "",
 )
-def test_settings_that_do_not_apply_are_refused(
+def test_settings_that_do_not_apply_raise_an_error(
     settings: dict[str, Any], part: str, folder: Path
 ) -> None:
-    """Settings of a recipe, such as `label_smoothing` of `trained`, are dropped."""
+    """Settings in a recipe are dropped, such as `label_smoothing` in `trained`."""
     with pytest.raises(UserError) as error:
         rnnmnist.fit(INPUTS, LABELS, verbose=False, **settings)
     assert part in str(error.value)
@@ -541,7 +541,7 @@ def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
+def test_a_non_finite_loss_stops_the_run(folder: Path) -> None:
     with pytest.raises(
         rnnmnist.RunError, match=r"step 1 gave non-finite values.*py:infinite"
     ):
@@ -550,7 +550,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_metric_that_is_not_finite_is_logged(folder: Path) -> None:
+def test_a_non_finite_metric_is_logged(folder: Path) -> None:
     model = fit(metrics="own.py:not_finite", num_steps=10)
     for line in model.record.lines:
         assert line.metrics is not None
@@ -560,15 +560,15 @@ def test_a_metric_that_is_not_finite_is_logged(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_a_resume_compares_functions_by_their_sources(folder: Path) -> None:
-    """A file can be moved, and equal parameters can be written in two ways."""
+    """The same function and parameters may be specified in several ways."""
     settings = SMALL | {"path": "data", "label_smoothing": 0}
     train(folder / "run", settings)
     with pytest.raises(UserError, match=r"FILE.py:last \(checkpoint: last\)"):
         train(folder / "run", settings | {"loss": "own.py:last"})
     settings["optimizer"] = optax.adam
     train(folder / "adam", settings)
-    again = settings | {"optimizer": "optax:adam"}
-    assert train(folder / "adam", again).record.step == 20
+    text_settings = settings | {"optimizer": "optax:adam"}
+    assert train(folder / "adam", text_settings).record.step == 20
     (folder / "other.py").write_text("from optax import adam")
     with pytest.raises(UserError, match=r"FILE.py:adam \(checkpoint: optax:adam\)"):
         train(folder / "adam", settings | {"optimizer": "other.py:adam"})
@@ -605,11 +605,11 @@ def test_penalties_change_the_gradient_but_not_the_logged_loss(
     kind: str, folder: Path
 ) -> None:
     names = {"network": "Attention,dropout=0", "cell": "Sowing"}
-    without, heavy = (
+    first_model, second_model = (
         fit(num_steps=1, log_every_steps=1, **{kind: f"own.py:{names[kind]},{penalty}"})
         for penalty in ("penalty=0.0", "penalty=1000.0")
     )
-    first, second = without.record.lines[0], heavy.record.lines[0]
+    first, second = first_model.record.lines[0], second_model.record.lines[0]
     assert first.loss == pytest.approx(second.loss, rel=1e-6)
     assert first.metrics is not None
     assert second.metrics is not None
@@ -617,7 +617,7 @@ def test_penalties_change_the_gradient_but_not_the_logged_loss(
 
 
 def test_the_penalties_of_a_cell_exclude_the_padding(folder: Path) -> None:
-    """Each time step has a penalty of 1, plus a term that depends on the parameters."""
+    """The parameters are 0, so the penalty of each time step is 1."""
     cell = import_function("model.cell", "own.py:Sowing,penalty=1.0")
     model = model_of(ModelConfig(cell=cell, hidden_size=4, window=2), TASK)
     zeros = jax.tree.map(np.zeros_like, random_params(model))
@@ -638,7 +638,7 @@ def test_an_augmentation_does_not_change_the_padding(folder: Path) -> None:
     config = import_functions(run_config(settings, TASK))
     transform = BatchTransform.create(config, TASK)
     source = batches_of(EXAMPLES, config, mesh_of(1))
-    first, again, later = (read_batch(source, transform, step) for step in (0, 0, 1))
+    first, again, second = (read_batch(source, transform, step) for step in (0, 0, 1))
     plain = read_batch(source, transform._replace(augment=None), 0)
     np.testing.assert_array_equal(first.inputs, again.inputs)
     assert first.lengths is not None
@@ -646,12 +646,12 @@ def test_an_augmentation_does_not_change_the_padding(folder: Path) -> None:
     assert not np.asarray(first.inputs)[~is_read].any()
     noise = np.asarray(first.inputs - plain.inputs)
     assert 0.08 < noise[is_read].std() < 0.12
-    assert (first.inputs[0] != later.inputs[0]).any()
+    assert (first.inputs[0] != second.inputs[0]).any()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_functions_of_a_notebook_train_only_in_memory(folder: Path) -> None:
+def test_functions_from_a_notebook_only_train_in_memory(folder: Path) -> None:
     def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return ((nn.softmax(logits) - nn.one_hot(labels, 2)) ** 2).sum(-1)
 
@@ -689,15 +689,15 @@ class Unhashable:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_pickle_refers_to_its_network_by_name(folder: Path) -> None:
+def test_a_pickle_contains_the_name_of_a_network_class(folder: Path) -> None:
     model = fit(network=ROWS["network"])
-    again = pickle.loads(pickle.dumps(model))
-    np.testing.assert_array_equal(again.classify(INPUTS), model.classify(INPUTS))
+    model_copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(model_copy.classify(INPUTS), model.classify(INPUTS))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_the_classifier_of_scikit_learn_accepts_functions(folder: Path) -> None:
+def test_the_scikit_learn_classifier_accepts_functions(folder: Path) -> None:
     settings = {"loss": ROWS["loss"], "optimizer": optax.sgd, "num_devices": 1}
     classifier = rnnmnist.RNNClassifier(num_steps=20, settings=settings)
     sklearn.base.clone(classifier).fit(INPUTS, LABELS).predict(INPUTS)
@@ -705,7 +705,7 @@ def test_the_classifier_of_scikit_learn_accepts_functions(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_a_changed_file_causes_a_warning_and_a_changed_parameter_an_error(
+def test_changed_files_cause_warnings_and_changed_parameters_cause_errors(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = SMALL | {"path": "data", "cell": "own.py:Leaky,decay=0.9"}
@@ -749,7 +749,7 @@ def test_parameters_are_parsed_like_keyword_arguments(
 
 
 def test_the_current_content_of_a_file_is_run(tmp_path: Path) -> None:
-    """Another file with the same name, or the same size and age, has run before."""
+    """Other files with the same name, size and modification time were run before."""
     files = tmp_path / "a" / "flax.py", tmp_path / "b" / "flax.py"
     for number, file in enumerate([*files, *files]):
         file.parent.mkdir(exist_ok=True)
@@ -767,12 +767,12 @@ def test_the_current_content_of_a_file_is_run(tmp_path: Path) -> None:
             f"class Cell:\n    number = {number}\n    other = neighbour.number\n"
         )
         os.utime(file, (0, 0))
-        found = import_function("model.cell", f"{file}:Cell")
-        assert found.function.number == number  # type: ignore[attr-defined]
-        assert found.function.other == number + 1  # type: ignore[attr-defined]
+        cell = import_function("model.cell", f"{file}:Cell")
+        assert cell.function.number == number  # type: ignore[attr-defined]
+        assert cell.function.other == number + 1  # type: ignore[attr-defined]
         assert "neighbour" not in sys.modules
         assert "library" in sys.modules
-        assert import_function("model.cell", f"{file}:Cell") == found
+        assert import_function("model.cell", f"{file}:Cell") == cell
         names = {path.name for path in file.parent.iterdir()}
         assert names <= {"flax.py", "neighbour.py", "installed", "__pycache__"}
         assert str(file.parent) not in sys.path
@@ -791,29 +791,29 @@ def test_a_module_is_imported_as_in_python(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_an_edited_file_is_run_again_and_an_unedited_file_compiles_nothing(
+def test_an_edited_file_is_compiled_again_and_an_unchanged_file_is_not(
     folder: Path,
 ) -> None:
     settings = {"cell": "own.py:Leaky", "loss": ROWS["loss"]}
     first = fit(**settings)
-    before = compile_seconds()
+    seconds = compile_seconds()
     second = fit(**settings)
-    assert compile_seconds() == before
+    assert compile_seconds() == seconds
     file = folder / "own.py"
     file.write_text(file.read_text().replace("self.decay * carry", "0.25 * carry"))
     third = fit(**settings)
-    assert compile_seconds() > before
+    assert compile_seconds() > seconds
     assert first.params_sha256 == second.params_sha256 != third.params_sha256
 
 
 @pytest.mark.parametrize("name", ["cell", "network", "path"])
 @pytest.mark.parametrize("is_file", [True, False])
-def test_code_that_a_checkpoint_names_is_never_run(
+def test_code_specified_in_a_checkpoint_is_never_run(
     name: str, is_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The code can come with a run that a user has downloaded."""
+    """A user may have downloaded the code together with a run."""
     if name == "path" and not is_file:
-        pytest.skip("a reader is in a file")
+        pytest.skip("a reader must be in a file")
     monkeypatch.syspath_prepend(tmp_path)
     marker = tmp_path / "marker"
     source = tmp_path / "download.py"
@@ -822,13 +822,13 @@ def test_code_that_a_checkpoint_names_is_never_run(
         f"pathlib.Path({str(marker)!r}).touch()\n"
     )
     text = f"{source}:Cell" if is_file else "download:Cell"
-    images = DataConfig(name="files" if name == "path" else "mnist5k")
-    config = Config(data=images, model=ModelConfig(cell="gru", hidden_size=8))
+    data = DataConfig(name="files" if name == "path" else "mnist5k")
+    config = Config(data=data, model=ModelConfig(cell="gru", hidden_size=8))
     task = image_task(DataConfig(name="mnist5k"))
     params = {"params": as_ensemble(random_params(model_of(config.model, task)))}
     section = "data" if name == "path" else "model"
-    named = fill_defaults(config.replace({f"{section}.{name}": text}), task)
-    header = Header(step=3, config=named, task=task, metrics=None)
+    config = fill_defaults(config.replace({f"{section}.{name}": text}), task)
+    header = Header(step=3, config=config, task=task, metrics=None)
     checkpoints.save(tmp_path / "run", header, params)
     commands = [["evaluate"]]
     if name != "path":

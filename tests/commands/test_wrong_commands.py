@@ -1,4 +1,4 @@
-"""Wrong commands, one of each kind, print a one-line error and write nothing.
+"""Each kind of wrong command prints a one-line error and writes nothing.
 
 The run on images is the reference run. `test_config.py` and `test_reading.py` test
 other values of settings and other sequence files.
@@ -32,7 +32,7 @@ SETTINGS = " ".join(trainer.SETTINGS)
 IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 
 
-# Wrong settings of a run, and part of the error.
+# A wrong setting of a run, and part of the error.
 WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
     ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
@@ -41,13 +41,13 @@ WRONG_SETTINGS = [
     ("model.cell=absent_module.a:Cell", "absent_module.a cannot be imported"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
 ]
-# A path, optional flags, and part of the error.
+# A path of a sequence file, optional flags, and part of the error.
 WRONG_SEQUENCES = [
     ("absent.npz", "absent.npz: No such file or directory"),
     ("x" * 300, "File name too long"),
     ("run.npz --config.data.name=mnist", "data.path: "),
 ]
-# Other wrong commands, and part of the error.
+# Another wrong command, and part of the error.
 WRONG_COMMANDS = [
     ("main --config=embeded", "did you mean 'embedded'?"),
     ("main --workdir=", "workdir: "),
@@ -57,7 +57,7 @@ WRONG_COMMANDS = [
     ("main --workdir=runs/a[b]", "a[b] "),
     ("main --workdir=digits", "digits/1 is not an rnnmnist checkpoint"),
     (
-        f"{IMAGES} --config=default --config.data.data_dir=empty "  # not prepared there
+        f"{IMAGES} --config=default --config.data.data_dir=empty "  # no prepared data
         "--config.data.manual_dir=absent",
         "data.manual_dir",
     ),
@@ -91,8 +91,8 @@ def folder(
 ) -> Path:
     """A folder of sequence files, runs on sequences and on images, and other files.
 
-    Each worker has its own copy: a refused command can create the folder of its run for
-    a moment.
+    Each worker has its own copy, because a command may create the folder of its run
+    before it fails, and then removes the folder.
     """
 
     def fill(folder: Path) -> None:
@@ -110,7 +110,7 @@ def folder(
 
 
 def write_runs(folder: Path) -> None:
-    """Writes sequence files, and saves networks for them."""
+    """Writes sequence files, and saves a network for each."""
     split = np.array(["train", "train", "validation", "test"]).repeat(10)
     arrays: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS, "split": split}
     arrays["feature_names"] = ["x"]
@@ -127,7 +127,7 @@ def write_runs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("line", "message"),
     [
         *((f"{NEW} --config.{setting}", text) for setting, text in WRONG_SETTINGS),
         *((f"{NEW_SEQUENCES}{path}", text) for path, text in WRONG_SEQUENCES),
@@ -138,17 +138,19 @@ def test_a_wrong_command_prints_one_line_and_writes_nothing(
     folder: Path,
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
-    wrong: str,
+    line: str,
     message: str,
 ) -> None:
     monkeypatch.chdir(folder)
-    before = file_times(folder)
-    name, *argv = shlex.split(wrong.replace("DATA_DIR", str(data_dir)))
+    times = file_times(folder)
+    name, *argv = shlex.split(line.replace("DATA_DIR", str(data_dir)))
     assert message in refused(name, *argv)
-    assert file_times(folder) == before
+    assert file_times(folder) == times
 
 
-def test_a_workdir_in_use_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+def test_a_workdir_in_use_raises_an_error_before_the_data_are_read(
+    tmp_path: Path,
+) -> None:
     flags = ("--config=files", "--config.data.path=/absent.npz")
     with lock(tmp_path):
         message = refused("main", *flags, f"--workdir={tmp_path}")
