@@ -1,4 +1,4 @@
-"""The classifier with scikit-learn's interface."""
+"""`RNNClassifier`, the scikit-learn estimator."""
 
 import pickle
 import shutil
@@ -38,7 +38,7 @@ assert len(CHECKS) >= 56  # one of them is skipped
     ids=lambda value: getattr(getattr(value, "func", value), "__name__", ""),
 )
 @pytest.mark.filterwarnings("default::sklearn.exceptions.SkipTestWarning")
-def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Any) -> None:
+def test_the_scikit_learn_checks_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
@@ -62,7 +62,7 @@ def test_a_run_in_a_folder_is_resumed(tmp_path: Path, capfd: Any) -> None:
 def test_a_pickle_contains_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It contains neither sequences nor optimizer state. The cell is user-defined."""
+    """The pickle contains neither sequences nor optimizer state. The cell is custom."""
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("from flax.linen import GRUCell as Own\n")
     classifier = new(cell="own.py:Own", hidden_size=128, num_steps=1).fit(X, Y)
@@ -104,14 +104,14 @@ def test_lists_and_arrays_are_classified() -> None:
     assert new().fit(numbers, Y).predict(numbers).shape == (60,)
 
 
-# Arguments of `fit` or parameters of the classifier, and the start of the error.
+# Arguments of `fit` or parameters of the classifier, and the start of the message.
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": "many"}, "train.num_steps: "),
     ({"settings": {"schedul": "none"}}, "schedul: .*'schedule'"),
     ({"settings": {"workdir": "x"}}, "workdir: "),
     (
         {"settings": {"num_steps": 3}},
-        "settings: num_steps is determined by the parameters",
+        "settings: num_steps is determined by a parameter",
     ),
     ({"settings": {"patience": 3}, "early_stopping": True}, "settings: patience "),
     ({"early_stopping": True, "batch_size": "16"}, "train.batch_size: "),
@@ -126,17 +126,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "start"), WRONG, ids=lambda value: "")
-def test_a_wrong_parameter_or_array_is_named(given: dict[str, Any], start: str) -> None:
+@pytest.mark.parametrize(("arguments", "start"), WRONG, ids=lambda value: "")
+def test_an_error_identifies_the_invalid_parameter_or_array(
+    arguments: dict[str, Any], start: str
+) -> None:
     arrays = {"X": X, "y": Y}
-    parameters = {name: given[name] for name in given.keys() - arrays.keys()}
-    arrays |= {name: given[name] for name in given.keys() & arrays.keys()}
+    parameters = {name: arguments[name] for name in arguments.keys() - arrays.keys()}
+    arrays |= {name: arguments[name] for name in arguments.keys() & arrays.keys()}
     with pytest.raises(UserError, match=f"^{start}"):
         new(**parameters).fit(**arrays)
 
 
 @pytest.mark.slow
-def test_a_fit_of_other_sequences_compiles_nothing() -> None:
+def test_a_fit_to_other_sequences_compiles_nothing() -> None:
     first = new().fit(X, Y).model_
     new(class_weight="balanced").fit(X, Y)
     before = compile_seconds()
@@ -149,7 +151,7 @@ def test_a_fit_of_other_sequences_compiles_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
-def test_class_weights_belong_to_labels_and_missing_values_are_filled() -> None:
+def test_class_weights_apply_to_their_labels_and_missing_values_are_filled() -> None:
     labels = (np.arange(60) % 3).astype(float)
     gaps = np.where(X > 2, np.nan, X)
     weights = {0.0: 1000.0, 1.0: 0.01, 2.0: 0.01, 3.0: 5}
@@ -162,7 +164,7 @@ def test_class_weights_belong_to_labels_and_missing_values_are_filled() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_swapped_axes_cause_one_warning() -> None:
-    """Data sets of aeon have the shape [n, features, time]."""
+    """aeon data sets have shape [n, features, time]."""
     message = r"pass inputs\.swapaxes\(1, 2\)"
     with pytest.warns(rnnmnist.DataWarning, match=message) as warned:
         rnnmnist.RNNClassifier(hidden_size=10).fit(X.swapaxes(1, 2), Y)
@@ -173,7 +175,7 @@ def test_swapped_axes_cause_one_warning() -> None:
 def test_early_stopping_selects_the_kept_checkpoint_with_the_lowest_loss(
     tmp_path: Path,
 ) -> None:
-    """There are few validation sequences. A damaged checkpoint is moved aside."""
+    """There are few validation sequences. Then the best checkpoint is deleted."""
     stopping = new(
         workdir=tmp_path, early_stopping=True, n_iter_no_change=3, num_steps=40
     )
@@ -194,7 +196,7 @@ def test_early_stopping_selects_the_kept_checkpoint_with_the_lowest_loss(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [40, 60])
-def test_with_class_weights_early_stopping_uses_the_balanced_accuracy(
+def test_early_stopping_uses_the_balanced_accuracy_if_classes_are_weighted(
     held_out: int,
 ) -> None:
     """Balanced accuracy also selects checkpoints, even with few held-out sequences."""
