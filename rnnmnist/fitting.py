@@ -1,4 +1,4 @@
-"""Training from Python, with `fit` on arrays or `train` on a configuration."""
+"""Training from Python: `fit` for arrays and tables, `train` for configurations."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -26,9 +26,9 @@ from rnnmnist.training.resume import open_run
 from rnnmnist.training.run import train_and_evaluate
 from rnnmnist.training.validation import Callback
 
-# Settings of `train`, by name without the section.
+# Settings of `train`, by their names without the section.
 TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
-# Settings of `fit`, which apply to runs on arrays.
+# Settings of `fit`, which exclude settings for images and paths.
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
@@ -45,26 +45,26 @@ def train(
     callback: Callback | None = None,
     **settings: Any,
 ) -> Model:
-    """Trains the network that a configuration describes, in memory or in a workdir.
+    """Trains the network defined by a configuration, in memory or in a workdir.
 
-    This is the command `rnnmnist train` as a function, limited to a single process. It
-    handles the workdir, interrupts, jax and logging like `rnnmnist.fit`.
+    This function does the same as the command `rnnmnist train`, but only in a single
+    process. It handles the workdir, interrupts, JAX and logging like `rnnmnist.fit`.
 
     To train the network of `configs/default.py` for fewer steps::
 
         model = rnnmnist.train("default", num_steps=430)
 
     Args:
-        config: name of a shipped configuration, such as `default`; path of a
-            configuration file, which contains a separator or `.py`; or a `Config`.
+        config: name of a shipped configuration, such as `default`; path to a
+            configuration file, which must contain `/` or end in `.py`; or a `Config`.
         workdir: see `rnnmnist.fit`.
         verbose: see `rnnmnist.fit`.
         callback: see `rnnmnist.fit`.
-        **settings: settings that override the configuration, by name without the
-            section, such as `num_steps=1000` for `train.num_steps`.
+        **settings: settings that override the configuration. Omit their section:
+            `num_steps=1000` sets `train.num_steps`.
 
     Returns:
-        The network of the best step.
+        The network from the best checkpoint.
 
     Raises:
         UserError, RunError, KeyboardInterrupt: see `rnnmnist.fit`.
@@ -93,28 +93,30 @@ def fit(
 ) -> Model:
     """Trains a sequence classifier, in memory or in a workdir.
 
-    Without a workdir, no files of the run are written; `Model.save` saves the network.
-    With a workdir, the arrays and checkpoints are saved there. Calling `fit` again with
-    the same arguments resumes the run, and all `rnnmnist` commands accept the workdir.
+    If `workdir` is None, no run files are written, and you can save the network with
+    `Model.save`. Otherwise, the arrays and checkpoints are saved in the workdir. A
+    second call to `fit` with the same arguments resumes the run, and all `rnnmnist`
+    commands accept the workdir.
 
-    On an interrupt (SIGINT: Ctrl-C, or the stop button of a notebook), training
-    continues to the next log line (every `log_every_steps` steps), saves a checkpoint
-    if there is a workdir, and raises `KeyboardInterrupt`. A second interrupt raises it
-    as soon as the running call of a compiled program returns. Outside the main thread,
-    `fit` handles no signals. It never handles SIGTERM; `docs/reliability.md` shows the
-    line of code that turns SIGTERM into an interrupt.
+    After an interrupt (SIGINT, from Ctrl-C or a notebook's stop button), `fit` trains
+    until the next log line (every `log_every_steps` steps), saves a checkpoint if there
+    is a workdir, and raises `KeyboardInterrupt`. After a second interrupt, it raises
+    `KeyboardInterrupt` as soon as the current call to a compiled program returns.
+    Outside the main thread, `fit` does not handle signals. It never handles SIGTERM;
+    `docs/reliability.md` shows how to turn SIGTERM into an interrupt.
 
-    `fit` changes this global state, and nothing else:
+    `fit` changes only the following global state:
 
-    - If jax has not initialized its devices, `fit` sets the number of CPU devices. For
-      several seeds with jax before 0.11, it also sets the environment variable `NPROC`.
-    - Unless the compilation cache of jax is disabled, `fit` configures it to cache
-      every program, in a default folder if none is set. If the folder is not
-      writable, `fit` turns the cache off.
-    - A jax listener adds up compilation times.
+    - If JAX has not initialized its devices, `fit` sets the number of CPU devices. If
+      there are several seeds and JAX is older than 0.11, `fit` also sets the
+      environment variable `NPROC`.
+    - Unless JAX's compilation cache is disabled, `fit` configures it to cache every
+      program. If no cache folder is set, `fit` sets a default folder. If the folder is
+      not writable, `fit` disables the cache.
+    - `fit` registers a JAX listener that adds up compilation times.
 
-    `fit` computes in float32 with the default configuration of jax, even if the process
-    has changed it. Callbacks run under the same defaults.
+    `fit` computes in float32 with JAX's default configuration, even if your process has
+    changed the configuration. Callbacks also run with the default configuration.
 
     >>> import numpy as np, rnnmnist
     >>> labels = np.arange(40) % 2
@@ -125,53 +127,57 @@ def fit(
     array([0, 1, 0])
 
     Args:
-        inputs: sequences in one of four forms, with NaN for missing values: real
-            [examples, time, features]; real [examples, time] with one feature per time
-            step; a list of arrays of different lengths; or a table, such as a pandas or
-            polars data frame, with the columns of a .csv file, which then contain the
-            other array arguments.
-        labels: integers, booleans or strings [examples].
-        workdir: run folder. None trains in memory.
-        lengths: integers [examples], time steps before the padding. None means no
-            padding.
-        split: strings [examples]: "train", "validation" or "test". None puts all
-            examples in "train". Without "validation" examples, random filters are
-            validated by leave-one-out, and trained networks on a tenth of the training
-            sequences. No tenth is held out with `validation=False`, or if "test"
-            examples are given and the tenth has fewer than 50 sequences.
-        groups: integers or strings [examples], such as the subject of each sequence.
-            Validation holds out, or leaves out, whole groups.
-        feature_names: strings [features]. The setting `features` selects features by
-            these names. Without names, an array with more features than time steps
-            causes a warning about swapped axes.
-        verbose: whether to print progress and a summary. Warnings are not affected:
-            warnings about the data are issued as `rnnmnist.DataWarning`, all others
-            are logged by the logger `rnnmnist`.
-        callback: function called on process 0 after each validation, with the line of
-            the log (`step`, `loss`, `accuracy` and more). In a workdir, the checkpoint
-            is saved before the call. Return True to stop the run there and evaluate it;
-            in a workdir, the same `fit` then resumes training. Exceptions propagate,
-            except an `OSError` on a file, which becomes a `UserError` or `RunError`.
-            Random filters, and runs without a validation split, never call it.
-        **settings: settings by name without the section, such as `num_steps=1000` for
-            `train.num_steps`. They override a shipped configuration: `filters` below
-            2,000 training sequences (500 if no feature has more than two values),
-            otherwise `trained`. Giving a callback, or a setting that only applies to
-            training by gradient descent, selects `trained`; `cell` takes precedence
-            over all of these. `class_weight` also accepts a mapping from classes to
-            weights; other classes have weight 1. `cell`, `network`, `loss`,
+        inputs: real array of shape [examples, time, features]; real array of shape
+            [examples, time], for a single feature; list of arrays of different lengths;
+            or table, such as a pandas or polars DataFrame. Missing values are NaN. A
+            table has the same columns as a CSV file; they replace the other array
+            arguments.
+        labels: integers, booleans or strings, shape [examples].
+        workdir: run folder. If None, the network is trained in memory.
+        lengths: number of time steps without padding for each example: integers, shape
+            [examples]. None means that there is no padding.
+        split: "train", "validation" or "test" for each example: strings, shape
+            [examples]. If None, all examples are in "train". If there are no
+            "validation" examples, random filters are validated by leave-one-out, and
+            trained networks on a tenth of the training sequences. The tenth is not held
+            out if `validation` is False, or if there are "test" examples and the tenth
+            contains fewer than 50 sequences.
+        groups: group of each example, such as its subject: integers or strings, shape
+            [examples]. Whole groups are held out for validation. For random filters,
+            one group is left out at a time.
+        feature_names: strings, shape [features]. The setting `features` selects
+            features by these names. If no names are passed and an array has more
+            features than time steps, `fit` warns that its axes may be swapped.
+        verbose: whether to print progress and a summary. Warnings do not depend on this
+            argument: warnings about the data are issued as `rnnmnist.DataWarning`, and
+            all others are logged by the logger `rnnmnist`.
+        callback: function that is called after each validation with its metrics, as in
+            the log (`step`, `loss`, `accuracy` and more). If there is a workdir, the
+            checkpoint is saved before the call. If the callback returns True, training
+            stops and the network is evaluated; in a workdir, the same call to `fit`
+            then resumes training. Exceptions propagate, but an `OSError` for a file is
+            converted to a `UserError` or `RunError`. The callback is never called for
+            random filters or for runs without a validation split.
+        **settings: settings without their section: `num_steps=1000` sets
+            `train.num_steps`. They override a shipped configuration: `filters` for
+            fewer than 2,000 training sequences (500 if no feature has more than two
+            values), and `trained` otherwise. The configuration is also `trained` if you
+            pass a callback or a setting that applies only to training by gradient
+            descent. If you set `cell`, the cell alone determines the configuration.
+            `class_weight` also accepts a mapping from classes to weights; classes that
+            are missing from the mapping have weight 1. `cell`, `network`, `loss`,
             `optimizer`, `schedule`, `metrics` and `augment` also accept Python
             functions.
 
     Returns:
-        The network of the best step.
+        The network from the best checkpoint.
 
     Raises:
-        UserError: if the arrays or a setting are invalid, the workdir belongs to a run
-            with other arrays or settings, or this process was forked from a process
-            that has trained or loaded a network.
-        RunError: if a loss, gradient or parameter is not finite, or a file of the run
-            cannot be read or written.
+        UserError: if an array or a setting is invalid, the workdir contains a run with
+            different arrays or settings, or this process was forked from a process that
+            has trained or loaded a network.
+        RunError: if a loss, gradient or parameter is not finite, or a run file cannot
+            be read or written.
         KeyboardInterrupt: after an interrupt.
     """
     request = Request(
@@ -190,7 +196,7 @@ def fit(
         groups=groups,
         feature_names=feature_names,
     )
-    # An array with swapped axes trains without an error, so its shape is checked.
+    # Training on an array with swapped axes raises no error, so warn about the shape.
     shape: tuple[int, ...] = getattr(inputs, "shape", ())
     if feature_names is None and len(shape) == 3 and shape[2] > shape[1]:
         warn_about_data(
@@ -221,10 +227,10 @@ def _train(
     callback: Callback | None,
     arrays: Mapping[str, ArrayLike] = {},
 ) -> Model:
-    """Trains or resumes a run, and returns the network of its best step."""
+    """Trains or resumes a run, and returns the network from its best checkpoint."""
     if callback is not None and not callable(callback):
         raise UserError(
-            "callback: must be a function of the validation metrics, not "
+            "callback: must be a function that takes the validation metrics, not "
             f"{format_value(callback)}"
         )
     folder = None if workdir is None else parse_folder(workdir)
@@ -237,7 +243,10 @@ def _train(
 
 
 def to_full_names(
-    settings: Mapping[str, object], known: Mapping[str, Setting]
+    settings: Mapping[str, object], known_settings: Mapping[str, Setting]
 ) -> dict[str, object]:
-    """Returns the settings with their full names, such as `train.num_steps`."""
-    return {find_setting(name, known).name: value for name, value in settings.items()}
+    """Adds the section to each setting's name, as in `train.num_steps`."""
+    return {
+        find_setting(name, known_settings).name: value
+        for name, value in settings.items()
+    }

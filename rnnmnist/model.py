@@ -1,4 +1,4 @@
-"""Trained networks for prediction and evaluation: `Model`, opened by `load`."""
+"""Prediction, evaluation and export with a trained network: `Model` and `load`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,24 +28,23 @@ if TYPE_CHECKING:
 class Model(Network):
     """A trained network or ensemble.
 
-    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return a `Model`. Pickles and
-    copies contain the network, without the data and the log of its run. Attributes
-    that are missing from the reference documentation are internal.
+    `rnnmnist.fit`, `rnnmnist.train` and `rnnmnist.load` return a `Model`. A pickle or
+    copy contains the network, but not the data and log of its run. Attributes that are
+    not listed in the reference documentation are internal.
 
     Attributes:
-        workdir: run folder; None in memory.
+        workdir: run folder; None if the run is in memory.
         checkpoint_step: step of the checkpoint.
         config: settings of the run.
-        reason: reason for an automatic choice between random filters and a trained
-            network; None if the user named the cell or the configuration.
-        task: description of the task, such as `task.classes` in the order of the
-            probabilities.
-        validation_metrics: metrics of the checkpoint on the validation split, or of the
-            leave-one-out predictions; None without validation.
-        temperature: probabilities = softmax(logits / temperature).
-        params: parameters as nested dictionaries of NumPy arrays, with a leading
-            ensemble axis.
-        params_sha256: SHA-256 of `params`, as in result files.
+        reason: why random filters or a trained network was chosen automatically; None
+            if the user specified the cell or the configuration.
+        task: description of the task. Probabilities are in the order of `task.classes`.
+        validation_metrics: metrics on the validation split, or metrics of the
+            leave-one-out predictions; None if the checkpoint was not validated.
+        temperature: calibration: probabilities = softmax(logits / temperature).
+        params: parameters as nested dictionaries of NumPy arrays. The first axis of
+            each array is the ensemble.
+        params_sha256: SHA-256 hash of `params`, as in result files.
         num_parameters: number of trained parameters per ensemble member.
 
     >>> import rnnmnist
@@ -55,31 +54,32 @@ class Model(Network):
     """
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
-        """Pickles the checkpoint only, so that unpickling needs no devices."""
+        """Pickles only the checkpoint, so unpickling does not use any device."""
         record = Record()
-        # In contrast to `self.header`, the record's header contains no path of the run.
+        # Unlike `self.header`, the record's header does not contain the run's path.
         header = replace_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
-        named = functions_to_specs(self.config).model.user_functions
-        return Model, (record, self.selector, {**self.settings, **named})
+        functions = functions_to_specs(self.config).model.user_functions
+        return Model, (record, self.selector, {**self.settings, **functions})
 
     @errors_as_failures()
     def save(self, folder: str | Path) -> None:
-        """Saves the network to a folder for `rnnmnist.load` and all commands.
+        """Saves the network to a folder that `rnnmnist.load` and all commands accept.
 
-        The folder contains parameters and settings, but no data and no training state:
-        training cannot be resumed from it. For networks on sequences, `evaluate` and
-        `report` then require data to be passed; without data, `export` verifies the
-        exported network on random sequences.
+        The folder contains the parameters and settings, but neither data nor training
+        state, so training cannot be resumed from it. To evaluate a saved sequence
+        network or write its report, pass `path` to `rnnmnist.load`, or pass arrays to
+        `evaluate`. If there are no data, `export` verifies the exported network on
+        random sequences.
 
         Args:
-            folder: new folder, or existing folder without checkpoints.
+            folder: output folder. It may exist, but must not contain checkpoints.
 
         Raises:
             UserError: if the folder contains checkpoints or is not writable.
             RunError: if the disk is full.
         """
-        # In contrast to `self.header`, the record's header contains no path of the run.
+        # Unlike `self.header`, the record's header does not contain the run's path.
         header = self.record.headers[self.checkpoint_step]
         save_network(parse_folder(folder, "folder"), header, self.params)
 
@@ -88,12 +88,13 @@ class Model(Network):
         """Preprocesses and classifies one image.
 
         Args:
-            image: path or content of an image file; or grey levels [height, width],
-                either uint8 or floats from 0 to 1.
+            image: path or content of an image file; or pixel values, shape
+                [height, width], either uint8 or floats from 0 to 1.
 
         Raises:
-            UserError: if the file is not a readable image, the array has a wrong shape,
-                type or range, or the network was not trained on images of digits.
+            UserError: if the file is not a readable image, the array has an invalid
+                shape, type or range, or the network was not trained on images of
+                digits.
         """
         from rnnmnist.inference.digit_images import predict  # imports Pillow
 
@@ -108,38 +109,43 @@ class Model(Network):
     ) -> NDArray[np.float32]:
         """Returns class probabilities after the last time step.
 
-        For an ensemble, the probabilities are averaged over its members. They are then
-        calibrated by `temperature`, which is fitted on the validation split. For
-        trained networks with fewer than 50 validation examples, the temperature follows
-        from the label smoothing instead. For random filters, it is fitted on the
-        leave-one-out predictions.
+        For an ensemble, the probabilities are averaged over its members and then
+        calibrated by `temperature`. For random filters, the temperature is fitted on
+        the leave-one-out predictions. For trained networks, it is fitted on the
+        validation split if the split contains at least 50 examples, and computed from
+        the label smoothing otherwise.
 
         Args:
-            inputs: images, uint8 [n, 28, 28], preprocessed like MNIST, such as
-                `Prediction.image`; or sequences, real [n, time, features] with the
-                same features as in training, real [n, time] for a single feature, or a
-                list of arrays of different lengths; or a table, as in `rnnmnist.fit`.
-            lengths: int [n], time steps before the padding. None means no padding.
-            every_step: whether to return probabilities after every time step. With
-                windows, the values at the end of a window are repeated until the next
-                window ends. Padding is NaN.
+            inputs: for an image network, images preprocessed like MNIST, such as
+                `Prediction.image`: uint8 array of shape [n, 28, 28]. For a sequence
+                network, sequences with the same features as in training: real array of
+                shape [n, time, features]; real array of shape [n, time], for a single
+                feature; list of arrays of different lengths; or table, as in
+                `rnnmnist.fit`.
+            lengths: number of time steps without padding for each sequence: integers,
+                shape [n]. None means that there is no padding.
+            every_step: whether to return probabilities after every time step. If the
+                network reads windows, the probabilities at the end of each window are
+                repeated until the end of the next window. Values in the padding are
+                NaN.
 
         Returns:
-            float32 [n, classes], or [n, time, classes] with `every_step`.
+            float32 array of shape [n, classes], or [n, time, classes] if `every_step`
+            is set.
 
         Raises:
-            UserError: if the inputs have a wrong shape or type, missing values that the
-                run does not fill, or a value more than 1e6 standard deviations from the
-                training mean; or if `every_step` is set and the network is
-                bidirectional or custom.
+            UserError: if the inputs have an invalid shape or type, contain NaN although
+                `missing` was "error" in training, or contain a value more than 1e6
+                standard deviations from the training mean; or if `every_step` is set
+                and the network is bidirectional or custom.
             RunError: if logits are not finite.
         """
         if every_step:
             self.check_streams()
-        given = self._read(inputs, lengths)
-        probabilities = self.probabilities(given, every_step=every_step)
-        if every_step and given.lengths is not None:
-            is_padding = padding_mask(probabilities.shape[1], given.lengths)
+        model_inputs = self._read(inputs, lengths)
+        probabilities = self.probabilities(model_inputs, every_step=every_step)
+        if every_step and model_inputs.lengths is not None:
+            is_padding = padding_mask(probabilities.shape[1], model_inputs.lengths)
             probabilities[is_padding] = np.nan
         return probabilities
 
@@ -152,14 +158,17 @@ class Model(Network):
     def occlusion(
         self, inputs: ArrayLike, lengths: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """Returns the attribution of each time step by occlusion, float32 [n, time].
+        """Attributes each prediction to time steps by occlusion.
 
-        Each sequence is divided into windows of 1/28 of its length, rounded up.
-        Occluding a window replaces its values by the training mean (0 if the run does
-        not normalize), or for images by the background. The attribution of a time step
-        is the decrease, in nats, of the log-probability of the predicted class when its
-        window is occluded. Padding has attribution 0. For arguments and errors, see
-        `classify`.
+        Each sequence is divided into windows of 1/28 of its length, rounded up. One
+        window at a time is occluded: its values are replaced with the training mean, or
+        with 0 if the run does not normalize. For images, they are replaced with the
+        background. The attribution of a time step is the decrease in the
+        log-probability of the predicted class, in nats, when its window is occluded.
+        Padding has attribution 0. For arguments and errors, see `classify`.
+
+        Returns:
+            Attributions, float32 array of shape [n, time].
 
         References:
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",
@@ -179,33 +188,35 @@ class Model(Network):
         lengths: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Result:
-        """Evaluates the network on a split of its data, or on other arrays.
+        """Evaluates the network on a split of its data or on other data.
 
-        The evaluation is distributed over all devices that training could use. For the
-        data of a run in a workdir, the result is also written to `workdir`. If
-        `workdir` is read-only, a warning is logged instead.
+        The evaluation is distributed over all devices that training could use. If the
+        network is evaluated on its run's data and the run has a workdir, the result is
+        also written to the workdir. If the workdir is read-only, a warning is logged
+        instead.
 
         Args:
-            split: None means `test`, or `validation` if the run has no test split. If
-                no data were held out, None means the leave-one-out predictions for
-                random filters, and `train` for trained networks.
-            inputs: images or sequences, as in `classify`, instead of the data of the
-                run. They are treated as a `test` split, unless they are the complete
-                training data or a table with a column `split`. For sequences,
+            split: split to evaluate. None means `test`, or `validation` if the run has
+                no test split. If no data were held out, None means the leave-one-out
+                predictions for random filters, and `train` for trained networks.
+            inputs: images or sequences to evaluate instead of the run's data, as in
+                `classify`. They are treated as a `test` split unless they are the
+                complete training data or a table with a column `split`. For sequences,
                 `Result.examples_seen_in_training` is the number of inputs that occur in
                 the training data.
-            labels: classes of the inputs, as in `rnnmnist.fit`; None if the inputs are
+            labels: classes of the inputs, as in `rnnmnist.fit`. None if the inputs are
                 a table with a label column.
-            lengths: int [n], time steps before the padding.
-            groups: integers or strings [n], such as the subject of each sequence.
+            lengths: as in `classify`.
+            groups: group of each sequence, such as its subject: integers or strings,
+                shape [n].
 
         Returns:
-            The metrics, as in the result file. Accuracies are fractions; losses are in
-            nats.
+            The metrics that are also in the result file. Accuracies are fractions, and
+            losses are in nats.
 
         Raises:
             UserError: if the split does not exist, the data are missing or differ from
-                the data of the run, an array is invalid, or a file cannot be read or
+                the run's data, an array is invalid, or a file cannot be read or
                 written.
             RunError: if logits are not finite, or the disk is full.
         """
@@ -239,23 +250,26 @@ class Model(Network):
     ) -> "dict[str, Export]":
         """Exports the network to other runtimes, and verifies each export.
 
-        Each format is written to its own folder in `output`. Predictions of the network
-        and of the export are compared, on a CPU device if jax has one.
+        Each format is written to its own folder in `output`. Each export is verified by
+        comparing its predictions with the network's, on a CPU device if JAX has one.
 
         Args:
             format: export format.
-            output: parent folder, created if it does not exist.
-            force: whether to replace existing folders of the formats in `output`.
+            output: parent folder. It is created if it does not exist.
+            force: whether to replace existing format folders in `output`.
 
         Returns:
-            For each format name, the folder and the certificate of the comparison.
+            Dictionary from format names to exports. Each export has the folder and the
+            certificate, which is the result of the comparison.
 
         Raises:
-            UserError: if a package required by a format is not installed, a folder
-                exists or is not writable, or a format does not support the network.
-            RunError: if the disk is full; or if the predicted class of an export
-                differs for an example, unless the certificate counts the logits of the
-                two classes as a tie. In this case, all exports have been written.
+            UserError: if a package that a format requires is not installed, a format's
+                folder is not writable, it exists and `force` is False, or a format does
+                not support the network.
+            RunError: if the disk is full; or if an export and the network predict
+                different classes for an example, and the difference between the two
+                classes' logits is larger than rounding explains. In the second case,
+                all exports have been written.
         """
         from rnnmnist.exporting.exports import write_exports
 
@@ -263,20 +277,19 @@ class Model(Network):
 
     @errors_as_failures()
     def report(self, folder: str | Path | None = None) -> "Report":
-        """Writes a report page with pictures.
+        """Writes a report: a page of plots.
 
-        Computations run on a CPU device if jax has one.
+        Computations run on a CPU device if JAX has one.
 
         Args:
-            folder: output folder. None means the folder `report` in `workdir`.
+            folder: output folder. None means the folder `report` in the workdir.
 
         Returns:
-            The metrics on the evaluated split, and the paths of the files.
+            The metrics on the evaluated split, and the paths of the report's files.
 
         Raises:
-            UserError: if the network is in memory and `folder` is None, the data are
-                missing or differ from the data of the run, or the folder is not
-                writable.
+            UserError: if the run is in memory and `folder` is None, the data are
+                missing or differ from the run's data, or the folder is not writable.
             RunError: if logits are not finite, or the disk is full.
         """
         from rnnmnist.reporting.pages import write_report
@@ -284,7 +297,7 @@ class Model(Network):
         if folder is not None:
             return write_report(self, parse_folder(folder, "folder"))
         if self.workdir is None:
-            raise UserError("folder: must be named, since the run is in memory")
+            raise UserError("folder: is required because the run is in memory")
         return write_report(self, self.workdir / "report")
 
 
@@ -302,35 +315,35 @@ def load(
 ) -> Model:
     """Loads a network from a run folder, or from a folder written by `Model.save`.
 
-    Without arguments, this loads the shipped reference model. If jax has not
-    initialized its devices, `load` sets the number of CPU devices, as `rnnmnist.fit`
-    does; predictions use the first device. `load` also configures the compilation
-    cache. A forked process cannot use a model of its parent process: load the model
-    after the fork.
+    By default, `load` loads the shipped reference model. If JAX has not initialized its
+    devices, `load` sets the number of CPU devices, as in `rnnmnist.fit`. Predictions
+    use the first device. `load` also configures the compilation cache. A forked process
+    cannot use its parent's models, so load models after the fork.
 
     Args:
         workdir: run folder.
         step: `best`, `latest` or a step number.
-        cell: custom cell of the run: the setting `model.cell`, with its parameters. Its
-            code is imported only if it is named here, never because the checkpoint
-            names it.
-        network: custom network of the run: the setting `model.network`. The same import
-            rule applies.
-        path: setting `data.path`, for sequences that have moved since training, or for
-            evaluation on other sequences. If a custom function reads the sequences, it
-            must be named again.
-        columns: setting `data.columns` for the table in `path`, if it differs.
-        data_dir: TFDS folder, if it has moved.
-        manual_dir: folder of the original image files, if it has moved.
+        cell: custom cell of the run, with its parameters (the setting `model.cell`).
+            For security, its code is imported only if you pass it here, even if the
+            checkpoint contains its path.
+        network: custom network of the run (the setting `model.network`). Like the cell,
+            it is imported only if you pass it here.
+        path: path to the sequences (the setting `data.path`), if they have moved since
+            training or if you want to evaluate other sequences. If a custom function
+            reads the sequences, you must pass it again.
+        columns: columns of the table in `path` (the setting `data.columns`), if they
+            differ from training.
+        data_dir: TFDS folder, if it has moved since training.
+        manual_dir: folder of the original image files, if it has moved since training.
 
     Raises:
-        UserError: if the folder does not contain the run or the step; if the cell or
-            the network is missing, fails, or differs from the cell or network of the
-            run; or if this process was forked from a process that has trained or loaded
-            a network.
+        UserError: if the folder does not contain the run or the step; if the custom
+            cell or network is not passed, raises an error, or differs from the run's;
+            or if this process was forked from a process that has trained or loaded a
+            network.
         RunError: if the checkpoint is damaged.
     """
-    given = {
+    overrides = {
         "model.cell": cell,
         "model.network": network,
         "data.path": path,
@@ -339,5 +352,5 @@ def load(
         "data.manual_dir": manual_dir,
     }
     enable_compilation_cache()
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in overrides.items() if value is not None}
     return Model(Record(resolve_workdir(workdir)), str(step), settings)

@@ -1,4 +1,4 @@
-"""The effects of `fit` on the process of its caller."""
+"""The effects of `fit` on the calling process."""
 
 import contextlib
 import functools
@@ -47,7 +47,7 @@ fit = functools.partial(fit_small, num_steps=STEPS)
 
 
 def process_state() -> dict[str, Any]:
-    """Returns state that a call can change: threads, handlers, files and settings."""
+    """Returns state that `fit` might change: threads, handlers, files, settings."""
     gc.collect()  # releases objects of earlier tests
     own = Path("/proc/self")
     files = []
@@ -68,9 +68,9 @@ def process_state() -> dict[str, Any]:
 
 
 def assert_nothing_is_left(before: dict[str, Any]) -> None:
-    """Asserts that the process is as it was before.
+    """Asserts that the process state has not changed.
 
-    Idle threads of orbax end soon. Threads of earlier tests can have ended meanwhile.
+    Idle Orbax threads end within seconds. Threads of earlier tests may have ended.
     """
 
     def left() -> dict[str, Any]:
@@ -92,7 +92,7 @@ def assert_same_end(workdir: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run that compiles nothing; `../seconds.txt` has its duration."""
+    """An uninterrupted run that compiles nothing. Its duration is in `seconds.txt`."""
     folder = tmp_path_factory.mktemp("fit")
     fit(folder / "compiled" / "run")
     begin = time.monotonic()
@@ -102,9 +102,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outputs(workdir: Path) -> list[Any]:
-    """Returns the results of all methods of a model that compute.
+    """Returns the results of a model's prediction and evaluation methods.
 
-    The model is loaded from a copy, since evaluation and reports write into its folder.
+    The model is loaded from a copy because `evaluate` and `report` write to its folder.
     """
     model = load(shutil.copytree(workdir, workdir.parent / "copy" / workdir.name))
     _, probabilities = model.step(model.start(), INPUTS[0, 0])
@@ -120,7 +120,7 @@ def outputs(workdir: Path) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered")
-def test_settings_of_jax_do_not_affect_a_run(reference: Path, tmp_path: Path) -> None:
+def test_jax_settings_do_not_affect_a_run(reference: Path, tmp_path: Path) -> None:
     expected = outputs(reference)
     changes: dict[str, Any] = {
         "jax_enable_x64": True,
@@ -133,9 +133,9 @@ def test_settings_of_jax_do_not_affect_a_run(reference: Path, tmp_path: Path) ->
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh), jax_settings(changes):
         workdir = fit(tmp_path / "run", placement="host")  # in another thread, too
-        found = outputs(workdir)
+        actual_outputs = outputs(workdir)
     assert_same_end(workdir, reference)
-    for actual, desired in zip(found, expected, strict=True):
+    for actual, desired in zip(actual_outputs, expected, strict=True):
         np.testing.assert_array_equal(actual, desired, strict=True)
 
 
@@ -156,7 +156,7 @@ def interrupt_after(*delays: float) -> threading.Thread:
 def test_an_interrupted_fit_resumes_to_the_same_result(
     reference: Path, tmp_path: Path, interrupts: list[int]
 ) -> None:
-    """Interrupts come at random moments of training, validation and saving."""
+    """Interrupts arrive at random times during training, validation and saving."""
     seconds = float((reference.parent / "seconds.txt").read_text())
     count = 10
     generator = random.Random(count)
@@ -175,11 +175,11 @@ def test_an_interrupted_fit_resumes_to_the_same_result(
         fit(workdir)
         assert_same_end(workdir, reference)
     assert_nothing_is_left(before)
-    assert stopped >= count // 3  # the other interrupts came after the end
+    assert stopped >= count // 3  # other interrupts arrive after the run has ended
 
 
-# Interrupts each fit twice, in a separate process: Python raises the second interrupt
-# between any two instructions, even in orbax, which then leaves a thread behind.
+# Interrupts each fit twice. This happens in a separate process because Python may raise
+# the second interrupt anywhere, even in Orbax, which then leaves a thread behind.
 INTERRUPT_TWICE = """
 import random, signal, sys
 from pathlib import Path
@@ -213,7 +213,7 @@ def test_a_fit_interrupted_twice_resumes_to_the_same_result(
     finished = run_python(
         "-c", INTERRUPT_TWICE, tmp_path, seconds, environment=variables
     )
-    assert int(output_of(finished)) >= 3  # the other interrupts came after the end
+    assert int(output_of(finished)) >= 3  # other interrupts arrive after the run
     for number in range(10):
         workdir = tmp_path / str(number) / "run"
         fit(workdir)
@@ -250,14 +250,14 @@ def test_fit_prints_nothing_unless_verbose(
             "train_chunk",
             KeyboardInterrupt,
             5,
-        ),  # trains up to the next line of the log
+        ),  # trains until the next log line
         (records, "lock", KeyboardInterrupt, 0),
         (
             checkpoints,
             "save",
             KeyboardInterrupt,
             15,
-        ),  # saves step 10, then the next line of the log
+        ),  # saves step 10, then at the next log line
         (run, "evaluate_logits", KeyboardInterrupt, 30),
         (loop, "validate", RunError, 0),
     ],
@@ -271,9 +271,9 @@ def test_a_run_that_ends_early_saves_its_updates_and_leaves_nothing_behind(
     raised: type[BaseException],
     saved: int,
 ) -> None:
-    """An interrupt or an error ends the run and its thread that gathers batches.
+    """An interrupt or error ends the run and its thread that gathers batches.
 
-    Nothing is printed, even if orbax warns of a save between validations.
+    Nothing is printed, even if Orbax warns about a save between validations.
     """
     before = process_state()
     original = getattr(place, name)
@@ -300,7 +300,7 @@ def test_a_run_that_ends_early_saves_its_updates_and_leaves_nothing_behind(
 def test_fit_resumes_despite_an_earlier_damaged_header(
     tmp_path: Path, reference: Path
 ) -> None:
-    """The log ends within a line, as after a kill. A second resume compiles nothing."""
+    """The log ends in an incomplete line. A second resumed run compiles nothing."""
     workdir = fit(tmp_path / "run", keep_checkpoints=3)
     trainer.cut_back(workdir, 20)
     (workdir / "10" / "header" / "metadata").write_text("{")
@@ -309,7 +309,7 @@ def test_fit_resumes_despite_an_earlier_damaged_header(
     metrics.write_text(text[: text.index('"step": 25')])
     with pytest.raises(UserError, match="belongs to another run"):
         fit(workdir, hidden_size=7)
-    assert not list(workdir.glob("damaged-*"))  # a refused call renames nothing
+    assert not list(workdir.glob("damaged-*"))  # a rejected call renames nothing
     fit(workdir, keep_checkpoints=3)
     assert_same_end(workdir, reference)
     assert (workdir / "damaged-10").is_dir()
@@ -320,12 +320,12 @@ def test_fit_resumes_despite_an_earlier_damaged_header(
 
 
 @pytest.mark.slow
-def test_fits_in_threads_have_the_results_of_a_single_fit(
+def test_fits_in_threads_give_the_same_results_as_a_single_fit(
     tmp_path: Path,
     reference: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The main thread reads a checkpoint meanwhile. Fits print and leave nothing."""
+    """Meanwhile, the main thread reads a checkpoint. The fits print nothing."""
     before = process_state()
     workdirs = [tmp_path / name / "run" for name in "ab"]
     threads = [
@@ -345,10 +345,10 @@ def test_fits_in_threads_have_the_results_of_a_single_fit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["rnnmnist.load()", "jax.devices()"])
-def test_fit_changes_few_settings_of_jax(
+def test_fit_changes_few_jax_settings(
     tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
-    """`fit` sets the number of devices only if jax has not initialized them before."""
+    """`fit` sets the number of devices only if JAX has not initialized its devices."""
     program = (
         "import jax, numpy as np, os, rnnmnist, sys\n"
         "settings = dict(jax.config.values)\n"
@@ -377,7 +377,7 @@ def test_fit_changes_few_settings_of_jax(
     assert set(changed.split()) == expected
 
 
-# A program with the logging handler of a service. Its arrays are the same as here.
+# A program that configures logging like a service. Its arrays are the same as here.
 SERVICE = """
 import logging, os, pickle, signal, sys
 import numpy as np
@@ -401,10 +401,10 @@ def fit(num_steps, **others):
 def test_a_service_gets_our_warnings_and_can_be_terminated(
     tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
-    """The root logger has level INFO. Its handler gets no messages of other libraries.
+    """The root logger's level is INFO, but other libraries' messages do not appear.
 
-    The line of `docs/reliability.md` turns SIGTERM into an interrupt. The run saves
-    between two validations.
+    A line of code in `docs/reliability.md` turns SIGTERM into an interrupt. The run
+    may save a checkpoint between two validations.
     """
     page = (REPOSITORY / "docs" / "reliability.md").read_text()
     (line,) = re.findall("^signal.signal.*$", page, re.MULTILINE)
@@ -466,10 +466,10 @@ print(model.classify(inputs).shape)
         "-W", "ignore", "-c", program, unused, reference, environment=unoptimized
     )
     assert finished.returncode == 0, finished.stderr
-    *refused, last = finished.stdout.splitlines()
+    *errors, last = finished.stdout.splitlines()
     calls = ["classify", "start", "unpickled", "load", "fit"]
-    assert [line.split()[0] for line in refused] == calls
-    assert all("load networks after the fork" in line for line in refused)
+    assert [line.split()[0] for line in errors] == calls
+    assert all("load networks after the fork" in line for line in errors)
     assert last == "(40, 2)"
     assert not unused.exists()
 
@@ -499,7 +499,9 @@ def test_a_users_folder_in_the_workdir_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "arrays.data").is_dir()
 
 
-def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
     unused = tmp_path / "run"
     number: Any = 3
     calls: dict[str, Callable[[], object]] = {
