@@ -20,14 +20,14 @@ def format_mean_and_std(mean: float, std: float) -> str:
 
 
 def format_points(fraction: float) -> str:
-    """Formats a difference between fractions in percentage points: `0.31 points`."""
+    """Formats the difference between two fractions: `0.31 points`."""
     return f"{100 * fraction:.2f} points"
 
 
 def format_probability(probability: float) -> str:
     """Formats a probability as a percentage.
 
-    Values close to 1 or 0 become `> 99.99 %` or `< 0.01 %`.
+    Probabilities above 0.9999 become `> 99.99 %`, and below 0.0001 `< 0.01 %`.
     """
     if probability > 0.9999:
         return "> 99.99 %"
@@ -37,13 +37,13 @@ def format_probability(probability: float) -> str:
 
 
 def format_interval(interval: Sequence[float]) -> str:
-    """Formats two fractions, the bounds of an interval: `98.81 to 99.19 %`."""
+    """Formats an interval of fractions as percentages: `98.81 to 99.19 %`."""
     low, high = interval
     return f"{100 * low:.2f} to {format_percent(high)}"
 
 
 def format_split(split: str) -> str:
-    """Replaces underscores in a split name with hyphens: `leave-one-out`."""
+    """Replaces the underscores in a split name with hyphens: `leave-one-out`."""
     return split.replace("_", "-")
 
 
@@ -54,12 +54,12 @@ def format_counts(metrics: EnsembleMetrics) -> str:
 
 
 def format_accuracy(metrics: EnsembleMetrics) -> str:
-    """Formats an accuracy with counts and a 95 % confidence interval.
+    """Formats an accuracy with its counts and 95 % confidence interval.
 
     For a single network, the interval accounts for the sampling of examples. For
-    several seeds, it is the confidence interval for the mean over seeds. If the
-    examples are grouped, a caveat about the interval is added. If the classes are
-    unbalanced, the balanced accuracy is added.
+    several seeds, it is the confidence interval for the mean over seeds. If there are
+    groups, a caveat about the interval is added. If the classes are unbalanced, the
+    balanced accuracy is added.
     """
     counts = format_counts(metrics)
     groups = format_groups(metrics)
@@ -81,22 +81,23 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
 
 
 def format_groups(metrics: EnsembleMetrics) -> str:
-    """Formats a caveat about the interval; returns "" if there are no groups.
+    """Formats a caveat about the interval for grouped sequences.
 
-    The interval of a single network treats the sequences of a group as independent. The
-    interval over several seeds ignores the sampling of sequences.
+    For a single network, the interval is computed as if the sequences in a group were
+    independent. For several seeds, it does not account for the sampling of sequences.
+    Returns "" if there are no groups.
     """
     if metrics.groups is None:
         return ""
     plural = "s" if metrics.groups > 1 else ""
     sequences = f"{metrics.examples:,} sequences from {metrics.groups:,} group{plural}"
     if len(metrics.members) > 1:
-        return f", which ignores the sampling of {sequences}"
-    return f", which treats {sequences} as independent"
+        return f", not accounting for the sampling of {sequences}"
+    return f", assuming that {sequences} are independent"
 
 
 def format_validation(metrics: StepMetrics) -> str:
-    """Formats a validation accuracy, with the split name unless it is `validation`."""
+    """Formats a validation accuracy, after the split name if it is not `validation`."""
     text = format_accuracy(metrics)
     if metrics.split != "validation":
         text = f"{format_split(metrics.split)} {text}"
@@ -106,8 +107,8 @@ def format_validation(metrics: StepMetrics) -> str:
 def format_result(result: Result) -> str:
     """Formats the accuracies in a result.
 
-    If available, the text also contains the accuracy of the ensemble, the accuracy on
-    the first 128 examples, and the number of examples that occur in the training data.
+    If available, the ensemble's accuracy, the accuracy on the first 128 examples, and
+    the number of examples that occur in the training data are added.
     """
     text = format_accuracy(result)
     if result.ensemble is not None:
@@ -123,7 +124,7 @@ def format_result(result: Result) -> str:
 def format_training_overlap(result: Result) -> str:
     """Formats how many evaluated examples occur in the training data.
 
-    Returns "" if there are none, or if the number is unknown.
+    Returns "" if there are none or the number is unknown.
     """
     if not result.examples_seen_in_training:
         return ""
@@ -151,7 +152,7 @@ def format_accuracy_by_group(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss; for several seeds, the mean loss and the ensemble loss.
+    """Formats the loss, or, for several seeds, the mean loss and ensemble loss.
 
     If the temperature was fitted on the evaluated examples, a note explains that the
     loss is slightly too low.
@@ -166,7 +167,7 @@ def format_loss(result: Result) -> str:
 
 
 def format_evaluation(result: Result) -> str:
-    """Formats a complete result: data set, split, step, accuracies and loss."""
+    """Formats a result with data set, split, step, accuracies and loss."""
     return (
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
         f"{format_result(result)}{format_accuracy_by_group(result)}, "

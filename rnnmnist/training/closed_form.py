@@ -1,8 +1,8 @@
 """Fits the head of random-filter networks in closed form.
 
-A run is a single step. The devices compute the hidden states of the training examples.
-The host then fits the head by ridge regression, and computes validation metrics from
-the leave-one-out predictions of the regression.
+A run has a single step. The hidden states of the training examples are computed on the
+devices. Then the head is fitted on the host by ridge regression, and validation metrics
+are computed from the regression's leave-one-out predictions.
 """
 
 import collections
@@ -40,23 +40,23 @@ from rnnmnist.training.validation import (
 )
 
 LAST_STEP = 1
-# Thresholds are chosen from a sample of the training examples.
+# The filters' thresholds are chosen from a sample of the training examples.
 SAMPLED_EXAMPLES = 24
 MAX_SAMPLED_TIME_STEPS = 1024  # per sampled example
 
 
 def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
-    """Fits and saves all ensemble members, and returns the step, `LAST_STEP`.
+    """Fits and saves all ensemble members, and returns `LAST_STEP`.
 
     Raises:
-        StoppedError: after a signal. Signals are checked before each fit.
+        StoppedError: after a signal, which is noticed before the next member is fitted.
         RunError: if a hidden state is not finite, or the checkpoint cannot be saved.
     """
     config, record = run.config, run.record
     task, splits = run.dataset
     train = splits["train"].sort_by_group()
-    _warn_of_classes_in_one_group(train, task)
-    _warn_of_identical_sequences(train)
+    _warn_about_classes_in_one_group(train, task)
+    _warn_about_identical_sequences(train)
     program = Program.create(config, task, run.mesh)
     weights = compute_example_weights(config.train, task, train.labels)
     members = []
@@ -68,8 +68,8 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     params = jax.device_put(ensemble, replicated_sharding(program.mesh))
     leave_one_out_logits = np.stack(all_logits)
 
-    # `fit_ridge` divides each head by its own temperature, which calibrates a single
-    # network. The mean probabilities of an ensemble need a separate temperature.
+    # `fit_ridge` calibrates each head, but averaging the members' probabilities changes
+    # their calibration, so an ensemble needs a separate temperature.
     temperature = 1.0
     if config.num_seeds > 1:
         temperature = calibrate(leave_one_out_logits, train.labels)
@@ -99,7 +99,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
 def fit_member(
     seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
 ) -> tuple[Params, np.ndarray]:
-    """Fits one ensemble member to training examples that are sorted by group.
+    """Fits one ensemble member to the training examples, which are sorted by group.
 
     `weights` are the example weights, float64 [examples]. Returns the parameters and
     the leave-one-out logits, float64 [examples, classes].
@@ -129,7 +129,7 @@ def fit_member(
     return {**params, "head": head_params}, head.leave_one_out_logits
 
 
-def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
+def _warn_about_classes_in_one_group(train: Examples, task: Task) -> None:
     groups = train.leave_out_groups
     class_names = [
         name
@@ -138,16 +138,17 @@ def _warn_of_classes_in_one_group(train: Examples, task: Task) -> None:
     ]
     if class_names:
         warn_about_data(
-            "all training examples of these classes are identical or in one group, so "
-            "leaving them out removes the class from training: "
+            "each of these classes has only one group or one distinct training "
+            "example, so leaving it out removes the class from training: "
             f"{', '.join(class_names)[:200]}"
         )
 
 
-def _warn_of_identical_sequences(train: Examples) -> None:
-    """Warns if identical sequences are in different groups.
+def _warn_about_identical_sequences(train: Examples) -> None:
+    """Warns if different groups contain identical sequences.
 
-    If one of the groups is left out, the other group still contains its sequences.
+    If one group is left out, training still uses the sequences that also occur in
+    another group.
     """
     if train.groups is None or train.digests is None:
         return
@@ -165,11 +166,11 @@ def _warn_of_identical_sequences(train: Examples) -> None:
 def draw_member(
     seed: int, model: Classifier, view: View, task: Task, train: Examples
 ) -> Params:
-    """Draws random filters, and returns the parameters as NumPy arrays.
+    """Draws the random filters of an ensemble member and chooses their thresholds.
 
-    The head is not fitted yet. The thresholds are chosen from the filter outputs for a
-    random sample of training examples. Long sequences are sampled at equally spaced
-    time steps.
+    The thresholds are chosen from the filter outputs for a random sample of training
+    examples. Long sequences are subsampled at equally spaced time steps. Returns the
+    parameters as NumPy arrays; the head is not fitted yet.
     """
     delta_std = np.asarray(task.delta_std or 1, np.float32)
     params, order, positions = jax.device_get(
@@ -203,8 +204,8 @@ def _draw_params(
 
     Returns:
         - The parameters.
-        - Indices of examples in random order, int32 [SAMPLED_EXAMPLES]. If there are
-          fewer examples, indices are repeated.
+        - Indices of training examples in random order, int32 [SAMPLED_EXAMPLES]. If
+          there are fewer training examples, indices are repeated.
         - Positions for `choose_thresholds`, float32 [THRESHOLDS, filters].
     """
     key = stream_key(seed, Stream.FILTERS)
@@ -219,11 +220,11 @@ def _draw_params(
 def _compute_filter_outputs(
     params: Params, values: jax.Array, *, model: Classifier, view: View
 ) -> jax.Array:
-    """Returns filter outputs for values of `Examples`, [time, examples, filters]."""
+    """Returns filter outputs, [time, examples, filters]."""
     inputs = view(values).swapaxes(0, 1)
     classifier = model.bind({"params": params})  # keeps the parent of `layer` alive
     layer: Any = classifier.recurrent_layer
-    if model.config.deltas:  # `Deltas` around a `FilterBank`
+    if model.config.deltas:  # a `FilterBank` wrapped in `Deltas`
         inputs = layer.append_deltas(inputs, None)
         layer = layer.layer
     outputs: jax.Array = layer.outputs(inputs)

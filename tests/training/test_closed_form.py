@@ -31,7 +31,7 @@ from rnnmnist.training.closed_form import LAST_STEP
 
 COUNT, TIME = 60, 30
 LABELS = np.array(["high", "low", "middle"])[np.arange(COUNT) % 3]
-# Oscillations, with a frequency for each class.
+# Oscillations whose frequency depends on the class.
 PHASES = np.random.default_rng(0).uniform(0, 6, (COUNT, 1))
 SPEEDS = np.array([1.5, 0.3, 0.8])[np.arange(COUNT) % 3, None]
 NOISE = np.random.default_rng(1).normal(size=(COUNT, TIME, 2))
@@ -49,8 +49,8 @@ def fit(workdir: Path, **changes: Any) -> Path:
 
 def filters_of(workdir: Path) -> dict[str, np.ndarray]:
     params = read_arrays(workdir, LAST_STEP, "params")
-    found: dict[str, np.ndarray] = params["filters"]
-    return found
+    filters: dict[str, np.ndarray] = params["filters"]
+    return filters
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
     assert compile_seconds() == before
 
 
-def test_several_processes_are_refused(
+def test_several_processes_are_rejected(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     header = Record(run).headers[LAST_STEP]
@@ -254,9 +254,9 @@ def test_an_interrupted_run_is_repeated_by_the_same_call(
 def test_whole_groups_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A sequence's label follows from its group, whose pattern no other group has.
+    """Each group has a label and a pattern that no other group has.
 
-    The file is not sorted by group.
+    The examples are not sorted by group.
     """
     groups = np.arange(COUNT) % 12
     labels = np.where(groups % 2, "odd", "even")
@@ -271,9 +271,11 @@ def test_whole_groups_are_left_out(
     assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
     assert alone.accuracy > 0.9 > 0.7 > line.accuracy
     assert f"validation  leave-one-group-out {100 * line.accuracy:.2f}" in printed
-    assert printed.count("treats 60 sequences from 12 groups as independent") == 1
+    assert (
+        printed.count("assuming that 60 sequences from 12 groups are independent") == 1
+    )
 
-    # Each group has five sequences. The table names the group of each.
+    # Each group has five sequences. The table contains the group of each sequence.
     table = pd.read_csv(run / "evaluation" / "leave_one_group_out-1.csv")
     np.testing.assert_array_equal(table["group"], table["sequence"] % 12)
     is_correct = table["label"] == table["predicted"]
@@ -287,7 +289,7 @@ def test_whole_groups_are_left_out(
 def test_an_accuracy_is_printed_with_the_number_of_groups(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The test split has groups, too."""
+    """The test split also has groups."""
     groups = np.arange(COUNT) // 6
     split = np.where(groups % 5, "train", "test")
     run = fit(tmp_path / "run", groups=groups, split=split, num_seeds=2)
@@ -312,7 +314,7 @@ def test_an_accuracy_is_printed_with_the_number_of_groups(
 def test_left_out_predictions_are_kept_for_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that was killed after its checkpoint and repeated keeps them, too."""
+    """A run that was killed after its checkpoint and then resumed also keeps them."""
     run = tmp_path / "run"
     labels = np.append(LABELS[:50], LABELS[49:59])  # the last ten are wrong
     settings: dict[str, Any] = {"labels": labels, "groups": np.arange(COUNT) % 7}
@@ -357,7 +359,7 @@ def test_left_out_predictions_are_kept_for_the_report(
 
 
 def test_equal_sequences_are_left_out_together(tmp_path: Path) -> None:
-    """Sequences of noise that occur twice are therefore not recognized."""
+    """Otherwise, noise sequences that occur twice would be classified correctly."""
     noise = np.random.default_rng(0).normal(size=(COUNT, TIME))
     twice, labels = np.repeat(noise, 2, axis=0), np.repeat(LABELS, 2)
     run = fit(tmp_path / "run", inputs=twice, labels=labels)
@@ -376,7 +378,7 @@ def test_equal_sequences_in_several_groups_are_counted() -> None:
     inputs = np.append(INPUTS, INPUTS[:7], axis=0)
     labels = np.append(LABELS, LABELS[:7])
     groups = np.append(np.arange(COUNT) % 6, np.arange(7))
-    groups[COUNT] = 1  # unlike the first sequence; the seventh is in a group of its own
+    groups[COUNT] = 1  # the first sequence is in groups 0 and 1, the seventh in 0 and 6
     with data_warnings() as messages:
         rnnmnist.fit(inputs, labels, groups=groups, **SETTINGS)
     assert [text.partition(" also ")[0] for text in messages] == [
@@ -385,7 +387,7 @@ def test_equal_sequences_in_several_groups_are_counted() -> None:
 
 
 def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
-    """Data are in memory, in a file that has grown, or of a saved network."""
+    """The data are in memory or in a file that has grown, or the network was saved."""
     path = tmp_path / "data.npz"
     np.savez(path, inputs=INPUTS[:50], labels=LABELS[:50])
     flags = [f"--config.{name}={value}" for name, value in FLAGS.items()]
@@ -397,7 +399,7 @@ def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
     refused = called("evaluate", run)
     assert "data.path=" in refused.stderr
     printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
-    assert "in the training data" not in printed  # rounded values are others
+    assert "in the training data" not in printed  # rounded values differ
     np.savez(path, inputs=INPUTS, labels=LABELS)
     printed = output_of(called("evaluate", run, f"--config.data.path={path}"))
     assert "; 50 of 60 also occur in the training data, so the accuracy" in printed
@@ -447,7 +449,7 @@ def test_degenerate_data_have_a_result(name: str, tmp_path: Path) -> None:
     [{"groups": np.zeros(COUNT, int)}, {"inputs": np.ones((COUNT, TIME, 2))}],
     ids=["one group", "equal sequences"],
 )
-def test_equal_training_sequences_or_one_group_are_refused(
+def test_identical_training_sequences_or_a_single_group_are_rejected(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
     with data_warnings(), pytest.raises(UserError, match=r"^groups: all training"):
@@ -455,10 +457,10 @@ def test_equal_training_sequences_or_one_group_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_sequences_beyond_the_memory_are_refused(
+def test_sequences_that_exceed_the_memory_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The states, the Gram matrix, and the leverages of a group of one.
+    # The states, the Gram matrix, and the leverages of groups with one example.
     needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2 + 4)
     memory = Memory(total=needed, available=needed - 1)
     monkeypatch.setattr(ridge, "main_memory", lambda: memory)
