@@ -28,7 +28,7 @@ from speed_tables import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import abstract_params, count_params
 

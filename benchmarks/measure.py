@@ -28,7 +28,7 @@ from worker import VALIDATION, Recipe
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.resolving import resolve
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent

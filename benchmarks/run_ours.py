@@ -19,7 +19,7 @@ from rnnmnist.config.schema import (
     TrainConfig,
 )
 from rnnmnist.data.examples import Examples
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.data.placement import open_batches
 from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.predictions import predict_logits

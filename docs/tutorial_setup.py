@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnmnist.data import image_sets
+from rnnmnist.data import image_datasets
 
 jax.config.update("jax_default_matmul_precision", "float32")  # also on GPUs and TPUs
-splits = image_sets.embedded_images()
+splits = image_datasets.embedded_images()
 images, labels = map(jnp.asarray, splits["train"])
 STEPS = 400
 BATCH_SIZE = 100

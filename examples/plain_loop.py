@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax.training.train_state import TrainState
 
-from rnnmnist.data import image_sets
+from rnnmnist.data import image_datasets
 
 Params = Any  # a tree of arrays
 EPOCHS = 10
@@ -108,7 +108,7 @@ def evaluate(state: TrainState, images: np.ndarray, labels: np.ndarray) -> str:
 
 def main() -> None:
     """Trains and validates for `EPOCHS` epochs, then evaluates the test split once."""
-    splits = image_sets.embedded_images()
+    splits = image_datasets.embedded_images()
     images, labels = splits["train"]
     state = create_state(0, images, optax.adam(LEARNING_RATE))
     generator = np.random.default_rng(0)

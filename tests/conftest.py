@@ -34,7 +34,7 @@ from support import (
 
 from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax, after a failed read
 

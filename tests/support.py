@@ -33,7 +33,7 @@ from rnnmnist.config.schema import SETTINGS, Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch, BatchTransform, Chunk
 from rnnmnist.data.examples import SPLITS, Examples, View
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import Failure, as_failure
 from rnnmnist.models.classifier import SequenceClassifier, make_model

@@ -30,7 +30,7 @@ from matplotlib.axes import Axes
 import results
 from rnnmnist.config.resolving import resolve
 from rnnmnist.data import datasets
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.evaluation.network import Network
 from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.parameters import Params

@@ -27,7 +27,7 @@ To add a second label to each example:
 
 If the label cannot be computed from the stored data, read it from the source:
 
-- Embedded images: in `embedded_images` (`data/image_sets.py`). Its callers unpack
+- Embedded images: in `embedded_images` (`data/image_datasets.py`). Its callers unpack
   pairs of images and labels.
 - Other images: in `data/images.py`, add the file to `FILES`, with a checksum in
   `data/checksums.tsv`; extend `_info`, `_split_generators` and `_generate_examples` of

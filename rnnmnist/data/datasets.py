@@ -10,7 +10,7 @@ from rnnmnist.config.functions import import_function
 from rnnmnist.config.schema import Config, DataConfig, is_user_defined
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
-from rnnmnist.data.image_sets import embedded_images, image_task
+from rnnmnist.data.image_datasets import embedded_images, image_task
 from rnnmnist.errors import UserError, prefix_errors
 
 

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds  # noqa: TID251
 from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
-from rnnmnist.data.image_sets import IMAGE_SHAPE, SIZES
+from rnnmnist.data.image_datasets import IMAGE_SHAPE, SIZES
 from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
 from rnnmnist.runtime.jax_defaults import suppress_library_logs
 

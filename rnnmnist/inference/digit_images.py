@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnmnist.data.examples import Inputs
-from rnnmnist.data.image_sets import DIGITS
+from rnnmnist.data.image_datasets import DIGITS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import decision_times

@@ -23,7 +23,7 @@ from rnnmnist.config.settings import ResumePolicy
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.datasets import Source
 from rnnmnist.data.examples import Dataset
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoint_files import Header, warn_about_changed_files
 from rnnmnist.runs.logs import describe_completion

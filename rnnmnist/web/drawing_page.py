@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.config.functions import short_name
-from rnnmnist.data import image_sets
+from rnnmnist.data import image_datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
@@ -98,7 +98,7 @@ def select_samples(network: Network) -> list[dict[str, Any]]:
     assigns a probability of at least `MIN_EASY_PROBABILITY`. The hard samples are the
     images with the lowest probabilities of the label.
     """
-    images, labels = image_sets.embedded_images()["test"]
+    images, labels = image_datasets.embedded_images()["test"]
     probabilities = network.probabilities(Inputs(images))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     is_easy = label_probabilities >= MIN_EASY_PROBABILITY

@@ -33,7 +33,7 @@ from support import (
 )
 
 import rnnmnist
-from rnnmnist.data import image_sets
+from rnnmnist.data import image_datasets
 from rnnmnist.errors import UserError
 from rnnmnist.exporting import formats
 from rnnmnist.exporting.comparison import NUM_RANDOM_EXAMPLES
@@ -317,7 +317,7 @@ def shipped_run(patch: pytest.MonkeyPatch, folder: Path) -> Run:
     disconnect(patch)
     data_flags = [f"--config.data.data_dir={folder}"]
     flags = ["--config=default", *data_flags]
-    images, labels = image_sets.embedded_images()["test"]
+    images, labels = image_datasets.embedded_images()["test"]
     arrays = images[:2], labels[:2]
     path = write(folder)
     return Run(workdir, arrays, path, folder, flags, data_flags, is_shipped=True)

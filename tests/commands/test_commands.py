@@ -31,7 +31,7 @@ from rnnmnist.__main__ import COMMANDS
 from rnnmnist.commands import evaluate
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.runs.checkpoint_files import write_checksums
 
 

@@ -54,7 +54,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.batches import Batch, BatchTransform
 from rnnmnist.data.datasets import open_source
 from rnnmnist.data.examples import Examples
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header

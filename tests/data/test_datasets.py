@@ -15,7 +15,7 @@ import trainer
 from support import disconnect, random_examples
 
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data import datasets, image_sets, images
+from rnnmnist.data import datasets, image_datasets, images
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.sequences import reading
 from rnnmnist.errors import RunError, UserError
@@ -68,15 +68,15 @@ def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
     assert tuple(splits) == SPLITS
     for split, own in splits.items():
         np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
-    assert task == image_sets.image_task(config)
+    assert task == image_datasets.image_task(config)
     assert task.examples == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
-    with np.load(image_sets.EMBEDDED) as file:
+    with np.load(image_datasets.EMBEDDED) as file:
         shipped = {image.tobytes() for image in file["images"]}
     assert len(found) == 5000
     assert set(found) == shipped
     digest = hashlib.sha256()  # every version of NumPy gives the same
-    for pixels, labels in image_sets.embedded_images().values():
+    for pixels, labels in image_datasets.embedded_images().values():
         digest.update(pixels.tobytes() + labels.tobytes())
     assert digest.hexdigest() == task.sha256
 

@@ -16,7 +16,7 @@ from rnnmnist import load
 from rnnmnist.commands import predict
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import permutation_sha256
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network

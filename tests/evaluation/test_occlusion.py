@@ -10,7 +10,7 @@ from support import random_examples, save_network, task_of
 
 from rnnmnist import load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.evaluation.network import Network
 from rnnmnist.runs.records import Record
 

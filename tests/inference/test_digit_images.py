@@ -16,7 +16,7 @@ from rnnmnist import Model, load
 from rnnmnist.commands import predict
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data import image_sets
+from rnnmnist.data import image_datasets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import (
@@ -27,7 +27,7 @@ from rnnmnist.inference.preprocessing import (
     stroke_width,
 )
 
-IMAGES, LABELS = image_sets.embedded_images()["test"]  # 50 of each digit
+IMAGES, LABELS = image_datasets.embedded_images()["test"]  # 50 of each digit
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
 
 
 def test_preprocessing_keeps_images_of_mnist() -> None:
-    images, _ = image_sets.embedded_images()["train"]
+    images, _ = image_datasets.embedded_images()["train"]
     for image in np.concatenate([IMAGES, images[::8]]):
         file = saved(Image.fromarray(image))
         assert (robustness.preprocess_file(file) == image).all()
@@ -166,7 +166,7 @@ def test_invalid_arrays_are_refused(
 @pytest.mark.parametrize(
     "task",
     [
-        image_sets.image_task(DataConfig(name="fashion_mnist")),
+        image_datasets.image_task(DataConfig(name="fashion_mnist")),
         # Of a user's file with this name.
         dataclasses.replace(task_of(28, 28, 10), name="mnist"),
     ],

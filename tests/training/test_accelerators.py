@@ -27,7 +27,7 @@ from rnnmnist.data.batches import (
     Chunk,
     gather_examples,
 )
-from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.image_datasets import image_task
 from rnnmnist.data.placement import updates_for_chunk
 from rnnmnist.evaluation.predictions import predict_batches
 from rnnmnist.runtime.mesh import BATCH, ENSEMBLE, replicate

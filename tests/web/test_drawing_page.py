@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 from support import REPOSITORY, Once, called, inputs_of
 
 from rnnmnist.config.files import REFERENCE_WORKDIRS
-from rnnmnist.data import image_sets
+from rnnmnist.data import image_datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
@@ -80,7 +80,7 @@ def test_the_page_is_self_contained(page: Path) -> None:
 
 
 def test_half_precision_changes_no_prediction() -> None:
-    images, _ = image_sets.embedded_images()["test"]
+    images, _ = image_datasets.embedded_images()["test"]
     for workdir in REFERENCE_WORKDIRS:
         run = Network(Record(REPOSITORY / workdir), "best")
         network = run.on(make_device_mesh())
@@ -93,7 +93,7 @@ def test_half_precision_changes_no_prediction() -> None:
 
 
 def test_samples_are_two_of_each_digit_and_the_hardest_images(page: Path) -> None:
-    images, labels = image_sets.embedded_images()["test"]
+    images, labels = image_datasets.embedded_images()["test"]
     probabilities = load(REPOSITORY / REFERENCE_WORKDIRS[0]).classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
     indices = {image.tobytes(): index for index, image in enumerate(images)}
@@ -203,7 +203,7 @@ def results_of(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.nd
 class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
-        images = image_sets.embedded_images()["test"][0]
+        images = image_datasets.embedded_images()["test"][0]
         run = Network(Record(REPOSITORY / REFERENCE_WORKDIRS[network]), "best")
         (params,) = split_ensemble(run.params)
         expected = np.asarray(
