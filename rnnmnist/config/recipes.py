@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rnnmnist.config.files import RULE, find_config, load_config
 from rnnmnist.config.schema import (
     CLOSED_FORM_CELL,
-    REPLACED,
+    REPLACED_KINDS,
     SETTINGS,
     TRAINING_KINDS,
     Config,
@@ -81,7 +81,7 @@ def choose_config(
     # `resolve` refuses the function.
     dropped = {
         name: declared.default
-        for function, kinds in REPLACED.items()
+        for function, kinds in REPLACED_KINDS.items()
         if is_user_defined(function, request.settings.get(function))
         for name, declared in SETTINGS.items()
         if declared.applies_to in kinds and not config.model.is_closed_form

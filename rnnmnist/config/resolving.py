@@ -28,7 +28,7 @@ from rnnmnist.config.schema import (
     LONG_SEQUENCE,
     LONG_WINDOW,
     RECURRENCE,
-    REPLACED,
+    REPLACED_KINDS,
     SETTINGS,
     VALIDATED,
     WARMUP,
@@ -253,7 +253,9 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
     """
     values = config.flat()
     custom = {
-        name: values[name] for name in REPLACED if is_user_defined(name, values[name])
+        name: values[name]
+        for name in REPLACED_KINDS
+        if is_user_defined(name, values[name])
     }
     model = config.model
     kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
@@ -264,7 +266,7 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         if task.examples["validation"]:
             kinds.add(VALIDATED)
     for name in custom:
-        kinds.difference_update(REPLACED[name])
+        kinds.difference_update(REPLACED_KINDS[name])
     like = custom if model.network is not None else {"model.cell": model.cell, **custom}
     filled = fill_defaults(Config().replace(like), task).flat()
     for name, value in values.items():
@@ -274,7 +276,7 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
             continue
         remedy = f"remove {name}={value}"
         for function, replaced in custom.items():
-            if setting.applies_to in REPLACED[function]:
+            if setting.applies_to in REPLACED_KINDS[function]:
                 raise UserError(
                     f"{name}: has no effect with {function}={replaced}; {remedy}"
                 )

@@ -1,12 +1,12 @@
-"""The user's configuration: frozen, typed, and checked on construction.
+"""All settings of a run, with their types, ranges, defaults and help texts.
 
-None selects the default of a setting or disables an option, such as `train.patience`.
-`config.resolving` checks the settings against each other and fills in the defaults,
-which can depend on the data.
+Each value is checked when a `Config` is created. None selects the setting's default or
+turns an option off, such as `train.patience`. `config.resolving` checks whether the
+settings are consistent, and fills in the defaults that depend on the data.
 
 A configuration file is a Python file with a function `get_config()` that returns a
-`Config`. `configs/default.py` writes out the defaults of its recipe; variants pass only
-their changes:
+`Config`. `configs/default.py` lists all settings of the default recipe. Other files set
+only the values that differ from the defaults:
 
     >>> from rnnmnist import Config, TrainConfig
     >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
@@ -32,19 +32,20 @@ from rnnmnist.config.settings import (
 )
 from rnnmnist.errors import UserError, format_value
 
-# Import paths of recurrent cells by name.
+# Import paths of the gated cells, by cell name.
 GATED_CELLS = {
     "lstm": "rnnmnist.models.lstm:LSTMCell",
     "gru": "flax.linen:GRUCell",
     "rnn": "flax.linen:SimpleCell",
 }
-# A cell whose new state is linear in the previous state, used in residual layers.
+# Linear recurrent units: the new state is linear in the previous state. The network
+# stacks them in residual layers.
 LINEAR_CELL = "lru"
-# Random filters, whose parameters stay as drawn: only the head is fitted, in closed
-# form. Networks with any other cell are trained by gradients.
+# Random filters keep their initial parameters: only the head is fitted, in closed form.
+# Networks with any other cell are trained by gradient descent.
 CLOSED_FORM_CELL = "filters"
 CELLS = (*GATED_CELLS, LINEAR_CELL, CLOSED_FORM_CELL)
-# Values of `Setting.applies_to`: the runs in which a setting has an effect.
+# Values of `Setting.applies_to`, which describe the runs that use a setting.
 IMAGES = "images"
 SEQUENCES = "sequences"
 PERMUTED = "data.view=permuted"
@@ -72,38 +73,38 @@ TRAINING_KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(ConfigSection):
-    """The data set, its location and preprocessing, and augmentation."""
+    """Settings of the data: data set, paths, preprocessing and augmentation."""
 
     prefix = "data."
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k", "files"] = setting(
         "mnist",
-        "data set: mnist5k ships with the package; files are your own sequences",
+        "data set; mnist5k is bundled with the package, and files reads your own "
+        "sequences from data.path",
     )
     path: str | None = setting(
         None,
         "your sequences: a .npz, .ts, .csv or .parquet file, a folder of .npy files, "
-        "or FILE.py:NAME,KEY=VALUE,…, a function that returns the arrays of such a "
-        "folder by name",
+        "or a function FILE.py:NAME,KEY=VALUE,… that returns a dictionary of the same "
+        "arrays",
         on_resume="allow",
         applies_to=SEQUENCES,
         is_path=True,
         functions=(),
     )
-    # In Python, also a mapping from roles to column names.
+    # Python also accepts a mapping from roles to column names.
     columns: str | None = setting(
         None,
-        "names of table columns that differ from their roles: any of sequence=NAME,"
-        "time=NAME,label=NAME,split=NAME,groups=NAME",
+        "column names of your table that differ from the names of the roles, such as "
+        "sequence=id,label=class",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
-        description="ROLE=NAME,… with the roles sequence, time, label, split, groups",
+        description="ROLE=NAME,… (ROLE is sequence, time, label, split or groups)",
         applies_to=SEQUENCES,
     )
-    # In Python, also a list of names.
+    # Python also accepts a list of names.
     features: str | None = setting(
         None,
-        "names of the features to read: columns of a table, or entries of "
-        "feature_names",
+        "features to read: names of table columns, or entries of feature_names",
         default_help="all",
         pattern=r"^[^,]+(,[^,]+)*\Z",
         description="NAME,NAME,…",
@@ -111,94 +112,96 @@ class DataConfig(ConfigSection):
     )
     data_dir: str | None = setting(
         None,
-        "folder in which TFDS prepares data sets",
+        "folder where TFDS stores the data sets that it prepares",
         default_help="TFDS's default",
         on_resume="allow",
         is_path=True,
     )
     manual_dir: str | None = setting(
         None,
-        "folder that contains the four original .gz files",
+        "folder with the four original .gz files, to prepare a data set offline",
         on_resume="allow",
         is_path=True,
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
         "rows",
-        "input at each time step: a row, a column or a pixel of the image; permuted: "
-        "pixels in the order of data.permutation",
+        "input at each time step: a row, a column or a pixel of the image; permuted: a "
+        "pixel, in the order set by data.permutation",
         applies_to=IMAGES,
     )
     permutation: str = setting(
         "bit_reversal",
-        "order of the permuted pixels",
+        "order in which data.view=permuted reads the pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
-        description="bit_reversal, or random:SEED with a SEED below 1,000,000,000",
+        description="bit_reversal or random:SEED, where SEED has at most 9 digits",
         applies_to=PERMUTED,
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
-        "standardize: subtract each feature's mean over the training split and divide "
-        "by its standard deviation; images are instead scaled to [0, 1]",
+        "standardize: subtract each feature's training mean and divide by its training "
+        "standard deviation; none: keep the values; images are always scaled to [0, 1]",
         applies_to=SEQUENCES,
     )
     validation: bool = setting(
         True,
         "if the data have no validation split, hold out a tenth of the training "
-        "sequences, but with a test split never fewer than 50; if none are held out, "
-        "filters are validated by leaving one out",
+        "sequences (none if the data have a test split and a tenth is fewer than 50); "
+        "if none are held out, filters are validated by leave-one-out",
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
-        "NaN values: raise an error, repeat the last value of the feature, or use 0 "
-        "after the normalization",
+        "how NaN values are handled: raise an error, repeat the feature's previous "
+        "value, or insert 0 after normalization",
         applies_to=SEQUENCES,
     )
     augment: str | Function | None = setting(
         None,
-        "random augmentation of each training sequence: f(key, inputs, length) returns "
-        "inputs [time, features]",
+        "your own random augmentation of a training sequence: f(key, inputs, length) "
+        "returns inputs [time, features]",
         default_help="none",
         functions=(),
         applies_to=GRADIENT,
     )
     max_shift: int = setting(
         0,
-        "largest random shift of training images, in pixels",
+        "maximum random shift of training images, in pixels",
         ge=0,
         le=13,
         applies_to=AUGMENTATION,
     )
     max_rotation: float = setting(
         0.0,
-        "largest random rotation, in degrees",
+        "maximum random rotation of training images, in degrees",
         ge=0,
         le=180,
         applies_to=AUGMENTATION,
     )
     max_scale: float = setting(
         0.0,
-        "largest random scaling, by a factor of 1 + this",
+        "maximum random scaling of training images: the factor is between 1 / (1 + "
+        "max_scale) and 1 + max_scale",
         ge=0,
         le=1,
         applies_to=AUGMENTATION,
     )
     max_shear: float = setting(
         0.0,
-        "largest random shear, in columns per row",
+        "maximum random shear of training images, in columns per row",
         ge=0,
         le=1,
         applies_to=AUGMENTATION,
     )
     elastic: float = setting(
         0.0,
-        "elastic transform: standard deviation in pixels",
+        "random elastic transform of training images: standard deviation of the "
+        "displacements, in pixels",
         ge=0,
         le=10,
         applies_to=AUGMENTATION,
     )
     flip: bool = setting(
         False,
-        "mirror half of the training images left to right",
+        "flip each training image horizontally with probability 0.5",
         applies_to=AUGMENTATION,
     )
 
@@ -210,67 +213,69 @@ class DataConfig(ConfigSection):
             names = list(map(str, self.features))
             if any("," in name for name in names):
                 raise UserError(
-                    f"data.features: {names} contains a name with a comma, which "
+                    f"data.features: a name in {names} contains a comma, which "
                     "separates names; rename the feature"
                 )
             object.__setattr__(self, "features", ",".join(names))
         super().__post_init__()
-        # A repeated role or column leaves fewer roles than pairs.
+        # A repeated role or column name leaves fewer distinct roles than pairs.
         if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
-                f"data.columns: {self.columns} repeats a role or column; name each once"
+                f"data.columns: {self.columns} repeats a role or column; pass each once"
             )
 
     @property
     def roles(self) -> dict[str, str]:
-        """The role of each table column in `columns`, by column name.
+        """The roles of the table columns in `columns`, by column name.
 
         For example, `sequence=id` gives `{"id": "sequence"}`.
         """
         pairs = self.columns.split(",") if self.columns else []
-        split = [pair.split("=") for pair in pairs]
-        return {name: role for role, name in split}
+        items = [pair.split("=") for pair in pairs]
+        return {name: role for role, name in items}
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the selected features; empty if all are selected."""
+        """The names of the features to read; empty if all features are read."""
         return tuple(dict.fromkeys(self.features.split(","))) if self.features else ()
 
 
 DEFAULT_UNITS = 128
 DEFAULT_SEQUENCE_UNITS = 64
 DEFAULT_FILTERS = 1000
-DEFAULT_LAYERS = 2  # of residual layers with linear recurrences
-# With sequences of more time steps, a run reads windows of LONG_WINDOW time steps.
+DEFAULT_LAYERS = 2  # residual layers with linear recurrences
+# If a sequence has more than LONG_SEQUENCE time steps, the network reads windows of
+# LONG_WINDOW time steps by default.
 LONG_SEQUENCE = 500
 LONG_WINDOW = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(ConfigSection):
-    """The recurrent network."""
+    """Settings of the recurrent network."""
 
     prefix = "model."
 
     cell: str | Function = setting(
         "lstm",
-        "recurrent cell; lru: linear recurrence in residual layers; filters: random, "
-        "with only the head fitted, in closed form; your own: a Flax cell, created "
-        "with features and name",
+        "recurrent cell; lru uses linear recurrences in residual layers; filters uses "
+        "random filters and fits only the head, in closed form; your own cell is a Flax "
+        "class, called with features and name",
         functions=CELLS,
         applies_to=RECURRENCE,
     )
     network: str | Function | None = setting(
         None,
-        "your own Flax module, in place of recurrent layers and head, created with "
-        "classes; its __call__(inputs, lengths, *, train) returns logits",
+        "your own network, which replaces the recurrent layers and the head: a Flax "
+        "module class, called with classes, whose __call__(inputs, lengths, *, train) "
+        "returns logits",
         default_help="none",
         functions=(),
         applies_to=GRADIENT,
     )
     hidden_size: int | None = setting(
         None,
-        "number of hidden units, or of filters",
+        "hidden units per layer, or number of random filters",
         default_help=f"{DEFAULT_UNITS}; {DEFAULT_SEQUENCE_UNITS} for sequences; "
         f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
@@ -279,8 +284,7 @@ class ModelConfig(ConfigSection):
     )
     num_layers: int | None = setting(
         None,
-        "number of stacked recurrent layers; each reads the outputs of the previous "
-        "layer; for lru, residual layers",
+        "number of stacked recurrent layers, which are residual for lru",
         default_help=f"1; {DEFAULT_LAYERS} for lru",
         ge=1,
         le=64,
@@ -288,8 +292,7 @@ class ModelConfig(ConfigSection):
     )
     dropout: float = setting(
         0.0,
-        "dropout probability of each layer's outputs, before the next layer and before "
-        "the head",
+        "dropout probability for the outputs of every layer, including the last",
         ge=0,
         lt=1,
         applies_to=LAYERS,
@@ -302,7 +305,7 @@ class ModelConfig(ConfigSection):
     )
     window: int | None = setting(
         None,
-        "number of consecutive time steps that the recurrent layers read at once",
+        "number of consecutive time steps that the network reads as one input",
         default_help=f"{LONG_WINDOW} if a sequence has more than {LONG_SEQUENCE} time "
         "steps, otherwise 1",
         ge=1,
@@ -311,38 +314,38 @@ class ModelConfig(ConfigSection):
     )
     stride: int | None = setting(
         None,
-        "time steps from one window to the next, at most model.window",
-        default_help="a quarter of the window, rounded down, at least 1",
+        "number of time steps from one window to the next, at most model.window",
+        default_help="a quarter of the window, rounded down, but at least 1",
         ge=1,
         le=1024,
         applies_to=LAYERS,
     )
     bidirectional: bool = setting(
         False,
-        "also read the sequence backwards, with separate parameters; the head reads "
-        "both directions; classifies whole sequences only",
+        "also read sequences backwards, with separate parameters; the head reads both "
+        "directions, so only whole sequences can be classified",
         applies_to=LAYERS,
     )
     deltas: bool | None = setting(
         None,
-        "also read delta features: differences from the previous time step, for "
-        "sequences divided by their standard deviation in training",
+        "also read delta features: the change of each feature since the previous time "
+        "step, which for sequences is divided by its training standard deviation",
         default_help="False; True for filters",
         applies_to=RECURRENCE,
     )
     forget_bias: float = setting(
         1.0,
-        "initial bias of the forget gate of an LSTM",
+        "initial bias of an LSTM's forget gate",
         ge=-1000,
         le=1000,
         applies_to=LSTM,
     )
     initializer: Literal["flax", "tutorial", "chrono"] = setting(
         "flax",
-        "flax: LeCun-normal and orthogonal kernels; tutorial: Glorot-uniform fused "
-        "kernel, weights and bias of the head from N(0, 1); chrono: as flax, but with "
-        "biases of the input and forget gates for long sequences instead of "
-        "forget_bias",
+        "initial parameters of an LSTM; flax: LeCun-normal and orthogonal kernels; "
+        "tutorial: Glorot-uniform fused kernel, and a head drawn from N(0, 1); chrono: "
+        "like flax, but the biases of the input and forget gates suit long sequences, "
+        "and forget_bias is not used",
         applies_to=LSTM,
     )
 
@@ -353,20 +356,22 @@ class ModelConfig(ConfigSection):
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether only the head is fitted, in closed form, instead of by gradients."""
+        """Whether only the head is fitted, in closed form."""
         return self.cell == CLOSED_FORM_CELL
 
     @property
     def reads_whole_sequences(self) -> bool:
-        """Whether the network has outputs only after the last time step."""
+        """Whether the network returns logits only after the last time step."""
         return self.bidirectional or self.network is not None
 
     @property
     def user_functions(self) -> dict[str, Any]:
-        """The user-defined cell or network by full setting name."""
-        named = {"model.cell": self.cell, "model.network": self.network}
+        """The user-defined cell or network, by full setting name."""
+        values = {"model.cell": self.cell, "model.network": self.network}
         return {
-            name: value for name, value in named.items() if is_user_defined(name, value)
+            name: value
+            for name, value in values.items()
+            if is_user_defined(name, value)
         }
 
 
@@ -379,29 +384,30 @@ ClassWeight = Annotated[float, msgspec.Meta(gt=0, le=1e38)]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(ConfigSection):
-    """Optimization, and the intervals of logging, validation and checkpoints."""
+    """Settings of training, logging, validation and checkpoints."""
 
     prefix = "train."
 
     batch_size: int | None = setting(
         None,
-        "examples per update, over all devices",
+        "training examples per update, across all devices",
         default_help=f"{DEFAULT_BATCH}; 16 to {DEFAULT_BATCH} for sequences, "
-        "increasing with the number of sequences",
+        "depending on how many there are",
         ge=1,
         applies_to=GRADIENT,
     )
     num_steps: int | None = setting(
         None,
-        "length of the run in updates",
-        default_help=f"{DEFAULT_STEPS}, or set by num_epochs",
+        "length of the run, in updates",
+        default_help=f"{DEFAULT_STEPS}, unless num_epochs is set",
         ge=1,
         on_resume="warn",
         applies_to=GRADIENT,
     )
     num_epochs: float | None = setting(
         None,
-        "length of the run in passes over the training examples, instead of num_steps",
+        "length of the run, in passes over the training examples; set this or "
+        "num_steps, not both",
         gt=0,
         le=1e6,
         on_resume="allow",  # a resolved run has only num_steps
@@ -409,35 +415,35 @@ class TrainConfig(ConfigSection):
     )
     min_steps: int = setting(
         1,
-        "minimum number of updates in a run whose length num_epochs sets",
+        "minimum number of updates if num_epochs is set",
         ge=1,
         on_resume="allow",
         applies_to=GRADIENT,
     )
     loss: str | Function = setting(
         "last",
-        "last: cross-entropy after the last time step; every_step: its mean over all "
-        "time steps, with weights that increase with time; your own: f(logits, labels) "
-        "returns [batch]",
+        "training loss; last: cross-entropy after the last time step; every_step: mean "
+        "cross-entropy over all time steps, with weights that increase with time; your "
+        "own: f(logits, labels) returns losses [batch]",
         functions=("last", "every_step"),
         applies_to=GRADIENT,
     )
     label_smoothing: float = setting(
         0.0,
-        "fraction of the label spread evenly over all classes",
+        "fraction of each label's probability that is spread evenly over all classes",
         ge=0,
         le=0.9,
         applies_to=CROSS_ENTROPY,
     )
-    # In a `RunConfig`, a mapping becomes one pair for each class of the task.
+    # In Python, a mapping. A `RunConfig` has one pair for each class of the task.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, ClassWeight], ...] = (
         setting(
             "none",
             "class weights in the training loss; balanced: inversely proportional to "
-            "the number of training examples of the class; with weights, balanced "
+            "the number of training examples per class; if weights are set, balanced "
             "accuracy selects the checkpoint",
-            description="none, balanced or, in Python, a mapping from classes to "
-            "weights above 0",
+            description="none, balanced or (in Python) a mapping from classes to "
+            "positive weights",
         )
     )
     learning_rate: float = setting(
@@ -450,15 +456,16 @@ class TrainConfig(ConfigSection):
     )
     schedule: str | Function = setting(
         "cosine",
-        "schedule of the learning rate after the warm-up; your own: f(peak, num_steps) "
-        "returns a function from the step to the learning rate",
+        "learning rate schedule after the warm-up; your own: f(peak, num_steps) "
+        "returns a function that maps the step to the learning rate",
         functions=("constant", "cosine"),
         on_resume="warn",
         applies_to=GRADIENT,
     )
     warmup_fraction: float | None = setting(
         None,
-        "fraction of the steps with linear warm-up",
+        "fraction of the updates over which the learning rate rises linearly to its "
+        "peak",
         default_help=f"{DEFAULT_WARMUP}; 0 for your own schedule",
         ge=0,
         le=1,
@@ -467,14 +474,14 @@ class TrainConfig(ConfigSection):
     )
     optimizer: str | Function = setting(
         "adamw",
-        "optimizer, applied to the clipped gradients; from optax, or your own: "
-        "f(learning_rate) returns an optax transformation",
+        "optimizer, applied after gradient clipping; your own, or from optax: "
+        "f(learning_rate) returns an optax gradient transformation",
         functions=("adamw",),
         applies_to=GRADIENT,
     )
     weight_decay: float | None = setting(
         None,
-        "weight decay of AdamW; 0: Adam",
+        "weight decay of AdamW; 0 makes it Adam",
         default_help=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
         ge=0,
         le=1e38,
@@ -482,58 +489,60 @@ class TrainConfig(ConfigSection):
     )
     clip_norm: float = setting(
         1.0,
-        "maximum global norm of the gradient; 0: no clipping",
+        "maximum global norm of the gradient; 0 turns clipping off",
         ge=0,
-        on_resume="warn",
         le=1e38,
+        on_resume="warn",
         applies_to=GRADIENT,
     )
     ema_decay: float = setting(
         0.0,
-        "decay per update of the exponential moving average (EMA) of the weights, "
-        "which is evaluated and saved; 0: no EMA",
+        "decay per update of the exponential moving average (EMA) of the weights; the "
+        "EMA is evaluated and saved; 0 turns it off",
         ge=0,
         le=0.99999,
         applies_to=GRADIENT,
     )
     metrics: tuple[str | Function, ...] | None = setting(
         None,
-        "additional metrics of training and validation, joined by +: f(logits, labels) "
-        "returns [batch]",
+        "your own metrics for training and validation, joined by +: f(logits, labels) "
+        "returns values [batch]",
         default_help="none",
         functions=(),
         is_tuple=True,
-        on_resume="warn",  # a different program rounds differently
+        on_resume="warn",  # metrics change the compiled program, and so the rounding
         applies_to=GRADIENT,
     )
     log_every_steps: int | None = setting(
         None,
-        "steps between lines of training metrics",
-        default_help="a hundredth of the run, from 10 to 100",
+        "updates between two logged lines of training metrics",
+        default_help="a hundredth of the run, but at least 10 and at most 100",
         ge=1,
         on_resume="allow",
         applies_to=GRADIENT,
     )
-    # This setting also applies to filters, which are always validated after their fit.
+    # This setting may be set for random filters, too; they are validated after the fit.
     eval_every_steps: int | None = setting(
         None,
-        "steps between validations; each saves a checkpoint",
-        default_help="a tenth of the run; an epoch with train.patience",
+        "updates between two validations; each validation saves a checkpoint",
+        default_help="a tenth of the run, or an epoch if train.patience is set",
         ge=1,
         on_resume="allow",
     )
     patience: int | None = setting(
         None,
-        "early stopping after this many consecutive validations without a lower loss "
-        "(with class weights, a higher balanced accuracy); the schedule still spans "
-        "the whole run, so its low learning rates are not reached",
+        "early stopping: end the run after this many consecutive validations without a "
+        "lower loss (or without a higher balanced accuracy, if class weights are set); "
+        "the learning rate schedule still spans the full run, so a run that stops "
+        "early ends at a higher learning rate than a full run",
         ge=1,
         on_resume="allow",
         applies_to=VALIDATED,
     )
     keep_checkpoints: int = setting(
         2,
-        "number of newest validated checkpoints to keep, besides the best and the last",
+        "number of most recent validated checkpoints to keep, in addition to the best "
+        "and the last checkpoint",
         ge=1,
         on_resume="allow",
     )
@@ -546,21 +555,21 @@ class TrainConfig(ConfigSection):
 
     @property
     def has_class_weights(self) -> bool:
-        """Whether class weights are set; balanced accuracy then selects checkpoints."""
+        """Whether class weights are set and balanced accuracy selects checkpoints."""
         return self.class_weight != "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig(ConfigSection):
-    """Device settings of a run; `config.platforms` resolves them for a platform."""
+    """Settings of the devices; `config.platforms` resolves them for a platform."""
 
     prefix = "execution."
 
     num_devices: int | None = setting(
         None,
-        "number of devices over all processes",
-        default_help="the most that divide the seeds, then the most of the rest that "
-        "divide the batch; on CPU at most one per usable core and 8 per process",
+        "number of devices across all processes",
+        default_help="as many as evenly split the seeds, times as many as evenly split "
+        "a batch; on CPU, at most one per usable core and 8 per process",
         ge=1,
         le=4096,
         on_resume="warn",
@@ -573,8 +582,8 @@ class ExecutionConfig(ConfigSection):
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",
-        "where the training data reside: in device memory or on the host; auto: by "
-        "their size",
+        "where to store the training data: in device memory or on the host; auto "
+        "chooses by the size of the data",
         on_resume="allow",
     )
 
@@ -593,16 +602,20 @@ class Config(ConfigSection):
     """The configuration of a run.
 
     Raises:
-        UserError: if a value has the wrong type or is out of range. Contradictions
-            between settings raise an error at the start of the run.
+        UserError: if a value has the wrong type or is out of range. Settings that
+            contradict each other raise an error when the run starts.
     """
 
-    seed: int = setting(  # the seeds of all members are below 2**31
-        0, "seed of weights, data order and augmentation", ge=0, le=2**31 - 4096
+    # The upper limit keeps the seed of each ensemble member below 2**31.
+    seed: int = setting(
+        0,
+        "random seed for the weights, data order and augmentation",
+        ge=0,
+        le=2**31 - 4096,
     )
     num_seeds: int = setting(
         1,
-        "number of networks in the ensemble, with seeds seed, seed + 1, …",
+        "number of networks in the ensemble; their seeds are seed, seed + 1, …",
         ge=1,
         le=4096,
     )
@@ -631,58 +644,58 @@ class Config(ConfigSection):
         return range(self.seed, self.seed + self.num_seeds)
 
     def flat(self) -> dict[str, Any]:
-        """Returns the values of all settings by full name."""
+        """Returns the values of all settings, by full name."""
         return {name: operator.attrgetter(name)(self) for name in SETTINGS}
 
     @staticmethod
     def from_dict(tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
-        Missing settings get their defaults; unknown settings raise a `TypeError`.
+        Missing settings get their defaults. Unknown settings raise a `TypeError`.
         """
         sections = {name: section(**tree[name]) for name, section in SECTIONS.items()}
         return Config(**tree | sections)
 
     def replace(self, values: Mapping[str, object]) -> Self:
-        """Returns a copy with new values, given by full setting name.
+        """Returns a copy with new values, a mapping from full setting names.
 
         A new `train.num_steps` clears `train.num_epochs`. A new `train.num_epochs`
-        clears `train.num_steps` and resets `train.min_steps`, unless they are given.
+        clears `train.num_steps` and resets `train.min_steps`, unless `values` contains
+        them.
         """
-        given: dict[str, Any] = dict(values)
-        if given.get("train.num_epochs") is not None:
-            given.setdefault("train.num_steps", None)
-            given.setdefault("train.min_steps", 1)
-        elif given.get("train.num_steps") is not None:
-            given["train.num_epochs"] = None
+        new_values: dict[str, Any] = dict(values)
+        if new_values.get("train.num_epochs") is not None:
+            new_values.setdefault("train.num_steps", None)
+            new_values.setdefault("train.min_steps", 1)
+        elif new_values.get("train.num_steps") is not None:
+            new_values["train.num_epochs"] = None
         config = self
-        for name, value in given.items():
+        for name, value in new_values.items():
             find_setting(name, SETTINGS)
             section, _, key = name.rpartition(".")
             changes = {key: value}
             if section:
-                changed = dataclasses.replace(getattr(config, section), **changes)
-                changes = {section: changed}
+                new_section = dataclasses.replace(getattr(config, section), **changes)
+                changes = {section: new_section}
             config = dataclasses.replace(config, **changes)
         return config
 
 
 # All settings by full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
-    declared.name: declared
+    section_setting.name: section_setting
     for section in (Config, *SECTIONS.values())
-    for declared in settings_of(section).values()
+    for section_setting in settings_of(section).values()
 }
-# Data paths depend on the machine and are not part of the run.
-DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_path)
-# Settings that a user can change when opening a run: data files can have moved, another
-# table can use other column names, and a user-defined cell or network must be named
-# again, because its code would otherwise not run.
+# Data paths depend on the machine. Runs that differ only in data paths are equal.
+DATA_PATHS = tuple(name for name, value in SETTINGS.items() if value.is_path)
+# Settings that a user may pass when opening a saved run. Data files may have moved, and
+# another table may have other column names. A user-defined cell or network has to be
+# passed again, because code specified only in a checkpoint never runs.
 LOAD_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
-# For each user-defined function, the `applies_to` of the settings that it replaces. The
-# values of these settings are dropped if a recipe sets them, and refused if the user
-# sets them.
-REPLACED = {
+# A user-defined function replaces all settings with these values of `applies_to`: a
+# recipe's values for them are ignored, and a user's values are rejected.
+REPLACED_KINDS = {
     "model.network": (RECURRENCE, LAYERS, LSTM),
     "train.loss": (CROSS_ENTROPY,),
     "train.optimizer": (ADAMW,),
@@ -691,7 +704,7 @@ REPLACED = {
 
 
 def is_user_defined(name: str, value: object) -> bool:
-    """Returns True if the value of a setting names a user-defined function."""
+    """Returns True if the value of a setting is a user-defined function."""
     functions = SETTINGS[name].functions
     if functions is None or (SETTINGS[name].is_path and not is_in_file(str(value))):
         return False

@@ -1,7 +1,8 @@
-"""Declares, checks and parses settings; `config.schema` lists them.
+"""The machinery of settings: declaring, checking and parsing them.
 
-The declaration of a setting contains its type, range, default and help text, whether a
-resumed run can change it, and the kinds of runs in which it has an effect.
+`config.schema` declares all settings. The declaration of a setting contains its type,
+range, default and help text, whether a resumed run may change it, and which runs use
+it.
 """
 
 import dataclasses
@@ -25,58 +26,59 @@ from rnnmnist.config.functions import (
 )
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+OPERATORS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 ResumePolicy = Literal["error", "allow", "warn"]
 
 
 def to_python(value: Any) -> Any:
-    """Converts a NumPy scalar or an array without axes to a Python scalar.
+    """Converts a scalar or zero-dimensional array to a Python scalar.
 
-    Other values are returned unchanged.
+    Any other value is returned unchanged.
     """
     is_scalar = getattr(value, "shape", None) == ()
     return value.item() if is_scalar else value
 
 
-def expand_path(given: str | Path) -> Path:
+def expand_path(path: str | Path) -> Path:
     """Makes a path absolute and expands `~` to the user's home directory."""
-    if not isinstance(given, str | Path):
-        raise UserError(f"must be a path, not {format_value(given)}")
+    if not isinstance(path, str | Path):
+        raise UserError(f"must be a path, not {format_value(path)}")
     try:
-        return Path(given).expanduser().absolute()
+        return Path(path).expanduser().absolute()
     except RuntimeError as error:  # unknown user after ~
-        raise UserError(f"{given}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 class Setting(NamedTuple):
     """The declaration of a setting."""
 
-    name: str  # with the section, such as `train.num_steps`
-    kind: Any  # the type, annotated with the constraints
-    allowed: str  # describes the allowed values, such as `an integer at least 1`
+    name: str  # full name, such as `train.num_steps`
+    kind: Any  # type, annotated with the constraints
+    allowed: str  # description of the allowed values, such as `an integer >= 1`
     default: Any
     help: str
-    # Describes the default. If the default is None, describes the value that a run then
-    # uses, such as `a tenth of the run`.
+    # The default in words. If the default is None, this is the value that a run uses
+    # instead, such as `a tenth of the run`.
     default_help: str
-    # What happens if a resumed run changes the value. `error`: the resume fails, since
-    # the run would be a different one. `warn`: the resume continues with a warning,
-    # because the result differs from the result of an uninterrupted run.
+    # Policy for a resumed run with another value. `error`: the run does not resume,
+    # because it would be a different run. `warn`: the run resumes with a warning,
+    # because its result may differ from an uninterrupted run's. `allow`: the run
+    # resumes.
     on_resume: ResumePolicy
-    # The runs in which the setting has an effect, such as `gradient-based training`;
-    # None: all runs.
+    # The runs that use the setting, such as `gradient-based training`; None: all runs.
     applies_to: str | None
-    is_path: bool  # paths depend on the machine and are not part of the run
-    # Names of built-in functions, if the value is a function; None for other types.
+    is_path: bool  # whether the value is a path, which may differ between machines
+    # Names of the built-in functions if the value is a function; None for other types.
     functions: tuple[str, ...] | None
     is_tuple: bool  # whether the value is a tuple of functions
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
         """Converts a value to the setting's type, or raises a `UserError`.
 
-        NumPy scalars become Python numbers, relative paths become absolute, and Python
-        functions become texts that name them. If `strict` is False, strings are parsed.
+        NumPy scalars are converted to Python scalars, and relative paths to absolute
+        paths. Python functions are converted to `MODULE:NAME` where possible. If
+        `strict` is False, strings are parsed.
         """
         if not self.is_tuple or value is None:
             return self._check_one(value, strict=strict)
@@ -107,16 +109,15 @@ class Setting(NamedTuple):
         return value
 
     def _normalize_text(self, value: str) -> str:
-
         if self.is_path and not is_in_file(value):
             return str(expand_path(value))
-        named = PATTERN.fullmatch(value)
-        if named is None:  # a built-in function
+        match = PATTERN.fullmatch(value)
+        if match is None:  # a built-in function
             return value
-        source, name = named.group("source", "name")
+        source, name = match.group("source", "name")
         if is_in_file(value):
             source = str(expand_path(source))
-        # With `repr`, equal parameters have equal texts.
+        # `repr` makes the strings of equal parameters equal.
         parameters = parse_parameters(value)
         return ",".join(
             [f"{source}:{name}", *(f"{key}={parameters[key]!r}" for key in parameters)]
@@ -144,17 +145,17 @@ def setting(
 ) -> Any:
     """Declares a field of a `ConfigSection`.
 
-    The constraints are `ge`, `gt`, `le`, `lt` or `pattern`, as in `msgspec.Meta`; None
-    is exempt from them. `description` describes the allowed values for a `pattern` or
-    for a type that is not in `TYPES`. The other arguments are fields of `Setting`.
+    The constraints are the arguments `ge`, `gt`, `le`, `lt` and `pattern` of
+    `msgspec.Meta`. They do not apply to None. `description` describes the allowed
+    values if there is a `pattern`, or if `TYPES` does not contain the type. The other
+    arguments are fields of `Setting`.
     """
-    # `settings_of` fills in the name and the type.
     default_help = default_help or str(default)
     if functions is not None and not is_path:
         description = " or ".join([*functions, SYNTAX])
         constraints = {"pattern": rf"^({'|'.join([*functions, PATTERN.pattern])})\Z"}
-    declared = Setting(
-        "",
+    declaration = Setting(
+        "",  # `settings_of` fills in the name and the type
         None,
         description,
         default,
@@ -166,7 +167,7 @@ def setting(
         functions,
         is_tuple,
     )
-    metadata = {"declared": declared, "constraints": constraints}
+    metadata = {"declaration": declaration, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -174,20 +175,20 @@ def setting(
 class ConfigSection:
     """A group of settings, checked on construction."""
 
-    prefix: ClassVar[str] = ""  # begins the full names of the settings
+    prefix: ClassVar[str] = ""  # prefix of the full names, such as `train.`
 
     def __post_init__(self) -> None:
         settings = settings_of(type(self))  # type: ignore[arg-type]
-        for key, declared in settings.items():
-            # The dataclass is frozen; only `object.__setattr__` can set a field.
-            object.__setattr__(self, key, declared.check(getattr(self, key)))
+        for key, declaration in settings.items():
+            # `object.__setattr__` sets a field although the dataclass is frozen.
+            object.__setattr__(self, key, declaration.check(getattr(self, key)))
 
 
 @functools.cache
 def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
-    """Returns the settings of a section by field name.
+    """Returns the settings of a section, by field name.
 
-    A subclass can narrow the type of a field from `TYPE | None` to `TYPE`.
+    A subclass may narrow the type of a field from `TYPE | None` to `TYPE`.
     """
     hints = typing.get_type_hints(section, include_extras=True)
     return {
@@ -199,29 +200,29 @@ def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
 
 def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Setting:
     constraints = field.metadata["constraints"]
-    declared: Setting = field.metadata["declared"]
+    declaration: Setting = field.metadata["declaration"]
     can_be_none = types.NoneType in typing.get_args(kind)
-    if declared.functions is not None:
+    if declaration.functions is not None:
         kind = str
     elif can_be_none:
         (kind,) = set(typing.get_args(kind)) - {types.NoneType}
-    allowed = declared.allowed
+    allowed = declaration.allowed
     if not allowed and kind in TYPES:
-        bounds = [f"{BOUNDS[key]} {limit}" for key, limit in constraints.items()]
+        bounds = [f"{OPERATORS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
     elif not allowed:  # a Literal
         allowed = f"one of {', '.join(typing.get_args(kind))}"
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if can_be_none:
         kind |= None
-        allowed += " or none"
-    return declared._replace(name=prefix + field.name, kind=kind, allowed=allowed)
+        allowed += ", or none"
+    return declaration._replace(name=prefix + field.name, kind=kind, allowed=allowed)
 
 
 def find_setting(name: str, known: Mapping[str, Setting]) -> Setting:
     """Looks up a setting by its full name, or raises a `UserError`."""
     if name not in known:
-        listed = "rnnmnist train --help lists all settings"
-        remedy = suggest_name(name, known, listed)
+        hint = "rnnmnist train --help lists all settings"
+        remedy = suggest_name(name, known, hint)
         raise UserError(f"{name}: no such setting; {remedy}")
     return known[name]
