@@ -1,4 +1,4 @@
-"""Finds and checks configuration files, workdirs and folders of the package."""
+"""Finds, checks and opens configuration files, workdirs and other folders."""
 
 import contextlib
 import os
@@ -17,57 +17,57 @@ from rnnmnist.errors import (
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Workdirs of the shipped models. The first model was trained with a loss after the last
-# row, the second with a loss after every row.
+# Workdirs of the shipped models. The first model was trained on the loss after the last
+# row of an image, the second on the loss after every row.
 REFERENCE_WORKDIRS = ("checkpoints/reference", "checkpoints/reference_every_step")
-# The configuration name that selects the rule in `recipes.py`.
+# `--config=files` selects a shipped configuration by the rule in `recipes.py`.
 RULE = "files"
 
 
 def shipped_folder(name: str) -> Path:
-    """Returns the path of a folder in the wheel or in the root of a clone."""
+    """Returns the path of a shipped folder, in the wheel or in the root of a clone."""
     in_wheel = PACKAGE / "shipped" / name
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
 
-def parse_folder(given: str | Path, subject: str = "workdir") -> Path:
-    """Checks the path of a folder and makes it absolute; the folder need not exist.
+def parse_folder(folder: str | Path, subject: str = "workdir") -> Path:
+    """Checks the path of a folder and makes it absolute; the folder may not exist yet.
 
-    Error messages begin with `subject`, the flag or argument that gave the path.
+    Error messages begin with `subject`, the name of the flag or argument.
     """
-    if not str(given).strip():
-        raise UserError(f"{subject}: must name a folder, not ''")
+    if not str(folder).strip():
+        raise UserError(f"{subject}: must be the path of a folder, not ''")
     with prefix_errors(subject):
-        path = expand_path(given)
+        path = expand_path(folder)
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{subject}: {format_value(given)} is not valid UTF-8"
+            f"{subject}: {format_value(folder)} is not valid UTF-8; rename it"
         ) from None
     if "[" in str(path):
         raise UserError(
-            f"{subject}: {path} contains [, which orbax does not support; rename it"
+            f"{subject}: {path} contains [, which Orbax does not support; rename it"
         )
-    for folder in (path, *path.parents):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{subject}: {folder} is a file; name a folder")
+    for ancestor in (path, *path.parents):
+        if ancestor.exists() and not ancestor.is_dir():
+            raise UserError(f"{subject}: {ancestor} is a file; pass a folder")
     return path
 
 
-def resolve_workdir(given: str | Path) -> Path:
-    """Returns a workdir's path; shipped models are found from any directory."""
-    name = str(given).rstrip("/")
+def resolve_workdir(workdir: str | Path) -> Path:
+    """Returns the path of a workdir; shipped workdirs are found from any directory."""
+    name = str(workdir).rstrip("/")
     if name in REFERENCE_WORKDIRS and not Path(name).is_dir():
         return shipped_folder(name)
-    return parse_folder(given)
+    return parse_folder(workdir)
 
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[int]:
     """Creates a folder if it does not exist, and yields a file descriptor for it.
 
-    The descriptor is closed at the end of the block, which releases its locks.
+    The end of the block closes the descriptor, which releases its locks.
     """
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY)
@@ -77,15 +77,15 @@ def open_folder(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def find_config(given: str | Path) -> Path:
-    """Finds a configuration file by its path, or a shipped one by its name.
+def find_config(name: str | Path) -> Path:
+    """Finds a shipped configuration file by its name, or any file by its path.
 
-    A path contains a separator or ends with `.py`, so that a file in the working
-    directory cannot shadow a shipped configuration of the same name.
+    A path must contain a slash or end with `.py`. Otherwise, a file in the current
+    directory could shadow the shipped configuration with the same name.
     """
     with prefix_errors("config"):
-        path = expand_path(given)
-    text = str(given)
+        path = expand_path(name)
+    text = str(name)
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
     if text in shipped:
         return shipped[text]
@@ -93,8 +93,8 @@ def find_config(given: str | Path) -> Path:
     if is_path and path.is_file():
         return path
     names = sorted([*shipped, RULE])
-    listed = f"{', '.join(names)}, or a path that contains / or ends in .py"
-    remedy = suggest_name(path.stem, names, f"name one of {listed}")
+    choices = f"{', '.join(names)}, or a path that contains / or ends in .py"
+    remedy = suggest_name(path.stem, names, f"pass one of {choices}")
     raise UserError(f"config: {text} is not a configuration; {remedy}")
 
 
@@ -107,7 +107,7 @@ def load_config(path: Path) -> Config:
         raise
     except (Exception, SystemExit) as error:  # user code can raise anything
         raise UserError(
-            f"config: {path} fails: {type(error).__name__}: {error}; correct it"
+            f"config: {path} fails: {type(error).__name__}: {error}; fix the file"
         ) from error
     if not isinstance(config, Config):
         raise UserError(

@@ -1,10 +1,11 @@
-"""User-defined functions and classes: how settings name and import them.
+"""Imports the user-defined functions and classes that settings specify.
 
     train.loss=losses.py:focal,gamma=2
 
-This setting names the function `focal` in `losses.py` and its parameter `gamma`. Only
-functions named in the current command or call are imported. Names stored in a
-checkpoint show which code a run needs; they are never imported.
+This setting specifies the function `focal` in `losses.py`, and sets its parameter
+`gamma`. Only functions that the user passes to the current command or call are
+imported. A checkpoint stores the specifications, which show the code that a run needs,
+but loading the checkpoint does not import them.
 """
 
 import ast
@@ -30,31 +31,31 @@ from rnnmnist.errors import (
 )
 
 SYNTAX = "SOURCE:NAME,KEY=VALUE,… (SOURCE is a module or a FILE.py)"
-# A module or file, the name of a function or class in it, and parameters.
+# A module or file, the name of its function or class, and parameters.
 PATTERN = re.compile(
     r"(?P<source><memory>|[\w.]+|.+?\.py):"
     r"(?P<label>(?P<name>[^:,\s]+)(,(?P<parameters>.*))?)"
 )
-MEMORY_PREFIX = "<memory>:"  # the source of functions without a module or file
-# A plus sign between functions, not inside a parameter.
+MEMORY_PREFIX = "<memory>:"  # for functions that have no module or file
+# A plus sign between two functions, but not inside a parameter.
 SEPARATOR = re.compile(r" *\+ *(?=[^+:,=]+:)")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function:
-    """A function or class with its parameters.
+    """A user-defined function or class, and its parameters.
 
-    Functions are static arguments of compiled programs, so they are hashable and are
-    compared field by field. Parameters stay text: a list would not be hashable, and 1
-    would equal True.
+    A `Function` is a static argument of compiled programs, so it is hashable, and two
+    of them are equal if all fields are equal. The parameters are stored as a string,
+    because a parsed list would not be hashable, and 1 would equal True.
 
     Attributes:
-        setting: the full name of the setting, such as `train.loss`.
-        text: name and parameters, such as `losses.py:focal,gamma=2`, or
+        setting: full name of the setting, such as `train.loss`.
+        spec: source, name and parameters, such as `losses.py:focal,gamma=2`, or
             `<memory>:focal` if other processes cannot import the function, for example
             because it is defined in a notebook.
         function: the Python function or class.
-        sha256: the SHA-256 of the source file; None for a module.
+        sha256: SHA-256 of the source file; None for a module.
     """
 
     setting: str
@@ -63,7 +64,7 @@ class Function:
     sha256: str | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Calls the function with the given arguments and its parameters."""
+        """Calls the function with these arguments and the stored parameters."""
         return self.function(*args, **keywords, **parse_parameters(self.spec))
 
     def __repr__(self) -> str:
@@ -73,28 +74,28 @@ class Function:
         """Raises a `UserError` if other processes cannot import the function."""
         if self.spec.startswith(MEMORY_PREFIX):
             raise UserError(
-                f"{self.setting}: {short_name(self)} cannot be imported by name, which "
-                "pickling and saving to a folder require; move it to a file, and pass "
-                "FILE.py:NAME,KEY=VALUE"
+                f"{self.setting}: {short_name(self)} cannot be imported, which is "
+                "required to pickle a model or save it to a folder; move the function "
+                "to a file, and pass FILE.py:NAME,KEY=VALUE"
             )
 
     @contextlib.contextmanager
     def wrap_errors(self) -> Iterator[None]:
-        """Turns any error of the function into a one-line `UserError`."""
+        """Converts any error raised by the function to a one-line `UserError`."""
         try:
             yield
         except (Exception, SystemExit) as error:  # user code can raise anything
-            # Keep all lines: jax prints array shapes below the first line.
-            lines = f"{type(error).__name__}: {error}".split()
-            raised = escape_unprintable(" ".join(lines)[:300])
+            # Keep all lines, because JAX prints array shapes below the first line.
+            words = f"{type(error).__name__}: {error}".split()
+            message = escape_unprintable(" ".join(words)[:300])
             raise UserError(
-                f"{self.setting}: {short_name(self)} fails: {raised}; correct the "
+                f"{self.setting}: {short_name(self)} fails: {message}; fix the "
                 "function or its parameters"
             ) from error
 
 
 def short_name(value: object) -> str:
-    """Returns a function's text without its source, such as `focal,gamma=2`.
+    """Returns a function's name and parameters without its source: `focal,gamma=2`.
 
     The name of a built-in function, such as `lstm`, is returned unchanged.
     """
@@ -103,37 +104,38 @@ def short_name(value: object) -> str:
 
 
 def is_in_file(text: str) -> bool:
-    """Returns True if the text names a function in a file, not in a module."""
+    """Returns True if the text specifies a function in a file, not in a module."""
     match = PATTERN.fullmatch(text)
     return match is not None and match["source"].endswith(".py")
 
 
 def spec_without_path(value: object) -> str:
-    """Returns a function's text without the path of its file, since files can move."""
+    """Returns a function's specification without a file path, since files may move."""
     text = str(value)
     return f"FILE.py:{short_name(text)}" if is_in_file(text) else text
 
 
 def parse_parameters(text: str) -> dict[str, Any]:
-    """Parses the parameters in a function's text.
+    """Parses the parameters in a function's specification.
 
-    The syntax is `KEY=VALUE,…` with Python literals. A bare word is a string.
+    The syntax is `KEY=VALUE,…`, where each value is a Python literal. A single word
+    without quotes is a string.
     """
     match = PATTERN.fullmatch(text)
-    written = match["parameters"] if match else None
+    arguments = match["parameters"] if match else None
     parameters: dict[str, Any] = {}
     try:
-        call: Any = ast.parse(f"f({written or ''})", mode="eval").body
+        call: Any = ast.parse(f"f({arguments or ''})", mode="eval").body
         for keyword in call.keywords:
             value = keyword.value
             is_word = isinstance(value, ast.Name)
             parameters[keyword.arg] = value.id if is_word else ast.literal_eval(value)
         if call.args or None in parameters or len(parameters) < len(call.keywords):
-            raise ValueError("not one value for each key")
+            raise ValueError("each value needs its own key")
     except (AttributeError, SyntaxError, ValueError):
         raise UserError(
-            f"{format_value(written)} are not valid parameters; write KEY=VALUE,… with "
-            "Python literals, and quote all strings except single words"
+            f"{format_value(arguments)} are not valid parameters; pass KEY=VALUE,… "
+            "with Python literals, and quote all strings except single words"
         ) from None
     return parameters
 
@@ -143,8 +145,8 @@ def resolve_function(
 ) -> Function:
     """Returns the function that a setting selects.
 
-    The value is a user-defined function, or the name of a built-in function, to which
-    the parameters apply.
+    The value is a user-defined function, or the name of a built-in function. Only the
+    built-in functions receive the parameters.
     """
     if isinstance(value, Function):
         return value
@@ -153,18 +155,18 @@ def resolve_function(
 
 
 def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
-    """Returns the `MODULE:NAME` of a Python function.
+    """Returns the `MODULE:NAME` from which a Python function can be imported.
 
-    If other processes cannot import the function, the result is a `Function`.
+    If other processes cannot import it, the function is wrapped in a `Function`.
     """
     if isinstance(function, Function):
         return function
-    names = str(getattr(function, "__module__", None)).split(".")
+    parts = str(getattr(function, "__module__", None)).split(".")
     name = getattr(function, "__qualname__", type(function).__name__)
-    for end in range(len(names)):  # first the packages, which can re-export it
-        module = ".".join(names[: end + 1])
-        found = getattr(sys.modules.get(module), name, None)
-        if found is function and module != "__main__":
+    for end in range(len(parts)):  # packages that may re-export it come first
+        module = ".".join(parts[: end + 1])
+        attribute = getattr(sys.modules.get(module), name, None)
+        if attribute is function and module != "__main__":
             return f"{module}:{name}"
     try:
         hash(function)
@@ -176,17 +178,17 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
 def import_function(setting: str, text: str | Function) -> Function:
     """Imports a user-defined function or class.
 
-    This runs user code, so the text must come from the user, not from a checkpoint. A
-    file runs again after it has changed; a module is imported once per process. A
-    `Function` is returned unchanged.
+    This runs the user's code, so the text must come from the user, not from a
+    checkpoint. A file runs again if its content has changed. A module is imported once
+    per process. A `Function` is returned unchanged.
 
     Raises:
-        UserError: if the file or module does not run, the function does not exist, or
-            the function does not have a given parameter.
+        UserError: if the file or module cannot be imported, does not define the
+            function, or the function does not accept the parameters.
     """
     if isinstance(text, Function):
         return text
-    # The text matches: `Setting.check` has checked it.
+    # `Setting.check` has checked that the text matches.
     source, name = PATTERN.fullmatch(text).group("source", "name")  # type: ignore[union-attr]
     sha256 = None
     try:
@@ -199,21 +201,21 @@ def import_function(setting: str, text: str | Function) -> Function:
     except (Exception, SystemExit) as error:  # user code can raise anything
         raise UserError(
             f"{setting}: {source} cannot be imported: {summarize_error(error)}; "
-            "correct it, install its dependencies, or name a file, as FILE.py:NAME"
+            "fix the code, install its dependencies, or pass a file as FILE.py:NAME"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        remedy = suggest_name(name, dir(module), "name one that it defines")
+        remedy = suggest_name(name, dir(module), "pass a function that it defines")
         raise UserError(f"{setting}: {source} has no function {name}; {remedy}")
     try:
         signature = inspect.signature(function)
     except ValueError as error:
-        raise UserError(f"{setting}: {error}; name a Python function") from None
+        raise UserError(f"{setting}: {error}; pass a Python function") from None
     try:
         signature.bind_partial(**parse_parameters(text))
     except TypeError as error:
         raise UserError(
-            f"{setting}: {short_name(text)}: {error}; its parameters are "
+            f"{setting}: {short_name(text)}: {error}; the parameters are "
             f"{', '.join(signature.parameters)}"
         ) from None
     return Function(setting, text, function, sha256)
@@ -223,26 +225,28 @@ def import_function(setting: str, text: str | Function) -> Function:
 def _run_file(path: str, content: bytes) -> ModuleType:
     """Runs the content of a file as a module named after its path.
 
-    Unchanged content returns the same functions, so programs are not recompiled. A
-    regular import could use stale bytecode from `__pycache__`, because Python compares
-    only the file's size and its modification time in seconds.
+    If the content has not changed, the result contains the same functions as before, so
+    programs are not recompiled. A regular import could use stale bytecode from
+    `__pycache__`, because Python compares only the file's size and its modification
+    time in seconds.
 
-    The file can import modules from its folder. They are not kept in `sys.modules`,
-    because files in other folders can import different modules of the same name.
+    The file may import modules from its folder. They are removed from `sys.modules`
+    afterwards, because a file in another folder may import a different module with the
+    same name.
     """
     module = ModuleType(path)
     module.__file__ = path
-    sys.modules[path] = module  # dataclasses look up their types here
+    sys.modules[path] = module  # where `dataclasses` looks up types
     folder = Path(path).parent
-    imported = set(sys.modules)
+    previous_modules = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         exec(compile(content, path, "exec"), vars(module))
     finally:
         sys.path.remove(str(folder))
-        for name in sys.modules.keys() - imported:
+        for name in sys.modules.keys() - previous_modules:
             file = getattr(sys.modules[name], "__file__", None)
-            # Keep modules in subfolders, which can contain installed libraries.
+            # Keep modules in subfolders, which may contain installed libraries.
             if file is not None and Path(file).parent == folder:
                 del sys.modules[name]
     return module

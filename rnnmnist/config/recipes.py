@@ -1,8 +1,8 @@
-"""Chooses the configuration of a run: the user names it, or a rule selects it.
+"""Chooses a run's configuration: the user specifies it, or a rule selects it.
 
-The rule applies to the name `files` and to `rnnmnist.fit`. It selects the shipped
-configuration `filters` for few training sequences, and `trained` for more. With
-binary features, such as one-hot codes, fewer sequences are enough for `trained`.
+`--config=files` and `rnnmnist.fit` apply the rule. It selects one of two shipped
+configurations: `filters` below a number of training sequences, and otherwise `trained`.
+This threshold is lower if all features are binary, as with one-hot encoding.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,20 +20,21 @@ from rnnmnist.config.schema import (
     is_user_defined,
 )
 
-# Below these numbers of training sequences, the rule selects `filters`.
-# `docs/results_sequences.md` compares both configurations.
+# If there are fewer training sequences, the rule selects `filters`. The second number
+# applies to binary features. `docs/results_sequences.md` compares the configurations.
 FEW_SEQUENCES = 2000
 FEW_BINARY_SEQUENCES = 500
 
 
 class Request(NamedTuple):
-    """The configuration that a user requests, with changes.
+    """The configuration and settings that a user requests.
 
     Attributes:
-        config: the named configuration; None applies the rule.
-        settings: changed values by full setting name. None selects the default.
-        has_callback: whether the user passes a callback, which requires training by
-            gradients.
+        config: the configuration; None applies the rule.
+        settings: values that override the configuration, by full setting name. A value
+            of None selects the setting's default.
+        has_callback: whether the user passes a callback, which requires gradient-based
+            training.
     """
 
     config: Config | None
@@ -42,13 +43,13 @@ class Request(NamedTuple):
 
     @property
     def data(self) -> DataConfig:
-        """The data settings, which are the same for both choices of the rule."""
+        """The data settings, which do not depend on the rule's choice."""
         config = self.config or Config(data=DataConfig(name="files"))
         return config.replace(self.settings).data
 
 
 def load_config_by_name(name: str | Path) -> Config | None:
-    """Loads a configuration by path or name; returns None for the rule."""
+    """Loads a configuration by name or path; returns None if the rule applies."""
     return None if str(name) == RULE else load_config(find_config(name))
 
 
@@ -60,33 +61,33 @@ def choose_config(
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and the reason for the rule's choice.
 
-    The reason is None if the user has named the configuration or the cell, or if a run
-    is resumed.
+    The reason is None if the user specifies the configuration or the cell, or resumes a
+    run.
 
     Args:
-        request: the configuration and settings that the user requests.
-        saved: the configuration of the run in the workdir, whose kind of network is
-            kept; None for a new run.
-        sequences: the number of training sequences, including validation sequences
-            that are held out later.
-        are_binary: returns True if no feature has more than two values; only called
-            if the rule needs it.
+        request: configuration and settings that the user requests.
+        saved: configuration of the run in the workdir. A resumed run keeps its kind of
+            network. None for a new run.
+        sequences: number of training sequences, before any are held out for
+            validation.
+        are_binary: returns True if no feature has more than two values. It is called
+            only if the rule depends on it.
     """
     config, reason = request.config, None
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences, are_binary)
         config = load_config(find_config(name))
-    # A user-defined function replaces settings of the recipe: a user-defined optimizer,
-    # for example, drops the settings of AdamW. Random filters keep their settings, and
-    # `resolve` refuses the function.
-    dropped = {
-        name: declared.default
+    # A user-defined function resets the settings that it replaces: a user-defined
+    # optimizer, for example, resets the settings of AdamW. For random filters, nothing
+    # is reset, because `resolve` rejects user-defined functions.
+    defaults = {
+        name: setting.default
         for function, kinds in REPLACED_KINDS.items()
         if is_user_defined(function, request.settings.get(function))
-        for name, declared in SETTINGS.items()
-        if declared.applies_to in kinds and not config.model.is_closed_form
+        for name, setting in SETTINGS.items()
+        if setting.applies_to in kinds and not config.model.is_closed_form
     }
-    return config.replace(dropped | dict(request.settings)), reason
+    return config.replace(defaults | dict(request.settings)), reason
 
 
 def _choose_recipe(
@@ -100,9 +101,9 @@ def _choose_recipe(
         return "filters" if cell == CLOSED_FORM_CELL else "trained", None
     for name, value in request.settings.items():
         if value is not None and SETTINGS[name].applies_to in TRAINING_KINDS:
-            return "trained", f"since {name} is given"
+            return "trained", f"because {name} is set"
     if request.has_callback:
-        return "trained", "since callback is given"
+        return "trained", "because callback is set"
     if saved is not None:
         name = "filters" if saved.model.is_closed_form else "trained"
         return name, None

@@ -1,10 +1,9 @@
 """Resolves a user's `Config` into the complete `RunConfig` of a run.
 
-In a `Config`, None can select the default. A `RunConfig` contains the default's value
-for the run's task; None then means that an option is not used, such as early stopping
-or a path. Settings that depend on the machine (number of devices, precision, placement)
-stay as the user gave them and are resolved where they are used, so that a run can
-continue on another machine.
+In a `Config`, None may select the default. In a `RunConfig`, these defaults have been
+filled in for the run's task, so None means that an option is off, such as early
+stopping. The settings of devices (number, precision, placement) are not resolved here
+but where they are used, so a run can continue on another machine.
 """
 
 import math
@@ -43,12 +42,12 @@ from rnnmnist.errors import UserError, format_value
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
-# The annotations in these classes only narrow the types of inherited fields, which then
-# refuse None. Declarations and defaults are inherited.
+# The annotations in these classes only remove None from the types of inherited fields.
+# The declarations and defaults are inherited.
 
 
 class RunModelConfig(ModelConfig):
-    """Model settings of a run."""
+    """Complete model settings of a run."""
 
     hidden_size: int
     num_layers: int
@@ -57,15 +56,12 @@ class RunModelConfig(ModelConfig):
     deltas: bool
 
     def count_windows(self, time_steps: int) -> int:
-        """Returns the number of windows in a sequence of `time_steps`."""
+        """Returns the number of windows in a sequence with this many time steps."""
         return math.ceil(time_steps / self.stride)
 
     @property
     def description(self) -> str:
-        """Cell and size: `lru with 64 units, windows of 8 time steps, 2 apart`.
-
-        For random filters: `1,000 random filters`.
-        """
+        """The network in words: `lru with 64 units` or `1,000 random filters`."""
         if self.network is not None:
             return short_name(self.network)
         plural = "s" if self.hidden_size > 1 else ""
@@ -82,9 +78,9 @@ class RunModelConfig(ModelConfig):
 
 
 class RunTrainConfig(TrainConfig):
-    """Training settings of a run, whose length is a number of steps.
+    """Complete training settings of a run, whose length is given by `num_steps`.
 
-    Explicit class weights contain one pair for each class of the task, in its order.
+    Explicit class weights have one pair for each class, in the order of `Task.classes`.
     """
 
     batch_size: int
@@ -104,9 +100,9 @@ class RunConfig(Config):
 
     @property
     def sharded_batch(self) -> int | None:
-        """The number of examples that the devices must split evenly.
+        """The batch size that the devices must split evenly.
 
-        None for a closed-form fit, which pads the examples to a multiple of the number
+        None for a closed-form fit, which pads its examples to a multiple of the number
         of devices.
         """
         return None if self.model.is_closed_form else self.train.batch_size
@@ -115,45 +111,45 @@ class RunConfig(Config):
 def resolve(config: Config, task: Task) -> RunConfig:
     """Fills in the defaults of a configuration for a task, and checks the settings.
 
-    Resolving a `RunConfig` again returns an equal one.
+    Resolving a `RunConfig` again returns an equal `RunConfig`.
 
     Raises:
-        UserError: if settings contradict each other or the task.
+        UserError: if settings contradict each other, or do not suit the task.
     """
     run_config = fill_defaults(config, task)
-    _refuse_settings_without_effect(config, task)
-    _refuse_loss_over_time(run_config)
-    _refuse_two_lengths(config.train)
-    _refuse_unknown_classes(config.train, task)
-    _refuse_sizes(run_config)
+    _reject_unused_settings(config, task)
+    _reject_loss_over_time(run_config)
+    _reject_two_run_lengths(config.train)
+    _reject_unknown_classes(config.train, task)
+    _check_sizes(run_config)
     return run_config
 
 
 def import_functions(config: AnyConfig) -> AnyConfig:
-    """Imports the functions that a configuration names.
+    """Imports the user-defined functions of a configuration.
 
-    The names must come from the user. For the configuration of a checkpoint, this would
-    run code chosen by the author of the checkpoint.
+    Use it only for a user's configuration. For the configuration of a checkpoint, it
+    would run code that the checkpoint's author has chosen.
     """
     return _map_functions(config, import_function)
 
 
 def functions_to_specs(config: AnyConfig) -> AnyConfig:
-    """Replaces imported functions by the texts that name them, for a file."""
+    """Replaces imported functions with their specifications, to save them in a file."""
     return _map_functions(config, lambda _, function: str(function))
 
 
 def _map_functions(
     config: AnyConfig, change: Callable[[str, str | Function], object]
 ) -> AnyConfig:
-    changed: dict[str, object] = {}
+    new_values: dict[str, object] = {}
     for name, value in config.flat().items():
         if is_user_defined(name, value):
             if SETTINGS[name].is_tuple:
-                changed[name] = tuple(change(name, function) for function in value)
+                new_values[name] = tuple(change(name, function) for function in value)
             else:
-                changed[name] = change(name, value)
-    return config.replace(changed)
+                new_values[name] = change(name, value)
+    return config.replace(new_values)
 
 
 def imported_functions(config: Config) -> list[Function]:
@@ -165,10 +161,10 @@ def imported_functions(config: Config) -> list[Function]:
 
 
 def fill_defaults(config: Config, task: Task) -> RunConfig:
-    """Fills in the defaults of a configuration for a task, without checks.
+    """Fills in the defaults of a configuration for a task, without checking them.
 
-    Use it to compare the configurations of two runs, and to read a configuration that
-    an earlier version accepted.
+    Use it to compare the configurations of two runs, or to read a configuration that
+    was saved by an earlier version.
     """
     sections = {
         "model": _fill_model(config.model, task),
@@ -203,7 +199,7 @@ def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
 def _fill_train(config: Config, task: Task) -> RunTrainConfig:
     train, count = config.train, task.examples["train"]
     batch_size, num_steps = train.batch_size, train.num_steps
-    if config.model.is_closed_form:  # a single update on all examples
+    if config.model.is_closed_form:  # a single step uses all examples
         batch_size, num_steps = count, 1
     elif batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
@@ -214,16 +210,16 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
         num_steps = DEFAULT_STEPS
     class_weight = train.class_weight
     if isinstance(class_weight, tuple):
-        given = dict(class_weight)
-        class_weight = tuple((name, given.get(name, 1.0)) for name in task.classes)
-    filled = {
+        weights = dict(class_weight)
+        class_weight = tuple((name, weights.get(name, 1.0)) for name in task.classes)
+    run_values = {
         "batch_size": batch_size,
         "num_steps": num_steps,
         "num_epochs": None,
         "class_weight": class_weight,
     }
     eval_every_steps = num_steps // 10
-    if train.patience is not None:  # by default, patience counts epochs
+    if train.patience is not None:  # one validation per epoch
         eval_every_steps = round(count / batch_size)
     has_user_schedule = is_user_defined("train.schedule", train.schedule)
     has_user_optimizer = is_user_defined("train.optimizer", train.optimizer)
@@ -233,7 +229,7 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
         "warmup_fraction": 0.0 if has_user_schedule else DEFAULT_WARMUP,
         "weight_decay": 0.0 if has_user_optimizer else DEFAULT_WEIGHT_DECAY,
     }
-    return RunTrainConfig(**defaults | _explicit_values(train) | filled)
+    return RunTrainConfig(**defaults | _explicit_values(train) | run_values)
 
 
 def _explicit_values(section: ConfigSection) -> dict[str, Any]:
@@ -246,13 +242,13 @@ def default_batch_size(sequences: int) -> int:
     return 2 ** min(max(exponent, 4), 7)
 
 
-def _refuse_settings_without_effect(config: Config, task: Task) -> None:
-    """Refuses settings that have no effect in this kind of run.
+def _reject_unused_settings(config: Config, task: Task) -> None:
+    """Rejects settings that have no effect in this kind of run.
 
-    Default values are allowed, before and after resolution.
+    A setting may have its default value, or the value that `fill_defaults` gives it.
     """
     values = config.flat()
-    custom = {
+    functions = {
         name: values[name]
         for name in REPLACED_KINDS
         if is_user_defined(name, values[name])
@@ -265,20 +261,26 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         kinds.add(f"{GRADIENT} on {task.noun}")
         if task.examples["validation"]:
             kinds.add(VALIDATED)
-    for name in custom:
+    for name in functions:
         kinds.difference_update(REPLACED_KINDS[name])
-    like = custom if model.network is not None else {"model.cell": model.cell, **custom}
-    filled = fill_defaults(Config().replace(like), task).flat()
+    choices = (
+        functions
+        if model.network is not None
+        else {"model.cell": model.cell, **functions}
+    )
+    defaults = fill_defaults(Config().replace(choices), task).flat()
     for name, value in values.items():
         setting = SETTINGS[name]
-        is_default = value in (setting.default, filled[name]) and name not in custom
+        is_default = (
+            value in (setting.default, defaults[name]) and name not in functions
+        )
         if is_default or setting.applies_to is None or setting.applies_to in kinds:
             continue
         remedy = f"remove {name}={value}"
-        for function, replaced in custom.items():
-            if setting.applies_to in REPLACED_KINDS[function]:
+        for function_name, function in functions.items():
+            if setting.applies_to in REPLACED_KINDS[function_name]:
                 raise UserError(
-                    f"{name}: has no effect with {function}={replaced}; {remedy}"
+                    f"{name}: has no effect with {function_name}={function}; {remedy}"
                 )
         if name == "data.path":
             remedy = f"set --config=files, or {remedy}"
@@ -290,15 +292,16 @@ def _refuse_settings_without_effect(config: Config, task: Task) -> None:
         )
 
 
-def _refuse_loss_over_time(config: RunConfig) -> None:
+def _reject_loss_over_time(config: RunConfig) -> None:
     if config.train.loss == "every_step" and config.model.reads_whole_sequences:
         raise UserError(
-            "train.loss: every_step needs an output after each time step, which a "
-            "bidirectional or user-defined network lacks; remove it"
+            "train.loss: every_step requires logits after each time step, but a "
+            "bidirectional or user-defined network returns logits only after the last; "
+            "set train.loss=last"
         )
 
 
-def _refuse_two_lengths(train: TrainConfig) -> None:
+def _reject_two_run_lengths(train: TrainConfig) -> None:
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
             f"train.num_epochs: {train.num_epochs} and train.num_steps="
@@ -306,28 +309,28 @@ def _refuse_two_lengths(train: TrainConfig) -> None:
         )
 
 
-def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
-    """Refuses weights of unknown classes, unless every class of the task has a weight.
+def _reject_unknown_classes(train: TrainConfig, task: Task) -> None:
+    """Rejects weights for unknown classes, unless every class of the task has a weight.
 
-    Complete weights can include unknown classes, as in scikit-learn, because a training
-    fold of a cross-validation can lack a class. In incomplete weights, the name of an
-    unknown class is probably a typing error.
+    If every class has a weight, additional classes are allowed, as in scikit-learn:
+    they may be missing from a fold in cross-validation. Otherwise, an unknown class is
+    probably a misspelt name.
     """
     if not isinstance(train.class_weight, tuple):
         return
     names = {name for name, _ in train.class_weight}
     classes = set(task.classes)
-    unknown = sorted(names - classes)
-    if not unknown or names >= classes:
+    unknown_names = sorted(names - classes)
+    if not unknown_names or names >= classes:
         return
     raise UserError(
-        f"train.class_weight: {format_value(unknown[0])} is not a class; the classes "
-        f"are {format_value(task.classes)}"
+        f"train.class_weight: {format_value(unknown_names[0])} is not a class; the "
+        f"classes are {format_value(task.classes)}"
     )
 
 
-def _refuse_sizes(config: RunConfig) -> None:
-    """Refuses gaps between windows, and example counts that overflow 32 bits."""
+def _check_sizes(config: RunConfig) -> None:
+    """Rejects gaps between windows, and example counts that overflow 32 bits."""
     model, train = config.model, config.train
     if model.stride > model.window:
         raise UserError(
@@ -335,8 +338,8 @@ def _refuse_sizes(config: RunConfig) -> None:
             f"{model.stride}; lower it, or raise model.window"
         )
     if train.batch_size * train.num_steps >= 2**31:
-        most = (2**31 - 1) // train.batch_size
+        max_steps = (2**31 - 1) // train.batch_size
         raise UserError(
-            f"train.num_steps: must be at most {most} with batches of "
+            f"train.num_steps: must be at most {max_steps} if train.batch_size="
             f"{train.batch_size} (fewer than 2**31 examples), not {train.num_steps}"
         )

@@ -259,8 +259,8 @@ class ModelConfig(ConfigSection):
     cell: str | Function = setting(
         "lstm",
         "recurrent cell; lru uses linear recurrences in residual layers; filters uses "
-        "random filters and fits only the head, in closed form; your own cell is a Flax "
-        "class, called with features and name",
+        "random filters and fits only the head, in closed form; your own cell is a "
+        "Flax class, called with features and name",
         functions=CELLS,
         applies_to=RECURRENCE,
     )

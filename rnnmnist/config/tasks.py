@@ -1,34 +1,35 @@
-"""The task of a run: its data set and classes."""
+"""The task of a run: shapes, classes and statistics of its data set."""
 
 import dataclasses
 
-MIN_VALIDATION_EXAMPLES = 50  # with fewer, the last checkpoint is selected
+# If there are fewer validation examples, the last checkpoint is selected.
+MIN_VALIDATION_EXAMPLES = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Shapes, classes and statistics of a data set.
 
-    Checkpoints and result files store the task, so that a model can be rebuilt from its
-    checkpoint alone. The last four fields are None until the arrays are read. They stay
-    None for images, which are not standardized, with one exception: `mnist5k` has a
-    `sha256`, because this package draws its splits.
+    Checkpoints and result files store the task, so a model can be rebuilt from its
+    checkpoint alone. The last four fields are None until the arrays are read. For
+    images, which are not standardized, they remain None, except for the `sha256` of
+    `mnist5k`, whose splits are drawn by this package.
 
     Attributes:
-        name: the name of the data set.
-        time_steps: the length of the longest training or validation sequence. Test
-            sequences can be longer.
-        features: the number of features per time step.
-        classes: class names, in the order of the labels.
-        examples: the number of examples in each split, `train`, `validation`, `test`.
+        name: name of the data set.
+        time_steps: length of the longest training or validation sequence. Test
+            sequences may be longer.
+        features: number of features per time step.
+        classes: class names, in label order.
+        examples: number of examples in each split: `train`, `validation` and `test`.
         image_shape: rows and columns; None for sequences.
-        feature_names: empty if the features have no names.
-        validation_groups: the groups held out for validation.
-        sha256: the SHA-256 of all examples with their labels, lengths and splits.
-        mean: the training mean of each feature, for standardization; None if the
-            sequences are not standardized.
-        std: the training standard deviation of each feature, likewise.
-        delta_std: the standard deviation of each feature's deltas, in units of `std`.
+        feature_names: names of the features; empty if they have no names.
+        validation_groups: groups held out for validation.
+        sha256: SHA-256 of all examples with their labels, lengths and splits.
+        mean: training mean of each feature; None if sequences are not standardized.
+        std: training standard deviation of each feature; None if sequences are not
+            standardized.
+        delta_std: training standard deviation of each delta feature, in units of `std`.
     """
 
     name: str
@@ -46,12 +47,12 @@ class Task:
 
     @property
     def sizes(self) -> str:
-        """The sizes of the splits as text, such as `4,000 / 500 / 500`."""
+        """The sizes of the splits, formatted as `4,000 / 500 / 500`."""
         return " / ".join(f"{count:,}" for count in self.examples.values())
 
     @property
     def evaluated_split(self) -> str:
-        """The split of the final result: `test`, or `validation`, or `train`."""
+        """The split of the final result: `test`, else `validation`, else `train`."""
         for split in ("test", "validation"):
             if self.examples[split]:
                 return split
@@ -59,5 +60,5 @@ class Task:
 
     @property
     def noun(self) -> str:
-        """The word for examples in messages: `sequences` or `images`."""
+        """The noun for examples in messages: `sequences` or `images`."""
         return "sequences" if self.image_shape is None else "images"

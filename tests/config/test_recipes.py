@@ -48,9 +48,9 @@ def test_few_sequences_get_filters_and_many_get_a_trained_network() -> None:
         assert (cell, f"{FEW_SEQUENCES:,}" in str(reason)) == ("filters", True)
         assert chosen(many, settings)[0] == "lru"
     for name in ("train.num_steps", "model.num_layers"):
-        assert chosen(few, {name: 1}) == ("lru", f"since {name} is given")
+        assert chosen(few, {name: 1}) == ("lru", f"because {name} is set")
     config, reason = choose_config(Request(None, has_callback=True))
-    assert (config.model.cell, reason) == ("lru", "since callback is given")
+    assert (config.model.cell, reason) == ("lru", "because callback is set")
     assert chosen(many, {"model.cell": "filters"}) == ("filters", None)
     assert chosen(few, {"model.cell": "gru"}) == ("gru", None)
     assert chosen(many, saved=FILTERS) == ("filters", None)
@@ -143,7 +143,7 @@ def test_the_command_prints_the_chosen_cell_and_the_alternative(
     assert "leave-one-out" in printed
     printed = output_of(called("main", *many))
     assert (
-        "since train.num_steps is given; to override, set model.cell=filters" in printed
+        "because train.num_steps is set; to override, set model.cell=filters" in printed
     )
     assert "complete at step 2" in output_of(called("main", *many))
 
