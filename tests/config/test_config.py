@@ -1,4 +1,4 @@
-"""Configurations: declarations, checks, files and command-line overrides."""
+"""Configurations: settings, checks, files and overrides on the command line."""
 
 import dataclasses
 import json
@@ -31,23 +31,23 @@ SEQUENCES = Task("mine", 30, 2, ("a", "b"), SIZES)
 
 
 def parse(*args: str) -> Config:
-    """Returns the configuration of a command line, which is not yet resolved."""
+    """Returns the configuration of a command line, without resolving it."""
     request = train.parse(["--config=embedded", *args]).request
     return choose_config(request)[0]
 
 
-def test_an_override_takes_the_type_of_its_setting() -> None:
+def test_an_override_is_converted_to_the_type_of_its_setting() -> None:
     for name, text, value in (
         ("train.learning_rate", "1", 1.0),
         ("train.num_steps", "1e3", 1000),
-        ("train.ema_decay", "0.99999", 0.99999),  # a bound that its range includes
+        ("train.ema_decay", "0.99999", 0.99999),  # an inclusive bound
         ("tutorial_128", "true", True),
         ("data.data_dir", "~/some where", str(Path("~/some where").expanduser())),
         ("execution.num_devices", "none", None),
     ):
-        found = parse(f"--config.{name}={text}").flat()[name]
-        assert found == value
-        assert type(found) is type(value)
+        result = parse(f"--config.{name}={text}").flat()[name]
+        assert result == value
+        assert type(result) is type(value)
         assert parse(f"--config.{name}", text).flat()[name] == value
 
 
@@ -56,7 +56,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("seed", 1.5),
     ("seed", np.array([3])),
     ("seed", "x" * 1000),
-    ("train.learning_rate", 0),  # a bound that its range excludes
+    ("train.learning_rate", 0),  # an exclusive bound
     ("train.learning_rate", float("nan")),
     ("train.clip_norm", float("inf")),
     ("data.max_shift", True),
@@ -73,7 +73,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_VALUES, ids=lambda value: "")
-def test_a_wrong_value_is_refused_in_a_short_line(name: str, value: Any) -> None:
+def test_a_wrong_value_raises_a_short_one_line_error(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"^{name}: ") as error:
         Config().replace({name: value})
     assert len(str(error.value)) < 250
@@ -94,7 +94,7 @@ def test_a_wrong_value_is_refused_in_a_short_line(name: str, value: Any) -> None
         ),
     ],
 )
-def test_an_invalid_configuration_file_is_named_in_the_error(
+def test_an_invalid_configuration_file_raises_an_error_with_its_path(
     tmp_path: Path, text: str, part: str
 ) -> None:
     path = tmp_path / "mine.py"
@@ -104,10 +104,10 @@ def test_an_invalid_configuration_file_is_named_in_the_error(
     assert part in str(error.value)
 
 
-def test_a_configuration_file_must_be_named_by_a_path(
+def test_a_configuration_file_must_be_passed_as_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file in the current folder does not replace a shipped configuration."""
+    """A file in the current directory does not shadow a shipped configuration."""
     monkeypatch.chdir(tmp_path)
     for name in ("filters", "mine", "mine.py"):
         Path(name).write_text("")
@@ -120,12 +120,12 @@ def test_a_configuration_file_must_be_named_by_a_path(
             find_config(absent)
 
 
-def test_resolving_fills_settings_that_the_user_leaves_out() -> None:
+def test_resolving_fills_in_defaults() -> None:
     config = resolve(Config(), TASK)
-    unset = [name for name, value in Config().flat().items() if value is None]
-    filled = [name for name in unset if config.flat()[name] is not None]
-    assert {"model.hidden_size", "train.batch_size", "train.num_steps"} <= {*filled}
-    for name in filled:
+    none_names = [name for name, value in Config().flat().items() if value is None]
+    names = [name for name in none_names if config.flat()[name] is not None]
+    assert {"model.hidden_size", "train.batch_size", "train.num_steps"} <= {*names}
+    for name in names:
         with pytest.raises(UserError, match=f"^{name}: must be .*, not None$"):
             config.replace({name: None})
     default = resolve(load_config(REPOSITORY / "configs/default.py"), TASK)
@@ -134,52 +134,54 @@ def test_resolving_fills_settings_that_the_user_leaves_out() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_resolving_twice_changes_nothing(path: Path) -> None:
-    """All shipped configurations are tested, also with a single training step."""
-    given = load_config(path)
-    task = SEQUENCES if given.data.name == "files" else TASK
-    lengths = (None,) if given.model.is_closed_form else (None, 1)
+    """This is true for every shipped configuration, and for a single training step."""
+    recipe = load_config(path)
+    task = SEQUENCES if recipe.data.name == "files" else TASK
+    lengths = (None,) if recipe.model.is_closed_form else (None, 1)
     for num_steps in lengths:
         if num_steps is not None:
-            given = given.replace({"train.num_steps": num_steps})
-        config = resolve(given, task)
+            recipe = recipe.replace({"train.num_steps": num_steps})
+        config = resolve(recipe, task)
         assert resolve(config, task) == config
-        for name, value in given.flat().items():
-            is_replaced = name == "train.num_epochs"  # by `num_steps`
-            assert value is None or is_replaced or config.flat()[name] == value
-        for saved in (given, config):
-            tree = json.loads(json.dumps(msgspec.to_builtins(saved)))
+        for name, value in recipe.flat().items():
+            is_num_epochs = name == "train.num_epochs"  # resolved to `num_steps`
+            assert value is None or is_num_epochs or config.flat()[name] == value
+        for saved_config in (recipe, config):
+            tree = json.loads(json.dumps(msgspec.to_builtins(saved_config)))
             assert resolve(Config.from_dict(tree), task) == config
 
 
-def test_the_later_setting_of_steps_or_epochs_wins() -> None:
+def test_the_last_value_of_num_steps_or_num_epochs_is_used() -> None:
     steps, epochs = {"train.num_steps": 7}, {"train.num_epochs": 2}
-    of_steps, of_epochs = (Config().replace(given) for given in (steps, epochs))
-    assert resolve(of_steps.replace(epochs), TASK) == resolve(of_epochs, TASK)
-    assert resolve(of_epochs.replace(steps), TASK) == resolve(of_steps, TASK)
-    of_recipe = Config().replace({"train.min_steps": 600})
-    assert resolve(of_recipe.replace(epochs), TASK) == resolve(of_epochs, TASK)
+    steps_config, epochs_config = map(Config().replace, (steps, epochs))
+    assert resolve(steps_config.replace(epochs), TASK) == resolve(epochs_config, TASK)
+    assert resolve(epochs_config.replace(steps), TASK) == resolve(steps_config, TASK)
+    recipe = Config().replace({"train.min_steps": 600})
+    assert resolve(recipe.replace(epochs), TASK) == resolve(epochs_config, TASK)
     with pytest.raises(UserError, match=r"num_epochs: 2.* both set the length"):
         resolve(Config().replace(steps | epochs), TASK)
 
 
-def test_epochs_are_converted_to_steps_of_the_reduced_batch() -> None:
+def test_epochs_are_converted_to_steps_with_at_most_the_training_split_per_batch() -> (
+    None
+):
     for epochs, batch_size, num_steps in ((2.5, 16, 9), (7, 128, 7), (0.001, 16, 1)):
-        given = {"train.num_epochs": epochs, "train.batch_size": batch_size}
-        train = run_config(given, SEQUENCES).train  # of 60 sequences
+        settings = {"train.num_epochs": epochs, "train.batch_size": batch_size}
+        train = run_config(settings, SEQUENCES).train  # 60 sequences
         assert train.num_steps == num_steps
         assert train.num_epochs is None
         assert train.batch_size == min(batch_size, 60)
 
 
-def test_a_run_of_any_length_is_validated_about_ten_times() -> None:
+def test_every_run_is_validated_about_ten_times() -> None:
     for num_steps in (1, 19, 2000, 50_000):
         train = run_config({"train.num_steps": num_steps}).train
         assert 10 <= train.log_every_steps <= 100
         assert min(num_steps, 10) <= num_steps // train.eval_every_steps < 20
 
 
-def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
-    """A setting that was added later has its default value."""
+def test_a_configuration_saved_by_another_version_is_restored_or_rejected() -> None:
+    """A missing setting gets its default. An unknown or invalid setting is an error."""
     config = Config().replace({"seed": 3, "train.num_steps": 7})
     tree = msgspec.to_builtins(config)
     del tree["num_seeds"], tree["train"]["num_steps"]
@@ -190,7 +192,7 @@ def test_a_saved_configuration_of_another_version_is_read_or_refused() -> None:
             Config.from_dict(tree | {name: value})
 
 
-def test_the_batch_size_grows_with_the_number_of_sequences() -> None:
+def test_the_default_batch_size_grows_with_the_number_of_sequences() -> None:
     files = load_config(find_config("trained"))
     sizes = []
     for count in (5, 100, 10_000, 1_000_000):
@@ -203,39 +205,38 @@ def test_the_batch_size_grows_with_the_number_of_sequences() -> None:
 
 
 @pytest.mark.parametrize(("cell", "layers"), [("lru", DEFAULT_LAYERS), ("lstm", 1)])
-def test_the_recipe_of_files_depends_on_the_cell_and_the_sequence_length(
+def test_default_layers_and_windows_depend_on_the_cell_and_the_sequence_length(
     cell: str, layers: int
 ) -> None:
-    """Users set only the cell."""
     recipe = parse("--config=files", f"--config.model.cell={cell}")
-    for time_steps, given, window, stride in (
+    for time_steps, user_window, window, stride in (
         (500, None, 1, 1),
         (501, None, 8, 2),
         (30, 12, 12, 3),
     ):
-        config = recipe.replace({"model.window": given})
-        found = resolve(config, dataclasses.replace(SEQUENCES, time_steps=time_steps))
-        assert (found.model.window, found.model.stride) == (window, stride)
-        assert found.model.num_layers == layers
+        task = dataclasses.replace(SEQUENCES, time_steps=time_steps)
+        model = resolve(recipe.replace({"model.window": user_window}), task).model
+        assert (model.window, model.stride) == (window, stride)
+        assert model.num_layers == layers
     pixels = dataclasses.replace(TASK, time_steps=784, features=1)
     assert resolve(Config(), pixels).model.window == 1
 
 
 def test_patience_counts_epochs_of_the_training_split() -> None:
-    """A tenth of the 2,100 sequences is used for validation."""
+    """A tenth of the 2,100 sequences is held out for validation."""
     examples = {"train": 1890, "validation": 210, "test": 0}
     task = dataclasses.replace(SEQUENCES, examples=examples)
-    found = resolve(Config(train=TrainConfig(patience=3)), task).train
-    assert (found.batch_size, found.eval_every_steps) == (16, 118)
-    with_batches = TrainConfig(patience=3, batch_size=1000, eval_every_steps=None)
-    assert resolve(Config(train=with_batches), task).train.eval_every_steps == 2
-    given = TrainConfig(patience=3, eval_every_steps=7)
-    assert resolve(Config(train=given), task).train.eval_every_steps == 7
+    train = resolve(Config(train=TrainConfig(patience=3)), task).train
+    assert (train.batch_size, train.eval_every_steps) == (16, 118)
+    large_batches = TrainConfig(patience=3, batch_size=1000, eval_every_steps=None)
+    assert resolve(Config(train=large_batches), task).train.eval_every_steps == 2
+    explicit_interval = TrainConfig(patience=3, eval_every_steps=7)
+    assert resolve(Config(train=explicit_interval), task).train.eval_every_steps == 7
 
 
-# A task, settings that its run refuses, and part of the error, which names the first
-# setting.
-REFUSED: list[tuple[Task, dict[str, object], str]] = [
+# A task, settings that contradict it or each other, and part of the error message. The
+# message begins with the first setting.
+CONTRADICTIONS: list[tuple[Task, dict[str, object], str]] = [
     (SEQUENCES, {"data.view": "columns"}, "not to the sequences of mine"),
     (TASK, {"data.path": "a.npz"}, "--config=files"),
     (TASK, {"data.permutation": "random:1"}, "data.view=permuted"),
@@ -264,8 +265,10 @@ REFUSED: list[tuple[Task, dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("task", "settings", "part"), REFUSED, ids=lambda value: "")
-def test_settings_that_contradict_each_other_or_the_task_are_refused(
+@pytest.mark.parametrize(
+    ("task", "settings", "part"), CONTRADICTIONS, ids=lambda value: ""
+)
+def test_settings_that_contradict_each_other_or_the_task_raise_an_error(
     task: Task, settings: dict[str, object], part: str
 ) -> None:
     name = next(iter(settings))
@@ -286,13 +289,13 @@ def test_settings_that_contradict_each_other_or_the_task_are_refused(
 def test_numpy_scalars_are_converted_to_python_values(
     name: str, value: Any, expected: object
 ) -> None:
-    for given in (value, np.array(value)):
-        found = Config().replace({name: given}).flat()[name]
-        assert found == expected
-        assert type(found) is type(expected)
+    for scalar in (value, np.array(value)):
+        result = Config().replace({name: scalar}).flat()[name]
+        assert result == expected
+        assert type(result) is type(expected)
 
 
-def test_a_path_is_absolute_wherever_it_is_set(
+def test_paths_become_absolute_in_python_and_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -302,7 +305,7 @@ def test_a_path_is_absolute_wherever_it_is_set(
         assert SETTINGS["data.path"].parse(text) == str(tmp_path / path)
 
 
-def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
+def test_the_learning_rate_rises_linearly_and_then_decays_to_zero() -> None:
     settings = {"train.warmup_fraction": 0.1, "train.learning_rate": 1.0}
     config = run_config(settings | {"train.num_steps": 100}).train
     learning_rates = [float(compute_learning_rate(config, step)) for step in range(101)]

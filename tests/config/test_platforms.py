@@ -1,4 +1,4 @@
-"""Execution settings of each platform, tested without its devices."""
+"""Compilation options of each platform, tested without its devices."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import abstract_params
 
-PLATFORMS = {  # the names of the compiler's platform and of the precision
+PLATFORMS = {  # the compiler's names for the platform and for the precision
     "cpu": ("cpu", "HIGHEST"),
     "gpu": ("cuda", "HIGH"),
     "tpu": ("tpu", "DEFAULT"),
@@ -21,17 +21,17 @@ PLATFORMS = {  # the names of the compiler's platform and of the precision
 INPUTS = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
 
 
-def test_a_setting_overrides_the_default_of_the_platform() -> None:
+def test_the_precision_setting_overrides_the_default_of_the_platform() -> None:
     config = Config().replace({"execution.precision": "bfloat16"})
-    found = Execution.create(config, "rocm")  # ROCm devices are GPUs
-    assert found == DEFAULTS["gpu"]._replace(precision="bfloat16")
+    execution = Execution.create(config, "rocm")  # ROCm devices are GPUs
+    assert execution == DEFAULTS["gpu"]._replace(precision="bfloat16")
 
 
 @pytest.mark.parametrize(
     ("cell", "platform"), [("gru", "gpu"), ("lru", "cpu"), ("lru", "tpu")]
 )
 def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) -> None:
-    """Products have the platform's precision. Only the CPU loops over time."""
+    """Matrix products have the platform's precision. Only the CPU loops over time."""
     config = run_config({"model.cell": cell, "model.hidden_size": 8})
     execution = Execution.create(config, platform)
     model = make_model(config.model, TASK, execution)
@@ -43,6 +43,6 @@ def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) 
     lowering, precision = PLATFORMS[platform]
     program = traced.lower(lowering_platforms=(lowering,)).as_text()
     assert ("stablehlo.while" in program) == (platform == "cpu")
-    found = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)
-    assert len(found) == program.count("stablehlo.dot_general")
-    assert set(found) == {(precision, precision)}
+    precisions = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)
+    assert len(precisions) == program.count("stablehlo.dot_general")
+    assert set(precisions) == {(precision, precision)}

@@ -1,4 +1,4 @@
-"""The number of sequences chooses the cell, unless the user or a checkpoint does."""
+"""The cell depends on the number of sequences, unless the user or a run has set it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,38 +29,38 @@ INPUTS = np.random.default_rng(0).normal(size=(30, 5, 1)) + LABELS[:, None, None
 FILTERS, TRAINED = (load_config(find_config(name)) for name in ("filters", "trained"))
 
 
-def chosen(
+def choose(
     sequences: int,
     settings: Mapping[str, object] = {},
     saved: Config | None = None,
 ) -> tuple[str, str | None]:
-    """Returns the chosen cell and the reason."""
+    """Returns the chosen cell and the reason for the choice."""
     config, reason = choose_config(Request(None, settings), saved, sequences)
     return str(config.model.cell), reason
 
 
 def test_few_sequences_get_filters_and_many_get_a_trained_network() -> None:
-    """A cell, a training setting, a callback or a resumed run overrides this choice."""
+    """A cell, a training setting, a callback or a resumed run overrides the rule."""
     assert load_config_by_name("files") is load_config_by_name(Path("files")) is None
     few, many = FEW_SEQUENCES - 1, FEW_SEQUENCES
     for settings in ({}, {"train.class_weight": "balanced"}):
-        cell, reason = chosen(few, settings)
+        cell, reason = choose(few, settings)
         assert (cell, f"{FEW_SEQUENCES:,}" in str(reason)) == ("filters", True)
-        assert chosen(many, settings)[0] == "lru"
+        assert choose(many, settings)[0] == "lru"
     for name in ("train.num_steps", "model.num_layers"):
-        assert chosen(few, {name: 1}) == ("lru", f"because {name} is set")
+        assert choose(few, {name: 1}) == ("lru", f"because {name} is set")
     config, reason = choose_config(Request(None, has_callback=True))
     assert (config.model.cell, reason) == ("lru", "because callback is set")
-    assert chosen(many, {"model.cell": "filters"}) == ("filters", None)
-    assert chosen(few, {"model.cell": "gru"}) == ("gru", None)
-    assert chosen(many, saved=FILTERS) == ("filters", None)
-    assert chosen(few, saved=TRAINED) == ("lru", None)
+    assert choose(many, {"model.cell": "filters"}) == ("filters", None)
+    assert choose(few, {"model.cell": "gru"}) == ("gru", None)
+    assert choose(many, saved=FILTERS) == ("filters", None)
+    assert choose(few, saved=TRAINED) == ("lru", None)
 
 
-def test_binary_features_lower_the_limit_for_a_trained_network() -> None:
+def test_binary_features_lower_the_threshold_for_a_trained_network() -> None:
     generator = np.random.default_rng(0)
     one_hot = np.eye(5)[generator.integers(5, size=(FEW_SEQUENCES - 1, 4))]
-    one_hot[..., 0] = 7  # a constant
+    one_hot[..., 0] = 7  # a constant feature
     one_hot[5, 0, 1] = np.nan
     lengths = generator.integers(1, 5, size=len(one_hot))
     one_hot[np.arange(4) >= lengths[:, None]] = 0.5  # the padding
@@ -106,11 +106,11 @@ def test_binary_features_are_detected_in_arrays_and_files(
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])
-def test_a_named_configuration_is_used_unchanged(name: str) -> None:
+def test_a_configuration_from_the_user_is_not_replaced(name: str) -> None:
     config = load_config_by_name(name)
     assert config is not None
-    found = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
-    assert found == (config.replace({"seed": 3}), None)
+    choice = choose_config(Request(config, {"seed": 3}), TRAINED, 10)
+    assert choice == (config.replace({"seed": 3}), None)
 
 
 @pytest.mark.parametrize(
@@ -121,29 +121,29 @@ def test_the_default_hidden_size_depends_on_the_chosen_cell(
 ) -> None:
     sizes = {"train": count, "validation": 0, "test": 0}
     task = Task("mine", 30, 2, ("a", "b"), sizes)
-    for given, size in ({}, default), ({"model.hidden_size": 200}, 200):
-        config, _ = choose_config(Request(None, given), sequences=count)
-        found = resolve(config, task).model
-        assert (found.cell, found.hidden_size) == (cell, size)
+    for settings, size in ({}, default), ({"model.hidden_size": 200}, 200):
+        config, _ = choose_config(Request(None, settings), sequences=count)
+        model = resolve(config, task).model
+        assert (model.cell, model.hidden_size) == (cell, size)
 
 
 @pytest.mark.slow
 def test_the_command_prints_the_chosen_cell_and_the_alternative(
     tmp_path: Path,
 ) -> None:
-    """A resumed run keeps its cell."""
+    """The last call resumes the run and keeps its cell."""
     np.savez(tmp_path / "mine.npz", inputs=INPUTS, labels=LABELS)
     flags = ["--config=files", f"--config.data.path={tmp_path / 'mine.npz'}"]
     flags.append("--config.model.hidden_size=4")
     few = [*flags, f"--workdir={tmp_path / 'few'}"]
     many = [*flags, f"--workdir={tmp_path / 'many'}", "--config.train.num_steps=2"]
-    printed = output_of(called("main", *few))
+    output = output_of(called("main", *few))
     reason = f"fewer than {FEW_SEQUENCES:,} training sequences"
-    assert f"random filters, for {reason}; to override, set model.cell=lru" in printed
-    assert "leave-one-out" in printed
-    printed = output_of(called("main", *many))
+    assert f"random filters, for {reason}; to override, set model.cell=lru" in output
+    assert "leave-one-out" in output
+    output = output_of(called("main", *many))
     assert (
-        "because train.num_steps is set; to override, set model.cell=filters" in printed
+        "because train.num_steps is set; to override, set model.cell=filters" in output
     )
     assert "complete at step 2" in output_of(called("main", *many))
 
