@@ -588,7 +588,7 @@ class ExecutionConfig(ConfigSection):
     )
 
 
-# The sections of a configuration by field name.
+# The sections of a configuration, by field name.
 SECTIONS: dict[str, type[ConfigSection]] = {
     "data": DataConfig,
     "model": ModelConfig,
