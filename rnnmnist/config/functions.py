@@ -215,7 +215,7 @@ def import_function(setting: str, text: str | Function) -> Function:
         signature.bind_partial(**parse_parameters(text))
     except TypeError as error:
         raise UserError(
-            f"{setting}: {short_name(text)}: {error}; the parameters are "
+            f"{setting}: {short_name(text)}: {error}; its parameters are "
             f"{', '.join(signature.parameters)}"
         ) from None
     return Function(setting, text, function, sha256)
