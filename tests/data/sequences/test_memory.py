@@ -295,9 +295,7 @@ def test_unsupported_objects_are_refused_with_a_remedy(
 
 def test_a_feature_name_with_a_comma_is_refused_in_a_list() -> None:
     frame = BESIDE.rename(columns={"row": "u,v"})
-    with pytest.raises(
-        UserError, match=r"^data\.features: \['u,v'\] contains .* rename"
-    ):
+    with pytest.raises(UserError, match=r"^data\.features: .* contains a comma"):
         rnnmnist.fit(frame, features=["u,v"])
 
 
