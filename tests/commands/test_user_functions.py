@@ -415,7 +415,7 @@ WRONG = [
     ),
     ("cell", "broken.py:Leaky", "broken.py cannot be imported: NameError: name 'x'"),
     ("cell", "absent:Leaky", "No module named 'absent'"),
-    ("network", "own.py:Attention,widht=3", "parameters are classes, width"),
+    ("network", "own.py:Attention,widht=3", "its parameters are classes, width"),
     ("network", "own.py:Normalized", "an unsupported collection, batch_stats"),
     ("network", "own.py:Plain", "Plain fails: TypeError"),
     ("network", "own.py:Short", "its logits must have shape (2, 2), not (2, 3)"),
@@ -423,7 +423,7 @@ WRONG = [
     ("network", "own.py:Fixed", "it has no parameters"),
     ("network", "own.py:Pair", "Pair fails: TypeError"),
     ("network", "own.py:Noisy", "Noisy fails: InvalidRngError"),
-    ("loss", "own.py:focal,gama=2", "'gama'; the parameters are logits, labels, gamma"),
+    ("loss", "own.py:focal,gama=2", "'gama'; its parameters are logits, labels, gamma"),
     ("loss", "own.py:focal,labels=2", "multiple values for argument 'labels'"),
     (
         "loss",
