@@ -256,7 +256,7 @@ class Model(Network):
         Args:
             format: export format.
             output: parent folder. It is created if it does not exist.
-            force: whether to replace existing format folders in `output`.
+            force: whether to replace existing exports in `output`.
 
         Returns:
             Dictionary from format names to exports. Each export has the folder and the
@@ -269,7 +269,7 @@ class Model(Network):
             RunError: if the disk is full; or if an export and the network predict
                 different classes for an example, and the difference between the two
                 classes' logits is larger than rounding explains. In the second case,
-                all exports have been written.
+                this export has been written, but no later one.
         """
         from rnnmnist.exporting.exports import write_exports
 

@@ -1,51 +1,51 @@
 """Exports a run's network to other runtimes, and compares each export with it."""
 
+import hashlib
 import importlib
 import importlib.util
 import logging
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Inputs
+from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.errors import MissingDataError, RunError, UserError, format_value
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.exporting.comparison import (
+    FILTER_TIE_TOLERANCE,
     NUM_RANDOM_EXAMPLES,
+    TIE_TOLERANCE,
     Certificate,
-    compare,
+    count_differences,
     draw_inputs,
+    exported_inputs,
+    predict_logits,
 )
 from rnnmnist.exporting.formats import FORMATS
-from rnnmnist.runs.writing import replace_folder, write_json
+from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.machine import installed_versions
 
 _logger = logging.getLogger(__name__)
-
-# The names of all exported files, which a new export can replace.
-EXPORT_FILES = {"model.onnx", "model.stablehlo", "certificate.json"}
-EXPORT_FILES |= {"step.onnx", "step_certificate.json"}
 
 
 class Export(NamedTuple):
     """A network in the format of another runtime.
 
     Attributes:
-        folder: contains `model.onnx` or `model.stablehlo`, and `certificate.json`. An
-            ONNX export also contains the streaming model, `step.onnx`, and
-            `step_certificate.json`, unless the network is bidirectional.
+        folder: contains `model.onnx` or `model.stablehlo`, and `certificate.json`.
         certificate: the content of `certificate.json`.
-        step_certificate: the content of `step_certificate.json`. None if there is no
-            streaming model.
     """
 
     folder: Path
     certificate: Certificate
-    step_certificate: Certificate | None
 
 
 def write_exports(
@@ -58,35 +58,45 @@ def write_exports(
     folder = parse_folder(output, "output")
     names = _check_formats(format, folder, force=force)
     task, split, examples = _load_examples(network)
-    logits = network.on(make_device_mesh("cpu")).calibrated_logits(examples)
-
-    def write_certificate(artefact: Path, certificate_name: str) -> Certificate:
-        certificate = compare(artefact, network, task, split, examples, logits)
-        write_json(artefact.with_name(certificate_name), certificate)
-        return certificate
-
-    failed_formats = []
+    # The network reads the examples in their stored dtype, as in `evaluate`. An export
+    # reads them in the format that its users pass.
+    expected_logits = network.on(make_device_mesh("cpu")).calibrated_logits(examples)
+    inputs = exported_inputs(network, examples)
+    is_closed_form = network.config.model.is_closed_form
+    tie_tolerance = FILTER_TIE_TOLERANCE if is_closed_form else TIE_TOLERANCE
     for name in names:
-        writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")
-        with replace_folder(folder / name) as temporary:
-            artefact = temporary / f"model.{name}"
-            writer.write(network, artefact)
-            certificate = write_certificate(artefact, "certificate.json")
-            certificates = [certificate]
-            step_certificate = None
-            if name == "onnx" and not network.config.model.reads_whole_sequences:
-                artefact = temporary / "step.onnx"
-                writer.write_step(network, artefact)
-                step_certificate = write_certificate(artefact, "step_certificate.json")
-                certificates.append(step_certificate)
-        yield name, Export(folder / name, certificate, step_certificate)
-        if any(result.differing > result.ties for result in certificates):
-            failed_formats.append(name)
-    if failed_formats:
-        raise RunError(
-            f"{' and '.join(failed_formats)} in {folder}: some predictions differ from "
-            "the predictions of the original network"
+        module = importlib.import_module(f"rnnmnist.exporting.{name}_model")
+        content = module.serialize(network)
+        logits = predict_logits(module.deserialize(content), inputs)
+        if not np.isfinite(logits).all():
+            raise RunError(f"some logits of the {name} export are not finite")
+        differing, ties = count_differences(logits, expected_logits, tie_tolerance)
+        correct = None
+        if isinstance(examples, Examples):
+            correct = int((logits.argmax(axis=-1) == examples.labels).sum())
+        versions = {package: metadata.version(package) for package in FORMATS[name]}
+        certificate = Certificate(
+            dataset=task.name,
+            split=split,
+            step=network.checkpoint_step,
+            params_sha256=network.params_sha256,
+            artefact_sha256=hashlib.sha256(content).hexdigest(),
+            examples=len(examples),
+            correct=correct,
+            differing=differing,
+            ties=ties,
+            max_abs_difference=float(np.abs(logits - expected_logits).max()),
+            versions=installed_versions() | versions,
         )
+        export = Export(folder / name, certificate)
+        write_atomically(export.folder / f"model.{name}", content)
+        write_json(export.folder / "certificate.json", certificate)
+        yield name, export
+        if differing > ties:
+            raise RunError(
+                f"{name} in {folder}: some predictions differ from the predictions of "
+                "the original network"
+            )
 
 
 def _load_examples(network: Network) -> tuple[Task, str, Inputs]:
@@ -108,34 +118,21 @@ def _load_examples(network: Network) -> tuple[Task, str, Inputs]:
 
 def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
     """Returns the formats to write. Checks their folders and required packages."""
-    if format not in (*FORMATS, "all"):
-        allowed = ", ".join(FORMATS)
-        raise UserError(
-            f"format: must be one of {allowed}, all, not {format_value(format)}"
-        )
     names = list(FORMATS) if format == "all" else [format]
     for name in names:
-        path = parse_folder(folder / name, "output")
-        if not path.exists():
-            continue
-        if not force:
+        if name not in FORMATS:
             raise UserError(
-                f"output: {path} already exists; choose another folder, or replace it "
-                "with --force (in Python, force=True)"
+                f"format: must be onnx, stablehlo or all, not {format_value(format)}"
             )
-        other_files = {file.name for file in path.iterdir()} - EXPORT_FILES
-        if other_files:
+        path = folder / name
+        if path.exists() and not force:
             raise UserError(
-                f"output: {path} contains {min(other_files)}, which is not part of an "
-                "export; choose another folder, or move this file"
+                f"output: {path} already exists; choose another folder, or replace "
+                "the files in it with --force (in Python, force=True)"
             )
-    packages = [package for name in names for package in FORMATS[name]]
-    missing_packages = [
-        package for package in packages if importlib.util.find_spec(package) is None
-    ]
-    if missing_packages:
-        raise UserError(
-            f"format: {format} requires {' and '.join(missing_packages)}; run "
-            f"pip install {' '.join(missing_packages)}"
-        )
+        for package in FORMATS[name]:
+            if importlib.util.find_spec(package) is None:
+                raise UserError(
+                    f"format: {name} requires {package}; run pip install {package}"
+                )
     return names

@@ -4,10 +4,10 @@ References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
 """
 
-import math
+from typing import Any
 
 import numpy as np
-import onnx.parser
+from onnx import TensorProto
 
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.exporting.onnx_graph import Graph
@@ -30,25 +30,13 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
         gates = [params[f"{prefix}{gate}"] for gate in GATES[cell]]
         kernels.append(np.concatenate([gate["kernel"].T for gate in gates]))
         biases += [gate.get("bias", np.zeros(units)) for gate in gates]
-    num_states = 2 if cell == "lstm" else 1  # an LSTM also has a cell state
-    old_states = [graph.read_state(units) for _ in range(num_states)]
-    attributes = {"hidden_size": units}
+    attributes: dict[str, Any] = {"hidden_size": units}
     if cell == "gru":
         # Flax's GRU applies the reset gate after the matrix product.
         attributes["linear_before_reset"] = 1
-    # The first axis of parameters and states is the direction.
+    # The first axis of parameters is the direction.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
-    hidden, *new_states = graph.add_outputs(
-        cell.upper(),
-        inputs,
-        *arrays,
-        "",  # all sequences in a batch have the same number of time steps
-        *[graph.Unsqueeze(state, [0]) for state in old_states],
-        outputs=1 + num_states,
-        **attributes,
-    )
-    for state, new_state in zip(old_states, new_states, strict=True):
-        graph.write_state(state, graph.Squeeze(new_state, [0]))
+    hidden = graph.add(cell.upper(), inputs, *arrays, **attributes)
     return graph.Squeeze(hidden, [1])
 
 
@@ -60,6 +48,7 @@ def add_layers(
     `inputs` has shape [time, examples, features].
     """
     hidden = _add_dense(graph, params["encoder"], inputs)
+    units = config.hidden_size
     for index in range(config.num_layers):
         layer = params[f"layer_{index}"]
         scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
@@ -67,9 +56,8 @@ def add_layers(
         outputs = _add_lru(graph, layer["recurrence"], outputs)
         outputs = graph.Gelu(outputs, approximate="tanh")
         outputs = _add_dense(graph, layer["glu"], outputs)
-        value, gate = graph.add_outputs(
-            "Split", outputs, outputs=2, axis=-1, num_outputs=2
-        )
+        value = graph.Slice(outputs, [0], [units], [2])
+        gate = graph.Slice(outputs, [units], [2 * units], [2])
         hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
     return hidden
 
@@ -84,8 +72,14 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
     decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
     scale = np.tile(np.exp(params["gamma_log"]), 2)
     projected = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
-    nodes = f"{_multiply_state(graph, decay)} after = Add(kept, value)"
-    states = graph.scan(nodes, projected, graph.read_state(2 * len(decay)))
+    body = (
+        "step (float[n, parts] before, float[n, parts] value) "
+        "=> (float[n, parts] after, float[n, parts] copy) { "
+        f"{_multiply_state(graph, decay)} "
+        "after = Add(kept, value) "
+        "copy = Identity(after) }"
+    )
+    _, states = graph.scan(body, projected, state_shapes=[[2 * len(decay)]])
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
 
@@ -110,45 +104,21 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     """Adds a `FilterBank`, and returns its hidden state, [examples, hidden].
 
     `inputs` has shape [time, examples, features].
-    """
-    thresholds, filters = params["thresholds"].shape
-    is_valid = graph.Less(add_times(graph, inputs), lengths)
-    # The states of the recurrences (real parts, then imaginary parts), the maximum
-    # outputs, and the number of outputs above each threshold.
-    shapes = [(ORDER, 2 * filters), (filters,), (thresholds, filters)]
-    old_states = [graph.read_state(math.prod(shape)) for shape in shapes]
-    results = graph.add_outputs(
-        "Scan",
-        *map(graph.Reshape, old_states, [(0, *shape) for shape in shapes]),
-        inputs,
-        graph.Unsqueeze(is_valid, [2]),
-        outputs=len(shapes),
-        body=_make_filter_time_step(graph, params),
-        num_scan_inputs=2,
-    )
-    new_states = [graph.Flatten(result) for result in results]
-    for state, new_state in zip(old_states, new_states, strict=True):
-        graph.write_state(state, new_state)
-    _, max_outputs, counts = new_states
-    ppv = graph.Div(counts, count_time_steps(graph, lengths))
-    return graph.Concat(ppv, max_outputs, axis=1)
 
-
-def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
-    """Returns a loop body that runs one time step of a `FilterBank`.
-
-    The body updates the states, maximum outputs and counts. `is_read` is False in the
-    padding. The input of each recurrence is the new state of the previous recurrence,
-    so the new states are cumulative sums over the cascade.
+    The body of the loop updates the states of the recurrences, the maximum outputs and
+    the number of outputs above each threshold. The input of each recurrence is the new
+    state of the previous recurrence, so the new states are cumulative sums over the
+    cascade. Outputs in the padding are -inf.
     """
     weights, thresholds = params["weights"], params["thresholds"]
     pole_real, pole_imaginary = params["pole"]
     phase_real, phase_imaginary = params["phase"]
     phase = np.concatenate([phase_real, -phase_imaginary])
-    return onnx.parser.parse_graph(
+    num_thresholds, filters = thresholds.shape
+    body = (
         "step (float[n, order, parts] before, float[n, filters] before_largest, "
         "float[n, thresholds, filters] before_counts, float[n, features] value, "
-        "bool[n, one] is_read) => (float[n, order, parts] after, "
+        "bool[n, one] is_valid) => (float[n, order, parts] after, "
         "float[n, filters] largest, float[n, thresholds, filters] counts) { "
         f"{_multiply_state(graph, pole_real + 1j * pole_imaginary)} "
         "axis = Constant<value_ints = [1]>() "
@@ -162,35 +132,34 @@ def _make_filter_time_step(graph: Graph, params: Params) -> onnx.GraphProto:
         f"last = Gather<axis=1>(after, {graph.constant(ORDER - 1)}) "
         f"rotated = Mul({graph.constant(phase)}, last) "
         "output_real, output_imaginary = Split<axis=1, num_outputs=2>(rotated) "
-        "output = Add(output_real, output_imaginary) "
-        "larger = Max(before_largest, output) "
-        "largest = Where(is_read, larger, before_largest) "
+        "sum = Add(output_real, output_imaginary) "
+        f"output = Where(is_valid, sum, {graph.constant(-np.inf)}) "
+        "largest = Max(before_largest, output) "
         "column = Unsqueeze(output, axis) "
         f"is_above = Greater(column, {graph.constant(thresholds)}) "
-        "read_column = Unsqueeze(is_read, axis) "
-        "is_counted = And(is_above, read_column) "
-        "counted = Cast<to = 1>(is_counted) "
+        "counted = Cast<to = 1>(is_above) "
         "counts = Add(before_counts, counted) }"
     )
+    _, max_outputs, counts = graph.scan(
+        body,
+        inputs,
+        add_padding_mask(graph, inputs, lengths),
+        state_shapes=[[ORDER, 2 * filters], [filters], [num_thresholds, filters]],
+    )
+    ppv = divide_by_lengths(graph, graph.Flatten(counts), lengths)
+    return graph.Concat(ppv, max_outputs, axis=1)
 
 
-def add_times(graph: Graph, inputs: str, stride: int = 1) -> str:
-    """Adds the indices of every `stride`th time step, [indices, 1].
+def add_padding_mask(graph: Graph, inputs: str, lengths: str) -> str:
+    """Adds a mask, [time, examples, 1], which is False in the padding.
 
-    `inputs` has shape [time, ...].
+    `inputs` has shape [time, examples, features].
     """
-    time = graph.Squeeze(graph.Shape(inputs, end=1))
-    return graph.Unsqueeze(graph.Range(0, time, stride), [1])
+    times = graph.Range(0, graph.Squeeze(graph.Shape(inputs, end=1)), 1)
+    return graph.Less(graph.Unsqueeze(times, [1, 2]), graph.Unsqueeze(lengths, [1]))
 
 
-def count_time_steps(graph: Graph, lengths: str) -> str:
-    """Adds the number of time steps read so far, float32 [examples, 1].
-
-    `lengths`, [examples], contains the number of time steps of each sequence in the
-    block.
-    """
-    count = graph.read_state(1)
-    increment = graph.Unsqueeze(graph.Cast(lengths, to=onnx.TensorProto.FLOAT), [1])
-    new_count = graph.Add(count, increment)
-    graph.write_state(count, new_count)
-    return new_count
+def divide_by_lengths(graph: Graph, totals: str, lengths: str) -> str:
+    """Divides sums over time steps, [examples, size], by the number of time steps."""
+    counts = graph.Cast(lengths, to=TensorProto.FLOAT)
+    return graph.Div(totals, graph.Unsqueeze(counts, [1]))

@@ -3,44 +3,31 @@
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from support import (
-    random_examples,
-    refused,
-    save_network,
-)
+from support import random_examples, refused, save_network
 
 from rnnmnist.commands import export
 from rnnmnist.config.schema import LINEAR_CELL, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Inputs
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import softmax
 from rnnmnist.evaluation.splits import load_split
-from rnnmnist.exporting import write_onnx
-from rnnmnist.exporting.comparison import (
-    exported_inputs,
-    load_onnx,
-    load_onnx_step,
-    load_stablehlo,
-    streamed_inputs,
-)
+from rnnmnist.exporting import onnx_model
+from rnnmnist.exporting.comparison import count_differences, exported_inputs
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.records import Record
 from rnnmnist.runtime.devices import make_device_mesh
-
-LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
 
 def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
@@ -80,10 +67,6 @@ NETWORKS = {
     "2 x filters on sequences": config_of(FILL, "filters", **DELTAS).replace(
         {"num_seeds": 2}
     ),
-    "mean of gru": config_of(FILL, "gru", pooling="mean", **DELTAS),
-    "mean of lru on windows": config_of(
-        ZERO, "lru", pooling="mean", window=4, stride=3, **DELTAS
-    ),
 }
 
 
@@ -121,13 +104,6 @@ def flags_of(
     """Returns the flags of `rnnmnist export`, without the format."""
     data = [f"--config.{name}={value}" for name, value in paths.items()]
     return [f"--workdir={workdir}", *data, f"--output={output}"]
-
-
-def write(name: str, run: Network, folder: Path) -> Path:
-    """Writes an export without its certificate."""
-    path = folder / f"model.{name}"
-    importlib.import_module(f"rnnmnist.exporting.write_{name}").write(run, path)
-    return path
 
 
 def certificate_of(folder: Path, name: str) -> dict[str, Any]:
@@ -178,74 +154,34 @@ def test_an_export_predicts_as_its_network(
             refused[index::3, 0, 0] = value
             expected[index::3] = np.nan
         cases.append(([refused, lengths], expected))
-    for format_name, load in LOAD.items():
-        predict = load(write(format_name, run, tmp_path))
+    for format_name in FORMATS:
+        module = importlib.import_module(f"rnnmnist.exporting.{format_name}_model")
+        content = module.serialize(run)
+        if format_name == "onnx":
+            onnx.checker.check_model(content, full_check=True)
+        predict = module.deserialize(content)
         for arrays, expected in cases:
             found = predict(*arrays)
-            assert found.dtype == np.float32, name
-            np.testing.assert_allclose(found, expected, atol=4e-5, err_msg=name)
-    if not run.config.model.bidirectional:
-        check_time_step(run, network, examples, logits, tmp_path / "step.onnx")
-
-
-def check_time_step(
-    run: Network, network: Network, examples: Inputs, logits: np.ndarray, path: Path
-) -> None:
-    """Compares `step.onnx` at the ends of sequences, and over time for one of them."""
-    write_onnx.write_step(run, path)
-    values, lengths = streamed_inputs(run, examples)
-    found = load_onnx_step(path)(values[:80], lengths[:80])
-    np.testing.assert_allclose(found, logits[:80], atol=4e-5)
-
-    session = onnxruntime.InferenceSession(path)
-    size = session.get_inputs()[0].shape[1]
-    longest = int(lengths.argmax())
-    state = network.start()
-    carried = np.zeros((1, size), np.float32)
-    for row in values[longest, : min(30, lengths[longest])]:
-        state, expected = network.step(state, row)
-        inputs = {"state": carried, "features": row[None]}
-        names = ["next_state", "probabilities"]
-        carried, (probabilities,) = session.run(names, inputs)
-        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-
-
-def test_an_exported_stream_stays_nan_after_an_invalid_value(
-    tmp_path: Path, data_dir: Path
-) -> None:
-    """Other streams of the batch are not affected."""
-    workdir, paths = save(tmp_path, config_of({}, "lstm"), data_dir)
-    run = Network(Record(workdir), "best", paths)
-    write_onnx.write_step(run, tmp_path / "step.onnx")
-    predict = load_onnx_step(tmp_path / "step.onnx")
-    values = np.zeros((3, 4, 3), np.float32)
-    values[:2, 1, 2] = np.inf, np.nan
-    for length, is_finite in ((1, True), (2, False), (4, False)):
-        logits = predict(values, np.full(3, length))
-        assert np.isfinite(logits).all(axis=1).tolist() == [is_finite, is_finite, True]
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, atol=4e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_every_format_is_compared_and_replaced_with_force(
-    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, data_dir: Path
 ) -> None:
     output = tmp_path / "out"
     (output / "onnx").mkdir(parents=True)
-    (output / "onnx" / "old").touch()
+    (output / "onnx" / "other").touch()
+    (output / "onnx" / "certificate.json").touch()
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
-    flags = [*flags_of(workdir, paths, output), "--format=all", "--force"]
-    with pytest.raises(UserError, match=r"^output: .*/onnx contains old, which"):
-        export.main(flags)
-    (output / "onnx" / "old").rename(output / "onnx" / "certificate.json")
-    export.main(flags)
-    printed = capsys.readouterr().out
+    export.main([*flags_of(workdir, paths, output), "--format=all", "--force"])
     run = Network(Record(workdir), "best", paths)
     task, split, examples = load_split(run)
     logits = run.on(make_device_mesh("cpu")).logits(examples)
     ensemble = evaluate_logits(run, task, split, examples, logits).ensemble
     assert ensemble is not None
-    assert {path.name for path in output.iterdir()} == set(FORMATS)
     for name in FORMATS:
         found = certificate_of(output, name)
         assert (found["split"], found["examples"]) == ("test", 80)
@@ -255,15 +191,11 @@ def test_every_format_is_compared_and_replaced_with_force(
         assert found["artefact_sha256"] == hashlib.sha256(content).hexdigest()
         assert set(FORMATS[name]) <= set(found["versions"])
         assert 0 < found["max_abs_difference"] < 1e-4
-    files = {path.name for path in (output / "onnx").iterdir()}
-    assert files == {"certificate.json", "model.onnx"}
-    assert "\nstep.onnx is not written: a network with model.bidirectional" in printed
+    assert (output / "onnx" / "other").exists()
 
 
-def test_onnx_has_native_operators_probabilities_and_metadata(
-    lstm: Network, tmp_path: Path
-) -> None:
-    content = write("onnx", lstm, tmp_path).read_bytes()
+def test_onnx_has_native_operators_probabilities_and_metadata(lstm: Network) -> None:
+    content = onnx_model.serialize(lstm)
     assert len(content) < 4 * lstm.num_parameters + 20_000
     session = onnxruntime.InferenceSession(content)
     metadata = session.get_modelmeta().custom_metadata_map
@@ -275,28 +207,11 @@ def test_onnx_has_native_operators_probabilities_and_metadata(
     np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-5)
 
 
-def test_a_differing_prediction_is_an_error_unless_it_is_a_tie(
-    lstm: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For one example, the network computes other logits than the export."""
-    flags = [
-        *flags_of(lstm.workdir, lstm.settings, tmp_path),
-        "--format=onnx",
-        "--force",
-    ]
-    _, _, examples = load_split(lstm)
-    logits = lstm.on(make_device_mesh("cpu")).logits(examples)
-    second, first = logits[0, 5].argsort()[-2:]
-    monkeypatch.setattr(Network, "logits", lambda *_: logits)
-    logits[0, 5, second] = logits[0, 5, first] + 1e-5
-    export.main(flags)
-    found = certificate_of(tmp_path, "onnx")
-    assert (found["differing"], found["ties"]) == (1, 1)
-    logits[0, 5, second] = logits[0, 5, first] + 1e-2
-    with pytest.raises(RunError, match=r"onnx in .*: some predictions differ"):
-        export.main(flags)
-    found = certificate_of(tmp_path, "onnx")
-    assert (found["differing"], found["ties"]) == (1, 0)
+def test_predictions_that_differ_by_rounding_are_ties() -> None:
+    expected = np.array([[0, 1, 1.00005], [0, 1, 2], [-60, -50.004, -50]])
+    found = np.array([[0, 1.1, 1], [3, 1, 2], [-60, -50, -50.001]])
+    assert count_differences(found, expected, 1e-4) == (3, 2)
+    assert count_differences(expected, expected, 1e-4) == (0, 0)
 
 
 def test_a_missing_package_is_named(
@@ -304,9 +219,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
     flags = flags_of(lstm.workdir, lstm.settings, tmp_path / "out")
-    assert refused("export", *flags, "--format=onnx").endswith(
-        "; run pip install absent"
-    )
+    assert refused("export", *flags, "--format=onnx").endswith("pip install absent")
     assert not (tmp_path / "out").exists()
 
 
@@ -337,28 +250,20 @@ def test_rounding_of_inputs_to_float32_is_part_of_the_comparison(
     )
     workdir = save_network(tmp_path / "run", config, datasets.load(config).task)
     flags = [*flags_of(workdir, {}, tmp_path), "--format=stablehlo"]
-    with pytest.raises(RunError):
+    with pytest.raises(RunError, match="stablehlo"):
         export.main(flags)
-    assert certificate_of(tmp_path, "stablehlo")["differing"] > 0
+    found = certificate_of(tmp_path, "stablehlo")
+    assert found["differing"] > found["ties"]
 
 
-@pytest.mark.parametrize(
-    ("name", "function"), [("stablehlo", "write"), ("onnx", "write_step")]
-)
-def test_wrong_parameters_fail_the_comparison(
-    name: str,
-    function: str,
-    lstm: Network,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_export_with_nan_logits_is_not_written(
+    lstm: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exported parameters differ from the parameters of the run, or are NaN."""
-    module = importlib.import_module(f"rnnmnist.exporting.write_{name}")
-    original: Callable[..., None] = getattr(module, function)
+    original = onnx_model.serialize
     other = Network(lstm.record, "best", lstm.settings)
-    monkeypatch.setattr(module, function, lambda _, path: original(other, path))
-    flags = [*flags_of(lstm.workdir, lstm.settings, tmp_path), f"--format={name}"]
-    for factor, message in (np.nan, "not finite"), (-1, "some predictions differ"):
-        other.params = jax.tree.map(partial(np.multiply, factor), lstm.params)
-        with pytest.raises(RunError, match=message):
-            export.main(flags)
+    other.params = jax.tree.map(lambda leaf: leaf * np.nan, lstm.params)
+    monkeypatch.setattr(onnx_model, "serialize", lambda _: original(other))
+    flags = flags_of(lstm.workdir, lstm.settings, tmp_path)
+    with pytest.raises(RunError, match="onnx"):
+        export.main([*flags, "--format=onnx"])
+    assert not (tmp_path / "onnx").exists()

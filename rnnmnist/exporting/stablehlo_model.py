@@ -1,7 +1,7 @@
-"""Writes StableHLO programs, which contain a network and its parameters."""
+"""Serializes and loads StableHLO programs, which contain a network."""
 
 import functools
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,12 +21,12 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @jax_defaults()
-def write(network: Network, path: Path) -> None:
-    """Writes a program that computes the logits of a network (`compute_logits`).
+def serialize(network: Network) -> bytes:
+    """Returns a program that computes the logits of a network (`compute_logits`).
 
-    The program accepts any number of examples. Sequences can have any number of time
-    steps. Matrix products use `execution.precision` on all platforms, by default
-    float32.
+    The program, the content of `model.stablehlo`, accepts any number of examples.
+    Sequences can have any number of time steps. Matrix products use
+    `execution.precision` on all platforms, by default float32.
     """
     task = network.task
     # Larger blocks would keep the arrays of linear recurrences in cache, but a symbolic
@@ -46,7 +46,14 @@ def write(network: Network, path: Path) -> None:
         ]
     program = jax.jit(functools.partial(compute_logits, network, model))
     exported = jax.export.export(program, platforms=PLATFORMS)(*input_specs)
-    path.write_bytes(exported.serialize())
+    return bytes(exported.serialize())
+
+
+def deserialize(content: bytes) -> Callable[..., np.ndarray]:
+    """Loads a StableHLO program as a function that maps inputs to logits."""
+    exported = jax.export.deserialize(bytearray(content))
+    predict = jax.jit(exported.call)
+    return lambda *inputs: np.asarray(predict(*inputs))
 
 
 def compute_logits(

@@ -1,0 +1,221 @@
+"""Serializes and loads ONNX models, which contain a network and its parameters."""
+
+import json
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from rnnmnist.config.resolving import RunModelConfig
+from rnnmnist.errors import UserError
+from rnnmnist.evaluation.network import Network
+from rnnmnist.exporting.onnx_graph import Graph
+from rnnmnist.exporting.onnx_layers import (
+    add_cell,
+    add_filters,
+    add_layers,
+    add_padding_mask,
+    divide_by_lengths,
+)
+from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
+from rnnmnist.models.parameters import Params
+from rnnmnist.runtime.mesh import split_ensemble
+
+# These versions are from 2023, so that older runtimes can load the models.
+OPSET = 20
+IR_VERSION = 9
+
+
+def serialize(network: Network) -> bytes:
+    """Returns the ONNX model of a network, the content of `model.onnx`.
+
+    The inputs are `images`, or `sequences` and `lengths`, in the format of
+    `exported_inputs`, with any number of examples and time steps. The outputs are
+    `logits` and `probabilities`, float32 [examples, classes]. The metadata contains the
+    classes.
+
+    Raises:
+        UserError: if the cell or the network is user-defined, because ONNX has no
+            operator for it.
+    """
+    for name, value in network.config.model.user_functions.items():
+        raise UserError(
+            f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
+        )
+    task = network.task
+    graph = Graph()
+    if task.image_shape:
+        inputs = [_declare_tensor("images", TensorProto.UINT8, *task.image_shape)]
+        values = _add_images(graph, network)
+        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
+    else:
+        inputs = [
+            _declare_tensor("sequences", TensorProto.FLOAT, "time", task.features),
+            _declare_tensor("lengths", TensorProto.INT32),
+        ]
+        values = _add_sequences(graph, network)
+        lengths = graph.Cast("lengths", to=TensorProto.INT64)
+    logits = _add_logits(graph, network, values, lengths)
+    graph.Div(logits, network.temperature, name="logits")
+    graph.Softmax("logits", name="probabilities", axis=-1)
+    outputs = [
+        _declare_tensor(name, TensorProto.FLOAT, len(task.classes))
+        for name in ("logits", "probabilities")
+    ]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "rnnmnist", inputs, outputs, graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="rnnmnist",
+    )
+    metadata = {
+        "classes": task.classes,
+        "features": task.feature_names,
+        "trained_on": task.name,
+        "step": network.checkpoint_step,
+        "params_sha256": network.params_sha256,
+    }
+    values_as_json = {key: json.dumps(value) for key, value in metadata.items()}
+    helper.set_model_props(model, values_as_json)
+    return model.SerializeToString()
+
+
+def deserialize(content: bytes) -> Callable[..., np.ndarray]:
+    """Loads an ONNX model as a function that maps inputs to logits."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [argument.name for argument in session.get_inputs()]
+
+    def predict(*inputs: np.ndarray) -> np.ndarray:
+        (logits,) = session.run(["logits"], dict(zip(names, inputs, strict=True)))
+        return logits
+
+    return predict
+
+
+# Declares an input or output. The first axis indexes examples.
+def _declare_tensor(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
+
+
+def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> str:
+    """Adds all members of the ensemble, and returns the logits of the ensemble.
+
+    `values` has shape [time, examples, features], and `lengths` is int64 [examples].
+    """
+    config = network.config.model
+    members = split_ensemble(jax.device_get(network.params))
+    if config.deltas:  # all members have the same `std`
+        values = _add_deltas(graph, values, members[0][DELTAS]["std"])
+    is_valid = add_padding_mask(graph, values, lengths)
+    values = graph.Where(is_valid, values, 0.0)
+    # Recurrent operators can hide NaN and infinite inputs. The product of 0 and an
+    # input is NaN if the input is not finite, otherwise 0. Adding the sum of all
+    # products to the logits therefore makes them NaN if any input is not finite.
+    zero_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
+    if config.window > 1:
+        values = _add_windows(graph, values, config.window, config.stride)
+        lengths = graph.Div(graph.Add(lengths, config.stride - 1), config.stride)
+    member_logits = []
+    for params in members:
+        if config.is_closed_form:
+            hidden = add_filters(graph, params[FILTERS], values, lengths)
+        else:
+            hidden = _add_recurrent_layer(graph, config, params, values, lengths)
+        head = params["head"]
+        member_logits.append(graph.Gemm(hidden, head["kernel"], head["bias"]))
+    logits = _combine_members(graph, member_logits)
+    return graph.Add(logits, graph.Unsqueeze(zero_or_nan, [1]))
+
+
+def _combine_members(graph: Graph, member_logits: list[str]) -> str:
+    """Combines logits like `combine_members` (`rnnmnist.evaluation.probabilities`)."""
+    if len(member_logits) == 1:
+        return member_logits[0]
+    logits_with_axis = [graph.Unsqueeze(logits, [0]) for logits in member_logits]
+    log_probs = graph.LogSoftmax(graph.Concat(*logits_with_axis, axis=0), axis=-1)
+    log_sum = graph.ReduceLogSumExp(log_probs, [0], keepdims=0)
+    return graph.Sub(log_sum, np.log(len(member_logits)))
+
+
+def _add_recurrent_layer(
+    graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
+) -> str:
+    """Adds the recurrent layers, and returns the head's inputs, [examples, hidden]."""
+    add_direction = add_layers if config.is_linear else add_cell
+    outputs: list[str] = []  # one per direction, in the original order of time steps
+    for forward_name, *backward_names in layer_names(config):
+        outputs = [add_direction(graph, config, params[forward_name], values)]
+        for name in backward_names:
+            reversed_values = _reverse(graph, values, lengths)
+            hidden = add_direction(graph, config, params[name], reversed_values)
+            outputs.append(_reverse(graph, hidden, lengths))
+        values = graph.Concat(*outputs, axis=2)
+    if config.pooling == "mean":
+        is_valid = add_padding_mask(graph, values, lengths)
+        totals = graph.ReduceSum(graph.Where(is_valid, values, 0.0), [0], keepdims=0)
+        return divide_by_lengths(graph, totals, lengths)
+    # The forward direction ends at the last time step, the backward one at the first.
+    forward, *backward = outputs
+    ends = [_reverse(graph, forward, lengths), *backward]
+    return graph.Concat(*[graph.Gather(end, 0, axis=0) for end in ends], axis=1)
+
+
+# Converts the input `images` to [time, examples, features].
+def _add_images(graph: Graph, network: Network) -> str:
+    scaled = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
+    pixels = graph.Gather(graph.Flatten(scaled), network.pixel_order, axis=1)
+    return graph.Transpose(pixels, perm=[1, 0, 2])
+
+
+def _add_sequences(graph: Graph, network: Network) -> str:
+    """Normalizes sequences like `Normalization`. Returns [time, examples, features].
+
+    The padding is not set to 0.
+    """
+    mean, std, missing, _ = network.normalization
+    values = graph.Cast("sequences", to=TensorProto.DOUBLE)
+    values = graph.Sub(values, graph.constant(mean, np.float64))
+    values = graph.Div(values, graph.constant(std, np.float64))
+    values = graph.Cast(values, to=TensorProto.FLOAT)
+    values = graph.Transpose(values, perm=[1, 0, 2])
+    if missing == "forward_fill":
+        body = (
+            "step (float[n, features] before, float[n, features] value) "
+            "=> (float[n, features] after, float[n, features] copy) { "
+            "is_missing = IsNaN(value) "
+            "after = Where(is_missing, before, value) "
+            "copy = Identity(after) }"
+        )
+        _, values = graph.scan(body, values, state_shapes=[[len(mean)]])
+    if missing == "zero":
+        values = graph.Where(graph.IsNaN(values), 0.0, values)
+    return values
+
+
+def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
+    """Appends delta features to [time, examples, features], like `Deltas`."""
+    # The first time step is its own predecessor, so that its delta is 0.
+    padded = graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge")
+    previous = graph.Slice(padded, [0], [-1])
+    deltas = graph.Div(graph.Sub(values, previous), std)
+    return graph.Concat(values, deltas, axis=2)
+
+
+def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
+    """Divides [time, examples, features] into windows, like `Windows`.
+
+    Returns [windows, examples, size * features].
+    """
+    padded = graph.Pad(inputs, [size - stride, 0, 0, stride - 1, 0, 0])
+    starts = graph.Range(0, graph.Squeeze(graph.Shape(inputs, end=1)), stride)
+    indices = graph.Add(graph.Unsqueeze(starts, [1]), np.arange(size))
+    windows = graph.Transpose(graph.Gather(padded, indices), perm=[0, 2, 1, 3])
+    return graph.Reshape(windows, [0, 0, -1])
+
+
+def _reverse(graph: Graph, sequences: str, lengths: str) -> str:
+    """Reverses the time steps of each sequence, but not its padding."""
+    return graph.ReverseSequence(sequences, lengths, time_axis=0, batch_axis=1)
