@@ -98,8 +98,8 @@ def draw_inputs(network: Network) -> Inputs:
     generator = np.random.default_rng(0)
     task, normalization = network.task, network.normalization
     if task.image_shape is not None:
-        shape = (NUM_RANDOM_EXAMPLES, *task.image_shape)
-        return Inputs(generator.integers(0, 256, shape, np.uint8))
+        image_shape = (NUM_RANDOM_EXAMPLES, *task.image_shape)
+        return Inputs(generator.integers(0, 256, image_shape, np.uint8))
     shape = (NUM_RANDOM_EXAMPLES, task.time_steps, task.features)
     values = generator.normal(normalization.mean, normalization.std, shape)
     return Inputs(values, normalization=normalization)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import onnx
 import onnxruntime
@@ -106,7 +105,7 @@ def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> st
     `values` has shape [time, examples, features], and `lengths` is int64 [examples].
     """
     config = network.config.model
-    members = split_ensemble(jax.device_get(network.params))
+    members = split_ensemble(network.params)
     if config.deltas:  # all members have the same `std`
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_valid = add_padding_mask(graph, values, lengths)
