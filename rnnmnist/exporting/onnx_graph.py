@@ -1,4 +1,8 @@
-"""Builds ONNX graphs."""
+"""Builds ONNX graphs.
+
+References:
+    ONNX text, https://github.com/onnx/onnx/blob/main/docs/Syntax.md.
+"""
 
 import functools
 from collections.abc import Callable
@@ -16,10 +20,9 @@ class Graph:
     `graph.Mul(x, 2.0)` is short for `graph.add("Mul", x, 2.0)`.
     """
 
-    def __init__(self) -> None:
-        """Creates an empty graph."""
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+    def __init__(self, signature: str) -> None:
+        """Creates a graph; `signature` is `(inputs) => (outputs)` in ONNX text."""
+        self.proto = onnx.parser.parse_graph(f"rnnmnist {signature} {{ }}")
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
         return functools.partial(self.add, operator)
@@ -28,8 +31,9 @@ class Graph:
         """Adds a constant. Integers are int64."""
         array = np.asarray(value)
         dtype = np.int64 if array.dtype.kind == "i" else float_dtype
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array.astype(dtype), name))
+        name = f"constant_{len(self.proto.initializer)}"
+        tensor = numpy_helper.from_array(array.astype(dtype), name)
+        self.proto.initializer.append(tensor)
         return name
 
     def add(
@@ -39,17 +43,17 @@ class Graph:
 
         Inputs are names of outputs, or values, which are added as constants.
         """
-        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        name = name or f"{operator.lower()}_{len(self.proto.node)}"
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        self.nodes.append(helper.make_node(operator, names, [name], **attributes))
+        self.proto.node.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
     def scan(self, body: str, *inputs: str, state_shapes: list[list[int]]) -> list[str]:
         """Adds a loop over time steps, and returns the names of its outputs.
 
         Args:
-            body: one time step, a graph in the ONNX text format. It maps the states and
-                the inputs of the time step to the new states and outputs.
+            body: one time step, a graph in ONNX text. It maps the states and the inputs
+                of the time step to the new states and outputs.
             inputs: [time, examples, ...].
             state_shapes: the shape of each state, without the axis of examples. All
                 states are 0 before the first time step.
@@ -63,15 +67,15 @@ class Graph:
             self.ConstantOfShape(self.Concat(num_examples, shape, axis=0))
             for shape in state_shapes
         ]
-        graph = onnx.parser.parse_graph(body)
-        names = [f"{output.name}_{len(self.nodes)}" for output in graph.output]
-        self.nodes.append(
-            helper.make_node(
-                "Scan",
-                [*states, *inputs],
-                names,
-                body=graph,
-                num_scan_inputs=len(inputs),
-            )
+        time_step = onnx.parser.parse_graph(body)
+        count = len(self.proto.node)
+        names = [f"{output.name}_{count}" for output in time_step.output]
+        node = helper.make_node(
+            "Scan",
+            [*states, *inputs],
+            names,
+            body=time_step,
+            num_scan_inputs=len(inputs),
         )
+        self.proto.node.append(node)
         return names

@@ -85,7 +85,7 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
 
 
 def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
-    """Returns nodes, in the ONNX text format, that multiply a state by complex factors.
+    """Returns nodes, in ONNX text, that multiply a state by complex factors.
 
     The nodes compute `kept` from `before`. The last axis of both contains the real
     parts, followed by the imaginary parts.

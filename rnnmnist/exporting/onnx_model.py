@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
@@ -45,27 +44,27 @@ def serialize(network: Network) -> bytes:
             f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
         )
     task = network.task
-    graph = Graph()
+    classes = len(task.classes)
+    outputs = (
+        f"float[examples, {classes}] logits, float[examples, {classes}] probabilities"
+    )
     if task.image_shape:
-        inputs = [_declare_tensor("images", TensorProto.UINT8, *task.image_shape)]
+        rows, columns = task.image_shape
+        graph = Graph(f"(uint8[examples, {rows}, {columns}] images) => ({outputs})")
         values = _add_images(graph, network)
         lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
     else:
-        inputs = [
-            _declare_tensor("sequences", TensorProto.FLOAT, "time", task.features),
-            _declare_tensor("lengths", TensorProto.INT32),
-        ]
+        graph = Graph(
+            f"(float[examples, time, {task.features}] sequences, "
+            f"int32[examples] lengths) => ({outputs})"
+        )
         values = _add_sequences(graph, network)
         lengths = graph.Cast("lengths", to=TensorProto.INT64)
     logits = _add_logits(graph, network, values, lengths)
     graph.Div(logits, network.temperature, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
-    outputs = [
-        _declare_tensor(name, TensorProto.FLOAT, len(task.classes))
-        for name in ("logits", "probabilities")
-    ]
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "rnnmnist", inputs, outputs, graph.constants),
+        graph.proto,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="rnnmnist",
@@ -92,11 +91,6 @@ def deserialize(content: bytes) -> Callable[..., np.ndarray]:
         return logits
 
     return predict
-
-
-# Declares an input or output. The first axis indexes examples.
-def _declare_tensor(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
 def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> str:
