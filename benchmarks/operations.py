@@ -59,7 +59,7 @@ def main() -> None:
         with jax.profiler.trace(str(FOLDER / name), profiler_options=options):
             for _ in range(calls):
                 trainer.evaluate() if args.evaluate else trainer.steps(1)
-    products = read_products("predict_batches" if args.evaluate else "train_chunk")
+    products = read_products("predict_batch" if args.evaluate else "train_chunk")
     times, flop = collections.Counter[str](), 0.0
     (path,) = FOLDER.glob("profile/**/*.xplane.pb")
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:

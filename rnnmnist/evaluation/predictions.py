@@ -1,11 +1,10 @@
-"""Computes logits for any number of examples, in chunks of fixed shapes.
+"""Computes logits for any number of examples, in batches of a few fixed shapes.
 
 Validation and all commands except `predict --stream` use this module.
 """
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -27,17 +26,11 @@ from rnnmnist.runtime.mesh import (
     replicated_sharding,
 )
 
-# Upper limits on the size of a chunk. A chunk contains at least one batch.
-MAX_CHUNK_BYTES = 1 << 20
-MAX_CHUNK_BATCHES = 8
 MIN_PADDED_TIME_STEPS = 64
 # Upper limit on the hidden states of a batch over all time steps. A batch contains at
 # least one example. The limit applies only to random filters, which have thousands of
 # hidden units.
 MAX_EVERY_STEP_BYTES = 1 << 28
-# A chunk of batches: values from `Inputs.take`, [batches, batch, ...], and lengths,
-# int32 [batches, batch]. Lengths are None for images.
-Batches = tuple[jax.Array, jax.Array | None]
 
 
 def nonfinite_logits_error(subject: str) -> RunError:
@@ -70,15 +63,14 @@ def predict_logits(
         RunError: if a logit is not finite. The message contains the first affected
             example.
     """
-    chunks = compute_chunks(model, params, inputs, view, mesh, every_step=every_step)
-    logits = np.concatenate(list(chunks), axis=1)
+    logits = compute_outputs(model, params, inputs, view, mesh, every_step=every_step)
     if every_step and inputs.are_sequences:
         logits = logits[:, :, : inputs.time_steps]  # remove padding
     check_finite(logits, inputs)
     return logits
 
 
-def compute_chunks(
+def compute_outputs(
     model: Classifier,
     params: Params,
     inputs: Inputs,
@@ -87,56 +79,64 @@ def compute_chunks(
     *,
     every_step: bool = False,
     method: Literal["compute_hidden"] | None = None,
-) -> Iterator[np.ndarray]:
-    """Yields logits in chunks; the inputs of the head if `method` is `hidden`.
+) -> np.ndarray:
+    """Computes the outputs of the head, or its inputs if `method` is `compute_hidden`.
 
-    Each item is float32 [ensemble, examples in the chunk, ...]. Chunks of batches are
-    copied to the devices; each batch is sharded over the mesh axis `batch`.
+    Returns float32 [ensemble, examples, ...]. Batches are computed one after another;
+    each batch is sharded over the mesh axis `batch`.
 
-    Compiling a program for a new chunk shape takes seconds. Since the number and length
+    Compiling a program for a new batch shape takes seconds. Since the number and length
     of inputs vary between calls, inputs are padded to a small set of shapes
-    (`choose_time_steps` and `choose_chunk`).
+    (`choose_time_steps` and `choose_batch_size`).
     """
     time_steps = inputs.time_steps  # rows of images
+    lengths = None
     if inputs.are_sequences:
+        lengths = find_lengths(inputs, time_steps)
         time_steps = choose_time_steps(time_steps, model.input_shape[0])
-    shape = choose_chunk(
-        inputs, time_steps, model, mesh.shape[BATCH], every_step=every_step
+    batch_size = choose_batch_size(
+        len(inputs), time_steps, model, mesh.shape[BATCH], every_step=every_step
     )
-    chunk_size = math.prod(shape)
-    for start in range(0, len(inputs), chunk_size):
-        part = slice(start, start + chunk_size)
-        batches, num_batches = make_chunk(inputs, part, shape, time_steps, mesh)
-        outputs = predict_batches(
+    pad_time = (0, time_steps - inputs.time_steps)
+    sharding = NamedSharding(mesh, jax.P(BATCH))
+    outputs: list[jax.Array | np.ndarray] = []
+    for start in range(0, len(inputs), batch_size):
+        part = slice(start, start + batch_size)
+        values = inputs.take(part)
+        pad_examples = (0, batch_size - len(values))
+        values = np.pad(values, (pad_examples, pad_time, (0, 0)))
+        batch_lengths = None
+        if lengths is not None:
+            padded_lengths = np.pad(lengths[part], pad_examples, constant_values=1)
+            batch_lengths = put_global(padded_lengths, sharding)
+        batch_outputs = predict_batch(
             params,
-            batches,
-            num_batches,
+            put_global(values, sharding),
+            batch_lengths,
             model=model,
             view=view,
             mesh=mesh,
             every_step=every_step,
             method=method,
         )
-        ensemble, _, _, *rest = outputs.shape
-        chunk = jax.device_get(outputs).reshape(ensemble, chunk_size, *rest)
-        yield chunk[:, : len(inputs) - start]  # remove padding examples
+        outputs.append(batch_outputs)
+        # Copy the previous outputs to the host while the devices compute these.
+        outputs[-2:-1] = jax.device_get(outputs[-2:-1])
+    return np.concatenate(jax.device_get(outputs), axis=1)[:, : len(inputs)]
 
 
-def choose_chunk(
-    inputs: Inputs,
+def choose_batch_size(
+    num_inputs: int,
     time_steps: int,
     model: Classifier,
     shards: int,
     *,
     every_step: bool,
-) -> tuple[int, int]:
-    """Returns the number of batches per chunk, and the number of examples per batch.
+) -> int:
+    """Returns the number of examples per batch.
 
-    Each chunk is copied to the devices and processed in one call to a compiled program.
     The batch size per device is 1, a quarter of `eval_batch_size`, or the full
-    `eval_batch_size`. The last batches of a chunk may be empty. Empty batches are
-    copied, but their logits are not computed. To limit the copying time, a chunk has
-    fewer batches if the examples are large.
+    `eval_batch_size`.
     """
     max_batch_size = model.execution.eval_batch_size
     if every_step and model.config.is_closed_form:
@@ -146,17 +146,13 @@ def choose_chunk(
         max_batch_size = max(
             1, min(max_batch_size, MAX_EVERY_STEP_BYTES // sequence_bytes)
         )
-    num_examples = math.ceil(len(inputs) / shards)  # per device
+    num_examples = math.ceil(num_inputs / shards)  # per device
     small_batch_size = max(1, max_batch_size // 4)
     if num_examples == 1:
-        batch_size = shards
-    elif num_examples <= 2 * small_batch_size:  # faster than one large batch
-        batch_size = shards * small_batch_size
-    else:
-        batch_size = shards * max_batch_size
-    time_step_bytes = inputs.take(np.arange(1)).nbytes // inputs.time_steps
-    batches = MAX_CHUNK_BYTES // (batch_size * time_step_bytes * time_steps)
-    return min(max(1, batches), MAX_CHUNK_BATCHES), batch_size
+        return shards
+    if num_examples <= 2 * small_batch_size:  # faster than one large batch
+        return shards * small_batch_size
+    return shards * max_batch_size
 
 
 def choose_time_steps(max_length: int, max_training_length: int) -> int:
@@ -167,39 +163,9 @@ def choose_time_steps(max_length: int, max_training_length: int) -> int:
     it is used instead.
     """
     length = max(MIN_PADDED_TIME_STEPS, 1 << (max_length - 1).bit_length())
-    return (
-        min(length, max_training_length)
-        if max_length <= max_training_length
-        else length
-    )
-
-
-def make_chunk(
-    inputs: Inputs, part: slice, shape: tuple[int, int], time_steps: int, mesh: Mesh
-) -> tuple[Batches, jax.Array]:
-    """Copies a chunk of inputs to the devices, padded with zeros.
-
-    `shape` is the result of `choose_chunk`. Returns the chunk, and the number of
-    batches that contain examples.
-    """
-    values = inputs.take(part)
-    count = len(values)
-    pad_examples = (0, math.prod(shape) - count)
-    pad_time = (0, time_steps - inputs.time_steps)
-    lengths = None
-    if inputs.are_sequences:
-        lengths = find_lengths(inputs, inputs.time_steps)[part]
-        lengths = np.pad(lengths, pad_examples, constant_values=1)
-
-    def put_batches(array: np.ndarray) -> jax.Array:
-        batches = array.reshape(*shape, *array.shape[1:])
-        return put_global(batches, NamedSharding(mesh, jax.P(None, BATCH)))
-
-    values = np.pad(values, (pad_examples, pad_time, (0, 0)))
-    batches = jax.tree.map(put_batches, (values, lengths))
-    _, batch_size = shape
-    num_batches = np.int32(math.ceil(count / batch_size))
-    return batches, put_global(num_batches, replicated_sharding(mesh))
+    if max_length <= max_training_length:
+        return min(length, max_training_length)
+    return length
 
 
 def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
@@ -230,10 +196,10 @@ def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
 @functools.partial(
     jax.jit, static_argnames=("model", "view", "mesh", "every_step", "method")
 )
-def predict_batches(
+def predict_batch(
     params: Params,
-    batches: Batches,
-    num_batches: jax.Array,
+    values: jax.Array,
+    lengths: jax.Array | None,
     *,
     model: Classifier,
     view: View,
@@ -241,47 +207,40 @@ def predict_batches(
     every_step: bool,
     method: Literal["compute_hidden"] | None = None,
 ) -> jax.Array:
-    """Computes the logits of a chunk in a compiled program.
+    """Computes the outputs for one batch in a compiled program.
 
-    The logits are float32 [ensemble, batches, batch, (time,) classes]. If `method` is
-    `hidden`, the inputs of the head are computed instead.
-
-    Only the first `num_batches` (int32 []) batches are computed; the logits of the
-    other batches are 0. Members are sharded over the mesh axis `ensemble`, and each
-    batch over the mesh axis `batch`. The logits are replicated.
+    The batch consists of values from `Inputs.take`, [batch, ...], and lengths, int32
+    [batch], which are None for images. Members are sharded over the mesh axis
+    `ensemble`, and the batch over the mesh axis `batch`. The outputs, float32
+    [ensemble, batch, ...], are replicated.
     """
 
-    def predict_shard(params: Params, batches: Batches) -> jax.Array:
-        def predict_one_batch(params: Params, index: jax.Array | int) -> jax.Array:
-            values, lengths = jax.tree.map(lambda leaf: leaf[index], batches)
-            variables = {"params": params}
-            logits = model.apply(
-                variables, view(values), lengths, every_step=every_step, method=method
-            )
-            return jnp.asarray(logits)
-
+    def predict_shard(
+        params: Params, values: jax.Array, lengths: jax.Array | None
+    ) -> jax.Array:
         def predict_member(params: Params) -> jax.Array:
-            def add_batch(index: jax.Array, logits: jax.Array) -> jax.Array:
-                return logits.at[index].set(predict_one_batch(params, index))
-
-            shape = jax.eval_shape(predict_one_batch, params, 0).shape
-            values, _ = batches
-            zeros = jnp.zeros((len(values), *shape))
-            return jax.lax.fori_loop(0, num_batches, add_batch, zeros)
+            outputs = model.apply(
+                {"params": params},
+                view(values),
+                lengths,
+                every_step=every_step,
+                method=method,
+            )
+            return jnp.asarray(outputs)
 
         map_members = map_ensemble(predict_member, model.execution.vectorize_ensemble)
-        logits: jax.Array = map_members(params)
-        return logits
+        outputs: jax.Array = map_members(params)
+        return outputs
 
     predict_on_devices = jax.shard_map(
         predict_shard,
         mesh=mesh,
-        in_specs=(jax.P(ENSEMBLE), jax.P(None, BATCH)),
-        out_specs=jax.P(ENSEMBLE, None, BATCH),
+        in_specs=(jax.P(ENSEMBLE), jax.P(BATCH), jax.P(BATCH)),
+        out_specs=jax.P(ENSEMBLE, BATCH),
         check_vma=False,
     )
-    logits = predict_on_devices(params, batches)
-    return jax.lax.with_sharding_constraint(logits, replicated_sharding(mesh))
+    outputs = predict_on_devices(params, values, lengths)
+    return jax.lax.with_sharding_constraint(outputs, replicated_sharding(mesh))
 
 
 def decision_times(predicted: np.ndarray) -> np.ndarray:

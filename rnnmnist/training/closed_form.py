@@ -18,7 +18,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import warn_about_data
-from rnnmnist.evaluation.predictions import check_finite, compute_chunks
+from rnnmnist.evaluation.predictions import check_finite, compute_outputs
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import Classifier
@@ -112,15 +112,18 @@ def fit_member(
 
     # Compute the hidden states on the devices.
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
-    chunks = compute_chunks(
+    states = compute_outputs(
         program.model, ensemble, train, view, program.mesh, method="compute_hidden"
     )
-    states = np.concatenate(list(chunks), axis=1, dtype=np.float64)
     check_finite(states, train)
 
     # Fit the head on the host.
     head = fit_ridge(
-        states[0], train.labels, len(task.classes), weights, train.leave_out_groups
+        states[0].astype(np.float64),
+        train.labels,
+        len(task.classes),
+        weights,
+        train.leave_out_groups,
     )
     head_params = {
         "kernel": head.kernel.astype(np.float32),

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -24,11 +23,7 @@ from rnnmnist import Model, load
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples, Inputs, Normalization
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation import predictions
-from rnnmnist.evaluation.predictions import (
-    decision_times,
-    predict_logits,
-)
+from rnnmnist.evaluation.predictions import decision_times, predict_logits
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
@@ -87,19 +82,6 @@ def test_batch_padding_and_devices_change_no_result(
         inputs = Examples(inputs.stored, labels=SPLIT.labels[:count])
     (found,) = logits_of(inputs, devices=devices, eval_batch_size=batch)
     assert_close(found, logits[:count])
-
-
-def test_a_large_split_is_copied_in_chunks(
-    logits: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spy = mock.Mock(wraps=predictions.predict_batches)
-    monkeypatch.setattr(predictions, "predict_batches", spy)
-    monkeypatch.setattr(predictions, "MAX_CHUNK_BYTES", 4 * 7 * 28 * 28)
-    split = Examples(IMAGES[:60], labels=SPLIT.labels[:60])
-    (found,) = logits_of(split, eval_batch_size=7)
-    assert_close(found, logits[:60])
-    shapes = [call.args[1][0].shape[:2] for call in spy.call_args_list]
-    assert shapes == [(4, 7)] * 3  # of which the last one has one batch
 
 
 @pytest.mark.parametrize(

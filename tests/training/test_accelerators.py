@@ -29,7 +29,7 @@ from rnnmnist.data.batches import (
 )
 from rnnmnist.data.image_datasets import image_task
 from rnnmnist.data.placement import updates_for_chunk
-from rnnmnist.evaluation.predictions import predict_batches
+from rnnmnist.evaluation.predictions import predict_batch
 from rnnmnist.runtime.mesh import BATCH, ENSEMBLE, replicate
 from rnnmnist.training.state import (
     Program,
@@ -154,8 +154,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     updates = updates_for_chunk(math.prod(IMAGE) * config.num_seeds * batch_size)
     batches = examples((config.num_seeds, updates, batch_size), BATCHES_SPEC)
     size = program.model.execution.eval_batch_size * mesh.shape[BATCH]
-    count = math.ceil(task.examples["test"] / size)
-    images = array((count, size, *IMAGE), jnp.uint8, jax.P(None, BATCH))
+    images = array((size, *IMAGE), jnp.uint8, jax.P(BATCH))
     lowered = {
         "init_state": init_state.lower(seeds, program=program),
         "gather_examples": gather_examples.lower(
@@ -174,10 +173,10 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
             number,
             program=program,
         ),
-        "predict_batches": predict_batches.lower(
+        "predict_batch": predict_batch.lower(
             state.evaluated_params,
-            (images, None),
-            number,
+            images,
+            None,
             model=program.model,
             view=program.transform.view,
             mesh=mesh,
@@ -189,7 +188,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     assert_sharded(compiled["init_state"].output_shardings, state)
     assert_sharded(compiled["gather_examples"].output_shardings, batches)
     assert_sharded(compiled["train_chunk"].output_shardings[0], state)
-    (logits,) = jax.tree.leaves(compiled["predict_batches"].output_shardings)
+    (logits,) = jax.tree.leaves(compiled["predict_batch"].output_shardings)
     assert logits.is_fully_replicated
     return compiled
 

@@ -19,7 +19,7 @@ from support import called, data_warnings, output_of
 import rnnmnist
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
-from rnnmnist.evaluation.predictions import compute_chunks
+from rnnmnist.evaluation.predictions import compute_outputs
 from rnnmnist.runs import logs, records
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.records import Record
@@ -150,7 +150,7 @@ def test_small_deltas_are_read_next_to_large_values(kind: str, tmp_path: Path) -
     sequences = read_inputs(model.task, model.config.data, inputs[:4])
     four = to_inputs(sequences, model.task, model.config.data)
     parts = model.model, model.device_params, four, model.view, model.mesh
-    (hidden,) = compute_chunks(*parts, method="compute_hidden")
+    hidden = compute_outputs(*parts, method="compute_hidden")
     probabilities = model.probabilities(four)
     for values, states, expected in zip(inputs, hidden[0], probabilities, strict=False):
         state = model.start()
