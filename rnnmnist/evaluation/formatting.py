@@ -19,11 +19,6 @@ def format_mean_and_std(mean: float, std: float) -> str:
     return f"{100 * mean:.2f} ± {format_percent(std)}"
 
 
-def format_points(fraction: float) -> str:
-    """Formats the difference between two fractions: `0.31 points`."""
-    return f"{100 * fraction:.2f} points"
-
-
 def format_probability(probability: float) -> str:
     """Formats a probability as a percentage.
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples, padding_mask
 from rnnmnist.evaluation import formatting
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
@@ -20,7 +19,6 @@ from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.reporting import html, plots
 from rnnmnist.runs import logs
-from rnnmnist.runs.metrics import Z_95, wilson_interval
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
@@ -75,9 +73,7 @@ def write_report(network: Network, folder: Path) -> Report:
     errors = find_errors(network, cpu_network, examples, probabilities)
     if errors:
         pictures["gallery"] = plots.plot_misclassified(errors, task.feature_names)
-    page = render_page(
-        network, result, pictures, errors, probabilities, examples.labels
-    )
+    page = render_page(network, result, pictures, errors, probabilities)
     paths = []
     for name in PLOT_NAMES:
         path = folder / f"{name}.png"
@@ -97,14 +93,12 @@ def render_page(
     pictures: dict[str, bytes],
     errors: list[plots.Tile],
     probabilities: np.ndarray,
-    labels: np.ndarray,
 ) -> str:
     """Renders the page from a template, which contains the text.
 
     `probabilities`, [examples, classes], are the means over the ensemble.
     """
     newest = network.record.headers[network.record.step]
-    is_wrong = probabilities.argmax(axis=1) != labels
     return html.render(
         html.FOLDER / "report.html",
         network=network,
@@ -120,16 +114,12 @@ def render_page(
         completion=logs.describe_completion(
             network.record.lines, newest.step, newest.config.train
         ),
-        validation_selects=network.task.examples["validation"]
-        >= MIN_VALIDATION_EXAMPLES,
         confusions=most_frequent_errors(result),
         num_drawn_errors=len(errors),
-        num_errors=int(is_wrong.sum()),
         mean_confidence=float(probabilities.max(axis=1).mean()),
         largest_attribution=max(
             (np.abs(tile.attributions).max() for tile in errors), default=0
         ),
-        overconfidence=estimate_overconfidence(probabilities, labels),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
         versions=machine.installed_versions(),
@@ -152,13 +142,12 @@ def predict_over_time(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the final logits, and the accuracy after each time step.
 
-    The accuracy after a time step includes only examples that are long enough. As in
-    result files, the Wilson intervals are computed from the members' mean number of
-    correct predictions. Examples are processed in blocks to limit memory use.
+    The accuracy after a time step includes only examples that are long enough. Examples
+    are processed in blocks to limit memory use.
 
     Returns:
-        The logits, [ensemble, examples, classes], and the accuracies, [3, time], as
-        the lower bound of the 95 % interval, the accuracy, and the upper bound.
+        The logits, [ensemble, examples, classes], and the members' mean accuracies,
+        [time].
     """
     time_steps = len(network.view(examples.take(slice(1)))[0])
     logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
@@ -175,10 +164,7 @@ def predict_over_time(
         counts += is_correct.sum(axis=1).mean(axis=0), mask.sum(axis=0)
         final_logits.append(logits[:, np.arange(len(block)), lengths - 1])
     counts = counts[:, counts[1] > 0]  # all examples may be shorter than `time_steps`
-    low, high = np.transpose(list(map(wilson_interval, *counts.tolist())))
-    return np.concatenate(final_logits, axis=1), np.array(
-        [low, counts[0] / counts[1], high]
-    )
+    return np.concatenate(final_logits, axis=1), counts[0] / counts[1]
 
 
 def find_errors(
@@ -222,20 +208,3 @@ def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.n
     (errors,) = np.nonzero(probabilities.argmax(axis=1) != labels)
     confidence = probabilities[errors].max(axis=1)
     return errors[np.argsort(-confidence, kind="stable")][:MAX_ERRORS]
-
-
-def estimate_overconfidence(
-    probabilities: np.ndarray, labels: np.ndarray
-) -> tuple[float, float, float]:
-    """Estimates overconfidence, the mean confidence minus the accuracy.
-
-    The confidence is the probability of the predicted class.
-
-    Returns:
-        The estimate, and the lower and upper bounds of its 95 % normal interval.
-    """
-    is_correct = probabilities.argmax(axis=1) == labels
-    differences = probabilities.max(axis=1) - is_correct
-    mean = differences.mean()
-    margin = Z_95 * differences.std() / np.sqrt(len(labels))
-    return mean, mean - margin, mean + margin

@@ -53,7 +53,7 @@ class Tile(NamedTuple):
 def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
     """Draws the losses and accuracies of a run against the step.
 
-    Curves show means over the ensemble, and shaded bands show the range of the members.
+    Curves show means over the ensemble.
 
     Args:
         metrics: the lines of the log, at least one.
@@ -68,19 +68,10 @@ def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
             if not lines:
                 continue
             steps = [line.step for line in lines]
-            losses = [[member.loss for member in line.members] for line in lines]
-            accuracies = [
-                [100 * member.accuracy for member in line.members] for line in lines
-            ]
+            losses = [line.loss for line in lines]
+            accuracies = [100 * line.accuracy for line in lines]
             for axes, values in ((upper_axes, losses), (lower_axes, accuracies)):
-                mean = np.mean(values, axis=1)
-                axes.plot(steps, mean, color=colour, marker=marker, label=split)
-                if len(values[0]) == 1:
-                    continue
-                low, high = np.min(values, axis=1), np.max(values, axis=1)
-                axes.fill_between(
-                    steps, low, high, color=colour, alpha=0.25, linewidth=0
-                )
+                axes.plot(steps, values, color=colour, marker=marker, label=split)
         upper_axes.set(ylabel="loss (nats per example)", yscale="log")
         lowest, highest = upper_axes.get_ylim()
         upper_axes.yaxis.set_major_formatter("{x:g}")
@@ -113,12 +104,24 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     # On a square-root scale, single errors stay visible next to hundreds. The largest
     # count is drawn at three quarters of full intensity, so that its text is legible.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
-    edges = np.arange(len(counts) + 1) - 0.5
+    classes = range(len(counts))
+    totals = counts.sum(axis=1)
+    recalls = [
+        f"{100 * correct / total:.1f} %" if total else ""
+        for correct, total in zip(counts.diagonal(), totals, strict=True)
+    ]
     names = [_shorten(name, 24) for name in names]
     with new_figure(4.6) as figure:
         axes = figure.subplots()
-        mesh = axes.pcolormesh(edges, edges, errors, cmap=cmap, norm=norm)
-        mesh.set(edgecolor=LINE, linewidth=0.5)
+        axes.pcolormesh(
+            classes,
+            classes,
+            errors,
+            cmap=cmap,
+            norm=norm,
+            edgecolor=LINE,
+            linewidth=0.5,
+        )
         if len(counts) <= MAX_ANNOTATED:
             size = min(7.5, 95 / len(counts))
             for (true, predicted), count in np.ndenumerate(counts):
@@ -132,8 +135,8 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
                         fontsize=size,
                     )
         rotation = 90 if max(map(len, names)) > 3 else 0
-        axes.set_xticks(range(len(names)), names, rotation=rotation)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(classes, names, rotation=rotation)
+        axes.set_yticks(classes, names)
         size = min(9, 220 / len(names))
         axes.tick_params(length=0, labelsize=size)
         axes.grid(False)
@@ -141,20 +144,11 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
         axes.invert_yaxis()
         right = axes.secondary_yaxis("right")
-        right.set_yticks(range(len(names)), _format_recalls(counts))
+        right.set_yticks(classes, recalls)
         right.tick_params(length=0, labelsize=size)
         right.spines[:].set_visible(False)
         right.set_ylabel("correct")
         return to_png(figure)
-
-
-# Formats the accuracy for each class; empty for classes without examples.
-def _format_recalls(counts: np.ndarray) -> list[str]:
-    totals = counts.sum(axis=1)
-    return [
-        f"{100 * correct / total:.1f} %" if total else ""
-        for correct, total in zip(counts.diagonal(), totals, strict=True)
-    ]
 
 
 def plot_misclassified(
@@ -209,16 +203,15 @@ def _draw_curves(axes: Axes, values: np.ndarray, attributions: np.ndarray) -> No
     times = np.arange(1, len(values) + 1)
     edges = np.append(times, len(times) + 1) - 0.5
     axes.margins(y=0.2)
-    if attributions.any():  # all 0 for leave-one-out predictions
-        axes.pcolormesh(
-            edges,
-            [0, 0.1],  # the lowest tenth of the axes
-            attributions[None],
-            transform=axes.get_xaxis_transform(),
-            cmap=ATTRIBUTION_CMAP,
-            vmin=-1,
-            vmax=1,
-        )
+    axes.pcolormesh(
+        edges,
+        [0, 0.1],  # the lowest tenth of the axes
+        attributions[None],
+        transform=axes.get_xaxis_transform(),
+        cmap=ATTRIBUTION_CMAP,
+        vmin=-1,
+        vmax=1,
+    )
     axes.set_prop_cycle(color=SERIES)
     marker = "o" if len(values) == 1 else ""
     axes.plot(times, values, linewidth=1, marker=marker)
@@ -231,18 +224,15 @@ def plot_accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
     """Draws the accuracy after each time step, with a line for the majority class.
 
     Args:
-        accuracy: fractions, [3, time]: the lower bound of the interval, the accuracy,
-            and the upper bound.
+        accuracy: fractions, [time].
         majority: the fraction of examples in the most frequent class.
     """
-    low, value, high = 100 * accuracy
-    last = len(value)
-    times = range(1, last + 1)
+    last = len(accuracy)
     with new_figure(3.4) as figure:
         axes = figure.subplots()
         axes.axhline(100 * majority, color=MUTED, linewidth=1, zorder=1)
-        axes.fill_between(times, low, high, color=BLUE, alpha=0.25, linewidth=0)
-        axes.plot(times, value, color=BLUE, marker="o", markersize=3)
+        times = range(1, last + 1)
+        axes.plot(times, 100 * accuracy, color=BLUE, marker="o", markersize=3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))

@@ -20,7 +20,7 @@ RUN = [
 ]
 COUNTS = np.array([[50, 3, 0], [12, 30, 1], [0, 0, 44]])
 NAMES = ("one", "two", "a name of more than twenty-four letters")
-ENDS = np.array([[0.4, 0.5, 0.85, 0.9], [0.5, 0.7, 0.9, 1], [0.6, 0.8, 0.95, 1]])
+OVER_TIME = np.array([0.5, 0.7, 0.9, 1])
 WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
 INK, FALLS = np.eye(28) * 255, np.linspace(-1, 1, 28)
 PLOTS: dict[str, Callable[[], bytes]] = {
@@ -39,7 +39,7 @@ PLOTS: dict[str, Callable[[], bytes]] = {
         [plots.Tile("7", WAVE, WAVE[:, 0], "a longer name", "80.00 %", "7")] * 3,
         ["x", "y"],
     ),
-    "steps": lambda: plots.plot_accuracy_over_time(ENDS, 0.25),
+    "steps": lambda: plots.plot_accuracy_over_time(OVER_TIME, 0.25),
 }
 
 
