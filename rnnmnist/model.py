@@ -56,7 +56,7 @@ class Model(Network):
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Pickles only the checkpoint, so unpickling does not use any device."""
         record = Record()
-        # Unlike `self.header`, the record's header does not contain the run's path.
+        # Unlike `self.config`, the record's header does not contain the run's path.
         header = replace_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
         functions = functions_to_specs(self.config).model.user_functions
@@ -79,7 +79,7 @@ class Model(Network):
             UserError: if the folder contains checkpoints or is not writable.
             RunError: if the disk is full.
         """
-        # Unlike `self.header`, the record's header does not contain the run's path.
+        # Unlike `self.config`, the record's header does not contain the run's path.
         header = self.record.headers[self.checkpoint_step]
         save_network(parse_folder(folder, "folder"), header, self.params)
 

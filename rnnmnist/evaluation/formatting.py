@@ -129,23 +129,6 @@ def format_training_overlap(result: Result) -> str:
     )
 
 
-def format_accuracy_by_group(result: Result) -> str:
-    """Formats the mean accuracy per group and the group with the lowest accuracy.
-
-    Returns "" if there are no groups.
-    """
-    accuracies = result.accuracy_by_group
-    if accuracies is None:
-        return ""
-    mean = statistics.fmean(accuracies.values())
-    worst_group = min(accuracies, key=accuracies.__getitem__)
-    return (
-        f"; mean accuracy per group {format_percent(mean)}, lowest "
-        f"{format_percent(accuracies[worst_group])} "
-        f"(group {escape_unprintable(worst_group)})"
-    )
-
-
 def format_loss(result: Result) -> str:
     """Formats the loss, or, for several seeds, the mean loss and ensemble loss.
 
@@ -162,9 +145,22 @@ def format_loss(result: Result) -> str:
 
 
 def format_evaluation(result: Result) -> str:
-    """Formats a result with data set, split, step, accuracies and loss."""
-    return (
+    """Formats a result with data set, split, step, accuracies and loss.
+
+    If the examples have groups, the text also contains the mean accuracy per group and
+    the group with the lowest accuracy.
+    """
+    text = (
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
-        f"{format_result(result)}{format_accuracy_by_group(result)}, "
-        f"{format_loss(result)}"
+        f"{format_result(result)}"
     )
+    accuracies = result.accuracy_by_group
+    if accuracies is not None:
+        mean = statistics.fmean(accuracies.values())
+        worst_group = min(accuracies, key=accuracies.__getitem__)
+        text += (
+            f"; mean accuracy per group {format_percent(mean)}, lowest "
+            f"{format_percent(accuracies[worst_group])} "
+            f"(group {escape_unprintable(worst_group)})"
+        )
+    return f"{text}, {format_loss(result)}"

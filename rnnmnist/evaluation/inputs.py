@@ -69,11 +69,6 @@ def read_features(
 
     The values are not normalized.
     """
-    # The feature names in a mapping or a pandas Series would be ignored.
-    if hasattr(features, "keys"):
-        raise UserError(
-            f"features: must be {task.features} numbers, not {format_value(features)}"
-        )
     array = validate_array("features", features, "biuf", task.features)
     values = array.astype(np.float64)
     is_image = task.image_shape is not None

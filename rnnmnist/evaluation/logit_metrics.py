@@ -85,9 +85,8 @@ def evaluate_logits(
         )
     is_training_data = task.sha256 == network.task.sha256
     num_seen = None
-    digests = network.header.trained_on
-    if not is_training_data and digests and examples.digests is not None:
-        num_seen = int(np.isin(examples.digests, digests).sum())
+    if not is_training_data and network.trained_on and examples.digests is not None:
+        num_seen = int(np.isin(examples.digests, network.trained_on).sum())
     # For random filters, the temperature is fitted to leave-one-out predictions.
     calibrated_on_split = split.startswith("leave_one")
     if split == "validation" and not network.config.model.is_closed_form:

@@ -15,7 +15,6 @@ from rnnmnist.config.functions import import_function, spec_without_path
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import is_user_defined
-from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Inputs, Normalization, View
 from rnnmnist.errors import UserError, escape_unprintable, format_value
 from rnnmnist.evaluation.inputs import read_features
@@ -25,7 +24,6 @@ from rnnmnist.models.classifier import Classifier, make_model
 from rnnmnist.models.parameters import Params, count_params, params_sha256
 from rnnmnist.models.recurrent_layer import Carry
 from rnnmnist.runs.checkpoint_files import warn_about_changed_files
-from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import ARRAYS_FOLDER
 from rnnmnist.runtime.devices import make_device_mesh
@@ -58,8 +56,7 @@ class Network:
         selector: selects the checkpoint: `best`, `latest` or a step number.
         settings: the settings in `LOAD_SETTINGS` that the caller has passed.
         dataset: data of the run; None if they are not in memory.
-        header: header of the checkpoint, which contains the settings.
-        params: evaluated parameters, NumPy arrays with a leading ensemble axis.
+        trained_on: hashes of the training sequences; empty for images.
     """
 
     def __init__(
@@ -77,49 +74,20 @@ class Network:
         self.record = record
         self.selector = selector
         self.dataset = dataset
+        self.workdir = record.workdir
         header = record.select(selector)
-        config = _resolve_config(header.config, settings, record.workdir)
+        self.checkpoint_step = header.step
+        self.task = header.task
+        self.validation_metrics = header.metrics
+        self.temperature = header.temperature
+        self.reason = header.reason
+        self.trained_on = header.trained_on
+        self.config = _resolve_config(header.config, settings, record.workdir)
         # In the configuration, paths are absolute and functions are imported.
-        self.settings = {name: config.flat()[name] for name in settings}
-        self.header = replace(header, config=config)
+        self.settings = {name: self.config.flat()[name] for name in settings}
         if settings != self.settings:  # a function was just imported
-            warn_about_changed_files(header, config)
-        self.params: Params = record.read_params(self.header)
-
-    @property
-    def workdir(self) -> Path | None:
-        """Run folder; None if the run is in memory."""
-        return self.record.workdir
-
-    @property
-    def checkpoint_step(self) -> int:
-        """Step of the checkpoint."""
-        return self.header.step
-
-    @property
-    def config(self) -> RunConfig:
-        """Settings of the run."""
-        return self.header.config
-
-    @property
-    def task(self) -> Task:
-        """Description of the classification task."""
-        return self.header.task
-
-    @property
-    def validation_metrics(self) -> StepMetrics | None:
-        """Validation metrics; None if the checkpoint was not validated."""
-        return self.header.metrics
-
-    @property
-    def temperature(self) -> float:
-        """Temperature: probabilities = softmax(logits / temperature)."""
-        return self.header.temperature
-
-    @property
-    def reason(self) -> str | None:
-        """Reason for an automatic choice of the network; None if the user chose it."""
-        return self.header.reason
+            warn_about_changed_files(header, self.config)
+        self.params: Params = record.read_params(replace(header, config=self.config))
 
     @functools.cached_property
     def params_sha256(self) -> str:
@@ -162,7 +130,7 @@ class Network:
     def on(self, mesh: Mesh) -> "Network":
         """Returns a copy of the network on the devices of a mesh."""
         network = Network(
-            self.record, str(self.header.step), self.settings, self.dataset
+            self.record, str(self.checkpoint_step), self.settings, self.dataset
         )
         network.mesh = mesh
         return network

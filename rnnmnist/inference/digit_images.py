@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnmnist.config.settings import expand_path
 from rnnmnist.data.examples import Inputs
 from rnnmnist.data.image_datasets import DIGITS
 from rnnmnist.errors import UserError
@@ -79,7 +80,8 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> NDArray[np.uint8
     For arguments and errors, see `Model.predict`.
     """
     if isinstance(image, str | Path):
-        return preprocess(image_io.read(str(image)))
+        with expand_path(str(image)).open("rb") as file:
+            return preprocess(image_io.decode(file, str(image)))
     if isinstance(image, bytes):
         return preprocess(image_io.decode(io.BytesIO(image), "the image"))
     return preprocess(image_io.convert_array(image))

@@ -7,7 +7,6 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps  # noqa: TID251
 
-from rnnmnist.config.settings import expand_path
 from rnnmnist.data.sequences.checking import reject_masked
 from rnnmnist.errors import UserError, prefix_errors
 
@@ -19,8 +18,8 @@ FORMAT_HINT = (
 MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
-def read(name: str) -> np.ndarray:
-    """Reads an image file of any size and mode as a greyscale array.
+def decode(file: BinaryIO, name: str) -> np.ndarray:
+    """Decodes an image file of any size and mode to a greyscale array.
 
     - If the image is animated, the first frame is used.
     - If the image is in colour, the channel with the largest standard deviation is
@@ -31,12 +30,6 @@ def read(name: str) -> np.ndarray:
         Float32 [height, width] with values from 0 to 1. Larger images are downsampled,
         so that neither side is longer than `MAX_SIDE`.
     """
-    with expand_path(name).open("rb") as file:
-        return decode(file, name)
-
-
-def decode(file: BinaryIO, name: str) -> np.ndarray:
-    """Decodes an open image file to the greyscale array that `read` returns."""
     with (
         # Pillow raises many types of exceptions for damaged files.
         prefix_errors(name, FORMAT_HINT),
@@ -54,7 +47,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
 
 
 def convert_array(image: np.ndarray) -> np.ndarray:
-    """Converts an image, uint8 or float [height, width], to the format of `read`."""
+    """Converts an image, uint8 or float [height, width], to the format of `decode`."""
     reject_masked("image", image)
     image = np.asarray(image)
     is_valid_dtype = image.dtype == np.uint8 or image.dtype.kind == "f"

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from msgspec.structs import replace
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from support import REPOSITORY, Once, called, inputs_of
@@ -117,8 +116,7 @@ def test_the_page_accepts_only_a_single_lstm() -> None:
         ("num_seeds", 3),
         ("model.window", 4),
     ):
-        changed = config.replace({name: value})
-        run.header = replace(run.header, config=changed)
+        run.config = config.replace({name: value})
         with pytest.raises(UserError, match=f"{name}={value}"):
             drawing_page.render([run])
 
@@ -128,7 +126,7 @@ def test_titles_contain_the_run_if_losses_are_equal() -> None:
         Network(Record(REPOSITORY / REFERENCE_WORKDIRS[0]), "best") for _ in range(2)
     ]
     for run, name in zip(runs, ("a", "<script>"), strict=True):
-        run.record.workdir = Path("/runs", name)
+        run.workdir = Path("/runs", name)
     page = drawing_page.render(runs)
     titles = [network["title"] for network in data_of(page)["networks"]]
     assert titles == ["Last-row loss: a", "Last-row loss: <script>"]
