@@ -8,7 +8,7 @@ from rnnmnist.config.schema import is_user_defined
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import SPLITS, Dataset, Examples
-from rnnmnist.errors import MissingDataError, UserError, format_value
+from rnnmnist.errors import MissingDataError, UserError
 from rnnmnist.evaluation.network import Network
 
 
@@ -26,15 +26,12 @@ def load_split(
     Returns:
         The task, the name of the split, and its examples.
     """
-    if split not in (None, *SPLITS):
-        raise UserError(
-            f"split: must be one of {', '.join(SPLITS)}, not {format_value(split)}"
-        )
     task, splits = dataset or network.dataset or _load_dataset(network)
     split = split or task.evaluated_split
-    if not len(splits[split]):
+    available = [name for name in SPLITS if len(splits[name])]
+    if split not in available:
         raise UserError(
-            f"split: {task.name} has no {split} split; remove split={split}"
+            f"split: {task.name} has no {split} split; use {' or '.join(available)}"
         )
     return task, split, splits[split]
 
@@ -57,15 +54,10 @@ def _load_dataset(network: Network) -> Dataset:
     dataset = datasets.load(network.config, trained_task=network.task)
     is_specified = network.settings.get("data.path") is not None
     if dataset.task.sha256 != network.task.sha256 and not is_specified:
-        if config.path is None:
-            raise UserError(
-                f"workdir: {network.workdir} was trained with another version of "
-                f"rnnmnist, with different splits of {dataset.task.name}; use that "
-                "version, or train in another workdir"
-            )
         raise UserError(
-            f"data.path: the sequences in {config.path} do not match the SHA-256 of "
-            f"the training run; to evaluate on them, set data.path={config.path}"
+            f"workdir: {network.workdir} was trained on data other than "
+            f"{config.path or dataset.task.name}; use the original file or version of "
+            "rnnmnist, or set data.path=PATH to evaluate on other sequences"
         )
     return dataset
 

@@ -104,7 +104,7 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
     arguments = trainer.arguments(workdir, data_dir, "--config.train.num_steps=140")
     assert "trained on data other than mnist5k" in refused("main", *arguments)
     message = refused("evaluate", f"--workdir={workdir}")
-    assert f"{workdir} was trained with another version" in message
+    assert f"{workdir} was trained on data other than mnist5k" in message
     assert file_times(workdir).keys() == paths
 
 
