@@ -80,11 +80,10 @@ def test_streams_predict_as_whole_sequences(
 def test_a_stream_refuses_invalid_time_steps() -> None:
     network = load()
     wrong: list[tuple[Any, str]] = [
-        (np.zeros(27), r"features: must have the shape \(28,\), .*\(27,\)"),
-        (np.ma.masked_equal(np.arange(28), 1), "features: contains masked values"),
+        (np.zeros(27), r"features: .*\(28,\), .*\(27,\)"),
+        (np.ma.masked_equal(np.arange(28), 1), "features: .*masked"),
         (np.full(28, np.nan), "feature 0 is missing"),
-        (np.full(28, 255), "features: must be pixel values between 0 and 1"),
-        (["1"] * 28, "features: has the type .<U1.; expected real numbers"),
+        (np.full(28, 255), "features: .*between 0 and 1"),
         ([1, [2]], "features: "),
     ]
     for features, message in wrong:

@@ -19,13 +19,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import image_datasets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io
-from rnnmnist.inference.preprocessing import (
-    OVERSAMPLING,
-    STROKE_WIDTH_RANGE,
-    normalize_strokes,
-    preprocess,
-    stroke_width,
-)
+from rnnmnist.inference.preprocessing import preprocess
 
 IMAGES, LABELS = image_datasets.embedded_images()["test"]  # 50 of each digit
 
@@ -105,14 +99,6 @@ def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
         assert image[14].max() == image[:, 14].max() == 255
 
 
-def test_thin_and_thick_strokes_become_as_wide_as_those_of_mnist() -> None:
-    thinnest, thickest = STROKE_WIDTH_RANGE
-    for width, target in ((1, thinnest), (5, thickest)):
-        strokes = normalize_strokes(np.ones((20, width), np.float32))
-        found = stroke_width(strokes > 0.5) / OVERSAMPLING
-        assert found == pytest.approx(target, abs=0.2)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (300, 1), (200, 300)])
 def test_an_image_without_foreground_is_refused_at_any_size(
     shape: tuple[int, int],
@@ -121,10 +107,7 @@ def test_an_image_without_foreground_is_refused_at_any_size(
         found = preprocess(np.full(shape, level))
         assert found.shape == (28, 28)
         assert not found.any()
-
-
-def test_an_almost_black_image_has_no_foreground() -> None:
-    assert not preprocess(robustness.upsample(IMAGES[0]) / 24).any()
+    assert not preprocess(robustness.upsample(IMAGES[0]) / 24).any()  # almost black
 
 
 def test_specks_and_components_at_the_border_are_removed() -> None:
@@ -197,16 +180,13 @@ def test_text_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(zero))
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "latin-1"))
     predict.main([f"{folder}/a zero.png", f"{folder}/seven.jpg", "-"])
+    with pytest.raises(UserError, match="-: No such file"):
+        load().predict("-")  # only the command reads standard input
     output = printed.getvalue().decode("latin-1")
     assert output.startswith(f"{folder}/a zero.png: 0, ")
     assert "seven.jpg: 7, " in output
     assert "\n-: 0, " in output
     assert output.count("time steps read; decided after ") == 3
-
-
-def test_only_the_command_reads_standard_input(model: Model) -> None:
-    with pytest.raises(UserError, match=r"/?-: No such file"):
-        model.predict("-")
 
 
 def test_unreadable_files_are_reported_and_skipped(

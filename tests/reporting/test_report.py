@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 import trainer
 from markupsafe import Markup
-from support import (
-    Once,
-    called,
-    output_of,
-)
+from support import Once, called, output_of
 
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.evaluation.network import Network
