@@ -16,7 +16,7 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import is_user_defined
 from rnnmnist.data.examples import Dataset, Inputs, Normalization, View
-from rnnmnist.errors import UserError, escape_unprintable, format_value
+from rnnmnist.errors import UserError, escape_unprintable
 from rnnmnist.evaluation.inputs import read_features
 from rnnmnist.evaluation.predictions import nonfinite_logits_error, predict_logits
 from rnnmnist.evaluation.probabilities import combine_members, softmax
@@ -221,10 +221,6 @@ class Network:
                 outside the range of the training data.
             RunError: if a logit is not finite.
         """
-        if not isinstance(state, StreamState):
-            raise UserError(
-                f"state: must be returned by start or step, not {format_value(state)}"
-            )
         values = read_features(self.task, self.normalization, features)
         current = self.normalization.standardize(values[None, None])[0, 0]
         # Forward fill copies missing values from the previous time step.

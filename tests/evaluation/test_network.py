@@ -89,9 +89,6 @@ def test_a_stream_refuses_invalid_time_steps() -> None:
     for features, message in wrong:
         with pytest.raises(UserError, match=message):
             network.step(network.start(), features)
-    nothing: Any = None
-    with pytest.raises(UserError, match=r"^state: "):
-        network.step(nothing, np.zeros(28))
 
 
 def test_a_bidirectional_network_has_no_outputs_over_time(
