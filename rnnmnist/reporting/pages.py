@@ -117,9 +117,6 @@ def render_page(
         confusions=most_frequent_errors(result),
         num_drawn_errors=len(errors),
         mean_confidence=float(probabilities.max(axis=1).mean()),
-        largest_attribution=max(
-            (np.abs(tile.attributions).max() for tile in errors), default=0
-        ),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
         versions=machine.installed_versions(),
