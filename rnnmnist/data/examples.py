@@ -15,7 +15,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_DEVIATION = 1e6  # from the training mean, in standard deviations
 BLOCK_BYTES = 1 << 22  # size of a block of float64 values to normalize
 # Fields of `Inputs` that all examples share; other fields have one entry per example.
-SHARED_FIELDS = ("stored", "normalization", "ids", "columns")
+SHARED_FIELDS = ("stored", "normalization", "ids")
 
 
 if TYPE_CHECKING:
@@ -193,7 +193,6 @@ class Inputs:
     indices: np.ndarray | None = None  # int [examples], into `stored`; None: all
     normalization: Normalization | None = None  # None for images
     ids: tuple[str, ...] | None = None  # of all stored examples; None: their indices
-    columns: np.ndarray | None = None  # indices of the features to read; None: all
 
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
@@ -210,8 +209,9 @@ class Inputs:
 
     def raw(self, positions: int | slice | np.ndarray) -> np.ndarray:
         """Returns selected examples in their stored form, including padding."""
-        index = positions if self.indices is None else self.indices[positions]
-        return select_columns(self.stored[index], self.columns)
+        return self.stored[
+            positions if self.indices is None else self.indices[positions]
+        ]
 
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
         """Returns selected examples: uint8 images, or normalized float32 sequences."""
@@ -297,11 +297,6 @@ def cumulative_max(values: Arrays) -> Arrays:
     # In exports, the number of time steps is symbolic, which `jnp.maximum.accumulate`
     # does not support.
     return jax.lax.cummax(values, axis=1)
-
-
-def select_columns(values: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
-    """Selects indices of the last axis; None selects all."""
-    return values if columns is None else np.take(values, columns, axis=-1)
 
 
 def padding_mask(time_steps: int, lengths: np.ndarray) -> np.ndarray:

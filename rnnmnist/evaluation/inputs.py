@@ -54,12 +54,7 @@ def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
 
     normalization = Normalization.create(task, data.missing)
     check_and_hash_values(sequences, normalization)
-    return Inputs(
-        sequences.inputs,
-        sequences.lengths,
-        normalization=normalization,
-        columns=sequences.columns,
-    )
+    return Inputs(sequences.inputs, sequences.lengths, normalization=normalization)
 
 
 def read_features(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.examples import SPLITS, padding_mask, select_columns
+from rnnmnist.data.examples import SPLITS, padding_mask
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 MAX_CLASSES = 1_000
@@ -41,12 +41,10 @@ class Sequences:
     groups: np.ndarray | None  # int or str [examples], such as subjects
     feature_names: tuple[str, ...]  # "0", "1", … by default
     ids: tuple[str, ...] | None  # identifiers of the sequences in the file
-    columns: np.ndarray | None = None  # indices of the features to read; None: all
 
     def to_arrays(self) -> dict[str, Any]:
         """Returns keyword arguments for `check_arrays`, without None values."""
-        inputs = select_columns(self.inputs, self.columns)
-        arrays = vars(self) | {"inputs": inputs, "columns": None, "classes": None}
+        arrays = vars(self) | {"classes": None}
         if self.labels is not None:
             arrays["labels"] = np.array(self.classes)[self.labels]
         return {name: array for name, array in arrays.items() if array is not None}
@@ -69,8 +67,7 @@ class Sequences:
         for start in range(0, len(indices), size):
             block = indices[start : start + size]
             mask = ~padding_mask(max_length, self.lengths[block])
-            rows = self.inputs[block, :max_length][mask]
-            yield block, mask, select_columns(rows, self.columns)
+            yield block, mask, self.inputs[block, :max_length][mask]
 
     def split_indices(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of the sequences in each split.
@@ -86,14 +83,12 @@ class Sequences:
         Missing values (NaN) are ignored.
         """
         indices = self.split_indices("train")["train"]
-        low, high = np.inf, -np.inf
+        values: list[set[float]] = [set() for _ in self.feature_names]
         for _, _, rows in self.read_blocks(indices):
-            low = np.fmin(low, np.fmin.reduce(rows))
-            high = np.fmax(high, np.fmax.reduce(rows))
-        for _, _, rows in self.read_blocks(indices):
-            is_extreme = (rows == low) | (rows == high)
-            if not (is_extreme | np.isnan(rows)).all():
-                return False
+            for distinct, column in zip(values, rows.T, strict=True):
+                distinct.update(column[~np.isnan(column)].tolist())
+                if len(distinct) > 2:
+                    return False
         return True
 
     def count_training_sequences(self) -> int:

@@ -15,19 +15,14 @@ from rnnmnist.config.functions import Function, short_name
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.settings import expand_path
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import (
-    Dataset,
-    Examples,
-    Normalization,
-    select_columns,
-)
+from rnnmnist.data.examples import Dataset, Examples, Normalization
 from rnnmnist.data.sequences.checking import (
     Sequences,
     check_arrays,
     has_custom_names,
     require_features,
 )
-from rnnmnist.data.sequences.moments import Moments
+from rnnmnist.data.sequences.moments import Moments, compute_moments
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.errors import (
@@ -264,7 +259,6 @@ def to_dataset(
             sequences.lengths if (lengths < time_steps).any() else None,
             normalization=normalization,
             ids=sequences.ids,
-            columns=sequences.columns,
             labels=np.asarray(sequences.labels),
             groups=sequences.groups,
             digests=digests,
@@ -288,10 +282,14 @@ def _prepare_training(
         sequences.classes,
         {},
     )
-    moments = Moments(sequences, splits["train"])
+    moments = compute_moments(sequences, splits["train"])
     if config.normalize != "none":
-        mean, std, delta_std = moments.normalization
-        task = replace(task, mean=mean, std=std, delta_std=delta_std)
+        task = replace(
+            task,
+            mean=tuple(moments.mean.tolist()),
+            std=tuple(moments.std.tolist()),
+            delta_std=tuple(moments.delta_std.tolist()),
+        )
     sha256 = check_and_hash_values(
         sequences, Normalization.create(task, config.missing)
     )
@@ -319,9 +317,8 @@ def hash_sequences(sequences: Sequences) -> np.ndarray:
     """
     digests = []
     for values, length in zip(sequences.inputs, sequences.lengths, strict=True):
-        selected_values = select_columns(values[:length], sequences.columns)
         # Adding 0 converts negative zeros to positive zeros.
-        content = (selected_values.astype(np.float64) + 0.0).tobytes()
+        content = (values[:length].astype(np.float64) + 0.0).tobytes()
         digests.append(hashlib.blake2b(content, digest_size=8).hexdigest())
     return np.array(digests)
 
@@ -356,27 +353,19 @@ def _warn_of_splits(
             earlier_keys = np.concatenate([earlier_keys, split_keys])
 
 
-# Warns about clocks, counters, constants, and features without training values.
+# Warns about constants and features without training values.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
-    names = np.array(sequences.feature_names)
-    is_linear = moments.has_constant_delta
-    if is_linear.any() and not is_linear.all():
-        warn_about_data(
-            "features that change by a constant amount per time step, or never within "
-            "a sequence, like a clock, a counter or a subject number: "
-            f"{', '.join(names[is_linear])[:200]}; exclude them with data.features, or "
-            "assign the role groups to the subject column"
-        )
     if moments.is_constant.all():
         warn_about_data(
             "every feature is constant over all training sequences, up to rounding, so "
             "no network can distinguish the sequences; scale up tiny values"
         )
-    is_empty = moments.count[0] == 0
+    is_empty = moments.num_values == 0
     if is_empty.any():
+        names = ", ".join(np.array(sequences.feature_names)[is_empty])
         warn_about_data(
             "features that have no values in the training sequences: "
-            f"{', '.join(names[is_empty])[:200]}; exclude them with data.features"
+            f"{names[:200]}; exclude them with data.features"
         )
 
 
@@ -419,7 +408,7 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
 
 
 def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
-    """Selects features in the order of `features`; if it is empty, keeps all.
+    """Copies features in the order of `features`; if it is empty, keeps all.
 
     Features with custom names are selected by name. Features with default names are
     identified by position, so the number of features must match.
@@ -430,9 +419,9 @@ def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
     is_named = has_custom_names(names) and has_custom_names(features)
     if is_named or sorted(features) == sorted(names):
         require_features(names, features)
-        # Columns are selected when values are read, so that memory maps are not copied.
-        columns = np.array([names.index(name) for name in features])
-        return replace(sequences, columns=columns, feature_names=tuple(features))
+        columns = [names.index(name) for name in features]
+        inputs = np.take(sequences.inputs, columns, axis=-1)
+        return replace(sequences, inputs=inputs, feature_names=tuple(features))
     if len(names) != len(features):
         raise UserError(
             f"must have the features {format_value(features)} ({len(features)}), which "

@@ -22,7 +22,7 @@ from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Normalization
 from rnnmnist.data.sequences import checking, reading
 from rnnmnist.data.sequences.checking import Sequences, check_arrays
-from rnnmnist.data.sequences.moments import Moments
+from rnnmnist.data.sequences.moments import compute_moments
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.tables import read_csv, read_stream
 from rnnmnist.errors import UserError, as_failure
@@ -185,13 +185,13 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     varied = constant + 10 * ulp * generator.normal(size=count).astype(dtype)
     features = np.stack([constant, rounded, varied], axis=-1)
     sequences = check_arrays(features.reshape(-1, 1000, 3), np.arange(1000) % 2)
-    moments = Moments(sequences, np.arange(1000))
-    means, stds, _ = moments.normalization
-    assert (means[0], stds[:2]) == (mean, (1, 1))
+    moments = compute_moments(sequences, np.arange(1000))
+    assert moments.is_constant.tolist() == [True, True, False]
+    assert moments.mean[0] == mean
     deviations = np.float64(varied - constant[0])
-    error = means[2] - mean - deviations.mean()
-    assert abs(error) <= np.spacing(abs(means[2]))
-    assert stds[2] == pytest.approx(deviations.std())
+    error = moments.mean[2] - mean - deviations.mean()
+    assert abs(error) <= np.spacing(moments.mean[2])
+    assert moments.std[2] == pytest.approx(deviations.std())
 
 
 def test_inputs_of_a_folder_are_memory_mapped_read_only(tmp_path: Path) -> None:
@@ -206,27 +206,12 @@ def test_inputs_of_a_folder_are_memory_mapped_read_only(tmp_path: Path) -> None:
     assert inputs[0, 0] == 9
 
 
-def test_chosen_features_of_a_folder_stay_memory_mapped(tmp_path: Path) -> None:
-    names = ["a", "b", "c"]
-    arrays = {"inputs": NOISE.swapaxes(1, 2), "labels": np.arange(len(NOISE)) % 2}
-    path = write_folder(tmp_path, feature_names=names, **arrays)
+def test_chosen_features_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
+    inputs = NOISE.swapaxes(1, 2)
+    path = write_folder(tmp_path, feature_names=["a", "b", "c"], inputs=inputs)
     sequences = read(path, features=("c", "a"))
-    memory_map: Any = sequences.inputs
-    while not isinstance(memory_map, np.memmap):
-        memory_map = memory_map.base
-    dataset = to_dataset("mine", sequences, Config())
-    training = dataset.splits["train"]
-    assert np.shares_memory(training.stored, memory_map)
-    assert (dataset.task.features, dataset.task.feature_names) == (2, ("c", "a"))
-    chosen = arrays["inputs"][..., [2, 0]]
-    expected = to_dataset(
-        "mine",
-        check_arrays(chosen, arrays["labels"], feature_names=["c", "a"]),
-        Config(),
-    )
-    assert expected.task == dataset.task
-    values = expected.splits["train"].take(slice(None))
-    np.testing.assert_array_equal(training.take(slice(None)), values)
+    assert sequences.feature_names == ("c", "a")
+    np.testing.assert_array_equal(sequences.inputs, inputs[..., [2, 0]])
 
 
 def test_either_file_of_a_pair_loads_both(tmp_path: Path) -> None:
@@ -418,13 +403,25 @@ def test_equal_sequences_in_different_splits_are_counted() -> None:
     assert len(messages) == 1
 
 
-@pytest.mark.parametrize("scale", [0, 1e-300])
-def test_constant_features_cause_one_warning(scale: float) -> None:
-    labels = np.arange(40) % 2
-    for inputs, number in ((NOISE[:40] * scale + 5 * (scale == 0), 1), (NOISE[:40], 0)):
-        with data_warnings() as messages:
-            to_dataset("mine", check_arrays(inputs, labels), Config())
-        assert len([text for text in messages if "is constant over" in text]) == number
+@pytest.mark.parametrize(
+    ("inputs", "features"),
+    [
+        (np.full((40, 3, 2), 5.0), ["every feature"]),
+        (NOISE[:40] * 1e-300, ["every feature"]),
+        (NOISE[:40], []),
+        (np.where([True, False], NOISE[:40], np.nan), ["1"]),
+    ],
+)
+def test_a_warning_names_features_that_are_constant_or_empty(
+    inputs: np.ndarray, features: list[str]
+) -> None:
+    sequences = check_arrays(inputs, np.arange(40) % 2)
+    with data_warnings() as messages:
+        to_dataset("mine", sequences, Config(data=DataConfig(missing="zero")))
+    named = [text for text in messages if "identical" not in text]
+    assert len(named) == len(features)
+    for text, feature in zip(named, features, strict=True):
+        assert feature in text
 
 
 @pytest.mark.parametrize("feature", [0, 1])
