@@ -7,7 +7,6 @@ in the 2016 tutorial, the first 5,000 training images are the validation split.
 """
 
 import contextlib
-import fcntl
 import gzip
 import io
 import logging
@@ -20,7 +19,7 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds  # noqa: TID251
 
-from rnnmnist.config.files import open_folder, parse_folder
+from rnnmnist.config.files import parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_datasets import IMAGE_SHAPE, SIZES
@@ -111,13 +110,8 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
     tfds.disable_progress_bar()
     builder = make_builder(config)
     if not builder.info.splits:  # the data set is not prepared
-        with open_folder(Path(builder.data_dir).parents[2]) as folder:
-            # If the file system has no locks, each process prepares the data set.
-            with contextlib.suppress(OSError):
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            builder = make_builder(config)
-            if not builder.is_prepared():  # another process may have prepared it
-                _prepare(builder, config.manual_dir)
+        _prepare(builder, config.manual_dir)
+        builder = make_builder(config)
     with prefix_errors(builder.data_dir, PREPARE_HINT, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}
 
@@ -182,6 +176,8 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         # Other programs may be downloading to TFDS's own folder.
         tempfile.TemporaryDirectory(dir=folder) as downloads,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
+        # TFDS renames a temporary folder, unless another process already did so.
+        contextlib.suppress(FileExistsError),
     ):
         builder.download_and_prepare(
             download_dir=downloads, download_config=download_config
