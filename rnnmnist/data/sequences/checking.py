@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import SPLITS, padding_mask
-from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
+from rnnmnist.errors import UserError, format_value, prefix_errors
 
 MAX_CLASSES = 1_000
 BLOCK_BYTES = 1 << 24  # per block of float64 values that is read
@@ -247,14 +247,10 @@ def _draw_groups(
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [validate_array("inputs", sequence, "biuf") for sequence in sequences]
-    if not arrays or any(array.ndim == 0 for array in arrays):
-        raise UserError(
-            "inputs: must be a list of arrays [time, features] or [time], not "
-            f"{'a list of numbers' if arrays else 'an empty list'}; pass [inputs] for "
-            "a single sequence"
-        )
     with prefix_errors(
-        "inputs", "pass arrays [time, features] with the same number of features"
+        "inputs",
+        "pass a list of arrays [time, features] with the same number of features, also "
+        "for a single sequence",
     ):
         lengths = np.array(list(map(len, arrays)))
         return pad(np.concatenate(arrays), lengths), lengths
@@ -267,15 +263,12 @@ def has_custom_names(features: Sequence[str]) -> bool:
 
 def require_features(names: Sequence[str], required_names: Sequence[str]) -> None:
     """Raises a `UserError` if a required feature is missing."""
-    missing_names = [name for name in required_names if name not in names]
-    if missing_names:
-        candidates = [name for name in names if name not in required_names]
-        hint = f"the features are {format_value(names)}"
-        remedy = suggest_name(missing_names[0], candidates, hint)
-        raise UserError(
-            f"has no feature {format_value(missing_names[0])}, which data.features or "
-            f"the network requires; {remedy}"
-        )
+    for name in required_names:
+        if name not in names:
+            raise UserError(
+                f"has no feature {format_value(name)}, which data.features or the "
+                f"network requires; the features are {format_value(names)}"
+            )
 
 
 def _check_split(values: ArrayLike, count: int) -> np.ndarray:

@@ -220,10 +220,12 @@ def to_dataset(
             "line, or a column 'label' (for another column, set "
             "data.columns=label=NAME); in Python, pass labels"
         )
+    digests = hash_sequences(sequences)
     if trained_task is None:
         _check_roles(sequences, data.roles)
         splits = sequences.training_splits(data.validation, config.seed)
         task = _prepare_training(sequences, splits, data)
+        _warn_of_splits(sequences, splits, digests)
     else:
         sequences = _map_labels(sequences, trained_task)
         sha256 = check_and_hash_values(
@@ -233,9 +235,6 @@ def to_dataset(
         if sha256 == trained_task.sha256:
             splits = sequences.training_splits(data.validation, config.seed)
         task = replace(trained_task, sha256=sha256)
-    digests = hash_sequences(sequences)
-    if trained_task is None:
-        _warn_of_splits(sequences, splits, digests)
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
         groups = np.unique(sequences.groups[splits["validation"]])

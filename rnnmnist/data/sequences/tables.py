@@ -126,9 +126,6 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     columns_by_role = {
         role: _Column(name, _decode(table[name])) for role, name in columns.items()
     }
-    for column in columns_by_role.values():
-        if pa.types.is_nested(column.values.type):
-            raise column.make_error(0, "one number or string in each row")
     codes, ids = columns_by_role.pop("sequence").encode()
     lengths = np.bincount(codes)
     order = columns_by_role.pop("time").sort_by_time(codes)

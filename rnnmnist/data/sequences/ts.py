@@ -88,7 +88,5 @@ def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
             "the label must be a class listed in @classLabel, "
             f"{format_value(' '.join(classes))}, not {format_value(label)}"
         )
-    if "_" in "".join(dimensions):  # `float` would accept underscores
-        raise UserError("a value contains an underscore; remove it")
     cells = [dimension.replace("?", "nan").split(",") for dimension in dimensions]
     return np.array(cells, np.float64).T, label

@@ -176,7 +176,7 @@ def test_a_trained_network_selects_columns_by_name(tmp_path: Path) -> None:
     predicted = output_of(called("predict", f"--workdir={run}", path))
     assert f"({(expected.argmax(1) == [1, 0, 1]).sum()} of 3;" in evaluated
     assert len(predicted.splitlines()) == 3
-    with pytest.raises(UserError, match=r"^inputs: has no feature 'y', .* mean 'yy'"):
+    with pytest.raises(UserError, match=r"^inputs: has no feature 'y'"):
         model.classify(more.rename(columns={"y": "yy"}))
 
 
@@ -226,7 +226,7 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "features", "message"),
     [
-        (BESIDE, "u,vv", "has no feature 'vv', .*data.features.* did you mean 'v'"),
+        (BESIDE, "u,vv", "has no feature 'vv', .*data.features"),
         (BESIDE, "label", "has no feature 'label', "),
         (NOISE, "2", r"features \('2',\) \(1\), .* not \('0', '1'\) \(2\)"),
         (BESIDE, "u,", "^data.features: must be NAME,NAME"),
@@ -244,9 +244,7 @@ def test_unknown_features_are_refused(
 def test_a_list_with_swapped_axes_is_refused() -> None:
     """Time steps are taken for features, whose number then varies from 5 to 7."""
     inputs = [np.zeros((2, 5 + example % 3)) for example in range(60)]
-    with pytest.raises(
-        UserError, match=r"^inputs: .* 5 .* 6\); pass arrays \[time, features\]"
-    ):
+    with pytest.raises(UserError, match=r"^inputs: .* 5 .* 6\); pass a list of arrays"):
         read_memory(inputs, labels=np.arange(60) % 2)
 
 
@@ -258,7 +256,7 @@ def test_a_list_with_swapped_axes_is_refused() -> None:
         ("sensors.csv", None, r"rnnmnist\.read_sequences"),
         (np.ones((3, 4)), None, "pass labels"),
         (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\) and labels"),
-        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "row 1: column x contains"),
+        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "^inputs: .*single type each"),
         (FRAME.drop(columns="time"), None, "inputs: has the columns .* expected seq"),
         (FRAME, [0, 1, 0], "^labels: must be a column of the table"),
         (
@@ -277,8 +275,8 @@ def test_a_list_with_swapped_axes_is_refused() -> None:
             [0, 1] * 10,
             r"^inputs: has the type 'generator'; .*with list\(\)",
         ),
-        ([], [], "^inputs: must be a list of arrays .* not an empty list; "),
-        ([0.5, 1.5], [0, 1], "^inputs: .* not a list of numbers; pass "),
+        ([], [], "^inputs: .* pass a list of arrays"),
+        ([0.5, 1.5], [0, 1], "^inputs: .* pass a list of arrays"),
         (
             pd.DataFrame(np.ones((2, 9))),
             [0, 1],

@@ -20,7 +20,7 @@ from support import damaged, data_warnings, output_of, run_python
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Normalization
-from rnnmnist.data.sequences import checking, reading
+from rnnmnist.data.sequences import checking
 from rnnmnist.data.sequences.checking import Sequences, check_arrays
 from rnnmnist.data.sequences.moments import compute_moments
 from rnnmnist.data.sequences.reading import read, to_dataset
@@ -513,7 +513,6 @@ WRONG_TS = [
     ("5:6:bird", "(0,5):(0,6):bird", "line 11: cannot be read (ValueError: could not"),
     ("6:bird", "6,6:bird", "line 11: cannot be read (ValueError: "),
     ("5:6:bird", "5:bird", "size 1); "),
-    ("5:6:bird", "5:1_6:bird", "line 11: a value contains an underscore"),
 ]
 WRONG_CSV = [
     (CSV, CSV.replace(",", ";"), "has the columns ['sequence; time;0;1;label'];"),
@@ -582,12 +581,6 @@ def test_a_compressed_table_must_be_named_gz(tmp_path: Path) -> None:
     assert "Row #8: Expected 5 columns, got 2: a,b" in refusal(tmp_path / "cut.csv.gz")
     path = (tmp_path / "data.csv.gz").rename(tmp_path / "data.csv")
     assert "only a compressed file" in refusal(path)
-
-
-def test_a_chosen_feature_is_not_suggested_for_an_absent_feature() -> None:
-    sequences = check_arrays(np.ones((2, 3, 1)), feature_names=["acc_x"])
-    with pytest.raises(UserError, match=r"'acc_y', .* the features are \("):
-        reading.select_features(sequences, ("acc_x", "acc_y"))
 
 
 def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
