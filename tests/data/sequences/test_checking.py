@@ -74,38 +74,25 @@ def test_with_a_test_split_fewer_than_fifty_sequences_stay_in_training() -> None
 
 
 def test_whole_groups_with_about_a_tenth_of_each_class_are_held_out() -> None:
-    generator = np.random.default_rng(1)
-    for groups in (20, 50, 200):
-        labels, of_group = np.arange(2000) % 4, generator.integers(groups, size=2000)
-        sequences = check_arrays(np.zeros((2000, 1)), labels, groups=of_group)
-        draws = [
-            sequences.training_splits(hold_out=True, seed=seed)["validation"]
-            for seed in range(3)
-        ]
-        for held_out in draws:
-            fractions = np.bincount(labels[held_out], minlength=4) / 500
-            assert fractions.min() > 0.05
-            assert fractions.max() < 0.2
-        assert len({tuple(held_out) for held_out in draws}) == 3
+    groups = np.random.default_rng(1).integers(50, size=2000)
+    labels = np.arange(2000) % 4
+    sequences = check_arrays(np.zeros((2000, 1)), labels, groups=groups)
+    for seed in range(3):
+        held_out = sequences.training_splits(hold_out=True, seed=seed)["validation"]
+        fractions = np.bincount(labels[held_out], minlength=4) / 500
+        assert fractions.min() > 0.05
+        assert fractions.max() < 0.2
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_large_group_stays_in_training(seed: int) -> None:
-    """Group 0 is the largest. Each other group has a single class."""
-    groups = np.append(np.zeros(60, int), 1 + np.arange(80) % 16)
-    labels = np.append(np.arange(60), groups[60:]) % 2
-    sequences = check_arrays(np.zeros((140, 1)), labels, groups=groups)
-    held_out = sequences.training_splits(hold_out=True, seed=seed)["validation"]
-    assert 0 not in groups[held_out]
-    assert np.bincount(labels[held_out]).tolist() == [5, 5]
-
-
-def test_nothing_can_be_held_out_with_one_sequence_or_group_per_class() -> None:
-    sequences = check_arrays(np.zeros((4, 1)), [0, 1, 2, 3])
-    with pytest.raises(UserError, match=r"^split: none of the 4 training sequences"):
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [(np.arange(4), None), (np.repeat([0, 1, 2], 20), np.repeat([0, 1, 2], 20))],
+)
+def test_nothing_can_be_held_out_with_one_sequence_or_group_per_class(
+    labels: np.ndarray, groups: np.ndarray | None
+) -> None:
+    sequences = check_arrays(np.zeros((len(labels), 1)), labels, groups=groups)
+    with pytest.raises(UserError, match=r"^split: none of the"):
         sequences.training_splits(hold_out=True, seed=0)
-    groups = np.repeat([0, 1, 2], 20)
-    sequences = check_arrays(np.zeros((60, 1)), groups, groups=groups)
-    with pytest.raises(UserError, match=r"^split: none of the 60 training"):
-        sequences.training_splits(hold_out=True, seed=0)
-    assert len(sequences.training_splits(hold_out=False, seed=0)["train"]) == 60
+    splits = sequences.training_splits(hold_out=False, seed=0)
+    assert len(splits["train"]) == len(labels)

@@ -19,7 +19,7 @@ from support import damaged, data_warnings, output_of, run_python
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Dataset, Normalization
+from rnnmnist.data.examples import Dataset
 from rnnmnist.data.sequences import checking
 from rnnmnist.data.sequences.checking import Sequences, check_arrays
 from rnnmnist.data.sequences.moments import compute_moments
@@ -139,17 +139,11 @@ def refusal(path: Path) -> str:
 def check(sequences: Sequences) -> None:
     """Checks the invariants of `Sequences`."""
     examples, time_steps, features = sequences.inputs.shape
-    assert sequences.inputs.dtype.kind in "biuf"
-    assert min(examples, time_steps, features) > 0
-    assert len(sequences.feature_names) == features
+    assert len(sequences.feature_names) == features > 0
     assert sequences.lengths.shape == (examples,)
-    assert sequences.lengths.dtype == np.int32
-    assert sequences.lengths.min() >= 1
-    assert sequences.lengths.max() == time_steps
+    assert 1 <= sequences.lengths.min() <= sequences.lengths.max() == time_steps
     if sequences.labels is not None:
         assert sequences.labels.shape == (examples,)
-        assert sequences.labels.dtype == np.int32
-        assert 0 <= sequences.labels.min() <= sequences.labels.max()
         assert sequences.labels.max() < len(set(sequences.classes))
 
 
@@ -176,19 +170,14 @@ def test_every_format_is_read_as_the_same_sequences(
 def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     dtype: Any, mean: float
 ) -> None:
-    """This also holds if many values are summed, in two chunks."""
-    count = 1_000_000
-    generator = np.random.default_rng(0)
-    constant = np.full(count, mean, dtype)
-    ulp = np.spacing(constant[0])
-    rounded = constant + ulp * generator.integers(-1, 2, count).astype(dtype)
-    varied = constant + 10 * ulp * generator.normal(size=count).astype(dtype)
-    features = np.stack([constant, rounded, varied], axis=-1)
-    sequences = check_arrays(features.reshape(-1, 1000, 3), np.arange(1000) % 2)
-    moments = compute_moments(sequences, np.arange(1000))
+    """This also holds if many values are summed, in two blocks."""
+    ulp = np.spacing(dtype(mean))
+    noise = np.random.default_rng(0).normal(size=(1000, 1000, 1)).astype(dtype)
+    features = mean + ulp * noise * np.array([0, 0.5, 10], dtype)
+    moments = compute_moments(check_arrays(features), np.arange(1000))
     assert moments.is_constant.tolist() == [True, True, False]
     assert moments.mean[0] == mean
-    deviations = np.float64(varied - constant[0])
+    deviations = np.float64(features[..., 2] - dtype(mean))
     error = moments.mean[2] - mean - deviations.mean()
     assert abs(error) <= np.spacing(moments.mean[2])
     assert moments.std[2] == pytest.approx(deviations.std())
@@ -306,9 +295,7 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sequences.inputs[0, :, 1], [5, 3, 1])
     np.testing.assert_array_equal(sequences.inputs[1, 0, 1], NAN)
     wrong = write_parquet(tmp_path, time=pa.array([None, 1, 2, 3, 4, 5]))
-    assert "row 1: column time contains ''; expected a number" in refusal(wrong)
-    wrong = write_parquet(tmp_path, **{"1": columns["time"]})
-    assert "row 1: column 1 contains '1970-01-01 00:00:00" in refusal(wrong)
+    assert "row 1: column time contains ''" in refusal(wrong)
 
 
 @pytest.mark.parametrize(
@@ -365,42 +352,34 @@ def test_classes_that_are_missing_in_a_split_are_named() -> None:
     assert [text.partition(": ")[2] for text in messages] == ["lie", "lie, sit"]
 
 
-@pytest.mark.parametrize("shared", [0, 2, 5])
-def test_sequences_of_groups_that_are_also_in_training_are_counted(shared: int) -> None:
-    """The test split has 5 groups. There is no validation split."""
+def test_sequences_of_groups_that_are_also_in_training_are_counted() -> None:
+    """Two of the test split's five groups are also in training."""
     split = np.repeat(["train", "test"], [20, 10])
-    groups = np.append(np.arange(20) % 10, np.arange(10) // 2 + 10 - shared)
-    labels = np.arange(30) % 2
-    sequences = check_arrays(NOISE[:30], labels, split=split, groups=groups)
+    groups = np.append(np.arange(20) % 10, np.arange(10) // 2 + 8)
+    sequences = check_arrays(NOISE[:30], np.arange(30) % 2, split=split, groups=groups)
     with data_warnings() as messages:
         to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
-    assert len(messages) == (shared > 0)
-    start = f"{2 * shared} of 10 test sequences belong to groups in another split"
-    assert all(text.startswith(start) for text in messages)
+    (message,) = messages
+    assert message.startswith("4 of 10 test sequences belong to groups")
 
 
 def test_equal_sequences_in_different_splits_are_counted() -> None:
     """Neither the padding nor the sign of a zero matters."""
     inputs = NOISE[:40].copy()
     inputs[:, 1] = 0
-    inputs[30:] = inputs[:10]
-    inputs[20:23] = inputs[[3, 3, 30]]
+    inputs[20:23] = inputs[[3, 3, 5]]
+    inputs[30:] = inputs[20:30]
     inputs[:20, 1] = -0.0
-    inputs[30:33, 2] = 7
-    lengths = np.full(40, 2)
+    inputs[30:33, 2] = 7  # padding
     split = np.repeat(["train", "validation", "test"], [20, 10, 10])
-    arrays: dict[str, Any] = {"labels": np.arange(40) % 2, "lengths": lengths}
-    with data_warnings() as messages:
-        to_dataset("mine", check_arrays(inputs, split=split, **arrays), Config())
-    validation, test = messages
-    assert validation.startswith(
-        "3 of 10 validation sequences are identical to sequences "
+    sequences = check_arrays(
+        inputs, np.arange(40) % 2, lengths=np.full(40, 2), split=split
     )
-    assert test.startswith("10 of 10 test sequences are identical to sequences ")
-    lengths[30:] = 3
     with data_warnings() as messages:
-        to_dataset("mine", check_arrays(inputs, split=split, **arrays), Config())
-    assert len(messages) == 1
+        to_dataset("mine", sequences, Config())
+    validation, test = messages
+    assert validation.startswith("3 of 10 validation sequences are identical")
+    assert test.startswith("10 of 10 test sequences are identical")
 
 
 @pytest.mark.parametrize(
@@ -424,33 +403,25 @@ def test_a_warning_names_features_that_are_constant_or_empty(
         assert feature in text
 
 
-@pytest.mark.parametrize("feature", [0, 1])
-def test_test_sequences_do_not_affect_training(
-    feature: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_sequences_do_not_affect_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test sequences are longer, with other values. Training is read in parts."""
     six_sequences = 6 * 2 * 2 * 8
     monkeypatch.setattr(checking, "BLOCK_BYTES", six_sequences)
     split = np.repeat(["train", "validation", "test"], [20, 10, 10])
-    labels, lengths = np.arange(40) % 2, np.full(40, 2)
-    lengths[25] = 1
-    longer = lengths + 1 * (split == "test")
-    other = NOISE.copy()
-    other[30:40, 1:, feature] += 1e5
-    expected, found = (
-        to_dataset("mine", check_arrays(*arrays, lengths=ends, split=split), Config())
-        for arrays, ends in (
-            ((NOISE[:40], labels), lengths),
-            ((other[:40], labels), longer),
+    inputs = NOISE[:40].copy()
+    lengths = np.full(40, 2)
+    tasks = []
+    for _ in range(2):
+        sequences = check_arrays(
+            inputs, np.arange(40) % 2, lengths=lengths, split=split
         )
-    )
-    assert found.task == replace(expected.task, sha256=found.task.sha256)
-    assert found.task.time_steps == 2
-    for name in ("train", "validation"):
-        one, two = expected.splits[name], found.splits[name]
-        np.testing.assert_array_equal(one.take(slice(None)), two.take(slice(None)))
-        assert (one.lengths is None) == (two.lengths is None) == (name == "train")
-    assert found.splits["test"].time_steps == 3
+        task, splits = to_dataset("mine", sequences, Config())
+        tasks.append(replace(task, sha256=""))
+        inputs[30:] += 1e5
+        lengths[30:] = 3
+    assert tasks[0] == tasks[1]
+    assert splits["train"].time_steps == tasks[1].time_steps == 2
+    assert splits["test"].time_steps == 3
 
 
 def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,21 +436,6 @@ def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         to_dataset("mine", sequences, Config())
     start = "the value of sequence 'd' at time step 1, feature y, is missing"
     assert str(error.value).startswith(start)
-
-
-def test_values_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: list[np.ndarray] = []
-
-    def find(normalization: Normalization, values: np.ndarray) -> Any:
-        parts.append(values)
-        return find_invalid(normalization, values)
-
-    find_invalid = Normalization.find_invalid
-    monkeypatch.setattr(Normalization, "find_invalid", find)
-    values = np.random.default_rng(0).normal(size=(40, 3, 2))
-    sequences = check_arrays(values, np.arange(40) % 2)
-    to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
-    assert list(map(len, parts)) == [40 * 3]
 
 
 @pytest.mark.parametrize("write", [write_npz, write_folder])
@@ -497,14 +453,6 @@ def test_texts_in_object_arrays_must_be_saved_as_texts(tmp_path: Path) -> None:
     assert message.endswith("; save it again, with strings converted by .astype(str)")
     path = write_npz(tmp_path, **ARRAYS | {"labels": objects.astype(str)})
     assert read(path).classes == ("bird", "cat")
-
-
-def test_a_changed_value_in_an_archive_fails_its_checksum(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez(path, **ARRAYS)  # not compressed
-    changed = b"\1" + INPUTS.tobytes()[1:]
-    path.write_bytes(path.read_bytes().replace(INPUTS.tobytes(), changed))
-    assert "inputs: cannot be read (BadZipFile: Bad CRC-32" in refusal(path)
 
 
 WRONG_TS = [
@@ -575,12 +523,10 @@ def test_a_setting_that_names_an_absent_column_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_compressed_table_must_be_named_gz(tmp_path: Path) -> None:
-    for name, content in (("data.csv.gz", CSV), ("cut.csv.gz", CSV + "a,b\n")):
-        (tmp_path / name).write_bytes(gzip.compress(content.encode()))
-    np.testing.assert_array_equal(read(tmp_path / "data.csv.gz").lengths, LENGTHS)
-    assert "Row #8: Expected 5 columns, got 2: a,b" in refusal(tmp_path / "cut.csv.gz")
-    path = (tmp_path / "data.csv.gz").rename(tmp_path / "data.csv")
-    assert "only a compressed file" in refusal(path)
+    path = tmp_path / "data.csv.gz"
+    path.write_bytes(gzip.compress(CSV.encode()))
+    np.testing.assert_array_equal(read(path).lengths, LENGTHS)
+    assert "only a compressed file" in refusal(path.rename(tmp_path / "data.csv"))
 
 
 def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
