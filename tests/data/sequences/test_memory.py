@@ -135,24 +135,20 @@ def test_columns_can_have_custom_names(tmp_path: Path) -> None:
     roles = dict(pair.split("=") for pair in columns.split(","))
     tables: list[Any] = [frame, path]
     for table in tables:
-        with pytest.raises(UserError, match=r"'recording', 't', .*data\.columns="):
+        with pytest.raises(UserError, match=r"data\.columns="):
             rnnmnist.read_sequences(table)
         found: Any = rnnmnist.read_sequences(table, roles)
         X, y, groups, ids = found  # noqa: N806
-        assert {x.shape for x in X} == {(5, 1)}
-        assert X[1][0] == 1.01
-        assert (y[:2].tolist(), ids[1]) == (["rest", "walk"], "new 1")
-        np.testing.assert_array_equal(groups.astype(int), np.arange(40) // 4)
+        assert (X[1].shape, X[1][0]) == ((5, 1), 1.01)
+        assert (y[1], groups[5], ids[1]) == ("walk", "1", "new 1")
     with pytest.raises(UserError, match=r"data\.columns: groups=absent"):
         rnnmnist.read_sequences(frame, roles | {"groups": "absent"})
     run = tmp_path / "run"
-    model = rnnmnist.fit(frame, workdir=run, columns=roles, **FILTERS)
-    assert model.classify(frame.drop(columns="activity")).shape == (40, 2)
-    frame.rename(columns={"recording": "id"}).to_csv(tmp_path / "other.csv")
-    flags = [f"--workdir={run}", tmp_path / "other.csv", "--json"]
-    flags.append(f"--config.data.columns={columns.replace('recording', 'id')}")
-    lines = output_of(called("predict", *flags)).splitlines()
-    line = json.loads(lines[3])
+    rnnmnist.fit(frame, workdir=run, columns=roles, **FILTERS)
+    frame.rename(columns={"recording": "id"}).to_csv(path)
+    columns = columns.replace("recording", "id")
+    flags = f"--workdir={run}", path, "--json", f"--config.data.columns={columns}"
+    line = json.loads(output_of(called("predict", *flags)).splitlines()[3])
     assert (line["sequence"], line["id"]) == (3, "new 3")
 
 
@@ -197,22 +193,16 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
     run = tmp_path / "run"
     model = rnnmnist.fit(BESIDE, workdir=run, features="v,u", **FILTERS)
     assert model.task.feature_names == ("v", "u")
-    inputs = NOISE[..., ::-1]
-    expected = model.classify(inputs)
-    for table in (BESIDE, BESIDE[["sequence", "time", "u", "v"]]):
-        np.testing.assert_array_equal(model.classify(table), expected)
+    expected = model.classify(NOISE[..., ::-1])
+    np.testing.assert_array_equal(model.classify(BESIDE), expected)
     path = tmp_path / "table.csv"
     BESIDE.to_csv(path, index=False)
     flags = flags_of(FILTERS | {"path": path, "features": "v,u"})
     of_file = tmp_path / "of_file"
     output_of(called("main", "--config=files", f"--workdir={of_file}", *flags))
-    lines = output_of(called("predict", f"--workdir={of_file}", path)).splitlines()
-    assert len(lines) == COUNT
-    arrays = np.concatenate([ROWS.reshape(COUNT, TIME, 1), NOISE], axis=2)
     of_arrays = rnnmnist.fit(
-        arrays,
+        np.concatenate([ROWS.reshape(COUNT, TIME, 1), NOISE], axis=2),
         BESIDE["label"][::TIME].to_numpy(),
-        workdir=tmp_path / "of_arrays",
         feature_names=["row", "u", "v"],
         features=["v", "u"],
         **FILTERS,
@@ -230,80 +220,16 @@ def test_only_chosen_features_are_read(tmp_path: Path) -> None:
         (BESIDE, "label", "has no feature 'label', "),
         (NOISE, "2", r"features \('2',\) \(1\), .* not \('0', '1'\) \(2\)"),
         (BESIDE, "u,", "^data.features: must be NAME,NAME"),
+        (BESIDE, ["u,v"], r"^data\.features: \['u,v'\] contains"),
     ],
 )
 def test_unknown_features_are_refused(
-    inputs: Any, features: str, message: str, tmp_path: Path
+    inputs: Any, features: Any, message: str, tmp_path: Path
 ) -> None:
     labels = None if inputs is BESIDE else BESIDE["label"][::TIME].to_numpy()
     with pytest.raises(UserError, match=message):
         rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", features=features)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_list_with_swapped_axes_is_refused() -> None:
-    """Time steps are taken for features, whose number then varies from 5 to 7."""
-    inputs = [np.zeros((2, 5 + example % 3)) for example in range(60)]
-    with pytest.raises(UserError, match=r"^inputs: .* 5 .* 6\); pass a list of arrays"):
-        read_memory(inputs, labels=np.arange(60) % 2)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "labels", "remedy"),
-    [
-        (scipy.sparse.csr_array(np.eye(3)), [0, 1, 0], r"\.toarray\(\)"),
-        (np.array([np.ones((n, 2)) for n in (3, 4)], object), [0, 1], r"list\(\)"),
-        ("sensors.csv", None, r"rnnmnist\.read_sequences"),
-        (np.ones((3, 4)), None, "pass labels"),
-        (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\) and labels"),
-        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "^inputs: .*single type each"),
-        (FRAME.drop(columns="time"), None, "inputs: has the columns .* expected seq"),
-        (FRAME, [0, 1, 0], "^labels: must be a column of the table"),
-        (
-            BESIDE.assign(u=["err", *BESIDE["u"][1:]]),
-            None,
-            r"the row .*\.astype\(str\)",
-        ),
-        (pd.concat([BESIDE, BESIDE[["u"]]], axis=1), None, "have distinct names"),
-        (
-            pl.DataFrame(BESIDE).lazy(),
-            None,
-            r"^inputs: has the type 'LazyFrame'; .*\.collect\(\)",
-        ),
-        (
-            (one for one in NOISE),
-            [0, 1] * 10,
-            r"^inputs: has the type 'generator'; .*with list\(\)",
-        ),
-        ([], [], "^inputs: .* pass a list of arrays"),
-        ([0.5, 1.5], [0, 1], "^inputs: .* pass a list of arrays"),
-        (
-            pd.DataFrame(np.ones((2, 9))),
-            [0, 1],
-            r"^labels: .* not an argument; .*\.to_numpy\(\)",
-        ),
-    ],
-)
-def test_unsupported_objects_are_refused_with_a_remedy(
-    inputs: Any, labels: Any, remedy: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=remedy):
-        rnnmnist.fit(inputs, labels, workdir=tmp_path / "run")
-
-
-def test_a_feature_name_with_a_comma_is_refused_in_a_list() -> None:
-    frame = BESIDE.rename(columns={"row": "u,v"})
-    with pytest.raises(UserError, match=r"^data\.features: .* contains a comma"):
-        rnnmnist.fit(frame, features=["u,v"])
-
-
-def test_a_single_sequence_of_one_feature_needs_a_batch_axis(tmp_path: Path) -> None:
-    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task_of(5, 1, 2)))
-    for method in (model.classify, model.occlusion):
-        with pytest.raises(UserError, match=r"^inputs: .* \(12, 1\) .* inputs\[None\]"):
-            method(np.ones((12, 1)))
-    assert model.classify(np.ones((12, 1))[None]).shape == (1, 2)
-    assert model.classify(np.ones((12, 1))[:, None]).shape == (12, 2)
 
 
 def test_probabilities_in_the_padding_are_nan(tmp_path: Path) -> None:
@@ -314,47 +240,49 @@ def test_probabilities_in_the_padding_are_nan(tmp_path: Path) -> None:
     assert np.isfinite(found[1]).all()
 
 
-def test_a_single_sequence_needs_a_batch_axis(tmp_path: Path) -> None:
-    task = dataclasses.replace(task_of(5, 2, 2), feature_names=("u", "v"))
-    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task))
-    with pytest.raises(UserError, match=r"must have the features .* inputs\[None\]"):
-        model.classify(np.ones((5, 2)))
-    with pytest.raises(UserError, match="call classify"):
-        model.predict(np.ones((5, 2)))
-
-
-def test_texts_as_values_must_be_encoded() -> None:
-    letters = np.array([list("acgt"), list("tgca")])
-    with pytest.raises(
-        UserError, match=r"^inputs: has the type '<U1'; .* one-hot, .* embedding"
-    ):
-        rnnmnist.fit(letters, ["a", "b"])
-    for texts in letters, letters.astype(object):
-        with pytest.raises(
-            UserError, match=r"^X: has the type '<U1'; .* one-hot, .* embedding"
-        ):
-            rnnmnist.RNNClassifier().fit(texts, ["a", "b"])
-
-
-FLOATS = np.random.default_rng(0).normal(size=60)
-
-
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("inputs", "labels", "remedy"),
     [
-        (FLOATS, r"^labels: has the type 'float64'; .*np\.digitize"),
-        (np.eye(3, dtype=int)[np.arange(60) % 3], r"^labels: .* \(60,\), .* \(60, 3\)"),
-        ([[0] * (12 - example % 2) for example in range(60)], "^labels: .*ValueError"),
-        (
-            (np.arange(60) % 2).astype(float),
-            r"^labels: has the type 'float64'; .*astype\(int\)",
-        ),
+        (scipy.sparse.csr_array(np.eye(3)), [0, 1, 0], r"\.toarray\(\)"),
+        (np.array([np.ones((n, 2)) for n in (3, 4)], object), [0, 1], r"list\(\)"),
+        ("sensors.csv", None, r"rnnmnist\.read_sequences"),
+        (np.array([list("acgt")]), ["a"], "^inputs: .*one-hot"),
+        (np.ones((3, 4)), None, "pass labels"),
+        (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\) and labels"),
+        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "^inputs: .*single type each"),
+        (FRAME.drop(columns="time"), None, "inputs: has the columns"),
+        (FRAME, [0, 1, 0], "^labels: must be a column of the table"),
+        (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\)"),
+        (pl.DataFrame(BESIDE).lazy(), None, r"^inputs: .*\.collect\(\)"),
+        ((one for one in NOISE), [0, 1] * 10, r"^inputs: .*with list\(\)"),
+        ([], [], "^inputs: .*pass a list of arrays"),
+        ([0.5, 1.5], [0, 1], "^inputs: .*pass a list of arrays"),
+        ([np.ones((2, n)) for n in (5, 6)], [0, 1], "^inputs: .*pass a list of arrays"),
+        (NOISE, NOISE[:, 0, 0], r"^labels: .*np\.digitize"),
+        (NOISE, np.eye(COUNT, dtype=int), r"^labels: .* \(20,\), .* \(20, 20\)"),
+        (NOISE, [[0], [1, 2]], "^labels: .*ValueError"),
     ],
 )
-def test_targets_other_than_one_class_per_sequence_are_refused(
-    labels: Any, message: str, tmp_path: Path
+def test_unsupported_objects_are_refused_with_a_remedy(
+    inputs: Any, labels: Any, remedy: str, tmp_path: Path
 ) -> None:
-    inputs = np.zeros((60, 12, 2))
-    with pytest.raises(UserError, match=message):
-        rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", num_steps=1)
+    with pytest.raises(UserError, match=remedy):
+        rnnmnist.fit(inputs, labels, workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("features", [1, 2])
+def test_a_single_sequence_needs_a_batch_axis(features: int, tmp_path: Path) -> None:
+    model = rnnmnist.load(save_network(tmp_path / "run", LSTM, task_of(5, features, 2)))
+    sequence = np.ones((12, features))
+    for method in (model.classify, model.occlusion):
+        with pytest.raises(UserError, match=r"^inputs: .* inputs\[None\]"):
+            method(sequence)
+    assert model.classify(sequence[None]).shape == (1, 2)
+    assert model.classify(sequence[:, None]).shape == (12, 2)
+
+
+def test_texts_as_values_are_refused_by_the_classifier() -> None:
+    texts = np.array([list("acgt"), list("tgca")])
+    with pytest.raises(UserError, match=r"^X: .*one-hot"):
+        rnnmnist.RNNClassifier().fit(texts, ["a", "b"])
