@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from support import disconnect, random_examples
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets, image_datasets, images
 from rnnmnist.data.examples import SPLITS, Examples
-from rnnmnist.data.sequences import reading
 from rnnmnist.errors import RunError, UserError
 
 TRAIN = random_examples(5100, seed=1)
@@ -70,71 +68,12 @@ def test_the_embedded_splits_are_balanced_disjoint_and_complete() -> None:
         np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
     assert task == image_datasets.image_task(config)
     assert task.examples == {s: len(splits[s].labels) for s in SPLITS}
-    found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
-    with np.load(image_datasets.EMBEDDED) as file:
-        shipped = {image.tobytes() for image in file["images"]}
-    assert len(found) == 5000
-    assert set(found) == shipped
+    found = [image.tobytes() for split in SPLITS for image in splits[split].stored]
+    assert len(set(found)) == 5000
     digest = hashlib.sha256()  # every version of NumPy gives the same
     for pixels, labels in image_datasets.embedded_images().values():
         digest.update(pixels.tobytes() + labels.tobytes())
     assert digest.hexdigest() == task.sha256
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class PairLabelled(Examples):
-    """Examples with a second label, computed from the label and the last value."""
-
-    second: np.ndarray = dataclasses.field(default_factory=lambda: np.array([]))
-
-    def __post_init__(self) -> None:
-        if not self.second.size:  # a selection passes the labels
-            object.__setattr__(self, "second", pair(self.labels, self.stored))
-
-
-def pair(labels: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    return labels * 1000 + np.asarray(stored).reshape(len(stored), -1)[:, -1]
-
-
-@pytest.mark.parametrize("kind", ["embedded", "prepared", "array", "folder"])
-def test_a_field_of_a_subclass_of_examples_stays_with_its_examples(
-    kind: str,
-    originals_config: DataConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each kind of data is tested after a selection of splits, positions and groups."""
-    for module in (datasets, images, reading):
-        monkeypatch.setattr(module, "Examples", PairLabelled)
-    config = {"embedded": DataConfig("mnist5k"), "prepared": originals_config}.get(kind)
-    if config is None:
-        generator = np.random.default_rng(0)
-        split = generator.permutation(["train", "validation", "test"] * 20)
-        group = generator.permutation(["a", "b", "c"] * 20)
-        arrays: dict[str, Any] = {
-            "inputs": generator.integers(0, 99, (60, 7, 2)).astype(np.float64),
-            "labels": generator.permutation(np.arange(60) % 3),
-            "split": split,
-            "groups": np.char.add(split, group),
-        }
-        path = tmp_path / f"sequences{'' if kind == 'folder' else '.npz'}"
-        if kind == "folder":
-            path.mkdir()
-            for name, array in arrays.items():
-                np.save(path / f"{name}.npy", array)
-        else:
-            np.savez(path, **arrays)
-        config = DataConfig("files", path=str(path))
-    for examples in datasets.load(Config(data=config)).splits.values():
-        assert isinstance(examples, PairLabelled)
-        for selected in (
-            examples,
-            examples.select(np.arange(len(examples))[::-3]),
-            examples.sort_by_group(),
-        ):
-            assert isinstance(selected, PairLabelled)
-            raw = selected.raw(slice(None))
-            np.testing.assert_array_equal(selected.second, pair(selected.labels, raw))
 
 
 def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> None:
@@ -207,26 +146,6 @@ def test_a_download_logs_the_host(
     (line,) = (text for text in caplog.messages if text.startswith("downloading"))
     assert line.startswith(f"downloading mnist from http://{host}/ into {tmp_path}")
     assert files(tmp_path / "prepared" / "downloads") == []
-
-
-def test_no_flipped_byte_of_prepared_data_is_read(
-    prepared: DataConfig, tmp_path: Path
-) -> None:
-    """array_record has its own checksums. Some bytes do not belong to any record."""
-    (path,) = tmp_path.rglob("*validation.array_record*")
-    content = path.read_bytes()
-    refused = 0
-    for position in np.linspace(0, len(content) - 1, 12).astype(int):
-        flipped = bytes([content[position] ^ 1])
-        path.write_bytes(content[:position] + flipped + content[position + 1 :])
-        try:
-            found = datasets.load(Config(data=prepared)).splits
-        except RunError as error:
-            assert "cannot be read" in str(error)
-            refused += 1
-        else:
-            assert_equal(found, SPLITS_OF_ORIGINALS)
-    assert refused >= 3
 
 
 def test_damaged_metadata_of_prepared_data_cause_a_one_line_error(

@@ -1,7 +1,9 @@
 """The inputs of networks: views of images, and normalized sequences."""
 
+import dataclasses
 import hashlib
 import struct
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from support import (
 
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import (
+    Examples,
     Normalization,
     View,
     padding_mask,
@@ -62,19 +65,6 @@ def test_a_permutation_needs_the_permuted_view() -> None:
         run_config(settings)
 
 
-@pytest.mark.parametrize("pixels", [1, 784])
-@pytest.mark.parametrize("name", ["bit_reversal", "random:999999999"])
-def test_a_permutation_is_a_bijection(name: str, pixels: int) -> None:
-    order = permutation(name, pixels)
-    assert order.dtype == np.int32
-    np.testing.assert_array_equal(np.sort(order), np.arange(pixels))
-
-
-def test_bit_reversal_gives_the_orders_computed_by_hand() -> None:
-    assert permutation("bit_reversal", 8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
-    assert permutation("bit_reversal", 6).tolist() == [0, 4, 2, 1, 5, 3]
-
-
 @pytest.mark.parametrize(
     ("name", "sha256"), [("bit_reversal", BIT_REVERSAL), ("random:0", RANDOM)]
 )
@@ -99,6 +89,26 @@ def test_a_network_reads_pixels_in_the_order_of_the_view() -> None:
     inputs = pixels[:, permutation("bit_reversal", 784), None]
     expected = jax.jit(model.apply)({"params": params}, inputs)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_selection_keeps_all_fields_of_its_examples() -> None:
+    """This also holds for the fields of subclasses."""
+
+    @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+    class Ranked(Examples):
+        ranks: np.ndarray
+
+    order = np.arange(6, dtype=np.int32)
+    names = "labels", "lengths", "digests", "weights", "ranks"
+    fields: dict[str, Any] = dict.fromkeys(names, order)
+    examples = Ranked(order[:, None], groups=order[::-1] // 2, **fields)
+    for selected in (examples.select(order[::-2]), examples.sort_by_group()):
+        for position, label in enumerate(selected.labels):
+            assert selected.raw(position) == label
+            assert selected.name(position) == str(label)
+        for name in names:
+            np.testing.assert_array_equal(getattr(selected, name), selected.labels)
+        np.testing.assert_array_equal(selected.groups, (5 - selected.labels) // 2)
 
 
 @pytest.mark.parametrize(
