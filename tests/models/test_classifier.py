@@ -13,7 +13,6 @@ from support import inputs_of, model_of, random_examples, random_params, task_of
 
 from rnnmnist.config.schema import (
     CELLS,
-    LINEAR_CELL,
     ModelConfig,
 )
 from rnnmnist.data.examples import Inputs, Normalization
@@ -69,18 +68,6 @@ def logits_of(
     variables = {"params": params}
     logits = model.apply(variables, inputs, lengths, every_step=every_step)
     return jnp.asarray(logits)
-
-
-def test_the_scan_equals_a_loop_over_the_cell() -> None:
-    model, params = build("gru")
-    step = jax.jit(nn.GRUCell(features=16).apply)
-    carry = hidden = np.zeros((5, 16), np.float32)
-    for row in range(28):
-        carry, hidden = step({"params": params["cell"]}, carry, INPUTS[:, row])
-    kernel, bias = params["head"]["kernel"], params["head"]["bias"]
-    expected = np.asarray(hidden) @ np.asarray(kernel) + np.asarray(bias)
-    found = logits_of(model, params, INPUTS)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -172,29 +159,13 @@ def test_padding_does_not_change_the_bits_of_logits(
     assert (np.abs(found - expected).max(axis=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("cell", BIDIRECTIONAL)
-def test_the_backward_layer_reads_each_sequence_from_its_end(cell: str) -> None:
-    model, params = build(cell, **BIDIRECTIONAL[cell])
-    plain, _ = build(cell, **BIDIRECTIONAL[cell] | {"bidirectional": False})
-    forward = np.where(PADDING[..., None], np.float32(0), INPUTS)
-    backward = forward.copy()
-    for index, length in enumerate(LENGTHS):
-        backward[index, :length] = forward[index, :length][::-1]
-    kernel, bias = params["head"]["kernel"], params["head"]["bias"]
-    name = "layers" if cell == LINEAR_CELL else "cell"
-    expected = -bias  # which both of the networks below add
-    for prefix, inputs, part in (
-        ("", forward, kernel[:16]),
-        (BACKWARD, backward, kernel[16:]),
-    ):
-        own = {name: params[prefix + name], "head": {"kernel": part, "bias": bias}}
-        expected = expected + np.asarray(logits_of(plain, own, inputs, LENGTHS))
-    assert_close(logits_of(model, params, forward, LENGTHS), expected)
-
-
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "both directions"])
 def test_a_layer_reads_the_outputs_of_the_layer_below(both: bool) -> None:
-    """With two directions, backward outputs are in the order of the time steps."""
+    """It equals a loop over the cells.
+
+    The backward direction reads each sequence from its end, and its outputs are in the
+    order of the time steps.
+    """
     model, params = build("rnn", num_layers=2, bidirectional=both, pooling="mean")
     prefixes = ["", BACKWARD] if both else [""]
     step = jax.jit(nn.SimpleCell(features=16).apply)
