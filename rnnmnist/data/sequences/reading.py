@@ -12,7 +12,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.functions import Function, short_name
-from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand_path
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples, Normalization
@@ -220,21 +220,23 @@ def to_dataset(
             "line, or a column 'label' (for another column, set "
             "data.columns=label=NAME); in Python, pass labels"
         )
-    digests = hash_sequences(sequences)
     if trained_task is None:
         _check_roles(sequences, data.roles)
         splits = sequences.training_splits(data.validation, config.seed)
-        task = _prepare_training(sequences, splits, data)
-        _warn_of_splits(sequences, splits, digests)
+        moments = compute_moments(sequences, splits["train"])
+        task = _make_task(sequences, splits, moments, data.normalize)
     else:
         sequences = _map_labels(sequences, trained_task)
-        sha256 = check_and_hash_values(
-            sequences, Normalization.create(trained_task, data.missing)
-        )
         splits = sequences.split_indices("test")
-        if sha256 == trained_task.sha256:
-            splits = sequences.training_splits(data.validation, config.seed)
-        task = replace(trained_task, sha256=sha256)
+        task = trained_task
+    normalization = Normalization.create(task, data.missing)
+    sha256 = check_and_hash_values(sequences, normalization)
+    digests = hash_sequences(sequences)
+    if trained_task is None:
+        _warn_of_values(sequences, moments)
+        _warn_of_splits(sequences, splits, digests)
+    elif sha256 == trained_task.sha256:  # the data of the training
+        splits = sequences.training_splits(data.validation, config.seed)
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
         groups = np.unique(sequences.groups[splits["validation"]])
@@ -245,10 +247,9 @@ def to_dataset(
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=validation_groups,
+        sha256=sha256,
     )
-    normalization = None
-    if task.image_shape is None:  # otherwise, the network was trained on images
-        normalization = Normalization.create(task, data.missing)
+    are_images = task.image_shape is not None  # of the network's training
     examples = {}
     for split, indices in splits.items():
         lengths = sequences.lengths[indices]
@@ -256,7 +257,7 @@ def to_dataset(
         all_examples = Examples(
             sequences.inputs[:, :time_steps],
             sequences.lengths if (lengths < time_steps).any() else None,
-            normalization=normalization,
+            normalization=None if are_images else normalization,
             ids=sequences.ids,
             labels=np.asarray(sequences.labels),
             groups=sequences.groups,
@@ -266,13 +267,12 @@ def to_dataset(
     return Dataset(task, examples)
 
 
-def _prepare_training(
-    sequences: Sequences, splits: Mapping[str, np.ndarray], config: DataConfig
+def _make_task(
+    sequences: Sequences,
+    splits: Mapping[str, np.ndarray],
+    moments: Moments,
+    normalize: str,
 ) -> Task:
-    """Creates the task of training sequences, with normalization and SHA-256.
-
-    Raises a `UserError` if a value is invalid, and warns if a value is suspicious.
-    """
     indices = np.concatenate([splits["train"], splits["validation"]])
     task = Task(
         "",
@@ -281,19 +281,14 @@ def _prepare_training(
         sequences.classes,
         {},
     )
-    moments = compute_moments(sequences, splits["train"])
-    if config.normalize != "none":
-        task = replace(
-            task,
-            mean=tuple(moments.mean.tolist()),
-            std=tuple(moments.std.tolist()),
-            delta_std=tuple(moments.delta_std.tolist()),
-        )
-    sha256 = check_and_hash_values(
-        sequences, Normalization.create(task, config.missing)
+    if normalize == "none":
+        return task
+    return replace(
+        task,
+        mean=tuple(moments.mean.tolist()),
+        std=tuple(moments.std.tolist()),
+        delta_std=tuple(moments.delta_std.tolist()),
     )
-    _warn_of_values(sequences, moments)
-    return replace(task, sha256=sha256)
 
 
 def _map_labels(sequences: Sequences, trained_task: Task) -> Sequences:
