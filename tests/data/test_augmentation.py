@@ -102,12 +102,6 @@ def test_kinds_of_transforms_are_independent() -> None:
     alone, together = sample(max_shift=2), sample(max_shift=2, max_rotation=9.0)
     np.testing.assert_array_equal(alone.offset, together.offset)
     assert np.any(np.asarray(sample(1, max_shift=2).offset) != alone.offset)
-    numbers = [
-        sample(max_rotation=60.0).matrix[:, 1, 0],
-        sample(max_shear=0.9).matrix[:, 1, 0],
-        sample(max_scale=0.9).matrix[:, 0, 0],
-        sample(flip=True).matrix[:, 1, 1],
-        *alone.offset.T,
-        *np.asarray(sample(elastic=1.0).noise)[:, :, 0, 0].T,
-    ]
-    assert np.abs(np.corrcoef(numbers) - np.eye(8)).max() < 0.2
+    turned, sheared = sample(max_rotation=60.0).matrix, sample(max_shear=0.9).matrix
+    numbers = [turned[:, 1, 0], sheared[:, 1, 0], *alone.offset.T]
+    assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.2
