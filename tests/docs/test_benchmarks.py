@@ -1,7 +1,6 @@
-"""The benchmark's worker processes, and its profile by operation."""
+"""The benchmark's worker processes."""
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -41,16 +40,3 @@ def test_a_worker_runs_its_task_once_per_line(
     assert ready == {"ready": True}
     assert [line["amount"] for line in lines] == [amount] * 2
     assert all(line["seconds"] > 0 and line["peak_mib"] > 50 for line in lines)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.slow
-def test_operations_are_sorted_by_percentage_of_the_time() -> None:
-    argv = BENCHMARKS / "operations.py", "--config=embedded", "--shape", "4", "128"
-    heading, *lines = output_of(run_python(*argv)).splitlines()
-    assert re.search(r", \d+ of \d+ GFLOP/s$", heading)
-    percentages = [float(line.split("%")[0]) for line in lines]
-    assert len(lines) == 11
-    assert percentages[0] == 100 >= sum(percentages[1:])
-    assert percentages[1:] == sorted(percentages[1:], reverse=True)
-    assert any(line.endswith(" products") for line in lines[1:4])
