@@ -12,42 +12,33 @@ folders of `results.SETS`. The recipe of configs/trained.py is evaluated in two 
 
 Test splits are not read. A second network is trained on nine tenths of the same
 sequences, and its temperature is fitted on the remaining tenth. Each process uses one
-core. Logits are kept in `checkpoints/calibration`.
+core.
 
 Writes the log losses and the calibration error of each data set and method to
 results/calibration.json.
 """
 
 import argparse
-import datetime
 import functools
-import json
-import multiprocessing
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import few_sequences
 import numpy as np
 import page_tables
-from few_sequences import ALL, TITLES, Sequences, divide, make_loaders
-from fold_tables import SEVEN
-from folds import Folds, prepare
+from few_sequences import ALL, TITLES
+from folds import FOLDS, SEVEN, Folds, core_pool
+from result_files import read_result, write_result
 
 import rnnmnist
-from results import RESULTS, RUNS
-from rnnmnist.data.sequences.reading import read
 from rnnmnist.evaluation.probabilities import (
     calibrate,
     log_softmax,
     smoothing_temperature,
 )
-from rnnmnist.runtime import machine
 
-FILE = RESULTS / "calibration.json"
 DRAWS = (0, 1)
-FOLDS = 5
 # From data sets to numbers of training sequences.
 SIZES = {
     "mnist": (2_000, 5_000),
@@ -60,154 +51,140 @@ COUNTS = ("examples", "correct", "loss_of_correct", "loss_of_wrong")
 BINS = 15  # confidence bins, as in Guo et al., 2017
 SMOOTHING = 0.1  # the label smoothing of the trained recipe
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # inputs, classes, lengths
+
+class Part(NamedTuple):
+    """Sequences of a data set."""
+
+    inputs: np.ndarray  # [n, time, features]
+    classes: np.ndarray  # str [n]
+    lengths: np.ndarray | None  # int [n]
 
 
-def list_parts(
-    data: Path, wheel: Path
-) -> dict[str, list[Callable[[], tuple[Part, Part, int]]]]:
-    """Returns loaders of (training part, held-out part, seed), for each data set."""
-    parts: dict[str, list[Callable[[], tuple[Part, Part, int]]]] = {}
+class Outcome(NamedTuple):
+    """Predictions for held-out sequences."""
+
+    logits: np.ndarray  # of a network that was trained on all other sequences
+    labels: np.ndarray  # int [n]
+    trained_on: int  # sequences
+    temperature: float  # of a second network, from its validation split
+
+
+Load = Callable[[], tuple[Part, Part, int]]  # training, held-out part, and the seed
+
+
+def list_parts(data: Path, wheel: Path) -> dict[str, list[Load]]:
+    """Returns loaders for each data set."""
+    parts: dict[str, list[Load]] = {}
     for name in SEVEN:
         path = data / name / f"{name}_TRAIN.ts"
         parts[name] = [
-            functools.partial(load_fold, Folds(path, FOLDS, draw), fold)
+            functools.partial(load_fold, Folds(path, draw), fold)
             for draw in DRAWS
             for fold in range(FOLDS)
         ]
-    loaders = make_loaders(data, wheel)
     for name, sizes in SIZES.items():
         for size in sizes:
             title = TITLES[name] if size == ALL else f"{size:,} {TITLES[name]}"
             parts[title] = [
-                functools.partial(load_part, name, loaders[name], size, draw)
+                functools.partial(load_draw, name, data, wheel, size, draw)
                 for draw in DRAWS
             ]
     return parts
 
 
 def load_fold(folds: Folds, fold: int) -> tuple[Part, Part, int]:
-    """Loads the other folds, the held-out fold, and the seed of the network."""
-    sequences = read(folds.path, both_splits=False)
-    labels = np.asarray(sequences.labels)
-    is_held_out = folds.divide(labels) == fold
-    classes = np.array(sequences.classes)[labels]
-    return (
-        take_part(sequences, classes, ~is_held_out),
-        take_part(sequences, classes, is_held_out),
-        folds.first_seed + fold,
-    )
+    """Loads the other folds and the held-out fold."""
+    sequences, classes, fold_of = folds.load()
+    everything = Part(sequences.inputs, classes, sequences.lengths)
+    is_held_out = fold_of == fold
+    train, held_out = select(everything, ~is_held_out), select(everything, is_held_out)
+    return train, held_out, folds.classifier_seed(fold)
 
 
-def load_part(
-    name: str, load: Callable[[], Sequences], size: int, draw: int
+def load_draw(
+    name: str, data: Path, wheel: Path, size: int, draw: int
 ) -> tuple[Part, Part, int]:
-    """Loads training sequences, held-out sequences, and the seed of the network."""
-    sequences = load()
-    train, held_out = divide(name, sequences, draw)
-    classes = sequences.labels.astype(str)
-    return (
-        take_part(sequences, classes, train[:size]),
-        take_part(sequences, classes, held_out),
-        draw,
-    )
+    """Loads some training sequences and all held-out sequences."""
+    sequences = few_sequences.load(name, data, wheel)
+    train, held_out = few_sequences.divide(name, sequences, draw)
+    everything = Part(sequences.inputs, sequences.labels.astype(str), sequences.lengths)
+    return select(everything, train[:size]), select(everything, held_out), draw
 
 
-def take_part(sequences: Any, classes: np.ndarray, selected: np.ndarray) -> Part:
-    """Selects sequences and their classes by indices, or by a mask, bool [n]."""
-    lengths = sequences.lengths
-    if lengths is not None:
-        lengths = np.asarray(lengths)[selected]
-    return np.asarray(sequences.inputs)[selected], classes[selected], lengths
+def select(part: Part, selected: np.ndarray) -> Part:
+    """Selects sequences by indices, or by a mask, bool [n]."""
+    arrays = (None if array is None else np.asarray(array)[selected] for array in part)
+    return Part(*arrays)  # type: ignore[arg-type]
 
 
-def train(load: Callable[[], tuple[Part, Part, int]], file: Path) -> None:
-    """Trains two networks; saves logits of the first, the temperature of the second."""
-    (inputs, classes, lengths), (test, names, test_lengths), seed = load()
+def train(load: Load) -> Outcome:
+    """Trains two networks."""
+    part, held_out, seed = load()
     fit = functools.partial(
         rnnmnist.fit,
-        inputs,
-        classes,
-        lengths=lengths,
+        part.inputs,
+        part.classes,
+        lengths=part.lengths,
         cell="lru",
         seed=seed,
         verbose=False,
     )
     model = fit(validation=False)
-    probabilities = model.classify(test, test_lengths).astype(float)
+    probabilities = model.classify(held_out.inputs, held_out.lengths).astype(float)
     second = fit()  # holds out a tenth for validation
     assert second.dataset is not None
     validation = second.dataset.splits["validation"]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        file,
-        logits=np.log(probabilities) * model.temperature,
-        labels=[model.task.classes.index(name) for name in names],
-        trained_on=len(inputs),
-        temperature=calibrate(second.logits(validation), validation.labels),
+    return Outcome(
+        np.log(probabilities) * model.temperature,
+        np.array([model.task.classes.index(name) for name in held_out.classes]),
+        len(part.inputs),
+        calibrate(second.logits(validation), validation.labels),
     )
-    print(file, flush=True)
 
 
-def undo_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+def undo_smoothing(outcome: Outcome) -> np.ndarray:
     """Inverts label smoothing, and returns log probabilities.
 
     This assumes that the network has learned the smoothed targets exactly. The minimum
     probability is 1 over the number of training sequences.
     """
-    classes = logits.shape[1]
-    smoothed = np.exp(log_softmax(logits))
-    probabilities = (smoothed - SMOOTHING / classes) / (1 - SMOOTHING)
-    return np.log(probabilities.clip(1 / trained_on))
+    smoothed = np.exp(log_softmax(outcome.logits))
+    probabilities = (smoothed - SMOOTHING / smoothed.shape[1]) / (1 - SMOOTHING)
+    return np.log(probabilities.clip(1 / outcome.trained_on))
 
 
-def match_sample_size(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+def match_sample_size(outcome: Outcome) -> np.ndarray:
     """Scales logits so that perfectly learned smoothed targets get probability 1 - 1/n.
 
     Here, n is the number of training sequences.
     """
-    classes = logits.shape[1]
+    classes = outcome.logits.shape[1]
     margin = np.log1p(classes * (1 - SMOOTHING) / SMOOTHING)
-    return logits * np.log((trained_on - 1) * (classes - 1)) / margin
+    return outcome.logits * np.log((outcome.trained_on - 1) * (classes - 1)) / margin
 
 
-def correct_smoothing(logits: np.ndarray, trained_on: int, _: float) -> np.ndarray:
+def correct_smoothing(outcome: Outcome) -> np.ndarray:
     """Divides logits by the temperature that a run uses."""
-    return logits / smoothing_temperature(SMOOTHING, logits.shape[1])
+    return outcome.logits / smoothing_temperature(SMOOTHING, outcome.logits.shape[1])
 
 
-METHODS: Mapping[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
-    "none": lambda logits, trained_on, temperature: logits,
-    "smoothing undone": undo_smoothing,
-    "temperature, exact at 95 %": correct_smoothing,
-    "temperature, up to 1 - 1/n": match_sample_size,
-    "temperature of a tenth": lambda logits, trained_on, temperature: (
-        logits / temperature
-    ),
+METHODS: Mapping[str, Callable[[Outcome], np.ndarray]] = {
+    "none": lambda outcome: outcome.logits,
+    "inverse smoothing": undo_smoothing,
+    "exact at 95 %": correct_smoothing,
+    "target 1 - 1/n": match_sample_size,
+    "held-out tenth": lambda outcome: outcome.logits / outcome.temperature,
 }
 
 
-# In the table; the keys of `METHODS` are also keys of the result file.
-LABELS = (
-    "none",
-    "inverse smoothing",
-    "exact at 95 %",
-    "target 1 - 1/n",
-    "held-out tenth",
-)
-
-
-def evaluate(files: list[Path], method: str) -> dict[str, Any]:
-    """Evaluates a method on a data set; losses are sums over the sequences per file."""
+def evaluate(outcomes: list[Outcome], method: str) -> dict[str, Any]:
+    """Evaluates a method on a data set; losses are sums over the sequences per part."""
     parts: dict[str, list[float]] = {name: [] for name in COUNTS}
     gaps = np.zeros(BINS)
     confidence = 0.0
-    for file in files:
-        saved = np.load(file)
-        trained_on, temperature = int(saved["trained_on"]), float(saved["temperature"])
-        logits = METHODS[method](saved["logits"], trained_on, temperature)
-        labels = saved["labels"]
-        logarithms = log_softmax(logits)
+    for outcome in outcomes:
+        logarithms = log_softmax(METHODS[method](outcome))
+        labels = outcome.labels
         losses = -logarithms[np.arange(len(labels)), labels]
         is_correct = logarithms.argmax(axis=1) == labels
         confidences = np.exp(logarithms.max(axis=1))
@@ -232,9 +209,9 @@ def evaluate(files: list[Path], method: str) -> dict[str, Any]:
 
 def methods() -> str:
     """Renders the table of the methods, with means over the data sets."""
-    sets = json.loads(FILE.read_text())["sets"]
+    sets = read_result("calibration")["sets"]
     lines = []
-    for method, label in zip(METHODS, LABELS, strict=True):
+    for method in METHODS:
         rows = []
         for figures in sets.values():
             found = {name: np.sum(figures[method][name]) for name in COUNTS}
@@ -247,7 +224,7 @@ def methods() -> str:
         # A data set without wrong predictions has no mean loss for them.
         loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
         numbers = f"{loss:.3f} {of_correct:.3f} {of_wrong:.2f} {error:.1f}"
-        lines.append([label, *numbers.split()])
+        lines.append([method, *numbers.split()])
     losses = ("log loss", "if correct", "if wrong")
     header = ("calibration", *losses, "calibration error, points")
     return page_tables.table(header, lines)
@@ -259,37 +236,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--wheel", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
-    folder = RUNS.with_name("calibration")
     parts = list_parts(args.data, args.wheel)
-    files = {
-        name: [folder / f"{name}-{index}.npz" for index in range(len(parts[name]))]
-        for name in parts
+    with core_pool() as pool:
+        futures = {
+            name: [pool.submit(train, load) for load in loads]
+            for name, loads in parts.items()
+        }
+        outcomes = {
+            name: [future.result() for future in trained]
+            for name, trained in futures.items()
+        }
+    sets = {
+        name: {method: evaluate(found, method) for method in METHODS}
+        for name, found in outcomes.items()
     }
-    spawn = multiprocessing.get_context("spawn")
-    cores = spawn.Queue()
-    for core in os.sched_getaffinity(0):
-        cores.put(core)
-    size = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(size, spawn, prepare, (cores, {})) as pool:
-        futures = [
-            pool.submit(train, load, file)
-            for name in parts
-            for load, file in zip(parts[name], files[name], strict=True)
-            if not file.exists()
-        ]
-        for future in futures:
-            future.result()
-    content = {
-        "command": "python tools/calibration.py --data=FOLDER --wheel=FOLDER",
-        "hardware": machine.describe_processor(),
-        "date": datetime.date.today().isoformat(),
-        "versions": machine.installed_versions(),
-        "sets": {
-            name: {method: evaluate(files[name], method) for method in METHODS}
-            for name in parts
-        },
-    }
-    FILE.write_text(json.dumps(content, indent=1) + "\n")
+    command = "python tools/calibration.py --data=FOLDER --wheel=FOLDER"
+    write_result("calibration", command, {"sets": sets})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
 """Compares random filters with trained networks on few sequences.
 
     python tools/few_sequences.py --data=FOLDER --wheel=FOLDER
-    python tools/few_sequences.py --data=FOLDER --wheel=FOLDER --draws 0 1 2 \
-        --sets binary_mnist binary_fashion_mnist words names \
-        --recipes filters "trained, label smoothing"
 
 The `--data` folder contains `mnist/` and `fashion_mnist/`, each with the original
 files. Training images are sequences of 28 rows. The `--wheel` folder contains the
@@ -14,7 +11,7 @@ extracted wheels of seglearn, sktime, wordfreq and Faker, with these data sets:
 - frequent words of eight languages;
 - last names from eight countries.
 
-The second command uses binary features: whether a pixel is above 127, and the one-hot
+Some data sets have binary features: whether a pixel is above 127, and the one-hot
 letters of a word or name.
 
 Each recipe is trained on randomly drawn sequences and classifies others: 8,000 other
@@ -27,51 +24,44 @@ not repeated.
 """
 
 import argparse
-import datetime
 import functools
 import gzip
 import importlib
-import json
 import string
 import sys
-import tempfile
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import page_tables
-from folds import Folds
+from folds import FOLDS, Folds
+from page_tables import format_change, table
+from result_files import read_runs, write_result
 
 import rnnmnist
-from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.schema import Config
 from rnnmnist.data import datasets
 from rnnmnist.data.sequences.reading import read
-from rnnmnist.runtime import machine
 
-FILE = Path(__file__).resolve().parent.parent / "results" / "few_sequences.json"
 HELD_OUT = 8_000  # images
 WINDOW = 100  # time steps, for the smartwatch recordings
-FOLDS = 5
 ALL = 10**6  # more than any data set contains
 RECIPES: dict[str, dict[str, Any]] = {
     "filters": {"cell": "filters"},
     "trained": {"cell": "lru", "label_smoothing": 0.0},
     "trained, label smoothing": {"cell": "lru", "label_smoothing": 0.1},
 }
-# From data sets to numbers of training sequences.
-SIZES = {
-    "mnist": (300, 500, 1_000, 2_000, 3_000, 5_000),
-    "fashion_mnist": (300, 500, 1_000, 2_000, 3_000, 5_000),
-    "watch": (100, 300, 1_000, ALL),
-    "PLAID": (300, ALL),
+# The number of draws for each data set and number of training sequences.
+SIZES: dict[str, dict[int, int]] = {
+    "mnist": dict.fromkeys((300, 500, 1_000, 2_000, 3_000, 5_000), 2),
+    "fashion_mnist": dict.fromkeys((300, 500, 1_000, 2_000, 3_000, 5_000), 2),
+    "watch": {100: 2, 300: 2, 1_000: 3, ALL: 3},
+    "PLAID": {300: 2, ALL: 1},
 }
-# The same for data sets with binary features.
 BINARY_SIZES = dict.fromkeys(
     ("binary_mnist", "binary_fashion_mnist", "words", "names"),
-    (100, 200, 500, 1_000, 2_000),
+    dict.fromkeys((100, 200, 500, 1_000, 2_000), 3),
 )
 TITLES = {
     "mnist": "rows of MNIST",
@@ -102,17 +92,38 @@ class Sequences(NamedTuple):
 
 
 @functools.cache
-def load_images(folder: Path, name: Literal["mnist", "fashion_mnist"]) -> Sequences:
-    """Reads the training images of a data set."""
-    data = DataConfig(name=name, manual_dir=str(folder / name))
-    splits = datasets.load(Config(data=data)).splits
-    parts = [splits["validation"], splits["train"]]
+def load(name: str, data: Path, wheel: Path) -> Sequences:
+    """Loads a data set from one of the folders."""
+    match name:
+        case "watch":
+            return load_watch(wheel)
+        case "PLAID":
+            path = wheel / "sktime" / "datasets" / "data" / "PLAID" / "PLAID_TRAIN.ts"
+            found = read(path)  # both files
+            labels = np.asarray(found.labels)
+            return Sequences(found.inputs, labels, found.lengths, None)
+        case "words":
+            return encode_letters(read_words(wheel))
+        case "names":
+            return encode_letters(read_names(wheel))
+        case "binary_mnist" | "binary_fashion_mnist":
+            images = load_images(data, name.removeprefix("binary_"))
+            return images._replace(inputs=(images.inputs > 127).astype(np.float32))
+    return load_images(data, name)
+
+
+def load_images(
+    folder: Path, name: str, splits: tuple[str, ...] = ("validation", "train")
+) -> Sequences:
+    """Reads splits of MNIST or Fashion-MNIST; by default, all training images."""
+    settings = {"data.name": name, "data.manual_dir": str(folder / name)}
+    loaded = datasets.load(Config().replace(settings)).splits
+    parts = [loaded[split] for split in splits]
     images = np.concatenate([part.take(slice(None)) for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     return Sequences(images.astype(np.float32), labels, None, None)
 
 
-@functools.cache
 def load_watch(folder: Path) -> Sequences:
     """Divides the smartwatch recordings into non-overlapping windows."""
     file = folder / "seglearn" / "data" / "watch_dataset.npy"
@@ -129,25 +140,7 @@ def load_watch(folder: Path) -> Sequences:
     return Sequences(inputs, np.array(labels), None, np.array(subjects))
 
 
-@functools.cache
-def load_plaid(folder: Path) -> Sequences:
-    """Reads both files of PLAID as one data set."""
-    path = folder / "sktime" / "datasets" / "data" / "PLAID" / "PLAID_TRAIN.ts"
-    found = read(path)
-    return Sequences(found.inputs, np.asarray(found.labels), found.lengths, None)
-
-
-def load_binary_images(
-    folder: Path, name: Literal["mnist", "fashion_mnist"]
-) -> Sequences:
-    """Reads the training images of a data set, and thresholds pixels to 0 or 1."""
-    images = load_images(folder, name)
-    binary = (images.inputs > 127).astype(np.float32)
-    return Sequences(binary, images.labels, None, None)
-
-
-@functools.cache
-def load_words(folder: Path) -> Sequences:
+def read_words(folder: Path) -> list[list[str]]:
     """Reads the most frequent words of each language."""
     found = []
     for language in LANGUAGES:
@@ -155,18 +148,17 @@ def load_words(folder: Path) -> Sequences:
         # After a header, there is a list of words for each frequency.
         _, *lists = msgspec.msgpack.decode(gzip.decompress(file.read_bytes()))
         found.append([word for words in lists for word in words])
-    return encode_letters(found)
+    return found
 
 
-@functools.cache
-def load_names(folder: Path) -> Sequences:
+def read_names(folder: Path) -> list[list[str]]:
     """Reads the last names of each country."""
     sys.path.append(str(folder))
     found = []
     for country in COUNTRIES:
         module = importlib.import_module(f"faker.providers.person.{country}")
         found.append(list(module.Provider.last_names))
-    return encode_letters(found)
+    return found
 
 
 def encode_letters(texts_of_classes: list[list[str]]) -> Sequences:
@@ -208,7 +200,7 @@ def divide(name: str, data: Sequences, draw: int) -> tuple[np.ndarray, np.ndarra
     if name.endswith("mnist"):
         return order[:-HELD_OUT], order[-HELD_OUT:]
     if data.groups is None:
-        folds = Folds(Path(), FOLDS, seed=0).divide(data.labels)
+        folds = Folds(Path(), seed=0).divide(data.labels)
     else:
         _, codes = np.unique(data.groups, return_inverse=True)
         folds = codes % FOLDS
@@ -222,24 +214,20 @@ def measure(
     train, test = divide(name, data, draw)
     train = train[:size]
 
-    def take(array: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
-        return None if array is None else array[indices]
-
-    with tempfile.TemporaryDirectory() as folder:
-        rnnmnist.fit(
-            data.inputs[train],
-            data.labels[train],
-            workdir=Path(folder) / "run",
-            lengths=take(data.lengths, train),
-            groups=take(data.groups, train),
-            validation=False,
-            placement="host",  # all sizes share a compiled program
-            seed=draw,
-            verbose=False,
-            **RECIPES[recipe],
-        )
-        model = rnnmnist.load(Path(folder) / "run", "latest")
-        probabilities = model.classify(data.inputs[test], take(data.lengths, test))
+    lengths = data.lengths
+    model = rnnmnist.fit(
+        data.inputs[train],
+        data.labels[train],
+        lengths=None if lengths is None else lengths[train],
+        groups=None if data.groups is None else data.groups[train],
+        validation=False,
+        placement="host",  # all sizes share a compiled program
+        seed=draw,
+        verbose=False,
+        **RECIPES[recipe],
+    )
+    test_lengths = None if lengths is None else lengths[test]
+    probabilities = model.classify(data.inputs[test], test_lengths)
     predicted = np.array(model.task.classes, int)[probabilities.argmax(axis=1)]
     return {
         "train": len(train),
@@ -251,17 +239,16 @@ def measure(
 def read_differences(name: str, size: int) -> np.ndarray:
     """Reads the accuracy of trained networks minus the accuracy of filters, in points.
 
-    The networks have label smoothing. Draws that only one of the recipes has are
-    skipped.
+    The networks have label smoothing.
     """
-    runs = json.loads(FILE.read_text())["runs"]
-    found = []
-    for draw in range(FOLDS):
-        pair = [runs.get(key(name, size, draw, recipe)) for recipe in COMPARED]
-        if None not in pair:
-            filters, trained = (100 * run["correct"] / run["examples"] for run in pair)
-            found.append(trained - filters)
-    return np.array(found)
+    runs = read_runs("few_sequences")
+    accuracies = []
+    for recipe in COMPARED:
+        draws = range((SIZES | BINARY_SIZES)[name].get(size, 0))
+        found = [runs[key(name, size, draw, recipe)] for draw in draws]
+        accuracies.append([100 * run["correct"] / run["examples"] for run in found])
+    filters, trained = np.array(accuracies)
+    return trained - filters
 
 
 def accuracies() -> str:
@@ -269,9 +256,9 @@ def accuracies() -> str:
     lines = []
     for name in SIZES:
         row = [read_differences(name, size) for size in SHOWN]
-        lines.append([TITLES[name], *map(format_difference, row)])
+        lines.append([TITLES[name], *map(format_change, row)])
     header = ("trained - filters", *(f"{size:,}" for size in SHOWN[:-1]), "all")
-    return page_tables.table(header, lines)
+    return table(header, lines)
 
 
 def binary() -> str:
@@ -282,20 +269,9 @@ def binary() -> str:
         for name in BINARY_SIZES
     }
     rows["mean"] = list(np.mean([*rows.values()], axis=0))
-    lines = [[title, *map(format_difference, row)] for title, row in rows.items()]
+    lines = [[title, *map(format_change, row)] for title, row in rows.items()]
     header = ("trained - filters", *(f"{size:,}" for size in sizes))
-    return page_tables.table(header, lines)
-
-
-def format_difference(differences: np.ndarray) -> str:
-    """Formats the mean difference, with its standard error for several draws."""
-    count = len(differences)
-    if not count:
-        return ""
-    text = f"{differences.mean():+.1f}"
-    if count > 1:
-        text += f" ± {differences.std(ddof=1) / count**0.5:.1f}"
-    return text
+    return table(header, lines)
 
 
 def key(name: str, size: int, draw: int, recipe: str) -> str:
@@ -304,56 +280,29 @@ def key(name: str, size: int, draw: int, recipe: str) -> str:
     return f"{name}, {number}, {draw}, {recipe}"
 
 
-def make_loaders(data: Path, wheel: Path) -> dict[str, Callable[[], Sequences]]:
-    """Returns a function for each data set that loads it from the folders."""
-    return {
-        "mnist": functools.partial(load_images, data, "mnist"),
-        "fashion_mnist": functools.partial(load_images, data, "fashion_mnist"),
-        "watch": functools.partial(load_watch, wheel),
-        "PLAID": functools.partial(load_plaid, wheel),
-        "binary_mnist": functools.partial(load_binary_images, data, "mnist"),
-        "binary_fashion_mnist": functools.partial(
-            load_binary_images, data, "fashion_mnist"
-        ),
-        "words": functools.partial(load_words, wheel),
-        "names": functools.partial(load_names, wheel),
-    }
-
-
 def main() -> None:
     """Parses the command line, trains, and writes the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--wheel", type=Path, required=True, metavar="FOLDER")
-    sizes = SIZES | BINARY_SIZES
-    parser.add_argument("--sets", nargs="+", default=SIZES, choices=sizes)
-    parser.add_argument("--sizes", nargs="+", type=int, metavar="NUMBER")
-    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
-    parser.add_argument("--draws", nargs="+", type=int, default=range(2), metavar="I")
     args = parser.parse_args()
-    loaders = make_loaders(args.data, args.wheel)
-    runs = json.loads(FILE.read_text())["runs"] if FILE.exists() else {}
+    runs = read_runs("few_sequences")
     requested = [
         (name, size, draw, recipe)
-        for name in args.sets
-        for size in args.sizes or sizes[name]
-        for draw in args.draws
-        for recipe in args.recipes
+        for name, sizes in (SIZES | BINARY_SIZES).items()
+        for size, draws in sizes.items()
+        for draw in range(draws)
+        for recipe in (COMPARED if name in BINARY_SIZES else RECIPES)
     ]
     for name, size, draw, recipe in requested:
         run = key(name, size, draw, recipe)
         if run in runs:
             continue
-        runs[run] = measure(name, loaders[name](), size, draw, recipe)
+        data = load(name, args.data, args.wheel)
+        runs[run] = measure(name, data, size, draw, recipe)
         print(run, runs[run], flush=True)
-        content = {
-            "command": "python tools/few_sequences.py --data=FOLDER --wheel=FOLDER",
-            "hardware": machine.describe_processor(),
-            "date": datetime.date.today().isoformat(),
-            "versions": machine.installed_versions(),
-            "runs": runs,
-        }
-        FILE.write_text(json.dumps(content, indent=1) + "\n")
+        command = "python tools/few_sequences.py --data=FOLDER --wheel=FOLDER"
+        write_result("few_sequences", command, {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """Renders the tables of cross-validation on training splits, for `render_pages.py`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import page_tables
-from folds import EARLY, FILE, MINIROCKET, RECIPES, VARIANTS
+from folds import EARLY, RECIPES, SEVEN, VARIANTS
+from page_tables import format_change, format_mean
+from result_files import read_result
+from run_classifier import ROCKET
 
 from results import SETS
 
-SEVEN = SETS[:-1]
 FILTERS = "filters"
 # The folds that selected the settings of the filters, and fresh folds.
 SELECTION = ("5 folds, seed 0", "5 folds, seed 1")
@@ -24,9 +25,8 @@ def recipes() -> str:
     lines = []
     for recipe in RECIPES:
         found = _read_accuracies(recipe, ["5 folds, seed 0"])
-        if found:
-            label = recipe.replace("rate", "learning rate")
-            lines.append([label, _format_mean(found, SETS)])
+        label = recipe.replace("rate", "learning rate")
+        lines.append([label, _format_mean(found, SETS)])
     return page_tables.table(("recipe", "mean over eight data sets"), lines)
 
 
@@ -34,12 +34,10 @@ def variants() -> str:
     """Renders the table of variants from which the filter settings were chosen."""
     lines = []
     default = _read_accuracies(FILTERS, SELECTION)
-    for variant in (*list(VARIANTS)[1:], MINIROCKET):
+    for variant in (*list(VARIANTS)[1:], ROCKET):
         found = _read_accuracies(variant, SELECTION)
         differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
-        mean = round(differences.mean(), 1) + 0.0  # not -0.0
-        difference = f"{mean:+.1f} ± {_standard_error(differences):.1f}"
-        lines.append([variant, difference])
+        lines.append([variant, format_change(differences)])
     return page_tables.table(("variant", "difference, points"), lines)
 
 
@@ -50,7 +48,7 @@ def other_folds() -> str:
         "filters": _read_accuracies(FILTERS, FRESH),
         "PPV only": _read_accuracies("PPV only", FRESH),
         "filters, leave-one-out on the training folds": left_out,
-        MINIROCKET: _read_accuracies(MINIROCKET, FRESH),
+        ROCKET: _read_accuracies(ROCKET, FRESH),
     }
     lines = [
         [label, _format_mean(found, SEVEN), _format_mean(found, SETS)]
@@ -63,7 +61,7 @@ def other_folds() -> str:
 
 def earliness() -> str:
     """Renders the table of accuracies after partial sequences."""
-    results = _read()[FILTERS]
+    results = read_result("folds")[FILTERS]
     lines = []
     for name in EARLY_SETS:
         counts_by_seed = [results[folds][name] for folds in SELECTION]
@@ -78,12 +76,6 @@ def earliness() -> str:
     return page_tables.table(("data set", *header), lines)
 
 
-def _read() -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:
-    """Reads the counts: [classifier][folds][data set][kind]."""
-    results: dict[str, Any] = json.loads(FILE.read_text())
-    return results
-
-
 def _read_accuracies(
     classifier: str,
     all_folds: Sequence[str],
@@ -91,7 +83,7 @@ def _read_accuracies(
     examples: str = "examples",
 ) -> dict[str, np.ndarray]:
     """Reads the accuracy of each fold in percent, for each data set."""
-    found = _read()[classifier]
+    found: dict[str, Any] = read_result("folds")[classifier]
     accuracies = dict[str, list[np.ndarray]]()
     for folds in all_folds:
         for name, counts in found.get(folds, {}).items():
@@ -104,9 +96,4 @@ def _format_mean(accuracies: dict[str, np.ndarray], names: Sequence[str]) -> str
     """Formats the mean over data sets, with the standard error over folds."""
     if not accuracies.keys() >= set(names):
         return ""
-    means = np.mean([accuracies[name] for name in names], axis=0)
-    return f"{means.mean():.1f} ± {_standard_error(means):.1f}"
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) / len(values) ** 0.5
+    return format_mean(np.mean([accuracies[name] for name in names], axis=0))

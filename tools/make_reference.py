@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+from result_files import REPOSITORY
 
 import results
 from rnnmnist.config.schema import DATA_PATHS
@@ -31,7 +32,7 @@ def main() -> None:
     for row in results.REFERENCES:
         save(
             results.RUNS / f"{row.name}-0",
-            results.REPOSITORY / "checkpoints" / row.name,
+            REPOSITORY / "checkpoints" / row.name,
         )
 
 

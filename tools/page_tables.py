@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Formats a Markdown table, with a newline after each line."""
@@ -21,3 +23,19 @@ def fill(page: str, name: str, text: str) -> str:
     before, rest = page.split(begin)
     _, after = rest.split(end)
     return f"{before}{begin}{text}{end}{after}"
+
+
+def format_mean(values: np.ndarray, sign: str = "") -> str:
+    """Formats the mean with one decimal and, for several values, its standard error."""
+    if not len(values):
+        return ""
+    mean = round(float(values.mean()), 1) + 0.0  # not -0.0
+    text = f"{mean:{sign}.1f}"
+    if len(values) > 1:
+        text += f" ± {values.std(ddof=1) / len(values) ** 0.5:.1f}"
+    return text
+
+
+def format_change(differences: np.ndarray) -> str:
+    """Formats the mean difference, with its sign and standard error."""
+    return format_mean(differences, "+")

@@ -20,6 +20,7 @@ import page_tables
 import result_tables
 import robustness
 import vanishing
+from result_files import REPOSITORY
 from result_tables import HEADLINE, table
 
 import results
@@ -27,9 +28,6 @@ import results
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import long_sequences
 import speed_tables
-
-REPOSITORY = results.REPOSITORY
-
 
 OTHERS = ("every_step", "large_batch")  # neither in the README nor in the ablation
 TEST = "test accuracy, mean ± std"
@@ -104,7 +102,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
 }
 PLOTS: dict[str, Callable[[], bytes]] = {
-    "docs/ablation.png": result_tables.ablation_picture,
+    "docs/ablation.png": result_tables.ablation_figure,
     "docs/crossover.png": crossover.plot,
     "docs/vanishing.png": vanishing.plot,
 }

@@ -1,7 +1,5 @@
 """Renders tables and a figure from result files, for `render_pages.py`."""
 
-import io
-import json
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import page_tables
 from matplotlib.figure import Figure
+from result_files import read_result
 from scipy import stats
 
 from results import (
@@ -18,7 +17,6 @@ from results import (
     ARCHIVE_FILTERS,
     ARCHIVE_LSTM,
     REFERENCES,
-    RESULTS,
     Row,
 )
 from rnnmnist.evaluation.formatting import (
@@ -26,6 +24,7 @@ from rnnmnist.evaluation.formatting import (
     format_mean_and_std,
     format_percent,
 )
+from rnnmnist.reporting import plots
 
 # The rows of the README's table, with their data and recipe.
 HEADLINE = {
@@ -38,11 +37,6 @@ HEADLINE = {
     "best": ("MNIST", "60 epochs, augmentation"),
     "fashion": ("Fashion-MNIST", "50 epochs, augmentation"),
 }
-
-
-def read_result(name: str) -> dict[str, Any]:
-    """Reads a result file."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def accuracy_over_seeds(result: dict[str, Any]) -> str:
@@ -229,8 +223,12 @@ def accuracy_by_row() -> str:
     return page_tables.table(header, lines)
 
 
-def ablation_figure() -> Figure:
-    """Plots the test error of each row of the ablation, with a dot for each seed."""
+def ablation_figure() -> bytes:
+    """Plots the test error of each row of the ablation, with a dot for each seed.
+
+    Returns:
+        The figure as PNG.
+    """
     figure = Figure(figsize=(7.5, 5.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(ABLATION):
@@ -257,11 +255,4 @@ def ablation_figure() -> Figure:
     axes.set_xlabel("test error, % of 10,000 images, logarithmic")
     axes.grid(axis="x", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def ablation_picture() -> bytes:
-    """Renders the figure of the ablation as PNG."""
-    file = io.BytesIO()
-    ablation_figure().savefig(file)
-    return file.getvalue()
+    return plots.to_png(figure)

@@ -7,13 +7,12 @@ Trains the named rows, or all rows, with `python -m rnnmnist.main` and all seeds
 writes `results/NAME.json`. Each run uses one core, even if it trains an ensemble; runs
 on different cores are parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each
 with the four original files, and the folders of `SETS`. Without `--data`, TFDS
-downloads the images. Runs are kept in `checkpoints/results`, so that an interrupted
-measurement can be resumed. Pinning processes to cores requires Linux.
+downloads the images. Finished runs are kept in `checkpoints/results`, and are not
+repeated. Pinning processes to cores requires Linux.
 """
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from result_files import REPOSITORY, write_result
 
 from rnnmnist.commands.train import parse
 from rnnmnist.config.recipes import choose_config
@@ -37,12 +37,9 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.runs.records import Record
-from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.devices import make_device_mesh
-from rnnmnist.runtime.machine import describe_processor, installed_versions
+from rnnmnist.runtime.machine import describe_processor
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RESULTS = REPOSITORY / "results"
 RUNS = REPOSITORY / "checkpoints" / "results"
 MAIN = "python -m rnnmnist.main"
 
@@ -283,7 +280,7 @@ def train_all(
 
 
 def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
-    """Trains a run, unless a finished run exists.
+    """Trains a run, unless a finished run with the same configuration exists.
 
     Returns:
         The evaluation of the best checkpoint, with `seconds` of processor time and, if
@@ -291,67 +288,32 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
     """
     workdir = RUNS / f"{row.name}-{seed}"
     finished = workdir / "result.json"
-    if finished.exists() and is_run_of(workdir, row.config(seed)):
-        return json.loads(finished.read_text())
+    config = msgspec.json.encode(row.config(seed)).decode()
+    if finished.exists():
+        trained_config, run = json.loads(finished.read_text())
+        if trained_config == config:
+            return run
+    shutil.rmtree(workdir, ignore_errors=True)
     command = row.command.replace("SEED", str(seed)).replace("FOLDER", str(data))
-    argv = command.split()[1:]
+    argv = [sys.executable, *command.split()[1:], f"--workdir={workdir}"]
     dataset = row.config().data.name
     if data is not None and dataset not in ("mnist5k", "files"):
         argv.append(f"--config.data.manual_dir={data / dataset}")
-    seconds = train_process(argv, workdir, row.config(seed))
+    process = subprocess.Popen(argv, cwd=REPOSITORY)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(argv)}: exit code {process.returncode}")
     (path,) = (workdir / "evaluation").glob("test-*.json")
     run = json.loads(path.read_text())
-    run["seconds"] = seconds
+    run["seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
     validation = Record(workdir).headers[run["step"]].metrics
     if validation is not None:
         run["validation_correct"] = validation.correct
     if row.counts_by_time:
         run |= counts_by_row(workdir)
-    finished.write_text(json.dumps(run))
+    finished.write_text(json.dumps([config, run]))
     return run
-
-
-def train_process(argv: list[str], workdir: Path, config: Config) -> float:
-    """Trains or resumes a run in a process.
-
-    A workdir with another run is deleted first.
-
-    Args:
-        argv: the arguments of Python, without `--workdir`.
-        workdir: the workdir of the run.
-        config: the configuration of the run, without data paths.
-
-    Returns:
-        The processor seconds over all processes of the run, except for a process that
-        outlived this program.
-    """
-    if not is_run_of(workdir, config):
-        shutil.rmtree(workdir, ignore_errors=True)
-    argv = [*argv, f"--workdir={workdir}"]
-    process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    saved = workdir / "processor_seconds.json"
-    seconds = json.loads(saved.read_text()) if saved.exists() else 0.0
-    seconds = round(seconds + usage.ru_utime + usage.ru_stime, 1)
-    if (workdir / "config.json").exists():
-        saved.write_text(json.dumps(seconds))
-    if process.returncode:
-        raise SystemExit(f"{' '.join(argv)}: exit code {process.returncode}")
-    return seconds
-
-
-def is_run_of(workdir: Path, config: Config) -> bool:
-    """Returns True if a workdir has a checkpoint of a configuration.
-
-    Data paths are ignored.
-    """
-    steps = list_steps(workdir)
-    if not steps:
-        return False
-    header = Record(workdir).headers[steps[-1]]
-    trained = header.config.replace(dict.fromkeys(DATA_PATHS))
-    return fill_defaults(config, header.task) == trained
 
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
@@ -382,8 +344,6 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     confusions = np.sum([member["confusion"] for member in members], axis=0)
     return {
         "name": row.name,
-        "command": row.command,
-        **origin(),
         "seconds": statistics.median(run["seconds"] for run in runs),
         "dataset": members[0]["dataset"],
         "split": "test",
@@ -399,23 +359,18 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def origin() -> dict[str, Any]:
-    """Describes the origin of runs on one core: hardware, date and versions."""
-    return {
-        "hardware": f"one core of {describe_processor().partition(' of ')[2]}",
-        "date": datetime.date.today().isoformat(),
-        "versions": installed_versions(),
-    }
+def one_core() -> str:
+    """Describes the hardware of runs on one core."""
+    return f"one core of {describe_processor().partition(' of ')[2]}"
 
 
 def measure(rows: Iterable[Row], data: Path | None) -> None:
     """Trains rows with all seeds, and writes their result files."""
     for row, runs in train_all(rows, data):
         result = aggregate(row, runs)
-        path = RESULTS / f"{row.name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(row.name, row.command, result, one_core())
         accuracies = [member["accuracy"] for member in result["members"]]
-        print(path.name, *accuracies, flush=True)
+        print(row.name, *accuracies, flush=True)
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ gradient of each image's loss with respect to the pixels of each window, before 
 after training.
 
 Writes results/vanishing.json, which `render_pages.py` shows as a table and as
-docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs are kept
-in `checkpoints/results`, so that an interrupted measurement can be resumed.
+docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Finished runs
+are kept in `checkpoints/results`, and are not repeated.
 """
 
 import argparse
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import optax
 import page_tables
 import result_tables
 from matplotlib.axes import Axes
+from result_files import read_result, write_result
 
 import results
 from rnnmnist.config.resolving import resolve
@@ -146,8 +146,6 @@ def measure(data: Path | None) -> dict[str, Any]:
     runs = [summarize(*trained) for trained in results.train_all(CASES, data)]
     return {
         "name": "vanishing",
-        "command": "python tools/vanishing.py --data=FOLDER",
-        **results.origin(),
         "settings": RECIPE,
         "examples": EXAMPLES,
         "quantiles": list(QUANTILES),
@@ -171,7 +169,7 @@ def summarize(row: results.Row, members: list[dict[str, Any]]) -> dict[str, Any]
 
 def accuracies() -> str:
     """Renders the table of test accuracies, with a column per sequence length."""
-    measured = result_tables.read_result("vanishing")
+    measured = read_result("vanishing")
     lines = []
     for name in CELLS:
         runs = [run for run in measured["runs"] if run["cell"] == name]
@@ -187,14 +185,12 @@ def accuracies() -> str:
 def origin() -> str:
     """Lists the hardware and versions for docs/long_sequences.md."""
     names = ["vanishing", *(row.name for row in (*results.PIXELS, *results.PERMUTED))]
-    return result_tables.origin(
-        {"Hardware (one core)": map(result_tables.read_result, names)}
-    )
+    return result_tables.origin({"Hardware (one core)": map(read_result, names)})
 
 
 def plot() -> bytes:
     """Plots the gradients for the shortest and the longest sequences, as PNG."""
-    runs = result_tables.read_result("vanishing")["runs"]
+    runs = read_result("vanishing")["runs"]
     lengths = (TIME_STEPS[0], TIME_STEPS[-1])
     with plots.new_figure(5.4) as figure:
         figure.set_figwidth(6.4)
@@ -249,8 +245,9 @@ def main() -> None:
     """Parses the command line, measures, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=lambda text: Path(text).absolute())
-    text = json.dumps(measure(parser.parse_args().data), indent=1, allow_nan=False)
-    (results.RESULTS / "vanishing.json").write_text(text + "\n")
+    measured = measure(parser.parse_args().data)
+    command = "python tools/vanishing.py --data=FOLDER"
+    write_result("vanishing", command, measured, results.one_core())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import render_pages
+import result_files
 from support import REPOSITORY
 
 import results
@@ -46,7 +47,7 @@ def test_a_row_of_the_results_is_measured_once(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
     settings = (
         f"embedded train.num_steps=2 model.hidden_size=8 data.data_dir={data_dir}"
     )
