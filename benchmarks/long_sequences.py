@@ -21,7 +21,9 @@ from speed_tables import (
     median_and_range,
     origin,
     ratios,
-    speeds,
+    read,
+    relative_rows,
+    section_speeds,
     table,
 )
 
@@ -116,8 +118,7 @@ def code(name: str) -> str:
 
 def cells_table(measured: dict[str, Any]) -> str:
     """Compares the cells with PyTorch's, and with the ceiling of matrix products."""
-    section = measured["training"]
-    found = {name: speeds(rounds) for name, rounds in section.items()}
+    section, found = measured["training"], section_speeds(measured, "training")
     peak = statistics.median(found[fastest_mode(section, "product")])
     rows = []
     for name in (*MODELS, *(f"PyTorch {peer}" for peer in PEERS)):
@@ -142,13 +143,13 @@ def cells_table(measured: dict[str, Any]) -> str:
 
 def variants_table(measured: dict[str, Any]) -> str:
     """Compares `lru` with its variants."""
-    section = measured["training"]
-    found = {name: speeds(section[name]) for name in ("lru", *VARIANTS)}
-    rows = []
-    for name, speed in found.items():
-        relative = format_ratios(speed, found["lru"])
-        memory = format_memory(section[name])
-        rows.append([code(name), format_speeds(speed), relative, memory])
+    found = section_speeds(measured, "training")
+    rows = [
+        [code(name), *cells, format_memory(measured["training"][name])]
+        for name, *cells in relative_rows(
+            {name: found[name] for name in ("lru", *VARIANTS)}, "lru", ",.0f"
+        )
+    ]
     header = ("scan", "images/s", "relative to `lru`", "peak MiB")
     return table("784 time steps", header, rows)
 
@@ -160,7 +161,7 @@ def format_memory(rounds: list[dict[str, Any]]) -> str:
 
 def lengths_table(measured: dict[str, Any]) -> str:
     """Lists the cost of a time step for each sequence length."""
-    found = {name: speeds(rounds) for name, rounds in measured["lengths"].items()}
+    found = section_speeds(measured, "lengths")
     rows = []
     for name in MEASURED_AT_ALL_LENGTHS:
         costs = {  # microseconds per time step of a batch, in each round
@@ -179,20 +180,14 @@ def lengths_table(measured: dict[str, Any]) -> str:
 
 def cells() -> str:
     """Renders the table of the cells."""
-    return cells_table(read())
+    return cells_table(read(NUMBERS))
 
 
 def scans() -> str:
     """Renders the tables of scans and lengths, and states their origin."""
-    measured = read()
+    measured = read(NUMBERS)
     parts = (variants_table, lengths_table, origin)
     return "\n".join(part(measured) for part in parts)
-
-
-def read() -> dict[str, Any]:
-    """Reads the stored measurements."""
-    measured: dict[str, Any] = json.loads(NUMBERS.read_text())
-    return measured
 
 
 def main() -> None:

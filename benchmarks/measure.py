@@ -1,10 +1,8 @@
 """Measures the speed of rnnmnist, PyTorch and a plain Flax loop on this machine.
 
-    python benchmarks/measure.py validate --data=FOLDER --peers=PYTHON
-    python benchmarks/measure.py run --data=FOLDER --peers=PYTHON
+    python benchmarks/measure.py --data=FOLDER --peers=PYTHON
 
-`validate` prints the validation accuracies of Flax and PyTorch with our recipes. `run`
-writes benchmarks/results.json. FOLDER contains the four original MNIST files. PYTHON is
+Writes benchmarks/results.json. FOLDER contains the four original MNIST files. PYTHON is
 an interpreter with the packages of benchmarks/requirements.txt; the default is the
 running interpreter. `--older` is an interpreter with rnnmnist and an older jax.
 """
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speed_tables import NUMBERS, TARGET_COUNTS, speeds
-from worker import VALIDATION, Recipe
+from worker import Recipe
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.resolving import resolve
@@ -40,7 +38,6 @@ RECIPES = {
     for target in TARGET_COUNTS
 }
 EPOCH_STEPS = 430  # 55,000 images in batches of 128
-VALIDATION_SEEDS = 3
 LONG_ROUNDS = 3  # for measurements that take a minute
 PAUSE_SECONDS = 0.3  # for the threads of the previous worker to go to sleep
 # Workers use only the CPU, with the default kernels of their libraries.
@@ -73,16 +70,10 @@ PRODUCTS = (
 
 
 def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Reads and parses the next line of a process's output.
-
-    Raises:
-        EOFError: if the process has ended.
-    """
+    """Reads and parses the next line of a process's output."""
     assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise EOFError
-    return json.loads(line)
+    content: dict[str, Any] = json.loads(process.stdout.readline())
+    return content
 
 
 def log_seconds(found: dict[str, list[float]], name: str, seconds: float) -> None:
@@ -159,29 +150,20 @@ class Bench(NamedTuple):
     def process(
         self, argv: Sequence[str], **environment: str
     ) -> Iterator[subprocess.Popen[str]]:
-        """Starts a process, and kills it at the end of the block.
-
-        Raises:
-            RuntimeError: if the block expects output of a process that has ended.
-        """
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                cwd=REPOSITORY,
-                env=ENVIRONMENT | environment,
-            )
-            try:
-                yield process
-            except (EOFError, BrokenPipeError) as error:
-                errors.seek(0)
-                raise RuntimeError(f"{argv}: {errors.read()[-2000:]}") from error
-            finally:
-                process.kill()
-                process.wait()
+        """Starts a process, and kills it at the end of the block."""
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env=ENVIRONMENT | environment,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def run(
         self, argv: Sequence[str], exit_code: int = 0, **environment: str
@@ -189,13 +171,13 @@ class Bench(NamedTuple):
         """Runs a process until it exits, and returns the seconds and its output.
 
         Raises:
-            RuntimeError: if the exit code differs from the expected one.
+            CalledProcessError: if the exit code differs from the expected one.
         """
         begin = time.monotonic()
         finished = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
             env=ENVIRONMENT | environment,
@@ -203,8 +185,7 @@ class Bench(NamedTuple):
         )
         seconds = time.monotonic() - begin
         if finished.returncode != exit_code:
-            errors = finished.stderr[-2000:]
-            raise RuntimeError(f"{argv}: exit code {finished.returncode}: {errors}")
+            raise subprocess.CalledProcessError(finished.returncode, argv)
         return seconds, finished.stdout
 
     def origin(self, command: str) -> dict[str, Any]:
@@ -354,7 +335,7 @@ def first_line(bench: Bench, workdir: Path, cache: str) -> float:
     with bench.process(argv, JAX_COMPILATION_CACHE_DIR=cache) as process:
         while not (metrics.exists() and metrics.stat().st_size):
             if process.poll() is not None:
-                raise EOFError
+                raise subprocess.CalledProcessError(process.returncode, argv)
             time.sleep(0.005)
         return time.monotonic() - begin
 
@@ -376,10 +357,7 @@ def accuracy(bench: Bench) -> dict[str, Any]:
                         recipe, seeded, JAX_COMPILATION_CACHE_DIR=cache
                     )
                     for state in ("cold", "warm")
-                } | {
-                    peer: train_peer(bench, peer, target, seed, "test")
-                    for peer in PEERS
-                }
+                } | {peer: train_peer(bench, peer, target, seed) for peer in PEERS}
                 config = load_config(REPOSITORY / recipe)
                 train = resolve(config, image_task(config.data)).train
                 origin = {"seed": seed, "epochs": train.num_steps // EPOCH_STEPS}
@@ -389,41 +367,33 @@ def accuracy(bench: Bench) -> dict[str, Any]:
     return recipes
 
 
-def train_peer(
-    bench: Bench, peer: str, target: str, seed: int, split: str
-) -> dict[str, Any]:
+def train_peer(bench: Bench, peer: str, target: str, seed: int) -> dict[str, Any]:
     """Trains a peer with a recipe; returns its seconds and correct predictions."""
     config = load_config(REPOSITORY / RECIPES[target])
     values = {**vars(config.data), **vars(config.train)}
     settings = {
         "data": bench.data,
         "seed": seed,
-        "split": split,
         "recipe": {name: values[name] for name in Recipe._fields},
+        "steps": config.train.num_steps,
     }
-    seconds, output = bench.run(bench.argv(PEERS[peer], "follow_recipe", settings))
+    seconds, output = bench.run(bench.argv(PEERS[peer], "job", settings))
     return {"seconds": seconds} | json.loads(output)
 
 
-def validate(args: argparse.Namespace) -> None:
-    """Prints the mean validation accuracy of the peers with each recipe."""
-    bench = Bench(args.peers, rounds=1, data=str(args.data.absolute()))
-    for target in TARGET_COUNTS:
-        for peer in PEERS:
-            correct = [
-                train_peer(bench, peer, target, seed, "validation")["correct"]
-                for seed in range(VALIDATION_SEEDS)
-            ]
-            percent = 100 * statistics.mean(correct) / VALIDATION
-            print(f"{target} %, {peer}: {percent:.2f} %, {correct}", flush=True)
-
-
-def run(args: argparse.Namespace) -> None:
+def main() -> None:
     """Measures all sections, and writes the file after each section."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--older", default="", metavar="PYTHON")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=5, help="per target accuracy")
+    args = parser.parse_args()
     data = str(args.data.absolute())
     bench = Bench(args.peers, args.rounds, data, args.seeds, args.older)
     measured = bench.origin(
-        "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
+        "python benchmarks/measure.py --data=FOLDER --peers=PYTHON"
         f"{' --older=PYTHON' if bench.older else ''}"
         f" --rounds={bench.rounds} --seeds={bench.seeds}"
     )
@@ -440,21 +410,6 @@ def run(args: argparse.Namespace) -> None:
     for section in sections:
         measured[section.__name__] = section(bench)
         NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
-
-
-def main() -> None:
-    """Parses the command line and runs a subcommand."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run")
-    for command in (running, commands.add_parser("validate")):
-        command.add_argument("--data", type=Path, required=True, metavar="FOLDER")
-        command.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    running.add_argument("--older", default="", metavar="PYTHON")
-    running.add_argument("--rounds", type=int, default=7)
-    running.add_argument("--seeds", type=int, default=5, help="per target accuracy")
-    args = parser.parse_args()
-    {"run": run, "validate": validate}[args.command](args)
 
 
 if __name__ == "__main__":

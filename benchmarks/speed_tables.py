@@ -17,9 +17,10 @@ TARGET_COUNTS = {"98.5": 9850, "99.0": 9900}
 Rounds = Sequence[dict[str, float]]
 
 
-def read() -> dict[str, Any]:
-    """Reads the stored measurements."""
-    return json.loads(NUMBERS.read_text())
+def read(path: Path = NUMBERS) -> dict[str, Any]:
+    """Reads stored measurements."""
+    measured: dict[str, Any] = json.loads(path.read_text())
+    return measured
 
 
 def tables(measured: dict[str, Any]) -> str:
@@ -116,6 +117,11 @@ def speeds(rounds: Rounds) -> list[float]:
     return [entry["amount"] / entry["seconds"] for entry in rounds]
 
 
+def section_speeds(measured: dict[str, Any], section: str) -> dict[str, list[float]]:
+    """Returns the speeds of each worker in a section."""
+    return {name: speeds(rounds) for name, rounds in measured[section].items()}
+
+
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Divides the values of each round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
@@ -134,6 +140,16 @@ def format_seconds(found: Sequence[float]) -> str:
 def format_ratios(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Formats the ratios over all rounds."""
     return median_and_range(ratios(ours, theirs), ".2f")
+
+
+def relative_rows(
+    found: Mapping[str, Sequence[float]], reference: str, spec: str
+) -> list[list[str]]:
+    """Lists the values of each name, and their ratio to the values of a reference."""
+    return [
+        [name, median_and_range(values, spec), format_ratios(values, found[reference])]
+        for name, values in found.items()
+    ]
 
 
 def fastest_mode(section: Mapping[str, Rounds], framework: str) -> str:
@@ -167,7 +183,7 @@ def throughput(measured: dict[str, Any]) -> str:
 
 def evaluation(measured: dict[str, Any]) -> str:
     """Compares the evaluation speed with the peers."""
-    found = {name: speeds(rounds) for name, rounds in measured["evaluation"].items()}
+    found = section_speeds(measured, "evaluation")
     ours = found["rnnmnist"]
     rows = [
         [name, format_speeds(speed), format_ratios(ours, speed)]
@@ -179,13 +195,10 @@ def evaluation(measured: dict[str, Any]) -> str:
 
 def jobs(measured: dict[str, Any]) -> str:
     """Compares the seconds of whole processes."""
-    warm = measured["jobs"]["rnnmnist, warm cache"]
-    rows = [
-        [name, format_seconds(seconds), format_ratios(seconds, warm)]
-        for name, seconds in measured["jobs"].items()
-    ]
+    title = "781 steps and evaluation on 10,000 test images"
     header = ("process", "seconds", "relative to rnnmnist, warm cache")
-    return table("781 steps and evaluation on 10,000 test images", header, rows)
+    rows = relative_rows(measured["jobs"], "rnnmnist, warm cache", ".1f")
+    return table(title, header, rows)
 
 
 def accuracy(measured: dict[str, Any]) -> str:
@@ -220,18 +233,14 @@ def accuracy(measured: dict[str, Any]) -> str:
 
 def seeds(measured: dict[str, Any]) -> str:
     """Compares the training speed of ensembles of several sizes."""
-    found = {name: speeds(rounds) for name, rounds in measured["seeds"].items()}
-    rows = [
-        [name, format_speeds(speed), format_ratios(speed, found["1"])]
-        for name, speed in found.items()
-    ]
     header = ("seeds in one program", "images/s, all seeds", "relative to one seed")
+    rows = relative_rows(section_speeds(measured, "seeds"), "1", ",.0f")
     return table("Seeds", header, rows)
 
 
 def batches(measured: dict[str, Any]) -> str:
     """Compares the training speed at several batch sizes."""
-    found = {name: speeds(rounds) for name, rounds in measured["batches"].items()}
+    found = section_speeds(measured, "batches")
     rows = []
     names = [name.rpartition(" ") for name in found]
     ours, *peers = dict.fromkeys(name for name, _, _ in names)

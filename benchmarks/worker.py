@@ -47,7 +47,7 @@ Create = Callable[..., Trainer]  # images [n, rows, columns], labels [n], settin
 
 def peer_tasks(create: Create) -> dict[str, Callable[..., None]]:
     """Returns the tasks of a peer, given a function that creates its trainer."""
-    tasks = (train, evaluate, job, follow_recipe)
+    tasks = (train, evaluate, job)
     return {task.__name__: functools.partial(task, create) for task in tasks}
 
 
@@ -81,30 +81,20 @@ def evaluate(create: Create, images: int, batch: int, **settings: Any) -> None:
     serve(task)
 
 
-def job(create: Create, data: str, steps: int, **settings: Any) -> None:
-    """Trains on MNIST, and prints the correct predictions on the test split."""
-    trainer = create(*originals(data, "train"), **settings)
-    trainer.steps(steps, BATCH)
-    print_correct(trainer, originals(data, "t10k"))
-
-
-def follow_recipe(
-    create: Create, data: str, recipe: dict[str, Any], split: str, **settings: Any
+def job(
+    create: Create,
+    data: str,
+    steps: int,
+    recipe: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> None:
-    """Trains on MNIST with a recipe, and prints the correct predictions on a split."""
+    """Trains on MNIST, and prints the correct predictions on the test split."""
     images, labels = originals(data, "train")
-    held_out = images[:VALIDATION], labels[:VALIDATION]
-    parsed = Recipe(**recipe)
-    trainer = create(
-        images[VALIDATION:], labels[VALIDATION:], recipe=parsed, **settings
-    )
-    trainer.steps(parsed.num_steps, BATCH)
-    print_correct(trainer, originals(data, "t10k") if split == "test" else held_out)
-
-
-def print_correct(trainer: Trainer, split: tuple[Any, Any]) -> None:
-    """Prints the number of correct predictions on a split."""
-    correct = trainer.count_correct(*split, batch=1000)
+    held_out = VALIDATION if recipe else 0
+    parsed = Recipe(**recipe) if recipe else None
+    trainer = create(images[held_out:], labels[held_out:], recipe=parsed, **settings)
+    trainer.steps(steps, BATCH)
+    correct = trainer.count_correct(*originals(data, "t10k"), batch=1000)
     print(json.dumps({"correct": correct}), flush=True)
 
 

