@@ -80,10 +80,6 @@ def differences(measured: dict[str, Any]) -> str:
             "the derivative of a time step, written by hand",
             gain("throughput", "rnnmnist", "rnnmnist, Flax's cell") + " of training",
         ],
-        [
-            "all batches of a split in one call, not one call for each 1,000 images",
-            gain("evaluation", "rnnmnist", "Flax, batch 1000") + " of evaluation",
-        ],
         ["compiled programs on disk", f"the first step {saved:.1f} s earlier"],
     ]
     return page_tables.table(("difference", "effect"), rows)

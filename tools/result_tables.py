@@ -29,7 +29,7 @@ from rnnmnist.reporting import plots
 # The rows of the README's table, with their data and recipe.
 HEADLINE = {
     "embedded": (
-        "4,000 of 5,000 shipped MNIST images",
+        "4,000 of 5,000 bundled MNIST images",
         "48 epochs, shifts of up to 2 pixels",
     ),
     "tutorial": ("MNIST", "the 2016 tutorial, 1.8 epochs"),

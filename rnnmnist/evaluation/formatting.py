@@ -133,11 +133,11 @@ def format_loss(result: Result) -> str:
     """Formats the loss, or, for several seeds, the mean loss and ensemble loss.
 
     If the temperature was fitted on the evaluated examples, a note explains that the
-    loss is slightly too low.
+    loss is slightly optimistic.
     """
     note = ""
     if result.calibrated_on_split:
-        note = " (slightly too low: the temperature was fitted on this split)"
+        note = " (slightly optimistic: the temperature was fitted on this split)"
     if result.ensemble is None:
         return f"loss {result.loss:.4f}{note}"
     # Only the ensemble loss is calibrated.

@@ -99,7 +99,7 @@ def test_reports_and_evaluations_use_leave_one_out_predictions(
     assert not (run / "report" / "steps.png").exists()  # known at the end only
     evaluated = output_of(called("evaluate", f"--workdir={run}"))
     assert f"leave-one-out at step 1: {accuracy}" in evaluated
-    assert f"loss {line.loss:.4f} (slightly too low" in evaluated
+    assert f"loss {line.loss:.4f} (slightly optimistic" in evaluated
     assert evaluated.endswith("/evaluation/leave_one_out-1.json\n")
     shutil.rmtree(run / "evaluation")
     with monkeypatch.context() as patch:

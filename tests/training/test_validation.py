@@ -86,7 +86,7 @@ def test_the_temperature_has_the_least_validation_loss(
 
 @pytest.mark.slow
 def test_logged_metrics_are_at_temperature_1(run_of_one_seed: Path) -> None:
-    """An evaluation of the validation split says that its loss is slightly too low."""
+    """An evaluation of the validation split says that its loss is slightly optimistic."""
     workdir = run_of_one_seed
     header = Record(workdir).select("best")
     (line,) = (
