@@ -366,7 +366,7 @@ def test_fit_changes_few_jax_settings(
     devices = (
         1 if "jax" in before else min(4, usable_cores())
     )  # each with 4 sequences per step
-    assert f", {devices} cpu device" in header
+    assert f"cpu devices: {devices}," in header
     expected = {
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",

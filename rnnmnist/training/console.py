@@ -2,14 +2,10 @@
 
 import logging
 import shlex
-import textwrap
-
-import numpy as np
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.schema import LOAD_SETTINGS, is_user_defined
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import escape_unprintable
 from rnnmnist.evaluation.formatting import (
     format_counts,
@@ -79,13 +75,10 @@ class Progress:
                 f"{seconds_left:.0f} s left"
             )
         else:
-            groups = ""
-            if metrics.groups is not None:
-                groups = f", groups: {metrics.groups:,}"
             self.write(
                 f"step {metrics.step}  {format_split(metrics.split)} "
                 f"loss {metrics.loss:.4f}  accuracy {accuracy} "
-                f"({format_counts(metrics)}{groups})"
+                f"({format_counts(metrics)})"
             )
 
 
@@ -93,51 +86,32 @@ def describe_run(run: Run) -> str:
     """Describes the network, the data set, the devices and the resume point."""
     record, config, dataset, mesh, completion, reason = run
     task, step = dataset.task, record.step
-    seeds = f"seed {config.seed}"
-    if config.num_seeds > 1:
-        seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
-    devices = f"{mesh.size} {mesh_platform(mesh)} device{'s' if mesh.size > 1 else ''}"
-    if process_count() > 1:
-        devices += f" in {process_count()} processes"
-    location = record.workdir or "memory"
     lines = [
-        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {location}"
+        f"{config.model.description} on {task.name}, first seed {config.seed}, "
+        f"{mesh_platform(mesh)} devices: {mesh.size}, processes: {process_count()}, in "
+        f"{record.workdir or 'memory'}"
     ]
     if task.image_shape is None:
-        lines.append(describe_sequences(dataset))
+        lines.append(describe_sequences(task))
     if reason is not None and not step:
         network, other_cell = "a trained network", "filters"
         if config.model.is_closed_form:
             network, other_cell = "random filters", "lru"
         lines.append(f"{network}, {reason}; to override, set model.cell={other_cell}")
     if completion is not None:
-        hint = ""
-        if step < config.train.num_steps:
-            hint = "; to continue training, increase train.patience or set it to none"
-        lines.append(completion + hint)
+        lines.append(completion)
     elif step:
         lines.append(f"resuming from step {step}")
     return "\n".join(lines)
 
 
-def describe_sequences(dataset: Dataset) -> str:
+def describe_sequences(task: Task) -> str:
     """Describes the sequences, and lists the validation groups."""
-    task, train = dataset.task, dataset.splits["train"]
-    features = textwrap.shorten(", ".join(task.feature_names), 100, placeholder=" …")
-    classes = textwrap.shorten(", ".join(task.classes), 100, placeholder=" …")
     text = (
         f"{task.sizes} sequences for training / validation / test; at most "
-        f"{task.time_steps:,} time steps; features: {features or task.features}; "
-        f"classes: {classes}"
+        f"{task.time_steps:,} time steps; features: {task.features}; classes: "
+        f"{len(task.classes)}"
     )
-    if train.lengths is not None:
-        median = np.median(train.lengths)
-        if task.time_steps > 3 * median:
-            text += (
-                f"\nhalf of the training sequences have at most {median:,.0f} time "
-                f"steps, but all are padded to {task.time_steps:,}; to save time, "
-                "shorten long sequences, or select fewer features (data.features)"
-            )
     if task.validation_groups:
         text += f"\nvalidation groups: {', '.join(task.validation_groups)}"
     return text
@@ -187,15 +161,9 @@ def describe_validation(header: Header) -> str:
     step, metrics = header.step, header.metrics
     if metrics is None:
         return f"none: no sequences were held out; the last step, {step}, is selected"
-    accuracy = format_validation(metrics)
     if header.config.model.is_closed_form:
-        return accuracy
+        return format_validation(metrics)
+    reason = "best at step"
     if metrics.examples < MIN_VALIDATION_EXAMPLES:
-        return (
-            f"{accuracy}, at the last step, {step}: selecting a checkpoint requires at "
-            f"least {MIN_VALIDATION_EXAMPLES} validation examples"
-        )
-    criterion = ""
-    if header.config.train.has_class_weights:
-        criterion = " by balanced accuracy"
-    return f"{accuracy}, best at step {step}{criterion}"
+        reason = f"with fewer than {MIN_VALIDATION_EXAMPLES} examples, at the last step"
+    return f"{format_validation(metrics)}, {reason} {step}"

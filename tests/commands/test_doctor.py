@@ -29,7 +29,7 @@ def test_the_report_of_a_run_that_works(tmp_path: Path) -> None:
     versions, machine, header, verdict = lines
     assert f"jax {jax.__version__}, " in versions
     assert re.search(r"\d cores? of .* GiB of memory$", machine)
-    assert "on mnist5k, seed 0, 2 cpu devices, in " in header
+    assert "on mnist5k, first seed 0, cpu devices: 2, " in header
     assert header.endswith(f"{tmp_path}/checkpoints/embedded")
     assert re.match("a run of embedded would work here: its trial took .* s$", verdict)
     assert list(tmp_path.iterdir()) == []

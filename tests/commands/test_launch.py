@@ -55,7 +55,7 @@ def test_slurm_runs_two_processes(new_run: trainer.Run) -> None:
     ]
     first, second = trainer.outcomes(processes)
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    assert "2 cpu devices in 2 processes" in first[1]
+    assert "cpu devices: 2, processes: 2" in first[1]
     assert (new_run.workdir / "evaluation" / "test-7.json").exists()
 
 

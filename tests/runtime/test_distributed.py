@@ -29,7 +29,7 @@ def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
         run = trainer.Run(workdir, data_dir, environment)
         first, second = trainer.outcomes(run.start_together())
         assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-        assert "2 cpu devices in 2 processes" in first[1]
+        assert "cpu devices: 2, processes: 2" in first[1]
         assert first[2] == ""
         assert second[1:] == ("", "")  # only process 0 prints
 
@@ -197,7 +197,7 @@ def test_the_doctor_checks_all_processes(new_run: Run) -> None:
     running = new_run.start_together(program=["-m", "rnnmnist", "doctor"])
     first, second = trainer.outcomes(running)
     assert (first[0], second[0], second[2]) == (0, 0, ""), first[2]
-    assert "2 cpu devices in 2 processes" in first[1]
+    assert "cpu devices: 2, processes: 2" in first[1]
     assert "a run of embedded would work here" in first[1]
     versions, machine = second[1].splitlines()
     assert f"jax {jax.__version__}, " in versions

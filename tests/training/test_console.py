@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 from support import TASK, make_metrics, run_config
 
-from rnnmnist.config.schema import Config
-from rnnmnist.data.sequences.checking import check_arrays
-from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.console import Progress, describe_sequences
+from rnnmnist.training.console import Progress
 
 
 def test_the_time_left_follows_from_the_speed(
@@ -37,17 +34,6 @@ def test_control_characters_in_names_are_escaped(
     progress = Progress(run_config({}).train, TASK, verbose=True)
     progress.write("a group \x1b]0;title\x07\nthe next line")
     assert capsys.readouterr().out == "a group \\x1b]0;title\\x07\nthe next line\n"
-
-
-def test_a_long_tail_of_lengths_is_reported() -> None:
-    inputs = np.random.default_rng(0).normal(size=(40, 31, 1))
-    labels, lengths = np.arange(40) % 2, np.full(40, 10)
-    for longest in (30, 31):
-        lengths[5] = longest
-        sequences = check_arrays(inputs, labels, lengths=lengths)
-        described = describe_sequences(to_dataset("mine", sequences, Config()))
-        line = "\nhalf of the training sequences have at most 10 time steps, but all "
-        assert (line in described) == (longest > 30)
 
 
 def raise_full(text: str) -> int:

@@ -188,7 +188,7 @@ def test_an_ensemble_resumes_bit_for_bit(
     fit_small(copied, **ENSEMBLE | {"verbose": True})
     printed = capsys.readouterr().out
     assert "resuming from step 10\n" in printed
-    assert "seeds 0 to 1" in printed
+    assert "first seed 0" in printed
     correct = trainer.result(copied)["ensemble_correct"]
     summary = rf"^test .* ± .* over 2 seeds.*ensemble .* \({correct} of 5\)"
     assert re.search(summary, printed, re.MULTILINE)
