@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig, imported_functions
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.probabilities import smoothing_temperature
@@ -19,7 +19,7 @@ from rnnmnist.runtime.mesh import put_global, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
 from rnnmnist.training.loss import compute_example_weights
-from rnnmnist.training.optimizer import compute_learning_rate, compute_learning_rates
+from rnnmnist.training.optimizer import compute_learning_rates
 from rnnmnist.training.resume import Run, restore_state
 from rnnmnist.training.state import Program, TrainState, create_state
 from rnnmnist.training.step import train_chunk
@@ -243,12 +243,10 @@ def nonfinite_error(
     """
     member = int(np.argmin(finite_mask(metrics)[:, position]))
     values = {name: rows[member, position] for name, rows in metrics.items()}
-    with jax.transfer_guard("allow"):  # the loop disallows implicit copies
-        learning_rate = float(compute_learning_rate(config.train, step))
-    advice = "".join(f", or fix {function}" for function in imported_functions(config))
     return RunError(
         f"step {step + 1} gave non-finite values: for seed {config.seeds[member]}, the "
         f"loss is {values['loss']}, the gradient norm {values['grad_norm']} and the "
-        f"parameter norm {values['param_norm']} at learning rate {learning_rate:.3g}; "
-        f"lower train.learning_rate or set train.clip_norm{advice}"
+        f"parameter norm {values['param_norm']} at learning rate "
+        f"{values['learning_rate']:.3g}; lower train.learning_rate or set "
+        "train.clip_norm"
     )

@@ -190,7 +190,7 @@ def last(logits, labels):
 
 
 def steep(peak, num_steps):
-    return lambda step: peak * 20.0 * step / num_steps
+    return lambda step: -peak * step
 
 
 def undefined(peak, num_steps):
@@ -442,9 +442,9 @@ WRONG = [
     ("optimizer", "own.py:focal", "focal fails: "),
     ("optimizer", "own.py:injected", "its state contains the learning rate"),
     ("optimizer", "own.py:failing", "failing fails: RuntimeError: on purpose with"),
-    ("schedule", "own.py:steep", "but must be between 0 and 0.007, 10 times"),
+    ("schedule", "own.py:steep", "but must be at least 0"),
     ("schedule", "own.py:wide", "its learning rates must have shape (20,)"),
-    ("schedule", "own.py:undefined", "is nan, but must be between"),
+    ("schedule", "own.py:undefined", "is nan, but must be at least 0"),
     ("schedule", "own.py:branching", "TracerBoolConversionError"),
     ("metrics", "own.py:accuracy", "two metrics have the name accuracy"),
     ("metrics", "own.py:top_k+own.py:top_k", "two metrics have the name top_k"),
@@ -542,9 +542,7 @@ def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_a_non_finite_loss_stops_the_run(folder: Path) -> None:
-    with pytest.raises(
-        rnnmnist.RunError, match=r"step 1 gave non-finite values.*py:infinite"
-    ):
+    with pytest.raises(rnnmnist.RunError, match=r"step 1 gave non-finite values"):
         fit(loss="own.py:infinite")
 
 
