@@ -37,16 +37,10 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     available = len(process_devices) * min(map(len, process_devices))
     shape = _mesh_shape(batch_size, num_seeds, available, num_devices)
     if shape is None:
-        requirement = (
-            f"be at most {available} and a multiple of num_processes={process_count()}"
-        )
-        if batch_size is not None:
-            examples = num_seeds * batch_size
-            requirement = (
-                f"divide num_seeds x train.batch_size = {examples}, and {requirement}"
-            )
         raise UserError(
-            f"execution.num_devices: must {requirement}, but is {num_devices}"
+            f"execution.num_devices: must be at most {available}, a multiple of "
+            f"num_processes={process_count()} and, to train step by step, a divisor of "
+            f"num_seeds x train.batch_size, but is {num_devices}"
         )
     per_process = math.prod(shape) // len(process_devices)
     mesh_devices = [
@@ -81,10 +75,10 @@ def _local_devices(process: int | None = None) -> list[jax.Device]:
     try:
         return jax.local_devices(process)
     except Exception as error:  # RuntimeError, or an assertion in JAX
-        platforms = os.environ.get("JAX_PLATFORMS")
-        hint = f"; change JAX_PLATFORMS={platforms}" if platforms else ""
+        platforms = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
-            f"JAX found no device: {summarize_error(error)}{hint}"
+            f"JAX found no device: {summarize_error(error)}; change "
+            f"JAX_PLATFORMS={platforms}"
         ) from error
 
 
@@ -118,10 +112,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
 
 
 def _mesh_shape(
-    batch_size: int | None,
-    num_seeds: int,
-    available: int,
-    num_devices: int | None = None,
+    batch_size: int | None, num_seeds: int, available: int, num_devices: int | None
 ) -> tuple[int, int] | None:
     """Returns the best shape for the mesh, (ensemble, batch); None if none is possible.
 

@@ -47,10 +47,7 @@ def test_the_ensemble_is_sharded_before_the_batch(
 def test_an_impossible_number_of_devices_is_refused(
     batch_size: int, num_devices: int
 ) -> None:
-    error = (
-        rf"^execution.num_devices: .* {batch_size}, .* most 8 .*, but is {num_devices}"
-    )
-    with pytest.raises(UserError, match=error):
+    with pytest.raises(UserError, match=rf"^execution.num_devices: .* {num_devices}$"):
         make_mesh(batch_size, num_devices, 1)
 
 
@@ -59,10 +56,10 @@ def test_processes_with_different_numbers_of_devices_are_refused(
 ) -> None:
     monkeypatch.setattr(devices, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda index: [index])
-    with pytest.raises(UserError, match=r" = 49, .* num_processes=2, "):
+    with pytest.raises(UserError, match="num_processes=2 "):
         make_mesh(49, None, 1)
-    assert devices._mesh_shape(12, 1, 7) == (1, 6)
-    assert devices._mesh_shape(9, 2, 5) == (2, 1)
+    assert devices._mesh_shape(12, 1, 7, None) == (1, 6)
+    assert devices._mesh_shape(9, 2, 5, None) == (2, 1)
 
 
 @pytest.mark.slow
