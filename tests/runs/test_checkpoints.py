@@ -26,11 +26,10 @@ from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.data.datasets import open_source
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.parameters import abstract_params, params_sha256
-from rnnmnist.runs import checkpoint_files, checkpoints
+from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     FORMAT_VERSION,
     Header,
-    read_header,
     write_checksums,
 )
 from rnnmnist.runs.logs import StepMetrics
@@ -196,27 +195,6 @@ def test_a_failed_save_leaves_the_earlier_steps(
     with pytest.raises(RunError, match=r"step 3 cannot be saved in .*No space left"):
         save(workdir, state, {3: 0.5})
     assert file_times(workdir) == before
-
-
-def test_a_step_deleted_during_a_read_is_not_damaged(
-    two_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The step is deleted before, during or after the comparison of its files."""
-    workdir = shutil.copytree(two_steps, tmp_path / "run")
-    original = checkpoint_files.read_files
-
-    def delete(folder: Path) -> dict[str, bytes]:
-        files = original(folder)
-        shutil.rmtree(folder)
-        return files
-
-    monkeypatch.setattr(checkpoint_files, "read_files", delete)
-    message = "run/2 cannot be read .* run the command again"
-    for _ in range(2):
-        with pytest.raises(RunError, match=message):
-            read_header(workdir / "2")
-    with pytest.raises(RunError, match=message):
-        checkpoints.read_arrays(workdir, 2, "params")
 
 
 def test_a_damaged_step_is_moved_aside_and_replaces_an_earlier_one(

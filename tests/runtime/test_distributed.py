@@ -191,19 +191,6 @@ def test_missing_processes_are_reported_in_one_line(
     )
 
 
-@pytest.mark.exhaustive
-@pytest.mark.slow
-def test_the_doctor_checks_all_processes(new_run: Run) -> None:
-    running = new_run.start_together(program=["-m", "rnnmnist", "doctor"])
-    first, second = trainer.outcomes(running)
-    assert (first[0], second[0], second[2]) == (0, 0, ""), first[2]
-    assert "cpu devices: 2, processes: 2" in first[1]
-    assert "a run of embedded would work here" in first[1]
-    versions, machine = second[1].splitlines()
-    assert f"jax {jax.__version__}, " in versions
-    assert machine.endswith(" GiB of memory")
-
-
 @pytest.mark.parametrize(
     ("address", "number", "index"),
     [(None, 2, None), ("a:1", None, None), ("a:1", 2, 2), ("here", 2, 1)],

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -79,9 +78,8 @@ def test_fit_keeps_the_file_descriptors_of_the_process() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("output", ["closed", "full", "without a reader"])
-def test_training_continues_when_its_output_is_closed(
-    output: str, tmp_path: Path, unoptimized: dict[str, str]
+def test_training_continues_without_a_reader_of_its_output(
+    tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
     """With `| head -1`, standard error has one warning, and the exit code is 0."""
     labels = np.arange(40) % 2
@@ -91,29 +89,15 @@ def test_training_continues_when_its_output_is_closed(
     command += [f"--config.data.path={tmp_path / 'eye.npz'}", "--num_processes=1"]
     command += ["--config.train.num_steps=20", "--config.execution.num_devices=1"]
     pipe = subprocess.PIPE
-    if output == "without a reader":
-        with subprocess.Popen(
-            command, stdout=pipe, stderr=pipe, env=unoptimized
-        ) as run:
-            assert run.stdout is not None
-            assert run.stderr is not None
-            assert run.stdout.readline().startswith(b"lstm with ")
-            run.stdout.close()
-            errors = run.stderr.read()
-            code = run.wait()
-    else:
-        redirection = {"closed": ">&-", "full": ">/dev/full"}[output]
-        shell = f"{shlex.join(command)} {redirection}"
-        done = subprocess.run(
-            shell, shell=True, stderr=pipe, env=unoptimized, check=False
-        )
-        errors, code = done.stderr, done.returncode
-    assert code == 0
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=unoptimized) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline().startswith(b"lstm with ")
+        run.stdout.close()
+        (warning,) = run.stderr.read().splitlines()
+    assert run.returncode == 0
     assert list_steps(tmp_path / "run")[-1] == 20
-    warnings = errors.splitlines()
-    assert len(warnings) == (output != "closed")
-    for warning in warnings:
-        assert warning.startswith(b"warning: cannot write to standard output (")
+    assert warning.startswith(b"warning: cannot write to standard output (")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -11,9 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import (
-    INPUTS,
-    LABELS,
-    SMALL,
     batches_of,
     chunk_of,
     learning_rates_of,
@@ -25,8 +21,6 @@ from support import (
     task_of,
 )
 
-import rnnmnist
-from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples
@@ -103,32 +97,6 @@ def test_masks_depend_on_the_seed_and_the_step_only(cell: str) -> None:
     assert max(jax.tree.leaves(changes)) > 0.02  # more than the tolerance
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize("cell", NETWORKS)
-def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
-    cell: str, tmp_path: Path
-) -> None:
-    """The run stops after its first validation."""
-    settings = SMALL | {"cell": cell, "num_layers": 2, "dropout": RATE}
-    settings["split"] = ["train"] * 30 + ["validation"] * 10
-    hashes = []
-    for name, callback in (("whole", None), ("stopped", lambda _: True)):
-        for each in (callback, None):
-            model = rnnmnist.fit(
-                INPUTS,
-                LABELS,
-                workdir=tmp_path / name,
-                verbose=False,
-                callback=each,
-                **settings,
-            )
-            hashes.append((model.checkpoint_step, model.params_sha256))
-    whole, again, stopped, resumed = hashes
-    assert stopped[0] == 10
-    assert whole == again == resumed
-
-
 def test_a_mask_keeps_the_mean() -> None:
     """Masks are independent over examples, time steps, units and layers."""
     keys = jax.random.split(jax.random.key(0), 30)
@@ -166,17 +134,3 @@ def test_outputs_are_dropped_between_layers_and_before_the_head() -> None:
     dropped = dropout.apply(hidden, "last_layer")
     expected = dropped @ params["head"]["kernel"] + params["head"]["bias"][None]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_blocks_of_residual_layers_have_the_masks_of_the_whole_sequence() -> None:
-    keys = jax.random.split(jax.random.key(1), 5)
-    inputs = np.random.default_rng(0).normal(size=(5, 28, 28)).astype(np.float32)
-    config = ModelConfig("lru", hidden_size=8, num_layers=3, dropout=RATE)
-    whole: Any = model_of(config).clone(execution=DEFAULTS["tpu"])
-    blocks: Any = model_of(config)
-    assert blocks.execution.remat_time_steps and not whole.execution.remat_time_steps
-    variables = {"params": random_params(blocks)}
-    expected = whole.apply(variables, inputs, keys=keys)
-    found = blocks.apply(variables, inputs, keys=keys)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert np.abs(found - blocks.apply(variables, inputs)).max() > 0.1

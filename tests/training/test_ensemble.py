@@ -33,7 +33,6 @@ from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
 from rnnmnist.models.parameters import abstract_params
-from rnnmnist.runs import checkpoints
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import HostMetrics, finite_mask, nonfinite_error
 from rnnmnist.training.state import (
@@ -160,11 +159,6 @@ def test_a_nonfinite_member_is_identified(way: Way) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the workdir of a run with two seeds."""
     return fit_small(tmp_path_factory.mktemp("ensemble") / "run", **ENSEMBLE)
-
-
-def test_a_checkpoint_has_a_leading_ensemble_axis(run: Path) -> None:
-    params = checkpoints.read_arrays(run, 20, "params")
-    assert {len(leaf) for _, leaf in leaves_by_path(params)} == {2}
 
 
 def test_parameters_have_the_names_of_flax() -> None:

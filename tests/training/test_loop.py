@@ -24,12 +24,10 @@ from rnnmnist import load
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
-from rnnmnist.data.placement import BatchSource
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.signals import stop_on_signal
-from rnnmnist.training import loop
 from rnnmnist.training.loop import average_updates
 from rnnmnist.training.resume import Run, create_mesh
 from rnnmnist.training.run import train_and_evaluate
@@ -39,18 +37,6 @@ def train(config: RunConfig, workdir: Path) -> None:
     with open_record(workdir) as folder:
         run = Run(folder, config, datasets.load(config), create_mesh(config))
         train_and_evaluate(run, stop_on_signal())
-
-
-def test_an_implicit_transfer_from_the_host_is_an_error(
-    small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def transfer(*_: object, batches: BatchSource, **__: object) -> None:
-        chunk = batches.gather(0)
-        jax.numpy.add(chunk.seeds, 1)  # copies a Python number to the device
-
-    monkeypatch.setattr(loop, "train_to", transfer)
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train(small, tmp_path / "run")
 
 
 def test_a_failed_read_on_the_host_stops_the_run_and_its_thread(

@@ -11,8 +11,6 @@ import trainer
 from support import SMALL, called, output_of
 
 import rnnmnist
-from rnnmnist.config.schema import Config
-from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import StepMetrics
@@ -28,18 +26,6 @@ def fit(workdir: Path, **changes: Any) -> Path:
     arguments = SMALL | changes
     rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **arguments)
     return workdir
-
-
-def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
-    lengths = np.full(60, 5)
-    found = [
-        read_memory(np.pad(INPUTS, ((0, 0), (0, more))), labels=LABELS, lengths=lengths)
-        for more in (0, 500)
-    ]
-    for sequences in found:
-        np.testing.assert_array_equal(sequences.inputs[..., 0], INPUTS[:, :5])
-        splits = to_dataset("mine", sequences, Config()).splits
-        assert splits["train"].lengths is None
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from support import (
     TASK,
     batches_of,
     chunk_of,
+    learning_rates_of,
     mesh_of,
     poison,
     random_examples,
@@ -24,7 +25,6 @@ from support import (
     run_config,
 )
 
-from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.resolving import RunConfig, import_functions
 from rnnmnist.data import placement
 from rnnmnist.data.batches import Batch, BatchTransform
@@ -113,10 +113,6 @@ def test_runs_that_differ_in_learning_rates_and_class_weights_share_a_program() 
     }
     same = Program.create(CONFIG.replace(others), TASK, mesh_of(2))
     assert (hash(same), same) == (hash(program), program)
-    for name, value in {"train.clip_norm": 2.0, "model.forget_bias": 2.0}.items():
-        assert (
-            Program.create(CONFIG.replace({name: value}), TASK, mesh_of(2)) != program
-        )
 
 
 @pytest.mark.slow
@@ -141,17 +137,6 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement() -
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
 
-@pytest.mark.slow
-def test_devices_agree_to_rounding() -> None:
-    alone, together = (Training(AVERAGED, mesh_of(count)) for count in (1, 8))
-    losses = [
-        float(training.advance(10)["loss"].sum()) for training in (alone, together)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    close = functools.partial(np.testing.assert_allclose, atol=2e-4)
-    jax.tree.map(close, alone.state.params, together.state.params)
-
-
 def test_no_chunk_follows_a_nonfinite_update() -> None:
     training = Training(AVERAGED, mesh_of(8))
     assert finite_mask(training.advance(8)).all()
@@ -161,61 +146,30 @@ def test_no_chunk_follows_a_nonfinite_update() -> None:
     assert not np.isfinite(metrics["loss"]).any()
 
 
-def test_the_program_has_no_host_transfers_and_one_all_reduce() -> None:
-    text = lowered_for("cpu", CONFIG, mesh=mesh_of(8))
-    for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
-        assert word not in text
-    assert text.count("stablehlo.all_reduce") == 1
-
-
-def test_programs_for_accelerators_have_no_loops_over_time_and_members() -> None:
-    """The program is lowered for a platform that this machine does not have."""
-    config = CONFIG.replace(
-        {
-            "num_seeds": 3,
-            "data.max_shift": 0,  # whose products have another precision
-        }
-    )
-    text = lowered_for("tpu", config, DEFAULTS["tpu"])
-    assert text.count("stablehlo.while") == 1  # over the steps
-    assert text.count("stablehlo.all_reduce") == 1
-    assert set(precisions(text)) == {"DEFAULT, DEFAULT"}
-
-
 def test_no_product_has_a_lower_precision_than_set() -> None:
-    """The products of image augmentation and of a loss over time are included."""
+    """The products of image augmentation and of a loss over time are included.
+
+    The program is lowered for a platform that this machine does not have.
+    """
     changes = {
         "execution.precision": "float32",
         "train.loss": "every_step",
         "data.max_rotation": 10.0,
         "data.elastic": 1.0,
     }
-    found = precisions(lowered_for("tpu", CONFIG.replace(changes)))
+    config = CONFIG.replace(changes)
+    program = Program.create(config, TASK, mesh_of(1))
+    chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
+    learning_rates = learning_rates_of(chunk, config)
+    state = abstract_state(config, program)
+    position = jnp.int32(0)
+    traced = train_chunk.trace(
+        state, chunk, learning_rates, position, position, program=program
+    )
+    text = str(traced.lower(lowering_platforms=("tpu",)).as_text())
+    found = re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
     assert len(found) > 9
     assert set(found) == {"HIGHEST, HIGHEST"}
-
-
-def lowered_for(
-    platform: str,
-    config: RunConfig,
-    execution: Execution | None = None,
-    mesh: Mesh | None = None,
-) -> str:
-    """Returns the training program, lowered for a platform that can be absent."""
-    program = Program.create(config, TASK, mesh or mesh_of(1), execution)
-    chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
-    abstract = abstract_state(config, program)
-    learning_rates = jax.ShapeDtypeStruct(chunk.batches.labels.shape[1:2], jnp.float32)
-    position = jax.ShapeDtypeStruct((), jnp.int32)
-    traced = train_chunk.trace(
-        abstract, chunk, learning_rates, position, position, program=program
-    )
-    return str(traced.lower(lowering_platforms=(platform,)).as_text())
-
-
-def precisions(text: str) -> list[str]:
-    """Returns the precision of each matrix product of a program."""
-    return re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
 
 
 def test_the_metrics_of_an_update_use_the_parameters_before_it() -> None:
@@ -285,7 +239,6 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
 
 
 OPTIMIZERS: dict[str, Any] = {
-    "optax:lion,weight_decay=0.1": functools.partial(optax.lion, weight_decay=0.1),
     "optax:lamb,weight_decay=0.1": functools.partial(optax.lamb, weight_decay=0.1),
     "optax:sgd,momentum=0.9": functools.partial(optax.sgd, momentum=0.9),
 }
