@@ -5,8 +5,6 @@ also initialized, and schedules are evaluated. Networks and cells are checked in
 `models/networks.py` and `models/cells.py`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,7 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig, imported_functi
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError
 from rnnmnist.models.networks import check_shape
-from rnnmnist.models.parameters import Params, abstract_params
+from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.random_streams import make_key
@@ -61,35 +59,35 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
                 augmented = jax.eval_shape(function, key, inputs, length)
                 check_shape("its result", augmented, inputs.shape)
             elif function.setting == "train.optimizer":
-                params = abstract_params(program.model)
-                update = functools.partial(_update, program=program)
-                jax.eval_shape(update, jnp.zeros(()), params)
-                check_optimizer_state(program, params)
+                check_optimizer(program)
             elif function.setting == "train.schedule":
                 check_schedule(config.train)
 
 
-def _update(
-    learning_rate: jax.Array, params: Params, *, program: Program
-) -> optax.Params:
-    optimizer = program.optimizer(learning_rate)
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
-    return optax.apply_updates(params, updates)
+def check_optimizer(program: Program) -> None:
+    """Traces an update, and checks that the learning rate is not part of the state.
 
+    Otherwise, every update would use the learning rate of the initial state.
 
-def check_optimizer_state(program: Program, params: Params) -> None:
-    """Raises a `ValueError` if the optimizer state contains the learning rate.
-
-    Every update would then use the learning rate of the initial state.
+    Raises:
+        ValueError: if the optimizer state contains the learning rate.
     """
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
-    state = program.optimizer(jnp.nan).init(zeros)
+    abstract = abstract_params(program.model)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract)
+    state = program.optimizer(jnp.nan).init(params)
     for leaf in jax.tree.leaves(state):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.isnan(leaf).any():
             raise ValueError(
                 "its state contains the learning rate, as with inject_hyperparams; use "
                 "the argument learning_rate instead"
             )
+
+    def update(learning_rate: jax.Array) -> optax.Params:
+        optimizer = program.optimizer(learning_rate)
+        updates, _ = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates)
+
+    jax.eval_shape(update, jnp.zeros(()))
 
 
 def check_schedule(config: RunTrainConfig) -> None:
