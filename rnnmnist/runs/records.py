@@ -228,15 +228,6 @@ class Record:
                 raise
             _logger.warning(f"the result could not be saved: {error}")
 
-    def describe_stop(self, step: int, num_steps: int) -> str:
-        """Describes a run that was stopped by a signal, and how to continue it."""
-        if step == 0 or self.workdir is None:
-            return f"stopped at step {step} of {num_steps}, and nothing was saved"
-        return (
-            f"saved step {step} of {num_steps} in {self.workdir}; start the run again "
-            "to resume"
-        )
-
 
 def save_network(workdir: Path, header: Header, params: Params) -> None:
     """Saves a checkpoint without `state` in a folder that contains no checkpoints."""

@@ -60,8 +60,7 @@ def initialize(
         _join(coordinator_address, num_processes, process_id)
     except TimeoutError:
         raise RunError(
-            f"num_processes: not all {num_processes or 'of the'} processes joined "
-            f"{coordinator_address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; "
+            f"num_processes: not all processes joined within {JOIN_TIMEOUT_SECONDS} s; "
             "start all processes with the same flags"
         ) from None
     except Exception as error:  # cluster detection raises many types

@@ -70,8 +70,16 @@ def compute_step_metrics(
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
     """Raises a `StoppedError` on all processes if any process received a signal."""
-    if signal_number := max_over_processes(stop.signal_number):
-        raise StoppedError(record.describe_stop(step, num_steps), signal_number)
+    signal_number = max_over_processes(stop.signal_number)
+    if not signal_number:
+        return
+    message = f"stopped at step {step} of {num_steps}, and nothing was saved"
+    if step and record.workdir is not None:
+        message = (
+            f"saved step {step} of {num_steps} in {record.workdir}; start the run "
+            "again to resume"
+        )
+    raise StoppedError(message, signal_number)
 
 
 def should_stop_early(

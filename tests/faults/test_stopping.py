@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trainer
-from support import UNOPTIMIZED, Command, one_line_error, run_python
+from support import UNOPTIMIZED, Command, one_line_error
 from trainer import Run
 
 from rnnmnist.errors import RunError
@@ -63,30 +63,6 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_result(
     trainer.assert_sealed(new_run.workdir)
     assert f"resuming from step {step}\n" in new_run.finish()
     trainer.assert_same_end(new_run.workdir, reference_run)
-
-
-def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> None:
-    """The training loop notices the signal after its last step."""
-    program = (
-        "import os, signal, sys\n"
-        "from rnnmnist.commands import command_line, train\n"
-        "from rnnmnist.training import loop\n"
-        "original = loop.validate\n"
-        "def validate(*args):\n"
-        f"    if args[-1] == {trainer.STEPS}:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return original(*args)\n"
-        "loop.validate = validate\n"
-        "command_line.run(train.main)\n"
-    )
-    argv = "-c", program, *new_run.arguments()
-    finished = run_python(*argv, environment=new_run.environment)
-    assert finished.returncode == 143, finished.stderr
-    assert f"saved step {trainer.STEPS} of {trainer.STEPS}" in finished.stderr
-    evaluation = new_run.workdir / "evaluation"
-    assert not evaluation.exists()
-    assert "complete" in new_run.finish()
-    assert len(list(evaluation.iterdir())) == 1
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])

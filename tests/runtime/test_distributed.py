@@ -185,10 +185,8 @@ def test_missing_processes_are_reported_in_one_line(
         environment=environment,
     )
     assert (finished.returncode, finished.stdout) == (1, "")
-    assert finished.stderr == (
-        f"error: num_processes: not all 2 processes joined {address} within "
-        "1 s; start all processes with the same flags\n"
-    )
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: num_processes: ")
 
 
 @pytest.mark.parametrize(

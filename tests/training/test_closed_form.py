@@ -21,7 +21,6 @@ from rnnmnist.runs import logs, records
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import Memory
 from rnnmnist.training import closed_form, resume, ridge
 from rnnmnist.training.closed_form import LAST_STEP
@@ -147,15 +146,6 @@ def test_members_of_an_ensemble_are_the_draws_of_their_seeds(
     # The temperature of a single network is part of its head.
     temperatures = [rnnmnist.load(each).temperature for each in (run, both)]
     assert temperatures[0] == 1 != temperatures[1]
-
-
-def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
-    run: Path, tmp_path: Path
-) -> None:
-    before = compile_seconds()
-    changes = {"inputs": INPUTS[::-1] + 1, "lengths": LENGTHS[::-1], "seed": 5}
-    fit(tmp_path / "run", **changes)
-    assert compile_seconds() == before
 
 
 def test_several_processes_are_rejected(

@@ -190,16 +190,3 @@ def test_an_ensemble_resumes_bit_for_bit(
     trainer.assert_sealed(copied)
     with pytest.raises(UserError, match=r"num_seeds=3 \(checkpoint: 2\)"):
         fit_small(copied, **ENSEMBLE | {"num_seeds": 3})
-
-
-@pytest.mark.exhaustive
-@pytest.mark.usefixtures("fast_programs")
-def test_two_processes_train_one_member_each(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    two = ("--config.num_seeds=2", "--config.execution.num_devices=2")
-    pair = trainer.Run(tmp_path / "pair", data_dir, unoptimized)
-    ended = trainer.outcomes(pair.start_together(*two))
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    trainer.run(tmp_path / "alone", data_dir, *two)
-    trainer.assert_same_end(pair.workdir, tmp_path / "alone")

@@ -85,11 +85,8 @@ def test_logged_metrics_are_at_temperature_1(run_of_one_seed: Path) -> None:
     assert (header.metrics.loss, header.metrics.correct) == (line.loss, line.correct)
     output = output_of(called("evaluate", f"--workdir={workdir}", "--split=validation"))
     result = trainer.result(workdir, "validation")
-    assert result["correct"] == line.correct
     assert result["loss"] < line.loss - 0.02
     assert f"loss {result['loss']:.4f} (" in output
-    output = output_of(called("evaluate", f"--workdir={workdir}"))
-    assert f"loss {trainer.result(workdir)['loss']:.4f}\n" in output
 
 
 def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
