@@ -73,7 +73,7 @@ def test_the_temperature_has_the_least_validation_loss(run_of_one_seed: Path) ->
 
 @pytest.mark.slow
 def test_logged_metrics_are_at_temperature_1(run_of_one_seed: Path) -> None:
-    """An evaluation of the validation split says that its loss is slightly optimistic."""
+    """An evaluation of the validation split calls its loss slightly optimistic."""
     workdir = run_of_one_seed
     header = Record(workdir).select("best")
     (line,) = (
