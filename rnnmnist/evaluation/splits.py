@@ -8,7 +8,7 @@ from rnnmnist.config.schema import is_user_defined
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import SPLITS, Dataset, Examples
-from rnnmnist.errors import MissingDataError, UserError
+from rnnmnist.errors import MissingDataError, UserError, format_value
 from rnnmnist.evaluation.network import Network
 
 
@@ -26,12 +26,15 @@ def load_split(
     Returns:
         The task, the name of the split, and its examples.
     """
+    if split not in (None, *SPLITS):  # before any data are loaded or downloaded
+        raise UserError(
+            f"split: must be one of {', '.join(SPLITS)}, not {format_value(split)}"
+        )
     task, splits = dataset or network.dataset or _load_dataset(network)
     split = split or task.evaluated_split
-    available = [name for name in SPLITS if len(splits[name])]
-    if split not in available:
+    if not len(splits[split]):
         raise UserError(
-            f"split: {task.name} has no {split} split; use {' or '.join(available)}"
+            f"split: {task.name} has no {split} split; remove split={split}"
         )
     return task, split, splits[split]
 
