@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.recipes import Request, load_config_by_name
-from rnnmnist.config.schema import IMAGE_KINDS, SETTINGS, Config, DataConfig
+from rnnmnist.config.schema import IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find_setting
 from rnnmnist.data.datasets import Source, open_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
@@ -32,7 +32,7 @@ TRAIN_SETTINGS = {name.rpartition(".")[2]: SETTINGS[name] for name in SETTINGS}
 FIT_SETTINGS = {
     name: setting
     for name, setting in TRAIN_SETTINGS.items()
-    if setting.applies_to not in IMAGE_KINDS and not setting.is_path and name != "name"
+    if IMAGES not in setting.applies_to and not setting.is_path and name != "name"
 }
 
 

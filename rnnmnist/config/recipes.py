@@ -12,9 +12,9 @@ from typing import NamedTuple
 from rnnmnist.config.files import RULE, find_config, load_config
 from rnnmnist.config.schema import (
     CLOSED_FORM_CELL,
-    REPLACED_KINDS,
+    GRADIENT,
+    REPLACED_CONDITIONS,
     SETTINGS,
-    TRAINING_KINDS,
     Config,
     DataConfig,
     is_user_defined,
@@ -82,10 +82,10 @@ def choose_config(
     # is reset, because `resolve` rejects user-defined functions.
     defaults = {
         name: setting.default
-        for function, kinds in REPLACED_KINDS.items()
+        for function, condition in REPLACED_CONDITIONS.items()
         if is_user_defined(function, request.settings.get(function))
         for name, setting in SETTINGS.items()
-        if setting.applies_to in kinds and not config.model.is_closed_form
+        if condition in setting.applies_to and not config.model.is_closed_form
     }
     return config.replace(defaults | dict(request.settings)), reason
 
@@ -100,7 +100,7 @@ def _choose_recipe(
     if cell is not None:
         return "filters" if cell == CLOSED_FORM_CELL else "trained", None
     for name, value in request.settings.items():
-        if value is not None and SETTINGS[name].applies_to in TRAINING_KINDS:
+        if value is not None and GRADIENT in SETTINGS[name].applies_to:
             return "trained", f"because {name} is set"
     if request.has_callback:
         return "trained", "because callback is set"

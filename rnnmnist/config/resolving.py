@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from rnnmnist.config.functions import Function, import_function, short_name
 from rnnmnist.config.schema import (
-    ADAMW,
-    CROSS_ENTROPY,
     DEFAULT_BATCH,
     DEFAULT_FILTERS,
     DEFAULT_LAYERS,
@@ -23,14 +21,13 @@ from rnnmnist.config.schema import (
     DEFAULT_WARMUP,
     DEFAULT_WEIGHT_DECAY,
     GRADIENT,
-    LAYERS,
+    IMAGES,
     LONG_SEQUENCE,
     LONG_WINDOW,
-    RECURRENCE,
-    REPLACED_KINDS,
+    REPLACED_CONDITIONS,
+    SEQUENCES,
     SETTINGS,
-    VALIDATED,
-    WARMUP,
+    VALIDATION,
     Config,
     ModelConfig,
     TrainConfig,
@@ -243,53 +240,43 @@ def default_batch_size(sequences: int) -> int:
 
 
 def _reject_unused_settings(config: Config, task: Task) -> None:
-    """Rejects settings that have no effect in this kind of run.
+    """Rejects settings that have no effect in this run.
 
     A setting may have its default value, or the value that `fill_defaults` gives it.
     """
     values = config.flat()
-    functions = {
-        name: values[name]
-        for name in REPLACED_KINDS
-        if is_user_defined(name, values[name])
+    conditions = _fulfilled_conditions(config, task)
+    used_values = {
+        name: value
+        for name, value in values.items()
+        if conditions.issuperset(SETTINGS[name].applies_to)
     }
-    model = config.model
-    kinds = {task.noun, f"data.view={config.data.view}", f"model.cell={model.cell}"}
-    kinds.add(RECURRENCE)
-    if not model.is_closed_form:
-        kinds |= {GRADIENT, LAYERS, CROSS_ENTROPY, ADAMW, WARMUP}
-        kinds.add(f"{GRADIENT} on {task.noun}")
-        if task.examples["validation"]:
-            kinds.add(VALIDATED)
-    for name in functions:
-        kinds.difference_update(REPLACED_KINDS[name])
-    choices = (
-        functions
-        if model.network is not None
-        else {"model.cell": model.cell, **functions}
-    )
-    defaults = fill_defaults(Config().replace(choices), task).flat()
+    defaults = fill_defaults(Config().replace(used_values), task).flat()
     for name, value in values.items():
         setting = SETTINGS[name]
-        is_default = (
-            value in (setting.default, defaults[name]) and name not in functions
-        )
-        if is_default or setting.applies_to is None or setting.applies_to in kinds:
+        if name in used_values or value in (setting.default, defaults[name]):
             continue
-        remedy = f"remove {name}={value}"
-        for function_name, function in functions.items():
-            if setting.applies_to in REPLACED_KINDS[function_name]:
-                raise UserError(
-                    f"{name}: has no effect with {function_name}={function}; {remedy}"
-                )
-        if name == "data.path":
-            remedy = f"set --config=files, or {remedy}"
-        if model.is_closed_form:
-            remedy = f"{remedy} (the configuration filters does not set it)"
-        raise UserError(
-            f"{name}: applies only to {setting.applies_to}, not to the {task.noun} of "
-            f"{task.name} with model.cell={model.cell}; {remedy}"
+        missing = " and ".join(
+            condition for condition in setting.applies_to if condition not in conditions
         )
+        raise UserError(
+            f"{name}: has no effect without {missing}; remove {name}={value}, or use a "
+            "configuration that does not set it"
+        )
+
+
+def _fulfilled_conditions(config: Config, task: Task) -> set[str]:
+    """Returns the conditions of `Setting.applies_to` that are true for a run."""
+    conditions = {f"data.view={config.data.view}", f"model.cell={config.model.cell}"}
+    conditions.add(SEQUENCES if task.image_shape is None else IMAGES)
+    if not config.model.is_closed_form:
+        conditions.add(GRADIENT)
+    if task.examples["validation"]:
+        conditions.add(VALIDATION)
+    for name, value in config.flat().items():
+        if name in REPLACED_CONDITIONS and not is_user_defined(name, value):
+            conditions.add(REPLACED_CONDITIONS[name])
+    return conditions
 
 
 def _reject_loss_over_time(config: RunConfig) -> None:

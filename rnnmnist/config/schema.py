@@ -45,30 +45,28 @@ LINEAR_CELL = "lru"
 # Networks with any other cell are trained by gradient descent.
 CLOSED_FORM_CELL = "filters"
 CELLS = (*GATED_CELLS, LINEAR_CELL, CLOSED_FORM_CELL)
-# Values of `Setting.applies_to`, which describe the runs that use a setting.
+# Conditions on a run, from which `Setting.applies_to` is composed.
 IMAGES = "images"
-SEQUENCES = "sequences"
-PERMUTED = "data.view=permuted"
-RECURRENCE = "recurrent layers"
-GRADIENT = "gradient-based training"
-LAYERS = "gradient-based training of recurrent layers"
-AUGMENTATION = "gradient-based training on images"
-VALIDATED = "gradient-based training with a validation split"
-CROSS_ENTROPY = "gradient-based training with train.loss=last or every_step"
-ADAMW = "gradient-based training with train.optimizer=adamw"
-WARMUP = "gradient-based training with train.schedule=constant or cosine"
-LSTM = "model.cell=lstm"
-IMAGE_KINDS = (IMAGES, PERMUTED, AUGMENTATION)
-TRAINING_KINDS = (
-    GRADIENT,
-    LAYERS,
-    AUGMENTATION,
-    VALIDATED,
-    CROSS_ENTROPY,
-    ADAMW,
-    WARMUP,
-    LSTM,
-)
+SEQUENCES = "sequences (--config=files)"
+GRADIENT = "gradient-based training (any model.cell except filters)"
+VALIDATION = "a validation split"
+RECURRENCE = "recurrent layers (no model.network)"
+CROSS_ENTROPY = "a built-in train.loss"
+ADAMW = "a built-in train.optimizer"
+WARMUP = "a built-in train.schedule"
+TRAINING = (GRADIENT,)
+LAYERS = (GRADIENT, RECURRENCE)
+LSTM = (*LAYERS, "model.cell=lstm")
+AUGMENTATION = (GRADIENT, IMAGES)
+# A user-defined function invalidates a condition, and so replaces the settings that
+# apply only under it: a recipe's values for them are ignored, and a user's values are
+# rejected.
+REPLACED_CONDITIONS = {
+    "model.network": RECURRENCE,
+    "train.loss": CROSS_ENTROPY,
+    "train.optimizer": ADAMW,
+    "train.schedule": WARMUP,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +86,8 @@ class DataConfig(ConfigSection):
         "or a function FILE.py:NAME,KEY=VALUE,… that returns a dictionary of the same "
         "arrays",
         on_resume="allow",
-        applies_to=SEQUENCES,
+        applies_to=(SEQUENCES,),
         is_path=True,
-        functions=(),
     )
     # Python also accepts a mapping from roles to column names.
     columns: str | None = setting(
@@ -98,8 +95,8 @@ class DataConfig(ConfigSection):
         "column names of your table that differ from the names of the roles, such as "
         "sequence=id,label=class",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
-        description="ROLE=NAME,… (ROLE is sequence, time, label, split or groups)",
-        applies_to=SEQUENCES,
+        allowed="ROLE=NAME,… (ROLE is sequence, time, label, split or groups)",
+        applies_to=(SEQUENCES,),
     )
     # Python also accepts a list of names.
     features: str | None = setting(
@@ -107,8 +104,8 @@ class DataConfig(ConfigSection):
         "features to read: names of table columns, or entries of feature_names",
         default_help="all",
         pattern=r"^[^,]+(,[^,]+)*\Z",
-        description="NAME,NAME,…",
-        applies_to=SEQUENCES,
+        allowed="NAME,NAME,…",
+        applies_to=(SEQUENCES,),
     )
     data_dir: str | None = setting(
         None,
@@ -127,20 +124,20 @@ class DataConfig(ConfigSection):
         "rows",
         "input at each time step: a row, a column or a pixel of the image; permuted: a "
         "pixel, in the order set by data.permutation",
-        applies_to=IMAGES,
+        applies_to=(IMAGES,),
     )
     permutation: str = setting(
         "bit_reversal",
         "order in which data.view=permuted reads the pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
-        description="bit_reversal or random:SEED, where SEED has at most 9 digits",
-        applies_to=PERMUTED,
+        allowed="bit_reversal or random:SEED, where SEED has at most 9 digits",
+        applies_to=(IMAGES, "data.view=permuted"),
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
         "standardize: subtract each feature's training mean and divide by its training "
         "standard deviation; none: keep the values; images are always scaled to [0, 1]",
-        applies_to=SEQUENCES,
+        applies_to=(SEQUENCES,),
     )
     validation: bool = setting(
         True,
@@ -152,7 +149,7 @@ class DataConfig(ConfigSection):
         "error",
         "how NaN values are handled: raise an error, repeat the feature's previous "
         "value, or insert 0 after normalization",
-        applies_to=SEQUENCES,
+        applies_to=(SEQUENCES,),
     )
     augment: str | Function | None = setting(
         None,
@@ -160,7 +157,7 @@ class DataConfig(ConfigSection):
         "returns inputs [time, features]",
         default_help="none",
         functions=(),
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     max_shift: int = setting(
         0,
@@ -262,7 +259,7 @@ class ModelConfig(ConfigSection):
         "random filters and fits only the head, in closed form; your own cell is a "
         "Flax class, called with features and name",
         functions=CELLS,
-        applies_to=RECURRENCE,
+        applies_to=(RECURRENCE,),
     )
     network: str | Function | None = setting(
         None,
@@ -271,7 +268,7 @@ class ModelConfig(ConfigSection):
         "returns logits",
         default_help="none",
         functions=(),
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     hidden_size: int | None = setting(
         None,
@@ -280,7 +277,7 @@ class ModelConfig(ConfigSection):
         f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
         le=8192,
-        applies_to=RECURRENCE,
+        applies_to=(RECURRENCE,),
     )
     num_layers: int | None = setting(
         None,
@@ -331,7 +328,7 @@ class ModelConfig(ConfigSection):
         "also read delta features: the change of each feature since the previous time "
         "step, which for sequences is divided by its training standard deviation",
         default_help="False; True for filters",
-        applies_to=RECURRENCE,
+        applies_to=(RECURRENCE,),
     )
     forget_bias: float = setting(
         1.0,
@@ -394,7 +391,7 @@ class TrainConfig(ConfigSection):
         default_help=f"{DEFAULT_BATCH}; 16 to {DEFAULT_BATCH} for sequences, "
         "depending on how many there are",
         ge=1,
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     num_steps: int | None = setting(
         None,
@@ -402,7 +399,7 @@ class TrainConfig(ConfigSection):
         default_help=f"{DEFAULT_STEPS}, unless num_epochs is set",
         ge=1,
         on_resume="warn",
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     num_epochs: float | None = setting(
         None,
@@ -411,14 +408,14 @@ class TrainConfig(ConfigSection):
         gt=0,
         le=1e6,
         on_resume="allow",  # a resolved run has only num_steps
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     min_steps: int = setting(
         1,
         "minimum number of updates if num_epochs is set",
         ge=1,
         on_resume="allow",
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     loss: str | Function = setting(
         "last",
@@ -426,14 +423,14 @@ class TrainConfig(ConfigSection):
         "cross-entropy over all time steps, with weights that increase with time; your "
         "own: f(logits, labels) returns losses [batch]",
         functions=("last", "every_step"),
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     label_smoothing: float = setting(
         0.0,
         "fraction of each label's probability that is spread evenly over all classes",
         ge=0,
         le=0.9,
-        applies_to=CROSS_ENTROPY,
+        applies_to=(GRADIENT, CROSS_ENTROPY),
     )
     # In Python, a mapping. A `RunConfig` has one pair for each class of the task.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, ClassWeight], ...] = (
@@ -442,7 +439,7 @@ class TrainConfig(ConfigSection):
             "class weights in the training loss; balanced: inversely proportional to "
             "the number of training examples per class; if weights are set, balanced "
             "accuracy selects the checkpoint",
-            description="none, balanced or (in Python) a mapping from classes to "
+            allowed="none, balanced or (in Python) a mapping from classes to "
             "positive weights",
         )
     )
@@ -452,7 +449,7 @@ class TrainConfig(ConfigSection):
         gt=0,
         le=1e38,
         on_resume="warn",
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     schedule: str | Function = setting(
         "cosine",
@@ -460,7 +457,7 @@ class TrainConfig(ConfigSection):
         "returns a function that maps the step to the learning rate",
         functions=("constant", "cosine"),
         on_resume="warn",
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     warmup_fraction: float | None = setting(
         None,
@@ -470,14 +467,14 @@ class TrainConfig(ConfigSection):
         ge=0,
         le=1,
         on_resume="warn",
-        applies_to=WARMUP,
+        applies_to=(GRADIENT, WARMUP),
     )
     optimizer: str | Function = setting(
         "adamw",
         "optimizer, applied after gradient clipping; your own, or from optax: "
         "f(learning_rate) returns an optax gradient transformation",
         functions=("adamw",),
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     weight_decay: float | None = setting(
         None,
@@ -485,7 +482,7 @@ class TrainConfig(ConfigSection):
         default_help=f"{DEFAULT_WEIGHT_DECAY}; 0 for other optimizers",
         ge=0,
         le=1e38,
-        applies_to=ADAMW,
+        applies_to=(GRADIENT, ADAMW),
     )
     clip_norm: float = setting(
         1.0,
@@ -493,7 +490,7 @@ class TrainConfig(ConfigSection):
         ge=0,
         le=1e38,
         on_resume="warn",
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     ema_decay: float = setting(
         0.0,
@@ -501,7 +498,7 @@ class TrainConfig(ConfigSection):
         "EMA is evaluated and saved; 0 turns it off",
         ge=0,
         le=0.99999,
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     metrics: tuple[str | Function, ...] | None = setting(
         None,
@@ -511,7 +508,7 @@ class TrainConfig(ConfigSection):
         functions=(),
         is_tuple=True,
         on_resume="warn",  # metrics change the compiled program, and so the rounding
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     log_every_steps: int | None = setting(
         None,
@@ -519,7 +516,7 @@ class TrainConfig(ConfigSection):
         default_help="a hundredth of the run, but at least 10 and at most 100",
         ge=1,
         on_resume="allow",
-        applies_to=GRADIENT,
+        applies_to=TRAINING,
     )
     # This setting may be set for random filters, too; they are validated after the fit.
     eval_every_steps: int | None = setting(
@@ -537,7 +534,7 @@ class TrainConfig(ConfigSection):
         "early ends at a higher learning rate than a full run",
         ge=1,
         on_resume="allow",
-        applies_to=VALIDATED,
+        applies_to=(GRADIENT, VALIDATION),
     )
     keep_checkpoints: int = setting(
         2,
@@ -622,7 +619,7 @@ class Config(ConfigSection):
     tutorial_128: bool = setting(
         False,
         "also evaluate the first 128 test images, as the 2016 tutorial did",
-        applies_to=IMAGES,
+        applies_to=(IMAGES,),
     )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -693,19 +690,11 @@ DATA_PATHS = tuple(name for name, value in SETTINGS.items() if value.is_path)
 # another table may have other column names. A user-defined cell or network has to be
 # passed again, because code specified only in a checkpoint never runs.
 LOAD_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
-# A user-defined function replaces all settings with these values of `applies_to`: a
-# recipe's values for them are ignored, and a user's values are rejected.
-REPLACED_KINDS = {
-    "model.network": (RECURRENCE, LAYERS, LSTM),
-    "train.loss": (CROSS_ENTROPY,),
-    "train.optimizer": (ADAMW,),
-    "train.schedule": (WARMUP,),
-}
 
 
 def is_user_defined(name: str, value: object) -> bool:
     """Returns True if the value of a setting is a user-defined function."""
-    functions = SETTINGS[name].functions
-    if functions is None or (SETTINGS[name].is_path and not is_in_file(str(value))):
-        return False
-    return value not in (None, *functions)
+    setting = SETTINGS[name]
+    if setting.is_path:
+        return is_in_file(str(value))
+    return setting.functions is not None and value not in (None, *setting.functions)

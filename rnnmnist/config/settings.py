@@ -27,6 +27,7 @@ from rnnmnist.config.functions import (
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 OPERATORS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+CONSTRAINTS = (*OPERATORS, "pattern")
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 ResumePolicy = Literal["error", "allow", "warn"]
 
@@ -55,23 +56,25 @@ class Setting(NamedTuple):
 
     name: str  # full name, such as `train.num_steps`
     kind: Any  # type, annotated with the constraints
-    allowed: str  # description of the allowed values, such as `an integer >= 1`
     default: Any
     help: str
+    # Description of the allowed values, such as `an integer >= 1`. It is derived from
+    # `functions`, or from the type and its bounds, unless it is declared.
+    allowed: str = ""
     # The default in words. If the default is None, this is the value that a run uses
     # instead, such as `a tenth of the run`.
-    default_help: str
+    default_help: str = ""
     # Policy for a resumed run with another value. `error`: the run does not resume,
     # because it would be a different run. `warn`: the run resumes with a warning,
     # because its result may differ from an uninterrupted run's. `allow`: the run
     # resumes.
-    on_resume: ResumePolicy
-    # The runs that use the setting, such as `gradient-based training`; None: all runs.
-    applies_to: str | None
-    is_path: bool  # whether the value is a path, which may differ between machines
+    on_resume: ResumePolicy = "error"
+    # Conditions on a run that uses the setting, such as `a validation split`.
+    applies_to: tuple[str, ...] = ()
+    is_path: bool = False  # whether the value is a path, which may differ by machine
     # Names of the built-in functions if the value is a function; None for other types.
-    functions: tuple[str, ...] | None
-    is_tuple: bool  # whether the value is a tuple of functions
+    functions: tuple[str, ...] | None = None
+    is_tuple: bool = False  # whether the value is a tuple of functions
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
         """Converts a value to the setting's type, or raises a `UserError`.
@@ -89,12 +92,12 @@ class Setting(NamedTuple):
         return tuple(self._check_one(item, strict=strict) for item in value)
 
     def _check_one(self, value: Any, *, strict: bool) -> Any:
-        if isinstance(value, Path) and self.is_path:
-            value = str(value)
-        if callable(value) and self.functions is not None and not self.is_path:
+        if callable(value) and self.functions is not None:
             value = find_name(self.name, value)
         if isinstance(value, Function):
             return value
+        if isinstance(value, Path):
+            value = str(value)
         try:
             value = msgspec.convert(to_python(value), self.kind, strict=strict)
         except msgspec.ValidationError:
@@ -102,26 +105,11 @@ class Setting(NamedTuple):
                 f"{self.name}: must be {self.allowed}, not {format_value(value)}"
             ) from None
         with prefix_errors(self.name):
-            if self.functions is not None and value:
-                value = self._normalize_text(value)
+            if self.functions is not None or (self.is_path and is_in_file(str(value))):
+                value = _normalize_spec(value)
             elif self.is_path and value:
                 value = str(expand_path(value))
         return value
-
-    def _normalize_text(self, value: str) -> str:
-        if self.is_path and not is_in_file(value):
-            return str(expand_path(value))
-        match = PATTERN.fullmatch(value)
-        if match is None:  # a built-in function
-            return value
-        source, name = match.group("source", "name")
-        if is_in_file(value):
-            source = str(expand_path(source))
-        # `repr` makes the strings of equal parameters equal.
-        parameters = parse_parameters(value)
-        return ",".join(
-            [f"{source}:{name}", *(f"{key}={parameters[key]!r}" for key in parameters)]
-        )
 
     def parse(self, text: str) -> Any:
         """Parses and checks a value from the command line."""
@@ -130,44 +118,27 @@ class Setting(NamedTuple):
         return self.check(text, strict=False)
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    default_help: str | None = None,
-    on_resume: ResumePolicy = "error",
-    applies_to: str | None = None,
-    is_path: bool = False,
-    functions: tuple[str, ...] | None = None,
-    is_tuple: bool = False,
-    description: str = "",
-    **constraints: Any,
-) -> Any:
+def _normalize_spec(value: str | None) -> str | None:
+    """Makes the specifications of equal functions with equal parameters equal."""
+    match = PATTERN.fullmatch(value or "")
+    if value is None or match is None:  # None, or the name of a built-in function
+        return value
+    source, name = match.group("source", "name")
+    if is_in_file(value):
+        source = str(expand_path(source))
+    parameters = parse_parameters(value)
+    return ",".join(
+        [f"{source}:{name}", *(f"{key}={parameters[key]!r}" for key in parameters)]
+    )
+
+
+def setting(default: Any, help: str, **declaration: Any) -> Any:
     """Declares a field of a `ConfigSection`.
 
-    The constraints are the arguments `ge`, `gt`, `le`, `lt` and `pattern` of
-    `msgspec.Meta`. They do not apply to None. `description` describes the allowed
-    values if there is a `pattern`, or if `TYPES` does not contain the type. The other
-    arguments are fields of `Setting`.
+    The keywords are optional fields of `Setting`, and `CONSTRAINTS` of `msgspec.Meta`,
+    which do not apply to None.
     """
-    default_help = default_help or str(default)
-    if functions is not None and not is_path:
-        description = " or ".join([*functions, SYNTAX])
-        constraints = {"pattern": rf"^({'|'.join([*functions, PATTERN.pattern])})\Z"}
-    declaration = Setting(
-        "",  # `settings_of` fills in the name and the type
-        None,
-        description,
-        default,
-        help,
-        default_help,
-        on_resume,
-        applies_to,
-        is_path,
-        functions,
-        is_tuple,
-    )
-    metadata = {"declaration": declaration, "constraints": constraints}
+    metadata = {"help": help, **declaration}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -199,14 +170,18 @@ def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
 
 
 def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Setting:
-    constraints = field.metadata["constraints"]
-    declaration: Setting = field.metadata["declaration"]
+    declaration = {"default_help": str(field.default), **field.metadata}
+    constraints = {
+        key: declaration.pop(key) for key in CONSTRAINTS if key in declaration
+    }
+    allowed, functions = declaration.get("allowed"), declaration.get("functions")
     can_be_none = types.NoneType in typing.get_args(kind)
-    if declaration.functions is not None:
+    if functions is not None:
         kind = str
+        allowed = " or ".join([*functions, SYNTAX])
+        constraints["pattern"] = rf"^({'|'.join([*functions, PATTERN.pattern])})\Z"
     elif can_be_none:
         (kind,) = set(typing.get_args(kind)) - {types.NoneType}
-    allowed = declaration.allowed
     if not allowed and kind in TYPES:
         bounds = [f"{OPERATORS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
@@ -216,7 +191,8 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     if can_be_none:
         kind |= None
         allowed += ", or none"
-    return declaration._replace(name=prefix + field.name, kind=kind, allowed=allowed)
+    declaration["allowed"] = allowed
+    return Setting(prefix + field.name, kind, field.default, **declaration)
 
 
 def find_setting(name: str, known: Mapping[str, Setting]) -> Setting:

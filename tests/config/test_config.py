@@ -234,47 +234,31 @@ def test_patience_counts_epochs_of_the_training_split() -> None:
     assert resolve(Config(train=explicit_interval), task).train.eval_every_steps == 7
 
 
-# A task, settings that contradict it or each other, and part of the error message. The
-# message begins with the first setting.
-CONTRADICTIONS: list[tuple[Task, dict[str, object], str]] = [
-    (SEQUENCES, {"data.view": "columns"}, "not to the sequences of mine"),
-    (TASK, {"data.path": "a.npz"}, "--config=files"),
-    (TASK, {"data.permutation": "random:1"}, "data.view=permuted"),
-    (
-        TASK,
-        {"model.num_layers": 2, "model.cell": "filters"},
-        "training of recurrent layers",
-    ),
-    (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}, "model.cell=lstm"),
-    (TASK, {"train.num_steps": 5, "model.cell": "filters"}, "configuration filters"),
-    (
-        TASK,
-        {"data.max_shift": 2, "model.cell": "filters"},
-        "gradient-based training on images",
-    ),
-    (TASK, {"model.initializer": "chrono", "model.cell": "gru"}, "model.cell=lstm"),
-    (
-        TASK,
-        {"train.loss": "every_step", "model.bidirectional": True},
-        "bidirectional",
-    ),
-    (SEQUENCES, {"train.patience": 3}, "with a validation split"),
-    (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}, "'aa' is not a class"),
-    (SEQUENCES, {"model.stride": 5, "model.window": 4}, "model.window=4"),
-    (TASK, {"train.num_steps": 2**30, "train.batch_size": 2}, f"at most {2**30 - 1}"),
+# A task, and settings that contradict it or each other. The message begins with the
+# first setting.
+CONTRADICTIONS: list[tuple[Task, dict[str, object]]] = [
+    (SEQUENCES, {"data.view": "columns"}),
+    (TASK, {"data.path": "a.npz"}),
+    (TASK, {"data.permutation": "random:1"}),
+    (TASK, {"model.num_layers": 2, "model.cell": "filters"}),
+    (TASK, {"model.forget_bias": 2.0, "model.cell": "gru"}),
+    (TASK, {"train.num_steps": 5, "model.cell": "filters"}),
+    (TASK, {"data.max_shift": 2, "model.cell": "filters"}),
+    (TASK, {"train.loss": "every_step", "model.bidirectional": True}),
+    (SEQUENCES, {"train.patience": 3}),
+    (SEQUENCES, {"train.class_weight": {"b": 1, "aa": 1}}),
+    (SEQUENCES, {"model.stride": 5, "model.window": 4}),
+    (TASK, {"train.num_steps": 2**30, "train.batch_size": 2}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("task", "settings", "part"), CONTRADICTIONS, ids=lambda value: ""
-)
+@pytest.mark.parametrize(("task", "settings"), CONTRADICTIONS, ids=lambda value: "")
 def test_settings_that_contradict_each_other_or_the_task_raise_an_error(
-    task: Task, settings: dict[str, object], part: str
+    task: Task, settings: dict[str, object]
 ) -> None:
     name = next(iter(settings))
-    with pytest.raises(UserError, match=f"^{name}: ") as error:
+    with pytest.raises(UserError, match=f"^{name}: "):
         resolve(Config().replace(settings), task)
-    assert part in str(error.value)
 
 
 @pytest.mark.parametrize(
