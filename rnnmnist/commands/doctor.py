@@ -4,16 +4,14 @@
 
 Pass the flags that you would pass to `rnnmnist train`. The doctor loads the data, and
 downloads and prepares an image data set if necessary. Then it trains for two steps, or
-fits the random filters, in a temporary folder. The exit code is 1 if the run would
-fail, or if JAX does not use the required platform.
+fits the random filters, in memory. The exit code is 1 if the run would fail, or if JAX
+does not use the required platform.
 """
 
 import argparse
 import contextlib
 import platform
-import tempfile
 import time
-from pathlib import Path
 
 from rnnmnist.commands import command_line
 from rnnmnist.errors import RunError, as_failure, summarize_error
@@ -33,13 +31,12 @@ def main(argv: list[str]) -> None:
     try:
         check_run(args)
     except Exception as error:  # incompatible libraries and drivers raise many types
-        failure = as_failure(error) or summarize_error(error)
-        reason = command_line.format_error(failure)
+        reason = command_line.format_error(as_failure(error) or summarize_error(error))
         raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 
 def check_run(args: argparse.Namespace) -> None:
-    """Describes the machine and the run, and trains briefly in a temporary folder."""
+    """Describes the machine and the run, and trains briefly in memory."""
     import jax
 
     from rnnmnist.data.datasets import open_source
@@ -47,9 +44,9 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.devices import make_device_mesh
-    from rnnmnist.runtime.distributed import broadcast, initialize
+    from rnnmnist.runtime.distributed import initialize
     from rnnmnist.runtime.mesh import mesh_platform
-    from rnnmnist.runtime.signals import StopFlag, stop_on_signal
+    from rnnmnist.runtime.signals import StopFlag
     from rnnmnist.training.console import Progress, describe_run
     from rnnmnist.training.resume import Run, open_run
     from rnnmnist.training.run import train_and_evaluate
@@ -75,13 +72,10 @@ def check_run(args: argparse.Namespace) -> None:
         if not config.model.is_closed_form:
             config = config.replace({"train.num_steps": STEPS})
         started = time.monotonic()
-        # A signal ends the process only after the temporary folder is removed.
-        with stop_on_signal(), tempfile.TemporaryDirectory(dir=args.workdir) as name:
-            folder = Path(broadcast(lambda: name))  # shared by all processes
-            train_and_evaluate(
-                Run(Record(folder), config, run.dataset, run.mesh),
-                contextlib.nullcontext(StopFlag()),
-                verbose=False,
-            )
+        train_and_evaluate(
+            Run(Record(), config, run.dataset, run.mesh),
+            contextlib.nullcontext(StopFlag()),
+            verbose=False,
+        )
     seconds = time.monotonic() - started
     print(f"a run of {args.name} would work here: its trial took {seconds:.1f} s")

@@ -81,19 +81,3 @@ def test_a_missing_platform_is_reported_in_one_line(
     assert "change JAX_PLATFORMS=cuda" in process.stdout
     assert "would not work here: JAX found no device: " in process.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_an_interrupt_removes_the_temporary_folder(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    program = (
-        "import signal\n"
-        "from rnnmnist.commands import command_line, doctor\n"
-        "from rnnmnist.training import run\n"
-        "run.train_and_evaluate = lambda *_, **__: signal.raise_signal(signal.SIGINT)\n"
-        "command_line.run(doctor.main)"
-    )
-    argv = "-c", program, "--num_processes=1", f"--workdir={tmp_path / 'run'}"
-    assert run_python(*argv, environment=environment).returncode == 130
-    assert list((tmp_path / "run").glob("tmp*")) == []
