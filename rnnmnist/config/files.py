@@ -10,7 +10,6 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand_path
 from rnnmnist.errors import (
     UserError,
-    format_value,
     prefix_errors,
     suggest_name,
 )
@@ -35,19 +34,12 @@ def parse_folder(folder: str | Path, subject: str = "workdir") -> Path:
 
     Error messages begin with `subject`, the name of the flag or argument.
     """
-    if not str(folder).strip():
-        raise UserError(f"{subject}: must be the path of a folder, not ''")
     with prefix_errors(subject):
         path = expand_path(folder)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
+    if "[" in str(path) or not str(path).isprintable():
         raise UserError(
-            f"{subject}: {format_value(folder)} is not valid UTF-8; rename it"
-        ) from None
-    if "[" in str(path):
-        raise UserError(
-            f"{subject}: {path} contains [, which Orbax does not support; rename it"
+            f"{subject}: {path} contains [ or an unprintable character, which Orbax "
+            "does not support; rename it"
         )
     for ancestor in (path, *path.parents):
         if ancestor.exists() and not ancestor.is_dir():

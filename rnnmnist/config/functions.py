@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -168,10 +167,6 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
         attribute = getattr(sys.modules.get(module), name, None)
         if attribute is function and module != "__main__":
             return f"{module}:{name}"
-    try:
-        hash(function)
-    except TypeError as error:
-        raise UserError(f"{setting}: {error}; pass a function") from None
     return Function(setting, MEMORY_PREFIX + name, function)
 
 
@@ -183,8 +178,8 @@ def import_function(setting: str, text: str | Function) -> Function:
     per process. A `Function` is returned unchanged.
 
     Raises:
-        UserError: if the file or module cannot be imported, does not define the
-            function, or the function does not accept the parameters.
+        UserError: if the file or module cannot be imported, or does not define the
+            function.
     """
     if isinstance(text, Function):
         return text
@@ -207,17 +202,6 @@ def import_function(setting: str, text: str | Function) -> Function:
     if not callable(function):
         remedy = suggest_name(name, dir(module), "pass a function that it defines")
         raise UserError(f"{setting}: {source} has no function {name}; {remedy}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError as error:
-        raise UserError(f"{setting}: {error}; pass a Python function") from None
-    try:
-        signature.bind_partial(**parse_parameters(text))
-    except TypeError as error:
-        raise UserError(
-            f"{setting}: {short_name(text)}: {error}; its parameters are "
-            f"{', '.join(signature.parameters)}"
-        ) from None
     return Function(setting, text, function, sha256)
 
 

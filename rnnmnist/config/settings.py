@@ -43,7 +43,7 @@ def to_python(value: Any) -> Any:
 
 def expand_path(path: str | Path) -> Path:
     """Makes a path absolute and expands `~` to the user's home directory."""
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | Path) or not str(path).strip():
         raise UserError(f"must be a path, not {format_value(path)}")
     try:
         return Path(path).expanduser().absolute()
@@ -107,7 +107,7 @@ class Setting(NamedTuple):
         with prefix_errors(self.name):
             if self.functions is not None or (self.is_path and is_in_file(str(value))):
                 value = _normalize_spec(value)
-            elif self.is_path and value:
+            elif self.is_path and value is not None:
                 value = str(expand_path(value))
         return value
 

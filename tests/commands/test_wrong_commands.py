@@ -53,8 +53,8 @@ WRONG_COMMANDS = [
     ("main --workdir=", "workdir: "),
     ("main --workdir=~absent/run", "~absent/run: "),
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
-    ("main --workdir=\udcff", "is not valid UTF-8"),
-    ("main --workdir=runs/a[b]", "a[b] "),
+    ("main --workdir=\udcff", "workdir: "),
+    ("main --workdir=runs/a[b]", "a[b]"),
     ("main --workdir=digits", "digits/1 is not an rnnmnist checkpoint"),
     (
         f"{IMAGES} --config=default --config.data.data_dir=empty "  # no prepared data
