@@ -13,12 +13,7 @@ from rnnmnist.config.schema import IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find_setting
 from rnnmnist.data.datasets import Source, open_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.errors import (
-    UserError,
-    errors_as_failures,
-    format_value,
-    warn_about_data,
-)
+from rnnmnist.errors import errors_as_failures, warn_about_data
 from rnnmnist.model import Model
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
@@ -228,11 +223,6 @@ def _train(
     arrays: Mapping[str, ArrayLike] = {},
 ) -> Model:
     """Trains or resumes a run, and returns the network from its best checkpoint."""
-    if callback is not None and not callable(callback):
-        raise UserError(
-            "callback: must be a function that takes the validation metrics, not "
-            f"{format_value(callback)}"
-        )
     folder = None if workdir is None else parse_folder(workdir)
     with open_run(request, folder, open_source) as run:
         if arrays:

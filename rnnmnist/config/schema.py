@@ -207,13 +207,8 @@ class DataConfig(ConfigSection):
             pairs = [f"{role}={name}" for role, name in self.columns.items()]
             object.__setattr__(self, "columns", ",".join(pairs))
         if isinstance(self.features, list | tuple):
-            names = list(map(str, self.features))
-            if any("," in name for name in names):
-                raise UserError(
-                    f"data.features: a name in {names} contains a comma, which "
-                    "separates names; rename the feature"
-                )
-            object.__setattr__(self, "features", ",".join(names))
+            names = ",".join(map(str, self.features))
+            object.__setattr__(self, "features", names)
         super().__post_init__()
         # A repeated role or column name leaves fewer distinct roles than pairs.
         if len(set(self.roles.values())) < (self.columns or "").count("="):

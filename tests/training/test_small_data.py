@@ -104,14 +104,6 @@ def test_a_run_that_stopped_early_is_complete_and_says_why(
     assert reason in (stopped / "report" / "index.html").read_text()
 
 
-@pytest.mark.slow
-def test_a_callback_is_a_function(tmp_path: Path) -> None:
-    for cell in ("filters", "lru"):
-        with pytest.raises(UserError, match=r"^callback: must be a function .*, not 3"):
-            fit(tmp_path / "run", cell=cell, callback=3)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_callback_gets_each_validation_and_can_stop_the_run(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
