@@ -151,16 +151,13 @@ def format_value(value: object) -> str:
 def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
     """Adds "did you mean" to a remedy if one of `names` is similar to `name`.
 
-    The parts after the last dot must also be similar: `optimizer` in `train.optimizer`.
+    Only the parts after the last dot are compared: `optimizer` in `train.optimizer`.
     """
-    key = name.rpartition(".")[2]
-    candidates = [
-        candidate
-        for candidate in names
-        if difflib.get_close_matches(key, [candidate.rpartition(".")[2]])
-    ]
-    matches = difflib.get_close_matches(name, candidates, n=1)
-    return f"did you mean {format_value(matches[0])}? {remedy}" if matches else remedy
+    names_by_key = {known.rpartition(".")[2]: known for known in names}
+    matches = difflib.get_close_matches(name.rpartition(".")[2], names_by_key, n=1)
+    if not matches:
+        return remedy
+    return f"did you mean {format_value(names_by_key[matches[0]])}? {remedy}"
 
 
 def summarize_error(error: BaseException) -> str:

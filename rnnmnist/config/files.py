@@ -75,14 +75,12 @@ def find_config(name: str | Path) -> Path:
     A path must contain a slash or end with `.py`. Otherwise, a file in the current
     directory could shadow the shipped configuration with the same name.
     """
-    with prefix_errors("config"):
-        path = expand_path(name)
     text = str(name)
     shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
     if text in shipped:
         return shipped[text]
-    is_path = "/" in text or path.suffix == ".py"
-    if is_path and path.is_file():
+    path = expand_path(text)
+    if ("/" in text or path.suffix == ".py") and path.is_file():
         return path
     names = sorted([*shipped, RULE])
     choices = f"{', '.join(names)}, or a path that contains / or ends in .py"

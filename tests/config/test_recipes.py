@@ -146,9 +146,3 @@ def test_the_command_prints_the_chosen_cell_and_the_alternative(
         "because train.num_steps is set; to override, set model.cell=filters" in output
     )
     assert "complete at step 2" in output_of(called("main", *many))
-
-
-@pytest.mark.slow
-def test_early_stopping_chooses_a_trained_network() -> None:
-    classifier = rnnmnist.RNNClassifier(early_stopping=True, settings={"min_steps": 2})
-    assert classifier.fit(INPUTS, LABELS).model_.config.model.cell == "lru"
