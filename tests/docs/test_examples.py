@@ -5,13 +5,6 @@ import re
 import jax
 import plain_loop
 import pytest
-from support import REPOSITORY
-
-
-def test_the_plain_loop_imports_only_the_data_of_the_package() -> None:
-    source = (REPOSITORY / "examples/plain_loop.py").read_text()
-    imports = re.findall(r"(?:from|import) rnnmnist.*", source)
-    assert imports == ["from rnnmnist.data import image_datasets"]
 
 
 @pytest.mark.slow

@@ -5,16 +5,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, agrees, code_blocks, refused, run_block
+from support import REPOSITORY, agrees, code_blocks, run_block
 
 from rnnmnist.commands.train import parse
 
 README = (REPOSITORY / "README.md").read_text()
-COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
 
 
 @pytest.mark.slow
@@ -61,15 +59,3 @@ def test_every_training_command_parses(
     monkeypatch.chdir(tmp_path)
     for line in lines:
         parse(shlex.split(line, comments=True))
-
-
-def test_the_error_message_in_the_docs_is_current() -> None:
-    found = re.search(r"\$ rnnmnist train (.*)\n(error: .*\n)", COMMANDS)
-    assert found is not None
-    assert f"error: {refused('main', found[1])}\n" == found[2]
-
-
-def test_the_citation_names_the_current_version() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    citation = (REPOSITORY / "CITATION.cff").read_text()
-    assert f"\nversion: {project['version']}\n" in citation

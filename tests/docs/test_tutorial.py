@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import jax
-import nbformat
 import pytest
 import tutorial
 import tutorial_seeds
@@ -21,20 +20,6 @@ def test_the_notebook_is_converted_from_the_page(page: Path) -> None:
     assert tutorial.convert(page) == text
     assert "assert" not in text
     assert tutorial.CODE not in text
-
-
-@each_page
-def test_an_exercise_has_an_empty_cell_and_an_answer_that_is_not_run(
-    page: Path,
-) -> None:
-    notebook = nbformat.read(tutorial.notebook_of(page), as_version=4)
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    text = page.read_text()
-    assert cells.count("# Your turn") == text.count(tutorial.ANSWER) > 1
-    folded = "".join(tutorial.FOLDED.findall(text))
-    blocks = re.findall(r"```{code-cell}\n(.*?)\n```", folded, re.DOTALL)
-    assert len(blocks) > 1
-    assert not set(blocks) & set(cells)
 
 
 def test_a_page_runs_with_another_seed_and_its_checks_are_run(tmp_path: Path) -> None:

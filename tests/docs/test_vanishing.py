@@ -1,15 +1,11 @@
 """The measurement of vanishing gradients."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import vanishing
 from support import model_of, random_params, task_of
 
-import results
 from rnnmnist.config.schema import ModelConfig
 
 TIME_STEPS = 56
@@ -30,20 +26,3 @@ def test_each_sequence_gets_the_gradient_of_its_own_loss() -> None:
     gradient = jax.jit(jax.grad(loss))(inputs[1])
     expected = np.linalg.norm(gradient, axis=1)
     np.testing.assert_allclose(norms[1], expected, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs", "unoptimized_commands")
-def test_a_case_is_measured(
-    tmp_path: Any, data_dir: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "RUNS", tmp_path)
-    recipe = f"embedded data.view=pixels data.data_dir={data_dir} train.num_steps=2"
-    monkeypatch.setattr(vanishing, "RECIPE", recipe)
-    monkeypatch.setattr(vanishing, "CASES", [vanishing.case("rnn", 196)])
-    (run,) = vanishing.measure(None)["runs"]
-    assert (run["cell"], run["steps"]) == ("rnn", 196)
-    assert len(run["correct"]) == len(run["validation_correct"]) == 1
-    for when in ("before", "after"):
-        assert np.array(run[when]).shape == (3, vanishing.PARTS)
-        assert run[when][1][-1] == 1
