@@ -13,7 +13,6 @@ import rnnmnist
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.runtime.compilation import compile_seconds
 
 SETTINGS: dict[str, Any] = {"cell": "lstm", "hidden_size": 8, "num_layers": 1}
 SETTINGS |= {"batch_size": 8, "num_steps": 60, "learning_rate": 2e-2}
@@ -138,40 +137,6 @@ def test_an_error_identifies_the_invalid_parameter_or_array(
 
 
 @pytest.mark.slow
-def test_a_fit_to_other_sequences_compiles_nothing() -> None:
-    first = new().fit(X, Y).model_
-    new(class_weight="balanced").fit(X, Y)
-    before = compile_seconds()
-    new(class_weight="balanced").fit(X[:33], Y[:33])
-    for seed, is_same in ((0, True), (1, False)):
-        again = new(random_state=np.int64(seed)).fit(X, Y).model_
-        assert (again.params_sha256 == first.params_sha256) == is_same
-    assert compile_seconds() == before
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-def test_class_weights_apply_to_their_labels_and_missing_values_are_filled() -> None:
-    labels = (np.arange(60) % 3).astype(float)
-    gaps = np.where(X > 2, np.nan, X)
-    weights = {0.0: 1000.0, 1.0: 0.01, 2.0: 0.01, 3.0: 5}
-    classifier = new(class_weight=weights, missing="zero").fit(gaps, labels)
-    expected = ("0.0", 1000), ("1.0", 0.01), ("2.0", 0.01)
-    assert classifier.model_.config.train.class_weight == expected
-    assert (classifier.predict(gaps) == 0.0).mean() > 0.4
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-def test_swapped_axes_cause_one_warning() -> None:
-    """aeon data sets have shape [n, features, time]."""
-    message = r"pass inputs\.swapaxes\(1, 2\)"
-    with pytest.warns(rnnmnist.DataWarning, match=message) as warned:
-        rnnmnist.RNNClassifier(hidden_size=10).fit(X.swapaxes(1, 2), Y)
-    assert len(warned) == 1
-
-
-@pytest.mark.slow
 def test_early_stopping_selects_the_kept_checkpoint_with_the_lowest_loss(
     tmp_path: Path,
 ) -> None:
@@ -192,34 +157,6 @@ def test_early_stopping_selects_the_kept_checkpoint_with_the_lowest_loss(
         }
         best = min(loss, key=loss.__getitem__)
         assert stopping.model_.checkpoint_step == best
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("held_out", [40, 60])
-def test_early_stopping_uses_the_balanced_accuracy_if_classes_are_weighted(
-    held_out: int,
-) -> None:
-    """Balanced accuracy also selects checkpoints, even with few held-out sequences."""
-    random = np.random.default_rng(0)
-    count = 10 * held_out
-    labels = np.where(np.arange(count) % 10, "many", "few")
-    inputs = random.normal(size=(count, 12, 1)) + (labels == "few")[:, None, None] / 3
-    stopping = new(
-        early_stopping=True,
-        n_iter_no_change=4,
-        num_steps=2000,
-        learning_rate=5e-3,
-        class_weight="balanced",
-    )
-    model = stopping.fit(inputs, labels).model_
-    lines = [line for line in model.record.lines if line.split == "validation"]
-    best = max(lines, key=lambda line: (line.balanced_accuracy, -line.step))
-    assert (model.task.examples["validation"], len(lines)) == (
-        held_out,
-        lines.index(best) + 5,
-    )
-    assert model.checkpoint_step == best.step
-    assert min(lines, key=lambda line: line.loss).step != best.step
 
 
 @pytest.mark.slow
