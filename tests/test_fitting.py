@@ -27,20 +27,15 @@ from support import (
     file_times,
     fit_small,
     jax_settings,
-    output_of,
     run_python,
 )
 
 import rnnmnist
 from rnnmnist import load
-from rnnmnist.data import placement
-from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints, records
+from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoint_files import read_verified_files
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
-from rnnmnist.runtime.machine import usable_cores
-from rnnmnist.training import loop, run
 
 STEPS = 30
 fit = functools.partial(fit_small, num_steps=STEPS)
@@ -132,24 +127,11 @@ def test_jax_settings_do_not_affect_a_run(reference: Path, tmp_path: Path) -> No
     }
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh), jax_settings(changes):
-        workdir = fit(tmp_path / "run", placement="host")  # in another thread, too
+        workdir = fit(tmp_path / "run", placement="host")
         actual_outputs = outputs(workdir)
     assert_same_end(workdir, reference)
     for actual, desired in zip(actual_outputs, expected, strict=True):
         np.testing.assert_array_equal(actual, desired, strict=True)
-
-
-def interrupt_after(*delays: float) -> threading.Thread:
-    """Sends a SIGINT to this process after each delay, in seconds."""
-
-    def send() -> None:
-        for delay in delays:
-            time.sleep(delay)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    return thread
 
 
 @pytest.mark.slow
@@ -164,9 +146,11 @@ def test_an_interrupted_fit_resumes_to_the_same_result(
     for number in range(count):
         workdir = tmp_path / str(number) / "run"
         interrupts.clear()
-        sender = interrupt_after(generator.uniform(0, seconds / 2))
+        delay = generator.uniform(0, seconds / 2)
+        sender = threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT])
+        sender.start()
         try:
-            fit(workdir)
+            fit(workdir, placement="host")  # in another thread, too
         except KeyboardInterrupt:
             stopped += 1
         else:
@@ -176,48 +160,6 @@ def test_an_interrupted_fit_resumes_to_the_same_result(
         assert_same_end(workdir, reference)
     assert_nothing_is_left(before)
     assert stopped >= count // 3  # other interrupts arrive after the run has ended
-
-
-# Interrupts each fit twice. This happens in a separate process because Python may raise
-# the second interrupt anywhere, even in Orbax, which then leaves a thread behind.
-INTERRUPT_TWICE = """
-import random, signal, sys
-from pathlib import Path
-from test_fitting import fit, interrupt_after
-
-folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
-fit(folder / "compiled" / "run")
-generator = random.Random(0)
-stopped = 0
-for number in range(10):
-    signal.signal(signal.SIGINT, lambda *_: None)  # outside of a fit
-    delays = generator.uniform(0, seconds / 2), generator.uniform(0, 0.1)
-    sender = interrupt_after(*delays)
-    try:
-        fit(folder / str(number) / "run")
-    except KeyboardInterrupt:
-        stopped += 1
-    sender.join()
-print(stopped)
-"""
-
-
-@pytest.mark.slow
-def test_a_fit_interrupted_twice_resumes_to_the_same_result(
-    reference: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    seconds = (reference.parent / "seconds.txt").read_text()
-    variables = environment | {
-        "PYTHONPATH": f"{trainer.PYTHONPATH}{os.pathsep}{Path(__file__).parent}"
-    }
-    finished = run_python(
-        "-c", INTERRUPT_TWICE, tmp_path, seconds, environment=variables
-    )
-    assert int(output_of(finished)) >= 3  # other interrupts arrive after the run
-    for number in range(10):
-        workdir = tmp_path / str(number) / "run"
-        fit(workdir)
-        assert_same_end(workdir, reference)
 
 
 def test_fit_prints_nothing_unless_verbose(
@@ -239,62 +181,6 @@ def test_fit_prints_nothing_unless_verbose(
     printed = capfd.readouterr()
     assert printed.err.startswith("train.num_steps was 40 and is now 50, ")
     assert "resuming from step 40\n" in printed.out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("place", "name", "raised", "saved"),
-    [
-        (
-            loop,
-            "train_chunk",
-            KeyboardInterrupt,
-            5,
-        ),  # trains until the next log line
-        (records, "lock", KeyboardInterrupt, 0),
-        (
-            checkpoints,
-            "save",
-            KeyboardInterrupt,
-            15,
-        ),  # saves step 10, then at the next log line
-        (run, "evaluate_logits", KeyboardInterrupt, 30),
-        (loop, "validate", RunError, 0),
-    ],
-)
-def test_a_run_that_ends_early_saves_its_updates_and_leaves_nothing_behind(
-    tmp_path: Path,
-    reference: Path,
-    capfd: pytest.CaptureFixture[str],
-    place: Any,
-    name: str,
-    raised: type[BaseException],
-    saved: int,
-) -> None:
-    """An interrupt or error ends the run and its thread that gathers batches.
-
-    Nothing is printed, even if Orbax warns about a save between validations.
-    """
-    before = process_state()
-    original = getattr(place, name)
-
-    def ending(*args: Any, **settings: Any) -> Any:
-        patch.undo()
-        if raised is RunError:
-            raise RunError("a failure")
-        os.kill(os.getpid(), signal.SIGINT)
-        return original(*args, **settings)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(raised):
-        patch.setattr(place, name, ending)
-        patch.setattr(placement, "CHUNK_BYTES", 1 << 12)
-        fit(tmp_path / "run", placement="host")
-    assert_nothing_is_left(before)
-    assert max(list_steps(tmp_path / "run"), default=0) == saved
-    fit(tmp_path / "run")
-    assert_nothing_is_left(before)
-    assert_same_end(tmp_path / "run", reference)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_fit_resumes_despite_an_earlier_damaged_header(
@@ -341,40 +227,6 @@ def test_fits_in_threads_give_the_same_results_as_a_single_fit(
     for workdir in workdirs:
         assert_same_end(workdir, reference)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("before", ["rnnmnist.load()", "jax.devices()"])
-def test_fit_changes_few_jax_settings(
-    tmp_path: Path, unoptimized: dict[str, str], before: str
-) -> None:
-    """`fit` sets the number of devices only if JAX has not initialized its devices."""
-    program = (
-        "import jax, numpy as np, os, rnnmnist, sys\n"
-        "settings = dict(jax.config.values)\n"
-        f"{before}\n"
-        "inputs = np.random.default_rng(0).normal(size=(40, 2, 1))\n"
-        "labels = np.arange(40) % 2\n"
-        "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], cell='lru', num_steps=1)\n"
-        "print(*(k for k, v in jax.config.values.items() if settings.get(k) != v))\n"
-    )
-    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | unoptimized
-    del variables["JAX_COMPILATION_CACHE_DIR"]
-    finished = run_python("-c", program, tmp_path / "run", environment=variables)
-    assert finished.stderr == ""
-    header, *_, changed = finished.stdout.splitlines()
-    devices = (
-        1 if "jax" in before else min(4, usable_cores())
-    )  # each with 4 sequences per step
-    assert f"cpu devices: {devices}," in header
-    expected = {
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    }
-    if "jax" not in before:
-        expected.add("jax_num_cpu_devices")
-    assert set(changed.split()) == expected
 
 
 # A program that configures logging like a service. Its arrays are the same as here.
