@@ -1,14 +1,11 @@
 """Expected errors have a one-line message, and internal errors keep a traceback."""
 
 import errno
-import importlib
 import pickle
-import pkgutil
 from pathlib import Path
 
 import pytest
 
-import rnnmnist
 from rnnmnist.errors import (
     Failure,
     RunError,
@@ -36,22 +33,12 @@ def test_an_expected_error_has_a_one_line_message(
     assert str(failure) == message
 
 
-def test_every_error_of_the_package_can_be_pickled() -> None:
-    """A `ProcessPoolExecutor` pickles errors. A copy has the same fields."""
-    for module in pkgutil.walk_packages(rnnmnist.__path__, "rnnmnist."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    kinds = {Exception}
-    while new := {child for kind in kinds for child in kind.__subclasses__()} - kinds:
-        kinds |= new
-    package_kinds = {kind for kind in kinds if kind.__module__.startswith("rnnmnist.")}
-    assert {UserError, RunError, StoppedError, rnnmnist.DataWarning} <= package_kinds
-    for kind in package_kinds:
-        arguments = ("a message", 15) if kind is StoppedError else ("a message",)
-        error = kind(*arguments)
-        copy = pickle.loads(pickle.dumps(error))
-        assert type(copy) is kind
-        assert (str(copy), vars(copy)) == ("a message", vars(error))
+@pytest.mark.parametrize("error", [UserError("no"), StoppedError("a message", 15)])
+def test_an_error_can_be_pickled(error: Exception) -> None:
+    """A `ProcessPoolExecutor` pickles errors."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (type(error), str(error))
+    assert vars(copy) == vars(error)
 
 
 @pytest.mark.parametrize(
