@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.functions import spec_without_path
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.sequences.checking import reject_masked
+from rnnmnist.data.sequences.checking import reject_masked, validate_array
 from rnnmnist.errors import UserError
 from rnnmnist.fitting import FIT_SETTINGS, fit, to_full_names
 from rnnmnist.model import Model
@@ -269,6 +269,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             reject_masked(name, values)
         if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1:
             raise UserError("X: must not be an object array; pass list(X)")
+        if isinstance(X, np.ndarray) and X.size and isinstance(X.flat[0], str):
+            validate_array("X", X, "biuf")  # the error explains how to encode text
         if isinstance(X, list | tuple):
             if not y:
                 return X
