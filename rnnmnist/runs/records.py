@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig, functions_to_specs
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, set_missing_filename
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import logs
@@ -34,11 +35,12 @@ from rnnmnist.runs.results import Result, to_json
 from rnnmnist.runs.selection import best_header, outdated_steps
 from rnnmnist.runs.workdir import (
     ARRAYS_FOLDER,
+    UNFINISHED_FOLDER,
     list_steps,
     lock,
     remove_unfinished,
 )
-from rnnmnist.runs.writing import replace_folder, write_atomically, write_json
+from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime.devices import make_device_mesh
 from rnnmnist.runtime.distributed import is_process_0, wait_for_process_0
 from rnnmnist.runtime.mesh import abstract_ensemble
@@ -207,9 +209,17 @@ class Record:
         folder = self._output_folder
         if folder is None or (self.step and (folder / ARRAYS_FOLDER).exists()):
             return
-        with replace_folder(folder / ARRAYS_FOLDER) as new:
-            for name, array in arrays.items():
-                np.save(new / f"{name}.npy", array, allow_pickle=False)
+        # The next training run removes the arrays of a killed process.
+        unfinished = folder / UNFINISHED_FOLDER / ARRAYS_FOLDER
+        with set_missing_filename(folder / ARRAYS_FOLDER):
+            try:
+                unfinished.mkdir(parents=True, exist_ok=True)
+                for name, array in arrays.items():
+                    np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+                shutil.rmtree(folder / ARRAYS_FOLDER, ignore_errors=True)
+                unfinished.rename(folder / ARRAYS_FOLDER)
+            finally:
+                remove_unfinished(folder)
 
     def save_result(self, result: Result, table: str | None = None) -> None:
         """Writes a result file and, if `table` is not None, a CSV file of predictions.

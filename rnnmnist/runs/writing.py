@@ -1,17 +1,12 @@
-"""Writes files and folders atomically. This module does not import `jax`."""
+"""Writes files atomically. This module does not import `jax`."""
 
-import contextlib
 import json
 import os
-import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from rnnmnist.errors import set_missing_filename
 
 
 def sync(*paths: Path) -> None:
@@ -49,23 +44,3 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically, from any value that msgspec can encode."""
     text = json.dumps(msgspec.to_builtins(value), indent=1)
     write_atomically(path, f"{text}\n".encode())
-
-
-@contextlib.contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder, which replaces `path` when the `with` block ends.
-
-    If the block raises an error, `path` remains unchanged. The temporary folder of a
-    killed process remains next to `path` until the next call removes it.
-    """
-    temporary = path.with_name(f".{path.name}.unfinished")
-    with set_missing_filename(path):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            if path.exists():
-                shutil.rmtree(path)
-            temporary.rename(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)

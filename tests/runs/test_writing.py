@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders."""
+"""Atomic writes of files."""
 
 import json
 import os
@@ -9,38 +9,7 @@ import pytest
 from support import TASK, save_network
 
 from rnnmnist.config.schema import Config
-from rnnmnist.runs.writing import replace_folder, write_json
-
-
-def write(path: Path, text: str, error: Exception | None = None) -> None:
-    with replace_folder(path) as folder:
-        (folder / "file").write_text(text)
-        if error is not None:
-            raise error
-
-
-def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder"
-    with pytest.raises(ValueError, match="of the block"):
-        write(path, "first", ValueError("of the block"))
-    assert list(path.parent.iterdir()) == []
-    write(path, "first")
-    with pytest.raises(ValueError, match="of the block"):
-        write(path, "second", ValueError("of the block"))
-    assert (path / "file").read_text() == "first"
-    write(path, "second")
-    assert (path / "file").read_text() == "second"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_write_removes_the_leftovers_of_a_killed_write(tmp_path: Path) -> None:
-    path = tmp_path / "folder"
-    write(path, "first")
-    (tmp_path / ".folder.unfinished").mkdir()
-    (tmp_path / ".folder.unfinished" / "other").touch()
-    write(path, "third")
-    assert list(tmp_path.iterdir()) == [path]
-    assert [file.name for file in path.iterdir()] == ["file"]
+from rnnmnist.runs.writing import write_json
 
 
 def test_concurrent_writes_leave_a_complete_file(tmp_path: Path) -> None:
