@@ -1,7 +1,6 @@
 """Logits for any batch size, padding and mesh; decision times."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,12 +13,9 @@ from support import (
     model_of,
     random_examples,
     random_params,
-    save_network,
-    task_of,
 )
 
-from rnnmnist import load
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples, Inputs, Normalization
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.predictions import decision_times, predict_logits
@@ -32,15 +28,6 @@ PARAMS = jax.tree.map(lambda leaf: leaf[None], NETWORK)
 SPLIT = random_examples(1003)
 IMAGES = SPLIT.stored
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-compiled: list[float] = []  # the seconds of each program
-
-
-def listen(event: str, duration_secs: float, **_: Any) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        compiled.append(duration_secs)
-
-
-jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 @pytest.fixture(scope="module")
@@ -149,19 +136,3 @@ def test_predictions_read_no_padding() -> None:
     assert_close(last, expected[np.arange(37), lengths - 1])
     (of_split,) = logits_of(Examples(**vars(inputs), labels=lengths), **shards)
     assert_close(of_split, last)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-def test_three_programs_serve_all_calls(tmp_path: Path) -> None:
-    """Calls have any number of sequences, none longer than in training."""
-    config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=8))
-    model = load(save_network(tmp_path / "run", config, task_of(60, 6, 3)))
-    generator = np.random.default_rng(1)
-    before = len(compiled)
-    for count, longest in generator.integers((1, 5), (301, 61), (40, 2)).tolist():
-        inputs = generator.normal(size=(count, longest, 6))
-        lengths = generator.integers(5, longest + 1, count)
-        given = None if count % 2 else lengths
-        assert len(model.classify(inputs, given)) == count
-    assert len(compiled) - before <= 3

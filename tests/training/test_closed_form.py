@@ -1,6 +1,5 @@
 """Runs with random filters, whose head is fitted in closed form."""
 
-import errno
 import functools
 import json
 import os
@@ -17,7 +16,7 @@ from support import called, data_warnings, output_of
 
 import rnnmnist
 from rnnmnist.errors import UserError
-from rnnmnist.runs import logs, records
+from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
@@ -75,47 +74,15 @@ def test_a_run_is_one_update_with_leave_one_out_validation(
         fit(run, lengths=LENGTHS, hidden_size=41)
 
 
-@pytest.mark.usefixtures("unrendered")
-def test_reports_and_evaluations_use_leave_one_out_predictions(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (line,) = logs.read(run)
-    with monkeypatch.context() as patch:
-        # The network did not make the predictions, so that its occlusion is another.
-        patch.delattr("rnnmnist.reporting.pages.occlude")
-        reported = output_of(called("report", f"--workdir={run}"))
-    accuracy = f"{100 * line.accuracy:.2f} % ({line.correct} of 60; "
-    assert f"leave-one-out at step 1: {accuracy}" in reported
-    page = (run / "report" / "index.html").read_text()
-    headline = page.partition("headline")[2].partition("</p>")[0]
-    assert f"{100 * line.accuracy:.2f}" in headline
-    assert f"{line.loss:.4f}" in page
-    assert "occlusion" not in page
-    evaluated = output_of(called("evaluate", f"--workdir={run}"))
-    assert f"leave-one-out at step 1: {accuracy}" in evaluated
-    assert f"loss {line.loss:.4f} (slightly optimistic" in evaluated
-    shutil.rmtree(run / "evaluation")
-    with monkeypatch.context() as patch:
-        patch.setattr(records, "write_json", refuse)
-        read_only = called("evaluate", f"--workdir={run}")
-    assert len(read_only.stdout.splitlines()) == 1
-    assert rnnmnist.load(run).evaluate("train").split == "train"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("spikes", [False, True])
-def test_streams_and_batches_of_any_size_predict_alike(
-    run: Path, tmp_path: Path, spikes: bool
-) -> None:
+def test_streams_and_batches_of_any_size_predict_alike(tmp_path: Path) -> None:
     """Some sequences are longer than all training sequences.
 
     Next to spikes, rounding decides whether a filter output is above its threshold.
     """
-    inputs = np.concatenate([INPUTS, INPUTS[::-1]], axis=1)
-    if spikes:
-        inputs = inputs[..., :1]
-        inputs += 1e7 * (np.random.default_rng(3).random(inputs.shape) < 0.01)
-        run = fit(tmp_path / "run", inputs=inputs)
+    inputs = np.concatenate([INPUTS, INPUTS[::-1]], axis=1)[..., :1]
+    inputs += 1e7 * (np.random.default_rng(3).random(inputs.shape) < 0.01)
+    run = fit(tmp_path / "run", inputs=inputs)
     model = rnnmnist.load(run)
     ends = np.array([50, 60, 3, 1, *[TIME] * 56])
     together = model.classify(inputs, ends)
@@ -278,18 +245,6 @@ def test_equal_sequences_are_left_out_together(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_equal_sequences_in_several_groups_are_counted() -> None:
-    inputs = np.append(INPUTS, INPUTS[:7], axis=0)
-    labels = np.append(LABELS, LABELS[:7])
-    groups = np.append(np.arange(COUNT) % 6, np.arange(7))
-    groups[COUNT] = 1  # the first sequence is in groups 0 and 1, the seventh in 0 and 6
-    with data_warnings() as messages:
-        rnnmnist.fit(inputs, labels, groups=groups, **SETTINGS)
-    assert [text.partition(" also ")[0] for text in messages] == [
-        "4 training sequences"
-    ]
-
-
 def test_an_evaluation_counts_training_sequences(tmp_path: Path) -> None:
     """The network is evaluated on data in memory, and on a file of other sequences."""
     path = tmp_path / "data.npz"
@@ -308,33 +263,6 @@ def stop(*args: Any) -> None:
     raise KeyboardInterrupt
 
 
-def refuse(*args: Any) -> None:
-    raise OSError(errno.EROFS, "Read-only file system")
-
-
-BAD: dict[str, dict[str, Any]] = {
-    "missing values": {
-        "inputs": np.where(NOISE > 1, np.nan, INPUTS),
-        "missing": "forward_fill",
-    },
-    "very different lengths": {"lengths": np.where(np.arange(COUNT) % 7, 1, TIME)},
-    "a class with one sequence": {"labels": ["rare", *LABELS[1:]]},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BAD)
-def test_degenerate_data_have_a_result(name: str, tmp_path: Path) -> None:
-    with data_warnings() as messages:
-        run = fit(tmp_path / "run", **BAD[name])
-    model = rnnmnist.load(run)
-    inputs = BAD[name].get("inputs", INPUTS)
-    probabilities = model.classify(inputs)
-    assert np.isfinite(probabilities).all()
-    is_single = any(text.endswith(": rare") for text in messages)
-    assert is_single == (name == "a class with one sequence")
-
-
 @pytest.mark.parametrize(
     "change",
     [{"groups": np.zeros(COUNT, int)}, {"inputs": np.ones((COUNT, TIME, 2))}],
@@ -351,12 +279,8 @@ def test_identical_training_sequences_or_a_single_group_are_rejected(
 def test_sequences_that_exceed_the_memory_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The states, the Gram matrix, and the leverages of groups with one example.
-    needed = 8 * (2 * COUNT * 5 * 40 + 5 * COUNT**2 + 4)
-    memory = Memory(total=needed, available=needed - 1)
+    memory = Memory(total=1 << 20, available=1 << 10)
     monkeypatch.setattr(ridge, "main_memory", lambda: memory)
     with pytest.raises(UserError, match=r"^model\.cell: filters .* 60 .*=lru"):
         fit(tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    memory = Memory(total=needed, available=needed)
-    fit(tmp_path / "run")

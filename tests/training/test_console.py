@@ -57,26 +57,6 @@ def test_a_closed_output_is_one_warning(
     assert record.message.startswith("cannot write to standard output (")
 
 
-def test_fit_keeps_the_file_descriptors_of_the_process() -> None:
-    """The program runs as `python program.py | head -1`."""
-    program = (
-        "import os, sys, numpy as np, rnnmnist\n"
-        "before = os.fstat(1)\n"
-        "inputs = np.random.default_rng(0).normal(size=(20, 5))\n"
-        "sys.stdin.read()\n"
-        "rnnmnist.fit(inputs, np.arange(20) % 2, hidden_size=5)\n"
-        "os._exit(os.fstat(1) != before)\n"
-    )
-    command = [sys.executable, "-c", program]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        _, errors = process.communicate(b"")
-    assert process.returncode == 0
-    assert errors.startswith(b"cannot write to standard output (")
-
-
 @pytest.mark.slow
 def test_training_continues_without_a_reader_of_its_output(
     tmp_path: Path, unoptimized: dict[str, str]

@@ -33,7 +33,6 @@ from rnnmnist.training.step import train_chunk
 RATE = 0.25
 NETWORKS: dict[str, dict[str, Any]] = {
     "lstm": {"window": 4, "stride": 4},
-    "gru": {"bidirectional": True, "pooling": "mean"},
     "lru": {"bidirectional": True, "pooling": "mean", "num_layers": 3},
 }
 TASK = task_of(28, 28, 10)

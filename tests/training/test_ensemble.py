@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +18,7 @@ from support import (
     fast_compilation,
     fit_small,
     learning_rates_of,
-    leaves_by_path,
     mesh_of,
-    model_of,
     poison,
     random_examples,
     run_config,
@@ -29,10 +26,8 @@ from support import (
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
-from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import HostMetrics, finite_mask, nonfinite_error
 from rnnmnist.training.state import (
@@ -159,18 +154,6 @@ def test_a_nonfinite_member_is_identified(way: Way) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the workdir of a run with two seeds."""
     return fit_small(tmp_path_factory.mktemp("ensemble") / "run", **ENSEMBLE)
-
-
-def test_parameters_have_the_names_of_flax() -> None:
-    carry, row = (jnp.zeros((1, 16)),) * 2, jnp.zeros((1, 28))
-    cell = nn.OptimizedLSTMCell(16)
-    variables = jax.eval_shape(cell.init, jax.random.key(0), carry, row)
-    expected = {"head/kernel": (2 * 16, 10), "head/bias": (10,)}
-    for name, leaf in leaves_by_path(variables["params"]):
-        for direction in ("cell", "backward_cell"):
-            expected[f"{direction}/{name}"] = leaf.shape
-    params = abstract_params(model_of(ModelConfig(hidden_size=16, bidirectional=True)))
-    assert {name: leaf.shape for name, leaf in leaves_by_path(params)} == expected
 
 
 def test_an_ensemble_resumes_bit_for_bit(

@@ -23,12 +23,11 @@ from support import (
 from rnnmnist import load
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Dataset, Examples
+from rnnmnist.data.examples import SPLITS, Dataset, Examples
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.records import Record, open_record
 from rnnmnist.runtime.signals import stop_on_signal
-from rnnmnist.training.loop import average_updates
 from rnnmnist.training.resume import Run, create_mesh
 from rnnmnist.training.run import train_and_evaluate
 
@@ -59,21 +58,6 @@ def test_a_failed_read_on_the_host_stops_the_run_and_its_thread(
     assert not thread.is_alive()
 
 
-def test_a_log_line_has_the_means_of_all_metrics_of_updates() -> None:
-    config = run_config({"num_seeds": 2, "train.batch_size": 3})
-    metrics = {
-        "loss": np.array([[2, 0], [4, 2]], np.float32),
-        "accuracy": np.array([[3, 1], [2, 0]], np.float32) / np.float32(3),
-        "confidence": np.array([[0.5, 1], [0, 1]], np.float32),
-        "grad_norm": np.array([[1, 3], [2, 5]], np.float32),
-    }
-    line = average_updates(config, 2, metrics, seconds=0.5)
-    assert [member.correct for member in line.members] == [4, 2]
-    assert [member.loss for member in line.members] == [1, 3]
-    assert line.metrics == {"confidence": (0.75, 0.5), "grad_norm": (2, 3.5)}
-    assert (line.step, line.examples, line.examples_per_second) == (2, 6, 24)
-
-
 def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
     tmp_path: Path,
 ) -> None:
@@ -84,7 +68,7 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
         header = Header(step=step, config=config, task=TASK, metrics=metrics)
         checkpoints.save(tmp_path, header, {"params": params})
         params = jax.tree.map(np.negative, params)
-    dataset = Dataset(TASK, {"test": random_examples(16)})
+    dataset = Dataset(TASK, dict.fromkeys(SPLITS, random_examples(16)))
     folder = Record(tmp_path)
     run = Run(folder, config, dataset, mesh_of(1), completion="complete")
     train_and_evaluate(run, stop_on_signal())

@@ -4,7 +4,6 @@ The tests share two configurations, and compile one of them for one and eight de
 """
 
 import functools
-import re
 from typing import Any
 
 import jax
@@ -17,8 +16,6 @@ from jax.sharding import Mesh
 from support import (
     TASK,
     batches_of,
-    chunk_of,
-    learning_rates_of,
     mesh_of,
     poison,
     random_examples,
@@ -31,12 +28,10 @@ from rnnmnist.data import placement
 from rnnmnist.data.batches import Batch, BatchTransform
 from rnnmnist.data.placement import open_batches
 from rnnmnist.models.parameters import abstract_params, params_sha256
-from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.loop import HostMetrics, finite_mask, train_to
 from rnnmnist.training.optimizer import compute_learning_rate
-from rnnmnist.training.state import Program, abstract_state, create_state
-from rnnmnist.training.step import train_chunk
+from rnnmnist.training.state import Program, create_state
 
 BATCH_SIZE = 16
 CONFIG = run_config(
@@ -89,18 +84,6 @@ class Training:
         return params_sha256({"state": trees})
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-def test_one_program_serves_all_numbers_of_updates() -> None:
-    enable_compilation_cache()  # from now on, the seconds are counted
-    training = Training(AVERAGED, mesh_of(8))
-    training.advance(1)
-    before = compile_seconds()
-    for steps in (5, 2, 1):
-        training.advance(steps)
-    assert compile_seconds() == before
-
-
 def test_runs_that_differ_in_learning_rates_and_class_weights_share_a_program() -> None:
     program = Program.create(CONFIG, TASK, mesh_of(2))
     others = {
@@ -145,32 +128,6 @@ def test_no_chunk_follows_a_nonfinite_update() -> None:
     metrics = training.advance(10)
     assert finite_mask(metrics).tolist() == [[False] * 4]  # `CHUNK_UPDATES`
     assert not np.isfinite(metrics["loss"]).any()
-
-
-def test_no_product_has_a_lower_precision_than_set() -> None:
-    """The products of image augmentation and of a loss over time are included.
-
-    The program is lowered for a platform that this machine does not have.
-    """
-    changes = {
-        "execution.precision": "float32",
-        "train.loss": "every_step",
-        "data.max_rotation": 10.0,
-        "data.elastic": 1.0,
-    }
-    config = CONFIG.replace(changes)
-    program = Program.create(config, TASK, mesh_of(1))
-    chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
-    learning_rates = learning_rates_of(chunk, config)
-    state = abstract_state(config, program)
-    position = jnp.int32(0)
-    traced = train_chunk.trace(
-        state, chunk, learning_rates, position, position, program=program
-    )
-    text = str(traced.lower(lowering_platforms=("tpu",)).as_text())
-    found = re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
-    assert len(found) > 9
-    assert set(found) == {"HIGHEST, HIGHEST"}
 
 
 def test_the_metrics_of_an_update_use_the_parameters_before_it() -> None:

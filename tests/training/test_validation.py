@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import trainer
-from support import called, output_of
 
 import rnnmnist
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
@@ -69,24 +68,6 @@ def test_the_temperature_has_the_least_validation_loss(run_of_one_seed: Path) ->
     assert result["temperature"] == model.temperature
     assert result["loss"] == pytest.approx(loss("test", model.temperature), rel=1e-6)
     assert result["loss"] < loss("test", 1) - 0.02
-
-
-@pytest.mark.slow
-def test_logged_metrics_are_at_temperature_1(run_of_one_seed: Path) -> None:
-    """An evaluation of the validation split calls its loss slightly optimistic."""
-    workdir = run_of_one_seed
-    header = Record(workdir).select("best")
-    (line,) = (
-        line
-        for line in logs.read(workdir)
-        if (line.step, line.split) == (header.step, "validation")
-    )
-    assert header.metrics is not None
-    assert (header.metrics.loss, header.metrics.correct) == (line.loss, line.correct)
-    output = output_of(called("evaluate", f"--workdir={workdir}", "--split=validation"))
-    result = trainer.result(workdir, "validation")
-    assert result["loss"] < line.loss - 0.02
-    assert f"loss {result['loss']:.4f} (" in output
 
 
 def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
