@@ -1,15 +1,10 @@
 """Full disks, and unwritable or unusual workdirs."""
 
-import errno
-import fcntl
-import logging
 from pathlib import Path
 
 import pytest
 import trainer
 from support import called, one_line_error, output_of, run_python
-
-from rnnmnist.runs.workdir import lock
 
 pytestmark = pytest.mark.slow
 
@@ -58,19 +53,3 @@ def test_a_workdir_can_be_relative_or_in_the_home_folder(
     for workdir in ("数字/run", "~/run"):
         output_of(called("evaluate", f"--workdir={workdir}"))
     assert not (tmp_path / "~").exists()
-
-
-def test_a_file_system_without_locks_causes_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOTSUP, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with caplog.at_level(logging.WARNING), lock(tmp_path):
-        pass
-    (record,) = caplog.records
-    assert (
-        f"{tmp_path} does not support locks (Operation not supported)"
-        in record.getMessage()
-    )

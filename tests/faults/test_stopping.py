@@ -65,7 +65,7 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_result(
     trainer.assert_same_end(new_run.workdir, reference_run)
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [6, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_an_interrupt_at_any_moment_of_the_start_ends_a_command(
     new_run: Run, count: int
 ) -> None:

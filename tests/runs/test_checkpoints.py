@@ -85,14 +85,6 @@ def save(
         Record(workdir).save(header, *replicate(arrays, mesh_of(devices)))
 
 
-def test_a_state_without_ema_is_restored(tmp_path: Path, state: TrainState) -> None:
-    save(tmp_path, state, {5: 0.5})
-    program = Program.create(CONFIG, TASK, mesh_of(1))
-    found = restore_state(Record(tmp_path), CONFIG, program)
-    assert found.ema_params is None
-    assert array_checksums(found) == array_checksums(state)
-
-
 @pytest.mark.parametrize("devices", [1, 8])
 def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int
@@ -192,19 +184,6 @@ def test_a_failed_save_leaves_the_earlier_steps(
     with pytest.raises(RunError, match=r"step 3 cannot be saved in .*No space left"):
         save(workdir, state, {3: 0.5})
     assert file_times(workdir) == before
-
-
-def test_a_damaged_step_is_moved_aside_and_replaces_an_earlier_one(
-    tmp_path: Path, state: TrainState, caplog: pytest.LogCaptureFixture
-) -> None:
-    for _ in range(2):
-        save(tmp_path, state, {5: 0.5})
-        (tmp_path / "5" / "SHA256SUMS").write_text("")
-        Record(tmp_path).begin(None)
-    assert [path.name for path in tmp_path.iterdir()] == ["damaged-5"]
-    for message in caplog.messages:
-        assert message.startswith("checkpoint 5 is damaged and was not used; ")
-        assert message.endswith(f"{tmp_path / 'damaged-5'}")
 
 
 @pytest.fixture(scope="module")
