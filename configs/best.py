@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the default recipe with more units, more steps and augmentation."""
+    """Returns a recipe of 60 epochs, with 176 units, augmentation and an EMA."""
     return Config(
         data=DataConfig(
             max_shift=2, max_rotation=12, max_scale=0.15, max_shear=0.2, elastic=0.8

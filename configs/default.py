@@ -1,4 +1,4 @@
-"""The main recipe of the README: all of MNIST, ten epochs, no augmentation.
+"""The main recipe of the README: ten epochs on all of MNIST, no augmentation.
 
     rnnmnist train --config=default
 

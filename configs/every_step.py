@@ -1,4 +1,4 @@
-"""A loss after every time step, for calibrated early predictions.
+"""The default recipe with a loss after every time step, for early predictions.
 
     rnnmnist train --config=every_step
 
@@ -10,7 +10,7 @@ from rnnmnist import Config, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the default recipe with a loss after every time step."""
+    """Returns the default settings with another loss and more frequent logging."""
     return Config(
         train=TrainConfig(loss="every_step", log_every_steps=100, eval_every_steps=430)
     )

@@ -1,4 +1,4 @@
-"""Random filters with a fitted head, for your own small data sets of sequences.
+"""Random filters with a fitted head, for small data sets of your own sequences.
 
     rnnmnist train --config=filters --config.data.path=FILE_OR_FOLDER
 
@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig
 
 
 def get_config() -> Config:
-    """Returns a recipe without a validation split; validation is leave-one-out."""
+    """Returns a recipe that is validated by leave-one-out, not by a split."""
     return Config(
         data=DataConfig(name="files", validation=False),
         model=ModelConfig(cell="filters"),

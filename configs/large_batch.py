@@ -10,7 +10,7 @@ from rnnmnist import Config, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the default recipe, retuned, with twice the epochs and an EMA."""
+    """Returns a recipe with 20 epochs, an EMA, and a tuned learning rate and decay."""
     return Config(
         train=TrainConfig(
             batch_size=1024,

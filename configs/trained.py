@@ -1,4 +1,4 @@
-"""A network trained by gradient descent, for your own large data sets of sequences.
+"""A network trained by gradient descent, for large data sets of your own sequences.
 
     rnnmnist train --config=trained --config.data.path=FILE_OR_FOLDER
 
@@ -11,7 +11,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns an LRU recipe; for alternatives, see docs/results_choices.md."""
+    """Returns a recipe with LRU layers; docs/results_choices.md lists alternatives."""
     return Config(
         data=DataConfig(name="files"),
         model=ModelConfig(cell="lru", pooling="mean", deltas=True),

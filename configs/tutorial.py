@@ -20,7 +20,7 @@ from rnnmnist import Config, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """Returns the recipe: no warm-up, decay or clipping, and one final validation."""
+    """Returns the recipe, with a single validation at the end."""
     return Config(
         tutorial_128=True,
         model=ModelConfig(forget_bias=1.0, initializer="tutorial"),

@@ -11,7 +11,7 @@ from rnnmnist.config.files import parse_folder
 from rnnmnist.config.recipes import Request, load_config_by_name
 from rnnmnist.config.schema import IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find_setting
-from rnnmnist.data.datasets import Source, open_source
+from rnnmnist.data.datasets import DataSource, open_data_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.errors import errors_as_failures, warn_about_data
 from rnnmnist.model import Model
@@ -69,7 +69,9 @@ def train(
         to_full_names(settings, TRAIN_SETTINGS),
         has_callback=callback is not None,
     )
-    return _train(request, workdir, open_source, verbose=verbose, callback=callback)
+    return _train(
+        request, workdir, open_data_source, verbose=verbose, callback=callback
+    )
 
 
 @errors_as_failures()
@@ -198,10 +200,10 @@ def fit(
             f"inputs: {shape} has more features than time steps; if the axes are "
             "[examples, features, time], pass inputs.swapaxes(1, 2)"
         )
-    source = Source(
+    source = DataSource(
         sequences.count_training_sequences(),
         functools.partial(to_dataset, "arrays", sequences),
-        sequences.are_binary,
+        sequences.has_binary_features,
     )
     return _train(
         request,
@@ -216,7 +218,7 @@ def fit(
 def _train(
     request: Request,
     workdir: str | Path | None,
-    open_source: Callable[[DataConfig], Source],
+    open_data_source: Callable[[DataConfig], DataSource],
     *,
     verbose: bool,
     callback: Callback | None,
@@ -224,7 +226,7 @@ def _train(
 ) -> Model:
     """Trains or resumes a run, and returns the network from its best checkpoint."""
     folder = None if workdir is None else parse_folder(workdir)
-    with open_run(request, folder, open_source) as run:
+    with open_run(request, folder, open_data_source) as run:
         if arrays:
             run.record.save_arrays(arrays)
         enable_compilation_cache()

@@ -39,7 +39,7 @@ def check_run(args: argparse.Namespace) -> None:
     """Describes the machine and the run, and trains briefly in memory."""
     import jax
 
-    from rnnmnist.data.datasets import open_source
+    from rnnmnist.data.datasets import open_data_source
     from rnnmnist.runs.records import Record
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -66,7 +66,7 @@ def check_run(args: argparse.Namespace) -> None:
                 "Change runtime type), install jax[tpu] or jax[cuda12], and unset "
                 "JAX_PLATFORMS"
             )
-    with open_run(args.request, args.workdir, open_source) as run:
+    with open_run(args.request, args.workdir, open_data_source) as run:
         config = run.config
         Progress(config.train, run.dataset.task, verbose=True).write(describe_run(run))
         if not config.model.is_closed_form:

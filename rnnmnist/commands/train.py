@@ -21,7 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Trains or resumes a run."""
     args = parse(argv)
-    from rnnmnist.data.datasets import open_source
+    from rnnmnist.data.datasets import open_data_source
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     distributed.initialize(*args.processes)
     try:
-        with open_run(args.request, args.workdir, open_source) as run:
+        with open_run(args.request, args.workdir, open_data_source) as run:
             train_and_evaluate(run, stop_on_signal())
     finally:
         try:

@@ -57,7 +57,7 @@ def choose_config(
     request: Request,
     saved: Config | None = None,
     sequences: int = 0,
-    are_binary: Callable[[], bool] = lambda: False,
+    has_binary_features: Callable[[], bool] = lambda: False,
 ) -> tuple[Config, str | None]:
     """Returns the configuration of a run, and the reason for the rule's choice.
 
@@ -70,12 +70,12 @@ def choose_config(
             network. None for a new run.
         sequences: number of training sequences, before any are held out for
             validation.
-        are_binary: returns True if no feature has more than two values. It is called
-            only if the rule depends on it.
+        has_binary_features: returns True if no feature has more than two values. It is
+            called only if the rule depends on it.
     """
     config, reason = request.config, None
     if config is None:
-        name, reason = _choose_recipe(request, saved, sequences, are_binary)
+        name, reason = _choose_recipe(request, saved, sequences, has_binary_features)
         config = load_config(find_config(name))
     # A user-defined function resets the settings that it replaces: a user-defined
     # optimizer, for example, resets the settings of AdamW. For random filters, nothing
@@ -94,7 +94,7 @@ def _choose_recipe(
     request: Request,
     saved: Config | None,
     sequences: int,
-    are_binary: Callable[[], bool],
+    has_binary_features: Callable[[], bool],
 ) -> tuple[str, str | None]:
     cell = request.settings.get("model.cell")
     if cell is not None:
@@ -108,7 +108,7 @@ def _choose_recipe(
         name = "filters" if saved.model.is_closed_form else "trained"
         return name, None
     limit, kind = FEW_SEQUENCES, "training sequences"
-    if sequences < limit and are_binary():
+    if sequences < limit and has_binary_features():
         limit = FEW_BINARY_SEQUENCES
         kind = "training sequences with binary features"
     if sequences < limit:

@@ -21,11 +21,11 @@ SIGMA = 0.6
 class ImageAugmentation(NamedTuple):
     """Limits of the random image transforms; 0 disables a transform."""
 
-    max_shift: int = 0  # pixels, before the other transforms
+    max_shift: int = 0  # pixels; applied before the other transforms
     max_rotation: float = 0.0  # degrees
-    max_scale: float = 0.0  # factor from 1 / (1 + max_scale) to 1 + max_scale
+    max_scale: float = 0.0  # scale factors from 1 / (1 + max_scale) to 1 + max_scale
     max_shear: float = 0.0  # columns per row
-    elastic: float = 0.0  # pixels, standard deviation of displacements along each axis
+    elastic: float = 0.0  # standard deviation of displacements in pixels, per axis
     flip: bool = False  # mirror half of the images horizontally
 
 
@@ -42,8 +42,8 @@ def sample_transforms(
 ) -> Transforms:
     """Samples one transform for each of `num_images` images.
 
-    Angles, shears, log scale factors and integer pixel shifts are uniformly
-    distributed.
+    Angles, shears, logarithms of scale factors, and integer shifts in pixels are
+    uniformly distributed.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)
     angle, log_scale, shear, flip = (
@@ -118,9 +118,9 @@ def apply_augmentation(
     Returns:
         Float32 [batch, time, features], with zeros in the padding.
     """
-    batch, time_steps, _ = inputs.shape
+    batch_size, time_steps, _ = inputs.shape
     if lengths is None:
-        lengths = jnp.full(batch, time_steps, jnp.int32)
+        lengths = jnp.full(batch_size, time_steps, jnp.int32)
     with jax.numpy_dtype_promotion("standard"):  # the user may have set "strict"
         augmented = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
     mask = jnp.arange(time_steps)[None] < lengths[:, None]
@@ -133,7 +133,7 @@ def _matrices(*entries: jax.Array) -> jax.Array:
 
 
 def _smoothing_weights(num_pixels: int) -> jax.Array:
-    """Returns Gaussian weights of the lattice points, float32 [pixels, GRID].
+    """Returns the Gaussian weights of the lattice points, float32 [pixels, GRID].
 
     The squared weights of each pixel sum to 1, so smoothing preserves the standard
     deviation of the noise at every pixel.

@@ -10,10 +10,10 @@ Examples are represented in two ways:
 
 1. `Examples` (`data/examples.py`): all examples of a split, as NumPy arrays.
 2. `Batch`: examples on the devices. `to_batch` (`data/placement.py`) copies either a
-   whole split or one chunk from the host. A chunk contains the batches of a fixed
-   number of consecutive updates. If the whole split is on the devices,
-   `gather_examples` selects the chunks there. In each update, `BatchTransform` converts
-   the stored inputs to the inputs of the network.
+   whole split or one chunk from the host to the devices. A chunk contains the batches
+   of a fixed number of consecutive updates. If the whole split is on the devices,
+   `gather_examples` gathers each chunk from the split. In each update, `BatchTransform`
+   converts the stored inputs to the inputs of the network.
 
 To add a second label to each example:
 
@@ -34,11 +34,11 @@ If the label cannot be computed from the stored data, read it from the source:
   the builder; and increase the builder's version.
 - Sequences: add an argument to `check_arrays` and a field to `Sequences`
   (`data/sequences/checking.py`), and a name to `ARRAYS` (`data/sequences/reading.py`).
-  If the label is present, `check_and_hash_values` must hash it, because a resume
-  checks the hash of the data. To accept the label in `rnnmnist.fit`, pass it on in
-  `fitting.py`. To read it from a table, add its role to `COLUMNS` and `_to_arrays`
-  (`data/sequences/tables.py`), where the column would otherwise be a feature, and to
-  the setting `data.columns` (`config/schema.py`).
+  If the label is present, `check_and_hash_values` must hash it, because resuming
+  compares the hash of the data. To accept the label in `rnnmnist.fit`, pass it on in
+  `fitting.py`. To read the label from a table, add its role to `COLUMNS` and
+  `_to_arrays` (`data/sequences/tables.py`), and to the setting `data.columns`
+  (`config/schema.py`); without a role, the column would be read as a feature.
 """
 
 import functools
@@ -176,7 +176,7 @@ class BatchTransform(NamedTuple):
 def batch_indices(
     seeds: jax.Array,
     start: jax.Array,
-    updates: int,
+    num_updates: int,
     batch_size: int,
     num_examples: jax.Array | int,
 ) -> jax.Array:
@@ -185,7 +185,7 @@ def batch_indices(
     Args:
         seeds: uint32 [ensemble].
         start: int32 [], the index of the first update.
-        updates: the number of updates.
+        num_updates: the number of updates.
         batch_size: the number of examples per batch.
         num_examples: the number of training examples.
 
@@ -199,29 +199,29 @@ def batch_indices(
 
     member_indices = jax.vmap(update_indices, (None, 0))
     ensemble_indices = jax.vmap(member_indices, (0, None))
-    return ensemble_indices(seeds, start + jnp.arange(updates))
+    return ensemble_indices(seeds, start + jnp.arange(num_updates))
 
 
-@functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))
+@functools.partial(jax.jit, static_argnames=("num_updates", "batch_size", "sharding"))
 def gather_examples(
     split: Batch,
     seeds: jax.Array,
     start: jax.Array,
     *,
-    updates: int,
+    num_updates: int,
     batch_size: int,
     sharding: NamedSharding,
 ) -> Batch:
-    """Gathers the batches of a chunk on the devices, with the given sharding.
+    """Gathers the batches of a chunk from a split on the devices.
 
-    `split` contains all training examples. For the other arguments, see
-    `batch_indices`.
+    `split` contains all training examples, and `sharding` is the sharding of the
+    result. `batch_indices` documents the other arguments.
 
     Returns:
         Examples, [ensemble, updates, batch, ...].
     """
     num_examples = len(split.labels)
-    indices = batch_indices(seeds, start, updates, batch_size, num_examples)
+    indices = batch_indices(seeds, start, num_updates, batch_size, num_examples)
     indices = jax.lax.with_sharding_constraint(indices, sharding)
     gathered = jax.tree.map(lambda array: array[indices], split)
     return jax.lax.with_sharding_constraint(gathered, sharding)

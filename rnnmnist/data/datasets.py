@@ -14,47 +14,51 @@ from rnnmnist.data.image_datasets import embedded_images, image_task
 from rnnmnist.errors import UserError, prefix_errors
 
 
-class Source(NamedTuple):
+class DataSource(NamedTuple):
     """The data source of a run, opened but not yet validated.
 
     Attributes:
         num_training_examples: the number of training examples, including examples that
             will be held out for validation.
         load: loads the data set.
-        are_binary: returns True if every feature has at most two distinct values in
-            the training sequences.
+        has_binary_features: returns True if every feature has at most two distinct
+            values in the training sequences.
     """
 
     num_training_examples: int
     load: Callable[[Config], Dataset]
-    are_binary: Callable[[], bool] = lambda: False
+    has_binary_features: Callable[[], bool] = lambda: False
 
 
 def load(config: Config, *, trained_task: Task | None = None) -> Dataset:
     """Loads all splits of a data set; TFDS downloads and prepares it if necessary.
 
-    If the task of a trained network is given, sequences use its normalization and
-    classes.
+    Sequences use the normalization and classes of `trained_task`, if it is given.
     """
-    return open_source(config.data, trained_task).load(config)
+    return open_data_source(config.data, trained_task).load(config)
 
 
-def open_source(config: DataConfig, trained_task: Task | None = None) -> Source:
-    """Opens a data source; sequences are read now, and images by `Source.load`."""
+def open_data_source(
+    config: DataConfig, trained_task: Task | None = None
+) -> DataSource:
+    """Opens a data source.
+
+    Sequences are read immediately, images only by `DataSource.load`.
+    """
     if config.name != "files":
-        return Source(image_task(config).examples["train"], _load_images)
+        return DataSource(image_task(config).examples["train"], _load_images)
 
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     features = (config if trained_task is None else trained_task).feature_names
     if config.path is None:
         raise UserError(
-            "data.path: is not set; set data.path=PATH to your sequences, "
+            "data.path: must be set to the path of your sequences: "
             f"{reading.SEQUENCE_FORMATS}"
         )
     path = config.path
     if is_user_defined("data.path", path):
-        # The caller specified this function, which permits running its code.
+        # Running this code is safe: the caller specified the function.
         function = import_function("data.path", path)
         sequences = reading.read_function(function, features)
         name = function.function.__name__
@@ -66,8 +70,10 @@ def open_source(config: DataConfig, trained_task: Task | None = None) -> Source:
         with prefix_errors(path):
             return reading.to_dataset(name, sequences, config, trained_task)
 
-    return Source(
-        sequences.count_training_sequences(), load_sequences, sequences.are_binary
+    return DataSource(
+        sequences.count_training_sequences(),
+        load_sequences,
+        sequences.has_binary_features,
     )
 
 

@@ -33,8 +33,6 @@ class View(NamedTuple):
     def __call__(self, images: Arrays) -> Arrays:
         """Converts images to sequences.
 
-        If the view is `rows`, sequences are returned unchanged.
-
         Args:
             images: [n, rows, columns], uint8, or float32 from 0 to 1.
 
@@ -91,7 +89,7 @@ class Normalization(NamedTuple):
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
     missing: str  # the setting `data.missing`
-    is_standardized: bool = True  # False: mean 0 and standard deviation 1
+    is_standardized: bool = True  # False: `mean` is 0 and `std` is 1
 
     @classmethod
     def create(cls, task: Task, missing: str) -> "Normalization":
@@ -161,7 +159,7 @@ class Normalization(NamedTuple):
         max_deviation = MAX_DEVIATION if self.is_standardized else FLOAT32_MAX
         # Float32 values of a constant feature can differ from its mean by rounding.
         tolerance = max_deviation * self.std + 1e-6 * np.abs(self.mean)
-        # `fmax` and `fmin` ignore NaN, which is the mean of infinite values.
+        # The mean of infinite values is NaN, which `fmax` and `fmin` ignore.
         low = np.fmax(self.mean - tolerance, -FLOAT32_MAX)
         high = np.fmin(self.mean + tolerance, FLOAT32_MAX)
         is_invalid = (values < low) | (values > high)
@@ -238,8 +236,8 @@ class Examples(Inputs):
 
     labels: np.ndarray  # int32 [examples]
     groups: np.ndarray | None = None  # int or str [examples], such as subjects
-    digests: np.ndarray | None = None  # str [examples], hashes; None for images
-    weights: np.ndarray | None = None  # float32 [examples], in the loss; None: all 1
+    digests: np.ndarray | None = None  # str [examples], of sequences; None for images
+    weights: np.ndarray | None = None  # float32 [examples], for the loss; None: all 1
 
     @property
     def num_groups(self) -> int | None:
@@ -273,7 +271,7 @@ class Examples(Inputs):
         Args:
             positions: int array of any shape; the labels get the same shape.
         """
-        # If `self.indices` is set, the loop overwrites this entry.
+        # If `self.indices` is set, the loop replaces this entry.
         fields: dict[str, Any] = {"indices": positions}
         for name, value in vars(self).items():
             if value is not None and name not in SHARED_FIELDS:

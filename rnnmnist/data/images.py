@@ -2,8 +2,8 @@
 
 The `mnist` builder of TFDS uses TensorFlow to encode and decode PNG images. This
 builder stores raw pixels in ArrayRecord files, in the original order. A record contains
-100 images, because the overhead of reading a record exceeds the time for one image. As
-in the 2016 tutorial, the first 5,000 training images are the validation split.
+100 images; with one image per record, overhead would dominate the reading time. As in
+the 2016 tutorial, the first 5,000 training images are the validation split.
 """
 
 import contextlib
@@ -92,8 +92,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 def read_idx(path: Path) -> np.ndarray:
     """Reads a uint8 array from a gzipped IDX file.
 
-    The format: two zero bytes, the type (8: unsigned byte), the rank, the dimensions as
-    big-endian 32-bit integers, and the elements in C order.
+    The file contains two zero bytes, a code for the dtype (8: uint8), the rank, the
+    shape as big-endian 32-bit integers, and the elements in C order.
 
     References:
         LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
@@ -106,7 +106,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 @suppress_library_logs()
 def load_splits(config: DataConfig) -> dict[str, Examples]:
-    """Loads all splits in the original order, after preparing them if necessary."""
+    """Loads all splits in the original order; prepares the data set if necessary."""
     tfds.disable_progress_bar()
     builder = make_builder(config)
     if not builder.info.splits:  # the data set is not prepared
@@ -117,7 +117,7 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
 
 
 def make_builder(config: DataConfig) -> MnistRows:
-    """Creates the builder of a data set, which need not be prepared."""
+    """Creates the builder of a data set, even if the data set is not prepared."""
     path = None  # TFDS's default
     if config.data_dir is not None:
         path = parse_folder(config.data_dir, "data.data_dir")
@@ -173,10 +173,11 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     )
     with (
         prefix_errors("data.name", "download the files again"),
-        # Other programs may be downloading to TFDS's own folder.
+        # Other programs may be downloading to TFDS's default folder.
         tempfile.TemporaryDirectory(dir=folder) as downloads,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
-        # TFDS renames a temporary folder, unless another process already did so.
+        # Finally, TFDS renames its temporary folder. This fails if another process has
+        # prepared the same data set in the meantime.
         contextlib.suppress(FileExistsError),
     ):
         builder.download_and_prepare(

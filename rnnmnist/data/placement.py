@@ -41,7 +41,7 @@ MAX_MEMORY_FRACTION = 0.25  # of a device's memory, for the training examples
 class BatchSource(NamedTuple):
     """Supplies the batches of a run in chunks of consecutive updates."""
 
-    gather: Callable[[int], Chunk]  # maps the chunk's first step to the chunk
+    gather: Callable[[int], Chunk]  # maps the index of its first update to a chunk
     updates_per_chunk: int
 
     def chunks(self, step: int, target: int) -> Iterator[tuple[Chunk, int, int]]:
@@ -68,7 +68,7 @@ def open_batches(
     memory.
     """
     example_bytes = examples.take(np.arange(1)).nbytes
-    updates = updates_for_chunk(
+    num_updates = updates_for_chunk(
         example_bytes * config.num_seeds * config.train.batch_size
     )
     on_host = config.execution.placement == "host"
@@ -79,14 +79,14 @@ def open_batches(
         on_host = example_bytes * len(examples) > MAX_MEMORY_FRACTION * device_bytes
     with ThreadPoolExecutor(1) as thread:  # started on first use
         if on_host:
-            gather = _host_gatherer(examples, config, mesh, updates, thread)
+            gather = _host_gatherer(examples, config, mesh, num_updates, thread)
         else:
-            gather = _device_gatherer(examples, config, mesh, updates)
-        yield BatchSource(gather, updates)
+            gather = _device_gatherer(examples, config, mesh, num_updates)
+        yield BatchSource(gather, num_updates)
 
 
 def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Batch:
-    """Copies selected examples, with stored inputs, to the devices.
+    """Copies selected examples to the devices, as uint8 images or normalized sequences.
 
     Args:
         examples: the examples of a split.
@@ -106,25 +106,25 @@ def to_batch(examples: Examples, indices: np.ndarray, sharding: Sharding) -> Bat
 
 
 def updates_for_chunk(update_bytes: int) -> int:
-    """Returns the number of updates in a chunk, given the bytes of one update."""
+    """Returns the number of updates per chunk; `update_bytes` is for all members."""
     return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
 
 
 def _device_gatherer(
-    examples: Examples, config: RunConfig, mesh: Mesh, updates: int
+    examples: Examples, config: RunConfig, mesh: Mesh, num_updates: int
 ) -> Callable[[int], Chunk]:
     replicated = replicated_sharding(mesh)
     split = to_batch(examples, np.arange(len(examples)), replicated)
     seeds = put_global(np.asarray(config.seeds, np.uint32), ensemble_sharding(mesh))
 
-    @functools.lru_cache(1)  # validation or saving can split a chunk
+    @functools.lru_cache(1)  # validating or saving can split a chunk into several calls
     def gather(start: int) -> Chunk:
         step = put_global(np.int32(start), replicated)
         batches = gather_examples(
             split,
             seeds,
             step,
-            updates=updates,
+            num_updates=num_updates,
             batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, BATCHES_SPEC),
         )
@@ -134,7 +134,11 @@ def _device_gatherer(
 
 
 def _host_gatherer(
-    examples: Examples, config: RunConfig, mesh: Mesh, updates: int, thread: Executor
+    examples: Examples,
+    config: RunConfig,
+    mesh: Mesh,
+    num_updates: int,
+    thread: Executor,
 ) -> Callable[[int], Chunk]:
     """Selects the examples of each chunk in a host thread.
 
@@ -151,7 +155,7 @@ def _host_gatherer(
     def gather(start: int) -> Chunk:
         step = put_global(np.int32(start), local_sharding())
         indices = select_indices(
-            local_seeds, step, updates, config.train.batch_size, num_examples
+            local_seeds, step, num_updates, config.train.batch_size, num_examples
         )
         return Chunk(
             to_batch(examples, jax.device_get(indices), sharding),
@@ -165,7 +169,7 @@ def _host_gatherer(
 
     def gather_and_prefetch(start: int) -> Chunk:
         chunk = submit(start)
-        submit(start + updates)
+        submit(start + num_updates)
         return chunk.result()
 
     return gather_and_prefetch

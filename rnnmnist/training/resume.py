@@ -21,7 +21,7 @@ from rnnmnist.config.resolving import (
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, DataConfig
 from rnnmnist.config.settings import ResumePolicy
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.datasets import Source
+from rnnmnist.data.datasets import DataSource
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.image_datasets import image_task
 from rnnmnist.errors import UserError
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 def open_run(
     request: Request,
     workdir: Path | None,
-    open_source: Callable[[DataConfig], Source],
+    open_data_source: Callable[[DataConfig], DataSource],
 ) -> Iterator[Run]:
     """Opens the record, loads the data, and checks that the run can start or resume.
 
@@ -78,10 +78,13 @@ def open_run(
     """
     with open_record(workdir) as record:
         header = record.headers.get(record.step)
-        source = open_source(request.data)
+        source = open_data_source(request.data)
         saved_config = None if header is None else header.config
         user_config, reason = choose_config(
-            request, saved_config, source.num_training_examples, source.are_binary
+            request,
+            saved_config,
+            source.num_training_examples,
+            source.has_binary_features,
         )
         # Importing custom functions is safe, since the user passes them in this call.
         user_config = import_functions(user_config)

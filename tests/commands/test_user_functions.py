@@ -52,7 +52,7 @@ from rnnmnist.config.functions import (
 from rnnmnist.config.resolving import fill_defaults, import_functions
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.batches import Batch, BatchTransform
-from rnnmnist.data.datasets import open_source
+from rnnmnist.data.datasets import open_data_source
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_datasets import image_task
 from rnnmnist.errors import UserError
@@ -512,7 +512,7 @@ def test_the_filters_configuration_accepts_only_a_reader(folder: Path) -> None:
 
 
 def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> None:
-    source = open_source(DataConfig("files", path=ROWS["path"]))
+    source = open_data_source(DataConfig("files", path=ROWS["path"]))
     examples = source.load(Config(data=DataConfig("files"))).splits["train"]
     array: Any = examples.stored
     while not isinstance(array, np.memmap):

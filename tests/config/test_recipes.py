@@ -21,7 +21,7 @@ from rnnmnist.config.recipes import (
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.datasets import open_source
+from rnnmnist.data.datasets import open_data_source
 from rnnmnist.data.sequences.checking import check_arrays
 
 LABELS = np.arange(30) % 2
@@ -77,7 +77,9 @@ def test_binary_features_lower_the_threshold_for_a_trained_network() -> None:
         (other, split, "lru", len(one_hot)),
     ):
         sequences = check_arrays(inputs, labels, lengths=lengths, split=splits)
-        config, reason = choose_config(Request(None), None, count, sequences.are_binary)
+        config, reason = choose_config(
+            Request(None), None, count, sequences.has_binary_features
+        )
         assert config.model.cell == cell
         number = limit if inputs is one_hot or splits is not None else FEW_SEQUENCES
         assert f" {number:,} training sequences" in str(reason)
@@ -92,7 +94,7 @@ def test_binary_features_are_detected_in_arrays_and_files(
     inputs = np.random.default_rng(0).integers(2, size=(30, 40, 1))
     np.savez(tmp_path / "mine.npz", inputs=inputs, labels=LABELS)
     data = DataConfig(name="files", path=str(tmp_path / "mine.npz"))
-    assert open_source(data).are_binary()
+    assert open_data_source(data).has_binary_features()
     model = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", verbose=False)
     assert model.config.model.cell == "lru"
     reason = f"for at least {len(LABELS)} training sequences with binary features"

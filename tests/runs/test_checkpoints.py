@@ -22,7 +22,7 @@ from support import (
 from rnnmnist.config.recipes import Request
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.data.datasets import open_source
+from rnnmnist.data.datasets import open_data_source
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
@@ -155,7 +155,7 @@ def test_a_foreign_folder_with_a_number_is_refused(
     before = file_times(tmp_path)
     with (
         pytest.raises(UserError, match=r"run/7 is not an rnnmnist checkpoint"),
-        open_run(Request(GIVEN), workdir, open_source),
+        open_run(Request(GIVEN), workdir, open_data_source),
     ):
         pass
     assert file_times(tmp_path) == before
@@ -220,7 +220,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     with (
         pytest.raises(UserError, match="only parameters"),
-        open_run(Request(GIVEN.replace({"data.path": None})), target, open_source),
+        open_run(Request(GIVEN.replace({"data.path": None})), target, open_data_source),
     ):
         pass
     content = b"".join(p.read_bytes() for p in target.rglob("*") if p.is_file())

@@ -161,7 +161,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
             examples((task.examples["train"],), jax.P()),
             seeds,
             number,
-            updates=updates,
+            num_updates=updates,
             batch_size=batch_size,
             sharding=NamedSharding(mesh, BATCHES_SPEC),
         ),

@@ -13,9 +13,9 @@ from rnnmnist.data.examples import SPLITS, padding_mask
 from rnnmnist.errors import UserError, format_value, prefix_errors
 
 MAX_CLASSES = 1_000
-BLOCK_BYTES = 1 << 24  # per block of float64 values that is read
+BLOCK_BYTES = 1 << 24  # size of a block of sequences to read, as float64
 VALIDATION_FRACTION = 0.1  # of each class, if no validation split is given
-ALLOWED_VALUES = {  # error messages by the allowed codes of `dtype.kind`
+ALLOWED_VALUES = {  # texts for messages, by the allowed codes of `dtype.kind`
     "biuf": "real numbers; encode letters or categories one-hot, with a 0/1 feature "
     "for each, or as integers for an embedding in your own network, with "
     "normalize=none; convert sparse matrices with .toarray(), object arrays or "
@@ -31,7 +31,7 @@ ALLOWED_VALUES = {  # error messages by the allowed codes of `dtype.kind`
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Sequences:
-    """Validated sequences; the values of `inputs` are validated later."""
+    """Validated sequences; `reading.check_and_hash_values` validates `inputs` later."""
 
     inputs: np.ndarray  # array or memory map, [examples, time, stored features]
     labels: np.ndarray | None  # int32 [examples], indices into `classes`
@@ -77,7 +77,7 @@ class Sequences:
         split = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(split == name) for name in SPLITS}
 
-    def are_binary(self) -> bool:
+    def has_binary_features(self) -> bool:
         """Returns True if every feature has at most two distinct training values.
 
         Missing values (NaN) are ignored.
@@ -171,35 +171,38 @@ def check_arrays(
         )
     if values.ndim == 2:
         values = values[..., None]
-    count, time_steps, features = values.shape
-    lengths = _check_lengths(lengths, count, time_steps)
+    num_sequences, time_steps, num_features = values.shape
+    lengths = _check_lengths(lengths, num_sequences, time_steps)
     if feature_names is None:
-        feature_names = list(map(str, range(features)))
+        feature_names = list(map(str, range(num_features)))
     names = tuple(
-        validate_array("feature_names", feature_names, "U", features).tolist()
+        validate_array("feature_names", feature_names, "U", num_features).tolist()
     )
-    indices, classes = None, tuple[str, ...]()
+    indices = None
+    classes = tuple[str, ...]()
     if labels is not None:
-        indices, classes = _encode(validate_array("labels", labels, "biuU", count))
+        indices, classes = _encode(
+            validate_array("labels", labels, "biuU", num_sequences)
+        )
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: must be distinct, not {format_value(names)}")
     for name in (*classes, *names):
         if not name.strip() or not name.isprintable():
             raise UserError(
                 "names of classes and features must be printable text, not "
-                f"{format_value(name)}; rename it"
+                f"{format_value(name)}; rename this class or feature"
             )
     if ids is not None:
-        ids = tuple(map(str, validate_array("ids", ids, "biuU", count)))
+        ids = tuple(map(str, validate_array("ids", ids, "biuU", num_sequences)))
     return Sequences(
         inputs=values[:, : lengths.max()],  # the rest is padding
         labels=indices,
         classes=classes,
         lengths=lengths,
-        split=None if split is None else _check_split(split, count),
+        split=None if split is None else _check_split(split, num_sequences),
         groups=None
         if groups is None
-        else validate_array("groups", groups, "biuU", count),
+        else validate_array("groups", groups, "biuU", num_sequences),
         feature_names=names,
         ids=ids,
     )
@@ -271,8 +274,8 @@ def require_features(names: Sequence[str], required_names: Sequence[str]) -> Non
             )
 
 
-def _check_split(values: ArrayLike, count: int) -> np.ndarray:
-    split = validate_array("split", values, "U", count)
+def _check_split(values: ArrayLike, num_sequences: int) -> np.ndarray:
+    split = validate_array("split", values, "U", num_sequences)
     for name in np.setdiff1d(split, SPLITS).tolist():
         raise UserError(
             f"split: must contain only {', '.join(SPLITS)}, not {format_value(name)}"
@@ -280,15 +283,17 @@ def _check_split(values: ArrayLike, count: int) -> np.ndarray:
     return split
 
 
-def _check_lengths(values: ArrayLike | None, count: int, time_steps: int) -> np.ndarray:
-    """Returns lengths, int32 [count]; if `values` is None, no sequence is padded."""
+def _check_lengths(
+    values: ArrayLike | None, num_sequences: int, time_steps: int
+) -> np.ndarray:
+    """Validates lengths; if `values` is None, no sequence is padded."""
     if values is None:
-        return np.full(count, time_steps, np.int32)
-    lengths = validate_array("lengths", values, "iu", count)
+        return np.full(num_sequences, time_steps, np.int32)
+    lengths = validate_array("lengths", values, "iu", num_sequences)
     if lengths.min() < 1 or lengths.max() > time_steps:
         raise UserError(
-            f"lengths: must lie between 1 and {time_steps}, the time steps of inputs, "
-            f"but range from {lengths.min()} to {lengths.max()}"
+            f"lengths: must lie between 1 and {time_steps}, the number of time steps "
+            f"in inputs, but range from {lengths.min()} to {lengths.max()}"
         )
     return lengths.astype(np.int32)
 
@@ -308,13 +313,13 @@ def reject_masked(name: str, values: Any) -> None:
 def validate_array(
     name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
-    """Converts values to an array and validates its type and size.
+    """Converts values to an array and validates its dtype and size.
 
     Args:
         name: the name of the values in error messages.
         values: anything that `np.asarray` accepts.
-        kinds: the allowed codes of `dtype.kind`, as in `ALLOWED_VALUES`.
-        size: the required length of a one-dimensional array; None: any shape.
+        kinds: the allowed codes of `dtype.kind`, a key of `ALLOWED_VALUES`.
+        size: the required length of a one-dimensional array. None allows any shape.
     """
     reject_masked(name, values)
     # Lists of unequal lengths cannot be converted.
@@ -323,11 +328,10 @@ def validate_array(
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores strings as objects
     if array.dtype.kind not in kinds:
-        type_name = array.dtype if array.ndim else type(values).__name__
-        raise UserError(
-            f"{name}: has the type {format_value(str(type_name))}; expected "
-            f"{ALLOWED_VALUES[kinds]}"
+        dtype = (
+            f"dtype {array.dtype}" if array.ndim else f"type {type(values).__name__}"
         )
+        raise UserError(f"{name}: has the {dtype}; expected {ALLOWED_VALUES[kinds]}")
     if size is not None and array.shape != (size,):
         raise UserError(
             f"{name}: must have the shape {(size,)}, to match inputs, not {array.shape}"

@@ -14,31 +14,31 @@ class Moments(NamedTuple):
     is_constant: np.ndarray  # bool [features], up to rounding
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features], 1 for constant features
-    delta_std: np.ndarray  # float64 [features], relative to `std`; 1 instead of 0
+    delta_std: np.ndarray  # float64 [features], divided by `std`; 1 if negligible
 
 
 def compute_moments(sequences: Sequences, indices: np.ndarray) -> Moments:
     """Computes the moments of selected sequences, block by block.
 
-    A delta is the difference between consecutive time steps. In all arrays, row 0 is
-    for the values of each feature, and row 1 for its deltas.
+    A delta is the difference between consecutive time steps.
 
     References:
         Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
         American Statistician 37(3), 1983.
     """
+    # In each array, row 0 is for the values of the features, and row 1 for the deltas.
     total_count, total_mean, squares = np.zeros((3, 2, len(sequences.feature_names)))
     with np.errstate(all="ignore"):  # values that overflow are rejected later
         for block, _, rows in sequences.read_blocks(indices):
             rows = rows.astype(np.float64)
             deltas = np.diff(rows, axis=0, prepend=np.nan)
-            deltas[np.cumsum(sequences.lengths[block])[:-1]] = np.nan  # between two
+            deltas[np.cumsum(sequences.lengths[block])[:-1]] = np.nan  # first steps
             values = np.stack([rows, deltas], axis=1)
             is_missing = np.isnan(values)
             count = len(values) - is_missing.sum(axis=0)
             deviations = np.where(is_missing, 0, values)
             mean = np.zeros_like(total_mean)
-            for _ in range(2):  # the second pass removes the first's rounding error
+            for _ in range(2):  # the second pass corrects rounding errors of the first
                 offset = np.einsum("ndf->df", deviations) / np.maximum(count, 1)
                 deviations -= offset
                 deviations[is_missing] = 0

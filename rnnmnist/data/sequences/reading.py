@@ -62,7 +62,7 @@ def read_folder(path: Path) -> dict[str, Any]:
 
 
 def _load_arrays(source: Mapping[str, ArrayLike]) -> dict[str, Any]:
-    """Validates array names, then loads the arrays; archives load them on access."""
+    """Validates array names, then loads the arrays."""
     for name in source:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"the arrays are {', '.join(ARRAYS)}")
@@ -74,7 +74,7 @@ def _load_arrays(source: Mapping[str, ArrayLike]) -> dict[str, Any]:
         )
     arrays = {}
     for name in source:
-        with prefix_errors(name, ARRAY_HINT):
+        with prefix_errors(name, ARRAY_HINT):  # an archive loads an array on access
             arrays[name] = source[name]
     return arrays
 
@@ -205,9 +205,9 @@ def to_dataset(
         name: the name of the data set.
         sequences: labelled sequences.
         config: the configuration of the run.
-        trained_task: None for training. Otherwise, the task of a trained network, which
-            can be an image task. The sequences use its normalization and classes. If
-            they are the data of this task, they also use its splits.
+        trained_task: the task (of images or sequences) of a trained network to
+            evaluate; None for training. The sequences use the normalization and classes
+            of this task. If they are its training data, they also use its splits.
 
     Returns:
         A data set. `Task.time_steps` is the maximum length in the training and
@@ -235,7 +235,7 @@ def to_dataset(
     if trained_task is None:
         _warn_of_values(sequences, moments)
         _warn_of_splits(sequences, splits, digests)
-    elif sha256 == trained_task.sha256:  # the data of the training
+    elif sha256 == trained_task.sha256:  # the network was trained on these data
         splits = sequences.training_splits(data.validation, config.seed)
     validation_groups: tuple[str, ...] = ()
     if sequences.groups is not None:
@@ -249,7 +249,7 @@ def to_dataset(
         validation_groups=validation_groups,
         sha256=sha256,
     )
-    are_images = task.image_shape is not None  # of the network's training
+    is_image_task = task.image_shape is not None
     examples = {}
     for split, indices in splits.items():
         lengths = sequences.lengths[indices]
@@ -257,7 +257,7 @@ def to_dataset(
         all_examples = Examples(
             sequences.inputs[:, :time_steps],
             sequences.lengths if (lengths < time_steps).any() else None,
-            normalization=None if are_images else normalization,
+            normalization=None if is_image_task else normalization,
             ids=sequences.ids,
             labels=np.asarray(sequences.labels),
             groups=sequences.groups,
@@ -307,7 +307,7 @@ def _map_labels(sequences: Sequences, trained_task: Task) -> Sequences:
 def hash_sequences(sequences: Sequences) -> np.ndarray:
     """Hashes the values of each sequence; returns str [examples].
 
-    The hashes depend on the values, but not on their type.
+    The hashes depend on the values, but not on their dtype.
     """
     digests = []
     for values, length in zip(sequences.inputs, sequences.lengths, strict=True):
@@ -320,7 +320,8 @@ def hash_sequences(sequences: Sequences) -> np.ndarray:
 def _warn_of_splits(
     sequences: Sequences, splits: Mapping[str, np.ndarray], digests: np.ndarray
 ) -> None:
-    classes, labels = np.array(sequences.classes), np.asarray(sequences.labels)
+    classes = np.array(sequences.classes)
+    labels = np.asarray(sequences.labels)
     for name in ("train", "validation"):
         split_labels = labels[splits[name]]
         missing_classes = np.delete(classes, split_labels)
@@ -340,14 +341,13 @@ def _warn_of_splits(
             if count:
                 warn_about_data(
                     f"{count:,} of {len(split_keys):,} {name} sequences {relation} in "
-                    "another split, so the accuracy on new sequences may be lower; "
-                    "keep identical sequences, and the sequences of a group, in one "
-                    "split"
+                    "another split, so the accuracy on new sequences may be lower than "
+                    "reported; keep identical sequences, and the sequences of a group, "
+                    "in one split"
                 )
             earlier_keys = np.concatenate([earlier_keys, split_keys])
 
 
-# Warns about constants and features without training values.
 def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     if moments.is_constant.all():
         warn_about_data(
@@ -358,7 +358,7 @@ def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
     if is_empty.any():
         names = ", ".join(np.array(sequences.feature_names)[is_empty])
         warn_about_data(
-            "features that have no values in the training sequences: "
+            "these features have no values in the training sequences: "
             f"{names[:200]}; exclude them with data.features"
         )
 
@@ -368,7 +368,8 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
         field = {"label": "labels"}.get(role, role)
         if getattr(sequences, field, ()) is None:
             raise UserError(
-                f"data.columns: {role}={name}: the column is missing; fix or remove it"
+                f"data.columns: contains {role}={name}, but this column is missing; "
+                "correct or remove this entry"
             )
 
 
@@ -382,7 +383,7 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
     arrays = (sequences.labels, lengths, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
     digest = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
-    # This type preserves the precision of the stored values.
+    # This dtype preserves the precision of the stored values.
     dtype = np.result_type(sequences.inputs.dtype, np.float32)
     for block, mask, values in sequences.read_blocks(np.arange(len(lengths))):
         rows = values.astype(dtype)
@@ -402,10 +403,11 @@ def check_and_hash_values(sequences: Sequences, normalization: Normalization) ->
 
 
 def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:
-    """Copies features in the order of `features`; if it is empty, keeps all.
+    """Returns sequences with the given features, in the given order.
 
-    Features with custom names are selected by name. Features with default names are
-    identified by position, so the number of features must match.
+    If `features` is empty, all features are kept. Features with custom names are
+    selected by name. Features with default names are identified by position, so the
+    number of features must match.
     """
     names = sequences.feature_names
     if not features or tuple(features) == names:

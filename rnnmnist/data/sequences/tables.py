@@ -27,8 +27,8 @@ INDEX_NAME = r"(__index_level_\d+__|Unnamed: \d+)?"
 # The roles of columns. All other columns are features.
 COLUMNS = ("sequence", "time", "label", "split", "groups")
 
-# Types of times, in order of preference. Integers come before floats, because floats
-# would lose digits.
+# Arrow types of times, in order of preference. Integers come before floats, because a
+# conversion to float would lose digits.
 TIME_TYPES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 
 ALLOWED_NUMBERS = (
@@ -149,7 +149,8 @@ class _Column(NamedTuple):
     def encode(self) -> tuple[np.ndarray, list[str]]:
         """Encodes the column as indices, int32 [rows], into a list of distinct strings.
 
-        Floats must have integer values; a merge in pandas converts integers to floats.
+        Floats with integer values are allowed, because merging tables in pandas can
+        convert integers to floats.
         """
         values = self.values
         if pa.types.is_floating(values.type):

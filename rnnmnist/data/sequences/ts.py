@@ -1,7 +1,8 @@
 """Reads .ts files from the UEA and UCR archives.
 
-The file starts with a header of `@` tags. Each following line is one case: dimensions
-separated by colons, each a list of values separated by commas. The label comes last.
+The file starts with a header of `@` tags. Each following line is one case. It contains
+the dimensions and the label, separated by colons; the values of a dimension are
+separated by commas.
 
 References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
@@ -65,7 +66,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
     """Reads the header; returns the classes, which are empty if there are no labels.
 
-    All other tags are redundant: the cases contain the same information.
+    All other tags are ignored, because the cases contain the same information.
     """
     classes: list[str] = []
     for _, text in lines:

@@ -301,13 +301,13 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inputs": INPUTS * 1j}, "inputs: has the type 'complex64'"),
+        ({"inputs": INPUTS * 1j}, "inputs: has the dtype complex64"),
         ({"inputs": [[1, 2], [3]]}, "inputs: .*ValueError: setting an array element"),
         ({"inputs": [[], [], []], "lengths": None}, r"^inputs: .*\(3, 0\)"),
         ({"inputs": np.zeros(3)}, r"inputs: must have the shape .*, not \(3,\)"),
         ({"labels": LABELS[:2]}, r"labels: must have the shape \(3,\), .* \(2,\)"),
-        ({"labels": [0, 1, np.nan]}, "labels: has the type 'float64'; .*missing"),
-        ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "type 'object'; "),
+        ({"labels": [0, 1, np.nan]}, "labels: has the dtype float64; .*missing"),
+        ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "dtype object; "),
         (
             {"labels": np.ma.masked_equal([0, 1, 0], 1)},
             "labels: contains masked values",
@@ -500,7 +500,7 @@ def test_a_setting_that_names_an_absent_column_is_refused(tmp_path: Path) -> Non
             name="files", path=str(path), features=features, columns="groups=animal"
         )
         with pytest.raises(
-            UserError, match="groups=animal: the column is missing; fix or"
+            UserError, match="groups=animal, but this column is missing; correct or"
         ):
             datasets.load(Config(data=settings))
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
