@@ -225,7 +225,7 @@ def methods() -> str:
         loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
         numbers = f"{loss:.3f} {of_correct:.3f} {of_wrong:.2f} {error:.1f}"
         lines.append([method, *numbers.split()])
-    losses = ("log loss", "if correct", "if wrong")
+    losses = ("log loss", "log loss if correct", "log loss if wrong")
     header = ("calibration", *losses, "calibration error, points")
     return page_tables.table(header, lines)
 
