@@ -141,7 +141,7 @@ class Model(Network):
             RunError: if logits are not finite.
         """
         if every_step:
-            self.check_streams()
+            self.check_can_stream()
         model_inputs = self._read(inputs, lengths)
         probabilities = self.probabilities(model_inputs, every_step=every_step)
         if every_step and model_inputs.lengths is not None:

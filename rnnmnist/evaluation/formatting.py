@@ -1,4 +1,4 @@
-"""Formats metrics as text: percentages with confidence intervals."""
+"""Formats metrics as text: accuracies with confidence intervals, and losses."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ def format_mean_and_std(mean: float, std: float) -> str:
 def format_probability(probability: float) -> str:
     """Formats a probability as a percentage.
 
-    Probabilities above 0.9999 become `> 99.99 %`, and below 0.0001 `< 0.01 %`.
+    Probabilities above 0.9999 become `> 99.99 %`. Probabilities between 0 and 0.0001
+    become `< 0.01 %`.
     """
     if probability > 0.9999:
         return "> 99.99 %"
@@ -43,7 +44,7 @@ def format_split(split: str) -> str:
 
 
 def format_counts(metrics: EnsembleMetrics) -> str:
-    """Formats each member's number of correct predictions: `95, 97 of 100`."""
+    """Formats the number of correct predictions per member: `95, 97 of 100`."""
     counts = ", ".join(f"{member.correct:,}" for member in metrics.members)
     return f"{counts} of {metrics.examples:,}"
 
@@ -52,9 +53,9 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
     """Formats an accuracy with its counts and 95 % confidence interval.
 
     For a single network, the interval accounts for the sampling of examples. For
-    several seeds, it is the confidence interval for the mean over seeds. If there are
-    groups, a caveat about the interval is added. If the classes are unbalanced, the
-    balanced accuracy is added.
+    several seeds, the interval is for the mean accuracy over seeds. If the examples
+    have groups, a caveat about the interval is added. If the classes are unbalanced,
+    the balanced accuracy is added.
     """
     counts = format_counts(metrics)
     groups = format_groups(metrics)
@@ -79,8 +80,8 @@ def format_groups(metrics: EnsembleMetrics) -> str:
     """Formats a caveat about the interval for grouped sequences.
 
     For a single network, the interval is computed as if the sequences in a group were
-    independent. For several seeds, it does not account for the sampling of sequences.
-    Returns "" if there are no groups.
+    independent. For several seeds, the interval does not account for the sampling of
+    sequences. Returns "" if the examples have no groups.
     """
     if metrics.groups is None:
         return ""
@@ -100,10 +101,10 @@ def format_validation(metrics: StepMetrics) -> str:
 
 
 def format_result(result: Result) -> str:
-    """Formats the accuracies in a result.
+    """Formats all accuracies in a result.
 
-    If available, the ensemble's accuracy, the accuracy on the first 128 examples, and
-    the number of examples that occur in the training data are added.
+    The accuracy of the ensemble, the accuracy on the first 128 examples, and the number
+    of examples that also occur in the training data are added if they are available.
     """
     text = format_accuracy(result)
     if result.ensemble is not None:
@@ -119,7 +120,7 @@ def format_result(result: Result) -> str:
 def format_training_overlap(result: Result) -> str:
     """Formats how many evaluated examples occur in the training data.
 
-    Returns "" if there are none or the number is unknown.
+    Returns "" if the number is 0 or unknown.
     """
     if not result.examples_seen_in_training:
         return ""
@@ -130,7 +131,7 @@ def format_training_overlap(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss, or, for several seeds, the mean loss and ensemble loss.
+    """Formats the loss; for several seeds, the mean loss and the ensemble's loss.
 
     If the temperature was fitted on the evaluated examples, a note explains that the
     loss is slightly optimistic.
@@ -140,7 +141,7 @@ def format_loss(result: Result) -> str:
         note = " (slightly optimistic: the temperature was fitted on this split)"
     if result.ensemble is None:
         return f"loss {result.loss:.4f}{note}"
-    # Only the ensemble loss is calibrated.
+    # Only the ensemble's loss uses the fitted temperature.
     return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
 
 

@@ -1,4 +1,4 @@
-"""Reads and checks the inputs that a user passes to a trained network."""
+"""Reads and validates the inputs that a user passes to a trained network."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from rnnmnist.errors import UserError, format_value
 def read_inputs(
     task: Task, data: DataConfig, inputs: ArrayLike | None, **arrays: ArrayLike | None
 ) -> Sequences:
-    """Reads images or sequences, and checks their shape and features.
+    """Reads images or sequences, and validates their shape and features.
 
     Args:
         task: the task of the network.
         data: data settings of the run.
-        inputs: see `Model.classify`. None raises an error.
-        **arrays: other arrays, as in `rnnmnist.fit`.
+        inputs: as in `Model.classify`. None is invalid.
+        **arrays: `labels`, `lengths` and `groups`, as in `rnnmnist.fit`.
     """
     array_like: Any = inputs
     if task.image_shape is None:
@@ -47,7 +47,7 @@ def read_inputs(
 
 
 def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
-    """Converts images or sequences to `Inputs`, and checks the values of sequences."""
+    """Converts images or sequences to `Inputs`, and validates sequence values."""
     if task.image_shape is not None:
         return Inputs(sequences.inputs)
     from rnnmnist.data.sequences.reading import check_and_hash_values  # imports pyarrow
@@ -60,9 +60,9 @@ def to_inputs(sequences: Sequences, task: Task, data: DataConfig) -> Inputs:
 def read_features(
     task: Task, normalization: Normalization, features: ArrayLike
 ) -> np.ndarray:
-    """Checks the values of one time step, and returns them as float64 [features].
+    """Validates the features of one time step, and returns float64 [features].
 
-    The values are not normalized.
+    The returned features are not normalized.
     """
     array = validate_array("features", features, "biuf", task.features)
     values = array.astype(np.float64)

@@ -5,9 +5,9 @@ The table has one row per ensemble member and training example:
     sequence,group,seed,label,predicted,logit rest,logit walk
     recording 1,subject 7,0,walk,rest,0.41,-0.41
 
-The last columns contain the logits of a head that was fitted without the example, or
-without its group. Examples are sorted by group. If there are no groups, the column
-`group` is omitted.
+The last columns contain the logits of a head that was fitted without the example or, if
+there are groups, without the example's group. For each seed, examples are sorted by
+group. If there are no groups, the column `group` is omitted.
 """
 
 import csv
@@ -27,7 +27,7 @@ def format_table(
 
     Args:
         seeds: seeds of the ensemble members.
-        task: contains the class names.
+        task: the task, which contains the class names.
         train: training examples, sorted by group.
         logits: float64 [ensemble, examples, classes].
     """
@@ -35,7 +35,7 @@ def format_table(
     group_column = [] if groups is None else ["group"]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    # The prefix "logit" avoids clashes between class names and other columns.
+    # The prefix "logit" prevents clashes between class names and other columns.
     columns = ["sequence", *group_column, "seed", "label", "predicted"]
     writer.writerow([*columns, *(f"logit {name}" for name in classes)])
     for seed, member_logits in zip(seeds, logits, strict=True):

@@ -26,9 +26,9 @@ def compute_ensemble_metrics(
         logits: uncalibrated logits.
         labels: int [examples].
         first_seed: seed of the first member. The seeds of the members are consecutive.
-        temperature: temperature of a single network, or of the ensemble. Members of an
-            ensemble are not calibrated.
-        num_groups: number of groups; None if the examples are not grouped.
+        temperature: temperature of a single network, or of the ensemble. Metrics of
+            ensemble members use temperature 1.
+        num_groups: number of groups; None if the examples have no groups.
     """
     logits = logits.astype(np.float64)
     calibrated_logits = combine_members(logits) / temperature
@@ -48,15 +48,15 @@ def compute_metrics(
     logits: np.ndarray, labels: np.ndarray, seed: int | None = None
 ) -> Metrics:
     """Computes metrics from finite logits [examples, classes]."""
-    examples, classes = logits.shape
-    confusion = np.zeros((classes, classes), int)
+    num_examples, num_classes = logits.shape
+    confusion = np.zeros((num_classes, num_classes), int)
     np.add.at(confusion, (labels, logits.argmax(axis=-1)), 1)
-    log_likelihoods = log_softmax(logits)[np.arange(examples), labels]
+    log_likelihoods = log_softmax(logits)[np.arange(num_examples), labels]
     totals = confusion.sum(axis=1)
     recalls = np.diagonal(confusion)[totals > 0] / totals[totals > 0]
     return Metrics(
         seed=seed,
-        examples=examples,
+        examples=num_examples,
         correct=int(np.trace(confusion)),
         loss=-float(log_likelihoods.mean()),
         confusion=tuple(map(tuple, confusion.tolist())),
@@ -67,7 +67,7 @@ def compute_metrics(
 def evaluate_logits(
     network: Network, task: Task, split: str, examples: Examples, logits: np.ndarray
 ) -> Result:
-    """Computes the result for a split from logits [ensemble, examples, classes]."""
+    """Computes the result on a split from logits [ensemble, examples, classes]."""
     metrics = compute_ensemble_metrics(
         logits,
         examples.labels,
@@ -90,7 +90,7 @@ def evaluate_logits(
     # For random filters, the temperature is fitted to leave-one-out predictions.
     calibrated_on_split = split.startswith("leave_one")
     if split == "validation" and not network.config.model.is_closed_form:
-        # A checkpoint saved after a signal, between validations, has no metrics.
+        # A checkpoint that a signal caused between validations has no metrics.
         is_fitted = network.validation_metrics is not None and network.temperature != 1
         calibrated_on_split = is_fitted and len(examples) >= MIN_VALIDATION_EXAMPLES
     accuracy_by_group = None

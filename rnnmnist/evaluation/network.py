@@ -1,4 +1,4 @@
-"""Trained networks, restored from checkpoints: predictions and streaming."""
+"""Trained networks, restored from checkpoints, and their predictions."""
 
 import functools
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class StreamState(NamedTuple):
 
     Attributes:
         carry: carry of the recurrent layers, with a leading ensemble axis.
-        last: inputs of the previous time step, float32 [features]; 0 before the first
-            time step. If `data.missing` is `forward_fill`, missing values at the next
-            time step are replaced with these inputs.
+        previous: network inputs at the previous time step, float32 [features]; 0 before
+            the first time step. If `data.missing` is `forward_fill`, they replace
+            missing values at the next time step.
     """
 
     carry: Carry
-    last: np.ndarray
+    previous: np.ndarray
 
 
 class Network:
@@ -68,8 +68,8 @@ class Network:
     ) -> None:
         """Restores the selected checkpoint.
 
-        Custom code is imported only if it is specified in `settings`, never because it
-        is specified in the checkpoint.
+        User-defined code is imported only if it is specified in `settings`. Code that
+        only the checkpoint specifies is not imported.
         """
         self.record = record
         self.selector = selector
@@ -85,7 +85,7 @@ class Network:
         self.config = _resolve_config(header.config, settings, record.workdir)
         # In the configuration, paths are absolute and functions are imported.
         self.settings = {name: self.config.flat()[name] for name in settings}
-        if settings != self.settings:  # a function was just imported
+        if settings != self.settings:  # the caller specified functions or paths
             warn_about_changed_files(header, self.config)
         self.params: Params = record.read_params(replace(header, config=self.config))
 
@@ -111,13 +111,13 @@ class Network:
 
     @property
     def pixel_order(self) -> np.ndarray | None:
-        """Pixel indices at each time step, [time, features]; None for sequences."""
+        """Pixel indices of each time step, [time, features]; None for sequences."""
         shape = self.task.image_shape
         if shape is None:
             return None
         return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
 
-    def check_streams(self) -> None:
+    def check_can_stream(self) -> None:
         """Raises a `UserError` if the network can only classify whole sequences."""
         model = self.config.model
         if model.reads_whole_sequences:
@@ -179,7 +179,7 @@ class Network:
         return softmax(combine_members(logits) / self.temperature)
 
     def calibrated_logits(self, inputs: Inputs) -> np.ndarray:
-        """Computes logits whose softmax is the calibrated probabilities.
+        """Computes the logarithms of the calibrated probabilities, up to a constant.
 
         Members of an ensemble are combined. Returns float64 [examples, classes].
         """
@@ -188,15 +188,15 @@ class Network:
 
     @jax_defaults()
     def start(self) -> StreamState:
-        """Returns the initial state for `step`, before the first time step."""
-        self.check_streams()
+        """Returns the initial state of a stream, for the first call of `step`."""
+        self.check_can_stream()
         # Flax does not annotate the return type of `apply`.
         initialize: Any = functools.partial(self.model.apply, method="initialize_carry")
         carries = jax.vmap(initialize, in_axes=(0, None))(
             {"params": self.device_params}, 1
         )
-        # The carry is sharded like the outputs of `_read_time_step`, so that all time
-        # steps use the same compiled program.
+        # The initial carry has the same sharding as the carry that `_read_time_step`
+        # returns, so that all time steps use the same compiled program.
         carry = jax.device_put(carries, replicated_sharding(self.mesh))
         return StreamState(carry, np.zeros(self.model.input_shape[1], np.float32))
 
@@ -204,10 +204,10 @@ class Network:
     def step(
         self, state: StreamState, features: ArrayLike
     ) -> tuple[StreamState, NDArray[np.float32]]:
-        """Reads one more time step of a sequence, in constant time and memory.
+        """Reads the next time step of a sequence, in constant time and memory.
 
         Args:
-            state: state from `start`, or from `step` for the previous time step.
+            state: state that `start`, or `step` for the previous time step, returned.
             features: float [features], values of one time step. For images, pixel
                 values from 0 to 1 in the order of `data.view`.
 
@@ -216,15 +216,15 @@ class Network:
             [classes].
 
         Raises:
-            UserError: if the features are not numbers or have a wrong shape, a value is
-                missing and the run does not fill missing values, or a value is far
-                outside the range of the training data.
+            UserError: if the features are not numbers or have the wrong shape, if a
+                value is missing and the run does not fill missing values, or if a value
+                is far outside the range of the training data.
             RunError: if a logit is not finite.
         """
         values = read_features(self.task, self.normalization, features)
         current = self.normalization.standardize(values[None, None])[0, 0]
         # Forward fill copies missing values from the previous time step.
-        two_time_steps = np.stack([state.last, current])
+        two_time_steps = np.stack([state.previous, current])
         inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
         carry, logits = _read_time_step(
             self.device_params, state.carry, inputs[None], model=self.model
@@ -239,10 +239,11 @@ class Network:
 def _resolve_config(
     config: RunConfig, settings: Mapping[str, object], workdir: Path | None
 ) -> RunConfig:
-    """Resolves the data path and the custom functions in a checkpoint's configuration.
+    """Resolves the data path and the user-defined code in a checkpoint's configuration.
 
-    Arrays passed to `fit` are stored in the workdir. `settings` contains new paths of
-    other files that have moved, and the custom cell or network.
+    Arrays that were passed to `fit` are in the workdir. For other data, which may have
+    moved, the caller can specify new paths in `settings`. The caller must specify a
+    user-defined cell or network in `settings`.
     """
     saved_config = config
     if is_user_defined("data.path", config.data.path):
@@ -262,8 +263,8 @@ def _resolve_config(
         ):
             raise UserError(
                 f"{name}: {workdir or 'the network'} uses a user-defined {kind}, whose "
-                f"code runs only if you specify it; if you trust it, set {name} (in "
-                f"Python, {kind}) to {escape_unprintable(old)}"
+                f"code runs only if you specify it; if you trust this code, set {name} "
+                f"(in Python, {kind}) to {escape_unprintable(old)}"
             )
         if spec_without_path(old) != spec_without_path(new):
             raise UserError(

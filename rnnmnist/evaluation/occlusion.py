@@ -7,14 +7,14 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import log_softmax
 
-MAX_WINDOWS = 28  # per sequence, equal to the number of rows in an image
+MAX_WINDOWS = 28  # per sequence; the number of rows in an MNIST image
 
 
 def occlude(network: Network, inputs: Inputs) -> np.ndarray:
     """Computes the attributions that `Model.occlusion` returns, float32 [n, time].
 
-    Occluded values are 0: the training mean of normalized sequences, or the background
-    of images.
+    Occluded values are set to 0, which is the training mean of normalized sequences and
+    the background of images.
     """
     values = network.view(inputs.take(slice(None)))
     time_steps = values.shape[1]

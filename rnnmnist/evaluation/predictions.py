@@ -27,18 +27,17 @@ from rnnmnist.runtime.mesh import (
 )
 
 MIN_PADDED_TIME_STEPS = 64
-# Upper limit on the hidden states of a batch over all time steps. A batch contains at
-# least one example. The limit applies only to random filters, which have thousands of
-# hidden units.
+# The maximum size of a batch's hidden states at all time steps, in bytes. A batch
+# always contains at least one example. The maximum applies only to random filters,
+# because they have thousands of hidden units.
 MAX_EVERY_STEP_BYTES = 1 << 28
 
 
 def nonfinite_logits_error(subject: str) -> RunError:
     """Returns the error for infinite or NaN logits."""
     return RunError(
-        f"the network has no prediction for {subject} because the logits are not "
-        "finite; check for very large input values, or train with a lower "
-        "train.learning_rate"
+        f"the network cannot classify {subject} because the logits are not finite; "
+        "look for very large input values, or train with a lower train.learning_rate"
     )
 
 
@@ -54,23 +53,26 @@ def predict_logits(
 ) -> np.ndarray:
     """Computes logits for all examples, on every process.
 
-    The logits are float32 [ensemble, examples, classes] after the last time step. If
-    `every_step` is True, they are [ensemble, examples, time, classes]. The batch size
-    per device does not affect the number of correct predictions, and affects the loss
-    only through rounding.
+    The batch size per device does not affect the number of correct predictions, and
+    affects the loss only through rounding.
+
+    Returns:
+        Logits after the last time step, float32 [ensemble, examples, classes]. If
+        `every_step` is True, logits after every time step, [ensemble, examples, time,
+        classes].
 
     Raises:
-        RunError: if a logit is not finite. The message contains the first affected
+        RunError: if a logit is not finite. The message names the first affected
             example.
     """
-    logits = compute_outputs(model, params, inputs, view, mesh, every_step=every_step)
+    logits = apply_in_batches(model, params, inputs, view, mesh, every_step=every_step)
     if every_step and inputs.are_sequences:
         logits = logits[:, :, : inputs.time_steps]  # remove padding
     check_finite(logits, inputs)
     return logits
 
 
-def compute_outputs(
+def apply_in_batches(
     model: Classifier,
     params: Params,
     inputs: Inputs,
@@ -80,16 +82,19 @@ def compute_outputs(
     every_step: bool = False,
     method: Literal["compute_hidden"] | None = None,
 ) -> np.ndarray:
-    """Computes the outputs of the head, or its inputs if `method` is `compute_hidden`.
+    """Applies a network to any number of examples, one batch after another.
 
-    Returns float32 [ensemble, examples, ...]. Batches are computed one after another;
-    each batch is sharded over the mesh axis `batch`.
+    Each batch is sharded over the mesh axis `batch`. Compiling a program for a new
+    batch shape takes seconds, and the number and length of inputs vary between calls.
+    Inputs are therefore padded to one of a few shapes, which `choose_time_steps` and
+    `choose_batch_size` determine.
 
-    Compiling a program for a new batch shape takes seconds. Since the number and length
-    of inputs vary between calls, inputs are padded to a small set of shapes
-    (`choose_time_steps` and `choose_batch_size`).
+    Returns:
+        The logits or, if `method` is `compute_hidden`, the inputs of the head, float32
+        [ensemble, examples, ...]. If `every_step` is True, padded time steps are
+        included.
     """
-    time_steps = inputs.time_steps  # rows of images
+    time_steps = inputs.time_steps  # for images, the number of rows
     lengths = None
     if inputs.are_sequences:
         lengths = find_lengths(inputs, time_steps)
@@ -120,7 +125,7 @@ def compute_outputs(
             method=method,
         )
         outputs.append(batch_outputs)
-        # Copy the previous outputs to the host while the devices compute these.
+        # Copy the outputs of the previous batch to the host during this batch.
         outputs[-2:-1] = jax.device_get(outputs[-2:-1])
     return np.concatenate(jax.device_get(outputs), axis=1)[:, : len(inputs)]
 
@@ -129,38 +134,37 @@ def choose_batch_size(
     num_inputs: int,
     time_steps: int,
     model: Classifier,
-    shards: int,
+    num_shards: int,
     *,
     every_step: bool,
 ) -> int:
-    """Returns the number of examples per batch.
+    """Returns the total batch size over all devices.
 
-    The batch size per device is 1, a quarter of `eval_batch_size`, or the full
-    `eval_batch_size`.
+    The batch size per device is 1, a quarter of the maximum, or the maximum, which is
+    `eval_batch_size` unless the hidden states would exceed `MAX_EVERY_STEP_BYTES`.
     """
     max_batch_size = model.execution.eval_batch_size
     if every_step and model.config.is_closed_form:
-        # Filters have thousands of hidden units.
         state_bytes = 4 * (THRESHOLDS + 1) * model.config.hidden_size
         sequence_bytes = state_bytes * max(time_steps, model.input_shape[0])
         max_batch_size = max(
             1, min(max_batch_size, MAX_EVERY_STEP_BYTES // sequence_bytes)
         )
-    num_examples = math.ceil(num_inputs / shards)  # per device
+    inputs_per_device = math.ceil(num_inputs / num_shards)
     small_batch_size = max(1, max_batch_size // 4)
-    if num_examples == 1:
-        return shards
-    if num_examples <= 2 * small_batch_size:  # faster than one large batch
-        return shards * small_batch_size
-    return shards * max_batch_size
+    if inputs_per_device == 1:
+        return num_shards
+    if inputs_per_device <= 2 * small_batch_size:  # faster than one large batch
+        return num_shards * small_batch_size
+    return num_shards * max_batch_size
 
 
 def choose_time_steps(max_length: int, max_training_length: int) -> int:
     """Returns the padded length of sequences with at most `max_length` time steps.
 
     The padded length is the next power of two, at least 64, so that few programs are
-    compiled. If the length of the longest training sequence is smaller and sufficient,
-    it is used instead.
+    compiled. If no sequence is longer than the longest training sequence, the padded
+    length is at most `max_training_length`.
     """
     length = max(MIN_PADDED_TIME_STEPS, 1 << (max_length - 1).bit_length())
     if max_length <= max_training_length:
@@ -181,7 +185,7 @@ def find_lengths(inputs: Inputs, time_steps: int) -> np.ndarray:
 def check_finite(logits: np.ndarray, inputs: Inputs) -> None:
     """Raises a `RunError` if a logit outside the padding is not finite.
 
-    Logits are [ensemble, examples, classes] or [ensemble, examples, time, classes].
+    `logits` is [ensemble, examples, classes] or [ensemble, examples, time, classes].
     """
     is_finite = np.isfinite(logits).all(axis=-1)
     if is_finite.ndim == 3:
@@ -209,10 +213,21 @@ def predict_batch(
 ) -> jax.Array:
     """Computes the outputs for one batch in a compiled program.
 
-    The batch consists of values from `Inputs.take`, [batch, ...], and lengths, int32
-    [batch], which are None for images. Members are sharded over the mesh axis
-    `ensemble`, and the batch over the mesh axis `batch`. The outputs, float32
-    [ensemble, batch, ...], are replicated.
+    Members are sharded over the mesh axis `ensemble`, and examples over the mesh axis
+    `batch`.
+
+    Args:
+        params: the parameters of all members.
+        values: the result of `Inputs.take`, [batch, ...].
+        lengths: int32 [batch]; None for images.
+        model: the Flax module.
+        view: the transform that converts images to sequences.
+        mesh: the device mesh.
+        every_step: whether to compute outputs after every time step.
+        method: the method of `model` to apply; None means `__call__`.
+
+    Returns:
+        The outputs, float32 [ensemble, batch, ...], replicated over all devices.
     """
 
     def predict_shard(
@@ -244,10 +259,10 @@ def predict_batch(
 
 
 def decision_times(predicted: np.ndarray) -> np.ndarray:
-    """Returns the time step, counted from 1, after which a prediction is final.
+    """Returns the time step after which each prediction no longer changes.
 
     `predicted` contains the predicted class after each time step, int [examples, time].
-    Returns int [examples].
+    Returns int [examples], counted from 1.
     """
     is_final = predicted[:, ::-1] == predicted[:, -1:]
     return predicted.shape[1] - np.cumprod(is_final, axis=1).sum(axis=1) + 1

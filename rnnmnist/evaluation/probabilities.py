@@ -28,7 +28,7 @@ Logits = TypeVar("Logits", np.ndarray, "jax.Array")
 
 TEMPERATURE_RANGE = (1e-4, 1e3)  # search range of `fit_temperature`
 BISECTIONS = 50  # on a logarithmic scale
-# Enough for four significant digits. Validation must be fast.
+# Four significant digits are enough for validation, which must be fast.
 VALIDATION_BISECTIONS = 20
 
 # The probability for which `smoothing_temperature` inverts label smoothing exactly.
@@ -38,8 +38,8 @@ REFERENCE_P = 0.95
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Computes the softmax over the last axis."""
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def log_softmax(logits: Logits) -> Logits:
@@ -68,18 +68,19 @@ def combine_members(logits: Logits) -> Logits:
     return log_sums - math.log(len(logits))
 
 
-def smoothing_temperature(label_smoothing: float, classes: int) -> float:
-    """Returns a temperature that inverts label smoothing; 1 if there is none.
+def smoothing_temperature(label_smoothing: float, num_classes: int) -> float:
+    """Returns a temperature that inverts label smoothing; 1 without label smoothing.
 
     A network that has learned smoothed targets predicts (1 - label_smoothing) * p +
-    label_smoothing / classes instead of p. If all other classes are equally likely, a
-    temperature can undo this exactly for a single p, which is `REFERENCE_P`.
+    label_smoothing / num_classes instead of p. If all other classes are equally likely,
+    a temperature can invert the smoothing exactly for one value of p. This value is
+    `REFERENCE_P`.
     """
-    smoothed_p = (1 - label_smoothing) * REFERENCE_P + label_smoothing / classes
+    smoothed_p = (1 - label_smoothing) * REFERENCE_P + label_smoothing / num_classes
 
     def logit_gap(probability: float) -> float:
         """Returns the logit of the predicted class minus the logit of another class."""
-        return math.log(probability * (classes - 1) / (1 - probability))
+        return math.log(probability * (num_classes - 1) / (1 - probability))
 
     return logit_gap(smoothed_p) / logit_gap(REFERENCE_P)
 
@@ -103,35 +104,35 @@ def fit_temperature(
     logits: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray,
-    bisections: int = BISECTIONS,
+    num_bisections: int = BISECTIONS,
 ) -> float:
     """Fits the temperature that minimizes the cross-entropy.
 
     If all predictions are correct, the cross-entropy with targets 0 and 1 has no
     minimum: it decreases as the temperature approaches 0. The target of the true class
-    is therefore 1 - 1 / (n + 2), as suggested by Platt. Here, n is the sum of the
+    is therefore 1 - 1 / (n + 2), as suggested by Platt, where n is the sum of the
     weights.
 
     Args:
         logits: float [examples, classes], held-out or leave-one-out.
         labels: int [examples].
         weights: float [examples].
-        bisections: number of bisections of the temperature range.
+        num_bisections: number of bisections of `TEMPERATURE_RANGE`.
     """
-    classes = logits.shape[1]
+    num_classes = logits.shape[1]
     smoothing = 1 / (weights.sum() + 2)
-    targets = np.full(logits.shape, smoothing / (classes - 1))
+    targets = np.full(logits.shape, smoothing / (num_classes - 1))
     targets[np.arange(len(labels)), labels] = 1 - smoothing
 
-    def slope(inverse: float) -> float:
+    def slope(inverse_temperature: float) -> float:
         """Returns d(cross-entropy) / d(inverse temperature)."""
-        probabilities = softmax(inverse * logits)
+        probabilities = softmax(inverse_temperature * logits)
         errors = ((probabilities - targets) * logits).sum(axis=1)
         return float(weights @ errors)
 
     # The cross-entropy is convex in the inverse temperature.
     low, high = -np.log(TEMPERATURE_RANGE)[::-1]
-    for _ in range(bisections):
+    for _ in range(num_bisections):
         middle = (low + high) / 2
         if slope(np.exp(middle).item()) < 0:
             low = middle

@@ -20,8 +20,8 @@ def load_split(
     Args:
         network: the network.
         split: name of the split. None means `Task.evaluated_split`.
-        dataset: the data set. None means the data set that the caller specified when
-            loading the network or, if there is none, the data of the run.
+        dataset: data set. None means the data set with which the network was loaded or,
+            if there is none, the data of the run.
 
     Returns:
         The task, the name of the split, and its examples.
@@ -42,7 +42,7 @@ def load_split(
 def _load_dataset(network: Network) -> Dataset:
     config = network.config.data
     if config.name != "files" and config.path is not None:
-        raise UserError(f"data.path: not used for {config.name}; remove it")
+        raise UserError(f"data.path: must not be set for {config.name}; remove it")
     if config.name == "files" and config.path is None:
         raise MissingDataError(
             f"data.path: {network.workdir or 'the network'} does not contain the "
@@ -68,20 +68,20 @@ def _load_dataset(network: Network) -> Dataset:
 def load_evaluated(
     network: Network, split: str | None = None, dataset: Dataset | None = None
 ) -> tuple[Task, str, Examples, np.ndarray | None]:
-    """Loads the examples to evaluate, and leave-one-out logits if available.
+    """Loads the examples to evaluate, and their leave-one-out logits if available.
 
     Leave-one-out logits are used if `split` is None and the head was fitted in closed
     form to all labelled examples. In this case, the examples are the training examples,
     sorted by group.
 
     Returns:
-        The task, the name of the split, its examples, and the leave-one-out logits;
+        The task, the name of the split, its examples, and the leave-one-out logits, or
         None if the logits must be computed.
     """
     task, name, examples = load_split(network, split, dataset)
     metrics = network.validation_metrics
     is_training_split = split is None and name == "train"
-    # Without a validation split, only fits in closed form have validation metrics.
+    # Without a validation split, only closed-form fits have validation metrics.
     if metrics is None or not is_training_split or task.sha256 != network.task.sha256:
         return task, name, examples, None
     state = network.record.read_state()

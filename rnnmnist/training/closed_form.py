@@ -18,7 +18,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.errors import warn_about_data
-from rnnmnist.evaluation.predictions import check_finite, compute_outputs
+from rnnmnist.evaluation.predictions import apply_in_batches, check_finite
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.cells import FILTERS
 from rnnmnist.models.classifier import Classifier
@@ -112,7 +112,7 @@ def fit_member(
 
     # Compute the hidden states on the devices.
     ensemble = jax.tree.map(lambda leaf: leaf[None], params)
-    states = compute_outputs(
+    states = apply_in_batches(
         program.model, ensemble, train, view, program.mesh, method="compute_hidden"
     )
     check_finite(states, train)

@@ -94,7 +94,7 @@ def test_without_enough_validation_examples_the_temperature_follows_from_smoothi
     split = np.where(SPLIT == "validation", "test", SPLIT)
     split[np.flatnonzero(SPLIT == "validation")[:49]] = "validation"
     workdir = fit(tmp_path / "run", split=split, label_smoothing=label_smoothing)
-    expected = smoothing_temperature(label_smoothing, classes=3)
+    expected = smoothing_temperature(label_smoothing, num_classes=3)
     assert (expected == 1) == (label_smoothing == 0)
     assert Record(workdir).select("best").temperature == expected
     assert trainer.result(workdir)["temperature"] == expected
