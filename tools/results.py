@@ -37,7 +37,7 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 from rnnmnist.runtime.machine import describe_processor
 
 RUNS = REPOSITORY / "checkpoints" / "results"
@@ -310,7 +310,7 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each image row."""
     run = Network(Record(workdir), "best")
     _, _, examples = load_split(run)
-    network = run.on(make_device_mesh("cpu"))
+    network = run.on(make_single_device_mesh("cpu"))
     predicted = network.probabilities(examples, every_step=True).argmax(axis=-1)
     is_correct = predicted == examples.labels[:, None]
     return {

@@ -36,7 +36,7 @@ from rnnmnist.models.classifier import SequenceClassifier
 from rnnmnist.models.parameters import Params
 from rnnmnist.reporting import plots
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
 
@@ -121,7 +121,7 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
 def measure_gradients(workdir: Path) -> dict[str, Any]:
     """Measures the gradients of a run before and after training."""
     run = Network(Record(workdir), "best")
-    network = run.on(make_device_mesh())
+    network = run.on(make_single_device_mesh())
     config, model = run.config, network.model
     assert isinstance(model, SequenceClassifier)
     examples = datasets.load(config).splits["validation"]

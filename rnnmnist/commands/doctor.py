@@ -43,7 +43,7 @@ def check_run(args: argparse.Namespace) -> None:
     from rnnmnist.runs.records import Record
     from rnnmnist.runtime import machine
     from rnnmnist.runtime.compilation import enable_compilation_cache
-    from rnnmnist.runtime.devices import make_device_mesh
+    from rnnmnist.runtime.devices import make_single_device_mesh
     from rnnmnist.runtime.distributed import initialize
     from rnnmnist.runtime.mesh import mesh_platform
     from rnnmnist.runtime.signals import StopFlag
@@ -58,7 +58,7 @@ def check_run(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     initialize(*args.processes)
     if args.require is not None:  # before data are downloaded
-        platform_name = mesh_platform(make_device_mesh())
+        platform_name = mesh_platform(make_single_device_mesh())
         if platform_name != args.require:
             raise RunError(
                 f"require: JAX uses {jax.device_count()} x {platform_name}, not a "

@@ -167,7 +167,10 @@ class BatchTransform(NamedTuple):
 
         if self.augment is not None:
             inputs = apply_augmentation(
-                self.augment, example_keys(Stream.AUGMENTATION), inputs, batch.lengths
+                self.augment,
+                example_keys(Stream.CUSTOM_AUGMENTATION),
+                inputs,
+                batch.lengths,
             )
         keys = example_keys(Stream.DROPOUT) if self.needs_keys else None
         return batch._replace(inputs=inputs, keys=keys)
@@ -195,7 +198,7 @@ def batch_indices(
 
     def update_indices(seed: jax.Array, step: jax.Array) -> jax.Array:
         positions = step * batch_size + jnp.arange(batch_size)
-        return epoch_order(stream_key(seed, Stream.ORDER), positions, num_examples)
+        return epoch_order(stream_key(seed, Stream.SHUFFLE), positions, num_examples)
 
     member_indices = jax.vmap(update_indices, (None, 0))
     ensemble_indices = jax.vmap(member_indices, (0, None))

@@ -26,7 +26,7 @@ from rnnmnist.models.recurrent_layer import Carry
 from rnnmnist.runs.checkpoint_files import warn_about_changed_files
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import ARRAYS_FOLDER
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import mesh_platform, put_global, replicated_sharding
 
@@ -138,7 +138,7 @@ class Network:
     @functools.cached_property
     def mesh(self) -> Mesh:
         """Device mesh for predictions; by default, a single device."""
-        return make_device_mesh()
+        return make_single_device_mesh()
 
     @functools.cached_property
     def model(self) -> Classifier:

@@ -30,7 +30,7 @@ from rnnmnist.exporting.comparison import (
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.writing import write_atomically, write_json
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 from rnnmnist.runtime.machine import installed_versions
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +60,9 @@ def write_exports(
     task, split, examples = _load_examples(network)
     # The network reads the examples in their stored dtype, as in `evaluate`. An export
     # reads them in the format that its users pass.
-    expected_logits = network.on(make_device_mesh("cpu")).calibrated_logits(examples)
+    expected_logits = network.on(make_single_device_mesh("cpu")).calibrated_logits(
+        examples
+    )
     inputs = exported_inputs(network, examples)
     is_closed_form = network.config.model.is_closed_form
     tie_tolerance = FILTER_TIE_TOLERANCE if is_closed_form else TIE_TOLERANCE

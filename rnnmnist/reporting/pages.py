@@ -22,7 +22,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime import machine
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 
 MAX_ERRORS = 16  # misclassified examples that are drawn
 MAX_CONFUSIONS = 10  # pairs of a true class and a predicted class
@@ -55,7 +55,7 @@ def write_report(network: Network, folder: Path) -> Report:
     pictures: dict[str, bytes] = {}
     cpu_network = None  # leave-one-out predictions come from other networks
     if logits is None:
-        cpu_network = network.on(make_device_mesh("cpu"))
+        cpu_network = network.on(make_single_device_mesh("cpu"))
         if network.config.model.reads_whole_sequences:
             logits = cpu_network.logits(examples)
         else:

@@ -41,7 +41,7 @@ from rnnmnist.runs.workdir import (
     remove_unfinished,
 )
 from rnnmnist.runs.writing import write_atomically, write_json
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 from rnnmnist.runtime.distributed import is_process_0, wait_for_process_0
 from rnnmnist.runtime.mesh import abstract_ensemble
 
@@ -135,7 +135,7 @@ class Record:
 
             # If JAX has not initialized its devices, orbax would initialize a single
             # CPU device. Split the CPU first, because a training run can follow.
-            make_device_mesh()
+            make_single_device_mesh()
             # The shapes of the parameters are the same on all platforms.
             execution = Execution.create(header.config, "cpu")
             model = make_model(header.config.model, header.task, execution)

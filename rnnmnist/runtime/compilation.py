@@ -1,4 +1,4 @@
-"""The compilation cache, and the measurement of compilation time."""
+"""Enables JAX's persistent compilation cache, and measures compilation time."""
 
 import collections
 import logging
@@ -18,13 +18,14 @@ _compile_seconds: dict[int, float] = collections.defaultdict(float)  # per threa
 
 
 def enable_compilation_cache() -> None:
-    """Enables JAX's compilation cache, by default in the user's cache folder.
+    """Enables JAX's persistent compilation cache.
 
     If `JAX_COMPILATION_CACHE_DIR` or the JAX configuration already specifies a folder,
-    that folder is used. If the user has disabled the cache, it stays disabled. If the
-    folder is not writable, a warning is logged and the cache is disabled.
+    JAX uses that folder; otherwise, it uses a folder in the user's cache folder. If the
+    user has disabled the cache, the cache stays disabled. If the folder is not
+    writable, a warning is logged and the cache is disabled.
     """
-    config: Any = jax.config  # some versions do not declare its attributes
+    config: Any = jax.config  # some JAX versions do not declare its options
     if not config.jax_enable_compilation_cache:
         return
     folder = config.jax_compilation_cache_dir
@@ -44,18 +45,21 @@ def enable_compilation_cache() -> None:
 
 
 def use_cpu() -> None:
-    """Selects the CPU, for short tasks while a training run uses the accelerator."""
+    """Selects JAX's CPU backend, and enables the compilation cache.
+
+    For short commands, which may run while a training run uses the accelerator.
+    """
     jax.config.update("jax_platforms", "cpu")
     enable_compilation_cache()
 
 
 def compile_seconds() -> float:
-    """Returns the total compilation time of this thread, in seconds."""
+    """Returns the total compilation time in this thread, in seconds."""
     return _compile_seconds[threading.get_ident()]
 
 
 def seconds_without_compilation() -> float:
-    """Returns a monotonic time in seconds, excluding compilation in this thread."""
+    """Returns the monotonic clock minus this thread's compilation time, in seconds."""
     return time.monotonic() - compile_seconds()
 
 

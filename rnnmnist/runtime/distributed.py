@@ -1,4 +1,4 @@
-"""Runs with several processes, one per host or GPU, based on `jax.distributed`.
+"""Multi-process runs (one process per host or GPU), using `jax.distributed`.
 
 A process that fails exits immediately. It does not call `jax.distributed.shutdown`,
 which would wait for the other processes. If process 0 fails, the other processes exit
@@ -37,7 +37,7 @@ JOIN_TIMEOUT_SECONDS = 300  # JAX's default
 HEARTBEAT_TIMEOUT_SECONDS = 30
 BROADCAST_TIMEOUT_MS = 2_000_000_000  # more than three weeks
 
-_message_numbers = itertools.count()
+_broadcast_ids = itertools.count()
 
 
 def initialize(
@@ -46,11 +46,11 @@ def initialize(
     """Joins the other processes of the run, if there are any.
 
     The arguments are passed to `jax.distributed.initialize`. If all arguments are None,
-    JAX detects whether the process was started by a cluster launcher. Only entry points
-    call this function, before JAX initializes its devices. From then on, only process 0
+    JAX detects whether a cluster launcher started the process. Only entry points call
+    this function, before JAX initializes its backends. Afterwards, only process 0
     prints.
     """
-    # A single SLURM task is not a cluster. If several such tasks ran in one job, they
+    # Do not treat a single-task Slurm step as a cluster: several such steps in one job
     # would use the same port.
     is_single = num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
     if is_single and coordinator_address is None:
@@ -61,16 +61,16 @@ def initialize(
     except TimeoutError:
         raise RunError(
             f"num_processes: not all processes joined within {JOIN_TIMEOUT_SECONDS} s; "
-            "start all processes with the same flags"
+            "start all processes with the same coordinator_address and num_processes"
         ) from None
-    except Exception as error:  # cluster detection raises many types
+    except Exception as error:  # cluster detection raises many exception types
         arguments = (coordinator_address, num_processes, process_id)
-        # If JAX has detected a cluster, it has set the number of processes.
+        # If JAX detects a cluster, it sets the number of processes before it fails.
         if arguments == (None, None, None) and process_count() == 1:
             if str(error) != NO_CLUSTER:
                 _logger.warning(
                     "JAX cannot detect whether this run has other processes "
-                    f"({summarize_error(error)}), so it continues with a single "
+                    f"({summarize_error(error)}), so the run continues as a single "
                     "process; to skip the detection, pass --num_processes=1"
                 )
             return
@@ -92,9 +92,10 @@ def _join(
     """Calls `jax.distributed.initialize` with a timeout.
 
     Raises:
-        TimeoutError: after `JOIN_TIMEOUT_SECONDS`. After JAX's own timeout, which is
-            longer, the process would abort.
-        OSError: in process 0, if the port is in use. JAX would crash instead.
+        TimeoutError: after `JOIN_TIMEOUT_SECONDS`. JAX's own timeout is set to a longer
+            time, because it aborts the process.
+        OSError: in process 0, if the port is in use. Without this error, JAX would
+            crash.
     """
     if address is not None and process_id == 0:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
@@ -119,13 +120,14 @@ def broadcast(function: Callable[[], T]) -> T:
     """Calls `function` in process 0, and returns its result in all processes.
 
     The result must be representable as JSON. All processes must make the same sequence
-    of calls. They wait for a key in the key-value store of `jax.distributed`, which
-    does not need devices and does not time out after a few minutes.
+    of calls. The other processes wait for a key in the key-value store of
+    `jax.distributed`. Unlike a collective operation, waiting for a key does not need
+    devices, and does not time out after a few minutes.
     """
     if process_count() == 1:
         return function()
     client = distributed_state().client
-    key = f"rnnmnist/{next(_message_numbers)}"
+    key = f"rnnmnist/{next(_broadcast_ids)}"
     if is_process_0():
         client.key_value_set(key, json.dumps(function()))
 
@@ -142,14 +144,14 @@ def wait_for_process_0() -> None:
 
 
 def _call_in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
-    """Runs a blocking call in a thread, so that Python can handle signals meanwhile."""
+    """Runs a blocking call in a thread, so that the main thread can handle signals."""
     return ThreadPoolExecutor(1).submit(function).result(timeout)
 
 
 def max_over_processes(number: int) -> int:
     """Returns the maximum of a number over all processes.
 
-    This is a collective operation on the devices. It fails if a process has ended.
+    This is a collective operation on the devices. It fails if a process has exited.
     """
     with jax.transfer_guard("allow"):
         return int(multihost_utils.process_allgather(np.int32(number)).max())

@@ -1,8 +1,8 @@
-"""The JAX settings that this package uses, independent of the user's settings.
+"""Runs this package's code with JAX's default settings, whatever the user has set.
 
-A user's process can enable double precision, disable compilation, change the generation
-of random bits, guard transfers or set a mesh. Without this module, programs would then
-fail, or produce different results for the same configuration.
+The user's process can enable double precision, disable compilation, change how random
+bits are generated, guard transfers or set a mesh. Under such settings, this package's
+programs would fail, or produce different results for the same configuration.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from jax.sharding import Mesh
 
 from rnnmnist.errors import UserError
 
-# These packages log to absl in normal use: orbax logs each stage of a save, optax logs
-# that a schedule has no warm-up, and TFDS logs that a data set is not prepared. Real
-# problems raise errors.
+# These packages log to absl even if nothing is wrong: Orbax logs each stage of a save,
+# Optax logs that a schedule has no warmup, and TFDS logs that a data set is not
+# prepared. If something is wrong, they raise errors.
 SILENT_PACKAGES = ("/orbax/", "/optax/", "/tensorflow_datasets/")
 NO_MESH = Mesh(np.empty((), object), ())
 
 # JAX 0.8 moved `enable_x64` from `jax.experimental` to `jax`.
 _x64_module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-_process_id: int | None = None  # the process that first used this package's JAX code
+_process_id: int | None = None  # process that first used JAX in this package
 
 
 @contextlib.contextmanager
@@ -70,9 +70,9 @@ def suppress_library_logs() -> Iterator[None]:
 
 
 def reject_fork() -> None:
-    """Raises an error in a forked process, which lacks the threads of JAX and orbax.
+    """Raises a `UserError` in a process that was forked after this package used JAX.
 
-    Without these threads, a forked process would hang.
+    A forked process lacks the threads of JAX and Orbax, so it would hang.
     """
     global _process_id
     if _process_id is None:
@@ -81,14 +81,14 @@ def reject_fork() -> None:
         raise UserError(
             f"process {os.getpid()} was forked from process {_process_id}, which had "
             "trained or loaded a network; load networks after the fork (gunicorn "
-            'without --preload), or start processes with the method "spawn"'
+            'without --preload), or use the multiprocessing start method "spawn"'
         )
 
 
 def double_precision() -> contextlib.AbstractContextManager[None]:
     """Returns a context manager that enables float64 in this thread.
 
-    Use it inside `jax_defaults`, for single operations while a program is traced.
+    Use it inside `jax_defaults`, for individual operations of a traced program.
     Convert the results to float32 inside the `with` block.
     """
     context: contextlib.AbstractContextManager[None] = _x64_module.enable_x64(True)

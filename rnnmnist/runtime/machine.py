@@ -1,4 +1,4 @@
-"""Cores, memory and library versions of this machine.
+"""Describes this machine: cores, memory and library versions.
 
 This module does not import `jax`.
 """
@@ -28,14 +28,14 @@ def usable_cores() -> int:
     """Returns the number of cores that this process is allowed to use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS reports only the total
+    return os.cpu_count() or 1  # macOS has no CPU affinity
 
 
 def describe_processor() -> str:
-    """Describes the usable cores, the processor's name and its vector instructions.
+    """Describes the processor: usable cores, model name and vector instructions.
 
     The vector instructions distinguish generations of virtual processors, which often
-    have the same name.
+    have the same model name.
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
@@ -56,11 +56,12 @@ class Memory(NamedTuple):
 
 
 def main_memory() -> Memory:
-    """Returns the memory of this machine or, if it is lower, of its container.
+    """Returns the total and the available memory of this machine.
 
-    In a container, the available memory is the memory limit minus the memory that this
-    process uses. The reported usage of the container is not subtracted, because it
-    includes the page cache, which the kernel can drop.
+    In a container with a memory limit, the total is at most the limit, and the
+    available memory is at most the limit minus the memory that this process uses. The
+    container's reported usage is not subtracted, because it includes the page cache,
+    which the kernel can drop.
     """
     host = psutil.virtual_memory()
     limit = CGROUP / "memory.max"
@@ -72,7 +73,7 @@ def main_memory() -> Memory:
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and of all `LIBRARIES`, by name."""
+    """Returns the versions of Python and all `LIBRARIES`, by name."""
     versions = {name: metadata.version(name) for name in LIBRARIES}
     versions["python"] = platform.python_version()
     return dict(sorted(versions.items()))

@@ -1,4 +1,4 @@
-"""The axes of the device mesh, and functions that map over the ensemble axis.
+"""The axes and shardings of the device mesh, and functions over the ensemble axis.
 
 On devices and in checkpoints, the parameters and the optimizer state have a leading
 ensemble axis, whose length is 1 for a single seed. Result files and exports omit the
@@ -16,19 +16,19 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 T = TypeVar("T")
 
-# The names of the mesh axes: ensemble members, and shards of each member's batch.
+# Mesh axes: `ensemble` shards the members, and `batch` shards each member's batch.
 ENSEMBLE = "ensemble"
 BATCH = "batch"
 ENSEMBLE_SPEC = jax.P(ENSEMBLE)  # partitions the leading ensemble axis
 
 
 def ensemble_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that splits the leading ensemble axis over the mesh."""
+    """Returns the sharding that partitions the leading ensemble axis over the mesh."""
     return NamedSharding(mesh, ENSEMBLE_SPEC)
 
 
 def mesh_platform(mesh: Mesh) -> str:
-    """Returns the platform of a mesh, which can consist of abstract devices."""
+    """Returns the platform of the devices of a mesh."""
     return str(mesh.devices.flat[0].platform)
 
 
@@ -45,8 +45,8 @@ def local_sharding() -> Sharding:
 def put_global(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
     """Places an array on devices, including devices of other processes.
 
-    All processes must pass the same array. Each process copies the shards for its own
-    devices.
+    All processes must pass the same array. Each process copies only the shards of its
+    own devices.
     """
     host_array = np.asarray(array)
     with jax.transfer_guard_host_to_device("allow"):  # the copy is intended
@@ -65,8 +65,8 @@ def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T
     """Maps a function of one member's pytrees over the ensemble axis.
 
     If `vectorize` is True, `jax.vmap` computes all members together. Otherwise,
-    `jax.lax.map` computes the members sequentially. A single network is computed
-    without either transformation, which is faster.
+    `jax.lax.map` computes the members sequentially. For a single member, the function
+    is called without `jax.vmap` or `jax.lax.map`, which is faster.
     """
 
     def map_trees(*trees: Any) -> T:  # pytrees of arrays
@@ -85,11 +85,11 @@ def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T
 
 
 def split_ensemble(tree: T) -> list[T]:
-    """Returns the tree of each member, without the ensemble axis."""
+    """Splits a tree into one tree per member, without the ensemble axis."""
     size = len(jax.tree.leaves(tree)[0])
     return [jax.tree.map(operator.itemgetter(i), tree) for i in range(size)]
 
 
 def abstract_ensemble(tree: T, num_seeds: int) -> T:
-    """Adds an ensemble axis to the shapes of one network's arrays."""
+    """Adds an ensemble axis to the abstract arrays of one network."""
     return jax.tree.map(lambda leaf: leaf.update(shape=(num_seeds, *leaf.shape)), tree)

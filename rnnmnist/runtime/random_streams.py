@@ -1,7 +1,7 @@
-"""Random keys: each use of a seed has an independent stream of random bits.
+"""Derives independent random keys from a seed, one for each use of the seed.
 
-Random bits depend only on the seed, not on JAX settings in the user's process. Keys
-specify their generator and contain the seed unchanged, whereas `jax.random.key` would
+Random bits depend only on the seed, not on JAX settings in the user's process. Keys fix
+their PRNG implementation and contain the seed unchanged, whereas `jax.random.key` would
 add `jax_random_seed_offset`.
 """
 
@@ -10,28 +10,28 @@ import enum
 import jax
 import jax.numpy as jnp
 
-# With other generators, the bits of vmapped keys depend on the batch size.
-GENERATOR = "threefry2x32"
+# With other PRNG implementations, the bits of vmapped keys depend on the batch size.
+PRNG_IMPL = "threefry2x32"
 
 
 class Stream(enum.IntEnum):
-    """The independent uses of a seed. Changing a number would change all results."""
+    """The uses of a seed. Changing a number would change all results."""
 
-    WEIGHTS = 0
-    ORDER = 1
+    PARAMS = 0
+    SHUFFLE = 1
     IMAGE_AUGMENTATION = 2
     FILTERS = 3
     DROPOUT = 4
-    AUGMENTATION = 5
+    CUSTOM_AUGMENTATION = 5
 
 
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:
     """Returns the key for a uint32 seed."""
     low_word = jnp.asarray(seed, jnp.uint32)
     words = jnp.stack([jnp.zeros_like(low_word), low_word])  # upper 32 bits first
-    return jax.random.wrap_key_data(words, impl=GENERATOR)
+    return jax.random.wrap_key_data(words, impl=PRNG_IMPL)
 
 
 def stream_key(seed: jax.typing.ArrayLike, stream: Stream) -> jax.Array:
-    """Returns the key for one stream of a seed."""
+    """Returns the key for one use of a seed."""
     return jax.random.fold_in(make_key(seed), stream)

@@ -1,8 +1,8 @@
 """Handles signals that stop commands and training runs.
 
 Python calls signal handlers in the main thread, between two Python instructions. While
-the main thread runs compiled code, for example the XLA compiler, handlers are delayed
-until that code returns.
+the main thread runs native code, for example the XLA compiler, handlers wait until that
+code returns.
 
 This module does not import `jax`.
 """
@@ -20,9 +20,9 @@ Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class StopFlag:
-    """The number of the signal that stops the run; 0 until a signal arrives."""
+    """Holds the number of the signal that stops the run."""
 
-    signal_number: int = 0
+    signal_number: int = 0  # 0 until a signal arrives
 
 
 def exit_on_signals() -> None:
@@ -57,8 +57,9 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     """Sets a flag on the first SIGINT in the `with` block, for Python functions.
 
     If the flag is set when the block ends, `KeyboardInterrupt` is raised. If the block
-    raises a `StoppedError`, the `KeyboardInterrupt` has its message. A second SIGINT
-    raises `KeyboardInterrupt` immediately. Signals are handled only in the main thread.
+    raises a `StoppedError`, the `KeyboardInterrupt` has the same message. A second
+    SIGINT raises `KeyboardInterrupt` immediately. Signals are handled only in the main
+    thread.
     """
     try:
         with _flag_on_first([signal.SIGINT], signal.default_int_handler) as flag:

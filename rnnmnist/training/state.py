@@ -139,7 +139,7 @@ def init_state(
     """
 
     def init_member(seed: jax.Array) -> tuple[Params, optax.OptState]:
-        key = stream_key(seed, Stream.WEIGHTS)
+        key = stream_key(seed, Stream.PARAMS)
         params = init_params(program.model, key, delta_std)
         # XLA rounds random numbers differently in vectors and in small matrices. With
         # the barrier, initial weights are bitwise equal to published initial weights.

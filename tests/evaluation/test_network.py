@@ -20,7 +20,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 
 IMAGES = random_examples(7).stored
 
@@ -123,7 +123,7 @@ def test_a_result_identifies_the_permutation(tmp_path: Path) -> None:
     task = image_task(config.data)
     run = Network(Record(save_network(tmp_path / "run", config, task)), "best")
     examples = random_examples(3)
-    logits = run.on(make_device_mesh()).logits(examples)
+    logits = run.on(make_single_device_mesh()).logits(examples)
     result = evaluate_logits(run, task, "validation", examples, logits)
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
 

@@ -25,7 +25,7 @@ from rnnmnist.exporting import onnx_model
 from rnnmnist.exporting.comparison import count_differences, exported_inputs
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 
 
 def config_of(data: dict[str, Any], cell: str, **model: Any) -> Config:
@@ -118,7 +118,7 @@ def test_an_export_predicts_as_its_network(
 ) -> None:
     features = 1 if "one feature" in name else 3
     run = save(tmp_path, NETWORKS[name], data_dir, features)
-    network = run.on(make_device_mesh("cpu"))
+    network = run.on(make_single_device_mesh("cpu"))
     _, _, examples = load_split(run)
     inputs = exported_inputs(run, examples)
     logits = network.calibrated_logits(examples)

@@ -19,7 +19,7 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import UNFINISHED_FOLDER, list_steps
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 
 pytestmark = pytest.mark.slow
 
@@ -123,7 +123,7 @@ def test_evaluation_during_training_has_no_side_effects(new_run: Run) -> None:
                     assert "run the command again" in str(error)
                     continue
                 task, split, examples = load_split(run, "validation")
-                logits = run.on(make_device_mesh()).logits(examples)
+                logits = run.on(make_single_device_mesh()).logits(examples)
                 result = evaluate_logits(run, task, split, examples, logits)
                 run.record.save_result(result)
             steps.append(run.checkpoint_step)

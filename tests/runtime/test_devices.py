@@ -47,7 +47,7 @@ def test_the_ensemble_is_sharded_before_the_batch(
 def test_an_impossible_number_of_devices_is_refused(
     batch_size: int, num_devices: int
 ) -> None:
-    with pytest.raises(UserError, match=rf"^execution.num_devices: .* {num_devices}$"):
+    with pytest.raises(UserError, match=f"^execution.num_devices: is {num_devices}, "):
         make_mesh(batch_size, num_devices, 1)
 
 
@@ -56,7 +56,7 @@ def test_processes_with_different_numbers_of_devices_are_refused(
 ) -> None:
     monkeypatch.setattr(devices, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda index: [index])
-    with pytest.raises(UserError, match="num_processes=2 "):
+    with pytest.raises(UserError, match="num_processes=2, "):
         make_mesh(49, None, 1)
     assert devices._mesh_shape(12, 1, 7, None) == (1, 6)
     assert devices._mesh_shape(9, 2, 5, None) == (2, 1)

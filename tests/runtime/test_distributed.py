@@ -221,4 +221,4 @@ def test_a_run_continues_alone_if_no_cluster_is_detected(
     )
     distributed.initialize(None, None, None)
     (warning,) = caplog.messages
-    assert "(ValueError: no metadata), so it continues with a single" in warning
+    assert "(ValueError: no metadata), so the run continues as a single" in warning

@@ -15,7 +15,7 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import smoothing_temperature
 from rnnmnist.runs import logs
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 
 # Noisy sequences, of which few are for training, so that networks learn them by heart.
 LABELS = np.arange(390) % 3
@@ -48,7 +48,7 @@ def test_the_temperature_has_the_least_validation_loss(run_of_one_seed: Path) ->
     workdir = run_of_one_seed
     model = rnnmnist.load(workdir)
     run = Network(Record(workdir), "best")
-    network = run.on(make_device_mesh())
+    network = run.on(make_single_device_mesh())
     assert model.temperature == Record(workdir).select("best").temperature > 1.1
 
     def loss(split: str, temperature: float) -> float:

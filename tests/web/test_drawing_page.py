@@ -25,7 +25,7 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.model import load
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_device_mesh
+from rnnmnist.runtime.devices import make_single_device_mesh
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
 
@@ -76,8 +76,8 @@ def test_half_precision_changes_no_prediction() -> None:
     images, _ = image_datasets.embedded_images()["test"]
     for workdir in REFERENCE_WORKDIRS:
         run = Network(Record(REPOSITORY / workdir), "best")
-        network = run.on(make_device_mesh())
-        rounded = run.on(make_device_mesh())
+        network = run.on(make_single_device_mesh())
+        rounded = run.on(make_single_device_mesh())
         rounded.params = as_float16(network.params)
         expected, found = (
             one.logits(Inputs(images)).argmax(-1) for one in (network, rounded)
@@ -171,7 +171,7 @@ class TestInABrowser:
         run = Network(Record(REPOSITORY / REFERENCE_WORKDIRS[network]), "best")
         (params,) = split_ensemble(run.params)
         expected = np.asarray(
-            run.on(make_device_mesh()).model.apply(
+            run.on(make_single_device_mesh()).model.apply(
                 {"params": as_float16(params)}, inputs_of(images), every_step=True
             )
         )
