@@ -3,9 +3,10 @@
 Every expected error is a `UserError` or a `RunError` with a one-line message. Public
 functions document the errors that they raise. Other functions document an error only if
 a caller handles it. An `OSError` for a user's path is not caught where it occurs:
-`as_failure` converts it. Any other exception that leaves an entry point is an internal
-error, which keeps its traceback, and the exit code is 1. Problems in the data cause a
-`DataWarning`. Problems with a run or the machine cause a warning in the log.
+`to_expected_error` converts it. Any other exception that propagates out of an entry
+point is an internal error: the traceback is printed, and the exit code is 1. Problems
+in the data cause a `DataWarning`. Problems with a run or the machine are logged as
+warnings.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 # The disk is full or broken, memory has run out, or too many files are open.
-MACHINE_ERRORS = (
+RESOURCE_ERRNOS = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -31,19 +32,19 @@ MACHINE_ERRORS = (
 )
 
 
-class Failure(Exception):  # noqa: N818
+class ExpectedError(Exception):
     """An expected error: a `UserError` or a `RunError`."""
 
     exit_code: int
 
 
-class RunError(Failure, RuntimeError):
-    """The work failed, for example because the disk is full. Exit code 1."""
+class RunError(ExpectedError, RuntimeError):
+    """A failure that is not the user's mistake, such as a full disk. Exit code 1."""
 
     exit_code = 1
 
 
-class UserError(Failure, ValueError):
+class UserError(ExpectedError, ValueError):
     """The user made a mistake or must do something first. Exit code 2.
 
     The one-line message starts with the setting or argument, such as `data.path` or
@@ -62,7 +63,7 @@ class DataWarning(UserWarning):
 
 
 class StoppedError(RunError):
-    """A signal stopped a run, which was saved first. Exit code 128 + signal number."""
+    """A signal stopped a run. Exit code 128 + signal number."""
 
     # `pickle` calls this with the message only, and then restores the exit code.
     def __init__(self, message: str, signal_number: int = 0) -> None:
@@ -75,33 +76,33 @@ def warn_about_data(message: str) -> None:
     warnings.warn(message, DataWarning, stacklevel=2)
 
 
-def as_failure(error: BaseException) -> Failure | None:
+def to_expected_error(error: BaseException) -> ExpectedError | None:
     """Converts an `OSError` to an expected error that contains the path and reason.
 
-    Returns a `RunError` for `MACHINE_ERRORS`, a `UserError` for other errors with a
+    Returns a `RunError` for `RESOURCE_ERRNOS`, a `UserError` for other errors with a
     path, and None for any other exception. An expected error is returned unchanged.
     """
-    if isinstance(error, Failure):
+    if isinstance(error, ExpectedError):
         return error
     if not isinstance(error, OSError):
         return None
     path = error.filename
     reason = error.strerror or str(error)
-    if error.errno in MACHINE_ERRORS:
+    if error.errno in RESOURCE_ERRNOS:
         return RunError(f"{path}: {reason}" if path else reason)
     return UserError(f"{path}: {reason}") if path else None
 
 
 @contextlib.contextmanager
-def errors_as_failures() -> Iterator[None]:
-    """Applies `as_failure` to errors in the block, for functions that users call."""
+def convert_errors() -> Iterator[None]:
+    """Converts errors in the block with `to_expected_error`, for public functions."""
     try:
         yield
     except Exception as error:
-        failure = as_failure(error)
-        if failure is None or failure is error:
+        expected = to_expected_error(error)
+        if expected is None or expected is error:
             raise
-        raise failure from error
+        raise expected from error
 
 
 @contextlib.contextmanager
@@ -123,7 +124,7 @@ def set_missing_filename(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prefix_errors(
-    subject: str | Path, remedy: str = "", kind: type[Failure] = UserError
+    subject: str | Path, remedy: str = "", kind: type[ExpectedError] = UserError
 ) -> Iterator[None]:
     """Prefixes this package's error messages with the name of a file or an array.
 
@@ -132,11 +133,13 @@ def prefix_errors(
     """
     try:
         yield
-    except Failure as error:
+    except ExpectedError as error:
         error.args = (f"{subject}: {error}",)
         raise
-    except Exception as error:  # NumPy, zipfile, pyarrow and TFDS raise many types
-        if not remedy or as_failure(error):
+    except (
+        Exception
+    ) as error:  # NumPy, zipfile, pyarrow and TFDS raise many exception types
+        if not remedy or to_expected_error(error):
             raise
         message = f"{subject}: cannot be read ({summarize_error(error)}); {remedy}"
         raise kind(message) from error

@@ -13,7 +13,7 @@ from rnnmnist.config.schema import IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find_setting
 from rnnmnist.data.datasets import DataSource, open_data_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.errors import errors_as_failures, warn_about_data
+from rnnmnist.errors import convert_errors, warn_about_data
 from rnnmnist.model import Model
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
@@ -31,7 +31,7 @@ FIT_SETTINGS = {
 }
 
 
-@errors_as_failures()
+@convert_errors()
 def train(
     config: str | Path | Config = "embedded",
     *,
@@ -74,7 +74,7 @@ def train(
     )
 
 
-@errors_as_failures()
+@convert_errors()
 def fit(
     inputs: ArrayLike,
     labels: ArrayLike | None = None,

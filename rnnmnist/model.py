@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnnmnist.config.files import REFERENCE_WORKDIRS, parse_folder, resolve_workdir
 from rnnmnist.config.resolving import functions_to_specs
 from rnnmnist.data.examples import Inputs, padding_mask
-from rnnmnist.errors import UserError, errors_as_failures, prefix_errors
+from rnnmnist.errors import UserError, convert_errors, prefix_errors
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.runs.checkpoint_files import replace_functions
@@ -62,7 +62,7 @@ class Model(Network):
         functions = functions_to_specs(self.config).model.user_functions
         return Model, (record, self.selector, {**self.settings, **functions})
 
-    @errors_as_failures()
+    @convert_errors()
     def save(self, folder: str | Path) -> None:
         """Saves the network to a folder that `rnnmnist.load` and all commands accept.
 
@@ -83,7 +83,7 @@ class Model(Network):
         header = self.record.headers[self.checkpoint_step]
         save_network(parse_folder(folder, "folder"), header, self.params)
 
-    @errors_as_failures()
+    @convert_errors()
     def predict(self, image: str | Path | bytes | np.ndarray) -> "Prediction":
         """Preprocesses and classifies one image.
 
@@ -178,7 +178,7 @@ class Model(Network):
 
         return occlude(self, self._read(inputs, lengths))
 
-    @errors_as_failures()
+    @convert_errors()
     def evaluate(
         self,
         split: Literal["train", "validation", "test"] | None = None,
@@ -233,14 +233,14 @@ class Model(Network):
         task, name, examples, logits = load_evaluated(self, split, dataset)
         if logits is None:  # otherwise leave-one-out logits
             config = self.config
-            mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
+            mesh = make_mesh(config.sharded_batch_size, None, config.num_seeds)
             logits = self.on(mesh).logits(examples)
         result = evaluate_logits(self, task, name, examples, logits)
         if dataset is None:
             self.record.save_result(result)
         return result
 
-    @errors_as_failures()
+    @convert_errors()
     def export(
         self,
         format: Literal["onnx", "stablehlo", "all"],
@@ -275,7 +275,7 @@ class Model(Network):
 
         return dict(write_exports(self, format, output, force=force))
 
-    @errors_as_failures()
+    @convert_errors()
     def report(self, folder: str | Path | None = None) -> "Report":
         """Writes a report: a page of plots.
 
@@ -301,7 +301,7 @@ class Model(Network):
         return write_report(self, self.workdir / "report")
 
 
-@errors_as_failures()
+@convert_errors()
 def load(
     workdir: str | Path = REFERENCE_WORKDIRS[0],
     step: str | int = "best",

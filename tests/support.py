@@ -35,7 +35,7 @@ from rnnmnist.data.batches import Batch, BatchTransform, Chunk
 from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_datasets import image_task
 from rnnmnist.data.placement import BatchSource, open_batches
-from rnnmnist.errors import Failure, as_failure
+from rnnmnist.errors import ExpectedError, to_expected_error
 from rnnmnist.models.classifier import SequenceClassifier, make_model
 from rnnmnist.models.parameters import Params, abstract_params
 from rnnmnist.runs import checkpoints
@@ -318,8 +318,8 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     except SystemExit as ended:  # by `predict`, after errors of files
         assert isinstance(ended.code, int)
         code = ended.code
-    except (Failure, OSError) as error:
-        found = as_failure(error)
+    except (ExpectedError, OSError) as error:
+        found = to_expected_error(error)
         if found is None:
             raise
         print(f"error: {command_line.format_error(found)}", file=errors)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from rnnmnist.errors import (
-    Failure,
+    ExpectedError,
     RunError,
     StoppedError,
     UserError,
-    as_failure,
     set_missing_filename,
+    to_expected_error,
 )
 
 
@@ -26,9 +26,9 @@ from rnnmnist.errors import (
     ],
 )
 def test_an_expected_error_has_a_one_line_message(
-    error: Exception, kind: type[Failure], message: str
+    error: Exception, kind: type[ExpectedError], message: str
 ) -> None:
-    failure = as_failure(error)
+    failure = to_expected_error(error)
     assert type(failure) is kind
     assert str(failure) == message
 
@@ -50,11 +50,11 @@ def test_an_error_can_be_pickled(error: Exception) -> None:
     ],
 )
 def test_an_internal_error_keeps_its_traceback(error: Exception) -> None:
-    assert as_failure(error) is None
+    assert to_expected_error(error) is None
 
 
 def test_a_path_is_added_to_an_error_without_a_path(tmp_path: Path) -> None:
     for filename, path in ((None, tmp_path), ("/other", "/other")):
         with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
             raise OSError(errno.EINVAL, "invalid", filename)
-        assert str(as_failure(error.value)) == f"{path}: invalid"
+        assert str(to_expected_error(error.value)) == f"{path}: invalid"

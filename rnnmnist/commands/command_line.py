@@ -203,7 +203,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader has exited, for example in `| head`
         os._exit(1)
     except Exception as error:
-        failure = errors.as_failure(error)
+        failure = errors.to_expected_error(error)
         if failure is None:  # an internal error
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
         errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)

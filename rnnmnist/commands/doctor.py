@@ -14,7 +14,7 @@ import platform
 import time
 
 from rnnmnist.commands import command_line
-from rnnmnist.errors import RunError, as_failure, summarize_error
+from rnnmnist.errors import RunError, summarize_error, to_expected_error
 
 STEPS = 2
 
@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
     try:
         check_run(args)
     except Exception as error:  # incompatible libraries and drivers raise many types
-        reason = command_line.format_error(as_failure(error) or summarize_error(error))
+        reason = command_line.format_error(
+            to_expected_error(error) or summarize_error(error)
+        )
         raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 

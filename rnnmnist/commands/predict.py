@@ -27,9 +27,9 @@ from rnnmnist.commands.command_line import Parser, open_model
 from rnnmnist.config.files import REFERENCE_WORKDIRS
 from rnnmnist.config.settings import expand_path
 from rnnmnist.errors import (
-    Failure,
+    ExpectedError,
     UserError,
-    errors_as_failures,
+    convert_errors,
     escape_unprintable,
     prefix_errors,
 )
@@ -95,9 +95,9 @@ def predict_files(model: "Model", names: list[str], *, as_json: bool) -> int:
     exit_code = 0
     for name in names:
         try:
-            with errors_as_failures():
+            with convert_errors():
                 predictions = list(predict(model, name))
-        except Failure as error:
+        except ExpectedError as error:
             message = escape_unprintable(str(error))
             print(f"error: {message}", file=sys.stderr, flush=True)
             exit_code = max(exit_code, error.exit_code)

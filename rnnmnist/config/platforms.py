@@ -1,4 +1,4 @@
-"""Compilation options for CPU, GPU and TPU: they affect speed, memory and rounding."""
+"""Execution options per platform: they affect speed, memory and rounding only."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ MAX_CPU_DEVICES = 8
 
 
 class Execution(NamedTuple):
-    """Options for compiling a run's programs for a platform."""
+    """The options with which a run's programs are executed on a platform."""
 
     unroll: int  # time steps per loop iteration in the scan of a cell
     precision: str  # precision of matrix products, a `jax.default_matmul_precision`
@@ -23,7 +23,7 @@ class Execution(NamedTuple):
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
-        """Returns the options for a run on a platform, which may be absent."""
+        """Returns the options for a platform, which this machine may lack."""
         execution = DEFAULTS.get(platform, GPU)  # JAX also calls GPUs cuda and rocm
         precision = config.execution.precision
         if config.model.is_closed_form:
@@ -35,13 +35,13 @@ class Execution(NamedTuple):
         return execution._replace(precision=precision)
 
 
-# Maximum number of time steps in a block of a linear recurrence on a CPU, and in an
-# iteration of the block's loop. The arrays of a block fit into the cache.
+# On a CPU, the block size of a linear recurrence and the `unroll` of the scan over a
+# block, in time steps. The arrays of a block of this size fit into the cache.
 CPU_BLOCK_TIME_STEPS = 6
 # A CPU device computes the ensemble members one after another, because a single member
-# already uses all of its cores. Its evaluation batches fit into the cache. An
-# accelerator launches every operation in a loop separately: unrolling and a parallel
-# scan reduce the number of launches.
+# already uses all of its cores. Its evaluation batches fit into the cache. A GPU
+# launches each operation in a loop as a separate kernel: unrolling and a parallel scan
+# reduce the number of launches.
 GPU = Execution(
     unroll=32,
     precision="tensorfloat32",

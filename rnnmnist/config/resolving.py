@@ -1,9 +1,9 @@
 """Resolves a user's `Config` into the complete `RunConfig` of a run.
 
 In a `Config`, None may select the default. In a `RunConfig`, these defaults have been
-filled in for the run's task, so None means that an option is off, such as early
-stopping. The settings of devices (number, precision, placement) are not resolved here
-but where they are used, so a run can continue on another machine.
+filled in for the run's task, so None means that an option, such as early stopping, is
+off. Device settings (number, precision, placement) are resolved where they are used, so
+a run can continue on another machine.
 """
 
 import math
@@ -70,7 +70,7 @@ class RunModelConfig(ModelConfig):
         if self.bidirectional:
             text += " in each direction"
         if self.window > 1:
-            text += f", windows of {self.window} time steps, {self.stride} apart"
+            text += f", windows of {self.window} time steps, stride {self.stride}"
         return f"{short_name(self.cell)} with {text}"
 
 
@@ -96,8 +96,8 @@ class RunConfig(Config):
     train: RunTrainConfig
 
     @property
-    def sharded_batch(self) -> int | None:
-        """The batch size that the devices must split evenly.
+    def sharded_batch_size(self) -> int | None:
+        """The batch size that must be divisible by the number of batch shards.
 
         None for a closed-form fit, which pads its examples to a multiple of the number
         of devices.
@@ -111,7 +111,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
     Resolving a `RunConfig` again returns an equal `RunConfig`.
 
     Raises:
-        UserError: if settings contradict each other, or do not suit the task.
+        UserError: if settings conflict with each other or with the task.
     """
     run_config = fill_defaults(config, task)
     _reject_unused_settings(config, task)
@@ -233,16 +233,17 @@ def _explicit_values(section: ConfigSection) -> dict[str, Any]:
     return {name: value for name, value in vars(section).items() if value is not None}
 
 
-def default_batch_size(sequences: int) -> int:
-    """Returns the power of two nearest to sqrt(sequences) / 2, from 16 to 128."""
-    exponent = math.ceil(math.log2(sequences) / 2 - 1.5)
+def default_batch_size(num_sequences: int) -> int:
+    """Returns the power of two nearest to sqrt(num_sequences) / 2, from 16 to 128."""
+    exponent = math.ceil(math.log2(num_sequences) / 2 - 1.5)
     return 2 ** min(max(exponent, 4), 7)
 
 
 def _reject_unused_settings(config: Config, task: Task) -> None:
     """Rejects settings that have no effect in this run.
 
-    A setting may have its default value, or the value that `fill_defaults` gives it.
+    A setting that the run does not use is accepted if it has its default value, or the
+    value that `fill_defaults` computes.
     """
     values = config.flat()
     conditions = _fulfilled_conditions(config, task)
@@ -266,7 +267,7 @@ def _reject_unused_settings(config: Config, task: Task) -> None:
 
 
 def _fulfilled_conditions(config: Config, task: Task) -> set[str]:
-    """Returns the conditions of `Setting.applies_to` that are true for a run."""
+    """Returns the conditions in `Setting.applies_to` that a run fulfils."""
     conditions = {f"data.view={config.data.view}", f"model.cell={config.model.cell}"}
     conditions.add(SEQUENCES if task.image_shape is None else IMAGES)
     if not config.model.is_closed_form:
@@ -291,8 +292,8 @@ def _reject_loss_over_time(config: RunConfig) -> None:
 def _reject_two_run_lengths(train: TrainConfig) -> None:
     if train.num_epochs is not None and train.num_steps is not None:
         raise UserError(
-            f"train.num_epochs: {train.num_epochs} and train.num_steps="
-            f"{train.num_steps} both set the length of the run; remove one"
+            f"train.num_epochs: must not be set together with train.num_steps="
+            f"{train.num_steps}; remove one"
         )
 
 

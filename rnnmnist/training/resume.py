@@ -155,7 +155,7 @@ def check_data(task: Task, header: Header, workdir: Path | None) -> None:
 def create_mesh(config: RunConfig) -> Mesh:
     """Creates the device mesh over which the batches of a run are sharded."""
     return make_mesh(
-        config.sharded_batch, config.execution.num_devices, config.num_seeds
+        config.sharded_batch_size, config.execution.num_devices, config.num_seeds
     )
 
 

@@ -27,7 +27,7 @@ from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.errors import (
     UserError,
-    errors_as_failures,
+    convert_errors,
     format_value,
     prefix_errors,
     suggest_name,
@@ -155,7 +155,7 @@ def read_memory(
         return select_features(sequences, features)
 
 
-@errors_as_failures()
+@convert_errors()
 def read_sequences(
     source: str | Path | ArrayLike,
     columns: str | Mapping[str, str] | None = None,

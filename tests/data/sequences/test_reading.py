@@ -25,7 +25,7 @@ from rnnmnist.data.sequences.checking import Sequences, check_arrays
 from rnnmnist.data.sequences.moments import compute_moments
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.tables import read_csv, read_stream
-from rnnmnist.errors import UserError, as_failure
+from rnnmnist.errors import UserError, to_expected_error
 
 NAN = float("nan")
 # Three sequences of two features, padded to the longest.
@@ -130,7 +130,7 @@ def refusal(path: Path) -> str:
     """Returns the one-line message with which a file is refused."""
     with pytest.raises((UserError, OSError)) as error:
         load(path)
-    message = str(as_failure(error.value))
+    message = str(to_expected_error(error.value))
     assert message.startswith(str(path.parent))
     assert message.isprintable()
     return message
