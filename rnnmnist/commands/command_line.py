@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].partition("=")[0]
             flags = [name for action in self._actions for name in action.option_strings]
-            remedy = errors.suggest_name(flag, flags, f"{self.prog} --help lists them")
+            remedy = errors.suggest_name(flag, flags, f"{self.prog} --help lists the flags")
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
             sys.stdout = _open_null()

@@ -1,4 +1,4 @@
-"""Trains a network, or resumes a run from its newest checkpoint.
+"""Trains a network, or resumes a run from its latest checkpoint.
 
     rnnmnist train --config=default --config.seed=1
 
@@ -19,7 +19,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Trains or resumes a run."""
+    """Starts or resumes a run."""
     args = parse(argv)
     from rnnmnist.data.datasets import open_data_source
     from rnnmnist.runtime import distributed

@@ -1,4 +1,4 @@
-"""Converts digit images to the format of MNIST, which trained networks require.
+"""Converts digit images to MNIST's format, which networks trained on MNIST expect.
 
 MNIST digits are light on a black background and antialiased. They are scaled to fit in
 a box of 20 x 20 pixels, with their aspect ratio preserved, and placed in an image of
@@ -16,7 +16,7 @@ from rnnmnist.inference.image_io import resize
 
 IMAGE_SIDE = 28  # pixels
 BOX_SIDE = 20  # pixels, bounding box of a digit
-CENTRE = 14.0  # pixels, position of the centre of mass in MNIST, to half a pixel
+CENTRE = 14.0  # pixels; an MNIST digit's centre of mass is within half a pixel of it
 OVERSAMPLING = 8  # resolution for stroke normalization, relative to MNIST
 STROKE_WIDTH_RANGE = (2.6, 3.2)  # pixels
 MIN_CONTRAST = 0.14  # between foreground and background, relative to white
@@ -40,19 +40,19 @@ def preprocess(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image, np.float32)
     if _is_preprocessed(image):
         return np.rint(255 * image).astype(np.uint8)
-    box = _crop(extract_foreground(image), MIN_FOREGROUND)
-    if box is None:
+    cropped = _crop(extract_foreground(image), MIN_FOREGROUND)
+    if cropped is None:
         return np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.uint8)
-    return centre(normalize_strokes(box))
+    return centre(normalize_strokes(cropped))
 
 
 def _is_preprocessed(image: np.ndarray) -> bool:
     """Returns True if the size, background, bounding box and centre match MNIST."""
     if image.shape != (IMAGE_SIDE, IMAGE_SIDE) or image.max() < 0.5:
         return False
-    box = _crop(image, 0)
+    cropped = _crop(image, 0)
     offset = np.abs(np.array(ndimage.center_of_mass(image)) - CENTRE).max()
-    return box is not None and max(box.shape) <= BOX_SIDE and bool(offset <= 1)
+    return cropped is not None and max(cropped.shape) <= BOX_SIDE and bool(offset <= 1)
 
 
 def _crop(pixels: np.ndarray, threshold: float) -> np.ndarray | None:
@@ -65,7 +65,7 @@ def _crop(pixels: np.ndarray, threshold: float) -> np.ndarray | None:
 
 
 def extract_foreground(image: np.ndarray) -> np.ndarray:
-    """Separates a digit from a background of any brightness, even in uneven lighting.
+    """Separates a digit from a background, including under uneven lighting.
 
     A light digit on a dark background is inverted first. The background is then
     estimated by a morphological closing, whose window is wider than the strokes of the
@@ -89,7 +89,8 @@ def extract_foreground(image: np.ndarray) -> np.ndarray:
     margin = max(1, round(CLOSING_WINDOW * max(image.shape)) // 2)
     # The padding extrapolates brightness gradients, which a closing would flatten.
     padded = np.pad(image, margin, "reflect", reflect_type="odd")
-    padded = np.minimum(padded, image.max())  # reflected strokes would be brighter
+    # Odd reflection would turn dark strokes into values above the maximum.
+    padded = np.minimum(padded, image.max())
     window = 2 * margin + 1
     background = ndimage.grey_closing(padded, (window, window))
     background = background[margin:-margin, margin:-margin]
@@ -117,8 +118,8 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     """Blurs an image in proportion to the square root of its noise level.
 
     For example, this removes the dots of a dithered image. The blur radius is
-    proportional to the size of the image, except in images smaller than 96 pixels,
-    where it is constant, because dots are not smaller in smaller images.
+    proportional to the longer side of the image, but constant if the longer side is
+    below 96 pixels, because dots are not smaller in smaller images.
     """
     side = max(image.shape)
     local_mean = ndimage.uniform_filter(image, max(1, side // 20), mode="nearest")
@@ -130,8 +131,8 @@ def _smooth(image: np.ndarray) -> np.ndarray:
 def _digit_mask(foreground: np.ndarray) -> np.ndarray:
     """Returns a mask of the connected components that belong to the digit.
 
-    Specks do not belong to the digit. Components that touch the border do not belong
-    to it either if another component is large enough to be the digit.
+    Specks do not belong to the digit. Nor do components that touch the border, if
+    another component is large enough to be the digit.
     """
     components, count = ndimage.label(foreground > MIN_FOREGROUND, np.ones((3, 3)))
     if count < 2:
@@ -146,16 +147,16 @@ def _digit_mask(foreground: np.ndarray) -> np.ndarray:
     return ndimage.binary_dilation(mask, iterations=2)
 
 
-def normalize_strokes(box: np.ndarray) -> np.ndarray:
+def normalize_strokes(cropped: np.ndarray) -> np.ndarray:
     """Thickens or thins strokes so that their width is in `STROKE_WIDTH_RANGE`.
 
     Args:
-        box: the cropped foreground, [height, width].
+        cropped: the foreground, cropped to the digit, [height, width].
 
     Returns:
         The strokes at a resolution that is `OVERSAMPLING` times that of MNIST.
     """
-    strokes = np.clip(resize(box, BOX_SIDE * OVERSAMPLING), 0, 1)
+    strokes = np.clip(resize(cropped, BOX_SIDE * OVERSAMPLING), 0, 1)
     strokes = np.pad(strokes, 2 * OVERSAMPLING)
     mask = strokes > 0.5
     if not mask.any():
@@ -191,11 +192,11 @@ def centre(strokes: np.ndarray) -> np.ndarray:
     The centre of mass of the strokes is at the centre of the image.
     """
     image = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.float32)
-    box = _crop(strokes, MIN_FOREGROUND)
-    if box is not None:
-        box = np.clip(resize(box, BOX_SIDE), 0, 1)
-        height, width = box.shape
-        offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(box))).astype(int)
+    cropped = _crop(strokes, MIN_FOREGROUND)
+    if cropped is not None:
+        cropped = np.clip(resize(cropped, BOX_SIDE), 0, 1)
+        height, width = cropped.shape
+        offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(cropped))).astype(int)
         top, left = np.clip(offset, 0, [IMAGE_SIDE - height, IMAGE_SIDE - width])
-        image[top : top + height, left : left + width] = box
+        image[top : top + height, left : left + width] = cropped
     return np.rint(255 * image).astype(np.uint8)

@@ -98,21 +98,21 @@ def render_page(
 
     `probabilities`, [examples, classes], are the means over the ensemble.
     """
-    newest = network.record.headers[network.record.step]
+    latest = network.record.headers[network.record.step]
     return html.render(
         html.FOLDER / "report.html",
         network=network,
         result=result,
-        # A resume can change `train`, so use the section from the newest checkpoint.
-        config=dataclasses.replace(network.config, train=newest.config.train),
-        last_step=newest.step,
+        # A resume can change `train`, so use the section from the latest checkpoint.
+        config=dataclasses.replace(network.config, train=latest.config.train),
+        last_step=latest.step,
         formatting=formatting,
         pictures={
             name: base64.b64encode(content).decode()
             for name, content in pictures.items()
         },
         completion=logs.describe_completion(
-            network.record.lines, newest.step, newest.config.train
+            network.record.lines, latest.step, latest.config.train
         ),
         confusions=most_frequent_errors(result),
         num_drawn_errors=len(errors),

@@ -60,7 +60,7 @@ class Record:
         damaged_steps: the steps of damaged checkpoints.
         params: the evaluated parameters by step, as NumPy arrays with a leading
             ensemble axis, for the checkpoints that this process has saved or read.
-        state: all training arrays of the newest checkpoint, from which training
+        state: all training arrays of the latest checkpoint, from which training
             resumes; None if this process has neither saved nor read them. For random
             filters, `state` contains the leave-one-out logits as `left_out`, float64
             [ensemble, examples, classes], in which examples are sorted by group.
@@ -88,7 +88,7 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The newest checkpoint's step; 0 if there are no checkpoints."""
+        """The latest checkpoint's step; 0 if there are no checkpoints."""
         return max(self.headers, default=0)
 
     @property

@@ -6,9 +6,9 @@ from typing import Any
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs.metrics import RESULT_FIELDS, EnsembleMetrics, select_fields
 
-# Fields that are not repeated for each of the `members`, except `params_sha256`: for a
-# member, it is the hash of that member's parameters.
-SHARED_FIELDS = (
+# Fields that are written only at the top level. One exception: each member also has a
+# `params_sha256`, the hash of the member's own parameters.
+TOP_LEVEL_FIELDS = (
     "params_sha256",
     "temperature",
     "task",
@@ -23,7 +23,7 @@ SHARED_FIELDS = (
 class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of a checkpoint on one split, with the data set, step and hashes.
 
-    All members have confusion matrices.
+    Unlike in other `EnsembleMetrics`, every member has a confusion matrix.
 
     Attributes:
         dataset: the name of the evaluated data set.
@@ -32,19 +32,20 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
         num_parameters: the number of trained parameters per member.
         params_sha256: the SHA-256 of the parameter arrays of all members.
         member_sha256: the SHA-256 of each member's parameter arrays.
-        temperature: the divisor of the logits in the loss, except in the losses of
-            single members of an ensemble.
+        temperature: the temperature that the loss uses. The losses of the members of an
+            ensemble use temperature 1.
         task: the shapes, classes and statistics of the evaluated data set.
         permutation: the name of the pixel order in the view `permuted`.
         permutation_sha256: the SHA-256 of the pixel order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the metrics on the first 128 test examples.
         calibrated_on_split: whether the temperature was fitted on the evaluated
-            examples, which makes the loss slightly too low.
-        examples_seen_in_training: the number of examples that equal a training
-            sequence, if the evaluated data are not the training data; None if unknown.
-        accuracy_by_group: the accuracy for each group, averaged over members; None
-            without groups.
+            examples, which makes the loss slightly optimistic.
+        examples_seen_in_training: the number of evaluated examples that also occur in
+            the training data. None if unknown, or if the data set is the training data
+            set.
+        accuracy_by_group: the accuracy for each group, averaged over members. None if
+            the examples have no groups.
     """
 
     dataset: str
@@ -67,8 +68,8 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     def path(self) -> Path:
         """The path of the result file, relative to the workdir.
 
-        If the evaluated data set is not the training data set, the file name ends with
-        the first eight digits of its SHA-256.
+        If the evaluated data set is not the training data set, the stem ends with the
+        first eight hex digits of the evaluated data set's SHA-256.
         """
         path = Path("evaluation", f"{self.split}-{self.step}.json")
         sha256 = self.task.sha256
@@ -86,7 +87,7 @@ def to_json(result: Result) -> dict[str, Any]:
     """
     run_fields = ("dataset", "split", "step", "num_parameters")
     content = select_fields(
-        result, (*run_fields, "groups", *RESULT_FIELDS, *SHARED_FIELDS)
+        result, (*run_fields, "groups", *RESULT_FIELDS, *TOP_LEVEL_FIELDS)
     )
     if result.tutorial_128 is not None:
         content["tutorial_128"] = select_fields(result.tutorial_128, RESULT_FIELDS)

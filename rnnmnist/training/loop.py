@@ -37,7 +37,7 @@ HostMetrics = dict[str, np.ndarray]
 def train_loop(
     run: Run, stop: StopFlag, progress: Progress, callback: Callback | None
 ) -> int:
-    """Trains from the newest checkpoint until the run is complete or stopped.
+    """Trains from the latest checkpoint until the run is complete or stopped.
 
     Each iteration trains until logging or validation is due, and logs the training
     metrics. Every `eval_every_steps` updates, and at the end of the run, the loop

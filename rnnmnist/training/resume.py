@@ -238,7 +238,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
 
 
 def restore_state(record: Record, config: RunConfig, program: Program) -> TrainState:
-    """Restores the training state from the newest checkpoint."""
+    """Restores the training state from the latest checkpoint."""
     arrays = record.read_state(abstract_state(config, program)._asdict())
     sharding = ensemble_sharding(program.mesh)
     return TrainState(**jax.tree.map(lambda leaf: put_global(leaf, sharding), arrays))

@@ -36,7 +36,7 @@ IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "did you mean '--config.train.learning_rate'?"),
     ("learning_rate=0.1", "did you mean '--config.train.learning_rate'?"),
-    ("train.momentum=0.9", "no such flag; rnnmnist train --help lists them"),
+    ("train.momentum=0.9", "no such flag; rnnmnist train --help lists the flags"),
     ("model.cell=absent.py:Cell", "absent.py cannot be imported"),
     ("model.cell=absent_module.a:Cell", "absent_module.a cannot be imported"),
     ("seed=1 --cofig=x", "did you mean '--config'?"),
