@@ -27,32 +27,32 @@ from rnnmnist.models.wrappers import (
 )
 from rnnmnist.runtime.random_streams import make_key
 
-# Parameter names of random filters and delta features, and the name prefix of the
-# backward direction.
+# Names in parameter trees: random filters, delta features, and the prefix of the layers
+# that read sequences backward.
 FILTERS = "filters"
 DELTAS = "deltas"
 BACKWARD = "backward_"
 
 
 def check_cell(cell: Function, hidden_size: int) -> None:
-    """Checks a user-defined cell on abstract arrays (`jax.eval_shape`).
+    """Validates a user-defined cell with abstract arrays (`jax.eval_shape`).
 
     Raises:
         UserError: if the cell raises an error, returns an output of the wrong shape, or
             has unsupported variables.
     """
-    batch = 2
+    batch_size = 2
 
     def check() -> None:
-        inputs = jnp.zeros((1, batch, 1))
+        inputs = jnp.zeros((1, batch_size, 1))
         layer = ScannedCell(cell(features=hidden_size, name="cell"))
         variables = layer.init(make_key(0), inputs, None, every_step=False)
-        # `init` also succeeds if the cell needs random streams or updates state. Like
-        # training, `apply` passes only parameters.
+        # `init` succeeds even if the cell needs random streams or updates state. In this
+        # case, `apply` fails, because it passes only parameters, as in training.
         params = {"params": variables.get("params", {})}
         hidden = layer.apply(params, inputs, None, every_step=False)
-        check_shape("its output", hidden, (batch, hidden_size))
-        # `nn.scan` hides unknown collections, so call the cell directly.
+        check_shape("its output", hidden, (batch_size, hidden_size))
+        # `nn.scan` drops other collections, so initialize the cell without it.
         init = nn.init(_read_first_time_step, cell(features=hidden_size))
         check_collections(init(make_key(0), inputs[0]))
 
@@ -69,13 +69,12 @@ def make_recurrent_layer(
 ) -> RecurrentLayer:
     """Builds the recurrent layer of a configuration, including its wrappers.
 
-    `input_shape` is (time steps, features). The type of the carry depends on the
-    configuration.
+    `input_shape` is (time steps, features).
 
     The classifier calls this function in `setup`. Flax therefore makes every module
-    with an explicit `name` a direct child of the classifier, even inside a wrapper:
-    the parameters of a cell are always `params["cell"]`. The names are part of the
-    checkpoint format:
+    with an explicit `name` a direct child of the classifier, even if the module is
+    inside a wrapper: the parameters of a cell are always `params["cell"]`. The names
+    are part of the checkpoint format:
 
     - `filters`: random filters;
     - `cell`, `cell_1`, `cell_2`: the cells of stacked layers;
@@ -84,13 +83,13 @@ def make_recurrent_layer(
     - `deltas`: the standard deviation of delta features.
     """
     time_steps, num_features = input_shape
-    features = 2 * num_features if config.deltas else num_features
+    num_inputs = 2 * num_features if config.deltas else num_features
     layer: RecurrentLayer
     if config.is_closed_form:
         # `resolve` rejects windows for random filters.
-        layer = FilterBank(config.hidden_size, features, time_steps, name=FILTERS)
+        layer = FilterBank(config.hidden_size, num_inputs, time_steps, name=FILTERS)
     else:
-        layer = _make_layers(config, features * config.window, execution)
+        layer = _make_layers(config, num_inputs * config.window, execution)
     if config.window > 1:
         layer = Windows(layer, size=config.window, stride=config.stride)
     if config.deltas:
@@ -101,7 +100,7 @@ def make_recurrent_layer(
 def layer_names(config: RunModelConfig) -> list[list[str]]:
     """Returns the parameter names of each layer, one name for each direction.
 
-    Residual layers share a name, because `ResidualLayers` stacks them itself.
+    For `model.cell=lru`, there is one layer, because `ResidualLayers` is a whole stack.
     """
     if config.is_linear:
         names = ["layers"]
@@ -112,14 +111,14 @@ def layer_names(config: RunModelConfig) -> list[list[str]]:
 
 
 def _make_layers(
-    config: RunModelConfig, features: int, execution: Execution
+    config: RunModelConfig, num_features: int, execution: Execution
 ) -> RecurrentLayer:
     layers: list[list[Any]] = []  # [layer][direction]
     for names in layer_names(config):
         layers.append(
-            [_make_direction(config, features, execution, name) for name in names]
+            [_make_direction(config, num_features, execution, name) for name in names]
         )
-        features = config.hidden_size * len(names)  # input features of the next layer
+        num_features = config.hidden_size * len(names)  # inputs of the next layer
     if config.pooling == "mean":
         layers[-1] = [MeanPooling(layer, config.hidden_size) for layer in layers[-1]]
     return Stack(
@@ -132,7 +131,7 @@ def _make_layers(
 
 
 def _make_direction(
-    config: RunModelConfig, features: int, execution: Execution, name: str
+    config: RunModelConfig, num_features: int, execution: Execution, name: str
 ) -> RecurrentLayer:
     if config.is_linear:
         return ResidualLayers(
@@ -146,7 +145,7 @@ def _make_direction(
     init: dict[str, nn.initializers.Initializer] = {}
     if config.initializer == "tutorial":
         # TensorFlow 1 used one matrix for all gates, [inputs + hidden, 4 x hidden].
-        fan_in = features + config.hidden_size
+        fan_in = num_features + config.hidden_size
         fan_out = 4 * config.hidden_size
         limit = math.sqrt(6 / (fan_in + fan_out))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)

@@ -17,9 +17,9 @@ class SequenceClassifier(nn.Module):
     """Classifies sequences with a recurrent layer and a dense head.
 
     `recurrent_layer` contains all stacked layers and their wrappers
-    (`make_recurrent_layer`). The head reads its final output, [batch, size]: the last
-    hidden state or, if `model.pooling=mean`, the mean of all hidden states. The size
-    is:
+    (`make_recurrent_layer`). The head reads the final output of `recurrent_layer`,
+    [batch, size]: the final hidden state or, with `model.pooling=mean`, the mean of all
+    hidden states. The size is:
 
     - `hidden_size` by default;
     - `2 * hidden_size` for bidirectional layers;
@@ -44,16 +44,16 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the recurrent layer and the head.
 
-        Modules with an explicit name (`make_recurrent_layer`) are direct children of
-        the classifier: their parameters are in `params`, not in
-        `params["recurrent_layer"]`.
+        Inside the recurrent layer, modules with an explicit name
+        (`make_recurrent_layer`) are direct children of the classifier: their parameters
+        are in `params`, not in `params["recurrent_layer"]`.
         """
         self.recurrent_layer: RecurrentLayer = make_recurrent_layer(
             self.config, self.input_shape, self.execution
         )
         kernel_init = nn.initializers.lecun_normal()  # the default of `nn.Dense`
         bias_init = nn.initializers.zeros_init()
-        if self.config.initializer == "tutorial":  # the TensorFlow tutorial from 2016
+        if self.config.initializer == "tutorial":  # as in the 2016 TensorFlow tutorial
             kernel_init = nn.initializers.normal(stddev=1.0)
             bias_init = nn.initializers.normal(stddev=1.0)
         self.head = nn.Dense(
@@ -77,7 +77,7 @@ class SequenceClassifier(nn.Module):
             inputs: float [batch, time, features]. The caller sets padding to 0.
             lengths: int32 [batch], at least 1: the number of time steps in each
                 sequence, excluding padding. None means no padding.
-            every_step: whether to return logits after every time step.
+            every_step: whether to return the logits after every time step.
             keys: dropout keys for training, one per example, [batch]. None disables
                 dropout.
 
@@ -101,7 +101,7 @@ class SequenceClassifier(nn.Module):
         every_step: bool = False,
         keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes the inputs of the head: the recurrent layer's outputs after dropout.
+        """Computes the inputs of the head: the recurrent layer's outputs, with dropout.
 
         The arguments are the same as for `__call__`.
 
@@ -116,30 +116,30 @@ class SequenceClassifier(nn.Module):
         )
         return dropout.apply(outputs, "last_layer")
 
-    def initialize_carry(self, batch: int) -> Carry:
-        """Returns the carry before the first time step of `batch` sequences.
+    def initialize_carry(self, batch_size: int) -> Carry:
+        """Returns the initial carry for `batch_size` sequences.
 
         If `model.bidirectional` is True, `initialize_carry` and `read_time_step` raise
         an error, because the backward direction starts at the end of a sequence.
         """
-        return self.recurrent_layer.initialize_carry(batch, self.input_shape[1])
+        return self.recurrent_layer.initialize_carry(batch_size, self.input_shape[1])
 
     def read_time_step(
         self, carry: Carry, inputs: jax.Array
     ) -> tuple[Carry, jax.Array]:
         """Reads one time step, and returns the new carry and the logits.
 
-        `inputs` has shape [batch, features]. The logits, [batch, classes], are the same
-        as if `__call__` had read sequences that end with this time step.
+        `inputs` has shape [batch, features]. The logits, [batch, classes], equal the
+        logits that `__call__` returns for sequences that end at this time step.
 
-        If `model.window` > 1, these logits differ from the logits that `every_step`
-        returns, which change only when a window is complete (`Windows`).
+        If `model.window` > 1, these logits can differ from the logits with
+        `every_step=True`, which change only when a window is complete (`Windows`).
         """
         carry, hidden = self.recurrent_layer.read_time_step(carry, inputs)
         return carry, self.head(hidden)
 
 
-# The network of a run, built from the layers of this package or user-defined.
+# The network of a run: a recurrent layer of this package, or a user-defined network.
 Classifier = SequenceClassifier | UserNetwork
 
 
@@ -149,7 +149,7 @@ def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Clas
     A user-defined cell or network must already be imported (`import_functions`).
 
     Raises:
-        UserError: if a user-defined cell or network fails its check.
+        UserError: if a user-defined cell or network is invalid.
     """
     fields = config, (task.time_steps, task.features), len(task.classes), execution
     if config.network is not None:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 class Dropout(NamedTuple):
     """Dropout for layer outputs in one training step.
 
-    Each example has a key, which `BatchTransform` (`data/batches.py`) derives from the
-    seed, the step and the position of the example in the global batch. The masks of an
-    example depend only on its key, and the random bits do not depend on `vmap`
-    (`runtime/random_streams.py`). An example therefore gets the same masks on any
-    number of devices.
+    `BatchTransform` (`data/batches.py`) derives a key for each example from the seed,
+    the step and the position of the example in the global batch. The masks of an
+    example depend only on this key: under `vmap`, the random bits do not depend on the
+    number of examples (`runtime/random_streams.py`). An example therefore gets the same
+    masks on any number of devices.
 
     Dropout is applied between layers and before the head:
 
@@ -22,7 +22,7 @@ class Dropout(NamedTuple):
     - Unlike in `torch.nn.LSTM`, dropout is also applied to the inputs of the head,
       after pooling over time.
     - In a residual layer, dropout is applied after the skip connection. The S5 code
-      (`s5/layers.py`) applies it inside the layer, before the gate and the skip
+      (`s5/layers.py`) applies dropout inside the layer, before the gate and the skip
       connection, with the same mask at all time steps.
 
     References:
@@ -43,7 +43,7 @@ class Dropout(NamedTuple):
     def draw_mask(self, layer: str, shape: tuple[int, ...]) -> jax.Array:
         """Draws a mask: 0 for dropped outputs, 1 / (1 - rate) for kept outputs.
 
-        Requires `keys`.
+        `keys` must not be None.
 
         Args:
             layer: the name of the layer. Its hash is folded into the keys, so renaming

@@ -42,10 +42,10 @@ import numpy as np
 
 from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 
-ORDER = 3  # recurrences in a cascade
-THRESHOLDS = 4  # per filter
-# Time constants are log-uniform between `MIN_TAU` time steps and the length of the
-# longest sequence, divided by `MAX_TAU_DIVISOR`.
+ORDER = 3  # number of recurrences in a cascade
+THRESHOLDS = 4  # number of thresholds per filter
+# Time constants are log-uniform between `MIN_TAU` time steps and a fraction,
+# 1 / `MAX_TAU_DIVISOR`, of the length of the longest sequence.
 MIN_TAU = 0.7
 MAX_TAU_DIVISOR = 6
 # The spectral peak of a filter has a half-width of sqrt(ORDER) / tau. Frequencies are
@@ -62,21 +62,22 @@ class FilterCarry(NamedTuple):
     """The carry of a `FilterBank`."""
 
     states: tuple[Complex, ...]  # one per recurrence of the cascade, [batch, filters]
-    counts: jax.Array  # float32 [batch, thresholds, filters], outputs > threshold
+    # float32 [batch, thresholds, filters], number of outputs above each threshold
+    counts: jax.Array
     max_outputs: jax.Array  # [batch, filters], maximum so far, initially 0
-    time: jax.Array  # int32 [], number of time steps read so far
+    num_read: jax.Array  # int32 [], number of time steps read so far
 
 
 class FilterBank(nn.Module):
     """A bank of random recurrent filters (a `RecurrentLayer`).
 
-    `training.closed_form` draws the parameters and chooses the thresholds. The hidden
-    state contains `THRESHOLDS` PPVs and the maximum output of each filter.
+    `training/closed_form.py` draws the parameters and chooses the thresholds. For each
+    filter, the hidden state contains `THRESHOLDS` PPVs and the maximum output.
     """
 
-    filters: int  # the number of filters
-    features: int  # the number of input features
-    time_steps: int  # length of the longest sequence, limits the time constants
+    num_filters: int
+    num_features: int  # of the inputs
+    time_steps: int  # length of the longest sequence; limits the time constants
 
     def setup(self) -> None:
         """Draws the filters. The thresholds are 0 until training chooses them.
@@ -84,12 +85,12 @@ class FilterBank(nn.Module):
         The last axis of every parameter indexes filters, so that operations access
         contiguous memory.
         """
-        filters = self.filters
-        self.pole = self.param("pole", draw_poles, filters, self.time_steps)
-        self.phase = self.param("phase", draw_phases, filters)
-        self.weights = self.param("weights", draw_weights, self.features, filters)
+        size = self.num_filters
+        self.pole = self.param("pole", draw_poles, size, self.time_steps)
+        self.phase = self.param("phase", draw_phases, size)
+        self.weights = self.param("weights", draw_weights, self.num_features, size)
         zeros = nn.initializers.zeros
-        self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, filters))
+        self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, size))
 
     def __call__(
         self,
@@ -103,13 +104,14 @@ class FilterBank(nn.Module):
 
         The loop ends after the longest sequence of the batch.
         """
-        time, batch, features = inputs.shape  # time and batch can be symbolic
-        carry = self.initialize_carry(batch, features)
+        # The first two sizes can be symbolic.
+        time_steps, batch_size, num_features = inputs.shape
+        carry = self.initialize_carry(batch_size, num_features)
         if every_step:
             _, hidden = jax.lax.scan(self.read_time_step, carry, inputs)
             return hidden
         if lengths is None:
-            lengths = jnp.full(batch, time)
+            lengths = jnp.full(batch_size, time_steps)
         ends = lengths[:, None]
 
         def body(index: jax.Array, carry: FilterCarry) -> FilterCarry:
@@ -119,14 +121,14 @@ class FilterBank(nn.Module):
         carry = jax.lax.fori_loop(0, lengths.max(), body, carry)
         return hidden_state(carry, ends)
 
-    def initialize_carry(self, batch: int, features: int) -> FilterCarry:
-        """Returns the carry before the first time step of `batch` sequences."""
-        zeros = jnp.zeros((batch, self.filters))
+    def initialize_carry(self, batch_size: int, num_features: int) -> FilterCarry:
+        """Returns the initial carry for `batch_size` sequences."""
+        zeros = jnp.zeros((batch_size, self.num_filters))
         return FilterCarry(
             states=((zeros, zeros),) * ORDER,
-            counts=jnp.zeros((batch, THRESHOLDS, self.filters)),
+            counts=jnp.zeros((batch_size, THRESHOLDS, self.num_filters)),
             max_outputs=zeros,
-            time=jnp.zeros((), jnp.int32),
+            num_read=jnp.zeros((), jnp.int32),
         )
 
     def read_time_step(
@@ -134,13 +136,13 @@ class FilterBank(nn.Module):
     ) -> tuple[FilterCarry, jax.Array]:
         """Reads one time step, and returns the new carry and the hidden state."""
         carry, _ = self.advance(carry, inputs)
-        return carry, hidden_state(carry, carry.time)
+        return carry, hidden_state(carry, carry.num_read)
 
     def outputs(self, inputs: jax.Array) -> jax.Array:
         """Returns the outputs of all filters, [time, batch, filters]."""
-        _, batch, features = inputs.shape
+        _, batch_size, num_features = inputs.shape
         _, outputs = jax.lax.scan(
-            self.advance, self.initialize_carry(batch, features), inputs
+            self.advance, self.initialize_carry(batch_size, num_features), inputs
         )
         return outputs
 
@@ -156,7 +158,7 @@ class FilterBank(nn.Module):
             carry: the carry before the time step.
             inputs: [batch, features].
             is_valid: bool [batch, 1], False in the padding. Outputs in the padding are
-                -inf, so that they change neither counts nor maxima.
+                -inf, so that they change neither the counts nor the maxima.
 
         Returns:
             The carry after the time step, and the outputs, [batch, filters].
@@ -167,9 +169,9 @@ class FilterBank(nn.Module):
         real = jnp.matmul(inputs, self.weights, precision="float32")
         imaginary = jnp.zeros_like(real)
         states = []
-        for before_real, before_imaginary in carry.states:
-            real += pole_real * before_real - pole_imaginary * before_imaginary
-            imaginary += pole_real * before_imaginary + pole_imaginary * before_real
+        for old_real, old_imaginary in carry.states:
+            real += pole_real * old_real - pole_imaginary * old_imaginary
+            imaginary += pole_real * old_imaginary + pole_imaginary * old_real
             states.append((real, imaginary))
         phase_real, phase_imaginary = self.phase[:, None]
         outputs = phase_real * real - phase_imaginary * imaginary
@@ -179,52 +181,53 @@ class FilterBank(nn.Module):
             states=tuple(states),
             counts=carry.counts + is_above.astype(jnp.float32),
             max_outputs=jnp.maximum(carry.max_outputs, outputs),
-            time=carry.time + 1,
+            num_read=carry.num_read + 1,
         )
         return carry, outputs
 
 
-def hidden_state(carry: FilterCarry, time: jax.Array) -> jax.Array:
+def hidden_state(carry: FilterCarry, num_read: jax.Array) -> jax.Array:
     """Returns the PPVs and maximum outputs, [batch, hidden].
 
-    `time`, int32 [] or [batch, 1], is the number of time steps read.
+    `num_read`, int32 [] or [batch, 1], is the number of time steps read.
     """
-    ppv = carry.counts.reshape(carry.counts.shape[0], -1) / time.astype(jnp.float32)
+    ppv = carry.counts.reshape(carry.counts.shape[0], -1) / num_read.astype(jnp.float32)
     return jnp.concatenate([ppv, carry.max_outputs], axis=1)
 
 
-def draw_poles(key: jax.Array, filters: int, time_steps: int) -> jax.Array:
+def draw_poles(key: jax.Array, num_filters: int, time_steps: int) -> jax.Array:
     """Draws poles as real and imaginary parts, float32 [2, filters]."""
     tau_key, frequency_key = jax.random.split(key)
     max_tau = max(2 * MIN_TAU, time_steps / MAX_TAU_DIVISOR)
     low, high = np.log([MIN_TAU, max_tau]).tolist()
-    tau = jnp.exp(jax.random.uniform(tau_key, (filters,), minval=low, maxval=high))
+    tau = jnp.exp(jax.random.uniform(tau_key, (num_filters,), minval=low, maxval=high))
     max_frequency = FREQUENCY_RANGE * ORDER**0.5 / tau
-    frequency = max_frequency * jax.random.uniform(frequency_key, (filters,))
+    frequency = max_frequency * jax.random.uniform(frequency_key, (num_filters,))
     frequency = jnp.minimum(frequency, jnp.pi)
     radius = jnp.exp(-1 / tau)
     return jnp.stack([radius * jnp.cos(frequency), radius * jnp.sin(frequency)])
 
 
-def draw_phases(key: jax.Array, filters: int) -> jax.Array:
+def draw_phases(key: jax.Array, num_filters: int) -> jax.Array:
     """Draws exp(i phi) as real and imaginary parts, float32 [2, filters]."""
-    angle = jax.random.uniform(key, (filters,), maxval=2 * jnp.pi)
+    angle = jax.random.uniform(key, (num_filters,), maxval=2 * jnp.pi)
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
-def draw_weights(key: jax.Array, features: int, filters: int) -> jax.Array:
-    """Draws the sign of each feature in each filter's sum, [features, filters].
+def draw_weights(key: jax.Array, num_features: int, num_filters: int) -> jax.Array:
+    """Draws the weight of each feature in each filter's sum, [features, filters].
 
-    The weight is 1 or -1 if the filter reads the feature; otherwise, it is 0. The
-    number of features per filter is approximately log-uniform.
+    The weight is 1 or -1 if the filter reads the feature, and 0 otherwise. The number
+    of features per filter is approximately log-uniform.
     """
     count_key, choice_key, sign_key = jax.random.split(key, 3)
-    max_log2 = np.log2(min(features, MAX_FEATURES) + 1).item()
-    log2_counts = jax.random.uniform(count_key, (filters,), maxval=max_log2)
-    counts = jnp.clip(jnp.floor(jnp.exp2(log2_counts)), 1, features).astype(jnp.int32)
-    noise = jax.random.uniform(choice_key, (features, filters))
+    max_log2 = np.log2(min(num_features, MAX_FEATURES) + 1).item()
+    log2_counts = jax.random.uniform(count_key, (num_filters,), maxval=max_log2)
+    counts = jnp.floor(jnp.exp2(log2_counts))
+    counts = jnp.clip(counts, 1, num_features).astype(jnp.int32)
+    noise = jax.random.uniform(choice_key, (num_features, num_filters))
     rank = noise.argsort(axis=0).argsort(axis=0)
-    is_positive = jax.random.bernoulli(sign_key, shape=(features, filters))
+    is_positive = jax.random.bernoulli(sign_key, shape=(num_features, num_filters))
     sign = jnp.where(is_positive, 1.0, -1.0)
     return jnp.where(rank < counts[None], sign, 0.0)
 
@@ -237,8 +240,8 @@ def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     Args:
         outputs: float32 [values, filters].
         positions: float [thresholds, filters], in [0, 1): for each threshold, the
-            relative rank of the next lower output. If this output is the largest, the
-            threshold is below it.
+            relative rank of the next lower output. If this output is the maximum, the
+            threshold is the midpoint below the maximum.
 
     Returns:
         Thresholds, float32 [thresholds, filters]. A filter whose outputs are all equal

@@ -1,7 +1,7 @@
 """Linear recurrent units (LRU) in residual layers.
 
-The state of an LRU is a weighted sum of past inputs. The loop over time therefore
-contains no matrix products; they apply to whole blocks of time steps.
+The recurrence of an LRU is diagonal. The loop over time therefore contains only
+element-wise operations; matrix products are computed for whole blocks of time steps.
 """
 
 import math
@@ -23,24 +23,24 @@ class ResidualLayers(nn.Module):
     """A stack of residual layers around linear recurrent units (a `RecurrentLayer`).
 
     References:
-        Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
-        Modeling", ICLR 2023; Orvieto et al., "Resurrecting Recurrent Neural Networks
-        for Long Sequences", ICML 2023, for the layers.
+        For the layers: Smith, Warrington, Linderman, "Simplified State Space Layers for
+        Sequence Modeling", ICLR 2023; Orvieto et al., "Resurrecting Recurrent Neural
+        Networks for Long Sequences", ICML 2023.
     """
 
-    hidden_size: int  # features of every layer
+    hidden_size: int  # output features of every layer
     num_layers: int
     parallel: bool  # see `linear_scan`
-    # Time steps per block; None for a single block. All layers process one block before
-    # the next block, so that arrays stay in cache. The states between blocks are stored
-    # for the backward pass, which recomputes everything else.
+    # Time steps per block; None means a single block. All layers process one block
+    # before the next block, so that arrays stay in cache. The forward pass stores the
+    # states between blocks; the backward pass recomputes all other activations.
     remat_time_steps: int | None
     precision: str | None  # see `jax.default_matmul_precision`
 
     def setup(self) -> None:
         """Creates the encoder and the layers."""
         # LayerNorm has a slope of 1 / sqrt(epsilon) = 1000 at 0. The random bias keeps
-        # the hidden state away from 0 where all inputs are 0, as in black pixels.
+        # the hidden state away from 0 if all inputs are 0, as for black pixels.
         self.encoder = TransposedDense(
             self.hidden_size, bias_init=nn.initializers.normal(1.0)
         )
@@ -58,24 +58,26 @@ class ResidualLayers(nn.Module):
         dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Runs the layers over whole sequences."""
-        time, batch, features = inputs.shape
-        carry = self.initialize_carry(batch, features)
+        time_steps, batch_size, num_features = inputs.shape
+        carry = self.initialize_carry(batch_size, num_features)
         masks = []
         if dropout.keys is not None:
             # The masks for all time steps are drawn outside the blocks, so that the
             # backward pass does not draw them again.
             masks = [
-                dropout.draw_mask(f"{self.name}_{index}", (time, self.hidden_size))
+                dropout.draw_mask(
+                    f"{self.name}_{index}", (time_steps, self.hidden_size)
+                )
                 for index in range(self.num_layers - 1)
             ]
-        block_size = min(self.remat_time_steps or time, time)
-        if block_size == time:
+        block_size = min(self.remat_time_steps or time_steps, time_steps)
+        if block_size == time_steps:
             _, hidden = self.advance(carry, inputs, masks)
         else:
 
             def to_blocks(array: jax.Array) -> jax.Array:
-                padded = jnp.pad(array, ((0, -time % block_size), (0, 0), (0, 0)))
-                return padded.reshape(-1, block_size, batch, array.shape[-1])
+                padded = jnp.pad(array, ((0, -time_steps % block_size), (0, 0), (0, 0)))
+                return padded.reshape(-1, block_size, batch_size, array.shape[-1])
 
             blocks, mask_blocks = jax.tree.map(to_blocks, (inputs, masks))
             # `remat` recomputes each block in the backward pass.
@@ -85,12 +87,12 @@ class ResidualLayers(nn.Module):
                 split_rngs={"params": False},
             )
             _, hidden = scan_blocks(self, carry, blocks, mask_blocks)
-            hidden = hidden.reshape(-1, batch, self.hidden_size)[:time]
+            hidden = hidden.reshape(-1, batch_size, self.hidden_size)[:time_steps]
         return hidden if every_step else select_last(hidden, lengths)
 
-    def initialize_carry(self, batch: int, features: int) -> States:
-        """Returns the states before the first time step of `batch` sequences."""
-        zeros = jnp.zeros((batch, self.hidden_size), jnp.complex64)
+    def initialize_carry(self, batch_size: int, num_features: int) -> States:
+        """Returns the initial carry for `batch_size` sequences: all states are 0."""
+        zeros = jnp.zeros((batch_size, self.hidden_size), jnp.complex64)
         return (zeros,) * self.num_layers
 
     def read_time_step(
@@ -106,21 +108,21 @@ class ResidualLayers(nn.Module):
         """Runs the layers over a block of time steps.
 
         `masks` contains a dropout mask, [time, batch, hidden], for the outputs of each
-        layer except the last. If there is no dropout, `masks` is empty.
+        layer except the last layer. Without dropout, `masks` is empty.
         """
         states = []
         with jax.default_matmul_precision(self.precision):
             hidden = self.encoder(inputs)
             for index, layer in enumerate(self.layers):
                 if masks and index > 0:
-                    hidden *= masks[index - 1]  # for the previous layer
+                    hidden *= masks[index - 1]  # mask of the previous layer
                 state, hidden = layer(carry[index], hidden)
                 states.append(state)
         return tuple(states), hidden
 
 
 class ResidualLayer(nn.Module):
-    """LayerNorm, LRU, GELU and a gated linear unit, with a skip connection."""
+    """A residual layer: LayerNorm, LRU, GELU, gated linear unit, skip connection."""
 
     features: int
     parallel: bool  # see `linear_scan`
@@ -148,11 +150,11 @@ class LRU(nn.Module):
 
     References:
         Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences",
-        ICML 2023. As in the paper for long sequences, the initial eigenvalues have
-        radii between 0.9 and 0.999 and phases below pi / 10.
+        ICML 2023. As in the paper's experiments on long sequences, the initial
+        eigenvalues have radii between 0.9 and 0.999 and phases below pi / 10.
     """
 
-    features: int  # of inputs, complex states and outputs
+    features: int  # size of inputs, complex states and outputs
     parallel: bool  # see `linear_scan`
 
     @nn.compact
@@ -167,7 +169,7 @@ class LRU(nn.Module):
         shape = (self.features,)
         nu = jnp.exp(self.param("nu_log", _init_nu_log, shape))
         theta = jnp.exp(self.param("theta_log", _init_theta_log, shape))
-        # gamma normalizes the states. Otherwise, they would grow as |decay| nears 1.
+        # gamma normalizes the states, which would grow as |decay| approaches 1.
         gamma_log = self.param("gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * nu)) / 2)
         decay = jnp.exp(lax.complex(-nu, theta))
         gains = jnp.tile(jnp.exp(gamma_log), 2)
@@ -201,18 +203,18 @@ class TransposedDense(nn.Module):
     features: int
     use_bias: bool = True
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
-    scale: float = 1.0  # for the initial variance of the kernel
+    scale: float = 1.0  # of `nn.initializers.variance_scaling`
 
     @nn.compact
     def __call__(self, inputs: jax.Array, gains: jax.Array | None = None) -> jax.Array:
-        """Applies the layer, after scaling the kernel rows by `gains`, [outputs]."""
+        """Applies the layer, with kernel rows multiplied by `gains`, [outputs]."""
         init = nn.initializers.variance_scaling(
             self.scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
         )
         kernel = self.param("kernel", init, (self.features, inputs.shape[-1]))
         if gains is not None:
             kernel = gains[:, None] * kernel
-        outputs = jnp.inner(inputs, kernel)  # faster on a CPU than `inputs @ kernel.T`
+        outputs = jnp.inner(inputs, kernel)  # on CPUs, faster than `inputs @ kernel.T`
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             outputs += bias[None, None]
@@ -246,8 +248,8 @@ def linear_scan(
 
         _, states = lax.associative_scan(compose, (decay, inputs))
         return states
-    # A matrix product repeats the decay over the batch. It is faster than broadcasting,
-    # because its gradient is also a matrix product.
+    # A matrix product repeats the decay over the batch. This is faster than
+    # broadcasting, because the gradient of the product is also a matrix product.
     ones = jnp.ones_like(initial_state.real[:, :1])
     with jax.default_matmul_precision("float32"):  # exact on all platforms
         decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])

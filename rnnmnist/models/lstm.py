@@ -16,7 +16,7 @@ GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 
 
 class LSTMCarry(NamedTuple):
-    """The carry of an `LSTM`, in Flax's order, but with the batch on the last axis."""
+    """The carry of an `LSTM`: as in Flax, (c, h), but with the batch axis last."""
 
     c: jax.Array  # [hidden, batch], the cell state
     h: jax.Array  # [hidden, batch], the hidden state
@@ -25,8 +25,8 @@ class LSTMCarry(NamedTuple):
 class FusedParams(NamedTuple):
     """Kernels and biases of an LSTM, concatenated over gates.
 
-    The gradient flows through `kernel`. `scaled_kernel` is a copy for fast matrix
-    products.
+    The gradient flows through `kernel`. The forward pass uses `scaled_kernel`, a copy
+    for faster matrix products.
     """
 
     # [features + 1 + hidden, 4 x hidden]: input kernel, bias, hidden kernel
@@ -36,7 +36,7 @@ class FusedParams(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Values of one time step that its backward pass needs."""
+    """Values that the backward pass of one time step needs."""
 
     params: FusedParams
     gates: jax.Array  # [4 x hidden, batch], after activation, in the order of `GATES`
@@ -47,24 +47,24 @@ class Residuals(NamedTuple):
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`, with a custom gradient.
 
-    It computes the same function as Flax's cell, up to float32 rounding errors, in
-    fewer and larger operations:
+    An `LSTM` computes the same function as Flax's cell, up to float32 rounding errors,
+    in fewer and larger operations:
 
     - The forward pass concatenates the inputs, 1 and the hidden state. It computes one
-      matrix product for all gates, and one `tanh` for all activations.
+      matrix product for all gates, and one `tanh` for the activations of all gates.
     - The backward pass computes one matrix product for the gradient of the hidden
       state, and one for the gradients of all kernels and biases.
 
-    The parameters of the gates are concatenated once per block of time steps. In the
-    loop, arrays have shape [features, batch], so that matrix products are faster on a
-    CPU and each gate is contiguous.
+    The parameters of the gates are concatenated once, before the loop over time steps.
+    In the loop, arrays have shape [features, batch], so that matrix products are faster
+    on CPUs and each gate is contiguous.
     """
 
     cell: "LSTMCell"
 
-    def initialize_carry(self, batch: int, features: int) -> LSTMCarry:
-        """Returns the carry before the first time step of `batch` sequences."""
-        c, h = super().initialize_carry(batch, features)
+    def initialize_carry(self, batch_size: int, num_features: int) -> LSTMCarry:
+        """Returns the initial carry for `batch_size` sequences."""
+        c, h = super().initialize_carry(batch_size, num_features)
         return LSTMCarry(c.T, h.T)
 
     def advance(
@@ -82,11 +82,11 @@ class LSTM(ScannedCell):
         carry, hidden = self.scan(body, carry, inputs.mT)
         return carry, hidden.mT
 
-    def compute_last_hidden(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
-        """Returns the hidden states after the last time step, [batch, hidden]."""
-        # Only the last carry is used, so XLA does not store the other hidden states.
-        last, _ = self.advance(carry, inputs)
-        return last.h.T
+    def compute_final_hidden(self, carry: LSTMCarry, inputs: jax.Array) -> jax.Array:
+        """Returns the final hidden states, [batch, hidden]."""
+        # Only the final carry is used, so XLA does not store the other hidden states.
+        final_carry, _ = self.advance(carry, inputs)
+        return final_carry.h.T
 
 
 class LSTMCell(nn.OptimizedLSTMCell):
@@ -98,11 +98,11 @@ class LSTMCell(nn.OptimizedLSTMCell):
         Computation 12(10), 2000, for the forget gate.
     """
 
-    def fuse_params(self, features: int) -> FusedParams:
-        """Concatenates the parameters, for inputs with `features` features."""
+    def fuse_params(self, num_features: int) -> FusedParams:
+        """Concatenates the parameters, for inputs with `num_features` features."""
         if self.is_initializing():  # Flax's cell declares the parameters
-            carry = self.initialize_carry(make_key(0), (1, features))
-            self(carry, jnp.zeros((1, features)))
+            carry = self.initialize_carry(make_key(0), (1, num_features))
+            self(carry, jnp.zeros((1, num_features)))
         params = self.variables["params"]
         parts = []
         for gate in GATES:
@@ -126,9 +126,9 @@ def init_gate_biases(
     If `max_memory` is None, the bias of the forget gate is `forget_bias`, and the bias
     of the input gate is unchanged.
 
-    Otherwise, applies chrono initialization: each unit remembers about u time steps,
-    where u is uniform between 1 and `max_memory`. The bias of its forget gate is
-    log(u), and the bias of its input gate is -log(u).
+    Otherwise, the biases follow chrono initialization: each unit remembers about u time
+    steps, where u is uniform between 1 and `max_memory`. The unit's forget gate has the
+    bias log(u), and its input gate has the bias -log(u).
 
     Flax's cell stores the bias of the input gate in `hi`, and the bias of the forget
     gate in `hf`.
@@ -161,13 +161,13 @@ def lstm_time_step(
     return _forward_time_step(precision, params, carry, inputs)[0]
 
 
-def _tanh_scale(units: int, dtype: DTypeLike) -> jax.Array:
-    """Returns scale factors, [4 x hidden, 1], with which one tanh computes all gates.
+def _tanh_scale(hidden_size: int, dtype: DTypeLike) -> jax.Array:
+    """Returns scale factors, [4 x hidden, 1], so that one tanh activates all gates.
 
     sigmoid(x) is (1 + tanh(x / 2)) / 2, and the activation of the candidate is tanh(x).
     """
-    half = jnp.full((units, 1), 0.5, dtype)
-    one = jnp.full((units, 1), 1.0, dtype)
+    half = jnp.full((hidden_size, 1), 0.5, dtype)
+    one = jnp.full((hidden_size, 1), 1.0, dtype)
     return jnp.concatenate([half, half, one, half])
 
 
@@ -186,7 +186,10 @@ def _forward_time_step(
 def _backward_time_step(
     precision: str | None, residuals: Residuals, grads: LSTMCarry
 ) -> tuple[FusedParams, LSTMCarry, jax.Array]:
-    """Maps gradients of the new carry to gradients of params, old carry and inputs."""
+    """Backpropagates the gradient of the new carry through one time step.
+
+    Returns the gradients of the parameters, the previous carry and the inputs.
+    """
     params, gates, c, inputs = residuals
     tanh_c = jnp.tanh(c)
     i, f, g, o = jnp.split(gates, 4)
@@ -202,7 +205,7 @@ def _backward_time_step(
     matmul = functools.partial(jnp.matmul, precision=precision)
     dkernel = matmul(inputs, dgates.T)
     dcarry = LSTMCarry(dc * f, matmul(params.kernel[-len(c) :], dgates))
-    dinputs = matmul(params.kernel[: -len(c) - 1], dgates)  # XLA removes it if unused
+    dinputs = matmul(params.kernel[: -len(c) - 1], dgates)  # removed by XLA if unused
     return FusedParams(dkernel, None), dcarry, dinputs  # type: ignore[arg-type]
 
 

@@ -12,15 +12,15 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.runtime.random_streams import make_key
 
-# The Flax collection of penalties, which are added to the training loss.
+# The Flax collection of penalties, which are added to the training objective.
 LOSSES = "losses"
 
 
 class UserNetwork(nn.Module):
     """Classifies sequences with a user-defined module, `config.network`.
 
-    The fields and the interface for whole sequences are the same as for
-    `SequenceClassifier`.
+    The fields and the arguments of `__call__` are the same as for `SequenceClassifier`.
+    Streams are not supported.
     """
 
     config: RunModelConfig
@@ -48,15 +48,17 @@ class UserNetwork(nn.Module):
         `train=True`. The module always receives an array of lengths.
         """
         if lengths is None:
-            batch, time_steps, _ = inputs.shape  # may be symbolic
-            lengths = jnp.full(batch, time_steps, jnp.int32)
+            batch_size, time_steps, _ = inputs.shape  # may be symbolic
+            lengths = jnp.full(batch_size, time_steps, jnp.int32)
         with jax.default_matmul_precision(self.execution.precision):
             logits = self.network(inputs, lengths, train=keys is not None)
         return jnp.asarray(logits, jnp.float32)
 
 
 def check_network(model: UserNetwork) -> None:
-    """Checks a user-defined network on abstract arrays, for prediction and training.
+    """Validates a user-defined network with abstract arrays (`jax.eval_shape`).
+
+    The network is traced for prediction and for training.
 
     Raises:
         UserError: if the network raises an error, returns logits of the wrong shape,
@@ -87,7 +89,7 @@ def check_network(model: UserNetwork) -> None:
 
 
 def check_collections(variables: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` unless variables are float32 parameters or penalties."""
+    """Raises a `ValueError` if variables are not float32 parameters or penalties."""
     unsupported = sorted(variables.keys() - {"params", LOSSES})
     if unsupported:
         raise ValueError(

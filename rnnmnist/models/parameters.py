@@ -15,10 +15,10 @@ from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.lstm import init_gate_biases
 from rnnmnist.runtime.random_streams import make_key
 
-# Nested dictionaries of arrays, with Flax's names.
+# Nested dictionaries of parameter arrays, with Flax's names.
 Params = Mapping[str, Any]
-# Modules with random parameters or statistics of the training data. The optimizer
-# neither updates nor decays them.
+# Names of modules whose parameters are random or statistics of the training data. The
+# optimizer neither updates nor decays these parameters.
 NOT_TRAINED = (DELTAS, FILTERS)
 
 
@@ -31,7 +31,7 @@ def init_params(
         model: the network.
         key: a typed JAX key.
         delta_std: standard deviation of the delta features in the training data, float
-            [features] or []. Ignored if `model.deltas` is False.
+            [features] or []. Ignored if the setting `model.deltas` is False.
     """
     config = model.config
     params: Params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
@@ -41,11 +41,11 @@ def init_params(
         max_memory = None
         if config.initializer == "chrono":
             time_steps, _ = model.input_shape
-            # T - 1 if the cell reads T time steps, as in the paper on chrono
-            # initialization (`init_gate_biases`).
+            # As in the paper on chrono initialization (`init_gate_biases`): T - 1 for a
+            # cell that reads T time steps.
             max_memory = max(1, config.count_windows(time_steps) - 1)
         for index, name in enumerate(itertools.chain(*layer_names(config))):
-            # `model.init` folds hashes of names into `key`, so its keys are different.
+            # `model.init` folds hashes of names into `key`, so `cell_key` is unique.
             cell_key = jax.random.fold_in(key, index)
             cell = init_gate_biases(
                 params[name], cell_key, config.forget_bias, max_memory
@@ -57,8 +57,8 @@ def init_params(
 @functools.cache  # tracing the model takes 10 ms
 def abstract_params(model: Classifier) -> Params:
     """Returns the shapes and dtypes of one network's parameters."""
-    # While the caller traces a program, creating a concrete key would add operations to
-    # that program. The key is therefore abstract, too.
+    # The key is abstract, too: if the caller is tracing a program, a concrete key would
+    # add operations to that program.
     key = jax.eval_shape(make_key, 0)
     return jax.eval_shape(functools.partial(init_params, model), key)
 

@@ -1,7 +1,7 @@
 """Recurrent layers, which map sequences of inputs to hidden states.
 
-`RecurrentLayer` is the interface, and `ScannedCell` implements it for a Flax cell. The
-carry of a layer is its whole state between two time steps.
+`RecurrentLayer` is the interface, and `ScannedCell` implements the interface for a Flax
+cell. The carry of a layer is the layer's whole state between two time steps.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rnnmnist.models.dropout import NO_DROPOUT, Dropout
 from rnnmnist.models.networks import LOSSES
 from rnnmnist.runtime.random_streams import make_key
 
-# The type of the carry depends on the layer. Flax does not declare it for cells.
+# A pytree, whose structure depends on the layer.
 Carry = Any
 
 
@@ -39,7 +39,7 @@ class RecurrentLayer(Protocol):
             inputs: [time, batch, features].
             lengths: int32 [batch], at least 1: the number of time steps in each
                 sequence, excluding padding. None means no padding.
-            every_step: whether to return the hidden states of all time steps.
+            every_step: whether to return the hidden states after every time step.
             dropout: the dropout that `Stack` and `ResidualLayers` apply between their
                 layers. The classifier applies dropout to the final output.
 
@@ -48,13 +48,13 @@ class RecurrentLayer(Protocol):
             If `every_step` is True, the hidden states after every time step, [time,
             batch, hidden].
 
-            `MeanPooling` returns running means of the hidden states. The output of
-            `Bidirectional` has twice as many features (`models/wrappers.py`).
+            `MeanPooling` returns running means of the hidden states. `Bidirectional`
+            concatenates the hidden states of two layers (`models/wrappers.py`).
         """
         ...
 
-    def initialize_carry(self, batch: int, features: int) -> Carry:
-        """Returns the carry before the first time step of `batch` sequences."""
+    def initialize_carry(self, batch_size: int, num_features: int) -> Carry:
+        """Returns the initial carry for `batch_size` sequences."""
         ...
 
     def read_time_step(
@@ -76,7 +76,7 @@ def select_last(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
         lengths: int32 [batch], at least 1. None means no padding.
 
     Returns:
-        The last hidden states, [batch, hidden].
+        The final hidden states, [batch, hidden].
     """
     if lengths is None:
         return hidden[-1]
@@ -99,18 +99,18 @@ class ScannedCell(nn.Module):
         dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Runs the cell over whole sequences."""
-        _, batch, features = inputs.shape
-        carry = self.initialize_carry(batch, features)
+        _, batch_size, num_features = inputs.shape
+        carry = self.initialize_carry(batch_size, num_features)
         if lengths is None and not every_step:
-            return self.compute_last_hidden(carry, inputs)
+            return self.compute_final_hidden(carry, inputs)
         _, hidden = self.advance(carry, inputs)
         return hidden if every_step else select_last(hidden, lengths)
 
-    def initialize_carry(self, batch: int, features: int) -> Carry:
-        """Returns the carry before the first time step of `batch` sequences."""
-        # The initial carry of most cells is 0, but it can be random. The constant key
-        # makes it the same in every call.
-        return self.cell.initialize_carry(make_key(0), (batch, features))
+    def initialize_carry(self, batch_size: int, num_features: int) -> Carry:
+        """Returns the initial carry for `batch_size` sequences."""
+        # The initial carry of most cells is 0, but a cell may draw a random carry. The
+        # constant key makes the initial carry the same in every call.
+        return self.cell.initialize_carry(make_key(0), (batch_size, num_features))
 
     def read_time_step(
         self, carry: Carry, inputs: jax.Array
@@ -126,8 +126,8 @@ class ScannedCell(nn.Module):
                 lambda cell, carry, inputs: cell(carry, inputs), carry, inputs
             )
 
-    def compute_last_hidden(self, carry: Carry, inputs: jax.Array) -> jax.Array:
-        """Returns the hidden states after the last time step, [batch, hidden]."""
+    def compute_final_hidden(self, carry: Carry, inputs: jax.Array) -> jax.Array:
+        """Returns the final hidden states, [batch, hidden]."""
         _, hidden = self.advance(carry, inputs)
         return hidden[-1]
 
@@ -143,11 +143,11 @@ class ScannedCell(nn.Module):
             body: maps the cell, the carry and the inputs of a time step to the new
                 carry and an output. `advance` passes a body that calls the cell;
                 `LSTM` (`models/lstm.py`) passes a faster equivalent.
-            carry: the carry before the first time step.
+            carry: the initial carry.
             inputs: [time, ...].
 
         Returns:
-            The last carry, and the outputs of all time steps, [time, ...].
+            The final carry, and the outputs of all time steps, [time, ...].
         """
         # Unlike `jax.lax.scan`, `nn.scan` also passes the cell's parameters to `body`.
         scan_over_time = nn.scan(

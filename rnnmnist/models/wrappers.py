@@ -17,15 +17,15 @@ class DeltasCarry(NamedTuple):
 
     layer: Carry
     previous_inputs: jax.Array  # [batch, features], from the previous time step
-    is_first: jax.Array  # bool [], True before the first time step
+    is_first: jax.Array  # bool [], True in the initial carry
 
 
 class Deltas(nn.Module):
     """Appends delta features: the change of each feature since the previous time step.
 
     The wrapped layer reads the inputs and deltas, [time, batch, 2 x features]. Deltas
-    are divided by their standard deviation in the training data. They are 0 at the
-    first time step and in the padding.
+    are divided by their standard deviation in the training data. At the first time step
+    and in the padding, deltas are 0.
 
     References:
         Furui, "Speaker-Independent Isolated Word Recognition Using Dynamic Features of
@@ -34,7 +34,7 @@ class Deltas(nn.Module):
     """
 
     layer: RecurrentLayer
-    features: int  # number of input features, without deltas
+    num_features: int  # of the inputs, without deltas
 
     def setup(self) -> None:
         """Declares the standard deviation of the deltas, which `init_params` sets.
@@ -42,7 +42,7 @@ class Deltas(nn.Module):
         The standard deviation is a parameter, although it is not trained. A constant
         would be compiled into the program, so each data set would need a new program.
         """
-        self.std = self.param("std", nn.initializers.ones, (self.features,))
+        self.std = self.param("std", nn.initializers.ones, (self.num_features,))
 
     def __call__(
         self,
@@ -56,11 +56,11 @@ class Deltas(nn.Module):
         inputs = self.append_deltas(inputs, lengths)
         return self.layer(inputs, lengths, every_step=every_step, dropout=dropout)
 
-    def initialize_carry(self, batch: int, features: int) -> DeltasCarry:
-        """Returns the carry before the first time step of `batch` sequences."""
+    def initialize_carry(self, batch_size: int, num_features: int) -> DeltasCarry:
+        """Returns the initial carry for `batch_size` sequences."""
         return DeltasCarry(
-            layer=self.layer.initialize_carry(batch, 2 * features),
-            previous_inputs=jnp.zeros((batch, features)),
+            layer=self.layer.initialize_carry(batch_size, 2 * num_features),
+            previous_inputs=jnp.zeros((batch_size, num_features)),
             is_first=jnp.array(True),
         )
 
@@ -75,14 +75,14 @@ class Deltas(nn.Module):
 
     def append_deltas(self, inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """Returns whole sequences with their deltas, [time, batch, 2 x features]."""
-        times = jnp.arange(inputs.shape[0])
+        positions = jnp.arange(inputs.shape[0])
         # Slices like `inputs[:-1]` fail in exports, where the number of time steps is
         # symbolic.
-        previous = inputs[jnp.maximum(times - 1, 0)]
+        previous = inputs[jnp.maximum(positions - 1, 0)]
         if lengths is not None:
             # Without this mask, the first delta in the padding would not be 0, because
             # the inputs drop to 0.
-            is_valid = times[:, None, None] < lengths[None, :, None]
+            is_valid = positions[:, None, None] < lengths[None, :, None]
             previous = jnp.where(is_valid, previous, inputs)
         return self._concatenate(inputs, previous)
 
@@ -97,16 +97,15 @@ class WindowsCarry(NamedTuple):
 
     layer: Carry  # after the last complete window
     window: jax.Array  # [batch, size, features], 0 for time steps not yet read
-    time: jax.Array  # int32 [], number of time steps read so far
+    num_read: jax.Array  # int32 [], number of time steps read so far
 
 
 class Windows(nn.Module):
     """Groups time steps into windows; the wrapped layer reads windows as time steps.
 
     A window contains `size` consecutive time steps, and a window ends after every
-    `stride` time steps. Before the start and after the end of the sequence, windows are
-    filled with zeros. The last time step of a sequence always completes a window, which
-    is padded with zeros.
+    `stride` time steps. Positions before the start or after the end of the sequence are
+    0. The last time step always completes a window, padded with zeros if necessary.
 
     If `every_step` is True, the output after a time step is the output after the last
     complete window, or 0 before the first window is complete.
@@ -125,15 +124,16 @@ class Windows(nn.Module):
         dropout: Dropout,
     ) -> jax.Array:
         """Runs the layer over the windows of whole sequences."""
-        time, batch, features = inputs.shape  # time and batch may be symbolic
+        # The first two sizes can be symbolic.
+        time_steps, batch_size, num_features = inputs.shape
         zeros_before = self.size - self.stride
         zeros_after = self.stride - 1
         padded = jnp.pad(inputs, ((zeros_before, zeros_after), (0, 0), (0, 0)))
-        num_windows = (time + zeros_after) // self.stride  # time / stride, rounded up
+        num_windows = (time_steps + zeros_after) // self.stride  # rounded up
         starts = self.stride * jnp.arange(num_windows)
         positions = starts[:, None] + jnp.arange(self.size)[None]  # in `padded`
         windows = padded[positions].swapaxes(1, 2)
-        windows = windows.reshape(num_windows, batch, self.size * features)
+        windows = windows.reshape(num_windows, batch_size, self.size * num_features)
         window_counts = None
         if lengths is not None:
             window_counts = (lengths + zeros_after) // self.stride
@@ -144,31 +144,34 @@ class Windows(nn.Module):
             return hidden
         # After padding, `hidden[n]` is the output after n windows; `hidden[0]` is 0.
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
-        times = jnp.arange(1, time + 1)[:, None]
-        is_last = times == (time if lengths is None else lengths[None])
+        num_read = jnp.arange(1, time_steps + 1)[:, None]
+        is_last = num_read == (time_steps if lengths is None else lengths[None])
         # At the last time step of a sequence, an incomplete window also counts.
-        windows_read = (times + jnp.where(is_last, zeros_after, 0)) // self.stride
-        return hidden[windows_read, jnp.arange(batch)]
+        num_windows_read = (
+            num_read + jnp.where(is_last, zeros_after, 0)
+        ) // self.stride
+        return hidden[num_windows_read, jnp.arange(batch_size)]
 
-    def initialize_carry(self, batch: int, features: int) -> WindowsCarry:
-        """Returns the carry before the first time step of `batch` sequences."""
+    def initialize_carry(self, batch_size: int, num_features: int) -> WindowsCarry:
+        """Returns the initial carry for `batch_size` sequences."""
         return WindowsCarry(
-            layer=self.layer.initialize_carry(batch, self.size * features),
-            window=jnp.zeros((batch, self.size, features)),
-            time=jnp.zeros((), jnp.int32),
+            layer=self.layer.initialize_carry(batch_size, self.size * num_features),
+            window=jnp.zeros((batch_size, self.size, num_features)),
+            num_read=jnp.zeros((), jnp.int32),
         )
 
     def read_time_step(
         self, carry: WindowsCarry, inputs: jax.Array
     ) -> tuple[WindowsCarry, jax.Array]:
-        """Reads one time step, and returns the output as if the sequence ended there.
+        """Reads one time step, and returns the new carry and the output.
 
-        The carry of the wrapped layer changes only when a window is complete.
+        The output is the same as if the sequence ended at this time step. The carry of
+        the wrapped layer changes only when a window is complete.
         """
-        position = self.size - self.stride + carry.time % self.stride
+        position = self.size - self.stride + carry.num_read % self.stride
         window = carry.window.at[:, position].set(inputs)
-        batch = len(window)
-        features = window.reshape(batch, -1)
+        batch_size = len(window)
+        features = window.reshape(batch_size, -1)
         next_carry, hidden = self.layer.read_time_step(carry.layer, features)
         zeros_after = ((0, 0), (0, self.stride), (0, 0))
         next_window = jnp.pad(window[:, self.stride :], zeros_after)
@@ -177,7 +180,7 @@ class Windows(nn.Module):
             lambda: (next_carry, next_window),
             lambda: (carry.layer, window),
         )
-        return WindowsCarry(layer_carry, window, carry.time + 1), hidden
+        return WindowsCarry(layer_carry, window, carry.num_read + 1), hidden
 
 
 class MeanCarry(NamedTuple):
@@ -185,14 +188,14 @@ class MeanCarry(NamedTuple):
 
     layer: Carry
     total: jax.Array  # [batch, hidden], the sum of the hidden states so far
-    time: jax.Array  # float32 [], number of time steps read so far
+    num_read: jax.Array  # float32 [], number of time steps read so far
 
 
 class MeanPooling(nn.Module):
     """Mean pooling: outputs the running mean of the wrapped layer's hidden states."""
 
     layer: RecurrentLayer
-    hidden_size: int  # number of outputs of the wrapped layer
+    hidden_size: int  # output size of the wrapped layer
 
     def __call__(
         self,
@@ -206,33 +209,33 @@ class MeanPooling(nn.Module):
         hidden = self.layer(inputs, lengths, every_step=True, dropout=dropout)
         if lengths is None and not every_step:
             return hidden.mean(axis=0)
-        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
-        means = hidden.cumsum(axis=0) / times[:, None, None]
+        num_read = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
+        means = hidden.cumsum(axis=0) / num_read[:, None, None]
         return means if every_step else select_last(means, lengths)
 
-    def initialize_carry(self, batch: int, features: int) -> MeanCarry:
-        """Returns the carry before the first time step of `batch` sequences."""
+    def initialize_carry(self, batch_size: int, num_features: int) -> MeanCarry:
+        """Returns the initial carry for `batch_size` sequences."""
         return MeanCarry(
-            layer=self.layer.initialize_carry(batch, features),
-            total=jnp.zeros((batch, self.hidden_size)),
-            time=jnp.zeros(()),
+            layer=self.layer.initialize_carry(batch_size, num_features),
+            total=jnp.zeros((batch_size, self.hidden_size)),
+            num_read=jnp.zeros(()),
         )
 
     def read_time_step(
         self, carry: MeanCarry, inputs: jax.Array
     ) -> tuple[MeanCarry, jax.Array]:
-        """Reads one time step, and returns the new carry and the mean."""
+        """Reads one time step, and returns the new carry and the running mean."""
         layer_carry, hidden = self.layer.read_time_step(carry.layer, inputs)
         total = carry.total + hidden
-        time = carry.time + 1
-        return MeanCarry(layer_carry, total, time), total / time
+        num_read = carry.num_read + 1
+        return MeanCarry(layer_carry, total, num_read), total / num_read
 
 
 class Stack(nn.Module):
-    """Stacked recurrent layers: each layer reads all outputs of the previous layer."""
+    """Stacks recurrent layers: each layer reads all outputs of the previous layer."""
 
     layers: Sequence[RecurrentLayer]
-    hidden_size: int  # number of outputs of each layer, per direction
+    hidden_size: int  # output size of each layer
 
     def __call__(
         self,
@@ -249,10 +252,12 @@ class Stack(nn.Module):
             inputs = dropout.apply(outputs, f"layer_{index}")
         return last(inputs, lengths, every_step=every_step, dropout=dropout)
 
-    def initialize_carry(self, batch: int, features: int) -> list[Carry]:
-        """Returns the carries before the first time step of `batch` sequences."""
+    def initialize_carry(self, batch_size: int, num_features: int) -> list[Carry]:
+        """Returns the initial carry of each layer, for `batch_size` sequences."""
         return [
-            layer.initialize_carry(batch, self.hidden_size if index else features)
+            layer.initialize_carry(
+                batch_size, self.hidden_size if index else num_features
+            )
             for index, layer in enumerate(self.layers)
         ]
 
@@ -270,12 +275,12 @@ class Stack(nn.Module):
 class Bidirectional(nn.Module):
     """Concatenates the outputs of a forward and a backward layer.
 
-    The backward layer reads each sequence from its end. If `every_step` is False, each
-    layer returns its output after the whole sequence: the forward output at the last
-    time step, and the backward output at the first time step.
+    The backward layer reads each sequence from the end to the start. If `every_step` is
+    False, each layer returns its output after the whole sequence: the forward output at
+    the last time step, and the backward output at the first time step.
 
-    If `every_step` is True, the backward output at time step t depends on t and all
-    later time steps. Streams are therefore not supported: there is no
+    If `every_step` is True, the backward output at time step t depends on time step t
+    and all later time steps. Streams are therefore not supported: there is no
     `initialize_carry` or `read_time_step`.
 
     References:
