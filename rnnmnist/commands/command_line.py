@@ -78,7 +78,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].partition("=")[0]
             flags = [name for action in self._actions for name in action.option_strings]
-            remedy = errors.suggest_name(flag, flags, f"{self.prog} --help lists the flags")
+            hint = f"{self.prog} --help lists the flags"
+            remedy = errors.suggest_name(flag, flags, hint)
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
             sys.stdout = _open_null()
@@ -203,11 +204,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader has exited, for example in `| head`
         os._exit(1)
     except Exception as error:
-        failure = errors.to_expected_error(error)
-        if failure is None:  # an internal error
+        expected = errors.to_expected_error(error)
+        if expected is None:  # an internal error
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
-        errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
+        errors.exit_immediately(f"error: {format_error(expected)}", expected.exit_code)
     finally:
-        # Make the interpreter's final garbage collection skip the modules of JAX and
-        # Orbax, which would take 0.2 to 0.4 s.
+        # Exclude the modules of JAX and Orbax from the interpreter's final garbage
+        # collection: collecting them would take 0.2 to 0.4 s.
         gc.freeze()

@@ -47,8 +47,8 @@ def check_cell(cell: Function, hidden_size: int) -> None:
         inputs = jnp.zeros((1, batch_size, 1))
         layer = ScannedCell(cell(features=hidden_size, name="cell"))
         variables = layer.init(make_key(0), inputs, None, every_step=False)
-        # `init` succeeds even if the cell needs random streams or updates state. In this
-        # case, `apply` fails, because it passes only parameters, as in training.
+        # `init` succeeds even if the cell needs random streams or updates state. For
+        # such cells, `apply` fails: it passes only parameters, as in training.
         params = {"params": variables.get("params", {})}
         hidden = layer.apply(params, inputs, None, every_step=False)
         check_shape("its output", hidden, (batch_size, hidden_size))

@@ -1,9 +1,9 @@
-"""The training step: runs the updates of a chunk of batches in one compiled call.
+"""Runs several training steps, one per batch of a chunk, in one compiled call.
 
-Three nested functions, from the outermost to the innermost:
+Three functions, each called by the one before:
 
 - `train_chunk` distributes the ensemble and the batches of a chunk over the devices;
-- `train_member` runs the updates of one ensemble member, and transforms each batch to
+- `train_member` runs the updates of one ensemble member, and transforms each batch into
   network inputs (`BatchTransform`);
 - `update` computes a single update from one batch. It calls the objective (`Objective`)
   and the optimizer (`make_optimizer` in `training/optimizer.py`).
@@ -35,9 +35,9 @@ from rnnmnist.training.state import Program, TrainState
 UpdateMetrics = dict[str, jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames="program", donate_argnames="ensemble")
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def train_chunk(
-    ensemble: TrainState,
+    state: TrainState,
     chunk: Chunk,
     learning_rates: jax.Array,
     first: jax.Array,
@@ -53,7 +53,7 @@ def train_chunk(
     compiled program can run any number of updates.
 
     Args:
-        ensemble: state of all members. The buffers are donated.
+        state: state of all members. The buffers are donated.
         chunk: batches of consecutive updates.
         learning_rates: learning rate of each update of the chunk, float32 [updates].
         first: position in the chunk of the first update to run, int32 [].
@@ -74,8 +74,8 @@ def train_chunk(
         end=end,
         program=program,
     )
-    # With automatic partitioning, two CPU devices are slower than one. With
-    # `shard_map`, each device trains its members on its shards of their batches.
+    # With automatic partitioning, two CPU devices are slower than one device. With
+    # `shard_map`, each device trains its own members on its shard of each batch.
     train_on_devices = jax.shard_map(
         # Maps over the ensemble axis: with `jax.vmap` on accelerators, and with a loop
         # on CPUs, where a loop is faster. For a single member, the axis is squeezed.
@@ -86,17 +86,17 @@ def train_chunk(
         # checked, but the `psum` in `update` ensures it.
         out_specs=ENSEMBLE_SPEC,
         # `check_vma=True` would track which arrays differ between devices. But JAX then
-        # sums gradients automatically, array by array, which is slower. It also rejects
-        # the loop over time steps, since the initial carry, zeros, is equal on all
-        # devices, whereas later carries differ.
+        # sums gradients automatically, array by array, which is slower. JAX also
+        # rejects the loop over time steps, because the initial carry (zeros) is
+        # replicated, but later carries vary over devices.
         check_vma=False,
     )
-    ensemble, metrics = train_on_devices(ensemble, chunk.batches, chunk.seeds)
+    state, metrics = train_on_devices(state, chunk.batches, chunk.seeds)
     # Replicated, since every process reads the metrics of all members.
     metrics = jax.lax.with_sharding_constraint(
         metrics, replicated_sharding(program.mesh)
     )
-    return ensemble, metrics
+    return state, metrics
 
 
 def train_member(
@@ -168,7 +168,7 @@ def update(
     To log another metric, add it to `metrics` at the end of this function. It must be a
     scalar that is equal on all devices, such as a function of `grads`, `updates` or
     `params`. The log contains its mean over all steps since the previous line. To log a
-    function of examples, set `train.metrics`, or add a sum to the metrics of
+    per-example quantity, set `train.metrics`, or add a sum to the metrics of
     `Objective`.
 
     Args:
