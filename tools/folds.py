@@ -82,10 +82,10 @@ class Variant(NamedTuple):
     constants: Mapping[str, Any] = {}  # replacements for globals of the modules
 
 
-def ppv_only(carry: filters.FilterCarry, times: jax.Array) -> jax.Array:
+def ppv_only(carry: filters.FilterCarry, num_read: jax.Array) -> jax.Array:
     """Computes hidden states from PPV only, with all maxima set to 0."""
     zeros = jnp.zeros_like(carry.max_outputs)
-    return HIDDEN_STATE(carry._replace(max_outputs=zeros), times)
+    return HIDDEN_STATE(carry._replace(max_outputs=zeros), num_read)
 
 
 HIDDEN_STATE = filters.hidden_state

@@ -89,7 +89,7 @@ def check_network(model: UserNetwork) -> None:
 
 
 def check_collections(variables: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` if variables are not float32 parameters or penalties."""
+    """Raises a `ValueError` if a variable is not a float32 parameter or a penalty."""
     unsupported = sorted(variables.keys() - {"params", LOSSES})
     if unsupported:
         raise ValueError(

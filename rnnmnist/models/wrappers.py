@@ -235,7 +235,7 @@ class Stack(nn.Module):
     """Stacks recurrent layers: each layer reads all outputs of the previous layer."""
 
     layers: Sequence[RecurrentLayer]
-    hidden_size: int  # output size of each layer
+    hidden_size: int  # output size of each layer, per direction
 
     def __call__(
         self,
