@@ -83,7 +83,7 @@ def learning_rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     return compute_learning_rates(
         chunk.start,
         config=config.train,
-        updates=chunk.batches.labels.shape[1],
+        num_updates=chunk.batches.labels.shape[1],
         sharding=chunk.start.sharding,
     )
 

@@ -1,8 +1,8 @@
 """Fits the head of random-filter networks in closed form.
 
-A run has a single step. The hidden states of the training examples are computed on the
-devices. Then the head is fitted on the host by ridge regression, and validation metrics
-are computed from the regression's leave-one-out predictions.
+A run has a single step. The devices compute the hidden states of the training examples.
+The host then fits the head by ridge regression, and computes metrics from the
+regression's leave-one-out predictions.
 """
 
 import collections
@@ -40,8 +40,9 @@ from rnnmnist.training.validation import (
 )
 
 LAST_STEP = 1
-# The filters' thresholds are chosen from a sample of the training examples.
-SAMPLED_EXAMPLES = 24
+# The filters' thresholds are chosen from their outputs on a sample of the training
+# examples.
+NUM_SAMPLED_EXAMPLES = 24
 MAX_SAMPLED_TIME_STEPS = 1024  # per sampled example
 
 
@@ -49,7 +50,7 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     """Fits and saves all ensemble members, and returns `LAST_STEP`.
 
     Raises:
-        StoppedError: after a signal, which is noticed before the next member is fitted.
+        StoppedError: after a signal. Signals are handled before each member is fitted.
         RunError: if a hidden state is not finite, or the checkpoint cannot be saved.
     """
     config, record = run.config, run.record
@@ -68,8 +69,8 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     params = jax.device_put(ensemble, replicated_sharding(program.mesh))
     leave_one_out_logits = np.stack(all_logits)
 
-    # `fit_ridge` calibrates each head, but averaging the members' probabilities changes
-    # their calibration, so an ensemble needs a separate temperature.
+    # `fit_ridge` calibrates each head. Averaging the members' probabilities changes the
+    # calibration, so an ensemble needs its own temperature.
     temperature = 1.0
     if config.num_seeds > 1:
         temperature = calibrate(leave_one_out_logits, train.labels)
@@ -99,10 +100,11 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
 def fit_member(
     seed: int, program: Program, task: Task, train: Examples, weights: np.ndarray
 ) -> tuple[Params, np.ndarray]:
-    """Fits one ensemble member to the training examples, which are sorted by group.
+    """Draws the filters of one ensemble member, and fits its head.
 
-    `weights` are the example weights, float64 [examples]. Returns the parameters and
-    the leave-one-out logits, float64 [examples, classes].
+    `train` must be sorted by group. `weights` are the example weights, float64
+    [examples]. Returns the parameters and the leave-one-out logits, float64 [examples,
+    classes].
 
     Raises:
         RunError: if a hidden state is not finite.
@@ -150,8 +152,8 @@ def _warn_about_classes_in_one_group(train: Examples, task: Task) -> None:
 def _warn_about_identical_sequences(train: Examples) -> None:
     """Warns if different groups contain identical sequences.
 
-    If one group is left out, training still uses the sequences that also occur in
-    another group.
+    If such a group is left out, training still uses the identical sequences of the
+    other groups.
     """
     if train.groups is None or train.digests is None:
         return
@@ -162,7 +164,7 @@ def _warn_about_identical_sequences(train: Examples) -> None:
         warn_about_data(
             f"{count:,} training sequences also occur in another group, so the "
             "accuracy on new groups may be lower than the leave-one-group-out "
-            "accuracy; put identical sequences in the same group"
+            "accuracy; put identical sequences into the same group"
         )
 
 
@@ -171,9 +173,9 @@ def draw_member(
 ) -> Params:
     """Draws the random filters of an ensemble member and chooses their thresholds.
 
-    The thresholds are chosen from the filter outputs for a random sample of training
-    examples. Long sequences are subsampled at equally spaced time steps. Returns the
-    parameters as NumPy arrays; the head is not fitted yet.
+    The thresholds are chosen from the filter outputs on a random sample of training
+    examples. For long sequences, only outputs at equally spaced time steps are used.
+    Returns the parameters as NumPy arrays; the head is not fitted yet.
     """
     delta_std = np.asarray(task.delta_std or 1, np.float32)
     params, order, positions = jax.device_get(
@@ -203,18 +205,18 @@ def _draw_params(
     *,
     model: Classifier,
 ) -> tuple[Params, jax.Array, jax.Array]:
-    """Draws parameters, a sample of the training examples, and threshold positions.
+    """Draws parameters, a sample of training examples, and threshold positions.
 
     Returns:
         - The parameters.
-        - Indices of training examples in random order, int32 [SAMPLED_EXAMPLES]. If
-          there are fewer training examples, indices are repeated.
+        - Indices of training examples in random order, int32
+          [NUM_SAMPLED_EXAMPLES]. With fewer training examples, indices are repeated.
         - Positions for `choose_thresholds`, float32 [THRESHOLDS, filters].
     """
     key = stream_key(seed, Stream.FILTERS)
     params_key, order_key, positions_key = jax.random.split(key, 3)
     params = init_params(model, params_key, delta_std)
-    order = epoch_order(order_key, jnp.arange(SAMPLED_EXAMPLES), num_examples)
+    order = epoch_order(order_key, jnp.arange(NUM_SAMPLED_EXAMPLES), num_examples)
     shape = (THRESHOLDS, model.config.hidden_size)
     return params, order, jax.random.uniform(positions_key, shape)
 
@@ -223,7 +225,7 @@ def _draw_params(
 def _compute_filter_outputs(
     params: Params, values: jax.Array, *, model: Classifier, view: View
 ) -> jax.Array:
-    """Returns filter outputs, [time, examples, filters]."""
+    """Computes filter outputs, [time, examples, filters]."""
     inputs = view(values).swapaxes(0, 1)
     classifier = model.bind({"params": params})  # keeps the parent of `layer` alive
     layer: Any = classifier.recurrent_layer

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Prints the progress of a run if `verbose` is set.
+    """Prints the progress of a run if `verbose` is True.
 
     If writing to standard output fails, training continues without output. Writing
     fails if standard output is closed, the disk is full, or the reader of a pipe has
@@ -52,7 +52,7 @@ class Progress:
             )
 
     def start(self, num_members: int, num_parameters: int) -> None:
-        """Prints the number of parameters, the number of steps and the batch size."""
+        """Prints the numbers of parameters and steps, and the batch size."""
         prefix = f"{num_members} x " if num_members > 1 else ""
         self.write(
             f"{prefix}{num_parameters:,} parameters, {self.config.num_steps:,} steps "
@@ -125,7 +125,7 @@ def summarize(
     seconds: float,
     compile_seconds: float,
 ) -> str:
-    """Describes the results of a finished run, and commands that use its checkpoint."""
+    """Describes the results of a finished run, with commands for its checkpoint."""
     record, config, task = run.record, run.config, run.dataset.task
     header = record.select("best")
     stop_reason = ""
@@ -137,7 +137,7 @@ def summarize(
         test = format_result(result)
     examples = step * header.config.train.batch_size
     flags = [f"--workdir={record.workdir}"]
-    # Custom functions are imported only if a flag specifies them.
+    # Commands import a custom function only if a flag specifies the function.
     for name, value in config.flat().items():
         if name in LOAD_SETTINGS and is_user_defined(name, value):
             flags.append(f"--config.{name}={value}")
@@ -157,7 +157,7 @@ def summarize(
 
 
 def describe_validation(header: Header) -> str:
-    """Describes the validation metrics of a checkpoint, and why it was selected."""
+    """Describes the validation of the selected checkpoint, and why it is selected."""
     step, metrics = header.step, header.metrics
     if metrics is None:
         return f"none: no sequences were held out; the last step, {step}, is selected"

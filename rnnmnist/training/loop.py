@@ -42,12 +42,12 @@ def train_loop(
     Each iteration trains until logging or validation is due, and logs the training
     metrics. Every `eval_every_steps` updates, and at the end of the run, the loop
     validates and saves a checkpoint. The callback or `train.patience` can then stop the
-    run. Returns the last step.
+    run. Returns the final step.
 
     Raises:
-        StoppedError: after a signal, once a checkpoint has been saved.
-        RunError: if a loss, gradient, parameter or validation logit is not finite, or a
-            checkpoint cannot be saved.
+        StoppedError: after a signal, when a checkpoint has been saved.
+        RunError: if a loss, gradient, parameter or validation logit is not finite, or
+            if a checkpoint cannot be saved.
     """
     config, mesh, record = run.config, run.mesh, run.record
     task, splits = run.dataset
@@ -79,7 +79,7 @@ def train_loop(
             while step < num_steps and not (is_stopped or stops_early):
                 # Train. The state stays on the devices; the metrics are NumPy arrays.
                 target_step = next_due_step(step, config.train)
-                start_seconds = seconds_without_compilation()  # excludes compilation
+                start_seconds = seconds_without_compilation()
                 state, metrics = train_to(
                     state,
                     step,
@@ -103,7 +103,7 @@ def train_loop(
                     progress.show(train_metrics)
 
                 # After a non-finite update, end the run without saving: the state
-                # includes this update and later updates. The last checkpoint is kept.
+                # includes this update and later updates. Earlier checkpoints are kept.
                 if num_finite < len(is_finite):
                     raise nonfinite_error(config, metrics, num_finite, step)
 
@@ -159,9 +159,9 @@ def train_to(
 ) -> tuple[TrainState, HostMetrics]:
     """Trains from `step` to `target_step`, with one call to `train_chunk` per chunk.
 
-    Training ends after a chunk with a non-finite update. The buffers of `state` are
-    donated: do not use `state` after the call. Returns the new state and the metrics of
-    the updates.
+    Training ends early after a chunk with a non-finite update. The buffers of `state`
+    are donated: do not use `state` after the call. Returns the new state and the
+    metrics of the updates.
     """
     replicated = replicated_sharding(program.mesh)
     parts: list[HostMetrics] = []
@@ -169,7 +169,7 @@ def train_to(
         learning_rates = compute_learning_rates(  # for the whole chunk
             chunk.start,
             config=config,
-            updates=batches.updates_per_chunk,
+            num_updates=batches.updates_per_chunk,
             sharding=replicated,
         )
         state, metrics = train_chunk(
@@ -193,7 +193,7 @@ def select_updates(metrics: HostMetrics, first: int, end: int) -> HostMetrics:
 
 
 def finite_mask(metrics: HostMetrics) -> np.ndarray:
-    """Returns a mask of the finite updates, bool [ensemble, updates]."""
+    """Returns True for each finite update, bool [ensemble, updates]."""
     values = [metrics[name] for name in ("loss", "grad_norm", "param_norm")]
     return np.isfinite(values).all(axis=0)
 
@@ -208,13 +208,13 @@ def next_due_step(step: int, config: RunTrainConfig) -> int:
 def average_updates(
     config: RunConfig, step: int, metrics: HostMetrics, seconds: float
 ) -> StepMetrics:
-    """Averages the metrics of all updates since the previous log line.
+    """Averages the metrics of the updates since the previous log line.
 
     `seconds` is the duration of these updates.
     """
     examples = config.train.batch_size * metrics["loss"].shape[1]
     means = {name: values.mean(axis=1, dtype=float) for name, values in metrics.items()}
-    # The float32 accuracy is inexact, so the product is rounded to a whole number.
+    # The float32 accuracy is inexact, so round the count to an integer.
     correct = np.rint(means.pop("accuracy") * examples).astype(int)
     losses = means.pop("loss")
     members = [
@@ -236,17 +236,16 @@ def average_updates(
 def nonfinite_error(
     config: RunConfig, metrics: HostMetrics, position: int, step: int
 ) -> RunError:
-    """Returns the error for the non-finite update at `position` in the metrics.
+    """Creates the error for the non-finite update at `position` in the metrics.
 
-    The first `step` updates of the run were finite, so the message refers to the
-    update as step `step + 1`.
+    The first `step` updates of the run were finite, so this update is step `step + 1`.
     """
     member = int(np.argmin(finite_mask(metrics)[:, position]))
     values = {name: rows[member, position] for name, rows in metrics.items()}
     return RunError(
-        f"step {step + 1} gave non-finite values: for seed {config.seeds[member]}, the "
-        f"loss is {values['loss']}, the gradient norm {values['grad_norm']} and the "
-        f"parameter norm {values['param_norm']} at learning rate "
+        f"step {step + 1} produced non-finite values: for seed {config.seeds[member]}, "
+        f"the loss is {values['loss']}, the gradient norm {values['grad_norm']} and "
+        f"the parameter norm {values['param_norm']} at learning rate "
         f"{values['learning_rate']:.3g}; lower train.learning_rate or set "
         "train.clip_norm"
     )

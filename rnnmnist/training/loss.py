@@ -1,4 +1,4 @@
-"""The training objective, its loss functions and example weights."""
+"""The training objective: loss functions, example weights and penalties."""
 
 import dataclasses
 
@@ -26,7 +26,8 @@ def cross_entropy(
     Args:
         logits: float32 [..., classes].
         labels: int32 [...], broadcast to the leading axes of the logits.
-        label_smoothing: label probability spread evenly over all classes.
+        label_smoothing: share of the label probability that is spread evenly over all
+            classes.
 
     References:
         For label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the
@@ -46,23 +47,23 @@ LOSS_FUNCTIONS = {"last": cross_entropy, "every_step": cross_entropy}
 class Objective:
     """The training objective, a function of parameters and a batch.
 
-    Its fields are static arguments of the compiled training step.
+    The fields are static arguments of the compiled training step.
     """
 
     model: Classifier
     loss: Function  # maps logits and labels to losses, [batch]
     every_step: bool = False  # whether to average the losses over time
-    metrics: tuple[Function, ...] = ()  # in addition to loss and accuracy
+    metrics: tuple[Function, ...] = ()  # custom metrics, besides loss and accuracy
 
     def __call__(
         self, params: Params, batch: Batch
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the objective, float32 [], and the metrics to log.
 
-        Both are sums over the examples of one device's shard of the batch. The training
-        step sums over the shards and divides by the batch size. The objective is the
-        weighted sum of the example losses, plus penalties. The logged loss contains
-        neither weights nor penalties.
+        The objective and the metrics are sums over the examples of one device's shard
+        of the batch. The training step sums over the shards and divides by the batch
+        size. The objective is the weighted sum of the example losses, plus penalties.
+        The logged loss is unweighted and excludes penalties.
 
         - Penalties sown by a custom cell or network are added to the objective.
         - To add a penalty on the parameters, add `len(batch.labels) * penalty` to the
@@ -70,10 +71,11 @@ class Objective:
           `models/parameters.py` lists their names.
 
         Validation does not use the objective. The validation loss is the custom loss if
-        there is one, otherwise the cross-entropy of the last logits without label
-        smoothing. It ignores weights, earlier time steps and penalties. Early stopping
-        (`train.patience`) monitors this loss, whereas the best checkpoint is selected
-        by validation accuracy (`runs/selection.py`).
+        there is one, and otherwise the cross-entropy without label smoothing. The
+        validation loss is computed from the final logits, without weights and
+        penalties. Early stopping (`train.patience`) monitors the validation loss,
+        whereas the best checkpoint is selected by validation accuracy
+        (`runs/selection.py`).
         """
         labels, lengths = batch.labels, batch.lengths
         penalty: jax.Array | float = 0.0
@@ -92,14 +94,14 @@ class Objective:
         if self.every_step:  # logits are [batch, time, classes]
             # All time steps have the same label, so labels are [batch, 1].
             losses = average_over_time(self.loss(logits, labels[:, None]), lengths)
-            last_logits = select_last(logits.swapaxes(0, 1), lengths)
+            final_logits = select_last(logits.swapaxes(0, 1), lengths)
         else:  # logits are [batch, classes]
-            # The user may have set strict dtype promotion for the process.
+            # The user's process may have enabled strict dtype promotion.
             with jax.numpy_dtype_promotion("standard"):
                 losses = self.loss(logits, labels)
-            last_logits = logits
-        sums = apply_metrics(self.metrics, last_logits, labels)
-        sums["accuracy"] = accuracy(last_logits, labels)
+            final_logits = logits
+        sums = apply_metrics(self.metrics, final_logits, labels)
+        sums["accuracy"] = accuracy(final_logits, labels)
         sums["loss"] = losses  # unweighted
         sums = {name: values.sum() for name, values in sums.items()}
         if batch.weights is not None:
@@ -109,11 +111,11 @@ class Objective:
     def apply_per_example(
         self, params: Params, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:
-        """Computes the logits of custom networks, and of cells that sow penalties.
+        """Applies the model separately to each example of the batch (`jax.vmap`).
 
-        The model is mapped over examples, with one random key per example. The random
-        numbers and penalties of an example are thus independent of the other examples
-        on the device. Returns the logits, and the sum of all penalties.
+        Used for custom networks, and for cells that sow penalties. Each example has its
+        own random key, so its random numbers and penalties do not depend on the other
+        examples on the device. Returns the logits, and the sum of all penalties.
         """
         model = self.model
 
@@ -144,9 +146,9 @@ class Objective:
 
 
 def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Averages losses [batch, time] over time, weighted by `time_weights`.
+    """Averages losses, [batch, time], over time, weighted by `time_weights`.
 
-    Losses in the padding are ignored. Returns the weighted means, [batch].
+    Ignores losses in the padding. Returns the weighted means, [batch].
     """
     time_steps = losses.shape[1]
     if lengths is None:  # the weights are the same for all sequences
@@ -160,8 +162,9 @@ def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array
 def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
     """Returns weights for the losses at all time steps, float32 [time].
 
-    The weights increase quadratically over time, since the first time steps carry
-    little information. They sum to 1, and are 0 after `length` time steps.
+    The weights increase quadratically over time, since the logits after the first time
+    steps are based on little information. The weights sum to 1. In the padding, after
+    `length` time steps, the weights are 0.
     """
     squares = jnp.arange(1, time_steps + 1, dtype=jnp.float32) ** 2
     if length is not None:

@@ -1,10 +1,9 @@
-"""Accuracy, and custom metrics of training and validation.
+"""Computes the accuracy and custom metrics during training and validation.
 
-Custom metrics are specified in the setting `train.metrics`. A custom metric maps logits
-after the last time step, float32 [examples, classes], and labels, int32 [examples], to
-one value per example, [examples]. In the training and validation lines of
-`metrics.jsonl`, the key `metrics` contains the mean over examples for each ensemble
-member.
+The setting `train.metrics` specifies the custom metrics. A custom metric maps the final
+logits, float32 [examples, classes], and labels, int32 [examples], to one value per
+example, [examples]. In the training and validation lines of `metrics.jsonl`, the key
+`metrics` contains the mean over examples for each ensemble member.
 """
 
 import functools
@@ -25,8 +24,8 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def apply_metrics(
     metrics: Iterable[Function], logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """Evaluates metrics; returns the values by metric name, float32 [examples]."""
-    # The user may have set strict dtype promotion for the process.
+    """Computes the values of each metric, by name, float32 [examples]."""
+    # The user's process may have enabled strict dtype promotion.
     with jax.numpy_dtype_promotion("standard"):
         return {
             short_name(metric): jnp.asarray(metric(logits, labels), jnp.float32)

@@ -1,4 +1,4 @@
-"""Optimizers, learning rate schedules, and the EMA of the weights."""
+"""Optimizers, learning rate schedules and the EMA of the parameters."""
 
 import functools
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW, with weight decay for the parameters in `decay_mask`."""
     return optax.chain(
-        # A single operation on a vector is faster than one operation per array.
+        # One operation on a single vector is faster than one operation per array.
         optax.flatten(optax.scale_by_adam()),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(learning_rate),
@@ -37,13 +37,13 @@ OPTIMIZERS = {"adamw": adamw}
 def make_optimizer(
     learning_rate: jax.typing.ArrayLike, clip_norm: float, optimizer: Function
 ) -> optax.GradientTransformation:
-    """Adds gradient clipping to an optimizer, and freezes parameters in `NOT_TRAINED`.
+    """Adds gradient clipping to an optimizer, and freezes the `NOT_TRAINED` modules.
 
     `clip_norm` is the maximum global norm of the gradient; 0 disables clipping.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(
-        optax.flatten(clip),  # a single norm is faster than one per array
+        optax.flatten(clip),  # one norm is faster than one norm per array
         optimizer(learning_rate),
         optax.masked(optax.set_to_zero(), frozen_mask),
     )
@@ -61,8 +61,9 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
     """Returns a tree like `params`, with True for arrays subject to weight decay.
 
     Weight decay applies to all trained arrays, with one exception. In residual layers
-    around a linear recurrence, it only applies to kernels, since it would shorten the
-    memory of the recurrence and undo the initialization of the encoder bias.
+    around a linear recurrence, weight decay applies only to kernels. Otherwise, it
+    would shorten the memory of the recurrence and undo the initialization of the
+    encoder bias.
     """
     kernels_only = ("layers", f"{BACKWARD}layers", *NOT_TRAINED)
 
@@ -76,7 +77,7 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
 def constant(peak: float, num_steps: int, *, warmup_fraction: float) -> optax.Schedule:
     """Linear warmup, then a constant learning rate."""
     warmup_steps = int(warmup_fraction * num_steps)
-    init_value = peak / (warmup_steps + 1)  # the first update must have an effect
+    init_value = peak / (warmup_steps + 1)  # not 0: the first update has an effect
     return optax.warmup_constant_schedule(init_value, peak, warmup_steps)
 
 
@@ -101,22 +102,22 @@ def compute_learning_rate(
     make_schedule = resolve_function(
         config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
     )
-    # optax mixes integers and floats, which strict dtype promotion forbids.
+    # Optax mixes integers and floats, which strict dtype promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         schedule = make_schedule(config.learning_rate, config.num_steps)
         return jnp.asarray(schedule(step), jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "updates", "sharding"))
+@functools.partial(jax.jit, static_argnames=("config", "num_updates", "sharding"))
 def compute_learning_rates(
-    start: jax.Array, *, config: RunTrainConfig, updates: int, sharding: Sharding
+    start: jax.Array, *, config: RunTrainConfig, num_updates: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of consecutive updates, float32 [updates].
 
     `start` is the index of the first update.
     """
     learning_rates = jax.vmap(functools.partial(compute_learning_rate, config))(
-        start + jnp.arange(updates)
+        start + jnp.arange(num_updates)
     )
     return jax.lax.with_sharding_constraint(learning_rates, sharding)
 
@@ -124,7 +125,7 @@ def compute_learning_rates(
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
     """Updates the EMA with the parameters after update `step`.
 
-    The decay starts small, so that the initial weights quickly lose their influence.
+    The decay starts small, so that the initial parameters quickly lose their influence.
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",

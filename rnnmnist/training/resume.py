@@ -1,4 +1,4 @@
-"""Opens a run, and checks its record, settings, data and devices."""
+"""Opens a run: validates its record, settings, data and devices."""
 
 import contextlib
 import logging
@@ -44,15 +44,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """A run that has passed all checks and is ready to train.
+    """A validated run, ready to train.
 
     Attributes:
-        record: the record of the run, with any earlier checkpoints.
+        record: the record of the run, including earlier checkpoints.
         config: the configuration, with defaults resolved for the task.
         dataset: the data, identical on all processes.
         mesh: the device mesh.
-        completion: reason why the run is complete; None if it is incomplete.
-        reason: reason for the choice of the network; None if the user chose it.
+        completion: why the run is complete. None if the run is incomplete.
+        reason: why this network was chosen. None if the user chose the network.
     """
 
     record: Record
@@ -69,10 +69,10 @@ def open_run(
     workdir: Path | None,
     open_data_source: Callable[[DataConfig], DataSource],
 ) -> Iterator[Run]:
-    """Opens the record, loads the data, and checks that the run can start or resume.
+    """Opens the record, loads the data, and validates that the run can start or resume.
 
-    Nothing is written. If `workdir` is None, the record is in memory. For images,
-    settings are checked before the download. For sequences, settings are checked after
+    Writes nothing. If `workdir` is None, the record is in memory. For images, settings
+    are validated before the download. For sequences, settings are validated after
     reading, since the default network depends on the number of sequences. A resumed run
     uses the defaults for the data of its checkpoint.
     """
@@ -86,12 +86,12 @@ def open_run(
             source.num_training_examples,
             source.has_binary_features,
         )
-        # Importing custom functions is safe, since the user passes them in this call.
+        # Importing custom functions is safe: the caller specified the functions.
         user_config = import_functions(user_config)
         if user_config.data.name != "files":  # the task is known without the images
             image_config = resolve(user_config, image_task(user_config.data))
-            # Creating a mesh waits for all processes. If there are several, they must
-            # first pass `check_processes`.
+            # Creating a mesh waits for all processes. Several processes must therefore
+            # pass `check_processes` first.
             if process_count() == 1:
                 create_mesh(image_config)
         completion = None
@@ -118,7 +118,7 @@ def open_run(
 
 
 def _check_training(run: Run, saved_config: RunConfig | None) -> None:
-    """Runs the checks for training, and warns about changed settings."""
+    """Validates custom functions or the fit, and warns about changed settings."""
     if run.record.workdir is not None:
         for function in imported_functions(run.config):
             function.check_importable()
@@ -160,15 +160,18 @@ def create_mesh(config: RunConfig) -> Mesh:
 
 
 def check_resume(config: RunConfig, header: Header, record: Record) -> str | None:
-    """Raises a `UserError` if the run cannot resume with these settings.
+    """Returns why the run is complete, or None if the run is incomplete.
 
-    If the run is complete, returns an explanation, otherwise None. For a complete run,
-    all settings that affect the result must equal the checkpoint's settings.
+    For a complete run, all settings that affect the result must equal the checkpoint's
+    settings.
+
+    Raises:
+        UserError: if the run cannot resume with these settings.
     """
     mismatches = changed_settings(header.config, config, "error")
     completion = describe_completion(record.lines, header.step, config.train)
     if completion is not None:
-        # No later update would use the new values. The number of steps may differ,
+        # No later update would use the new values. Only `train.num_steps` may differ,
         # since it only determines whether the run is complete.
         changes = changed_settings(header.config, config, "warn")
         mismatches += [change for change in changes if change[0] != "train.num_steps"]
@@ -184,7 +187,7 @@ def check_resume(config: RunConfig, header: Header, record: Record) -> str | Non
 def changed_settings(
     old: RunConfig, new: RunConfig, policy: ResumePolicy
 ) -> list[tuple[str, str, str]]:
-    """Returns (name, old value, new value) of changed settings with this policy."""
+    """Returns (name, old value, new value) of each changed setting with this policy."""
     old_values = _settings(old)
     return [
         (name, old_values[name], value)
@@ -196,7 +199,7 @@ def changed_settings(
 def check_processes(config: RunConfig, task: Task, step: int) -> None:
     """Raises a `UserError` if the processes cannot train together.
 
-    All processes must have the same data, settings and first step. Fitting in closed
+    All processes must have the same data, settings and resume point. Fitting in closed
     form requires a single process.
     """
     if config.model.is_closed_form and process_count() > 1:
@@ -223,7 +226,7 @@ def check_processes(config: RunConfig, task: Task, step: int) -> None:
 def _settings(config: RunConfig) -> dict[str, str]:
     """Returns settings as strings, without the paths of data and custom functions.
 
-    Paths may change when a run is resumed, and may differ between processes.
+    These paths may change when a run is resumed, and may differ between processes.
     """
     settings = {}
     for name, value in config.flat().items():

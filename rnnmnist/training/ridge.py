@@ -1,4 +1,4 @@
-"""Ridge regression classifier on hidden states, fitted in closed form on the host.
+"""A ridge classifier on hidden states, fitted in closed form on the host.
 
 Targets y[i] are 1 for the class of example i and -1 for all other classes. Features
 x[i] are standardized with their weighted mean and standard deviation. With example
@@ -12,9 +12,9 @@ eigenvalues of Z'Z, the coefficients for any alpha are
 
     B = V (ZV)'Y / (eigenvalues + alpha)
 
-The same decomposition gives the leave-one-out predictions: the prediction for each
-example from a fit without the example, or without its group. Alpha and the temperature
-of the decision values minimize the loss of these predictions.
+The same decomposition gives the leave-one-out predictions: each example is predicted by
+a fit without the example, or without its group. Alpha minimizes the squared error of
+these predictions. The temperature minimizes their cross-entropy.
 
 References:
     Hoerl and Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems",
@@ -35,13 +35,13 @@ from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.runtime.machine import main_memory
 
 ALPHAS = np.logspace(-4, 4, 17)
-# If the ratio of a feature's standard deviation to its mean is at most this tolerance,
-# the feature is constant up to float32 rounding.
+# If the ratio of a feature's standard deviation to its absolute mean is at most this
+# tolerance, the feature is constant up to float32 rounding.
 CONSTANT_TOLERANCE = 1e-5
 # If the ratio of an eigenvalue to the largest eigenvalue is at most this tolerance, the
 # eigenvalue is 0 up to rounding.
 ZERO_TOLERANCE = 1e-14
-# Peak memory of a fit, as numbers of float64 arrays of each shape.
+# Peak memory of a fit: number of float64 arrays of each shape.
 STATE_ARRAYS = 2  # hidden states and coordinates of the examples
 GRAM_ARRAYS = 5  # the Gram matrix and the workspace of its decomposition
 LEVERAGE_ARRAYS = 4  # the leverage matrix of the largest group
@@ -52,11 +52,11 @@ class RidgeHead(NamedTuple):
 
     kernel: np.ndarray  # float64 [features, classes]
     bias: np.ndarray  # float64 [classes]
-    # float64 [examples, classes]. Each row is from a head fitted without the example,
-    # with the same alpha, temperature and standardization.
+    # float64 [examples, classes]. Each example is predicted by a head that is fitted
+    # without the example, with the same alpha, temperature and standardization.
     leave_one_out_logits: np.ndarray
     # Temperature of the decision values, which are about -1 to 1. `kernel`, `bias` and
-    # `leave_one_out_logits` are already divided by it.
+    # `leave_one_out_logits` are already divided by the temperature.
     temperature: float
 
 
@@ -70,9 +70,9 @@ def fit_ridge(
 ) -> RidgeHead:
     """Fits a head with the alpha that minimizes the leave-one-out error.
 
-    In the fit, the error and the temperature, an example with weight 2 counts as two
-    examples, but it is left out as a single example. All examples of a group are left
-    out together.
+    For the fit, the error and the temperature, an example with weight 2 counts as two
+    examples, but is left out as a single example. All examples of a group are left out
+    together.
 
     Args:
         features: float64 [examples, features]. Overwritten, to save memory.

@@ -30,11 +30,11 @@ def train_and_evaluate(
 
     Args:
         run: the run, opened by `open_run`.
-        stop_context: context manager that handles signals during training. It yields
-            a flag, which is set when a signal arrives.
+        stop_context: context manager that handles signals during training, and yields a
+            flag that a signal sets.
         verbose: whether to print progress and the summary.
-        callback: function that is called with the metrics of each validation. If it
-            returns True, training stops. It is not called during a fit in closed form.
+        callback: called with the metrics of each validation; training stops if the
+            callback returns True. Not called during a fit in closed form.
     """
     start_time, start_compile_seconds = time.monotonic(), compile_seconds()
     config, task, record = run.config, run.dataset.task, run.record

@@ -1,4 +1,4 @@
-"""The training state, and the static arguments of its compiled update."""
+"""The training state, and the static arguments of the compiled training step."""
 
 import functools
 from typing import NamedTuple
@@ -33,14 +33,14 @@ class Program(NamedTuple):
     Programs are compared and hashed by their fields. Equal programs share a compiled
     step, even if the code of a custom function has changed in the meantime. Learning
     rates, example weights and seeds are not fields but array arguments of the step, so
-    that it is not recompiled if their values or the number of steps change.
+    that the step is not recompiled if these values or the number of steps change.
     """
 
     transform: BatchTransform
     objective: Objective
     make_optimizer: Function  # maps a learning rate to an optimizer
-    clip_norm: float  # 0: no clipping
-    ema_decay: float  # 0: no EMA
+    clip_norm: float  # maximum global norm of the gradient; 0 disables clipping
+    ema_decay: float  # 0 disables the EMA
     mesh: Mesh  # axes `ensemble` and `batch`
 
     @classmethod
@@ -91,18 +91,18 @@ class Program(NamedTuple):
 class TrainState(NamedTuple):
     """The state of a network or an ensemble between two updates.
 
-    For an ensemble, all arrays have a leading ensemble axis. To resume, the state and
-    the number of finished updates are sufficient, since all later batches are
-    determined by the seed and this number.
+    All arrays have a leading ensemble axis, except in the functions that update a
+    single member (`training/step.py`). The state and the number of finished updates are
+    sufficient to resume, since the seed and this number determine all later batches.
     """
 
-    params: Params  # float32, trained weights
+    params: Params  # float32
     ema_params: Params | None  # EMA of `params`; None without EMA
     opt_state: optax.OptState
 
     @property
     def evaluated_params(self) -> Params:
-        """The weights to validate, to evaluate, and to save as `params`."""
+        """The parameters to validate, to evaluate, and to save as `params`."""
         return self.params if self.ema_params is None else self.ema_params
 
 
@@ -124,7 +124,7 @@ def create_state(
 
 
 def abstract_state(config: RunConfig, program: Program) -> TrainState:
-    """Returns the shapes and dtypes of the training state, without computing it."""
+    """Returns the shapes and dtypes of the training state."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
     return jax.eval_shape(functools.partial(init_state, program=program), seeds)
 
@@ -141,11 +141,11 @@ def init_state(
     def init_member(seed: jax.Array) -> tuple[Params, optax.OptState]:
         key = stream_key(seed, Stream.PARAMS)
         params = init_params(program.model, key, delta_std)
-        # XLA rounds random numbers differently in vectors and in small matrices. With
-        # the barrier, initial weights are bitwise equal to published initial weights.
+        # XLA rounds random numbers differently in vectors and in small matrices. The
+        # barrier reproduces the initial parameters of published runs bit for bit.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
-        # The state of the optimizer does not depend on the learning rate.
+        # The initial optimizer state does not depend on the learning rate.
         return params, program.optimizer(0.0).init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.

@@ -2,7 +2,7 @@
 
 Three functions, each called by the one before:
 
-- `train_chunk` distributes the ensemble and the batches of a chunk over the devices;
+- `train_chunk` shards the ensemble and the batches of a chunk over the devices;
 - `train_member` runs the updates of one ensemble member, and transforms each batch into
   network inputs (`BatchTransform`);
 - `update` computes a single update from one batch. It calls the objective (`Objective`)
@@ -49,7 +49,7 @@ def train_chunk(
 
     If a log line or a validation is due within a chunk, the chunk takes two calls. For
     example, if a log line is due after step 43, the calls for steps 0 to 99 have
-    (first, end) = (0, 43) and (43, 100). Both bounds are arrays, so that the same
+    (first, end) = (0, 43) and (43, 100). `first` and `end` are arrays, so that the same
     compiled program can run any number of updates.
 
     Args:
@@ -64,8 +64,8 @@ def train_chunk(
         The new state, and the metrics, [ensemble, updates], with an entry for each
         update of the chunk. Entries outside `first` to `end - 1` are 0.
     """
-    # `partial` binds the arguments that all devices and members share. Neither
-    # `shard_map` nor `map_ensemble` may split them.
+    # All devices and members share the arguments that `partial` binds: neither
+    # `shard_map` nor `map_ensemble` splits these arguments.
     train = functools.partial(
         train_member,
         start=chunk.start,
@@ -78,21 +78,21 @@ def train_chunk(
     # `shard_map`, each device trains its own members on its shard of each batch.
     train_on_devices = jax.shard_map(
         # Maps over the ensemble axis: with `jax.vmap` on accelerators, and with a loop
-        # on CPUs, where a loop is faster. For a single member, the axis is squeezed.
+        # on CPUs, where a loop is faster. For a single member, the axis is removed.
         map_ensemble(train, program.model.execution.vectorize_ensemble),
         mesh=program.mesh,
         in_specs=(ENSEMBLE_SPEC, BATCHES_SPEC, ENSEMBLE_SPEC),
-        # Devices along the mesh axis `batch` must compute equal results. This is not
-        # checked, but the `psum` in `update` ensures it.
+        # Devices along the mesh axis `batch` must compute equal results. JAX does not
+        # check this, but the `psum` in `update` ensures it.
         out_specs=ENSEMBLE_SPEC,
-        # `check_vma=True` would track which arrays differ between devices. But JAX then
-        # sums gradients automatically, array by array, which is slower. JAX also
-        # rejects the loop over time steps, because the initial carry (zeros) is
-        # replicated, but later carries vary over devices.
+        # With `check_vma=True`, JAX tracks which arrays vary over devices. JAX would
+        # then sum the gradients automatically, array by array, which is slower. JAX
+        # would also reject the loop over time steps, because the initial carry (zeros)
+        # is replicated, but later carries vary over devices.
         check_vma=False,
     )
     state, metrics = train_on_devices(state, chunk.batches, chunk.seeds)
-    # Replicated, since every process reads the metrics of all members.
+    # Replicate the metrics, since every process reads the metrics of all members.
     metrics = jax.lax.with_sharding_constraint(
         metrics, replicated_sharding(program.mesh)
     )
@@ -110,7 +110,7 @@ def train_member(
     end: jax.Array,
     program: Program,
 ) -> tuple[TrainState, UpdateMetrics]:
-    """Runs consecutive updates of one ensemble member, on the shards of one device.
+    """Runs consecutive updates of one ensemble member, on one device.
 
     A non-finite update does not stop the loop. The host detects it in the metrics, and
     ends the run (`training/loop.py`).
@@ -165,11 +165,11 @@ def update(
 ) -> tuple[TrainState, UpdateMetrics]:
     """Updates one ensemble member with the gradient of one batch.
 
-    To log another metric, add it to `metrics` at the end of this function. It must be a
-    scalar that is equal on all devices, such as a function of `grads`, `updates` or
-    `params`. The log contains its mean over all steps since the previous line. To log a
-    per-example quantity, set `train.metrics`, or add a sum to the metrics of
-    `Objective`.
+    To log another metric, add it to `metrics` at the end of this function. The metric
+    must be a scalar that is equal on all devices, for example a function of `grads`,
+    `updates` or `params`. The log contains the mean of the metric over all steps since
+    the previous line. To log a per-example quantity, set `train.metrics`, or add the
+    sum over examples to the metrics of `Objective`.
 
     Args:
         state: state of the member.
@@ -185,16 +185,16 @@ def update(
     # the value of the objective; the metrics contain the loss to log.
     grad_fn = jax.grad(program.objective, has_aux=True)
     sums = grad_fn(state.params, batch)
-    # A single all-reduce of the concatenated arrays is faster than one per array.
+    # One all-reduce of the concatenated arrays is faster than one per array.
     vector, unravel = ravel_pytree(sums)
     total = jax.lax.psum(vector, BATCH)
     mean = total / program.transform.batch_size  # global batch size
     grads, metrics = unravel(mean)
     with jax.named_scope("update"):
-        # The learning rate is traced, so the optimizer is created here. It consists of
-        # functions only; `opt_state` holds its arrays.
+        # The learning rate is traced, so the optimizer is created here. The optimizer
+        # consists of functions only; `opt_state` holds the arrays.
         optimizer = program.optimizer(learning_rate)
-        # optax adds integers to floats, which fails if the process has set
+        # Optax adds integers to floats, which fails if the user's process has set
         # `jax_numpy_dtype_promotion` to "strict".
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -202,8 +202,8 @@ def update(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_ema(ema_params, params, step, program.ema_decay)
-        # The norm of a vector is faster than the norm of a tree. The gradients are
-        # concatenated again, since the vector `mean` also contains the metrics.
+        # Computing the norm of one vector is faster than the norm of a tree. The
+        # gradients are concatenated again, since `mean` also contains the metrics.
         metrics |= {
             # before clipping
             "grad_norm": optax.tree.norm(ravel_pytree(grads)[0]),

@@ -1,7 +1,7 @@
-"""Checks user-defined functions before a run writes anything.
+"""Validates user-defined functions before a run writes anything.
 
 Losses, metrics and augmentations are only traced (`jax.eval_shape`). Optimizers are
-also initialized, and schedules are evaluated. Networks and cells are checked in
+also initialized, and schedules are evaluated. Networks and cells are validated in
 `models/networks.py` and `models/cells.py`.
 """
 
@@ -23,22 +23,22 @@ from rnnmnist.runtime.random_streams import make_key
 from rnnmnist.training.optimizer import compute_learning_rates
 from rnnmnist.training.state import Program
 
-# Metrics of every run, which `training/step.py` computes.
+# Names of the metrics that every run logs (`training/step.py`).
 BUILT_IN_METRICS = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rate")
 
 
 @jax_defaults()
 def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
-    """Checks each user-defined function of a run, and its cell or network.
+    """Validates each user-defined function of a run, including its cell or network.
 
     Raises:
-        UserError: if a function raises an error, returns a wrong shape, or returns a
-            negative learning rate.
+        UserError: if a function raises an error or is invalid, or if two metrics have
+            the same name.
     """
     functions = imported_functions(config)
     if not functions:
         return
-    program = Program.create(config, task, mesh)  # checks the cell or network
+    program = Program.create(config, task, mesh)  # validates the cell or network
     names = [*BUILT_IN_METRICS, *map(short_name, config.train.metrics or ())]
     for name in names:
         if names.count(name) > 1:
@@ -49,7 +49,7 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     labels = jnp.zeros(2, jnp.int32)
     inputs = jnp.zeros((task.time_steps, task.features))
     for function in functions:
-        # As in a run, allow dtype promotion even if the process forbids it.
+        # As in a run, allow dtype promotion even if the user's process forbids it.
         with function.wrap_errors(), jax.numpy_dtype_promotion("standard"):
             if function.setting in ("train.loss", "train.metrics"):
                 values = jax.eval_shape(function, logits, labels)
@@ -65,12 +65,11 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
 
 
 def check_optimizer(program: Program) -> None:
-    """Traces an update, and checks that the learning rate is not part of the state.
-
-    Otherwise, every update would use the learning rate of the initial state.
+    """Traces an update with a user-defined optimizer.
 
     Raises:
-        ValueError: if the optimizer state contains the learning rate.
+        ValueError: if the optimizer state contains the learning rate. Every update
+            would then use the learning rate of the initial state.
     """
     abstract = abstract_params(program.model)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract)
@@ -92,13 +91,13 @@ def check_optimizer(program: Program) -> None:
 
 def check_schedule(config: RunTrainConfig) -> None:
     """Raises a `ValueError` if a learning rate is negative or NaN."""
-    start, updates = jnp.int32(0), config.num_steps
+    start, num_updates = jnp.int32(0), config.num_steps
     learning_rates = np.asarray(
         compute_learning_rates(
-            start, config=config, updates=updates, sharding=local_sharding()
+            start, config=config, num_updates=num_updates, sharding=local_sharding()
         )
     )
-    check_shape("its learning rates", learning_rates, (updates,))
+    check_shape("its learning rates", learning_rates, (num_updates,))
     is_invalid = ~(learning_rates >= 0)  # True for NaN
     if is_invalid.any():
         step = int(is_invalid.argmax())

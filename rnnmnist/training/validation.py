@@ -1,4 +1,4 @@
-"""Validation during training, early stopping, and stopping on signals."""
+"""Validates during training, and stops runs early or after a signal."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.metric_functions import average_metrics
 from rnnmnist.training.state import Program
 
-# Called with validation metrics. Returns True to stop the run, which can be resumed.
+# Called with validation metrics. Returns True to stop the run, which can resume later.
 Callback = Callable[[StepMetrics], bool | None]
 
 
@@ -33,7 +33,7 @@ def validate(
     examples: Examples,
     step: int,
 ) -> tuple[StepMetrics, float | None]:
-    """Evaluates parameters [ensemble, ...] on the validation split.
+    """Evaluates an ensemble's parameters on the validation split.
 
     Returns the metrics and the fitted temperature. The temperature is None if the split
     is too small to select a checkpoint.
@@ -47,7 +47,7 @@ def validate(
         temperature = calibrate(logits, examples.labels)
     metrics = compute_step_metrics(config, logits, examples, step, "validation")
     means = average_metrics(program.objective.metrics, logits, examples.labels)
-    if isinstance(config.train.loss, Function):  # otherwise the cross-entropy
+    if isinstance(config.train.loss, Function):  # replaces the cross-entropy
         losses = average_metrics([config.train.loss], logits, examples.labels)
         (values,) = losses.values()
         members = [
@@ -61,7 +61,7 @@ def validate(
 def compute_step_metrics(
     config: RunConfig, logits: np.ndarray, examples: Examples, step: int, split: str
 ) -> StepMetrics:
-    """Computes metrics from logits [ensemble, examples, classes]."""
+    """Computes metrics from logits, [ensemble, examples, classes]."""
     metrics = compute_ensemble_metrics(
         logits, examples.labels, config.seed, num_groups=examples.num_groups
     )
@@ -69,7 +69,7 @@ def compute_step_metrics(
 
 
 def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) -> None:
-    """Raises a `StoppedError` on all processes if any process received a signal."""
+    """Raises a `StoppedError` in all processes if any process has received a signal."""
     signal_number = max_over_processes(stop.signal_number)
     if not signal_number:
         return
@@ -88,7 +88,7 @@ def should_stop_early(
     record: Record,
     callback: Callback | None,
 ) -> bool:
-    """Returns True if the callback or early stopping ends the run."""
+    """Returns True if the callback or early stopping stops the run."""
 
     def decide() -> bool:
         if callback is not None and callback(metrics):

@@ -178,7 +178,9 @@ def test_a_non_finite_update_stops_the_run(
     args = trainer.arguments(tmp_path, data_dir, *trainer.WILD, rate)
     process = called("main", *args)
     assert process.returncode == 1
-    message = rf"error: step {wrong_step} gave non-finite values.*learning rate 1e\+"
+    message = (
+        rf"error: step {wrong_step} produced non-finite values.*learning rate 1e\+"
+    )
     assert re.match(message, process.stderr)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, wrong_step))
     assert not (tmp_path / "1").exists()

@@ -530,7 +530,7 @@ def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_programs")
 def test_a_non_finite_loss_stops_the_run(folder: Path) -> None:
-    with pytest.raises(rnnmnist.RunError, match=r"step 1 gave non-finite values"):
+    with pytest.raises(rnnmnist.RunError, match=r"step 1 produced non-finite values"):
         fit(loss="own.py:infinite")
 
 

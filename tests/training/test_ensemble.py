@@ -145,7 +145,7 @@ def test_a_nonfinite_member_is_identified(way: Way) -> None:
     np.testing.assert_array_equal(finite_mask(found), expected)
     error = nonfinite_error(ENSEMBLE_CONFIG, found, 3, 3)
     assert (
-        f"step 4 gave non-finite values: for seed {ENSEMBLE_CONFIG.seeds[2]},"
+        f"step 4 produced non-finite values: for seed {ENSEMBLE_CONFIG.seeds[2]},"
         in str(error)
     )
 
