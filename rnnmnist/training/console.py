@@ -157,7 +157,7 @@ def summarize(
 
 
 def describe_validation(header: Header) -> str:
-    """Describes the validation of the selected checkpoint, and why it is selected."""
+    """Describes the validation of the selected checkpoint, and how it was selected."""
     step, metrics = header.step, header.metrics
     if metrics is None:
         return f"none: no sequences were held out; the last step, {step}, is selected"
