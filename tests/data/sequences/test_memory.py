@@ -136,7 +136,7 @@ def test_columns_can_have_custom_names(tmp_path: Path) -> None:
         X, y, groups, ids = found  # noqa: N806
         assert (X[1].shape, X[1][0]) == ((5, 1), 1.01)
         assert (y[1], groups[5], ids[1]) == ("walk", "1", "new 1")
-    with pytest.raises(UserError, match=r"data\.columns: groups=absent"):
+    with pytest.raises(UserError, match=r"groups=absent"):
         rnnmnist.read_sequences(frame, roles | {"groups": "absent"})
     run = tmp_path / "run"
     rnnmnist.fit(frame, workdir=run, columns=roles, **FILTERS)
