@@ -111,7 +111,7 @@ class Network:
 
     @property
     def pixel_order(self) -> np.ndarray | None:
-        """Pixel indices of each time step, [time, features]; None for sequences."""
+        """Pixels read at each time step, as indices [time, features], or None."""
         shape = self.task.image_shape
         if shape is None:
             return None

@@ -3,11 +3,11 @@
 A workdir contains one folder per saved step, with these items:
 
 - `params`: the evaluated parameters;
-- `state`: all training arrays, including the parameters, from which a run resumes;
+- `state`: all arrays from which training resumes, including the parameters;
 - `header`: the `Header`.
 
 `SHA256SUMS` lists the SHA-256 of each file in the items. `read_header` verifies all
-checksums before it parses a file, because orbax does not detect a flipped byte. A
+checksums before it parses a file, because Orbax does not detect a flipped byte. A
 checkpoint is damaged only if a file does not match its checksum. If a read fails for
 lack of memory, threads or file descriptors, the checkpoint is not damaged.
 """
@@ -57,26 +57,26 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     config: RunConfig
     task: Task
-    # Validation or leave-one-out metrics, which select the best checkpoint and are
-    # computed with temperature 1; None if the step was not validated.
+    # Validation or leave-one-out metrics, computed with temperature 1. They select the
+    # best checkpoint. None if the step was not validated.
     metrics: StepMetrics | None
     # probabilities = softmax(logits / temperature)
     temperature: float = 1.0
     # Why `choose_config` chose the cell; None if the user chose it.
     reason: str | None = None
-    # For each user-defined function, the SHA-256 of its file. The keys have the form
-    # `SETTING=LABEL`.
+    # The SHA-256 of each user-defined function's file. The keys have the form
+    # `SETTING=NAME`, where NAME is the result of `short_name`.
     files: dict[str, str] = {}
     # One hash per training sequence; empty for images.
     trained_on: tuple[str, ...] = ()
 
 
 def replace_functions(header: Header) -> Header:
-    """Replaces the functions in a header with strings, to save or pickle the header.
+    """Replaces functions with their specifications, to save or pickle the header.
 
     Raises:
-        UserError: if another process could not import the cell or the network, which
-            are needed for predictions.
+        UserError: if another process could not import the cell or the network. Both are
+            needed for predictions.
     """
     functions = imported_functions(header.config)
     for function in functions:
@@ -92,7 +92,7 @@ def replace_functions(header: Header) -> Header:
 
 
 def warn_about_changed_files(header: Header, config: RunConfig) -> None:
-    """Warns about user-defined functions whose file has changed since the save."""
+    """Warns about user-defined functions whose files have changed since the save."""
     for function in imported_functions(config):
         sha256 = header.files.get(f"{function.setting}={short_name(function)}")
         if sha256 not in (None, function.sha256):
@@ -103,7 +103,7 @@ def warn_about_changed_files(header: Header, config: RunConfig) -> None:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Verifies a checkpoint and returns its header; None if the checkpoint is damaged.
+    """Verifies a checkpoint and returns its header, or None if it is damaged.
 
     Raises:
         UserError: if the checkpoint was saved by an incompatible version of rnnmnist,
@@ -190,7 +190,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def move_aside(folder: Path) -> None:
-    """Renames a damaged checkpoint to `damaged-STEP`, so that the step can be saved."""
+    """Renames a damaged checkpoint to `damaged-STEP`, so that it can be replaced."""
     target = folder.with_name(f"damaged-{folder.name}")
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
@@ -202,13 +202,13 @@ def move_aside(folder: Path) -> None:
 
 @contextlib.contextmanager
 def wrap_read_errors(folder: Path) -> Iterator[None]:
-    """Turns any error while reading a checkpoint into a `RunError`.
+    """Converts any error while reading a checkpoint to a `RunError`.
 
     A read error does not prove that the checkpoint is damaged.
     """
     try:
         yield
-    except Exception as error:  # orbax and tensorstore raise many types
+    except Exception as error:  # Orbax raises many exception types
         raise RunError(
             f"checkpoint {folder} cannot be read ({summarize_error(error)}); it may "
             "not be damaged: a training process may have deleted it, or this process "

@@ -1,11 +1,11 @@
-"""Saves and restores the arrays of checkpoints with orbax.
+"""Saves and restores the arrays of checkpoints with Orbax.
 
 All arrays except the step have a leading ensemble axis, whose length is 1 for a single
 seed. For the files, see `checkpoint_files.py`.
 
 Saves are synchronous: the arrays are small and already on the host, and a save takes
-about 0.15 s on a CPU. In a run with several processes, process 0 saves checkpoints, and
-all processes read them.
+about 0.15 s on a CPU. In a multi-process run, process 0 saves checkpoints, and all
+processes read them.
 """
 
 import threading
@@ -26,8 +26,8 @@ from rnnmnist.runs.workdir import HEADER_FILE, UNFINISHED_FOLDER, remove_unfinis
 from rnnmnist.runs.writing import sync, write_json
 from rnnmnist.runtime.jax_defaults import jax_defaults
 
-# Concurrent saves in one process would disturb each other, because orbax identifies
-# saves by a counter.
+# Concurrent saves in one process would interfere, because Orbax identifies saves by a
+# counter.
 SAVE_LOCK = threading.Lock()
 
 
@@ -40,8 +40,8 @@ def save(
 ) -> None:
     """Saves a checkpoint and deletes outdated checkpoints.
 
-    `arrays` contains a pytree of NumPy arrays for each item, `params` and `state`.
-    `outdated` contains the steps of the checkpoints to delete.
+    `arrays` maps the items `params` and `state` to pytrees of NumPy arrays. `outdated`
+    contains the steps of the checkpoints to delete.
 
     The checkpoint is written to a temporary folder, which is then renamed, so that a
     killed process does not leave an incomplete checkpoint.
@@ -54,16 +54,16 @@ def save(
                 checkpointer.save(folder / item, args=content)
         write_json(folder / HEADER_FILE, header)
         write_checksums(folder)
-        sync(folder, *folder.rglob("*"))  # orbax syncs only array files
+        sync(folder, *folder.rglob("*"))  # Orbax syncs only array files
         folder.rename(workdir / folder.name)
         sync(workdir)
         for step in outdated:
-            # Rename before deleting, so that no half-deleted checkpoint remains.
+            # Rename before deleting, so that no partially deleted checkpoint remains.
             (workdir / str(step)).rename(workdir / UNFINISHED_FOLDER / str(step))
-    except Exception as error:  # orbax and tensorstore raise many types
+    except Exception as error:  # Orbax raises many exception types
         raise RunError(
             f"step {header.step} cannot be saved in {workdir} "
-            f"({summarize_error(error)}); make sure that there are enough disk space, "
+            f"({summarize_error(error)}); make sure that there is enough disk space, "
             "memory, threads and file descriptors, and run the command again"
         ) from error
     finally:
@@ -76,9 +76,9 @@ def read_arrays(
 ) -> Tree:
     """Restores an item of a checkpoint, `params` or `state`, as NumPy arrays.
 
-    `target` is a pytree with the expected names and shapes. If it is None, all saved
-    arrays are restored, and dictionaries and lists replace named tuples. Checksums are
-    not verified, because `read_header` has verified them.
+    `target` is a pytree with the expected names and shapes. If `target` is None, all
+    saved arrays are restored, and named tuples become dictionaries or lists. Checksums
+    are not verified again after `read_header`.
 
     Raises:
         RunError: if the item cannot be read, or does not have the names and shapes of

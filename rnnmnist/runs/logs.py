@@ -19,14 +19,15 @@ FILE_NAME = "metrics.jsonl"
 class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of one step, for a line of `metrics.jsonl` and for callbacks.
 
-    Lines do not contain confusion matrices, which are large if there are many classes.
+    Lines do not contain confusion matrices, because they are large if there are many
+    classes.
 
     Attributes:
         step: the number of completed updates.
         split: `train` or `validation`. For random filters, also `leave_one_out` or, if
             there are groups, `leave_one_group_out`.
         examples_per_second: the total training throughput of all members.
-        metrics: the means of other metrics by name, with one number per member.
+        metrics: further metrics by name, each with one mean per member.
     """
 
     step: int
@@ -50,8 +51,8 @@ def describe_completion(
 ) -> str | None:
     """Returns why a run is complete after `step` steps; None if it is not complete.
 
-    A run is complete at its last step. If early stopping is enabled, a run is also
-    complete if the members' mean metric did not improve in the last `patience`
+    A run is complete after `num_steps` steps. If early stopping is enabled, a run is
+    also complete if the early-stopping metric did not improve in the last `patience`
     validations.
     """
     if step >= config.num_steps:

@@ -82,7 +82,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     @property
     def accuracy(self) -> float:
         """The mean accuracy of the members."""
-        # A single integer division, so that equal counts give exactly equal accuracies.
+        # Divide integers once, so that equal counts give exactly equal accuracies.
         return self.correct / (len(self.members) * self.examples)
 
     @property
@@ -92,14 +92,14 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson score interval for the members' mean `correct`."""
+        """The 95 % Wilson score interval at the mean number of correct predictions."""
         return wilson_interval(self.correct / len(self.members), self.examples)
 
     @property
     def accuracy_std(self) -> float | None:
-        """The standard deviation of the members' accuracies; None for one network.
+        """The sample standard deviation (`ddof=1`) of the members' accuracies.
 
-        It is the sample standard deviation (`ddof=1`).
+        None for a single network.
         """
         if len(self.members) == 1:
             return None
@@ -114,7 +114,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         """
         if self.accuracy_std is None:
             return None
-        from scipy.special import stdtrit  # takes 0.5 s; only ensembles need it
+        from scipy.special import stdtrit  # this import takes 0.5 s
 
         count = len(self.members)
         quantile = float(stdtrit(count - 1, 0.975))
@@ -138,7 +138,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def is_unbalanced(self) -> bool:
-        """Whether the largest class has at least twice as large as the smallest."""
+        """Whether the largest class is at least twice the size of the smallest."""
         if not self.confusion:
             return False
         sizes = np.sum(self.confusion, axis=1)

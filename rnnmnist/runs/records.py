@@ -1,8 +1,8 @@
 """The record of a run: its log, checkpoints, tables and results.
 
 Training writes to a record, and trained networks are loaded from a record. A record is
-kept in memory and, if the run has a workdir, also in files. Code that uses a record
-does not depend on how it is stored. Each file is read only once.
+kept in memory and, if the run has a workdir, also in files. Its interface is the same
+in both cases. Each file is read only once.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Record:
     """Log, checkpoints and tables of a run, in memory and optionally in a workdir.
 
     Everything that this process saves also stays in memory, so that the process does
-    not have to read it. In a run with several processes, only process 0 writes files.
+    not read its own files. In a multi-process run, only process 0 writes files.
 
     Attributes:
         workdir: the folder of the run; None if the run is kept only in memory.
@@ -63,7 +63,7 @@ class Record:
         state: all training arrays of the latest checkpoint, from which training
             resumes; None if this process has neither saved nor read them. For random
             filters, `state` contains the leave-one-out logits as `left_out`, float64
-            [ensemble, examples, classes], in which examples are sorted by group.
+            [ensemble, examples, classes], with examples sorted by group.
     """
 
     def __init__(self, workdir: Path | None = None) -> None:
@@ -88,7 +88,7 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The latest checkpoint's step; 0 if there are no checkpoints."""
+        """The step of the latest checkpoint; 0 if there are no checkpoints."""
         return max(self.headers, default=0)
 
     @property
@@ -133,8 +133,9 @@ class Record:
         if header.step not in self.params and self.workdir is not None:
             from rnnmnist.runs import checkpoints  # imports orbax
 
-            # If JAX has not initialized its devices, orbax would initialize a single
-            # CPU device. Split the CPU first, because a training run can follow.
+            # If JAX has not initialized its backends, Orbax would initialize a CPU
+            # backend with a single device. Initialize backends with all devices
+            # first, because a training run can follow.
             make_single_device_mesh()
             # The shapes of the parameters are the same on all platforms.
             execution = Execution.create(header.config, "cpu")
@@ -146,9 +147,10 @@ class Record:
         return self.params[header.step]
 
     def read_state(self, target: Tree | None = None) -> Tree | None:
-        """Returns `state`, which is read first if necessary; None if it does not exist.
+        """Returns `state`, or None if the checkpoint has no `state`.
 
-        `target` is a pytree with the expected names and shapes.
+        If necessary, `state` is read from the workdir. `target` is a pytree with the
+        expected names and shapes.
         """
         workdir, step = self.workdir, self.step
         if self.state is None and workdir and (workdir / f"{step}/state").exists():
@@ -160,7 +162,7 @@ class Record:
     def begin(self, config: RunConfig | None) -> None:
         """Prepares the record for training.
 
-        Removes the unfinished checkpoints of killed processes, and renames damaged
+        Removes checkpoints that killed processes left unfinished, and renames damaged
         checkpoints. `config` is None if the run is complete and only evaluated.
         """
         if self._output_folder is not None:
@@ -205,7 +207,7 @@ class Record:
             self.params.pop(step, None)
 
     def save_arrays(self, arrays: Mapping[str, ArrayLike]) -> None:
-        """Saves the arrays passed to `fit`, unless a resumed run has saved them."""
+        """Saves the arrays passed to `fit`, unless a resumed run already has them."""
         folder = self._output_folder
         if folder is None or (self.step and (folder / ARRAYS_FOLDER).exists()):
             return
@@ -256,7 +258,7 @@ def save_network(workdir: Path, header: Header, params: Params) -> None:
 def open_record(workdir: Path | None) -> Iterator[Record]:
     """Locks the workdir of a training run, and yields the run's record.
 
-    In a run with several processes, process 0 creates and locks the workdir.
+    In a multi-process run, process 0 creates and locks the workdir.
     """
     if workdir is None:
         yield Record()
@@ -271,7 +273,7 @@ def open_record(workdir: Path | None) -> Iterator[Record]:
         record = Record(workdir)
         if record.step and not (workdir / f"{record.step}/state").exists():
             raise UserError(
-                f"workdir: training cannot resume in {workdir}, which contains only "
-                "parameters; choose another workdir"
+                f"workdir: {workdir} contains only parameters, so training cannot "
+                "resume from it; choose another workdir"
             )
         yield record

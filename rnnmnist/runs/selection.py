@@ -9,19 +9,19 @@ from rnnmnist.runs.checkpoint_files import Header
 def outdated_steps(headers: Iterable[Header]) -> set[int]:
     """Returns the steps of the checkpoints to delete.
 
-    A run keeps the best step, the last step and the `train.keep_checkpoints` newest
-    validated steps. The last step may not be validated: a signal can stop a run
-    between two validations.
+    A run keeps the best step, the latest step and the latest `train.keep_checkpoints`
+    validated steps. The latest step may not be validated, because a signal can stop a
+    run between two validations.
 
     Args:
         headers: the headers of all checkpoints, in ascending order of steps.
     """
     headers = list(headers)
-    last = headers[-1]
+    latest = headers[-1]
     steps = [header.step for header in headers]
     validated_steps = [header.step for header in headers if header.metrics is not None]
-    newest_steps = (validated_steps or steps)[-last.config.train.keep_checkpoints :]
-    return {*steps} - {best_header(headers).step, last.step, *newest_steps}
+    latest_steps = (validated_steps or steps)[-latest.config.train.keep_checkpoints :]
+    return {*steps} - {best_header(headers).step, latest.step, *latest_steps}
 
 
 def best_header(headers: Iterable[Header]) -> Header:
@@ -29,7 +29,7 @@ def best_header(headers: Iterable[Header]) -> Header:
 
     If there are class weights, the balanced accuracy is used instead. If there are
     fewer than `MIN_VALIDATION_EXAMPLES` validation examples, the last validated step is
-    the best one.
+    the best step.
     """
 
     def sort_key(header: Header) -> tuple[float, int]:

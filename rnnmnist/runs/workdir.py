@@ -1,4 +1,4 @@
-"""The workdir, the folder of a run: its lock and its checkpoints."""
+"""The workdir of a run: names of its files and folders, its lock, and its steps."""
 
 import contextlib
 import fcntl
@@ -11,10 +11,10 @@ from pathlib import Path
 from rnnmnist.config.files import open_folder
 from rnnmnist.errors import UserError
 
-# Contains the arrays passed to `fit`. Its stem becomes the name of the data set.
+# The folder of the arrays passed to `fit`. Its stem becomes the data set's name.
 ARRAYS_FOLDER = "arrays.data"
 UNFINISHED_FOLDER = ".unfinished"  # contains checkpoints being saved or deleted
-# In the folder of a checkpoint; see `checkpoint_files.py`.
+# Paths in the folder of a checkpoint; see `checkpoint_files.py`.
 CHECKSUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
 
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Locks a workdir, so that two processes cannot train in it simultaneously.
+    """Locks a workdir, so that two processes cannot train in the same run.
 
     The kernel releases the lock when the process ends. If the file system does not
     support locks, a warning is logged. If the workdir does not exist, it is created,
@@ -59,7 +59,8 @@ def list_steps(workdir: Path) -> list[int]:
 
     Raises:
         UserError: if the name of a file or folder is a step number, but the file or
-            folder is not a checkpoint. A checkpoint of that step could not be saved.
+            folder is not a checkpoint. It would prevent saving a checkpoint of that
+            step.
     """
     steps = []
     for path in workdir.iterdir() if workdir.is_dir() else []:

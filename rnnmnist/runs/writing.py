@@ -20,7 +20,7 @@ def sync(*paths: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file only when the new content is completely written.
+    """Writes a file, and replaces an existing file only when the new file is complete.
 
     The parent folder is created if it does not exist. A killed process can leave a
     hidden `.tmp` file behind.
