@@ -1,1 +1,1 @@
-"""Exports trained networks to other runtimes, and checks the exported predictions."""
+"""Exports trained networks to other runtimes, and compares the predictions."""

@@ -1,4 +1,4 @@
-"""Compares the predictions of an export and of the original network."""
+"""Compares the predictions of an export and the original network."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,15 @@ from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.runtime.jax_defaults import jax_defaults
 
 BATCH_SIZE = 128  # examples per call to an export
-NUM_RANDOM_EXAMPLES = 256  # used if the data of the run are missing
+NUM_RANDOM_EXAMPLES = 256  # drawn if the data of the run are missing
 # Two logits of an example tie if their difference is at most this fraction of the
-# largest absolute logit, or of 1 if the largest absolute logit is below 1. Changing the
-# order of summation changes logits by less.
+# largest absolute logit, or of 1 if the largest absolute logit is below 1. A different
+# order of summation changes logits by less than this tolerance.
 TIE_TOLERANCE = 1e-4
 # The tie tolerance for random filters. If many outputs of a filter are close to a
-# threshold, rounding moves some of them across it. On PLAID, logits differ by 14 % of
-# the largest logit for one of 215 recordings, and by at most 2 % for 99 % of them.
+# threshold, rounding moves some of these outputs across the threshold. On PLAID, logits
+# differ by 14 % of the largest logit for one of 215 recordings, and by at most 2 % for
+# 99 % of the recordings.
 FILTER_TIE_TOLERANCE = 0.2
 
 
@@ -37,8 +38,10 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
             examples.
         differing: the number of examples for which the export and the network predict
             different classes.
-        ties: the number of these examples for which the logits of the two classes tie.
-        max_abs_difference: the maximum absolute difference between logits.
+        ties: the number of differing examples for which the network's logits of the two
+            classes tie.
+        max_abs_difference: the maximum absolute difference between the logits of the
+            export and the network.
         versions: the version of each library.
     """
 
@@ -90,7 +93,7 @@ def count_differences(
 
 
 def draw_inputs(network: Network) -> Inputs:
-    """Draws random examples, to compare exports if the data of the run are missing.
+    """Draws random examples for the comparison if the data of the run are missing.
 
     The features of sequences are normally distributed, with the mean and standard
     deviation of the training data. The pixels of images are uniformly distributed.
@@ -108,7 +111,7 @@ def draw_inputs(network: Network) -> Inputs:
 def exported_inputs(network: Network, examples: Inputs) -> tuple[np.ndarray, ...]:
     """Converts examples to the inputs of an exported network.
 
-    The inputs are either images, uint8 [n, rows, columns], or sequences before
+    Returns images, uint8 [n, rows, columns], or two arrays: sequences before
     normalization, float32 [n, time, features], and their lengths, int32 [n].
     """
     values = examples.raw(slice(None))

@@ -1,4 +1,4 @@
-"""Exports a run's network to other runtimes, and compares each export with it."""
+"""Exports a network to other runtimes, and compares the predictions."""
 
 import hashlib
 import importlib
@@ -56,13 +56,11 @@ def write_exports(
     The arguments and errors are the same as for `Model.export`.
     """
     folder = parse_folder(output, "output")
-    names = _check_formats(format, folder, force=force)
+    names = _select_formats(format, folder, force=force)
     task, split, examples = _load_examples(network)
     # The network reads the examples in their stored dtype, as in `evaluate`. An export
-    # reads them in the format that its users pass.
-    expected_logits = network.on(make_single_device_mesh("cpu")).calibrated_logits(
-        examples
-    )
+    # reads the examples in the format that its users pass.
+    expected_logits = network.on(make_single_device_mesh("cpu")).calibrated_logits(examples)
     inputs = exported_inputs(network, examples)
     is_closed_form = network.config.model.is_closed_form
     tie_tolerance = FILTER_TIE_TOLERANCE if is_closed_form else TIE_TOLERANCE
@@ -96,15 +94,15 @@ def write_exports(
         yield name, export
         if differing > ties:
             raise RunError(
-                f"{name} in {folder}: some predictions differ from the predictions of "
-                "the original network"
+                f"{name} export in {folder}: some predictions differ from the "
+                "predictions of the original network"
             )
 
 
 def _load_examples(network: Network) -> tuple[Task, str, Inputs]:
     """Loads the examples for the comparison, or draws examples if the data are missing.
 
-    Raises an error instead if the caller specified the path of the data.
+    If the caller specified the path of the data, missing data raise an error instead.
     """
     try:
         return load_split(network)
@@ -112,14 +110,14 @@ def _load_examples(network: Network) -> tuple[Task, str, Inputs]:
         if network.settings.keys() & set(DATA_PATHS):
             raise
         _logger.warning(
-            "the data of the run are not on this machine, so exports are compared with "
-            f"the network on {NUM_RANDOM_EXAMPLES} random {network.task.noun}"
+            "the data of the run are not on this machine, so exports and the network "
+            f"are compared on {NUM_RANDOM_EXAMPLES} random {network.task.noun}"
         )
         return network.task, "drawn", draw_inputs(network)
 
 
-def _check_formats(format: str, folder: Path, *, force: bool) -> list[str]:
-    """Returns the formats to write. Checks their folders and required packages."""
+def _select_formats(format: str, folder: Path, *, force: bool) -> list[str]:
+    """Returns the formats to write, after validating their folders and packages."""
     names = list(FORMATS) if format == "all" else [format]
     for name in names:
         if name not in FORMATS:

@@ -28,7 +28,7 @@ class Graph:
         return functools.partial(self.add, operator)
 
     def constant(self, value: ArrayLike, float_dtype: DTypeLike = np.float32) -> str:
-        """Adds a constant. Integers are int64."""
+        """Adds a constant, and returns its name. Integers become int64."""
         array = np.asarray(value)
         dtype = np.int64 if array.dtype.kind == "i" else float_dtype
         name = f"constant_{len(self.proto.initializer)}"
@@ -41,7 +41,8 @@ class Graph:
     ) -> str:
         """Adds a node, and returns the name of its first output.
 
-        Inputs are names of outputs, or values, which are added as constants.
+        An input is either the name of an earlier output, or a value, which is added as
+        a constant.
         """
         name = name or f"{operator.lower()}_{len(self.proto.node)}"
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
@@ -52,15 +53,15 @@ class Graph:
         """Adds a loop over time steps, and returns the names of its outputs.
 
         Args:
-            body: one time step, a graph in ONNX text. It maps the states and the inputs
-                of the time step to the new states and outputs.
-            inputs: [time, examples, ...].
-            state_shapes: the shape of each state, without the axis of examples. All
-                states are 0 before the first time step.
+            body: the graph of one time step, in ONNX text. It maps the states and the
+                inputs of the time step to the new states and the outputs.
+            inputs: names of the inputs, [time, examples, ...].
+            state_shapes: the shape of each state, without the example axis. Initial
+                states are 0.
 
         Returns:
-            The states after the last time step, [examples, ...], and the outputs of all
-            time steps, [time, examples, ...].
+            The final states, [examples, ...], and the outputs of all time steps, [time,
+            examples, ...].
         """
         num_examples = self.Shape(inputs[0], start=1, end=2)
         states = [
@@ -68,8 +69,8 @@ class Graph:
             for shape in state_shapes
         ]
         time_step = onnx.parser.parse_graph(body)
-        count = len(self.proto.node)
-        names = [f"{output.name}_{count}" for output in time_step.output]
+        index = len(self.proto.node)
+        names = [f"{output.name}_{index}" for output in time_step.output]
         node = helper.make_node(
             "Scan",
             [*states, *inputs],

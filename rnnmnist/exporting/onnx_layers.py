@@ -1,7 +1,7 @@
-"""Adds the recurrent layers to ONNX graphs.
+"""Adds recurrent layers and random filters to ONNX graphs.
 
 References:
-    ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
+    ONNX operators `LSTM`, `GRU`, `RNN` and `Scan`, https://onnx.ai/onnx/operators/.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from rnnmnist.exporting.onnx_graph import Graph
 from rnnmnist.models.filters import ORDER
 from rnnmnist.models.parameters import Params
 
-# Flax's names of the gates, in ONNX's order, for each cell with an ONNX operator.
+# Flax's gate names in ONNX's order, for each cell that has an ONNX operator.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
@@ -23,18 +23,18 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
 
     `inputs` has shape [time, examples, features].
     """
-    cell, units = str(config.cell), config.hidden_size
+    cell, hidden_size = str(config.cell), config.hidden_size
     kernels = []
     biases = []
     for prefix in "ih":  # Flax's prefixes for the inputs and the hidden state
         gates = [params[f"{prefix}{gate}"] for gate in GATES[cell]]
         kernels.append(np.concatenate([gate["kernel"].T for gate in gates]))
-        biases += [gate.get("bias", np.zeros(units)) for gate in gates]
-    attributes: dict[str, Any] = {"hidden_size": units}
+        biases += [gate.get("bias", np.zeros(hidden_size)) for gate in gates]
+    attributes: dict[str, Any] = {"hidden_size": hidden_size}
     if cell == "gru":
         # Flax's GRU applies the reset gate after the matrix product.
         attributes["linear_before_reset"] = 1
-    # The first axis of parameters is the direction.
+    # The first axis of ONNX parameters is the direction.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
     hidden = graph.add(cell.upper(), inputs, *arrays, **attributes)
     return graph.Squeeze(hidden, [1])
@@ -43,12 +43,12 @@ def add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) 
 def add_layers(
     graph: Graph, config: RunModelConfig, params: Params, inputs: str
 ) -> str:
-    """Adds `ResidualLayers`, and returns their outputs.
+    """Adds `ResidualLayers`, and returns the outputs of the last layer.
 
     `inputs` has shape [time, examples, features].
     """
     hidden = _add_dense(graph, params["encoder"], inputs)
-    units = config.hidden_size
+    hidden_size = config.hidden_size
     for index in range(config.num_layers):
         layer = params[f"layer_{index}"]
         scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
@@ -56,8 +56,8 @@ def add_layers(
         outputs = _add_lru(graph, layer["recurrence"], outputs)
         outputs = graph.Gelu(outputs, approximate="tanh")
         outputs = _add_dense(graph, layer["glu"], outputs)
-        value = graph.Slice(outputs, [0], [units], [2])
-        gate = graph.Slice(outputs, [units], [2 * units], [2])
+        value = graph.Slice(outputs, [0], [hidden_size], [2])
+        gate = graph.Slice(outputs, [hidden_size], [2 * hidden_size], [2])
         hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
     return hidden
 
@@ -87,8 +87,8 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
 def _multiply_state(graph: Graph, factors: np.ndarray) -> str:
     """Returns nodes, in ONNX text, that multiply a state by complex factors.
 
-    The nodes compute `kept` from `before`. The last axis of both contains the real
-    parts, followed by the imaginary parts.
+    The nodes compute `kept` from `before`. The last axis of both arrays contains the
+    real parts, followed by the imaginary parts.
     """
     real = graph.constant(np.tile(factors.real, 2))
     imaginary = graph.constant(np.concatenate([-factors.imag, factors.imag]))
@@ -108,13 +108,13 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     The body of the loop updates the states of the recurrences, the maximum outputs and
     the number of outputs above each threshold. The input of each recurrence is the new
     state of the previous recurrence, so the new states are cumulative sums over the
-    cascade. Outputs in the padding are -inf.
+    cascade. Outputs at padded time steps are -inf.
     """
     weights, thresholds = params["weights"], params["thresholds"]
     pole_real, pole_imaginary = params["pole"]
     phase_real, phase_imaginary = params["phase"]
     phase = np.concatenate([phase_real, -phase_imaginary])
-    num_thresholds, filters = thresholds.shape
+    num_thresholds, num_filters = thresholds.shape
     body = (
         "step (float[n, order, parts] before, float[n, filters] before_largest, "
         "float[n, thresholds, filters] before_counts, float[n, features] value, "
@@ -143,15 +143,19 @@ def add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     _, max_outputs, counts = graph.scan(
         body,
         inputs,
-        add_padding_mask(graph, inputs, lengths),
-        state_shapes=[[ORDER, 2 * filters], [filters], [num_thresholds, filters]],
+        add_validity_mask(graph, inputs, lengths),
+        state_shapes=[
+            [ORDER, 2 * num_filters],
+            [num_filters],
+            [num_thresholds, num_filters],
+        ],
     )
     ppv = divide_by_lengths(graph, graph.Flatten(counts), lengths)
     return graph.Concat(ppv, max_outputs, axis=1)
 
 
-def add_padding_mask(graph: Graph, inputs: str, lengths: str) -> str:
-    """Adds a mask, [time, examples, 1], which is False in the padding.
+def add_validity_mask(graph: Graph, inputs: str, lengths: str) -> str:
+    """Adds a mask, [time, examples, 1], that is True except in the padding.
 
     `inputs` has shape [time, examples, features].
     """
@@ -160,6 +164,6 @@ def add_padding_mask(graph: Graph, inputs: str, lengths: str) -> str:
 
 
 def divide_by_lengths(graph: Graph, totals: str, lengths: str) -> str:
-    """Divides sums over time steps, [examples, size], by the number of time steps."""
+    """Divides sums over time steps, [examples, size], by the sequence lengths."""
     counts = graph.Cast(lengths, to=TensorProto.FLOAT)
     return graph.Div(totals, graph.Unsqueeze(counts, [1]))

@@ -1,4 +1,4 @@
-"""Serializes and loads ONNX models, which contain a network and its parameters."""
+"""Serializes trained networks as ONNX models, and loads the models."""
 
 import json
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from rnnmnist.exporting.onnx_layers import (
     add_cell,
     add_filters,
     add_layers,
-    add_padding_mask,
+    add_validity_mask,
     divide_by_lengths,
 )
 from rnnmnist.models.cells import DELTAS, FILTERS, layer_names
 from rnnmnist.models.parameters import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
-# These versions are from 2023, so that older runtimes can load the models.
+# Versions from 2023, so that older runtimes can load the models.
 OPSET = 20
 IR_VERSION = 9
 
@@ -44,9 +44,10 @@ def serialize(network: Network) -> bytes:
             f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
         )
     task = network.task
-    classes = len(task.classes)
+    num_classes = len(task.classes)
     outputs = (
-        f"float[examples, {classes}] logits, float[examples, {classes}] probabilities"
+        f"float[examples, {num_classes}] logits, "
+        f"float[examples, {num_classes}] probabilities"
     )
     if task.image_shape:
         rows, columns = task.image_shape
@@ -102,11 +103,12 @@ def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> st
     members = split_ensemble(network.params)
     if config.deltas:  # all members have the same `std`
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
-    is_valid = add_padding_mask(graph, values, lengths)
+    is_valid = add_validity_mask(graph, values, lengths)
     values = graph.Where(is_valid, values, 0.0)
-    # Recurrent operators can hide NaN and infinite inputs. The product of 0 and an
-    # input is NaN if the input is not finite, otherwise 0. Adding the sum of all
-    # products to the logits therefore makes them NaN if any input is not finite.
+    # Recurrent operators can return finite outputs for NaN or infinite inputs. The
+    # product of 0 and an input is NaN if the input is not finite, otherwise 0. If any
+    # input is not finite, adding the sum of all products to the logits makes the logits
+    # NaN.
     zero_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     if config.window > 1:
         values = _add_windows(graph, values, config.window, config.stride)
@@ -147,10 +149,11 @@ def _add_recurrent_layer(
             outputs.append(_reverse(graph, hidden, lengths))
         values = graph.Concat(*outputs, axis=2)
     if config.pooling == "mean":
-        is_valid = add_padding_mask(graph, values, lengths)
+        is_valid = add_validity_mask(graph, values, lengths)
         totals = graph.ReduceSum(graph.Where(is_valid, values, 0.0), [0], keepdims=0)
         return divide_by_lengths(graph, totals, lengths)
-    # The forward direction ends at the last time step, the backward one at the first.
+    # The forward direction ends at the last time step, and the backward direction at
+    # the first time step.
     forward, *backward = outputs
     ends = [_reverse(graph, forward, lengths), *backward]
     return graph.Concat(*[graph.Gather(end, 0, axis=0) for end in ends], axis=1)
@@ -190,7 +193,7 @@ def _add_sequences(graph: Graph, network: Network) -> str:
 
 def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
     """Appends delta features to [time, examples, features], like `Deltas`."""
-    # The first time step is its own predecessor, so that its delta is 0.
+    # The delta of the first time step is 0, because padding repeats this time step.
     padded = graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge")
     previous = graph.Slice(padded, [0], [-1])
     deltas = graph.Div(graph.Sub(values, previous), std)
@@ -210,5 +213,5 @@ def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
 
 
 def _reverse(graph: Graph, sequences: str, lengths: str) -> str:
-    """Reverses the time steps of each sequence, but not its padding."""
+    """Reverses the time steps of each sequence. The padding stays at the end."""
     return graph.ReverseSequence(sequences, lengths, time_axis=0, batch_axis=1)

@@ -1,4 +1,4 @@
-"""Serializes and loads StableHLO programs, which contain a network."""
+"""Serializes trained networks as StableHLO programs, and loads the programs."""
 
 import functools
 from collections.abc import Callable
@@ -22,27 +22,29 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @jax_defaults()
 def serialize(network: Network) -> bytes:
-    """Returns a program that computes the logits of a network (`compute_logits`).
+    """Returns the StableHLO program of a network, the content of `model.stablehlo`.
 
-    The program, the content of `model.stablehlo`, accepts any number of examples.
-    Sequences can have any number of time steps. Matrix products use
+    The program computes `compute_logits` for any number of examples. Sequences can have
+    any number of time steps. Matrix products use
     `execution.precision` on all platforms, by default float32.
     """
     task = network.task
-    # Larger blocks would keep the arrays of linear recurrences in cache, but a symbolic
-    # number of time steps can only be divided into blocks of one time step.
+    # A symbolic number of time steps can only be divided into blocks of one time step,
+    # although larger blocks would keep the arrays of linear recurrences in cache.
     cpu_execution = Execution.create(network.config, "cpu")
     execution = cpu_execution._replace(
         unroll=1, parallel_scan=False, remat_time_steps=1
     )
     model = make_model(network.config.model, task, execution)
-    count, time = jax.export.symbolic_shape("examples, time")
+    num_examples, time_steps = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
-        input_specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]
+        input_specs = [
+            jax.ShapeDtypeStruct((num_examples, *task.image_shape), np.uint8)
+        ]
     else:
         input_specs = [
-            jax.ShapeDtypeStruct((count, time, task.features), np.float32),
-            jax.ShapeDtypeStruct((count,), np.int32),
+            jax.ShapeDtypeStruct((num_examples, time_steps, task.features), np.float32),
+            jax.ShapeDtypeStruct((num_examples,), np.int32),
         ]
     program = jax.jit(functools.partial(compute_logits, network, model))
     exported = jax.export.export(program, platforms=PLATFORMS)(*input_specs)
@@ -84,12 +86,13 @@ def compute_logits(
             standardized = network.normalization.standardize(examples)
         inputs = network.normalization.fill(standardized, lengths)
 
-    def predict_member(params: Params) -> Any:  # Flax returns `Any` or a tuple
+    def predict_member(params: Params) -> Any:  # as annotated by Flax
         return model.apply({"params": params}, inputs, lengths)
 
     predict_members = map_ensemble(predict_member, vectorize=False)
     member_logits: jax.Array = predict_members(network.params)
     logits = combine_members(member_logits) / network.temperature
-    # The network can hide NaN and infinite inputs: sigmoid(inf) is 1, for example.
+    # A network can return finite logits for infinite inputs: for example, sigmoid(inf)
+    # is 1.
     is_finite = jnp.isfinite(inputs).all((1, 2))
     return jnp.where(is_finite[:, None], logits, jnp.nan)
