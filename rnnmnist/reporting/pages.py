@@ -25,9 +25,9 @@ from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_single_device_mesh
 
 MAX_ERRORS = 16  # misclassified examples that are drawn
-MAX_CONFUSIONS = 10  # pairs of a true class and a predicted class
-MAX_CLASSES = 50  # larger confusion matrices are not drawn
-BLOCK_BYTES = 1 << 26  # the maximum size of the logits that are computed at once
+MAX_CONFUSIONS = 10  # listed pairs of a true class and a predicted class
+MAX_CLASSES = 50  # confusion matrices with more classes are not drawn
+BLOCK_BYTES = 1 << 26  # the maximum size of the logits of one block of examples
 PLOT_NAMES = ("curves", "confusion", "steps", "gallery")
 
 
@@ -53,7 +53,7 @@ def write_report(network: Network, folder: Path) -> Report:
     """
     task, split, examples, logits = load_evaluated(network)
     pictures: dict[str, bytes] = {}
-    cpu_network = None  # leave-one-out predictions come from other networks
+    cpu_network = None  # leave-one-out predictions come from other heads
     if logits is None:
         cpu_network = network.on(make_single_device_mesh("cpu"))
         if network.config.model.reads_whole_sequences:
@@ -94,9 +94,9 @@ def render_page(
     errors: list[plots.Tile],
     probabilities: np.ndarray,
 ) -> str:
-    """Renders the page from a template, which contains the text.
+    """Renders the page from its template.
 
-    `probabilities`, [examples, classes], are the means over the ensemble.
+    `probabilities`, [examples, classes], are the calibrated means over the ensemble.
     """
     latest = network.record.headers[network.record.step]
     return html.render(
@@ -139,8 +139,8 @@ def predict_over_time(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the final logits, and the accuracy after each time step.
 
-    The accuracy after a time step includes only examples that are long enough. Examples
-    are processed in blocks to limit memory use.
+    The accuracy after a time step includes only examples with at least this many time
+    steps. Examples are processed in blocks to limit memory use.
 
     Returns:
         The logits, [ensemble, examples, classes], and the members' mean accuracies,
@@ -150,7 +150,7 @@ def predict_over_time(
     logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
     logits_bytes *= time_steps * len(examples)
     blocks = min(len(examples), math.ceil(logits_bytes / BLOCK_BYTES))
-    counts = np.zeros((2, time_steps))  # correct predictions, and examples
+    counts = np.zeros((2, time_steps))  # rows: correct predictions, and examples
     final_logits = []
     for positions in np.array_split(np.arange(len(examples)), blocks):
         block = examples.select(positions)
@@ -172,7 +172,7 @@ def find_errors(
 ) -> list[plots.Tile]:
     """Returns the most confident errors, with the attribution of each time step.
 
-    If `cpu_network` is None, the attributions are 0.
+    If `cpu_network` is None, all attributions are 0.
     """
     positions = most_confident_errors(probabilities, examples.labels)
     attributions = np.zeros((len(positions), network.task.time_steps))

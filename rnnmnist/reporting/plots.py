@@ -36,7 +36,7 @@ IMAGE_CMAP = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROUND)
 ATTRIBUTION_CMAP = LinearSegmentedColormap.from_list(
     "attributions", (GREEN, BACKGROUND, PURPLE)
 )
-MAX_ANNOTATED = 20  # classes; counts are not shown in larger confusion matrices
+MAX_ANNOTATED = 20  # confusion matrices with more classes do not show counts
 
 
 class Tile(NamedTuple):
@@ -77,8 +77,8 @@ def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
         upper_axes.yaxis.set_major_formatter("{x:g}")
         upper_axes.yaxis.set_minor_formatter("{x:g}" if highest < 10 * lowest else "")
         upper_axes.legend()
-        # Runs differ by a few percent near the end, so the y axis can cut off early
-        # steps.
+        # Near the end of a run, accuracies differ by a few percent, so the y axis can
+        # cut off early steps.
         validation_lines = [line for line in metrics if line.split == "validation"]
         min_accuracy = 100 * min(line.accuracy for line in validation_lines or metrics)
         bottom = min(99.0, max(0.0, min_accuracy - (100 - min_accuracy) / 2))
@@ -101,8 +101,9 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
     cmap = ERROR_CMAP.with_extremes(bad=LINE)
-    # On a square-root scale, single errors stay visible next to hundreds. The largest
-    # count is drawn at three quarters of full intensity, so that its text is legible.
+    # On a square-root scale, a single error stays visible next to hundreds of errors.
+    # The largest count is drawn at three quarters of full intensity, so that its text
+    # is legible.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
     classes = range(len(counts))
     totals = counts.sum(axis=1)
@@ -156,7 +157,8 @@ def plot_misclassified(
 ) -> bytes:
     """Draws misclassified examples in four columns.
 
-    If there are feature names, examples are drawn as curves; otherwise, as images.
+    If there are feature names, examples are drawn as curves. Otherwise, they are drawn
+    as images.
     """
     rows = math.ceil(len(tiles) / 4)
     # In inches. For sequences, there is a legend below the rows.
@@ -167,8 +169,7 @@ def plot_misclassified(
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            # On a square-root scale, small values stay visible, as in the confusion
-            # matrix.
+            # On a square-root scale, small attributions stay visible.
             attributions = np.sign(tile.attributions) * np.sqrt(
                 np.abs(tile.attributions) / largest
             )
@@ -227,28 +228,29 @@ def plot_accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
         accuracy: fractions, [time].
         majority: the fraction of examples in the most frequent class.
     """
-    last = len(accuracy)
+    time_steps = len(accuracy)
     with new_figure(3.4) as figure:
         axes = figure.subplots()
         axes.axhline(100 * majority, color=MUTED, linewidth=1, zorder=1)
-        times = range(1, last + 1)
+        times = range(1, time_steps + 1)
         axes.plot(times, 100 * accuracy, color=BLUE, marker="o", markersize=3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
+        axes.set(xlabel="time steps read", xlim=(0.5, time_steps + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
 
 
 @contextlib.contextmanager
 def new_figure(height: float) -> Iterator[Figure]:
-    """Yields a figure with the colours of the pages, independent of matplotlibrc.
+    """Yields a figure with the colours of the pages.
 
-    The figure must be saved inside the `with` block.
+    The figure does not depend on the user's matplotlibrc, and must be saved inside the
+    `with` block.
 
     Args:
         height: in inches.
     """
-    style: dict[Any, Any] = {  # the type in matplotlib's annotations
+    style: dict[Any, Any] = {  # as annotated by matplotlib
         "font.size": 9,
         "text.color": FOREGROUND,
         "text.parse_math": False,  # names may contain dollar signs
