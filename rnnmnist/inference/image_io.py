@@ -19,7 +19,7 @@ MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
 def decode(file: BinaryIO, name: str) -> np.ndarray:
-    """Decodes an image file of any size and mode to a greyscale array.
+    """Decodes an image file of any size and mode into a greyscale array.
 
     - If the image is animated, the first frame is used.
     - If the image is in colour, the channel with the largest standard deviation is
@@ -31,9 +31,9 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
         so that neither side is longer than `MAX_SIDE`.
     """
     with (
-        # Pillow raises many types of exceptions for damaged files.
+        # Pillow raises many exception types for damaged files.
         prefix_errors(name, FORMAT_HINT),
-        warnings.catch_warnings(action="ignore"),  # about damaged metadata
+        warnings.catch_warnings(action="ignore"),  # Pillow warns about damaged metadata
         # A small file can contain more pixels than fit in memory.
         warnings.catch_warnings(
             action="error", category=Image.DecompressionBombWarning
@@ -73,7 +73,7 @@ def _to_greyscale(image: Image.Image) -> np.ndarray:
         return _downsample(np.asarray(image, np.float32) / 65_535)
     pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255
     colours, opacity = pixels[..., :3], pixels[..., 3:]
-    # The background becomes white if the opaque pixels are dark, and black otherwise.
+    # The background becomes white if opaque pixels are mostly dark, otherwise black.
     background = (opacity * (colours - 0.5)).sum() < 0
     channels = colours * opacity + background * (1 - opacity)
     return channels[..., np.argmax(channels.std(axis=(0, 1)))]
@@ -83,13 +83,13 @@ def _downsample(pixels: np.ndarray) -> np.ndarray:
     return resize(pixels, min(MAX_SIDE, max(pixels.shape[:2])))
 
 
-def resize(pixels: np.ndarray, max_side: int) -> np.ndarray:
-    """Resizes an image so that its longer side has `max_side` pixels.
+def resize(pixels: np.ndarray, longer_side: int) -> np.ndarray:
+    """Resizes an image so that its longer side has `longer_side` pixels.
 
     Downsampling uses a box filter, and upsampling uses a bicubic filter.
     """
     image = Image.fromarray(pixels)
-    scale = max_side / max(image.size)
+    scale = longer_side / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     return np.asarray(image.resize((width, height), method), np.float32)

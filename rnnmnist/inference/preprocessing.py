@@ -2,7 +2,7 @@
 
 MNIST digits are light on a black background and antialiased. They are scaled to fit in
 a box of 20 x 20 pixels, with their aspect ratio preserved, and placed in an image of
-28 x 28 pixels so that their centre of mass is at its centre.
+28 x 28 pixels, whose centre is the centre of mass of the digit.
 
 References:
     LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document
@@ -15,12 +15,13 @@ from scipy import ndimage
 from rnnmnist.inference.image_io import resize
 
 IMAGE_SIDE = 28  # pixels
-BOX_SIDE = 20  # pixels, bounding box of a digit
-CENTRE = 14.0  # pixels; an MNIST digit's centre of mass is within half a pixel of it
+BOX_SIDE = 20  # pixels; the longer side of a digit's bounding box
+# Pixels; the centre of mass of an MNIST digit is within half a pixel of this position.
+CENTRE = 14.0
 OVERSAMPLING = 8  # resolution for stroke normalization, relative to MNIST
 STROKE_WIDTH_RANGE = (2.6, 3.2)  # pixels
 MIN_CONTRAST = 0.14  # between foreground and background, relative to white
-MIN_FOREGROUND = 0.25  # lowest foreground value of digit pixels
+MIN_FOREGROUND = 0.25  # pixels with lower foreground values are not digit pixels
 MIN_BACKGROUND = 0.3  # lowest background brightness, relative to the brightest pixel
 CLOSING_WINDOW = 0.36  # relative to the longer side of the image
 
@@ -47,7 +48,7 @@ def preprocess(image: np.ndarray) -> np.ndarray:
 
 
 def _is_preprocessed(image: np.ndarray) -> bool:
-    """Returns True if the size, background, bounding box and centre match MNIST."""
+    """Returns True if the image already has MNIST's format."""
     if image.shape != (IMAGE_SIDE, IMAGE_SIDE) or image.max() < 0.5:
         return False
     cropped = _crop(image, 0)
@@ -60,15 +61,15 @@ def _crop(pixels: np.ndarray, threshold: float) -> np.ndarray | None:
 
     Returns None if there are no such pixels.
     """
-    boxes = ndimage.find_objects((pixels > threshold).astype(int))
-    return pixels[boxes[0]] if boxes else None
+    bounding_boxes = ndimage.find_objects((pixels > threshold).astype(int))
+    return pixels[bounding_boxes[0]] if bounding_boxes else None
 
 
 def extract_foreground(image: np.ndarray) -> np.ndarray:
-    """Separates a digit from a background, including under uneven lighting.
+    """Separates a digit from its background, even under uneven lighting.
 
     A light digit on a dark background is inverted first. The background is then
-    estimated by a morphological closing, whose window is wider than the strokes of the
+    estimated by a morphological closing. Its window is wider than the strokes of the
     digit, but narrower than the edge of a shadow. Pixels darker than the background
     belong to the digit.
 
@@ -87,9 +88,9 @@ def extract_foreground(image: np.ndarray) -> np.ndarray:
     if is_light_digit:
         image = 1 - image
     margin = max(1, round(CLOSING_WINDOW * max(image.shape)) // 2)
-    # The padding extrapolates brightness gradients, which a closing would flatten.
+    # The padding extrapolates brightness gradients, which a closing would flatten. Odd
+    # reflection turns dark strokes into values above the maximum, which are clipped.
     padded = np.pad(image, margin, "reflect", reflect_type="odd")
-    # Odd reflection would turn dark strokes into values above the maximum.
     padded = np.minimum(padded, image.max())
     window = 2 * margin + 1
     background = ndimage.grey_closing(padded, (window, window))
@@ -118,8 +119,8 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     """Blurs an image in proportion to the square root of its noise level.
 
     For example, this removes the dots of a dithered image. The blur radius is
-    proportional to the longer side of the image, but constant if the longer side is
-    below 96 pixels, because dots are not smaller in smaller images.
+    proportional to the longer side of the image. If the longer side is below 96
+    pixels, the radius is constant, because dots are not smaller in smaller images.
     """
     side = max(image.shape)
     local_mean = ndimage.uniform_filter(image, max(1, side // 20), mode="nearest")
@@ -151,7 +152,7 @@ def normalize_strokes(cropped: np.ndarray) -> np.ndarray:
     """Thickens or thins strokes so that their width is in `STROKE_WIDTH_RANGE`.
 
     Args:
-        cropped: the foreground, cropped to the digit, [height, width].
+        cropped: the cropped foreground, [height, width].
 
     Returns:
         The strokes at a resolution that is `OVERSAMPLING` times that of MNIST.
@@ -187,16 +188,16 @@ def stroke_width(mask: np.ndarray) -> float:
 
 
 def centre(strokes: np.ndarray) -> np.ndarray:
-    """Fits strokes to MNIST's box, and centres them in an image, uint8 [28, 28].
+    """Scales strokes to MNIST's size, and places them in an image, uint8 [28, 28].
 
     The centre of mass of the strokes is at the centre of the image.
     """
     image = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.float32)
     cropped = _crop(strokes, MIN_FOREGROUND)
     if cropped is not None:
-        cropped = np.clip(resize(cropped, BOX_SIDE), 0, 1)
-        height, width = cropped.shape
-        offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(cropped))).astype(int)
+        digit = np.clip(resize(cropped, BOX_SIDE), 0, 1)
+        height, width = digit.shape
+        offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(digit))).astype(int)
         top, left = np.clip(offset, 0, [IMAGE_SIDE - height, IMAGE_SIDE - width])
-        image[top : top + height, left : left + width] = cropped
+        image[top : top + height, left : left + width] = digit
     return np.rint(255 * image).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""The drawing page: Python code that renders it, and its JavaScript and CSS."""
+"""The drawing page: its JavaScript and CSS, and the Python code that renders it."""

@@ -3,9 +3,9 @@
 /* Converts a drawing to MNIST's format: an image of 28 x 28 pixels.
  *
  * A drawing is a list of strokes, and a stroke is a list of points [x, y] from 0 to 1.
- * Strokes are scaled to MNIST's box and then drawn with a constant width. For images,
- * whose strokes already have a width, rnnmnist/inference/preprocessing.py performs many
- * more operations.
+ * Strokes are scaled to MNIST's box and then drawn with a constant width. Images need
+ * more preprocessing (rnnmnist/inference/preprocessing.py), because their strokes
+ * already have a width.
  */
 
 const MIN_EXTENT = 0.08; // smaller drawings are scaled as if they had this extent
@@ -68,8 +68,8 @@ function rasterize(strokes, { side, box, centre, strokeWidth }) {
 }
 
 /**
- * Returns true if an image is probably not a digit, because it has too little or too much
- * ink, or because no network assigns a high probability to a digit.
+ * Returns true if an image is probably not a digit: the image has too little or too much
+ * ink, or no network assigns a high probability to a digit.
  *
  * @param pixels Uint8Array of grey levels from 0 to 255.
  * @param probability the highest probability over all networks and digits.

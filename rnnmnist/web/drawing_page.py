@@ -1,4 +1,4 @@
-"""Renders the drawing page, where networks classify a drawn digit in the browser.
+"""Renders the drawing page, on which networks classify digits in the browser.
 
 The page contains float16 weights, sample digits, and an LSTM in JavaScript. A test
 compares the logits of JavaScript and Python.
@@ -26,8 +26,8 @@ from rnnmnist.runtime.mesh import split_ensemble
 FOLDER = Path(__file__).parent
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
 NUM_EASY_PER_DIGIT = 2
-MIN_EASY_PROBABILITY = 0.95  # of the label of an easy sample
-NUM_HARD = 12  # from all digits
+MIN_EASY_PROBABILITY = 0.95  # of the label
+NUM_HARD = 12  # in total
 STROKE_WIDTH = 2.3  # pixels; thinner than in MNIST, so that loops stay open
 # The page supports only networks with these settings.
 SUPPORTED = {
@@ -45,8 +45,8 @@ SUPPORTED = {
 def render(networks: Sequence[Network]) -> str:
     """Renders the page as HTML.
 
-    The page shows all networks side by side. The sample digits are easy or hard for the
-    first network.
+    The page shows all networks side by side. Whether a sample digit is easy or hard
+    depends on the first network.
     """
     for network in networks:
         check_digits(network)
@@ -55,7 +55,7 @@ def render(networks: Sequence[Network]) -> str:
             if settings[name] != value:
                 raise UserError(
                     f"workdir: {network.workdir} has {name}={settings[name]}, but the "
-                    f"page supports only {name}={value}; pass another run"
+                    f"page supports only {name}={value}; choose another run"
                 )
     losses = [short_name(network.config.train.loss) for network in networks]
     entries = []
@@ -118,7 +118,7 @@ def select_samples(network: Network) -> list[dict[str, Any]]:
 
 
 def encode_params(params: Params) -> dict[str, str]:
-    """Encodes parameters as float16 in Base64; the keys are their names in JavaScript.
+    """Encodes parameters as float16 in Base64, keyed by their names in JavaScript.
 
     The gates are concatenated along the last axis. Rounding to float16 does not change
     the predictions of the reference models.

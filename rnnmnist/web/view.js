@@ -17,21 +17,21 @@ const QUANTITIES = [
   {
     key: "input",
     title: "Input gate",
-    text: "The share of its candidate that each unit adds to its cell state.",
+    text: "The fraction of its candidate that each unit adds to its cell state.",
     scaleLabels: ["closed", "open"],
     summarize: (mean) => `units add ${formatPercent(mean)} on average`,
   },
   {
     key: "forget",
     title: "Forget gate",
-    text: "The share of its cell state that each unit keeps. Faint units forget.",
+    text: "The fraction of its cell state that each unit keeps. Faint units forget.",
     scaleLabels: ["forgets", "keeps"],
     summarize: (mean) => `units keep ${formatPercent(mean)} on average`,
   },
   {
     key: "output",
     title: "Output gate",
-    text: "The share of its cell state that each unit outputs as its hidden state.",
+    text: "The fraction of its cell state that each unit outputs as its hidden state.",
     scaleLabels: ["closed", "open"],
     summarize: (mean) => `units output ${formatPercent(mean)} on average`,
   },
@@ -100,7 +100,7 @@ const state = {
   label: null, // the label, if the image is a sample
   traces: [], // for each network, the result of `traceImage`
   row: 0, // the number of rows that have been read
-  networkIndex: 0, // of the network whose units are plotted
+  networkIndex: 0, // index of the network whose units are plotted
   playback: null, // timer of the playback; null while paused
   strokes: [], // lists of points from 0 to 1
   strokeTimer: null, // classifies the drawing unless another stroke follows
@@ -143,7 +143,7 @@ function describeResults() {
   return isWrong ? `${text} Label: ${state.label}.` : text;
 }
 
-/** Returns the first row since which the predicted digit has been the digit of `row`. */
+/** Returns the row from which the predicted digit stays the same until `row`. */
 function firstStableRow(trace, row) {
   const digit = predictedDigit(trace[row]);
   let since = row;
@@ -383,7 +383,7 @@ function showCurves(curves, trace, row) {
 
 const mapScales = []; // for each network, computed on first use
 
-/** Sorts the units by their mean forget gate, and computes the range of cell states. */
+/** Returns the units sorted by mean forget gate, and the range of the cell states. */
 function computeMapScale(network) {
   const steps = samples.flatMap(({ pixels }) => traceImage(network, pixels).slice(1));
   const forget = Array.from({ length: network.units }, (_, unit) =>
