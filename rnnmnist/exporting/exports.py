@@ -60,7 +60,9 @@ def write_exports(
     task, split, examples = _load_examples(network)
     # The network reads the examples in their stored dtype, as in `evaluate`. An export
     # reads the examples in the format that its users pass.
-    expected_logits = network.on(make_single_device_mesh("cpu")).calibrated_logits(examples)
+    expected_logits = network.on(make_single_device_mesh("cpu")).calibrated_logits(
+        examples
+    )
     inputs = exported_inputs(network, examples)
     is_closed_form = network.config.model.is_closed_form
     tie_tolerance = FILTER_TIE_TOLERANCE if is_closed_form else TIE_TOLERANCE
