@@ -297,7 +297,7 @@ class Model(Network):
         if folder is not None:
             return write_report(self, parse_folder(folder, "folder"))
         if self.workdir is None:
-            raise UserError("folder: is required because the run is in memory")
+            raise UserError("folder: must be passed, because the run is in memory")
         return write_report(self, self.workdir / "report")
 
 

@@ -62,8 +62,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # settings that override `trained.py`
     "3 layers": THREE,
     "3 layers, no windows": THREE | {"window": 1},
     "deltas": CHANGES,
-    "deltas, rate 4e-3": FASTER,
-    "deltas, label smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
+    "deltas, learning rate 4e-3": FASTER,
+    "deltas, label smoothing, learning rate 4e-3": FASTER | {"label_smoothing": 0.1},
     "bidirectional": FASTER | {"bidirectional": True, "hidden_size": 45},
 }
 DROPOUT: dict[str, dict[str, Any]] = {

@@ -66,7 +66,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
     "docs/predict.md": {
-        "rates": robustness.tables,
+        "robustness": robustness.tables,
         "accuracy_by_row": result_tables.accuracy_by_row,
     },
     "docs/results.md": {

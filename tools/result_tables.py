@@ -211,9 +211,9 @@ def accuracy_by_row() -> str:
     for reference, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
         result = read_result(reference.name)
         members = result["members"]
-        counts = np.array([member["correct_after_steps"] for member in members])
+        counts = np.array([member["correct_by_time"] for member in members])
         percents = 100 * counts.mean(0) / result["examples"]
-        decided = statistics.mean(member["decision_step"] for member in members)
+        decided = statistics.mean(member["decision_time"] for member in members)
         early = [f"{percents[row - 1]:.1f}" for row in after]
         lines.append(
             [f"`{loss}`", accuracy_over_seeds(result), *early, f"{decided:.1f}"]

@@ -144,7 +144,7 @@ ABLATION = (
         ("elastic", "data.elastic=0.8", "elastic transform"),
         ("size", "model.hidden_size=176", "176 hidden units, not 128"),
         ("smoothing", "train.label_smoothing=0.05", "label smoothing 0.05"),
-        ("average", "train.ema_decay=0.999", "EMA of the weights, decay 0.999"),
+        ("ema", "train.ema_decay=0.999", "EMA of the weights, decay 0.999"),
     ),
     labelled("best", "60 epochs, not 10 (`best`)"),
 )
@@ -314,8 +314,8 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     predicted = network.probabilities(examples, every_step=True).argmax(axis=-1)
     is_correct = predicted == examples.labels[:, None]
     return {
-        "correct_after_steps": is_correct.sum(axis=0).tolist(),
-        "decision_step": float(np.median(decision_times(predicted))),
+        "correct_by_time": is_correct.sum(axis=0).tolist(),
+        "decision_time": float(np.median(decision_times(predicted))),
     }
 
 

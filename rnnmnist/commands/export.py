@@ -3,8 +3,9 @@
     rnnmnist export --workdir=DIR --format=all --output=FOLDER
 
 The folder of each format contains the network and a `certificate.json` with the result
-of the comparison on all test examples. The exit code is 1 if a prediction differs,
-except for ties between the logits of the two classes, which the certificate counts.
+of the comparison on all examples of the evaluated split. The exit code is 1 if a
+prediction differs, except for ties between the logits of the two classes, which the
+certificate counts. For random filters, close logits also count as ties.
 """
 
 from rnnmnist.commands.command_line import Parser, open_model

@@ -50,19 +50,19 @@ IMAGES = "images"
 SEQUENCES = "sequences (--config=files)"
 GRADIENT = "gradient-based training (any model.cell except filters)"
 VALIDATION = "a validation split"
-RECURRENCE = "recurrent layers (no model.network)"
+RECURRENT_LAYERS = "recurrent layers (no model.network)"
 CROSS_ENTROPY = "a built-in train.loss"
 ADAMW = "a built-in train.optimizer"
 WARMUP = "a built-in train.schedule"
 TRAINING = (GRADIENT,)
-LAYERS = (GRADIENT, RECURRENCE)
+LAYERS = (GRADIENT, RECURRENT_LAYERS)
 LSTM = (*LAYERS, "model.cell=lstm")
 AUGMENTATION = (GRADIENT, IMAGES)
 # A user-defined function invalidates a condition, and so replaces the settings that
 # apply only under it: a recipe's values for them are ignored, and a user's values are
 # rejected.
 REPLACED_CONDITIONS = {
-    "model.network": RECURRENCE,
+    "model.network": RECURRENT_LAYERS,
     "train.loss": CROSS_ENTROPY,
     "train.optimizer": ADAMW,
     "train.schedule": WARMUP,
@@ -254,7 +254,7 @@ class ModelConfig(ConfigSection):
         "random filters and fits only the head, in closed form; your own cell is a "
         "Flax class, called with features and name",
         functions=CELLS,
-        applies_to=(RECURRENCE,),
+        applies_to=(RECURRENT_LAYERS,),
     )
     network: str | Function | None = setting(
         None,
@@ -272,7 +272,7 @@ class ModelConfig(ConfigSection):
         f"{DEFAULT_FILTERS:,} for filters",
         ge=1,
         le=8192,
-        applies_to=(RECURRENCE,),
+        applies_to=(RECURRENT_LAYERS,),
     )
     num_layers: int | None = setting(
         None,
@@ -323,7 +323,7 @@ class ModelConfig(ConfigSection):
         "also read delta features: the change of each feature since the previous time "
         "step, which for sequences is divided by its training standard deviation",
         default_help="False; True for filters",
-        applies_to=(RECURRENCE,),
+        applies_to=(RECURRENT_LAYERS,),
     )
     forget_bias: float = setting(
         1.0,

@@ -56,7 +56,7 @@ class Record:
 
     Attributes:
         workdir: the folder of the run; None if the run is kept only in memory.
-        headers: the headers of undamaged checkpoints by step, in ascending order.
+        headers: the headers of intact checkpoints by step, in ascending order.
         damaged_steps: the steps of damaged checkpoints.
         params: the evaluated parameters by step, as NumPy arrays with a leading
             ensemble axis, for the checkpoints that this process has saved or read.
@@ -102,14 +102,14 @@ class Record:
         Raises:
             UserError: if the checkpoint does not exist.
             RunError: if any checkpoint is damaged, unless `selector` is the step of an
-                undamaged checkpoint.
+                intact checkpoint.
         """
         headers = {str(step): header for step, header in self.headers.items()}
         steps = ", ".join(headers) or "none"
         if self.damaged_steps and selector not in headers:
             raise RunError(
                 f"checkpoint {self.workdir}/{self.damaged_steps[-1]} is damaged: its "
-                f"files do not match SHA256SUMS; undamaged steps: {steps}; choose one "
+                f"files do not match SHA256SUMS; intact steps: {steps}; choose one "
                 "of them, or repeat the training command, which renames the damaged "
                 "checkpoint"
             )

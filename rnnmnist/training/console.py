@@ -165,5 +165,7 @@ def describe_validation(header: Header) -> str:
         return format_validation(metrics)
     reason = "best at step"
     if metrics.examples < MIN_VALIDATION_EXAMPLES:
-        reason = f"with fewer than {MIN_VALIDATION_EXAMPLES} examples, at the last step"
+        reason = (
+            f"fewer than {MIN_VALIDATION_EXAMPLES} examples, so the last step is used:"
+        )
     return f"{format_validation(metrics)}, {reason} {step}"

@@ -56,7 +56,7 @@ def test_a_row_of_the_results_is_measured_once(
         found = json.loads((tmp_path / "tiny.json").read_text())
         assert [member["seed"] for member in found["members"]] == [0, 1]
         for member in found["members"]:
-            assert member["correct_after_steps"][-1] == member["correct"]
+            assert member["correct_by_time"][-1] == member["correct"]
             assert member["seconds"] > 0
         (tmp_path / "tiny.json").unlink()
         monkeypatch.setattr(subprocess, "Popen", None)
