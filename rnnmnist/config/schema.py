@@ -32,8 +32,8 @@ from rnnmnist.config.settings import (
 )
 from rnnmnist.errors import UserError, format_value
 
-# Import paths of the gated cells, by cell name.
-GATED_CELLS = {
+# Import paths of cells that need a loop over time steps, by cell name.
+RNN_CELLS = {
     "lstm": "rnnmnist.models.lstm:LSTMCell",
     "gru": "flax.linen:GRUCell",
     "rnn": "flax.linen:SimpleCell",
@@ -44,7 +44,7 @@ LINEAR_CELL = "lru"
 # Random filters keep their initial parameters: only the head is fitted, in closed form.
 # Networks with any other cell are trained by gradient descent.
 CLOSED_FORM_CELL = "filters"
-CELLS = (*GATED_CELLS, LINEAR_CELL, CLOSED_FORM_CELL)
+CELLS = (*RNN_CELLS, LINEAR_CELL, CLOSED_FORM_CELL)
 # Conditions on a run, from which `Setting.applies_to` is composed.
 IMAGES = "images"
 SEQUENCES = "sequences (--config=files)"

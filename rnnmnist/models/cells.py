@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rnnmnist.config.functions import Function
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
-from rnnmnist.config.schema import GATED_CELLS
+from rnnmnist.config.schema import RNN_CELLS
 from rnnmnist.models.filters import FilterBank
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
@@ -152,7 +152,7 @@ def _make_direction(
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
     cell: Any = config.cell
     if not isinstance(cell, Function):
-        cell = pkgutil.resolve_name(GATED_CELLS[cell])
+        cell = pkgutil.resolve_name(RNN_CELLS[cell])
     layer_class = LSTM if cell is LSTMCell else ScannedCell
     return layer_class(
         cell(features=config.hidden_size, **init, name=name),
