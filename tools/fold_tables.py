@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import page_tables
-from folds import EARLY, RECIPES, SEVEN, VARIANTS
+from folds import RECIPES, SEVEN, VARIANTS
 from page_tables import format_change, format_mean
 from result_files import read_result
 from run_classifier import ROCKET
@@ -16,8 +16,6 @@ FILTERS = "filters"
 # The folds that selected the settings of the filters, and fresh folds.
 SELECTION = ("5 folds, seed 0", "5 folds, seed 1")
 FRESH = ("5 folds, seed 2", "5 folds, seed 3")
-# The data sets for which accuracies after partial sequences are shown.
-EARLY_SETS = ("GunPoint", "JapaneseVowels", "PickupGestureWiimoteZ")
 
 
 def recipes() -> str:
@@ -56,23 +54,6 @@ def other_folds() -> str:
     return page_tables.table(
         ("classifier", "mean without ACSF1", "mean over all eight"), lines
     )
-
-
-def earliness() -> str:
-    """Renders the table of accuracies after partial sequences."""
-    results = read_result("folds")[FILTERS]
-    lines = []
-    for name in EARLY_SETS:
-        counts_by_seed = [results[folds][name] for folds in SELECTION]
-        examples = np.concatenate([counts["examples"] for counts in counts_by_seed])
-        early = [fold for counts in counts_by_seed for fold in counts["correct_after"]]
-        correct = [[fold[str(percentage)] for fold in early] for percentage in EARLY]
-        final = np.concatenate([counts["correct"] for counts in counts_by_seed])
-        correct.append(final.tolist())
-        cells = [f"{100 * np.mean(counts / examples):.1f}" for counts in correct]
-        lines.append([name, *cells])
-    header = (f"{percentage} %" for percentage in (*EARLY, 100))
-    return page_tables.table(("data set", *header), lines)
 
 
 def _read_accuracies(

@@ -13,9 +13,7 @@ and fold:
 
 - `examples` and `correct`, in the held-out fold;
 - for filters, `fitted` and `left_out`: the sequences in the other folds, and the
-  correct leave-one-out predictions for them;
-- for `filters`, `correct_after`: the correct predictions after each percentage of the
-  time steps of a sequence.
+  correct leave-one-out predictions for them.
 
 Existing measurements are not repeated.
 """
@@ -72,7 +70,6 @@ DROPOUT: dict[str, dict[str, Any]] = {
     "dropout 0.2": {"cell": "lru", "dropout": 0.2},
 }
 FOLDS = 5
-EARLY = (25, 50, 75)  # percentages of the time steps
 
 
 class Variant(NamedTuple):
@@ -174,28 +171,7 @@ def evaluate(name: str, folds: Folds, aeon: str, fold: int) -> dict[str, Any]:
     }
     if left_out := last.get("leave_one_out"):
         counts |= {"left_out": left_out.correct, "fitted": left_out.examples}
-    if name == "filters":
-        lengths = np.full(len(inputs), inputs.shape[1])
-        if sequences.lengths is not None:
-            lengths = np.asarray(sequences.lengths)
-        counts["correct_after"] = {
-            percentage: count_early(
-                model,
-                inputs[is_held_out],
-                classes[is_held_out],
-                np.ceil(percentage * lengths[is_held_out] / 100).astype(int),
-            )
-            for percentage in EARLY
-        }
     return counts
-
-
-def count_early(
-    model: rnnmnist.Model, inputs: np.ndarray, classes: np.ndarray, ends: np.ndarray
-) -> int:
-    """Counts correct predictions after fewer time steps of each sequence."""
-    predicted = model.classify(inputs, ends).argmax(axis=-1)
-    return int((np.array(model.task.classes)[predicted] == classes).sum())
 
 
 def core_pool(constants: Mapping[str, Any] = {}) -> ProcessPoolExecutor:

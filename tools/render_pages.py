@@ -98,7 +98,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "recipes": fold_tables.recipes,
         "variants": fold_tables.variants,
         "other_folds": fold_tables.other_folds,
-        "earliness": fold_tables.earliness,
     },
 }
 PLOTS: dict[str, Callable[[], bytes]] = {
