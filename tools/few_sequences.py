@@ -14,8 +14,8 @@ extracted wheels of seglearn, sktime, wordfreq and Faker, with these data sets:
 Some data sets have binary features: whether a pixel is above 127, and the one-hot
 letters of a word or name.
 
-Each recipe is trained on randomly drawn sequences and classifies others: 8,000 other
-training images, or a held-out fold. There are five folds, which consist of whole
+Each classifier is trained on randomly drawn sequences and classifies others: 8,000
+other training images, or a held-out fold. There are five folds, which consist of whole
 subjects for the watch and are stratified for the other data sets. Test images are not
 read.
 
@@ -31,7 +31,7 @@ import string
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -47,16 +47,12 @@ from rnnmnist.data.sequences.reading import read
 HELD_OUT = 8_000  # images
 WINDOW = 100  # time steps, for the smartwatch recordings
 ALL = 10**6  # more than any data set contains
-RECIPES: dict[str, dict[str, Any]] = {
-    "filters": {"cell": "filters"},
-    "trained": {"cell": "lru", "label_smoothing": 0.0},
-    "trained, label smoothing": {"cell": "lru", "label_smoothing": 0.1},
-}
+CELLS = ("filters", "lru")
 # The number of draws for each data set and number of training sequences.
 SIZES: dict[str, dict[int, int]] = {
-    "mnist": dict.fromkeys((300, 500, 1_000, 2_000, 3_000, 5_000), 2),
-    "fashion_mnist": dict.fromkeys((300, 500, 1_000, 2_000, 3_000, 5_000), 2),
-    "watch": {100: 2, 300: 2, 1_000: 3, ALL: 3},
+    "mnist": dict.fromkeys((300, 1_000, 2_000, 5_000), 2),
+    "fashion_mnist": dict.fromkeys((300, 1_000, 2_000, 5_000), 2),
+    "watch": {300: 2, 1_000: 3, ALL: 3},
     "PLAID": {300: 2, ALL: 1},
 }
 BINARY_SIZES = dict.fromkeys(
@@ -76,10 +72,6 @@ TITLES = {
 LANGUAGES = ("cs", "de", "en", "es", "fi", "fr", "it", "nl")
 COUNTRIES = ("cs_CZ", "de_DE", "en_GB", "es_ES", "fi_FI", "fr_FR", "it_IT", "sv_SE")
 MAX_WORDS = 2_000  # per class
-
-# The tables show only these recipes and sizes.
-COMPARED = ("filters", "trained, label smoothing")
-SHOWN = (300, 1_000, 2_000, 5_000, ALL)
 
 
 class Sequences(NamedTuple):
@@ -208,9 +200,9 @@ def divide(name: str, data: Sequences, draw: int) -> tuple[np.ndarray, np.ndarra
 
 
 def measure(
-    name: str, data: Sequences, size: int, draw: int, recipe: str
+    name: str, data: Sequences, size: int, draw: int, cell: str
 ) -> dict[str, int]:
-    """Trains a recipe, classifies held-out sequences, and returns counts."""
+    """Trains a classifier, classifies held-out sequences, and returns counts."""
     train, test = divide(name, data, draw)
     train = train[:size]
 
@@ -218,13 +210,13 @@ def measure(
     model = rnnmnist.fit(
         data.inputs[train],
         data.labels[train],
+        cell=cell,
         lengths=None if lengths is None else lengths[train],
         groups=None if data.groups is None else data.groups[train],
         validation=False,
         placement="host",  # all sizes share a compiled program
         seed=draw,
         verbose=False,
-        **RECIPES[recipe],
     )
     test_lengths = None if lengths is None else lengths[test]
     probabilities = model.classify(data.inputs[test], test_lengths)
@@ -237,15 +229,12 @@ def measure(
 
 
 def read_differences(name: str, size: int) -> np.ndarray:
-    """Reads the accuracy of trained networks minus the accuracy of filters, in points.
-
-    The networks have label smoothing.
-    """
+    """Reads differences in accuracy between networks and filters, in points."""
     runs = read_runs("few_sequences")
     accuracies = []
-    for recipe in COMPARED:
+    for cell in CELLS:
         draws = range((SIZES | BINARY_SIZES)[name].get(size, 0))
-        found = [runs[key(name, size, draw, recipe)] for draw in draws]
+        found = [runs[key(name, size, draw, cell)] for draw in draws]
         accuracies.append([100 * run["correct"] / run["examples"] for run in found])
     filters, trained = np.array(accuracies)
     return trained - filters
@@ -254,10 +243,11 @@ def read_differences(name: str, size: int) -> np.ndarray:
 def accuracies() -> str:
     """Renders the table of differences by number of training sequences."""
     lines = []
+    sizes = (*SIZES["mnist"], ALL)
     for name in SIZES:
-        row = [read_differences(name, size) for size in SHOWN]
+        row = [read_differences(name, size) for size in sizes]
         lines.append([TITLES[name], *map(format_change, row)])
-    header = ("trained - filters", *(f"{size:,}" for size in SHOWN[:-1]), "all")
+    header = ("trained - filters", *(f"{size:,}" for size in sizes[:-1]), "all")
     return table(header, lines)
 
 
@@ -274,10 +264,10 @@ def binary() -> str:
     return table(header, lines)
 
 
-def key(name: str, size: int, draw: int, recipe: str) -> str:
+def key(name: str, size: int, draw: int, cell: str) -> str:
     """Returns the key of a measurement in the file."""
     number = "all" if size == ALL else str(size)
-    return f"{name}, {number}, {draw}, {recipe}"
+    return f"{name}, {number}, {draw}, {cell}"
 
 
 def main() -> None:
@@ -288,18 +278,18 @@ def main() -> None:
     args = parser.parse_args()
     runs = read_runs("few_sequences")
     requested = [
-        (name, size, draw, recipe)
+        (name, size, draw, cell)
         for name, sizes in (SIZES | BINARY_SIZES).items()
         for size, draws in sizes.items()
         for draw in range(draws)
-        for recipe in (COMPARED if name in BINARY_SIZES else RECIPES)
+        for cell in CELLS
     ]
-    for name, size, draw, recipe in requested:
-        run = key(name, size, draw, recipe)
+    for name, size, draw, cell in requested:
+        run = key(name, size, draw, cell)
         if run in runs:
             continue
         data = load(name, args.data, args.wheel)
-        runs[run] = measure(name, data, size, draw, recipe)
+        runs[run] = measure(name, data, size, draw, cell)
         print(run, runs[run], flush=True)
         command = "python tools/few_sequences.py --data=FOLDER --wheel=FOLDER"
         write_result("few_sequences", command, {"runs": runs})
