@@ -14,15 +14,15 @@ Test splits are not read. A second network is trained on nine tenths of the same
 sequences, and its temperature is fitted on the remaining tenth. Each process uses one
 core.
 
-Writes the log losses and the calibration error of each data set and method to
-results/calibration.json.
+Writes the mean log loss, the mean confidence and the calibration error of each data set
+and method to results/calibration.json.
 """
 
 import argparse
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import few_sequences
 import numpy as np
@@ -47,7 +47,6 @@ SIZES = {
     "words": (2_000,),
     "names": (2_000,),
 }
-COUNTS = ("examples", "correct", "loss_of_correct", "loss_of_wrong")
 BINS = 15  # confidence bins, as in Guo et al., 2017
 SMOOTHING = 0.1  # the label smoothing of the trained recipe
 
@@ -65,7 +64,6 @@ class Outcome(NamedTuple):
 
     logits: np.ndarray  # of a network that was trained on all other sequences
     labels: np.ndarray  # int [n]
-    trained_on: int  # sequences
     temperature: float  # of a second network, from its validation split
 
 
@@ -137,30 +135,8 @@ def train(load: Load) -> Outcome:
     return Outcome(
         np.log(probabilities) * model.temperature,
         np.array([model.task.classes.index(name) for name in held_out.classes]),
-        len(part.inputs),
         calibrate(second.logits(validation), validation.labels),
     )
-
-
-def undo_smoothing(outcome: Outcome) -> np.ndarray:
-    """Inverts label smoothing, and returns log probabilities.
-
-    This assumes that the network has learned the smoothed targets exactly. The minimum
-    probability is 1 over the number of training sequences.
-    """
-    smoothed = np.exp(log_softmax(outcome.logits))
-    probabilities = (smoothed - SMOOTHING / smoothed.shape[1]) / (1 - SMOOTHING)
-    return np.log(probabilities.clip(1 / outcome.trained_on))
-
-
-def match_sample_size(outcome: Outcome) -> np.ndarray:
-    """Scales logits so that perfectly learned smoothed targets get probability 1 - 1/n.
-
-    Here, n is the number of training sequences.
-    """
-    classes = outcome.logits.shape[1]
-    margin = np.log1p(classes * (1 - SMOOTHING) / SMOOTHING)
-    return outcome.logits * np.log((outcome.trained_on - 1) * (classes - 1)) / margin
 
 
 def correct_smoothing(outcome: Outcome) -> np.ndarray:
@@ -170,63 +146,37 @@ def correct_smoothing(outcome: Outcome) -> np.ndarray:
 
 METHODS: Mapping[str, Callable[[Outcome], np.ndarray]] = {
     "none": lambda outcome: outcome.logits,
-    "inverse smoothing": undo_smoothing,
     "exact at 95 %": correct_smoothing,
-    "target 1 - 1/n": match_sample_size,
     "held-out tenth": lambda outcome: outcome.logits / outcome.temperature,
 }
 
 
-def evaluate(outcomes: list[Outcome], method: str) -> dict[str, Any]:
-    """Evaluates a method on a data set; losses are sums over the sequences per part."""
-    parts: dict[str, list[float]] = {name: [] for name in COUNTS}
-    gaps = np.zeros(BINS)
-    confidence = 0.0
-    for outcome in outcomes:
-        logarithms = log_softmax(METHODS[method](outcome))
-        labels = outcome.labels
-        losses = -logarithms[np.arange(len(labels)), labels]
-        is_correct = logarithms.argmax(axis=1) == labels
-        confidences = np.exp(logarithms.max(axis=1))
-        bins = np.minimum((confidences * BINS).astype(int), BINS - 1)
-        gaps += np.bincount(bins, is_correct - confidences, BINS)
-        confidence += float(confidences.sum())
-        counted = (
-            len(labels),
-            int(is_correct.sum()),
-            float(losses[is_correct].sum()),
-            float(losses[~is_correct].sum()),
-        )
-        for name, value in zip(COUNTS, counted, strict=True):
-            parts[name].append(value)
-    examples = sum(parts["examples"])
+def evaluate(outcomes: list[Outcome], method: str) -> dict[str, float]:
+    """Evaluates a method on all held-out sequences of a data set."""
+    labels = np.concatenate([outcome.labels for outcome in outcomes])
+    logits = np.concatenate([METHODS[method](outcome) for outcome in outcomes])
+    logarithms = log_softmax(logits)
+    is_correct = logarithms.argmax(axis=1) == labels
+    confidences = np.exp(logarithms.max(axis=1))
+    bins = np.minimum((confidences * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, is_correct - confidences, BINS)
     return {
-        **parts,
-        "confidence": confidence / examples,
-        "calibration_error": float(np.abs(gaps).sum()) / examples,
+        "accuracy": float(is_correct.mean()),
+        "confidence": float(confidences.mean()),
+        "log_loss": float(-logarithms[np.arange(len(labels)), labels].mean()),
+        "calibration_error": float(np.abs(gaps).sum()) / len(labels),
     }
 
 
 def methods() -> str:
     """Renders the table of the methods, with means over the data sets."""
-    sets = read_result("calibration")["sets"]
+    found = read_result("calibration")["datasets"].values()
     lines = []
     for method in METHODS:
-        rows = []
-        for figures in sets.values():
-            found = {name: np.sum(figures[method][name]) for name in COUNTS}
-            wrong = found["examples"] - found["correct"]
-            loss = found["loss_of_correct"] + found["loss_of_wrong"]
-            of_correct = found["loss_of_correct"] / found["correct"]
-            of_wrong = found["loss_of_wrong"] / wrong if wrong else np.nan
-            error = 100 * figures[method]["calibration_error"]
-            rows.append((loss / found["examples"], of_correct, of_wrong, error))
-        # A data set without wrong predictions has no mean loss for them.
-        loss, of_correct, of_wrong, error = np.nanmean(rows, axis=0)
-        numbers = f"{loss:.3f} {of_correct:.3f} {of_wrong:.2f} {error:.1f}"
-        lines.append([method, *numbers.split()])
-    losses = ("log loss", "log loss if correct", "log loss if wrong")
-    header = ("calibration", *losses, "calibration error, points")
+        log_loss = np.mean([figures[method]["log_loss"] for figures in found])
+        errors = [figures[method]["calibration_error"] for figures in found]
+        lines.append([method, f"{log_loss:.3f}", f"{100 * np.mean(errors):.1f}"])
+    header = ("calibration", "log loss", "calibration error, points")
     return page_tables.table(header, lines)
 
 
@@ -246,12 +196,12 @@ def main() -> None:
             name: [future.result() for future in trained]
             for name, trained in futures.items()
         }
-    sets = {
+    datasets = {
         name: {method: evaluate(found, method) for method in METHODS}
         for name, found in outcomes.items()
     }
     command = "python tools/calibration.py --data=FOLDER --wheel=FOLDER"
-    write_result("calibration", command, {"sets": sets})
+    write_result("calibration", command, {"datasets": datasets})
 
 
 if __name__ == "__main__":
