@@ -67,13 +67,6 @@ class Row:
         flags = "".join(f" --config.{override}" for override in overrides)
         return f"{MAIN} --config={config}{flags} --config.seed=SEED"
 
-    @property
-    def counts_by_time(self) -> bool:
-        """Whether the result file contains counts after each row of an image."""
-        data, model = self.config().data, self.config().model
-        rows = data.view == "rows" and data.name != "files"
-        return rows and not model.bidirectional
-
     def config(self, seed: int = 0) -> Config:
         """Returns the configuration of a run, without data paths."""
         flags = self.command.removeprefix(f"{MAIN} ")
@@ -273,8 +266,8 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
     """Trains a run, unless a finished run with the same configuration exists.
 
     Returns:
-        The evaluation of the best checkpoint, with `seconds` of processor time and, if
-        the row has them, the counts of `counts_by_row`.
+        The evaluation of the best checkpoint, with `seconds` of processor time and, for
+        a reference model, the counts of `counts_by_row`.
     """
     workdir = RUNS / f"{row.name}-{seed}"
     finished = workdir / "result.json"
@@ -300,7 +293,7 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
     validation = Record(workdir).headers[run["step"]].metrics
     if validation is not None:
         run["validation_correct"] = validation.correct
-    if row.counts_by_time:
+    if row in REFERENCES:
         run |= counts_by_row(workdir)
     finished.write_text(json.dumps([config, run]))
     return run
