@@ -4,7 +4,7 @@
 
 Writes benchmarks/results.json. FOLDER contains the four original MNIST files. PYTHON is
 an interpreter with the packages of benchmarks/requirements.txt; the default is the
-running interpreter. `--older` is an interpreter with rnnmnist and an older jax.
+running interpreter.
 """
 
 import argparse
@@ -59,7 +59,6 @@ class Worker(NamedTuple):
     script: str
     task: str
     settings: dict[str, Any]
-    python: str | None = None  # interpreter; None: the default for the script
 
 
 PRODUCTS = (
@@ -89,7 +88,6 @@ class Bench(NamedTuple):
     rounds: int
     data: str = ""
     seeds: int = 0
-    older: str = ""  # an interpreter with an older jax
 
     def argv(self, script: str, task: str, settings: dict[str, Any]) -> list[str]:
         """Returns the command that runs a task in a script."""
@@ -132,7 +130,6 @@ class Bench(NamedTuple):
             processes = {}
             for worker in workers:
                 argv = self.argv(worker.script, worker.task, worker.settings)
-                argv[0] = worker.python or argv[0]
                 process = stack.enter_context(self.process(argv))
                 read_json(process)  # waits until the worker is ready
                 processes[worker.name] = process
@@ -191,32 +188,24 @@ class Bench(NamedTuple):
     def origin(self, command: str) -> dict[str, Any]:
         """Describes the origin of the measurements: command, hardware and versions."""
         _, commit = self.run(["git", "rev-parse", "--short", "HEAD"])
+        code = "from importlib.metadata import version; print(version('torch'))"
+        _, torch = self.run([self.peers, "-c", code])
         return {
             "command": command,
             "hardware": describe_processor(),
             "date": datetime.date.today().isoformat(),
             "commit": commit.strip(),
             "versions": installed_versions(),
-            "torch": self.version(self.peers, "torch"),
+            "torch": torch.strip(),
         }
-
-    def version(self, python: str, package: str) -> str:
-        """Returns the version of a package in an interpreter's environment."""
-        code = f"from importlib.metadata import version; print(version({package!r}))"
-        return self.run([python, "-c", code])[1].strip()
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
     """Measures training with batch size 128, and matrix products."""
     steps = {"steps": 100}
-    older = []
-    if bench.older:
-        name = f"rnnmnist, jax {bench.version(bench.older, 'jax')}"
-        older = [Worker(name, OURS, "train", steps, bench.older)]
     return bench.measure(
         [
             Worker("rnnmnist", OURS, "train", steps),
-            *older,
             Worker("rnnmnist, Flax's cell", OURS, "train", steps | {"flax_cell": True}),
             Worker("Flax", FLAX, "train", steps),
             Worker("PyTorch", PYTORCH, "train", steps),
@@ -386,15 +375,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--older", default="", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=5, help="per target accuracy")
     args = parser.parse_args()
     data = str(args.data.absolute())
-    bench = Bench(args.peers, args.rounds, data, args.seeds, args.older)
+    bench = Bench(args.peers, args.rounds, data, args.seeds)
     measured = bench.origin(
         "python benchmarks/measure.py --data=FOLDER --peers=PYTHON"
-        f"{' --older=PYTHON' if bench.older else ''}"
         f" --rounds={bench.rounds} --seeds={bench.seeds}"
     )
     sections = (
