@@ -25,8 +25,7 @@ def read(path: Path = NUMBERS) -> dict[str, Any]:
 
 def tables(measured: dict[str, Any]) -> str:
     """Renders all tables of benchmarks/README.md."""
-    sections = (throughput, evaluation, jobs, accuracy, seeds, batches, starts)
-    parts = (at_the_ceiling, *sections, origin)
+    parts = (throughput, evaluation, jobs, accuracy, seeds, batches, starts, origin)
     return "\n".join(part(measured) for part in parts)
 
 
@@ -58,31 +57,6 @@ def summary(measured: dict[str, Any]) -> str:
         "mode. The numbers are medians over rounds, with minimum and maximum. "
         f"Hardware: {measured['hardware']}.\n"
     )
-
-
-def differences(measured: dict[str, Any]) -> str:
-    """Lists the reasons why the package is faster than the plain loop."""
-
-    def gain(section: str, ours: str, theirs: str) -> str:
-        pair = (speeds(measured[section][name]) for name in (ours, theirs))
-        return f"{format_ratios(*pair)} times the speed"
-
-    starts = measured["starts"]
-    cold, warm = (starts[f"first step, {one} cache"] for one in ("cold", "warm"))
-    saved = statistics.median(cold) - statistics.median(warm)
-    rows = [
-        [
-            "up to 100 updates in one call; the devices gather the batches; one device "
-            "for each core",
-            gain("throughput", "rnnmnist, Flax's cell", "Flax") + " of training",
-        ],
-        [
-            "a hand-written derivative of the time step",
-            gain("throughput", "rnnmnist", "rnnmnist, Flax's cell") + " of training",
-        ],
-        ["compiled programs on disk", f"the first step ends {saved:.1f} s earlier"],
-    ]
-    return page_tables.table(("difference", "effect"), rows)
 
 
 def mean_accuracy(runs: Sequence[dict[str, Any]], target: str, spec: str) -> str:
@@ -262,23 +236,6 @@ def starts(measured: dict[str, Any]) -> str:
         for cores, run in measured["default_run"].items()
     ]
     return table("Whole processes", ("measurement", "seconds"), rows)
-
-
-def at_the_ceiling(measured: dict[str, Any]) -> str:
-    """States the speed at the ceiling, relative to PyTorch."""
-    top = statistics.median(ceiling(measured))
-    parts = []
-    for work, section, limit in (
-        ("training", "throughput", top),
-        ("evaluation", "evaluation", 3 * top),
-    ):
-        peer = fastest_mode(measured[section], "PyTorch")
-        ratio = limit / statistics.median(speeds(measured[section][peer]))
-        parts.append(f"{work} would be {ratio:.2f} times")
-    return (
-        f"At the ceiling, {' and '.join(parts)} as fast as in the fastest mode of "
-        "PyTorch. Evaluation needs a third of the operations of training.\n"
-    )
 
 
 def origin(measured: dict[str, Any]) -> str:

@@ -53,9 +53,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "cells": long_sequences.cells,
         "scans": long_sequences.scans,
     },
-    "docs/architecture.md": {
-        "plain_loop": lambda: speed_tables.differences(speed_tables.read())
-    },
     "docs/long_sequences.md": {
         "vanishing": vanishing.accuracies,
         "pixels": partial(table, results.PIXELS, *LONG),
