@@ -1,10 +1,7 @@
 """Links from pages to other pages and to files of the repository."""
 
 import re
-import subprocess
-import tomllib
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -48,23 +45,3 @@ def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
         assert target.is_relative_to(REPOSITORY), link
         if anchor:
             assert anchor in anchors(target), link
-
-
-def test_only_pyproject_contains_the_addresses_of_the_repository_and_the_site() -> None:
-    """Each address occurs once, so that a fork, or a new host, changes one line."""
-    table = REPOSITORY / "pyproject.toml"
-    urls = tomllib.loads(table.read_text())["project"]["urls"]
-    # `/OWNER/NAME` is also part of addresses of raw files and of Colab.
-    marks = [urlsplit(urls["Repository"]).path, urlsplit(urls["Documentation"]).netloc]
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True
-    )
-    files = [REPOSITORY / name.decode() for name in listed.stdout.split(b"\0")[:-1]]
-    assert table in files
-    for mark in marks:
-        found = {
-            str(file.relative_to(REPOSITORY)): count
-            for file in files
-            if file.is_file() and (count := file.read_bytes().count(mark.encode()))
-        }
-        assert found == {"pyproject.toml": 1}
