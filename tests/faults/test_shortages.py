@@ -1,10 +1,8 @@
 """If a checkpoint cannot be read, it is neither reported as damaged nor renamed."""
 
 import errno
-import gc
 import random
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -74,31 +72,3 @@ def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -
     assert number > 3
     Record(run).begin(None)
     assert list_steps(run) == [10, 20]
-
-
-# No thread awaits the coroutines of orbax.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-def test_a_resume_without_threads_renames_nothing(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A limit on processes, which does not apply to root, has this effect."""
-
-    def start(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    before = file_times(run)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(RuntimeError, match="can't start new thread") as error:
-            fit_small(run, num_steps=30)
-    assert not isinstance(error.value, UserError)
-    del error  # its frames hold the coroutines
-    gc.collect()
-    after = file_times(run)
-    saved = [path for path in before if path.relative_to(run).parts[0] in ("10", "20")]
-    assert {path: after[path] for path in saved} == {
-        path: before[path] for path in saved
-    }
-    fit_small(run, num_steps=30)
-    assert list_steps(run) == [20, 30]
