@@ -25,7 +25,7 @@ from rnnmnist.data.datasets import open_data_source
 from rnnmnist.data.sequences.checking import check_arrays
 
 LABELS = np.arange(30) % 2
-INPUTS = np.random.default_rng(0).normal(size=(30, 5, 1)) + LABELS[:, None, None]
+INPUTS = np.random.default_rng(0).normal(size=(30, 20, 1)) + LABELS[:, None, None]
 FILTERS, TRAINED = (load_config(find_config(name)) for name in ("filters", "trained"))
 
 
@@ -91,20 +91,21 @@ def test_binary_features_are_detected_in_arrays_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipes, "FEW_BINARY_SEQUENCES", len(LABELS))
-    inputs = np.random.default_rng(0).integers(2, size=(30, 40, 1))
+    inputs = np.random.default_rng(0).integers(2, size=(30, 20, 1))
     np.savez(tmp_path / "mine.npz", inputs=inputs, labels=LABELS)
     data = DataConfig(name="files", path=str(tmp_path / "mine.npz"))
     assert open_data_source(data).has_binary_features()
-    model = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", verbose=False)
+    small: dict[str, Any] = {
+        "workdir": tmp_path / "run",
+        "hidden_size": 4,
+        "verbose": False,
+    }
+    model = rnnmnist.fit(inputs, LABELS, **small)
     assert model.config.model.cell == "lru"
     reason = f"for at least {len(LABELS)} training sequences with binary features"
     assert model.reason == reason
-    longer: dict[str, Any] = {
-        "workdir": tmp_path / "run",
-        "num_steps": 610,
-        "verbose": False,
-    }
-    assert rnnmnist.fit(inputs, LABELS, **longer).record.headers[610].reason == reason
+    longer = rnnmnist.fit(inputs, LABELS, num_steps=610, **small)
+    assert longer.record.headers[610].reason == reason
 
 
 @pytest.mark.parametrize("name", ["filters", "trained", "best"])

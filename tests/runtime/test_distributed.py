@@ -86,6 +86,7 @@ from rnnmnist.runtime import distributed
 from rnnmnist.training import loop
 distributed.HEARTBEAT_TIMEOUT_SECONDS = 10
 """
+RUN = "command_line.run(train.main)\n"
 # In the last process, before the first validation.
 HANGS = "def fail(*_): os.kill(os.getpid(), signal.SIGSTOP)\n"
 BREAKS = "def fail(*_): raise ValueError('a fault of our own')\n"
@@ -100,7 +101,7 @@ FAILS = "if '--process_id=1' in sys.argv: loop.validate = fail\n"
 def test_a_process_that_hangs_or_fails_stops_the_others(
     new_run: Run, failure: str
 ) -> None:
-    program = HASTY + failure + FAILS + "command_line.run(train.main)\n"
+    program = HASTY + failure + FAILS + RUN
     first, second = new_run.start_together(program=["-c", program])
     try:
         first.communicate(timeout=60)
@@ -129,7 +130,9 @@ def test_a_killed_process_stops_the_others_and_the_run_resumes(
 
 def refusal(environment: dict[str, str], *argvs: list[str]) -> str:
     """Returns the error line of the second process of a run."""
-    first, second = trainer.outcomes(trainer.start_together(environment, argvs))
+    program = ["-c", HASTY + RUN]
+    processes = trainer.start_together(environment, argvs, program)
+    first, second = trainer.outcomes(processes)
     assert first[0] not in (0, 2, 130, 143)
     assert second[0] == 2, second
     (line,) = second[2].splitlines()
