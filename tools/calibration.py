@@ -3,7 +3,8 @@
     python tools/calibration.py --data=FOLDER --wheel=FOLDER
 
 The folders are described in `few_sequences.py`; the first folder also contains the
-folders of `results.SETS`. The recipe of configs/trained.py is evaluated in two ways:
+folders of `results.DATA_SETS`. The recipe of configs/trained.py is evaluated in two
+ways:
 
 - On seven data sets, it is trained on four of five folds of the training split and
   classifies the fifth fold, with two draws of the folds.
@@ -28,7 +29,7 @@ import few_sequences
 import numpy as np
 import page_tables
 from few_sequences import ALL, TITLES
-from folds import FOLDS, SEVEN, Folds, core_pool
+from folds import FOLDS, SELECTION_DATA_SETS, Folds, core_pool
 from result_files import read_result, write_result
 
 import rnnmnist
@@ -73,7 +74,7 @@ Load = Callable[[], tuple[Part, Part, int]]  # training, held-out part, and the 
 def list_parts(data: Path, wheel: Path) -> dict[str, list[Load]]:
     """Returns loaders for each data set."""
     parts: dict[str, list[Load]] = {}
-    for name in SEVEN:
+    for name in SELECTION_DATA_SETS:
         path = data / name / f"{name}_TRAIN.ts"
         parts[name] = [
             functools.partial(load_fold, Folds(path, draw), fold)

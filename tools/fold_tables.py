@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import page_tables
-from folds import RECIPES, SEVEN, VARIANTS
+from folds import RECIPES, SELECTION_DATA_SETS, VARIANTS
 from page_tables import format_change, format_mean
 from result_files import read_result
 from run_classifier import ROCKET
 
-from results import SETS
+from results import DATA_SETS
 
 FILTERS = "filters"
 # The folds that selected the settings of the filters, and fresh folds.
@@ -23,7 +23,7 @@ def recipes() -> str:
     lines = []
     for recipe in RECIPES:
         found = _read_accuracies(recipe, ["5 folds, seed 0"])
-        lines.append([recipe, _format_mean(found, SETS)])
+        lines.append([recipe, _format_mean(found, DATA_SETS)])
     return page_tables.table(("recipe", "mean over eight data sets"), lines)
 
 
@@ -33,7 +33,9 @@ def variants() -> str:
     default = _read_accuracies(FILTERS, SELECTION)
     for variant in (*list(VARIANTS)[1:], ROCKET):
         found = _read_accuracies(variant, SELECTION)
-        differences = np.mean([found[name] - default[name] for name in SEVEN], axis=0)
+        differences = np.mean(
+            [found[name] - default[name] for name in SELECTION_DATA_SETS], axis=0
+        )
         lines.append([variant, format_change(differences)])
     return page_tables.table(("variant", "difference, points"), lines)
 
@@ -48,7 +50,11 @@ def other_folds() -> str:
         ROCKET: _read_accuracies(ROCKET, FRESH),
     }
     lines = [
-        [label, _format_mean(found, SEVEN), _format_mean(found, SETS)]
+        [
+            label,
+            _format_mean(found, SELECTION_DATA_SETS),
+            _format_mean(found, DATA_SETS),
+        ]
         for label, found in rows.items()
     ]
     return page_tables.table(

@@ -2,9 +2,9 @@
 
     python tools/folds.py --data=FOLDER --aeon=PYTHON
 
-FOLDER contains the folders of `results.SETS`. A classifier is trained on four of five
-folds, and classifies the fifth one; a network does this after its last step. Folds are
-stratified and drawn with a seed, so that all classifiers use the same folds. Each
+FOLDER contains the folders of `results.DATA_SETS`. A classifier is trained on four of
+five folds, and classifies the fifth one; a network does this after its last step. Folds
+are stratified and drawn with a seed, so that all classifiers use the same folds. Each
 process uses one core. PYTHON is the interpreter of an environment with
 `requirements-baselines.txt`, for MiniRocket.
 
@@ -36,7 +36,7 @@ from result_files import RESULTS
 from run_classifier import ROCKET
 
 import rnnmnist
-from results import SETS
+from results import DATA_SETS
 from rnnmnist.data.sequences.checking import Sequences
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.evaluation import predictions
@@ -100,14 +100,14 @@ VARIANTS = {
     "PPV only": Variant(constants={"hidden_state": ppv_only}),
 }
 # The data sets whose folds selected the settings of the filters.
-SEVEN = SETS[:-1]
+SELECTION_DATA_SETS = DATA_SETS[:-1]
 # The classifiers that are compared, the seeds of the folds, and the data sets.
 COMPARISONS = (
-    (tuple(RECIPES), (0,), SETS),
-    (tuple(DROPOUT), (0, 1), SEVEN),
-    ((*VARIANTS, ROCKET), (0, 1), SEVEN),
+    (tuple(RECIPES), (0,), DATA_SETS),
+    (tuple(DROPOUT), (0, 1), SELECTION_DATA_SETS),
+    ((*VARIANTS, ROCKET), (0, 1), SELECTION_DATA_SETS),
     # Nothing was selected on these folds.
-    (("filters", "PPV only", ROCKET), (2, 3), SETS),
+    (("filters", "PPV only", ROCKET), (2, 3), DATA_SETS),
 )
 
 

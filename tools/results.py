@@ -6,7 +6,7 @@
 Trains the named rows, or all rows, with `python -m rnnmnist.main` and all seeds, and
 writes `results/NAME.json`. Each run uses one core, even if it trains an ensemble; runs
 on different cores are parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each
-with the four original files, and the folders of `SETS`. Without `--data`, TFDS
+with the four original files, and the folders of `DATA_SETS`. Without `--data`, TFDS
 downloads the images. Finished runs are kept in `checkpoints/results`, and are not
 repeated. Pinning processes to cores requires Linux.
 """
@@ -190,7 +190,7 @@ def pixel_rows(view: str, **num_steps: int) -> tuple[Row, ...]:
 PIXELS = pixel_rows("pixels", lstm=12_900, gru=6_450, lru=12_900)
 PERMUTED = pixel_rows("permuted", lstm=6_450, gru=6_450, lru=17_200)
 # Data sets of the UEA and UCR archives, in folders as in aeon's wheel.
-SETS = (
+DATA_SETS = (
     "BasicMotions",
     "JapaneseVowels",
     "ItalyPowerDemand",
@@ -204,9 +204,9 @@ FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts model.cell={1}"
 
 
 def archive_rows(prefix: str, cell: str) -> tuple[Row, ...]:
-    """Returns a row for a cell on each data set in `SETS`."""
+    """Returns a row for a cell on each data set in `DATA_SETS`."""
     return tuple(
-        Row(f"{prefix}_{name}", 5, FILES.format(name, cell), name) for name in SETS
+        Row(f"{prefix}_{name}", 5, FILES.format(name, cell), name) for name in DATA_SETS
     )
 
 
