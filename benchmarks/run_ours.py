@@ -12,7 +12,7 @@ import worker
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import (
-    GATED_CELLS,
+    RNN_CELLS,
     Config,
     DataConfig,
     ModelConfig,
@@ -98,7 +98,7 @@ def train(
 ) -> None:
     """Serves training steps of the default run, counted in images."""
     if flax_cell:
-        GATED_CELLS["lstm"] = "flax.linen:OptimizedLSTMCell"
+        RNN_CELLS["lstm"] = "flax.linen:OptimizedLSTMCell"
     config = Config(
         num_seeds=seeds,
         data=DATA,
