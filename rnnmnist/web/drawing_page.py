@@ -13,7 +13,6 @@ import numpy as np
 
 from rnnmnist.config.functions import short_name
 from rnnmnist.data import image_datasets
-from rnnmnist.data.examples import Inputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import Network
 from rnnmnist.inference import preprocessing
@@ -24,10 +23,6 @@ from rnnmnist.reporting import html
 from rnnmnist.runtime.mesh import split_ensemble
 
 FOLDER = Path(__file__).parent
-TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
-NUM_EASY_PER_DIGIT = 2
-MIN_EASY_PROBABILITY = 0.95  # of the label
-NUM_HARD = 12  # in total
 STROKE_WIDTH = 2.3  # pixels; thinner than in MNIST, so that loops stay open
 # The page supports only networks with these settings.
 SUPPORTED = {
@@ -45,8 +40,7 @@ SUPPORTED = {
 def render(networks: Sequence[Network]) -> str:
     """Renders the page as HTML.
 
-    The page shows all networks side by side. Whether a sample digit is easy or hard
-    depends on the first network.
+    The page shows all networks side by side.
     """
     for network in networks:
         check_digits(network)
@@ -57,17 +51,13 @@ def render(networks: Sequence[Network]) -> str:
                     f"workdir: {network.workdir} has {name}={settings[name]}, but the "
                     f"page supports only {name}={value}; choose another run"
                 )
-    losses = [short_name(network.config.train.loss) for network in networks]
     entries = []
-    for network, loss in zip(networks, losses, strict=True):
+    for network in networks:
         (params,) = split_ensemble(network.params)
-        title = TITLES.get(loss, loss)
-        if losses.count(loss) > 1:
-            title += f": {Path(str(network.workdir)).name}"
         entries.append(
             {
-                "title": title,
-                "loss": loss,
+                "title": Path(str(network.workdir)).name,
+                "loss": short_name(network.config.train.loss),
                 "units": network.config.model.hidden_size,
                 "temperature": network.temperature,
                 "params": encode_params(params),
@@ -75,7 +65,7 @@ def render(networks: Sequence[Network]) -> str:
         )
     data = {
         "networks": entries,
-        "samples": select_samples(networks[0]),
+        "samples": select_samples(),
         "format": {
             "side": preprocessing.IMAGE_SIDE,
             "box": preprocessing.BOX_SIDE,
@@ -91,29 +81,12 @@ def render(networks: Sequence[Network]) -> str:
     )
 
 
-def select_samples(network: Network) -> list[dict[str, Any]]:
-    """Selects easy and hard sample digits from the embedded test split.
-
-    The easy samples of each digit are the first images to whose label the network
-    assigns a probability of at least `MIN_EASY_PROBABILITY`. The hard samples are the
-    images with the lowest probabilities of the label.
-    """
+def select_samples() -> list[dict[str, Any]]:
+    """Selects sample digits from the embedded test split, which is sorted by digit."""
     images, labels = image_datasets.embedded_images()["test"]
-    probabilities = network.probabilities(Inputs(images))
-    label_probabilities = probabilities[np.arange(len(labels)), labels]
-    is_easy = label_probabilities >= MIN_EASY_PROBABILITY
-    easy: list[int] = []
-    for digit in range(probabilities.shape[1]):
-        positions = np.flatnonzero(is_easy & (labels == digit))
-        easy += positions[:NUM_EASY_PER_DIGIT].tolist()
-    hardest = label_probabilities.argsort(kind="stable")[:NUM_HARD].tolist()
     return [
-        {
-            "pixels": _encode_base64(images[index]),
-            "label": int(labels[index]),
-            "hard": index not in easy,
-        }
-        for index in dict.fromkeys([*easy, *hardest])
+        {"pixels": _encode_base64(image), "label": int(label)}
+        for image, label in zip(images[::25], labels[::25], strict=True)
     ]
 
 

@@ -30,8 +30,8 @@ function initialState(units) {
   return { cell: new Float64Array(units), hidden: new Float64Array(units) };
 }
 
-/** Computes one time step, and returns the gates and the new state. */
-function lstmStep(network, row, state) {
+/** Reads one row, and returns the gates and the new state. */
+function readRow(network, row, state) {
   const { units } = network;
   const rowSums = affine(row, network.row, network.bias);
   const sums = affine(state.hidden, network.hidden, rowSums);
@@ -70,11 +70,11 @@ function predict(network, { hidden }) {
  */
 function traceImage(network, pixels) {
   let state = initialState(network.units);
-  const steps = [{ ...state, ...predict(network, state) }];
+  const timeSteps = [{ ...state, ...predict(network, state) }];
   for (let start = 0; start < ROWS * COLUMNS; start += COLUMNS) {
     const row = [...pixels.subarray(start, start + COLUMNS)];
-    state = lstmStep(network, row.map((level) => level / 255), state);
-    steps.push({ ...state, ...predict(network, state) });
+    state = readRow(network, row.map((level) => level / 255), state);
+    timeSteps.push({ ...state, ...predict(network, state) });
   }
-  return steps;
+  return timeSteps;
 }

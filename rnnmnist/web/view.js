@@ -126,16 +126,16 @@ function isBlank() {
 /** Describes the predictions of all networks after the last row. */
 function describeResults() {
   if (isBlank()) return "";
-  const steps = state.traces.map((trace) => trace[ROWS]);
-  const digits = steps.map(predictedDigit);
+  const ends = state.traces.map((trace) => trace[ROWS]);
+  const digits = ends.map(predictedDigit);
   const predictions = digits.map(
-    (digit, i) => `${digit} (${formatPercent(steps[i].probabilities[digit])})`,
+    (digit, i) => `${digit} (${formatPercent(ends[i].probabilities[digit])})`,
   );
   const allAgree = digits.every((digit) => digit === digits[0]);
   let text = allAgree
     ? `Prediction: ${predictions[0]}.`
     : `The predictions differ: ${predictions.join(" and ")}.`;
-  const highest = Math.max(...steps.flatMap(({ probabilities }) => probabilities));
+  const highest = Math.max(...ends.flatMap(({ probabilities }) => probabilities));
   if (state.label === null && isScribble(state.pixels, highest)) {
     text = `This may not be a digit. ${text}`;
   }
@@ -365,7 +365,7 @@ function showCurves(curves, trace, row) {
   const ranked = [...DIGITS].sort((a, b) => probabilities[b] - probabilities[a]);
   const heights = []; // of the labels placed so far
   for (const digit of ranked) {
-    const values = trace.slice(0, row + 1).map((step) => step.probabilities[digit]);
+    const values = trace.slice(0, row + 1).map((timeStep) => timeStep.probabilities[digit]);
     const points = values.map((value, i) => `${curveX(i)},${curveY(value)}`);
     const [line, label] = curves[digit].children;
     line.setAttribute("points", points.join(" "));
@@ -385,12 +385,12 @@ const mapScales = []; // for each network, computed on first use
 
 /** Returns the units sorted by mean forget gate, and the range of the cell states. */
 function computeMapScale(network) {
-  const steps = samples.flatMap(({ pixels }) => traceImage(network, pixels).slice(1));
+  const timeSteps = samples.flatMap(({ pixels }) => traceImage(network, pixels).slice(1));
   const forget = Array.from({ length: network.units }, (_, unit) =>
-    steps.reduce((sum, step) => sum + step.forget[unit], 0),
+    timeSteps.reduce((sum, timeStep) => sum + timeStep.forget[unit], 0),
   );
   const order = forget.map((_, unit) => unit).sort((a, b) => forget[a] - forget[b]);
-  const magnitudes = steps.flatMap(({ cell }) => [...cell].map(Math.abs));
+  const magnitudes = timeSteps.flatMap(({ cell }) => [...cell].map(Math.abs));
   magnitudes.sort((a, b) => a - b);
   return { order, limit: magnitudes[Math.floor(0.995 * magnitudes.length)] };
 }
@@ -415,8 +415,10 @@ function showMap(map, { key, title, scaleLabels, limit, summarize }, network, sc
   const max = (signed ? limit : 1) ?? scale.limit;
   const positive = colour("--series-0");
   const negative = colour("--series-1");
-  const steps = state.traces[state.networkIndex].slice(1, state.row + 1);
-  const values = steps.flatMap((step) => scale.order.map((unit) => step[key][unit]));
+  const timeSteps = state.traces[state.networkIndex].slice(1, state.row + 1);
+  const values = timeSteps.flatMap((timeStep) =>
+    scale.order.map((unit) => timeStep[key][unit]),
+  );
   const canvas = map.querySelector("canvas");
   paint(canvas, network.units, ROWS, values, (value) => [
     value < 0 ? negative : positive,
@@ -425,7 +427,7 @@ function showMap(map, { key, title, scaleLabels, limit, summarize }, network, sc
   const [low, high] = scaleLabels ?? [`−${max.toFixed(1)}`, `+${max.toFixed(1)}`];
   map.querySelector(".low").textContent = low;
   map.querySelector(".high").textContent = high;
-  const row = steps.at(-1)?.[key];
+  const row = timeSteps.at(-1)?.[key];
   const sentence = row ? `Row ${state.row}: ${summarize(meanMagnitude(row))}` : "";
   map.querySelector(".now").textContent = sentence;
   const alt = `${title} of ${network.units} units after each row read`;
@@ -450,10 +452,10 @@ function makeChoice({ title }, index) {
 
 /* ---- Samples ---- */
 
-function makeSample({ label, pixels, hard }) {
+function makeSample({ label, pixels }) {
   const button = document.createElement("button");
   button.type = "button";
-  button.title = `${hard ? "Hard" : "Easy"} sample, label ${label}`;
+  button.title = `Sample, label ${label}`;
   button.setAttribute("aria-label", button.title);
   button.append(document.createElement("canvas"));
   button.addEventListener("click", () => {
@@ -462,7 +464,7 @@ function makeSample({ label, pixels, hard }) {
     showDrawing();
     classify(pixels, label);
   });
-  element(hard ? "hard" : "easy").append(button);
+  element("samples").append(button);
   return button;
 }
 
@@ -511,8 +513,8 @@ window.rnnmnist = {
   rasterize: (strokes) => rasterize(strokes, data.format),
   logits(levels, network) {
     const pixels = Uint8Array.from(levels);
-    const steps = traceImage(networks[network], pixels).slice(1);
-    return steps.map(({ logits }) => logits);
+    const timeSteps = traceImage(networks[network], pixels).slice(1);
+    return timeSteps.map(({ logits }) => logits);
   },
 };
 // The page initially shows a sample.

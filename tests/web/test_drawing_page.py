@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from support import REPOSITORY, Once, called, inputs_of
+from support import REPOSITORY, Once, called
 
 from rnnmnist.config.files import REFERENCE_WORKDIRS
 from rnnmnist.data import image_datasets
@@ -25,8 +24,6 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.model import load
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.devices import make_single_device_mesh
-from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -57,11 +54,6 @@ def page(once: Once) -> Path:
     return once("page", write) / "the page.html"
 
 
-def as_float16(params: Any) -> Any:
-    """Rounds parameters to float16, as the page does."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, "<f2").astype("<f4"), params)
-
-
 def test_the_page_is_self_contained(page: Path) -> None:
     text = page.read_text()
     assert page.stat().st_size <= 1_500_000
@@ -70,19 +62,6 @@ def test_the_page_is_self_contained(page: Path) -> None:
     assert not re.search(r"<[^>]* (src|on\w+)=", text)
     assert re.findall(r'href="(.*?)"', text) == ["data:,"]
     assert text.count("default-src 'none'") == 1
-
-
-def test_half_precision_changes_no_prediction() -> None:
-    images, _ = image_datasets.embedded_images()["test"]
-    for workdir in REFERENCE_WORKDIRS:
-        run = Network(Record(REPOSITORY / workdir), "best")
-        network = run.on(make_single_device_mesh())
-        rounded = run.on(make_single_device_mesh())
-        rounded.params = as_float16(network.params)
-        expected, found = (
-            one.logits(Inputs(images)).argmax(-1) for one in (network, rounded)
-        )
-        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_page_accepts_only_a_single_lstm() -> None:
@@ -167,17 +146,13 @@ def results_of(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.nd
 class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
+        """The page rounds the parameters to float16."""
         images = image_datasets.embedded_images()["test"][0]
         run = Network(Record(REPOSITORY / REFERENCE_WORKDIRS[network]), "best")
-        (params,) = split_ensemble(run.params)
-        expected = np.asarray(
-            run.on(make_single_device_mesh()).model.apply(
-                {"params": as_float16(params)}, inputs_of(images), every_step=True
-            )
-        )
+        (expected,) = run.logits(Inputs(images), every_step=True)
         logits = results_of(opened(), "rnnmnist.logits", images, network)
         assert logits.shape == expected.shape == (500, 28, 10)
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-3)
         predicted = logits[:, -1].argmax(-1)
         np.testing.assert_array_equal(predicted, expected[:, -1].argmax(-1))
 
@@ -247,9 +222,7 @@ class TestInABrowser:
         """The page opens with the first sample."""
         tab = opened(reduced_motion="no-preference")
         wait_for_result(tab, "Prediction: 0")
-        for sample in tab.locator(".thumbnails button").all()[
-            :20:5
-        ]:  # the easy samples
+        for sample in tab.locator(".thumbnails button").all()[::5]:
             sample.press("Enter")
             label = sample.get_attribute("aria-label")
             wait_for_result(tab, f"Prediction: {label[-1]}")
