@@ -79,9 +79,9 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> NDArray[np.uint8
 
     For arguments and errors, see `Model.predict`.
     """
-    if isinstance(image, str | Path):
-        with expand_path(str(image)).open("rb") as file:
-            return preprocess(image_io.decode(file, str(image)))
+    if isinstance(image, np.ndarray):
+        return preprocess(image_io.convert_array(image))
     if isinstance(image, bytes):
         return preprocess(image_io.decode(io.BytesIO(image), "the image"))
-    return preprocess(image_io.convert_array(image))
+    with expand_path(str(image)).open("rb") as file:
+        return preprocess(image_io.decode(file, str(image)))
