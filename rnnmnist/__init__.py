@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rnnmnist.errors import DataWarning, RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
     from rnnmnist.exporting.comparison import Certificate
-    from rnnmnist.exporting.exports import Export
     from rnnmnist.fitting import fit, train
     from rnnmnist.inference.digit_images import Prediction
     from rnnmnist.model import Model, load
@@ -39,7 +38,6 @@ __all__ = [  # except RNNClassifier, which requires scikit-learn
     "DataWarning",
     "EnsembleMetrics",
     "ExecutionConfig",
-    "Export",
     "Metrics",
     "Model",
     "ModelConfig",
@@ -66,7 +64,6 @@ _MODULES = {
     "DataConfig": "config.schema",
     "DataWarning": "errors",
     "ExecutionConfig": "config.schema",
-    "Export": "exporting.exports",
     "StepMetrics": "runs.logs",
     "Model": "model",
     "ModelConfig": "config.schema",

@@ -20,7 +20,7 @@ from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.devices import make_mesh
 
 if TYPE_CHECKING:
-    from rnnmnist.exporting.exports import Export
+    from rnnmnist.exporting.comparison import Certificate
     from rnnmnist.inference.digit_images import Prediction
     from rnnmnist.reporting.pages import Report
 
@@ -88,13 +88,12 @@ class Model(Network):
         """Preprocesses and classifies one image.
 
         Args:
-            image: path or content of an image file; or pixel values, shape
-                [height, width], either uint8 or floats from 0 to 1.
+            image: path or content of an image file; or pixels, uint8 [height, width]
+                or [height, width, channels], where the channels are RGB or RGBA.
 
         Raises:
             UserError: if the file is not a readable image, the array has an invalid
-                shape, type or range, or the network was not trained on images of
-                digits.
+                shape or type, or the network was not trained on images of digits.
         """
         from rnnmnist.inference.digit_images import predict  # imports Pillow
 
@@ -247,7 +246,7 @@ class Model(Network):
         output: str | Path,
         *,
         force: bool = False,
-    ) -> "dict[str, Export]":
+    ) -> "dict[str, Certificate]":
         """Exports the network to other runtimes, and verifies each export.
 
         Each format is written to its own folder in `output`. Each export is verified by
@@ -259,8 +258,9 @@ class Model(Network):
             force: whether to replace existing exports in `output`.
 
         Returns:
-            Dictionary from format names to exports. Each export has the folder and the
-            certificate, which is the result of the comparison.
+            The certificate of each format, by name: the result of the comparison. The
+            exported network is `model.onnx` or `model.stablehlo` in the format's
+            folder.
 
         Raises:
             UserError: if a package that a format requires is not installed, a format's

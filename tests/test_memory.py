@@ -48,8 +48,8 @@ def test_runs_in_memory_and_in_a_folder_have_equal_results(
     _, probabilities = memory.step(memory.start(), INPUTS[0, 0])
     _, expected = loaded.step(loaded.start(), INPUTS[0, 0])
     np.testing.assert_array_equal(probabilities, expected)
-    (exported,) = memory.export("stablehlo", tmp_path / "exports").values()
-    assert exported.certificate.split == "test"
+    (certificate,) = memory.export("stablehlo", tmp_path / "exports").values()
+    assert certificate.split == "test"
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -33,11 +33,11 @@ def main(argv: list[str]) -> None:
     exports = write_exports(
         open_model(args), args.format, args.output, force=args.force
     )
-    for name, (folder, certificate) in exports:
+    for name, certificate in exports:
         equal = certificate.examples - certificate.differing
         print(
-            f"model.{name}: {equal:,} of {certificate.examples:,} predictions are "
-            f"equal; logits differ by at most {certificate.max_abs_difference:.1e}, in "
-            f"{folder}",
+            f"{args.output}/{name}/model.{name}: {equal:,} of "
+            f"{certificate.examples:,} predictions are equal; logits differ by at most "
+            f"{certificate.max_abs_difference:.1e}",
             flush=True,
         )
