@@ -69,14 +69,7 @@ class Graph:
             for shape in state_shapes
         ]
         time_step = onnx.parser.parse_graph(body)
-        index = len(self.proto.node)
-        names = [f"{output.name}_{index}" for output in time_step.output]
-        node = helper.make_node(
-            "Scan",
-            [*states, *inputs],
-            names,
-            body=time_step,
-            num_scan_inputs=len(inputs),
-        )
-        self.proto.node.append(node)
+        name = self.Scan(*states, *inputs, body=time_step, num_scan_inputs=len(inputs))
+        names = [f"{name}_{output.name}" for output in time_step.output]
+        self.proto.node[-1].output[:] = names
         return names

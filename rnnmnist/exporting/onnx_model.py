@@ -33,7 +33,7 @@ def serialize(network: Network) -> bytes:
     The inputs are `images`, or `sequences` and `lengths`, in the format of
     `exported_inputs`, with any number of examples and time steps. The outputs are
     `logits` and `probabilities`, float32 [examples, classes]. The metadata contains the
-    classes.
+    names of the classes and features.
 
     Raises:
         UserError: if the cell or the network is user-defined, because ONNX has no
@@ -70,15 +70,11 @@ def serialize(network: Network) -> bytes:
         ir_version=IR_VERSION,
         producer_name="rnnmnist",
     )
-    metadata = {
-        "classes": task.classes,
-        "features": task.feature_names,
-        "trained_on": task.name,
-        "step": network.checkpoint_step,
-        "params_sha256": network.params_sha256,
+    names = {
+        "classes": json.dumps(task.classes),
+        "features": json.dumps(task.feature_names),
     }
-    values_as_json = {key: json.dumps(value) for key, value in metadata.items()}
-    helper.set_model_props(model, values_as_json)
+    helper.set_model_props(model, names)
     return model.SerializeToString()
 
 
@@ -118,7 +114,7 @@ def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> st
         if config.is_closed_form:
             hidden = add_filters(graph, params[FILTERS], values, lengths)
         else:
-            hidden = _add_recurrent_layer(graph, config, params, values, lengths)
+            hidden = _add_recurrent_layers(graph, config, params, values, lengths)
         head = params["head"]
         member_logits.append(graph.Gemm(hidden, head["kernel"], head["bias"]))
     logits = _combine_members(graph, member_logits)
@@ -135,7 +131,7 @@ def _combine_members(graph: Graph, member_logits: list[str]) -> str:
     return graph.Sub(log_sum, np.log(len(member_logits)))
 
 
-def _add_recurrent_layer(
+def _add_recurrent_layers(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds the recurrent layers, and returns the head's inputs, [examples, hidden]."""
@@ -201,15 +197,17 @@ def _add_deltas(graph: Graph, values: str, std: np.ndarray) -> str:
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
-    """Divides [time, examples, features] into windows, like `Windows`.
+    """Extracts sliding windows from [time, examples, features], like `Windows`.
 
     Returns [windows, examples, size * features].
     """
-    padded = graph.Pad(inputs, [size - stride, 0, 0, stride - 1, 0, 0])
-    starts = graph.Range(0, graph.Squeeze(graph.Shape(inputs, end=1)), stride)
-    indices = graph.Add(graph.Unsqueeze(starts, [1]), np.arange(size))
-    windows = graph.Transpose(graph.Gather(padded, indices), perm=[0, 2, 1, 3])
-    return graph.Reshape(windows, [0, 0, -1])
+    padded = graph.Pad(inputs, [size - stride, 0, 0, stride, 0, 0])
+    # The time steps at the same position in all windows.
+    time_steps = [
+        graph.Slice(padded, [position], [position - size], [0], [stride])
+        for position in range(size)
+    ]
+    return graph.Concat(*time_steps, axis=2)
 
 
 def _reverse(graph: Graph, sequences: str, lengths: str) -> str:

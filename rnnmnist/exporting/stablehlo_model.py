@@ -51,11 +51,10 @@ def serialize(network: Network) -> bytes:
     return bytes(exported.serialize())
 
 
-def deserialize(content: bytes) -> Callable[..., np.ndarray]:
+def deserialize(content: bytes) -> Callable[..., jax.Array]:
     """Loads a StableHLO program as a function that maps inputs to logits."""
     exported = jax.export.deserialize(bytearray(content))
-    predict = jax.jit(exported.call)
-    return lambda *inputs: np.asarray(predict(*inputs))
+    return jax.jit(exported.call)
 
 
 def compute_logits(
