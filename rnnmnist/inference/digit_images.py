@@ -41,13 +41,11 @@ class Prediction(NamedTuple):
         return float(self.probabilities[-1].max())
 
     @property
-    def decision_time(self) -> int | None:
+    def decision_time(self) -> int:
         """The time step after which the predicted digit no longer changes.
 
-        The first time step is 1. None for a bidirectional network.
+        The first time step is 1. Always 1 for a bidirectional network.
         """
-        if len(self.probabilities) == 1:
-            return None
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
 
 

@@ -41,10 +41,10 @@ def preprocess(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image, np.float32)
     if _is_preprocessed(image):
         return np.rint(255 * image).astype(np.uint8)
-    cropped = _crop(extract_foreground(image), MIN_FOREGROUND)
-    if cropped is None:
+    foreground = extract_foreground(image)
+    if not foreground.any():
         return np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.uint8)
-    return centre(normalize_strokes(cropped))
+    return centre(normalize_strokes(_crop(foreground, MIN_FOREGROUND)))
 
 
 def _is_preprocessed(image: np.ndarray) -> bool:
@@ -53,16 +53,14 @@ def _is_preprocessed(image: np.ndarray) -> bool:
         return False
     cropped = _crop(image, 0)
     offset = np.abs(np.array(ndimage.center_of_mass(image)) - CENTRE).max()
-    return cropped is not None and max(cropped.shape) <= BOX_SIDE and bool(offset <= 1)
+    return max(cropped.shape) <= BOX_SIDE and bool(offset <= 1)
 
 
-def _crop(pixels: np.ndarray, threshold: float) -> np.ndarray | None:
-    """Crops an image to the bounding box of all pixels above a threshold.
-
-    Returns None if there are no such pixels.
-    """
-    bounding_boxes = ndimage.find_objects((pixels > threshold).astype(int))
-    return pixels[bounding_boxes[0]] if bounding_boxes else None
+def _crop(pixels: np.ndarray, threshold: float) -> np.ndarray:
+    """Crops an image to the bounding box of all pixels above a threshold."""
+    (bounding_box,) = ndimage.find_objects((pixels > threshold).astype(int))
+    cropped: np.ndarray = pixels[bounding_box]
+    return cropped
 
 
 def extract_foreground(image: np.ndarray) -> np.ndarray:
@@ -77,8 +75,6 @@ def extract_foreground(image: np.ndarray) -> np.ndarray:
         [height, width], from 0 for the background to 1 for the digit. All 0 if the
         contrast is less than `MIN_CONTRAST` or close to the noise level.
     """
-    if np.ptp(image) < MIN_CONTRAST:
-        return np.zeros_like(image)
     image = _smooth(image)
     # The largest deviations from the local mean are strokes. If they are positive, the
     # digit is lighter than the background.
@@ -192,12 +188,10 @@ def centre(strokes: np.ndarray) -> np.ndarray:
 
     The centre of mass of the strokes is at the centre of the image.
     """
+    digit = np.clip(resize(_crop(strokes, MIN_FOREGROUND), BOX_SIDE), 0, 1)
+    height, width = digit.shape
+    offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(digit))).astype(int)
+    top, left = np.clip(offset, 0, [IMAGE_SIDE - height, IMAGE_SIDE - width])
     image = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.float32)
-    cropped = _crop(strokes, MIN_FOREGROUND)
-    if cropped is not None:
-        digit = np.clip(resize(cropped, BOX_SIDE), 0, 1)
-        height, width = digit.shape
-        offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(digit))).astype(int)
-        top, left = np.clip(offset, 0, [IMAGE_SIDE - height, IMAGE_SIDE - width])
-        image[top : top + height, left : left + width] = digit
+    image[top : top + height, left : left + width] = digit
     return np.rint(255 * image).astype(np.uint8)

@@ -86,7 +86,6 @@ def test_a_digit_is_recognized_in_all_file_formats(model: Model) -> None:
         assert prediction.digit == LABELS[120], name
     digits_by_row = prediction.probabilities.argmax(-1)
     row = prediction.decision_time
-    assert row is not None
     assert (digits_by_row[row - 1 :] == prediction.digit).all()
     assert digits_by_row[row - 2] != prediction.digit
 
