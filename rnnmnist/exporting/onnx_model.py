@@ -101,11 +101,6 @@ def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> st
         values = _add_deltas(graph, values, members[0][DELTAS]["std"])
     is_valid = add_validity_mask(graph, values, lengths)
     values = graph.Where(is_valid, values, 0.0)
-    # Recurrent operators can return finite outputs for NaN or infinite inputs. The
-    # product of 0 and an input is NaN if the input is not finite, otherwise 0. If any
-    # input is not finite, adding the sum of all products to the logits makes the logits
-    # NaN.
-    zero_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     if config.window > 1:
         values = _add_windows(graph, values, config.window, config.stride)
         lengths = graph.Div(graph.Add(lengths, config.stride - 1), config.stride)
@@ -117,8 +112,7 @@ def _add_logits(graph: Graph, network: Network, values: str, lengths: str) -> st
             hidden = _add_recurrent_layers(graph, config, params, values, lengths)
         head = params["head"]
         member_logits.append(graph.Gemm(hidden, head["kernel"], head["bias"]))
-    logits = _combine_members(graph, member_logits)
-    return graph.Add(logits, graph.Unsqueeze(zero_or_nan, [1]))
+    return _combine_members(graph, member_logits)
 
 
 def _combine_members(graph: Graph, member_logits: list[str]) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 from rnnmnist.config.platforms import Execution
@@ -67,8 +66,7 @@ def compute_logits(
 
     The ONNX model performs the same operations. `Network.logits` calls the same
     functions, but normalizes sequences on the host, because sequences can be float64
-    and memory-mapped. If an example contains NaN or infinite inputs after missing
-    values are filled, all its logits are NaN.
+    and memory-mapped.
 
     Args:
         network: the network, with parameters, normalization and temperature.
@@ -90,8 +88,4 @@ def compute_logits(
 
     predict_members = map_ensemble(predict_member, vectorize=False)
     member_logits: jax.Array = predict_members(network.params)
-    logits = combine_members(member_logits) / network.temperature
-    # A network can return finite logits for infinite inputs: for example, sigmoid(inf)
-    # is 1.
-    is_finite = jnp.isfinite(inputs).all((1, 2))
-    return jnp.where(is_finite[:, None], logits, jnp.nan)
+    return combine_members(member_logits) / network.temperature
