@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps  # noqa: TID251
 
+from rnnmnist.data.sequences.checking import reject_masked
 from rnnmnist.errors import UserError, prefix_errors
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
@@ -45,6 +46,7 @@ def convert_array(image: np.ndarray) -> np.ndarray:
 
     The array is uint8 [height, width], or [height, width, channels] with RGB or RGBA.
     """
+    reject_masked("image", image)
     if image.dtype != np.uint8:
         raise UserError(
             f"image: must be uint8, not {image.dtype}; multiply floats from 0 to 1 by "
@@ -56,17 +58,14 @@ def convert_array(image: np.ndarray) -> np.ndarray:
 
 def _to_greyscale(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit greyscale
-        return _downsample(np.asarray(image, np.float32) / 65_535)
-    pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    side = min(MAX_SIDE, max(image.size))
+    pixels = resize(np.asarray(image.convert("RGBA")), side) / 255
     colours, opacity = pixels[..., :3], pixels[..., 3:]
     # The background becomes white if opaque pixels are mostly dark, otherwise black.
     background = (opacity * (colours - 0.5)).sum() < 0
     channels = colours * opacity + background * (1 - opacity)
     return channels[..., np.argmax(channels.std(axis=(0, 1)))]
-
-
-def _downsample(pixels: np.ndarray) -> np.ndarray:
-    return resize(pixels, min(MAX_SIDE, max(pixels.shape[:2])))
 
 
 def resize(pixels: np.ndarray, longer_side: int) -> np.ndarray:

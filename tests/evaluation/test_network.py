@@ -102,7 +102,7 @@ def test_a_bidirectional_network_has_no_outputs_over_time(
             ask()
     prediction = network.predict(IMAGES[0])
     assert prediction.probabilities.shape == (1, 10)
-    assert prediction.decision_time is None
+    assert prediction.decision_time == 1
     predict.main([f"--workdir={workdir}", str(REPOSITORY / "docs/five.jpg")])
     assert len(capsys.readouterr().out.splitlines()) == 1
 
