@@ -94,7 +94,7 @@ def test_a_missing_or_fractional_label_is_refused(label: float) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [1.0, label]}
     frame = pd.DataFrame(table)
     for kind in ("float32", "category"):
-        with pytest.raises(UserError, match="row 2: column label contains "):
+        with pytest.raises(UserError, match="column 'label': "):
             read_memory(frame.astype({"label": kind}))
 
 
@@ -239,7 +239,7 @@ def test_probabilities_in_the_padding_are_nan(tmp_path: Path) -> None:
         (np.array([list("acgt")]), ["a"], "^inputs: .*one-hot"),
         (np.ones((3, 4)), None, "pass labels"),
         (pd.DataFrame(np.ones((3, 4))), None, r"\.to_numpy\(\) and labels"),
-        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "^inputs: .*single type each"),
+        (FRAME.assign(x=[[0.5]] * len(FRAME)), None, "^inputs: column 'x': .*list"),
         (FRAME.drop(columns="time"), None, "inputs: has the columns"),
         (FRAME, [0, 1, 0], "^labels: must be a column of the table"),
         (BESIDE.assign(u=["err", *BESIDE["u"][1:]]), None, r"\.astype\(str\)"),

@@ -257,20 +257,19 @@ def test_times_are_sorted_as_numbers_or_timestamps(
 
 
 @pytest.mark.parametrize(
-    ("column", "good"), [("x", "1.5"), ("time", "7"), ("time", "2026-05-01 10:00")]
+    ("column", "value", "message"),
+    [
+        ("x", "1,5", "^column 'x': .*'1,5'.*expected a number with a decimal point"),
+        ("time", "2026-02-30", "^column 'time': must contain only numbers, or times"),
+        ("time", "2300-01-01 10:00Z", "^column 'time': must contain only numbers"),
+    ],
 )
-@pytest.mark.parametrize(
-    "wrong", ["x", "1,5", "1_0", "2026-02-30", "1650-01-01", "2300-01-01 10:00Z"]
-)
-def test_the_first_wrong_text_of_a_column_is_named(
-    column: str, good: str, wrong: str
+def test_a_column_with_a_wrong_value_is_named(
+    column: str, value: str, message: str
 ) -> None:
-    """The text is in the second chunk of its column."""
-    chunks = [[good] * 40, [good, wrong, "y"] * 20]
-    columns: dict[str, Any] = dict.fromkeys(("sequence", "time", "x"), range(100))
-    columns[column] = pa.chunked_array(chunks, pa.string())
-    start = f"^row 42: column {column} contains '{wrong}'; "
-    with pytest.raises(UserError, match=start):
+    columns = {"sequence": ["a", "a"], "time": ["1", "2"], "x": ["1", "2"]}
+    columns[column][1] = value
+    with pytest.raises(UserError, match=message):
         read_stream(pa.table(columns), {})
 
 
@@ -295,7 +294,7 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sequences.inputs[0, :, 1], [5, 3, 1])
     np.testing.assert_array_equal(sequences.inputs[1, 0, 1], NAN)
     wrong = write_parquet(tmp_path, time=pa.array([None, 1, 2, 3, 4, 5]))
-    assert "row 1: column time contains ''" in refusal(wrong)
+    assert "column 'time': must contain only numbers, or times" in refusal(wrong)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +453,7 @@ WRONG_CSV = [
     (CSV, "", "cannot be read (ArrowInvalid: Empty CSV file); save it again"),
     (CSV[CSV.index("a,0") :], "", "without empty axes, not (0, 0, 2)"),
     ("sequence,", "sequnce,", ": has the columns ['sequnce', 'time',"),
-    (",label", ",lable", "row 1: column lable contains 'cat'; expected a number"),
+    (",label", ",lable", "column 'lable': cannot be read (ArrowInvalid: Failed to"),
     ("0,1,label", "0,0,label", ": has the columns ['sequence', 'time', '0', '0'"),
     (
         "b,7,5,6,bird",
@@ -464,17 +463,12 @@ WRONG_CSV = [
     (
         "b,7,5",
         f"b,{2**64},0,0,bird\nb,{2**64 + 1},5",  # equal as floats
-        f"row 3: column time contains '{2**64 + 1}'; expected distinct times",
+        "must have distinct times within each sequence, but contains 1.8",
     ),
-    ("b,7,5", "b,inf,5", "row 2: column time contains 'inf'; expected a number, or"),
-    ("b,7,5", "b,2026-05-01,5", "row 2: column time contains '2026-05-01'"),
-    ("6,bird", "6,", "row 2: column label contains ''; expected text"),
-    (
-        "a,2.5",
-        "a,0.0",
-        "row 3: column time contains '0.0'; expected distinct times",
-    ),
-    ("4,cat", "4,dog", "row 3: column label contains 'dog'; expected the same value"),
+    ("b,7,5", "b,inf,5", "column 'time': must contain only numbers, or times"),
+    ("6,bird", "6,", "column 'label': has missing values; expected text"),
+    ("a,2.5", "a,0.0", "within each sequence, but contains 0.0 twice"),
+    ("4,cat", "4,dog", "column 'label': must have the same value in all rows"),
 ]
 
 
