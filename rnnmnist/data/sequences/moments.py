@@ -1,26 +1,22 @@
 """Means and standard deviations of the training sequences and of their deltas."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from rnnmnist.data.sequences.checking import Sequences
 
 
-class Moments(NamedTuple):
-    """Statistics of each feature, over the values that are not missing."""
-
-    num_values: np.ndarray  # float64 [features]
-    is_constant: np.ndarray  # bool [features], up to rounding
-    mean: np.ndarray  # float64 [features]
-    std: np.ndarray  # float64 [features], 1 for constant features
-    delta_std: np.ndarray  # float64 [features], divided by `std`; 1 if negligible
-
-
-def compute_moments(sequences: Sequences, indices: np.ndarray) -> Moments:
+def compute_moments(
+    sequences: Sequences, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Computes the moments of selected sequences, block by block.
 
-    A delta is the difference between consecutive time steps.
+    Missing values are ignored. A delta is the difference between consecutive time
+    steps.
+
+    Returns:
+        Three arrays, float64 [features]: the means; the standard deviations, which are
+        1 for features that are constant up to rounding; and the standard deviations of
+        the deltas, divided by those of the values, which are 1 if they are negligible.
 
     References:
         Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
@@ -53,8 +49,6 @@ def compute_moments(sequences: Sequences, indices: np.ndarray) -> Moments:
     mean = total_mean[0]
     dtype = np.result_type(sequences.inputs.dtype, np.float32)
     epsilon = 4 * np.finfo(dtype).eps  # relative rounding error of the stored values
-    is_constant = std <= epsilon * np.abs(mean)
     is_negligible = delta_std <= epsilon * np.hypot(mean, std)
-    std[is_constant] = 1
-    delta_std = np.where(is_negligible, 1, delta_std / std)
-    return Moments(total_count[0], is_constant, mean, std, delta_std)
+    std[std <= epsilon * np.abs(mean)] = 1
+    return mean, std, np.where(is_negligible, 1, delta_std / std)

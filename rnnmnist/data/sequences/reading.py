@@ -22,7 +22,7 @@ from rnnmnist.data.sequences.checking import (
     has_custom_names,
     require_features,
 )
-from rnnmnist.data.sequences.moments import Moments, compute_moments
+from rnnmnist.data.sequences.moments import compute_moments
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.errors import (
@@ -223,8 +223,14 @@ def to_dataset(
     if trained_task is None:
         _check_roles(sequences, data.roles)
         splits = sequences.training_splits(data.validation, config.seed)
-        moments = compute_moments(sequences, splits["train"])
-        task = _make_task(sequences, splits, moments, data.normalize)
+        indices = np.concatenate([splits["train"], splits["validation"]])
+        time_steps = int(sequences.lengths[indices].max())
+        features = len(sequences.feature_names)
+        task = Task(name, time_steps, features, sequences.classes, {})
+        if data.normalize != "none":
+            moments = compute_moments(sequences, splits["train"])
+            mean, std, delta_std = (tuple(array.tolist()) for array in moments)
+            task = replace(task, mean=mean, std=std, delta_std=delta_std)
     else:
         sequences = _map_labels(sequences, trained_task)
         splits = sequences.split_indices("test")
@@ -233,7 +239,6 @@ def to_dataset(
     sha256 = check_and_hash_values(sequences, normalization)
     digests = hash_sequences(sequences)
     if trained_task is None:
-        _warn_of_values(sequences, moments)
         _warn_of_splits(sequences, splits, digests)
     elif sha256 == trained_task.sha256:  # the network was trained on these data
         splits = sequences.training_splits(data.validation, config.seed)
@@ -265,30 +270,6 @@ def to_dataset(
         )
         examples[split] = all_examples.select(indices)
     return Dataset(task, examples)
-
-
-def _make_task(
-    sequences: Sequences,
-    splits: Mapping[str, np.ndarray],
-    moments: Moments,
-    normalize: str,
-) -> Task:
-    indices = np.concatenate([splits["train"], splits["validation"]])
-    task = Task(
-        "",
-        int(sequences.lengths[indices].max()),
-        len(sequences.feature_names),
-        sequences.classes,
-        {},
-    )
-    if normalize == "none":
-        return task
-    return replace(
-        task,
-        mean=tuple(moments.mean.tolist()),
-        std=tuple(moments.std.tolist()),
-        delta_std=tuple(moments.delta_std.tolist()),
-    )
 
 
 def _map_labels(sequences: Sequences, trained_task: Task) -> Sequences:
@@ -346,21 +327,6 @@ def _warn_of_splits(
                     "in one split"
                 )
             earlier_keys = np.concatenate([earlier_keys, split_keys])
-
-
-def _warn_of_values(sequences: Sequences, moments: Moments) -> None:
-    if moments.is_constant.all():
-        warn_about_data(
-            "every feature is constant over all training sequences, up to rounding, so "
-            "no network can distinguish the sequences; scale up tiny values"
-        )
-    is_empty = moments.num_values == 0
-    if is_empty.any():
-        names = ", ".join(np.array(sequences.feature_names)[is_empty])
-        warn_about_data(
-            "these features have no values in the training sequences: "
-            f"{names[:200]}; exclude them with data.features"
-        )
 
 
 def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
