@@ -25,7 +25,6 @@ from rnnmnist.data.batches import (
 )
 from rnnmnist.data.examples import Examples
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import (
     ensemble_sharding,
     local_sharding,
@@ -35,7 +34,7 @@ from rnnmnist.runtime.mesh import (
 
 CHUNK_UPDATES = 100
 CHUNK_BYTES = 1 << 24  # exceeded only if a single update needs more
-MAX_MEMORY_FRACTION = 0.25  # of a device's memory, for the training examples
+MAX_DEVICE_BYTES = 1 << 29  # of training examples on each device
 
 
 class BatchSource(NamedTuple):
@@ -64,21 +63,18 @@ def open_batches(
     """Opens a source of batches, with examples on the devices or on the host.
 
     If `execution.placement` is `auto`, examples stay on the host if a copy would take
-    more than `MAX_MEMORY_FRACTION` of a device's memory. CPU devices share the main
-    memory.
+    more than `MAX_DEVICE_BYTES`.
     """
     example_bytes = examples.take(np.arange(1)).nbytes
     num_updates = updates_for_chunk(
         example_bytes * config.num_seeds * config.train.batch_size
     )
-    on_host = config.execution.placement == "host"
-    if config.execution.placement == "auto":
-        stats = mesh.local_devices[0].memory_stats() or {}
-        shared_bytes = main_memory().total / len(mesh.local_devices)
-        device_bytes = stats.get("bytes_limit", shared_bytes)
-        on_host = example_bytes * len(examples) > MAX_MEMORY_FRACTION * device_bytes
+    placement = config.execution.placement
+    if placement == "auto":
+        is_large = example_bytes * len(examples) > MAX_DEVICE_BYTES
+        placement = "host" if is_large else "device"
     with ThreadPoolExecutor(1) as thread:  # started on first use
-        if on_host:
+        if placement == "host":
             gather = _host_gatherer(examples, config, mesh, num_updates, thread)
         else:
             gather = _device_gatherer(examples, config, mesh, num_updates)
