@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -11,9 +10,6 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-MAX_DEVIATION = 1e6  # from the training mean, in standard deviations
-BLOCK_BYTES = 1 << 22  # size of a block of float64 values to normalize
 # Fields of `Inputs` that all examples share; other fields have one entry per example.
 SHARED_FIELDS = ("stored", "normalization", "ids")
 
@@ -89,17 +85,18 @@ class Normalization(NamedTuple):
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
     missing: str  # the setting `data.missing`
-    is_standardized: bool = True  # False: `mean` is 0 and `std` is 1
+    max_deviation: float = 1e6  # of valid values from `mean`, in units of `std`
 
     @classmethod
     def create(cls, task: Task, missing: str) -> "Normalization":
         """Creates the normalization for the sequences of a task."""
-        mean = task.mean or np.zeros(task.features)
-        std = task.std or np.ones(task.features)
-        return cls(np.asarray(mean), np.asarray(std), missing, task.mean is not None)
+        if task.mean is None:
+            zeros, ones = np.zeros(task.features), np.ones(task.features)
+            return cls(zeros, ones, missing, float(np.finfo(np.float32).max))
+        return cls(np.asarray(task.mean), np.asarray(task.std), missing)
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Standardizes and fills sequences on the host, in blocks to save memory.
+        """Standardizes and fills sequences on the host.
 
         Args:
             values: numeric [n, time, features].
@@ -109,13 +106,7 @@ class Normalization(NamedTuple):
         Returns:
             Float32 [n, time, features].
         """
-        inputs: np.ndarray = np.empty(values.shape, np.float32)
-        size = max(1, BLOCK_BYTES // (8 * math.prod(values.shape[1:])))
-        for start in range(0, len(values), size):
-            block = slice(start, start + size)
-            block_lengths = None if lengths is None else lengths[block]
-            inputs[block] = self.fill(self.standardize(values[block]), block_lengths)
-        return inputs
+        return self.fill(self.standardize(values), lengths)
 
     def standardize(self, values: Arrays) -> Arrays:
         """Returns (values - mean) / std as float32 [n, time, features].
@@ -156,15 +147,10 @@ class Normalization(NamedTuple):
         Args:
             values: numeric [..., features].
         """
-        max_deviation = MAX_DEVIATION if self.is_standardized else FLOAT32_MAX
-        # Float32 values of a constant feature can differ from its mean by rounding.
-        tolerance = max_deviation * self.std + 1e-6 * np.abs(self.mean)
-        # The mean of infinite values is NaN, which `fmax` and `fmin` ignore.
-        low = np.fmax(self.mean - tolerance, -FLOAT32_MAX)
-        high = np.fmin(self.mean + tolerance, FLOAT32_MAX)
-        is_invalid = (values < low) | (values > high)
-        if self.missing == "error":
-            is_invalid |= np.isnan(values)
+        deviations = np.abs(self.standardize(values)).reshape(values.shape)
+        is_invalid = ~(deviations <= self.max_deviation)
+        if self.missing != "error":
+            is_invalid &= ~np.isnan(values)
         if not is_invalid.any():
             return None
         index = tuple(np.argwhere(is_invalid)[0].tolist())
@@ -174,11 +160,10 @@ class Normalization(NamedTuple):
                 'zero (in Python, missing="forward_fill"); if this is padding, pass '
                 "lengths"
             )
-        feature = index[-1]
         return index, (
-            f"is {values[index]:.3g}; it must lie between {low[feature]:.3g} and "
-            f"{high[feature]:.3g}, the float32 numbers within {MAX_DEVIATION:,.0f} "
-            "standard deviations of the training mean; fix it, or mark it as missing"
+            f"is {values[index]:.3g}; it must be a float32 number, at most "
+            f"{self.max_deviation:.3g} standard deviations from the training mean; fix "
+            "it, or mark it as missing"
         )
 
 
