@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,30 +52,23 @@ TABLE_HINT = (
 )
 
 
-def read_folder(path: Path) -> dict[str, Any]:
-    """Opens the arrays in a folder as read-only memory maps."""
-    arrays = {}
-    for file in path.glob("*.npy"):
-        with prefix_errors(file.stem, ARRAY_HINT):
-            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
-    return _load_arrays(arrays)
-
-
-def _load_arrays(source: Mapping[str, ArrayLike]) -> dict[str, Any]:
+def _load_arrays(
+    names: Iterable[str], load: Callable[[str], ArrayLike]
+) -> dict[str, Any]:
     """Validates array names, then loads the arrays."""
-    for name in source:
+    arrays: dict[str, Any] = dict.fromkeys(names)
+    for name in arrays:
         if name not in ARRAYS:
             remedy = suggest_name(name, ARRAYS, f"the arrays are {', '.join(ARRAYS)}")
             raise UserError(f"contains an unknown array {format_value(name)}; {remedy}")
-    if "inputs" not in source:
+    if "inputs" not in arrays:
         raise UserError(
             "contains no array 'inputs'; save the sequences under this name, or pass "
             "the path of a single table, with a sequence column"
         )
-    arrays = {}
-    for name in source:
-        with prefix_errors(name, ARRAY_HINT):  # an archive loads an array on access
-            arrays[name] = source[name]
+    for name in arrays:
+        with prefix_errors(name, ARRAY_HINT):
+            arrays[name] = load(name)
     return arrays
 
 
@@ -100,14 +93,18 @@ def read(
     with prefix_errors(path, FILE_HINT):
         match suffix:
             case "folder":
-                arrays = read_folder(path)
+                files = {file.stem: file for file in path.glob("*.npy")}
+                arrays = _load_arrays(
+                    files,
+                    lambda name: np.load(files[name], mmap_mode="r"),  # not copied
+                )
             case ".npz":
                 # If the file is not an archive, `np.load` would suggest unpickling it.
                 with (
                     path.open("rb") as stream,
                     NpzFile(stream, allow_pickle=False) as file,
                 ):
-                    arrays = _load_arrays(file)
+                    arrays = _load_arrays(file, file.__getitem__)
             case ".ts":
                 arrays = read_ts(path, both_splits=both_splits)
             case ".csv" | ".gz":
@@ -128,7 +125,7 @@ def read_function(function: Function, features: Sequence[str] = ()) -> Sequences
     with function.wrap_errors():
         source = dict(function())
     with prefix_errors(f"data.path: {short_name(function)}"):
-        arrays = _load_arrays(source)
+        arrays = _load_arrays(source, source.__getitem__)
         return select_features(check_arrays(**arrays), features)
 
 
