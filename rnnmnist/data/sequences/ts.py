@@ -8,13 +8,13 @@ References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnnmnist.errors import UserError, format_value, prefix_errors
+from rnnmnist.errors import UserError, prefix_errors
 
 CASE_HINT = (
     "give all dimensions the same number of values, and write ? or nan for missing ones"
@@ -40,16 +40,17 @@ def read_ts(path: Path, *, both_splits: bool = True) -> dict[str, Any]:
     split: list[str] = []
     for file, part in files.items() if is_pair else [(path, "")]:
         lines = _read_lines(file)
-        classes = _read_header(lines)
+        has_labels = _read_header(lines)
         for location, text in lines:
+            dimensions = text.split(":")
+            labels.append(dimensions.pop().strip() if has_labels else "")
+            cells = [values.replace("?", "nan").split(",") for values in dimensions]
             with prefix_errors(location, CASE_HINT):
-                values, label = _parse_case(text, classes)
-            cases.append(values)
-            labels.append(label)
+                cases.append(np.array(cells, np.float64).T)
             split.append(part)
     return {
         "inputs": cases,
-        "labels": labels if classes else None,
+        "labels": labels if has_labels else None,
         "split": split if is_pair else None,
     }
 
@@ -63,31 +64,16 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
                 yield f"{path.name}, line {number}", text
 
 
-def _read_header(lines: Iterator[tuple[str, str]]) -> list[str]:
-    """Reads the header; returns the classes, which are empty if there are no labels.
+def _read_header(lines: Iterator[tuple[str, str]]) -> bool:
+    """Reads the header, and returns True if each case ends with a label.
 
     All other tags are ignored, because the cases contain the same information.
     """
-    classes: list[str] = []
+    has_labels = False
     for _, text in lines:
-        tag, *arguments = text.split()
-        tag = tag.lower()
+        tag, *arguments = text.lower().split()
         if tag == "@data":
-            return classes
-        has_classes = "false" not in map(str.lower, arguments[:1])
-        if tag == "@classlabel" and has_classes:
-            classes = arguments[1:]
+            return has_labels
+        if tag == "@classlabel":
+            has_labels = arguments[:1] != ["false"]
     raise UserError("has no @data line; add one before the cases")
-
-
-def _parse_case(text: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
-    """Parses a case into values, float64 [time, dimensions], and a label or ""."""
-    dimensions = text.split(":")
-    label = dimensions.pop().strip() if classes else ""
-    if classes and label not in classes:
-        raise UserError(
-            "the label must be a class listed in @classLabel, "
-            f"{format_value(' '.join(classes))}, not {format_value(label)}"
-        )
-    cells = [dimension.replace("?", "nan").split(",") for dimension in dimensions]
-    return np.array(cells, np.float64).T, label
