@@ -73,11 +73,18 @@ def open_batches(
     if placement == "auto":
         is_large = example_bytes * len(examples) > MAX_DEVICE_BYTES
         placement = "host" if is_large else "device"
+    seeds = put_global(np.asarray(config.seeds, np.uint32), ensemble_sharding(mesh))
     with ThreadPoolExecutor(1) as thread:  # started on first use
         if placement == "host":
-            gather = _host_gatherer(examples, config, mesh, num_updates, thread)
+            read = _host_reader(examples, config, mesh, num_updates, thread)
         else:
-            gather = _device_gatherer(examples, config, mesh, num_updates)
+            read = _device_reader(examples, config, mesh, num_updates, seeds)
+
+        @functools.lru_cache(1)  # validating or saving can split a chunk into several
+        def gather(start: int) -> Chunk:
+            step = put_global(np.int32(start), replicated_sharding(mesh))
+            return Chunk(read(start), seeds=seeds, start=step)
+
         yield BatchSource(gather, num_updates)
 
 
@@ -106,66 +113,62 @@ def updates_for_chunk(update_bytes: int) -> int:
     return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
 
 
-def _device_gatherer(
-    examples: Examples, config: RunConfig, mesh: Mesh, num_updates: int
-) -> Callable[[int], Chunk]:
+def _device_reader(
+    examples: Examples,
+    config: RunConfig,
+    mesh: Mesh,
+    num_updates: int,
+    seeds: jax.Array,
+) -> Callable[[int], Batch]:
     replicated = replicated_sharding(mesh)
     split = to_batch(examples, np.arange(len(examples)), replicated)
-    seeds = put_global(np.asarray(config.seeds, np.uint32), ensemble_sharding(mesh))
 
-    @functools.lru_cache(1)  # validating or saving can split a chunk into several calls
-    def gather(start: int) -> Chunk:
-        step = put_global(np.int32(start), replicated)
-        batches = gather_examples(
+    def read(start: int) -> Batch:
+        return gather_examples(
             split,
             seeds,
-            step,
+            put_global(np.int32(start), replicated),
             num_updates=num_updates,
             batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, BATCHES_SPEC),
         )
-        return Chunk(batches=batches, seeds=seeds, start=step)
 
-    return gather
+    return read
 
 
-def _host_gatherer(
+def _host_reader(
     examples: Examples,
     config: RunConfig,
     mesh: Mesh,
     num_updates: int,
     thread: Executor,
-) -> Callable[[int], Chunk]:
+) -> Callable[[int], Batch]:
     """Selects the examples of each chunk in a host thread.
 
     The thread prepares the next chunk while the devices train on the current one.
     """
-    seeds = np.asarray(config.seeds, np.uint32)
     # Indices are computed on a local device, because other threads use the mesh.
-    local_seeds = put_global(seeds, local_sharding())
-    num_examples = put_global(np.int32(len(examples)), local_sharding())
+    local = local_sharding()
+    seeds = put_global(np.asarray(config.seeds, np.uint32), local)
+    num_examples = put_global(np.int32(len(examples)), local)
     select_indices = jax.jit(batch_indices, static_argnums=(2, 3))
     sharding = NamedSharding(mesh, BATCHES_SPEC)
 
     @jax_defaults()
-    def gather(start: int) -> Chunk:
-        step = put_global(np.int32(start), local_sharding())
+    def read(start: int) -> Batch:
+        step = put_global(np.int32(start), local)
         indices = select_indices(
-            local_seeds, step, num_updates, config.train.batch_size, num_examples
+            seeds, step, num_updates, config.train.batch_size, num_examples
         )
-        return Chunk(
-            to_batch(examples, jax.device_get(indices), sharding),
-            seeds=put_global(seeds, ensemble_sharding(mesh)),
-            start=put_global(np.int32(start), replicated_sharding(mesh)),
-        )
+        return to_batch(examples, jax.device_get(indices), sharding)
 
     @functools.lru_cache(2)  # the chunk in use and the next one
-    def submit(start: int) -> Future[Chunk]:
-        return thread.submit(gather, start)
+    def submit(start: int) -> Future[Batch]:
+        return thread.submit(read, start)
 
-    def gather_and_prefetch(start: int) -> Chunk:
-        chunk = submit(start)
+    def read_and_prefetch(start: int) -> Batch:
+        batches = submit(start)
         submit(start + num_updates)
-        return chunk.result()
+        return batches.result()
 
-    return gather_and_prefetch
+    return read_and_prefetch
