@@ -5,7 +5,6 @@ The host then fits the head by ridge regression, and computes metrics from the
 regression's leave-one-out predictions.
 """
 
-import collections
 import functools
 import math
 from typing import Any
@@ -57,7 +56,6 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     task, splits = run.dataset
     train = splits["train"].sort_by_group()
     _warn_about_classes_in_one_group(train, task)
-    _warn_about_identical_sequences(train)
     program = Program.create(config, task, run.mesh)
     weights = compute_example_weights(config.train, task, train.labels)
     members = []
@@ -146,25 +144,6 @@ def _warn_about_classes_in_one_group(train: Examples, task: Task) -> None:
             "each of these classes has only one group or one distinct training "
             "example, so leaving it out removes the class from training: "
             f"{', '.join(class_names)[:200]}"
-        )
-
-
-def _warn_about_identical_sequences(train: Examples) -> None:
-    """Warns if different groups contain identical sequences.
-
-    If such a group is left out, training still uses the identical sequences of the
-    other groups.
-    """
-    if train.groups is None or train.digests is None:
-        return
-    pairs = set(zip(train.digests, train.groups, strict=True))
-    num_groups = collections.Counter(digest for digest, _ in pairs)
-    count = sum(num_groups[digest] > 1 for digest in train.digests)
-    if count:
-        warn_about_data(
-            f"{count:,} training sequences also occur in another group, so the "
-            "accuracy on new groups may be lower than the leave-one-group-out "
-            "accuracy; put identical sequences into the same group"
         )
 
 
