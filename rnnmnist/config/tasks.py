@@ -24,7 +24,6 @@ class Task:
         examples: number of examples in each split: `train`, `validation` and `test`.
         image_shape: rows and columns; None for sequences.
         feature_names: names of the features; empty if they have no names.
-        validation_groups: groups held out for validation.
         sha256: SHA-256 of all examples with their labels, lengths and splits.
         mean: training mean of each feature; None if sequences are not standardized.
         std: training standard deviation of each feature; None if sequences are not
@@ -39,7 +38,6 @@ class Task:
     examples: dict[str, int] = dataclasses.field(hash=False)
     image_shape: tuple[int, int] | None = None
     feature_names: tuple[str, ...] = ()
-    validation_groups: tuple[str, ...] = ()
     sha256: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -106,15 +106,12 @@ def describe_run(run: Run) -> str:
 
 
 def describe_sequences(task: Task) -> str:
-    """Describes the sequences, and lists the validation groups."""
-    text = (
+    """Describes the sequences."""
+    return (
         f"{task.sizes} sequences for training / validation / test; at most "
         f"{task.time_steps:,} time steps; features: {task.features}; classes: "
         f"{len(task.classes)}"
     )
-    if task.validation_groups:
-        text += f"\nvalidation groups: {', '.join(task.validation_groups)}"
-    return text
 
 
 def summarize(

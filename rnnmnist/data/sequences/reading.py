@@ -240,16 +240,11 @@ def to_dataset(
         _warn_of_splits(sequences, splits, digests)
     elif sha256 == trained_task.sha256:  # the network was trained on these data
         splits = sequences.training_splits(data.validation, config.seed)
-    validation_groups: tuple[str, ...] = ()
-    if sequences.groups is not None:
-        groups = np.unique(sequences.groups[splits["validation"]])
-        validation_groups = tuple(map(str, groups))
     task = replace(
         task,
         name=name.removesuffix("_TRAIN").removesuffix("_TEST"),
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
-        validation_groups=validation_groups,
         sha256=sha256,
     )
     is_image_task = task.image_shape is not None
