@@ -240,9 +240,8 @@ def _draw_groups(
     for label in range(len(classes)):
         if counts[label] == 0:
             candidates = [group for group in order if group_counts[group, label]]
-            deviations = [deviation(counts + group_counts[g]) for g in candidates]
-            best = candidates[np.argmin(deviations)]
-            if min(deviations) < np.inf:
+            best = min(candidates, key=lambda g: deviation(counts + group_counts[g]))
+            if deviation(counts + group_counts[best]) < np.inf:
                 held_out_groups.append(best)
                 counts += group_counts[best]
     return np.isin(group_codes, held_out_groups)
