@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 from support import (
     inputs_of,
-    mesh_of,
-    model_of,
-    random_examples,
-    random_params,
     run_config,
-    task_of,
 )
 
-from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import (
     Examples,
     Normalization,
@@ -29,7 +23,6 @@ from rnnmnist.data.examples import (
     permutation_sha256,
 )
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runtime.jax_defaults import double_precision
 
 # Hashes of pixel orders of MNIST; a change would make trained networks useless.
@@ -72,23 +65,6 @@ def test_a_permutation_is_the_same_on_every_machine(name: str, sha256: str) -> N
     indices = struct.pack("<784i", *permutation(name, 784).tolist())
     assert hashlib.sha256(indices).hexdigest() == sha256
     assert permutation_sha256(name, 784) == sha256
-
-
-def test_a_random_permutation_depends_on_its_own_seed() -> None:
-    third, fourth = permutation("random:3", 784), permutation("random:4", 784)
-    assert (third == fourth).sum() < 10  # one on average, for random orders
-
-
-def test_a_network_reads_pixels_in_the_order_of_the_view() -> None:
-    view, examples = View("permuted", "bit_reversal"), random_examples(5)
-    model = model_of(ModelConfig(hidden_size=4), task_of(784, 1, 10))
-    params = random_params(model)
-    mesh, ensemble = mesh_of(2), jax.tree.map(lambda leaf: leaf[None], params)
-    (found,) = predict_logits(model, ensemble, examples, view, mesh)
-    pixels = inputs_of(examples.stored).reshape(5, 784)
-    inputs = pixels[:, permutation("bit_reversal", 784), None]
-    expected = jax.jit(model.apply)({"params": params}, inputs)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_selection_keeps_all_fields_of_its_examples() -> None:

@@ -51,23 +51,23 @@ class Sequences:
 
     def read_blocks(
         self, indices: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Reads selected sequences in blocks, to save memory.
 
         Args:
             indices: int [n].
 
         Yields:
-            The indices of the sequences in a block, int [m]; a mask of the time steps
-            that are not padding, bool [m, time]; and the values at these time steps,
-            numeric [time steps, features].
+            The lengths of the sequences in a block, int32 [m], and their values without
+            padding, numeric [sum of lengths, features].
         """
         max_length = self.lengths[indices].max(initial=1)
         size = max(1, BLOCK_BYTES // (8 * max_length * len(self.feature_names)))
         for start in range(0, len(indices), size):
             block = indices[start : start + size]
-            mask = ~padding_mask(max_length, self.lengths[block])
-            yield block, mask, self.inputs[block, :max_length][mask]
+            lengths = self.lengths[block]
+            mask = ~padding_mask(max_length, lengths)
+            yield lengths, self.inputs[block, :max_length][mask]
 
     def split_indices(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of the sequences in each split.
@@ -84,7 +84,7 @@ class Sequences:
         """
         indices = self.split_indices("train")["train"]
         values: list[set[float]] = [set() for _ in self.feature_names]
-        for _, _, rows in self.read_blocks(indices):
+        for _, rows in self.read_blocks(indices):
             for distinct, column in zip(values, rows.T, strict=True):
                 distinct.update(column[~np.isnan(column)].tolist())
                 if len(distinct) > 2:

@@ -25,10 +25,10 @@ def compute_moments(
     # In each array, row 0 is for the values of the features, and row 1 for the deltas.
     total_count, total_mean, squares = np.zeros((3, 2, len(sequences.feature_names)))
     with np.errstate(all="ignore"):  # values that overflow are rejected later
-        for block, _, rows in sequences.read_blocks(indices):
+        for lengths, rows in sequences.read_blocks(indices):
             rows = rows.astype(np.float64)
             deltas = np.diff(rows, axis=0, prepend=np.nan)
-            deltas[np.cumsum(sequences.lengths[block])[:-1]] = np.nan  # first steps
+            deltas[np.cumsum(lengths)[:-1]] = np.nan  # first steps
             values = np.stack([rows, deltas], axis=1)
             is_missing = np.isnan(values)
             count = len(values) - is_missing.sum(axis=0)

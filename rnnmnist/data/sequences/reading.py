@@ -234,8 +234,7 @@ def to_dataset(
         splits = sequences.split_indices("test")
         task = trained_task
     normalization = Normalization.create(task, data.missing)
-    sha256 = check_and_hash_values(sequences, normalization)
-    digests = hash_sequences(sequences)
+    sha256, digests = check_and_hash_values(sequences, normalization)
     if trained_task is None:
         _warn_of_splits(sequences, splits, digests)
     elif sha256 == trained_task.sha256:  # the network was trained on these data
@@ -278,19 +277,6 @@ def _map_labels(sequences: Sequences, trained_task: Task) -> Sequences:
     return replace(sequences, labels=labels, classes=trained_task.classes)
 
 
-def hash_sequences(sequences: Sequences) -> np.ndarray:
-    """Hashes the values of each sequence; returns str [examples].
-
-    The hashes depend on the values, but not on their dtype.
-    """
-    digests = []
-    for values, length in zip(sequences.inputs, sequences.lengths, strict=True):
-        # Adding 0 converts negative zeros to positive zeros.
-        content = (values[:length].astype(np.float64) + 0.0).tobytes()
-        digests.append(hashlib.blake2b(content, digest_size=8).hexdigest())
-    return np.array(digests)
-
-
 def _warn_of_splits(
     sequences: Sequences, splits: Mapping[str, np.ndarray], digests: np.ndarray
 ) -> None:
@@ -327,33 +313,38 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
             )
 
 
-def check_and_hash_values(sequences: Sequences, normalization: Normalization) -> str:
-    """Validates and hashes all values, in blocks to save memory.
+def check_and_hash_values(
+    sequences: Sequences, normalization: Normalization
+) -> tuple[str, np.ndarray]:
+    """Validates and hashes all values.
 
     Returns:
-        The SHA-256 over the values, labels, lengths, splits, groups and classes.
+        The SHA-256 over the values, labels, lengths, splits, groups and classes; and a
+        hash of the values of each sequence, str [examples]. This hash does not depend
+        on the dtype.
     """
-    lengths = sequences.lengths
-    arrays = (sequences.labels, lengths, sequences.split, sequences.groups)
+    arrays = (sequences.labels, sequences.lengths, sequences.split, sequences.groups)
     header = [None if array is None else array.tolist() for array in arrays]
-    digest = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
+    sha256 = hashlib.sha256(json.dumps([header, sequences.classes]).encode())
+    digests = []
     # This dtype preserves the precision of the stored values.
     dtype = np.result_type(sequences.inputs.dtype, np.float32)
-    for block, mask, values in sequences.read_blocks(np.arange(len(lengths))):
-        rows = values.astype(dtype)
-        problem = normalization.find_invalid(rows)
+    for index, length in enumerate(sequences.lengths.tolist()):
+        values = np.ascontiguousarray(sequences.inputs[index, :length], dtype)
+        problem = normalization.find_invalid(values)
         if problem is not None:
-            (row, feature), reason = problem
-            position, time = np.argwhere(mask)[row]
-            index = block[position]
+            (time, feature), reason = problem
             ids = sequences.ids
             name = index if ids is None else format_value(ids[index])
             raise UserError(
                 f"the value of sequence {name} at time step {time}, feature "
                 f"{sequences.feature_names[feature]}, {reason}"
             )
-        digest.update(rows)
-    return digest.hexdigest()
+        sha256.update(values)
+        # Adding 0 converts negative zeros to positive zeros.
+        content = (values.astype(np.float64) + 0.0).tobytes()
+        digests.append(hashlib.blake2b(content, digest_size=8).hexdigest())
+    return sha256.hexdigest(), np.array(digests)
 
 
 def select_features(sequences: Sequences, features: Sequence[str]) -> Sequences:

@@ -385,9 +385,7 @@ def test_test_sequences_do_not_affect_training(monkeypatch: pytest.MonkeyPatch) 
     assert splits["test"].time_steps == 3
 
 
-def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    two_sequences = 2 * 3 * 2 * 8
-    monkeypatch.setattr(checking, "BLOCK_BYTES", two_sequences)
+def test_a_missing_value_is_named() -> None:
     values = np.zeros((4, 3, 2))
     values[3, 1, 1] = NAN
     sequences = check_arrays(
