@@ -57,9 +57,9 @@ def test_a_report_of_a_run_in_memory_needs_a_folder(tmp_path: Path) -> None:
     model = fit()
     report = model.report(tmp_path / "report")
     assert report.result == model.evaluate()
-    assert set(report.page.parent.iterdir()) == {*report.pictures, report.page}
+    assert set(report.page.parent.iterdir()) == {*report.plots, report.page}
     assert "network in memory, on arrays" in report.page.read_text()
-    assert {path.stem for path in report.pictures} >= {"curves", "confusion"}
+    assert {path.stem for path in report.plots} >= {"curves", "confusion"}
     with pytest.raises(rnnmnist.UserError, match=r"^folder: "):
         model.report()
 

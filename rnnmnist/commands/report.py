@@ -19,4 +19,4 @@ def main(argv: list[str]) -> None:
     use_cpu()
     report = open_model(args).report()
     print(format_evaluation(report.result))
-    print(*report.pictures, report.page, sep="\n")
+    print(*report.plots, report.page, sep="\n")

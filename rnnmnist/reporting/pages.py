@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, padding_mask
 from rnnmnist.evaluation import formatting
 from rnnmnist.evaluation.logit_metrics import evaluate_logits
 from rnnmnist.evaluation.network import Network
-from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.splits import load_evaluated
@@ -28,7 +28,6 @@ MAX_ERRORS = 16  # misclassified examples that are drawn
 MAX_CONFUSIONS = 10  # listed pairs of a true class and a predicted class
 MAX_CLASSES = 50  # confusion matrices with more classes are not drawn
 BLOCK_BYTES = 1 << 26  # the maximum size of the logits of one block of examples
-PLOT_NAMES = ("curves", "confusion", "steps", "gallery")
 
 
 class Report(NamedTuple):
@@ -36,67 +35,63 @@ class Report(NamedTuple):
 
     Attributes:
         result: the metrics on the evaluated split, as returned by `Model.evaluate`.
-        pictures: the paths of the plots, PNG files.
+        plots: the paths of the plots, PNG files.
         page: the path of the HTML file, in which the plots are embedded.
     """
 
     result: Result
-    pictures: tuple[Path, ...]
+    plots: tuple[Path, ...]
     page: Path
 
 
 def write_report(network: Network, folder: Path) -> Report:
     """Writes the report of a network to a folder.
 
-    The page is self-contained and does not run scripts. Plots of an earlier report
-    that are not in the new report are removed.
+    The page is self-contained and does not run scripts.
     """
     task, split, examples, logits = load_evaluated(network)
-    pictures: dict[str, bytes] = {}
-    cpu_network = None  # leave-one-out predictions come from other heads
-    if logits is None:
+    figures: dict[str, bytes] = {}
+    if logits is None:  # otherwise, the logits are leave-one-out predictions
         cpu_network = network.on(make_single_device_mesh("cpu"))
         if network.config.model.reads_whole_sequences:
             logits = cpu_network.logits(examples)
         else:
             logits, accuracy = predict_over_time(cpu_network, examples)
             majority = np.bincount(examples.labels).max() / len(examples)
-            pictures["steps"] = plots.plot_accuracy_over_time(accuracy, majority)
+            figures["time_steps"] = plots.plot_accuracy_over_time(accuracy, majority)
     result = evaluate_logits(network, task, split, examples, logits)
     combined = combine_members(logits.astype(np.float64))
     probabilities = softmax(combined / network.temperature)
     if not network.config.model.is_closed_form and network.record.lines:
-        pictures["curves"] = plots.plot_learning_curves(network.record.lines)
+        figures["curves"] = plots.plot_learning_curves(network.record.lines)
     if len(task.classes) <= MAX_CLASSES:
         confusion = np.array(result.confusion)
-        pictures["confusion"] = plots.plot_confusion_matrix(confusion, task.classes)
-    errors = find_errors(network, cpu_network, examples, probabilities)
+        figures["confusion"] = plots.plot_confusion_matrix(confusion, task.classes)
+    errors = find_errors(task, examples, probabilities)
     if errors:
-        pictures["gallery"] = plots.plot_misclassified(errors, task.feature_names)
-    page = render_page(network, result, pictures, errors, probabilities)
-    paths = []
-    for name in PLOT_NAMES:
-        path = folder / f"{name}.png"
-        if name in pictures:
-            write_atomically(path, pictures[name])
-            paths.append(path)
-        else:  # an earlier report may have written the plot
-            path.unlink(missing_ok=True)
+        figures["gallery"] = plots.plot_misclassified(errors, task.feature_names)
+    page = render_page(network, result, figures, probabilities)
+    for name, content in figures.items():
+        write_atomically(folder / f"{name}.png", content)
     page_path = folder / "index.html"
     write_atomically(page_path, page.encode())
+    paths = [folder / f"{name}.png" for name in figures]
     return Report(result, tuple(paths), page_path)
 
 
 def render_page(
     network: Network,
     result: Result,
-    pictures: dict[str, bytes],
-    errors: list[plots.Tile],
+    figures: dict[str, bytes],
     probabilities: np.ndarray,
 ) -> str:
     """Renders the page from its template.
 
-    `probabilities`, [examples, classes], are the calibrated means over the ensemble.
+    Args:
+        network: the network.
+        result: the metrics on the evaluated split.
+        figures: the content of the PNG files, by name.
+        probabilities: the calibrated means over the ensemble, [examples, classes].
     """
     latest = network.record.headers[network.record.step]
     return html.render(
@@ -107,15 +102,15 @@ def render_page(
         config=dataclasses.replace(network.config, train=latest.config.train),
         last_step=latest.step,
         formatting=formatting,
-        pictures={
+        plots={
             name: base64.b64encode(content).decode()
-            for name, content in pictures.items()
+            for name, content in figures.items()
         },
         completion=logs.describe_completion(
             network.record.lines, latest.step, latest.config.train
         ),
         confusions=most_frequent_errors(result),
-        num_drawn_errors=len(errors),
+        max_errors=MAX_ERRORS,
         mean_confidence=float(probabilities.max(axis=1).mean()),
         time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         processor=machine.describe_processor(),
@@ -165,36 +160,19 @@ def predict_over_time(
 
 
 def find_errors(
-    network: Network,
-    cpu_network: Network | None,
-    examples: Examples,
-    probabilities: np.ndarray,
+    task: Task, examples: Examples, probabilities: np.ndarray
 ) -> list[plots.Tile]:
-    """Returns the most confident errors, with the attribution of each time step.
-
-    If `cpu_network` is None, all attributions are 0.
-    """
-    positions = most_confident_errors(probabilities, examples.labels)
-    attributions = np.zeros((len(positions), network.task.time_steps))
-    if cpu_network is not None and len(positions):
-        attributions = occlude(cpu_network, examples.select(positions))
-    classes, pixel_order = network.task.classes, network.pixel_order
+    """Returns the most confident errors."""
     tiles = []
-    for position, attribution in zip(positions.tolist(), attributions, strict=True):
-        values = examples.strip_padding(position)
-        times = np.arange(len(values))
-        if pixel_order is not None:  # find the time step that reads each pixel
-            ranks = pixel_order.argsort(axis=None)
-            times = (ranks // pixel_order.shape[1]).reshape(values.shape)
+    for position in most_confident_errors(probabilities, examples.labels).tolist():
         predicted = probabilities[position].argmax()
         confidence = probabilities[position, predicted]
         tile = plots.Tile(
             name=examples.name(position),
-            values=values,
-            attributions=attribution[times],
-            predicted=classes[predicted],
+            values=examples.strip_padding(position),
+            predicted=task.classes[predicted],
             probability=formatting.format_probability(confidence),
-            label=classes[examples.labels[position]],
+            label=task.classes[examples.labels[position]],
         )
         tiles.append(tile)
     return tiles

@@ -33,9 +33,6 @@ PURPLE = "#a03d85"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#8a6100", FOREGROUND)
 ERROR_CMAP = LinearSegmentedColormap.from_list("errors", (BACKGROUND, ORANGE))
 IMAGE_CMAP = LinearSegmentedColormap.from_list("image", (BACKGROUND, FOREGROUND))
-ATTRIBUTION_CMAP = LinearSegmentedColormap.from_list(
-    "attributions", (GREEN, BACKGROUND, PURPLE)
-)
 MAX_ANNOTATED = 20  # confusion matrices with more classes do not show counts
 
 
@@ -44,7 +41,6 @@ class Tile(NamedTuple):
 
     name: str  # the identifier of the sequence
     values: np.ndarray  # image, uint8 [rows, columns], or float [time, features]
-    attributions: np.ndarray  # from `Model.occlusion`, [rows, columns] or [time]
     predicted: str
     probability: str
     label: str
@@ -163,30 +159,17 @@ def plot_misclassified(
     rows = math.ceil(len(tiles) / 4)
     # In inches. For sequences, there is a legend below the rows.
     height = 2.1 * rows + 0.4 if feature_names else 1.75 * rows + 0.1
-    largest = max(np.abs(tile.attributions).max() for tile in tiles) or 1
     with new_figure(height) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            # On a square-root scale, small attributions stay visible.
-            attributions = np.sign(tile.attributions) * np.sqrt(
-                np.abs(tile.attributions) / largest
-            )
             label = f"label {_shorten(tile.label, 12)}"
             if feature_names:
-                _draw_curves(axes, tile.values, attributions)
+                _draw_curves(axes, tile.values)
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
-                foreground = tile.values / 255
-                axes.imshow(attributions, cmap=ATTRIBUTION_CMAP, vmin=-1, vmax=1)
-                axes.imshow(
-                    foreground,
-                    cmap=IMAGE_CMAP,
-                    vmin=0,
-                    vmax=1,
-                    alpha=0.8 * foreground,
-                )
+                axes.imshow(tile.values, cmap=IMAGE_CMAP, vmin=0, vmax=255)
                 axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             predicted = f"predicted {_shorten(tile.predicted, 12)}\n{tile.probability}"
@@ -199,23 +182,11 @@ def plot_misclassified(
         return to_png(figure)
 
 
-def _draw_curves(axes: Axes, values: np.ndarray, attributions: np.ndarray) -> None:
-    """Draws a sequence, float [time, features], above its attributions, [time]."""
-    times = np.arange(1, len(values) + 1)
-    edges = np.append(times, len(times) + 1) - 0.5
-    axes.margins(y=0.2)
-    axes.pcolormesh(
-        edges,
-        [0, 0.1],  # the lowest tenth of the axes
-        attributions[None],
-        transform=axes.get_xaxis_transform(),
-        cmap=ATTRIBUTION_CMAP,
-        vmin=-1,
-        vmax=1,
-    )
+def _draw_curves(axes: Axes, values: np.ndarray) -> None:
+    """Draws a sequence, float [time, features]."""
     axes.set_prop_cycle(color=SERIES)
     marker = "o" if len(values) == 1 else ""
-    axes.plot(times, values, linewidth=1, marker=marker)
+    axes.plot(range(1, len(values) + 1), values, linewidth=1, marker=marker)
     axes.tick_params(labelsize=6)
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3))

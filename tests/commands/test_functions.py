@@ -41,7 +41,7 @@ def test_methods_return_the_results_that_commands_write(
     assert report.result.confusion == other.confusion
     text = report.page.read_text()
     assert f"{other.correct} of {other.examples}" in text
-    assert {*report.pictures, report.page} == set((workdir / "report").iterdir())
+    assert {*report.plots, report.page} == set((workdir / "report").iterdir())
     assert capsys.readouterr() == ("", "")
     output_of(called("evaluate", f"--workdir={workdir}", "--split=train"))
     assert path.read_bytes() == content

@@ -22,7 +22,7 @@ COUNTS = np.array([[50, 3, 0], [12, 30, 1], [0, 0, 44]])
 NAMES = ("one", "two", "a name of more than twenty-four letters")
 OVER_TIME = np.array([0.5, 0.7, 0.9, 1])
 WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
-INK, FALLS = np.eye(28) * 255, np.linspace(-1, 1, 28)
+INK = np.eye(28) * 255
 PLOTS: dict[str, Callable[[], bytes]] = {
     "curves": lambda: plots.plot_learning_curves(RUN),
     "infinite losses": lambda: plots.plot_learning_curves(
@@ -33,13 +33,13 @@ PLOTS: dict[str, Callable[[], bytes]] = {
         np.eye(21, dtype=int), ["a"] * 21
     ),
     "images": lambda: plots.plot_misclassified(
-        [plots.Tile("7", INK, np.tile(FALLS[:, None], 28), "1", "80.00 %", "7")] * 5
+        [plots.Tile("7", INK, "1", "80.00 %", "7")] * 5
     ),
     "sequences": lambda: plots.plot_misclassified(
-        [plots.Tile("7", WAVE, WAVE[:, 0], "a longer name", "80.00 %", "7")] * 3,
+        [plots.Tile("7", WAVE, "a longer name", "80.00 %", "7")] * 3,
         ["x", "y"],
     ),
-    "steps": lambda: plots.plot_accuracy_over_time(OVER_TIME, 0.25),
+    "time steps": lambda: plots.plot_accuracy_over_time(OVER_TIME, 0.25),
 }
 
 

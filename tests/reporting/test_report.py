@@ -24,7 +24,7 @@ from rnnmnist.reporting.pages import (
 )
 from rnnmnist.runs.records import Record
 
-PLOTS = ["curves", "confusion", "steps", "gallery"]
+PLOTS = ["curves", "confusion", "time_steps", "gallery"]
 COMMAND = "rnnmnist report"
 
 
@@ -136,7 +136,7 @@ def test_errors_are_sorted_by_confidence() -> None:
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_without_errors_a_report_has_no_picture_of_errors(
+def test_without_errors_a_report_has_no_plot_of_errors(
     reported: Path,
     data_dir: Path,
     tmp_path: Path,
@@ -150,5 +150,5 @@ def test_without_errors_a_report_has_no_picture_of_errors(
     monkeypatch.setattr(Network, "logits", lambda *_, **__: over_time)
     report = write_report(run, tmp_path / "report")
     assert "500 of 500 images are correct" in text_of(report.page)
-    assert set(report.page.parent.iterdir()) == {*report.pictures, report.page}
-    assert "gallery.png" not in {path.name for path in report.pictures}
+    assert set(report.page.parent.iterdir()) == {*report.plots, report.page}
+    assert "gallery.png" not in {path.name for path in report.plots}
