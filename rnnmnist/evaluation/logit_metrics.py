@@ -3,7 +3,7 @@
 import numpy as np
 from msgspec.structs import asdict
 
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, permutation_sha256
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members, log_softmax
@@ -87,12 +87,6 @@ def evaluate_logits(
     num_seen = None
     if not is_training_data and network.trained_on and examples.digests is not None:
         num_seen = int(np.isin(examples.digests, network.trained_on).sum())
-    # For random filters, the temperature is fitted to leave-one-out predictions.
-    calibrated_on_split = split.startswith("leave_one")
-    if split == "validation" and not network.config.model.is_closed_form:
-        # A checkpoint that a signal caused between validations has no metrics.
-        is_fitted = network.validation_metrics is not None and network.temperature != 1
-        calibrated_on_split = is_fitted and len(examples) >= MIN_VALIDATION_EXAMPLES
     accuracy_by_group = None
     if examples.groups is not None:
         # For each example, the fraction of members that classify it correctly.
@@ -121,7 +115,6 @@ def evaluate_logits(
         permutation_sha256=permutation_hash,
         trained_on_sha256=network.task.sha256,
         tutorial_128=tutorial_metrics,
-        calibrated_on_split=is_training_data and calibrated_on_split,
         examples_seen_in_training=num_seen,
         accuracy_by_group=accuracy_by_group,
     )

@@ -39,8 +39,6 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
         permutation_sha256: the SHA-256 of the pixel order.
         trained_on_sha256: `Task.sha256` of the training data.
         tutorial_128: the metrics on the first 128 test examples.
-        calibrated_on_split: whether the temperature was fitted on the evaluated
-            examples, which makes the loss slightly optimistic.
         examples_seen_in_training: the number of evaluated examples that also occur in
             the training data. None if unknown, or if the data set is the training data
             set.
@@ -60,7 +58,6 @@ class Result(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True):
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None
     tutorial_128: EnsembleMetrics | None = None
-    calibrated_on_split: bool = False
     examples_seen_in_training: int | None = None
     accuracy_by_group: dict[str, float] | None = None
 
