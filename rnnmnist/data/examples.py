@@ -225,11 +225,6 @@ class Examples(Inputs):
     weights: np.ndarray | None = None  # float32 [examples], for the loss; None: all 1
 
     @property
-    def num_groups(self) -> int | None:
-        """The number of distinct groups; None if the examples have no groups."""
-        return None if self.groups is None else len(np.unique(self.groups))
-
-    @property
     def leave_out_groups(self) -> np.ndarray:
         """Cross-validation groups [examples]; each group is left out as a whole.
 

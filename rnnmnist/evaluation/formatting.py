@@ -53,43 +53,25 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
     """Formats an accuracy with its counts and 95 % confidence interval.
 
     For a single network, the interval accounts for the sampling of examples. For
-    several seeds, the interval is for the mean accuracy over seeds. If the examples
-    have groups, a caveat about the interval is added. If the classes are unbalanced,
-    the balanced accuracy is added.
+    several seeds, the interval is for the mean accuracy over seeds. If the classes are
+    unbalanced, the balanced accuracy is added.
     """
     counts = format_counts(metrics)
-    groups = format_groups(metrics)
     std, mean_interval = metrics.accuracy_std, metrics.accuracy_mean_interval
     if std is None or mean_interval is None:  # a single network
         accuracy = format_percent(metrics.accuracy)
         interval = format_interval(metrics.accuracy_interval)
-        text = f"{accuracy} ({counts}; 95 % interval {interval}{groups})"
+        text = f"{accuracy} ({counts}; 95 % interval {interval})"
     else:
         accuracy = format_mean_and_std(metrics.accuracy, std)
         interval = format_interval(mean_interval)
         text = (
             f"{accuracy} over {len(metrics.members)} seeds ({counts}; 95 % interval "
-            f"for the mean {interval}{groups})"
+            f"for the mean {interval})"
         )
     if metrics.is_unbalanced and metrics.balanced_accuracy is not None:
         text += f", balanced accuracy {format_percent(metrics.balanced_accuracy)}"
     return text
-
-
-def format_groups(metrics: EnsembleMetrics) -> str:
-    """Formats a caveat about the interval for grouped sequences.
-
-    For a single network, the interval is computed as if the sequences in a group were
-    independent. For several seeds, the interval does not account for the sampling of
-    sequences. Returns "" if the examples have no groups.
-    """
-    if metrics.groups is None:
-        return ""
-    plural = "s" if metrics.groups > 1 else ""
-    sequences = f"{metrics.examples:,} sequences from {metrics.groups:,} group{plural}"
-    if len(metrics.members) > 1:
-        return f", not accounting for the sampling of {sequences}"
-    return f", assuming that {sequences} are independent"
 
 
 def format_validation(metrics: StepMetrics) -> str:

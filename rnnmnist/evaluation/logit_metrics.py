@@ -18,7 +18,6 @@ def compute_ensemble_metrics(
     labels: np.ndarray,
     first_seed: int = 0,
     temperature: float = 1.0,
-    num_groups: int | None = None,
 ) -> EnsembleMetrics:
     """Computes metrics from finite logits [ensemble, examples, classes].
 
@@ -28,7 +27,6 @@ def compute_ensemble_metrics(
         first_seed: seed of the first member. The seeds of the members are consecutive.
         temperature: temperature of a single network, or of the ensemble. Metrics of
             ensemble members use temperature 1.
-        num_groups: number of groups; None if the examples have no groups.
     """
     logits = logits.astype(np.float64)
     calibrated_logits = combine_members(logits) / temperature
@@ -41,7 +39,7 @@ def compute_ensemble_metrics(
         compute_metrics(member, labels, first_seed + index)
         for index, member in enumerate(logits)
     ]
-    return EnsembleMetrics(members=tuple(members), ensemble=ensemble, groups=num_groups)
+    return EnsembleMetrics(members=tuple(members), ensemble=ensemble)
 
 
 def compute_metrics(
@@ -73,7 +71,6 @@ def evaluate_logits(
         examples.labels,
         network.config.seed,
         network.temperature,
-        examples.num_groups,
     )
     tutorial_metrics = None
     if network.config.tutorial_128 and split == "test":

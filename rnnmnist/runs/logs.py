@@ -37,7 +37,7 @@ class StepMetrics(EnsembleMetrics, frozen=True, kw_only=True, omit_defaults=True
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of a line, with a list of `members` for an ensemble."""
-        step_fields = ("step", "split", "groups", "examples_per_second", "metrics")
+        step_fields = ("step", "split", "examples_per_second", "metrics")
         content = select_fields(self, (*step_fields, *LOG_FIELDS))
         if len(self.members) > 1:
             content["members"] = [

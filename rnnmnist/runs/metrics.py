@@ -57,12 +57,10 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         members: the metrics of each member.
         ensemble: the metrics of the members' mean probabilities; None for a single
             network and for training batches. The loss uses the fitted temperature.
-        groups: the number of groups; None if examples have no groups.
     """
 
     members: tuple[Metrics, ...]
     ensemble: Metrics | None = None
-    groups: int | None = None
 
     @property
     def seed(self) -> int | None:

@@ -83,9 +83,7 @@ def to_json(result: Result) -> dict[str, Any]:
     member.
     """
     run_fields = ("dataset", "split", "step", "num_parameters")
-    content = select_fields(
-        result, (*run_fields, "groups", *RESULT_FIELDS, *TOP_LEVEL_FIELDS)
-    )
+    content = select_fields(result, (*run_fields, *RESULT_FIELDS, *TOP_LEVEL_FIELDS))
     if result.tutorial_128 is not None:
         content["tutorial_128"] = select_fields(result.tutorial_128, RESULT_FIELDS)
     if result.ensemble is None:

@@ -62,9 +62,7 @@ def compute_step_metrics(
     config: RunConfig, logits: np.ndarray, examples: Examples, step: int, split: str
 ) -> StepMetrics:
     """Computes metrics from logits, [ensemble, examples, classes]."""
-    metrics = compute_ensemble_metrics(
-        logits, examples.labels, config.seed, num_groups=examples.num_groups
-    )
+    metrics = compute_ensemble_metrics(logits, examples.labels, config.seed)
     return StepMetrics(**asdict(metrics), step=step, split=split)
 
 

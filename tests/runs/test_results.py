@@ -65,12 +65,10 @@ def test_a_file_of_an_ensemble_has_the_metrics_of_its_members() -> None:
         members=(FIRST, SECOND),
         ensemble=MEAN,
         member_sha256=("of 5", "of 6"),
-        groups=2,
     )
     content = json.loads(json.dumps(msgspec.to_builtins(to_json(result))))
     expected = {
         "examples": 6,
-        "groups": 2,
         "correct": 8,
         "accuracy_mean": 8 / 12,
         "loss": 0.5,
