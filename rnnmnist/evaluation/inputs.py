@@ -27,12 +27,6 @@ def read_inputs(
     if task.image_shape is None:
         from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-        is_column = isinstance(array_like, np.ndarray) and array_like.shape[1:] == (1,)
-        if is_column and task.time_steps > 1:
-            raise UserError(
-                f"inputs: the shape {array_like.shape} is ambiguous; pass inputs[None] "
-                "for one sequence, or inputs[:, None] for sequences of one time step"
-            )
         return read_memory(array_like, data.roles, task.feature_names, **arrays)
     if arrays.get("lengths") is not None:
         raise UserError("lengths: must be None for images; remove this argument")
