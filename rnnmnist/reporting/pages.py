@@ -2,8 +2,6 @@
 
 import base64
 import dataclasses
-import datetime
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +19,12 @@ from rnnmnist.reporting import html, plots
 from rnnmnist.runs import logs
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.writing import write_atomically
-from rnnmnist.runtime import machine
 from rnnmnist.runtime.devices import make_single_device_mesh
 
 MAX_ERRORS = 16  # misclassified examples that are drawn
 MAX_CONFUSIONS = 10  # listed pairs of a true class and a predicted class
 MAX_CLASSES = 50  # confusion matrices with more classes are not drawn
-BLOCK_BYTES = 1 << 26  # the maximum size of the logits of one block of examples
+BLOCK_SIZE = 500  # examples whose logits at all time steps are in memory at once
 
 
 class Report(NamedTuple):
@@ -112,9 +109,6 @@ def render_page(
         confusions=most_frequent_errors(result),
         max_errors=MAX_ERRORS,
         mean_confidence=float(probabilities.max(axis=1).mean()),
-        time=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        processor=machine.describe_processor(),
-        versions=machine.installed_versions(),
     )
 
 
@@ -142,13 +136,11 @@ def predict_over_time(
         [time].
     """
     time_steps = len(network.view(examples.take(slice(1)))[0])
-    logits_bytes = 4 * network.config.num_seeds * len(network.task.classes)
-    logits_bytes *= time_steps * len(examples)
-    blocks = min(len(examples), math.ceil(logits_bytes / BLOCK_BYTES))
     counts = np.zeros((2, time_steps))  # rows: correct predictions, and examples
     final_logits = []
-    for positions in np.array_split(np.arange(len(examples)), blocks):
-        block = examples.select(positions)
+    for start in range(0, len(examples), BLOCK_SIZE):
+        end = min(start + BLOCK_SIZE, len(examples))
+        block = examples.select(np.arange(start, end))
         logits = network.logits(block, every_step=True)
         lengths = find_lengths(block, time_steps)
         mask = ~padding_mask(time_steps, lengths)

@@ -89,7 +89,7 @@ def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
 
 
 def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
-    """Draws a confusion matrix, with the accuracy for each class on the right.
+    """Draws a confusion matrix.
 
     Args:
         counts: int [true classes, predicted classes].
@@ -102,11 +102,6 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     # is legible.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())) / 0.75**2)
     classes = range(len(counts))
-    totals = counts.sum(axis=1)
-    recalls = [
-        f"{100 * correct / total:.1f} %" if total else ""
-        for correct, total in zip(counts.diagonal(), totals, strict=True)
-    ]
     names = [_shorten(name, 24) for name in names]
     with new_figure(4.6) as figure:
         axes = figure.subplots()
@@ -134,17 +129,11 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(classes, names, rotation=rotation)
         axes.set_yticks(classes, names)
-        size = min(9, 220 / len(names))
-        axes.tick_params(length=0, labelsize=size)
+        axes.tick_params(length=0, labelsize=min(9, 220 / len(names)))
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
         axes.invert_yaxis()
-        right = axes.secondary_yaxis("right")
-        right.set_yticks(classes, recalls)
-        right.tick_params(length=0, labelsize=size)
-        right.spines[:].set_visible(False)
-        right.set_ylabel("correct")
         return to_png(figure)
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,24 +97,22 @@ def test_a_page_agrees_with_the_result_file_and_the_checkpoint(reported: Path) -
 class Predictor:
     """A network with given predictions, int [ensemble, examples, time]."""
 
-    task = SimpleNamespace(classes=("a", "b"))
     view = View()
 
     def __init__(self, *predicted: list[list[int]]) -> None:
         self.predicted = np.array(predicted)
-        self.config = SimpleNamespace(num_seeds=len(predicted))
 
     def logits(self, block: Examples, *, every_step: bool) -> np.ndarray:
         logits: np.ndarray = np.eye(2)[self.predicted[:, block.indices]]
         return logits
 
 
-@pytest.mark.parametrize("block_bytes", [1, 40, 1 << 20])
+@pytest.mark.parametrize("block_size", [1, 2])
 def test_accuracy_over_time_by_hand(
-    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+    block_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sequence counts up to its last time step, whichever block contains it."""
-    monkeypatch.setattr(pages, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(pages, "BLOCK_SIZE", block_size)
     labels, lengths = np.array([1, 1], np.int32), np.array([2, 3], np.int32)
     examples = Examples(np.zeros((2, 4, 1)), lengths, labels=labels)
     first, second = [[0, 1, 1, 1], [1, 0, 1, 1]], [[0, 0, 1, 1], [1, 1, 0, 1]]
