@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from rnnmnist.model import Model, load
     from rnnmnist.reporting.pages import Report
     from rnnmnist.runs.logs import StepMetrics
-    from rnnmnist.runs.metrics import EnsembleMetrics, Metrics
-    from rnnmnist.runs.results import Result
+    from rnnmnist.runs.metrics import EnsembleMetrics, Metrics, Result
 
     __version__: str
 
@@ -71,7 +70,7 @@ _MODULES = {
     "Prediction": "inference.digit_images",
     "RNNClassifier": "estimator",
     "Report": "reporting.pages",
-    "Result": "runs.results",
+    "Result": "runs.metrics",
     "RunError": "errors",
     "EnsembleMetrics": "runs.metrics",
     "StreamState": "evaluation.network",

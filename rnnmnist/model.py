@@ -14,8 +14,8 @@ from rnnmnist.errors import UserError, convert_errors, prefix_errors
 from rnnmnist.evaluation.inputs import read_inputs, to_inputs
 from rnnmnist.evaluation.network import Network
 from rnnmnist.runs.checkpoint_files import replace_functions
+from rnnmnist.runs.metrics import Result
 from rnnmnist.runs.records import Record, save_network
-from rnnmnist.runs.results import Result
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.devices import make_mesh
 

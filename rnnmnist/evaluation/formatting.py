@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from rnnmnist.errors import escape_unprintable
 from rnnmnist.runs.logs import StepMetrics
-from rnnmnist.runs.metrics import EnsembleMetrics
-from rnnmnist.runs.results import Result
+from rnnmnist.runs.metrics import EnsembleMetrics, Result
 
 
 def format_percent(fraction: float) -> str:

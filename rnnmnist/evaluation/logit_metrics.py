@@ -8,8 +8,7 @@ from rnnmnist.data.examples import Examples, permutation_sha256
 from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.probabilities import combine_members, log_softmax
 from rnnmnist.models.parameters import params_sha256
-from rnnmnist.runs.metrics import EnsembleMetrics, Metrics
-from rnnmnist.runs.results import Result
+from rnnmnist.runs.metrics import EnsembleMetrics, Metrics, Result
 from rnnmnist.runtime.mesh import split_ensemble
 
 

@@ -17,7 +17,7 @@ from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.reporting import html, plots
 from rnnmnist.runs import logs
-from rnnmnist.runs.results import Result
+from rnnmnist.runs.metrics import Result
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime.devices import make_single_device_mesh
 

@@ -10,7 +10,7 @@ import errno
 import functools
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig, functions_to_specs
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError, set_missing_filename
 from rnnmnist.models.classifier import make_model
 from rnnmnist.models.parameters import Params, abstract_params
@@ -31,8 +32,7 @@ from rnnmnist.runs.checkpoint_files import (
     replace_functions,
 )
 from rnnmnist.runs.logs import StepMetrics
-from rnnmnist.runs.results import Result, to_json
-from rnnmnist.runs.selection import best_header, outdated_steps
+from rnnmnist.runs.metrics import Result, to_json
 from rnnmnist.runs.workdir import (
     ARRAYS_FOLDER,
     UNFINISHED_FOLDER,
@@ -277,3 +277,43 @@ def open_record(workdir: Path | None) -> Iterator[Record]:
                 "resume from it; choose another workdir"
             )
         yield record
+
+
+def outdated_steps(headers: Iterable[Header]) -> set[int]:
+    """Returns the steps of the checkpoints to delete.
+
+    A run keeps the best step, the latest step and the latest `train.keep_checkpoints`
+    validated steps. The latest step may not be validated, because a signal can stop a
+    run between two validations.
+
+    Args:
+        headers: the headers of all checkpoints, in ascending order of steps.
+    """
+    headers = list(headers)
+    latest = headers[-1]
+    steps = [header.step for header in headers]
+    validated_steps = [header.step for header in headers if header.metrics is not None]
+    latest_steps = (validated_steps or steps)[-latest.config.train.keep_checkpoints :]
+    return {*steps} - {best_header(headers).step, latest.step, *latest_steps}
+
+
+def best_header(headers: Iterable[Header]) -> Header:
+    """Returns the header with the highest validation accuracy, the earliest on a tie.
+
+    If there are class weights, the balanced accuracy is used instead. If there are
+    fewer than `MIN_VALIDATION_EXAMPLES` validation examples, the last validated step is
+    the best step.
+    """
+
+    def sort_key(header: Header) -> tuple[float, int]:
+        metrics = header.metrics
+        if metrics is None:
+            return -1.0, header.step
+        if metrics.examples < MIN_VALIDATION_EXAMPLES:
+            return 0.0, header.step
+        is_weighted = header.config.train.has_class_weights
+        if is_weighted and metrics.balanced_accuracy is not None:
+            return metrics.balanced_accuracy, -header.step
+        return metrics.accuracy, -header.step
+
+    return max(headers, key=sort_key)

@@ -16,7 +16,7 @@ from rnnmnist.evaluation.formatting import (
 )
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import Header
-from rnnmnist.runs.results import Result
+from rnnmnist.runs.metrics import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import mesh_platform
 from rnnmnist.training.resume import Run

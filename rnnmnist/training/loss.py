@@ -75,7 +75,7 @@ class Objective:
         validation loss is computed from the final logits, without weights and
         penalties. Early stopping (`train.patience`) monitors the validation loss,
         whereas the best checkpoint is selected by validation accuracy
-        (`runs/selection.py`).
+        (`runs/records.py`).
         """
         labels, lengths = batch.labels, batch.lengths
         penalty: jax.Array | float = 0.0

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 from support import TASK
 
-from rnnmnist.runs.metrics import Metrics, wilson_interval
-from rnnmnist.runs.results import Result, to_json
+from rnnmnist.runs.metrics import Metrics, Result, to_json, wilson_interval
 
 FIRST = Metrics(
     seed=5,

@@ -6,7 +6,7 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.metrics import Metrics
-from rnnmnist.runs.selection import best_header
+from rnnmnist.runs.records import best_header
 
 
 def header_of(
