@@ -22,13 +22,13 @@ def main(argv: list[str]) -> None:
         "trained networks on train)",
     )
     args = parser.parse(argv)
-    from rnnmnist.evaluation.formatting import format_evaluation
+    from rnnmnist.evaluation.formatting import format_result
     from rnnmnist.runtime.compilation import enable_compilation_cache
 
     enable_compilation_cache()
     model = open_model(args)
     result = model.evaluate(args.split)
-    print(format_evaluation(result))
+    print(format_result(result))
     path = Path(f"{model.workdir}/{result.path}")
     if path.exists():  # results are not saved in a read-only workdir
         print(path)

@@ -13,10 +13,10 @@ def main(argv: list[str]) -> None:
     parser = Parser("report", __doc__)
     parser.add_run_arguments(required=True)
     args = parser.parse(argv)
-    from rnnmnist.evaluation.formatting import format_evaluation
+    from rnnmnist.evaluation.formatting import format_result
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     report = open_model(args).report()
-    print(format_evaluation(report.result))
+    print(format_result(report.result))
     print(*report.plots, report.page, sep="\n")

@@ -74,14 +74,17 @@ def format_accuracy(metrics: EnsembleMetrics) -> str:
 
 
 def format_validation(metrics: StepMetrics) -> str:
-    """Formats a validation accuracy, after the split name if it is not `validation`."""
+    """Formats a validation accuracy.
+
+    It is prefixed with the split name unless the split is `validation`.
+    """
     text = format_accuracy(metrics)
     if metrics.split != "validation":
         text = f"{format_split(metrics.split)} {text}"
     return text
 
 
-def format_result(result: Result) -> str:
+def format_accuracies(result: Result) -> str:
     """Formats all accuracies in a result.
 
     The accuracy of the ensemble, the accuracy on the first 128 examples, and the number
@@ -119,7 +122,7 @@ def format_loss(result: Result) -> str:
     return f"mean loss {result.loss:.4f}, ensemble {result.ensemble.loss:.4f}"
 
 
-def format_evaluation(result: Result) -> str:
+def format_result(result: Result) -> str:
     """Formats a result with data set, split, step, accuracies and loss.
 
     If the examples have groups, the text also contains the mean accuracy per group and
@@ -127,7 +130,7 @@ def format_evaluation(result: Result) -> str:
     """
     text = (
         f"{result.dataset} {format_split(result.split)} at step {result.step}: "
-        f"{format_result(result)}"
+        f"{format_accuracies(result)}"
     )
     accuracies = result.accuracy_by_group
     if accuracies is not None:

@@ -35,11 +35,12 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of one network's predictions on labelled examples.
 
     Attributes:
-        seed: the seed of the network; None for the mean prediction of an ensemble.
+        seed: the seed of the network; None for the mean probabilities of an ensemble.
         examples: the number of examples.
         correct: the number of correct predictions.
         loss: the mean cross-entropy, in nats. It uses the fitted temperature, except
-            during training and for single members of an ensemble.
+            during training and for single members of an ensemble. With a user-defined
+            `train.loss`, the losses in the log are the means of that function.
         confusion: the confusion matrix, `confusion[true class][predicted class]`; empty
             for training batches.
         balanced_accuracy: the mean accuracy per class, over the classes that have
@@ -96,17 +97,20 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     @property
     def accuracy(self) -> float:
         """The mean accuracy of the members."""
-        # Divide integers once, so that equal counts give exactly equal accuracies.
+        # A single division of two integers, so that equal counts give equal accuracies.
         return self.correct / (len(self.members) * self.examples)
 
     @property
     def loss(self) -> float:
-        """The mean loss of the members."""
+        """The mean loss of the members; see `Metrics.loss`."""
         return statistics.fmean(member.loss for member in self.members)
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson score interval at the mean number of correct predictions."""
+        """The 95 % Wilson score interval for the accuracy of one member.
+
+        It is computed at the mean number of correct predictions.
+        """
         return wilson_interval(self.correct / len(self.members), self.examples)
 
     @property
@@ -152,7 +156,7 @@ class EnsembleMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def is_unbalanced(self) -> bool:
-        """Whether the largest class is at least twice the size of the smallest."""
+        """Whether the largest class is at least twice as large as the smallest."""
         if not self.confusion:
             return False
         sizes = np.sum(self.confusion, axis=1)

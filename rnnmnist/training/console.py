@@ -8,9 +8,9 @@ from rnnmnist.config.schema import LOAD_SETTINGS, is_user_defined
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import escape_unprintable
 from rnnmnist.evaluation.formatting import (
+    format_accuracies,
     format_counts,
     format_percent,
-    format_result,
     format_split,
     format_validation,
 )
@@ -131,7 +131,7 @@ def summarize(
         stop_reason = f"; {reason or 'stopped by a callback'}"
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
-        test = format_result(result)
+        test = format_accuracies(result)
     examples = step * header.config.train.batch_size
     flags = [f"--workdir={record.workdir}"]
     # Commands import a custom function only if a flag specifies the function.
