@@ -55,24 +55,13 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def list_steps(workdir: Path) -> list[int]:
-    """Returns the steps of all complete checkpoints, in ascending order.
-
-    Raises:
-        UserError: if the name of a file or folder is a step number, but the file or
-            folder is not a checkpoint. It would prevent saving a checkpoint of that
-            step.
-    """
+    """Returns the steps of all complete checkpoints, in ascending order."""
     steps = []
     for path in workdir.iterdir() if workdir.is_dir() else []:
-        if re.fullmatch("0|[1-9][0-9]*", path.name):
-            # Even a damaged checkpoint has one of these files.
-            if (path / HEADER_FILE).exists() or (path / CHECKSUMS_FILE).exists():
-                steps.append(int(path.name))
-            elif path.exists():  # otherwise, a training process has just deleted it
-                raise UserError(
-                    f"workdir: {path} is not an rnnmnist checkpoint; choose another "
-                    "workdir, or rename this path"
-                )
+        # Even a damaged checkpoint has one of these files.
+        has_file = (path / HEADER_FILE).exists() or (path / CHECKSUMS_FILE).exists()
+        if has_file and re.fullmatch("0|[1-9][0-9]*", path.name):
+            steps.append(int(path.name))
     return sorted(steps)
 
 

@@ -15,7 +15,6 @@ import trainer
 from support import (
     INPUTS,
     LABELS,
-    REPOSITORY,
     Once,
     file_times,
     refused,
@@ -55,7 +54,6 @@ WRONG_COMMANDS = [
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "workdir: "),
     ("main --workdir=runs/a[b]", "a[b]"),
-    ("main --workdir=digits", "digits/1 is not an rnnmnist checkpoint"),
     (
         f"{IMAGES} --config=default --config.data.data_dir=empty "  # no prepared data
         "--config.data.manual_dir=absent",
@@ -99,8 +97,6 @@ def folder(
         folder.mkdir()
         write_runs(folder)
         shutil.copytree(reference_run, folder / "images")
-        (folder / "digits/1").mkdir(parents=True)
-        shutil.copy(REPOSITORY / "docs/five.jpg", folder / "digits/1")
         (folder / "exported/stablehlo").mkdir(parents=True)
         (folder / "empty").mkdir()
         (folder / "README.md").write_text("a text")
