@@ -154,24 +154,17 @@ def predict_over_time(
 def find_errors(
     task: Task, examples: Examples, probabilities: np.ndarray
 ) -> list[plots.Tile]:
-    """Returns the most confident errors."""
-    tiles = []
-    for position in most_confident_errors(probabilities, examples.labels).tolist():
-        predicted = probabilities[position].argmax()
-        confidence = probabilities[position, predicted]
-        tile = plots.Tile(
+    """Returns misclassified examples, the most confident first."""
+    (errors,) = np.nonzero(probabilities.argmax(axis=1) != examples.labels)
+    confidences = probabilities[errors].max(axis=1)
+    order = np.argsort(-confidences, kind="stable")[:MAX_ERRORS]
+    return [
+        plots.Tile(
             name=examples.name(position),
             values=examples.strip_padding(position),
-            predicted=task.classes[predicted],
-            probability=formatting.format_probability(confidence),
+            predicted=task.classes[probabilities[position].argmax()],
+            probability=formatting.format_probability(probabilities[position].max()),
             label=task.classes[examples.labels[position]],
         )
-        tiles.append(tile)
-    return tiles
-
-
-def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the positions of misclassified examples, the most confident first."""
-    (errors,) = np.nonzero(probabilities.argmax(axis=1) != labels)
-    confidence = probabilities[errors].max(axis=1)
-    return errors[np.argsort(-confidence, kind="stable")][:MAX_ERRORS]
+        for position in errors[order].tolist()
+    ]

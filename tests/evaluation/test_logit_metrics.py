@@ -80,9 +80,3 @@ def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
     metrics = compute_ensemble_metrics(logits, np.array([0, 1, 0]))
     assert metrics.ensemble is not None
     assert (metrics.ensemble.correct, metrics.ensemble.accuracy) == (2, 2 / 3)
-
-
-def test_one_member_has_no_spread() -> None:
-    one = EnsembleMetrics(members=metrics_of_predictions().members[1:])
-    assert (one.ensemble, one.accuracy_std, one.accuracy_mean_interval) == 3 * (None,)
-    assert (one.seed, one.correct) == (4, 2)

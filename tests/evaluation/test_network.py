@@ -72,9 +72,6 @@ def test_streams_predict_as_whole_sequences(
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
     printed = [list(line["probabilities"].values()) for line in lines]
     np.testing.assert_array_equal(printed, streamed.reshape(18, 3))
-    monkeypatch.setattr("sys.stdin", io.StringIO("one,2"))
-    with pytest.raises(UserError, match=r"^standard input, line 1: .*'one'.*; write"):
-        predict.main([f"--workdir={workdir}", "--stream"])
 
 
 def test_a_stream_refuses_invalid_time_steps() -> None:

@@ -17,7 +17,6 @@ from rnnmnist.evaluation.network import Network
 from rnnmnist.evaluation.splits import load_split
 from rnnmnist.reporting import pages
 from rnnmnist.reporting.pages import (
-    most_confident_errors,
     predict_over_time,
     write_report,
 )
@@ -124,12 +123,6 @@ def test_accuracy_over_time_by_hand(
     last, accuracy = predict_over_time(network, examples)
     assert last.argmax(axis=-1).tolist() == [[1, 1], [0, 0]]
     assert accuracy.tolist() == [0.5, 0.5, 0.5]
-
-
-def test_errors_are_sorted_by_confidence() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])
-    errors = most_confident_errors(probabilities, np.array([1, 0, 1, 1]))
-    assert errors.tolist() == [0, 3, 1]
 
 
 @pytest.mark.usefixtures("unrendered")
