@@ -1,7 +1,6 @@
 """Writes the report of a run: an HTML page and its plots."""
 
 import base64
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from rnnmnist.evaluation.predictions import find_lengths
 from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.evaluation.splits import load_evaluated
 from rnnmnist.reporting import html, plots
-from rnnmnist.runs import logs
 from rnnmnist.runs.metrics import Result
 from rnnmnist.runs.writing import write_atomically
 from rnnmnist.runtime.devices import make_single_device_mesh
@@ -90,22 +88,15 @@ def render_page(
         figures: the content of the PNG files, by name.
         probabilities: the calibrated means over the ensemble, [examples, classes].
     """
-    latest = network.record.headers[network.record.step]
     return html.render(
         html.FOLDER / "report.html",
         network=network,
         result=result,
-        # A resume can change `train`, so use the section from the latest checkpoint.
-        config=dataclasses.replace(network.config, train=latest.config.train),
-        last_step=latest.step,
         formatting=formatting,
         plots={
             name: base64.b64encode(content).decode()
             for name, content in figures.items()
         },
-        completion=logs.describe_completion(
-            network.record.lines, latest.step, latest.config.train
-        ),
         confusions=most_frequent_errors(result),
         max_errors=MAX_ERRORS,
         mean_confidence=float(probabilities.max(axis=1).mean()),
