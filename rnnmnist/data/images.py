@@ -23,7 +23,7 @@ from rnnmnist.config.files import parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_datasets import IMAGE_SHAPE, SIZES
-from rnnmnist.errors import MissingDataError, RunError, prefix_errors
+from rnnmnist.errors import MissingDataError, RunError, UserError, prefix_errors
 from rnnmnist.runtime.jax_defaults import suppress_library_logs
 
 URLS = {  # base URLs of the original files
@@ -139,8 +139,13 @@ def _announce_downloads(builder: MnistRows, manual_dir: str | None) -> None:
     """Logs that missing files will be downloaded, and checks that the host responds."""
     missing_files = list(FILES)
     if manual_dir is not None:
-        present_files = {path.name for path in Path(manual_dir).iterdir()}
-        missing_files = [name for name in FILES if name not in present_files]
+        folder = Path(manual_dir)
+        if not folder.is_dir():
+            raise UserError(
+                f"data.manual_dir: {folder} is not a folder; set it to the folder that "
+                "contains the files"
+            )
+        missing_files = [name for name in FILES if not (folder / name).exists()]
     if not missing_files:
         return
     name = builder.builder_config.name

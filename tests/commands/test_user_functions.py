@@ -519,7 +519,10 @@ def test_a_reader_is_checked_and_its_arrays_stay_memory_mapped(folder: Path) -> 
         array = array.base  # None at the end
     for reader, part in (
         ("own.py:levels,folder=absent", "levels,folder='absent' fails: FileNotFound"),
-        ("own.py:no_inputs", "no_inputs: contains an unknown array 'input'; did you"),
+        (
+            "own.py:no_inputs",
+            "no_inputs: contains an unknown array 'input'; the arrays",
+        ),
         ("own.py:failing", "failing fails: RuntimeError: on purpose with"),
     ):
         message = refused("main", "--config=files", f"--config.data.path={reader}")
