@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speed_tables import NUMBERS, TARGET_COUNTS, speeds
+from speed_tables import NUMBERS, PRODUCT_SIZE, TARGET_COUNTS, speeds
 from worker import Recipe
 
 from rnnmnist.config.files import load_config
@@ -62,9 +62,9 @@ class Worker(NamedTuple):
 
 
 PRODUCTS = (
-    Worker("product, NumPy", OURS, "product_numpy", {"size": 1024}),
-    Worker("product, PyTorch", PYTORCH, "product", {"size": 1024}),
-    Worker("product, XLA", OURS, "product_xla", {"size": 1024}),
+    Worker("product, NumPy", OURS, "product_numpy", {"size": PRODUCT_SIZE}),
+    Worker("product, PyTorch", PYTORCH, "product", {"size": PRODUCT_SIZE}),
+    Worker("product, XLA", OURS, "product_xla", {"size": PRODUCT_SIZE}),
 )
 
 
@@ -232,8 +232,11 @@ def seeds(bench: Bench) -> dict[str, Any]:
 
 
 def batches(bench: Bench) -> dict[str, Any]:
-    """Measures training at several batch sizes, also for PyTorch, the faster peer."""
-    workers = []
+    """Measures training at several batch sizes, also for PyTorch, the faster peer.
+
+    The matrix products are measured in the same rounds.
+    """
+    workers = list(PRODUCTS)
     for size in (32, 64, 128, 256, 512, 1024, 2048):
         work = {"steps": max(2, 8192 // size), "batch": size}
         off = {"onednn": False}
