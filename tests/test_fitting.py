@@ -124,6 +124,7 @@ def test_jax_settings_do_not_affect_a_run(reference: Path, tmp_path: Path) -> No
         "jax_threefry_partitionable": False,
         "jax_random_seed_offset": 7,
         "jax_transfer_guard": "disallow",
+        "jax_numpy_dtype_promotion": "strict",
     }
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh), jax_settings(changes):

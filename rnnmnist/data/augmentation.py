@@ -121,8 +121,7 @@ def apply_augmentation(
     batch_size, time_steps, _ = inputs.shape
     if lengths is None:
         lengths = jnp.full(batch_size, time_steps, jnp.int32)
-    with jax.numpy_dtype_promotion("standard"):  # the user may have set "strict"
-        augmented = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
+    augmented = jnp.asarray(jax.vmap(augment)(keys, inputs, lengths), jnp.float32)
     mask = jnp.arange(time_steps)[None] < lengths[:, None]
     return jnp.where(mask[..., None], augmented, 0)
 

@@ -35,7 +35,7 @@ BACKWARD = "backward_"
 
 
 def check_cell(cell: Function, hidden_size: int) -> None:
-    """Validates a user-defined cell with abstract arrays (`jax.eval_shape`).
+    """Validates a custom cell with abstract arrays (`jax.eval_shape`).
 
     Raises:
         UserError: if the cell raises an error, returns an output of the wrong shape, or

@@ -8,9 +8,8 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import check_cell, make_recurrent_layer
-from rnnmnist.models.dropout import Dropout
-from rnnmnist.models.networks import UserNetwork, check_network
-from rnnmnist.models.recurrent_layer import Carry, RecurrentLayer
+from rnnmnist.models.networks import CustomNetwork, check_network
+from rnnmnist.models.recurrent_layer import Carry, Dropout, RecurrentLayer
 
 
 class SequenceClassifier(nn.Module):
@@ -139,21 +138,21 @@ class SequenceClassifier(nn.Module):
         return carry, self.head(hidden)
 
 
-# The network of a run: a recurrent layer of this package, or a user-defined network.
-Classifier = SequenceClassifier | UserNetwork
+# The network of a run: a recurrent layer of this package, or a custom network.
+Classifier = SequenceClassifier | CustomNetwork
 
 
 def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Classifier:
     """Builds the classifier of a configuration, without parameters.
 
-    A user-defined cell or network must already be imported (`import_functions`).
+    A custom cell or network must already be imported (`import_functions`).
 
     Raises:
-        UserError: if a user-defined cell or network is invalid.
+        UserError: if a custom cell or network is invalid.
     """
     fields = config, (task.time_steps, task.features), len(task.classes), execution
     if config.network is not None:
-        network = UserNetwork(*fields)
+        network = CustomNetwork(*fields)
         check_network(network)
         return network
     if isinstance(config.cell, Function):

@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnmnist.models.dropout import NO_DROPOUT, Dropout
+from rnnmnist.models.recurrent_layer import NO_DROPOUT, Dropout
 
 ORDER = 3  # number of recurrences in a cascade
 THRESHOLDS = 4  # number of thresholds per filter

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnmnist.config.platforms import CPU_BLOCK_TIME_STEPS
-from rnnmnist.models.dropout import NO_DROPOUT, Dropout
-from rnnmnist.models.recurrent_layer import select_last
+from rnnmnist.models.recurrent_layer import NO_DROPOUT, Dropout, select_last
 
 States = tuple[jax.Array, ...]  # one per layer, complex64 [batch, hidden]
 Pair = tuple[jax.Array, jax.Array]

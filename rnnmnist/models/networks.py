@@ -1,4 +1,4 @@
-"""User-defined networks, which replace the recurrent layers and the head."""
+"""Custom networks, which replace the recurrent layers and the head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,8 @@ from rnnmnist.runtime.random_streams import make_key
 LOSSES = "losses"
 
 
-class UserNetwork(nn.Module):
-    """Classifies sequences with a user-defined module, `config.network`.
+class CustomNetwork(nn.Module):
+    """Classifies sequences with a custom module, `config.network`.
 
     The fields and the arguments of `__call__` are the same as for `SequenceClassifier`.
     Streams are not supported.
@@ -29,7 +29,7 @@ class UserNetwork(nn.Module):
     execution: Execution
 
     def setup(self) -> None:
-        """Creates the user-defined module, with parameters in `params["network"]`."""
+        """Creates the custom module, with parameters in `params["network"]`."""
         make_module: Any = self.config.network
         self.network = make_module(classes=self.num_classes)
 
@@ -44,7 +44,7 @@ class UserNetwork(nn.Module):
         """Computes logits, float32 [batch, classes].
 
         The arguments are the same as for `SequenceClassifier`, but `every_step` must be
-        False. If `keys` is not None, the user-defined module is called with
+        False. If `keys` is not None, the custom module is called with
         `train=True`. The module always receives an array of lengths.
         """
         if lengths is None:
@@ -55,8 +55,8 @@ class UserNetwork(nn.Module):
         return jnp.asarray(logits, jnp.float32)
 
 
-def check_network(model: UserNetwork) -> None:
-    """Validates a user-defined network with abstract arrays (`jax.eval_shape`).
+def check_network(model: CustomNetwork) -> None:
+    """Validates a custom network with abstract arrays (`jax.eval_shape`).
 
     The network is traced for prediction and for training.
 

@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
-from rnnmnist.models.dropout import Dropout
-from rnnmnist.models.recurrent_layer import Carry, RecurrentLayer, select_last
+from rnnmnist.models.recurrent_layer import (
+    Carry,
+    Dropout,
+    RecurrentLayer,
+    select_last,
+)
 
 
 class DeltasCarry(NamedTuple):

@@ -1,8 +1,9 @@
 """Runs this package's code with JAX's default settings, whatever the user has set.
 
 The user's process can enable double precision, disable compilation, change how random
-bits are generated, guard transfers or set a mesh. Under such settings, this package's
-programs would fail, or produce different results for the same configuration.
+bits are generated, forbid dtype promotion, guard transfers or set a mesh. Under such
+settings, this package's programs would fail, or produce different results for the same
+configuration.
 """
 
 import contextlib
@@ -44,6 +45,7 @@ def jax_defaults() -> Iterator[None]:
         _x64_module.enable_x64(False),
         jax.disable_jit(False),
         jax.threefry_partitionable(True),
+        jax.numpy_dtype_promotion("standard"),
         jax.transfer_guard("allow"),
         jax.set_mesh(NO_MESH),
         suppress_library_logs(),

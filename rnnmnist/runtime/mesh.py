@@ -49,10 +49,9 @@ def put_global(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
     own devices.
     """
     host_array = np.asarray(array)
-    with jax.transfer_guard_host_to_device("allow"):  # the copy is intended
-        return jax.make_array_from_callback(
-            host_array.shape, sharding, lambda index: host_array[index]
-        )
+    return jax.make_array_from_callback(
+        host_array.shape, sharding, lambda index: host_array[index]
+    )
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

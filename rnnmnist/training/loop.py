@@ -1,6 +1,7 @@
 """The training loop: trains, logs metrics, validates and saves checkpoints."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from rnnmnist.runs.checkpoint_files import Header
 from rnnmnist.runs.logs import StepMetrics
 from rnnmnist.runs.metrics import Metrics
 from rnnmnist.runtime.compilation import seconds_without_compilation
-from rnnmnist.runtime.distributed import max_over_processes
+from rnnmnist.runtime.distributed import broadcast, max_over_processes
 from rnnmnist.runtime.mesh import put_global, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training.console import Progress
@@ -26,7 +27,7 @@ from rnnmnist.training.step import train_chunk
 from rnnmnist.training.validation import (
     Callback,
     raise_if_stopped,
-    should_stop_early,
+    should_stop,
     validate,
 )
 
@@ -74,75 +75,76 @@ def train_loop(
         )
         is_stopped = max_over_processes(stop.signal_number) > 0
         stops_early = False
-        # Implicit copies between host and devices raise an error inside the loop.
-        with jax.transfer_guard("disallow"):
-            while step < num_steps and not (is_stopped or stops_early):
-                # Train. The state stays on the devices; the metrics are NumPy arrays.
-                target_step = next_due_step(step, config.train)
-                start_seconds = seconds_without_compilation()
-                state, metrics = train_to(
-                    state,
-                    step,
-                    target_step,
-                    config=config.train,
-                    program=program,
-                    batches=batches,
+        while step < num_steps and not (is_stopped or stops_early):
+            # Train. The state stays on the devices; the metrics are NumPy arrays.
+            target_step = next_due_step(step, config.train)
+            start_seconds = seconds_without_compilation()
+            state, metrics = train_to(
+                state,
+                step,
+                target_step,
+                config=config.train,
+                program=program,
+                batches=batches,
+            )
+            seconds = seconds_without_compilation() - start_seconds
+
+            # Log. Only updates before the first non-finite update are logged.
+            is_finite = finite_mask(metrics).all(axis=0)  # in all members
+            num_finite = int(np.logical_and.accumulate(is_finite).sum())
+            step += num_finite
+            if num_finite:
+                finite_metrics = select_updates(metrics, 0, num_finite)
+                train_metrics = average_updates(config, step, finite_metrics, seconds)
+                record.log(train_metrics)
+                progress.show(train_metrics)
+
+            # After a non-finite update, end the run without saving: the state
+            # includes this update and later updates. Earlier checkpoints are kept.
+            if num_finite < len(is_finite):
+                raise nonfinite_error(config, metrics, num_finite, step)
+
+            # If any process has received a signal, all processes stop at this step.
+            is_stopped = max_over_processes(stop.signal_number) > 0
+
+            # Validate.
+            is_due = step % eval_every_steps == 0 or step == num_steps
+            validation_metrics: StepMetrics | None = None
+            temperature = default_temperature
+            if is_due and len(validation.labels):
+                params = state.evaluated_params
+                validation_metrics, fitted_temperature = validate(
+                    config, program, params, validation, step
                 )
-                seconds = seconds_without_compilation() - start_seconds
+                temperature = fitted_temperature or default_temperature
+                record.log(validation_metrics)
+                progress.show(validation_metrics)
 
-                # Log. Only updates before the first non-finite update are logged.
-                is_finite = finite_mask(metrics).all(axis=0)  # in all members
-                num_finite = int(np.logical_and.accumulate(is_finite).sum())
-                step += num_finite
-                if num_finite:
-                    finite_metrics = select_updates(metrics, 0, num_finite)
-                    train_metrics = average_updates(
-                        config, step, finite_metrics, seconds
-                    )
-                    record.log(train_metrics)
-                    progress.show(train_metrics)
+            # Save.
+            if is_due or is_stopped:
+                header = Header(
+                    step=step,
+                    config=config,
+                    task=task,
+                    metrics=validation_metrics,
+                    temperature=temperature,
+                    reason=run.reason,
+                    trained_on=train.list_digests(),
+                )
+                # Process 0 saves, and needs the arrays of all processes.
+                arrays = state.evaluated_params, state._asdict()
+                record.save(header, *replicate(arrays, mesh))
 
-                # After a non-finite update, end the run without saving: the state
-                # includes this update and later updates. Earlier checkpoints are kept.
-                if num_finite < len(is_finite):
-                    raise nonfinite_error(config, metrics, num_finite, step)
-
-                # If any process has received a signal, all processes stop at this step.
-                is_stopped = max_over_processes(stop.signal_number) > 0
-
-                # Validate.
-                is_due = step % eval_every_steps == 0 or step == num_steps
-                validation_metrics: StepMetrics | None = None
-                temperature = default_temperature
-                if is_due and len(validation.labels):
-                    params = state.evaluated_params
-                    validation_metrics, fitted_temperature = validate(
-                        config, program, params, validation, step
-                    )
-                    temperature = fitted_temperature or default_temperature
-                    record.log(validation_metrics)
-                    progress.show(validation_metrics)
-
-                # Save.
-                if is_due or is_stopped:
-                    header = Header(
-                        step=step,
-                        config=config,
-                        task=task,
-                        metrics=validation_metrics,
-                        temperature=temperature,
-                        reason=run.reason,
-                        trained_on=train.list_digests(),
-                    )
-                    # Process 0 saves, and needs the arrays of all processes.
-                    arrays = state.evaluated_params, state._asdict()
-                    record.save(header, *replicate(arrays, mesh))
-
-                # Stop early if the callback returns True or the patience is exhausted.
-                if validation_metrics is not None:
-                    stops_early = should_stop_early(
-                        validation_metrics, config.train, record, callback
-                    )
+            # Stop early if the callback returns True or the patience is exhausted.
+            if validation_metrics is not None:
+                decide = functools.partial(
+                    should_stop,
+                    validation_metrics,
+                    config.train,
+                    record.lines,
+                    callback,
+                )
+                stops_early = broadcast(decide)  # process 0 decides
     # After a signal, all processes raise an error, even if the run is complete.
     raise_if_stopped(stop, step, num_steps, record)
     return step

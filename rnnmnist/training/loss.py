@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnmnist.config.functions import Function
+from rnnmnist.config.functions import Function, short_name
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
@@ -15,7 +15,6 @@ from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.networks import LOSSES
 from rnnmnist.models.parameters import Params
 from rnnmnist.models.recurrent_layer import select_last
-from rnnmnist.training.metric_functions import accuracy, apply_metrics
 
 
 def cross_entropy(
@@ -96,14 +95,17 @@ class Objective:
             losses = average_over_time(self.loss(logits, labels[:, None]), lengths)
             final_logits = select_last(logits.swapaxes(0, 1), lengths)
         else:  # logits are [batch, classes]
-            # The user's process may have enabled strict dtype promotion.
-            with jax.numpy_dtype_promotion("standard"):
-                losses = self.loss(logits, labels)
+            losses = self.loss(logits, labels)
             final_logits = logits
-        sums = apply_metrics(self.metrics, final_logits, labels)
-        sums["accuracy"] = accuracy(final_logits, labels)
-        sums["loss"] = losses  # unweighted
-        sums = {name: values.sum() for name, values in sums.items()}
+        values = {
+            "loss": losses,  # unweighted
+            "accuracy": final_logits.argmax(axis=-1) == labels,
+            **{short_name(f): f(final_logits, labels) for f in self.metrics},
+        }
+        sums = {
+            name: jnp.asarray(array, jnp.float32).sum()
+            for name, array in values.items()
+        }
         if batch.weights is not None:
             losses *= batch.weights
         return losses.sum() + penalty, sums

@@ -102,10 +102,8 @@ def compute_learning_rate(
     make_schedule = resolve_function(
         config.schedule, SCHEDULES, warmup_fraction=config.warmup_fraction
     )
-    # Optax mixes integers and floats, which strict dtype promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        schedule = make_schedule(config.learning_rate, config.num_steps)
-        return jnp.asarray(schedule(step), jnp.float32)
+    schedule = make_schedule(config.learning_rate, config.num_steps)
+    return jnp.asarray(schedule(step), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_updates", "sharding"))

@@ -37,8 +37,8 @@ from rnnmnist.runtime.distributed import (
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.jax_internals import distributed_state, process_count
 from rnnmnist.runtime.mesh import ensemble_sharding, put_global
+from rnnmnist.training.custom_functions import check_functions
 from rnnmnist.training.state import Program, TrainState, abstract_state
-from rnnmnist.training.user_functions import check_functions
 
 _logger = logging.getLogger(__name__)
 

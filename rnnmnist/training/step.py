@@ -194,10 +194,7 @@ def update(
         # The learning rate is traced, so the optimizer is created here. The optimizer
         # consists of functions only; `opt_state` holds the arrays.
         optimizer = program.optimizer(learning_rate)
-        # Optax adds integers to floats, which fails if the user's process has set
-        # `jax_numpy_dtype_promotion` to "strict".
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema_params is not None:

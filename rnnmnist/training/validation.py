@@ -1,25 +1,26 @@
 """Validates during training, and stops runs early or after a signal."""
 
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from msgspec.structs import asdict, replace
 
-from rnnmnist.config.functions import Function
+from rnnmnist.config.functions import Function, short_name
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import Examples
-from rnnmnist.errors import StoppedError, prefix_errors
+from rnnmnist.errors import RunError, StoppedError, prefix_errors
 from rnnmnist.evaluation.logit_metrics import compute_ensemble_metrics
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.probabilities import calibrate
 from rnnmnist.models.parameters import Params
 from rnnmnist.runs.logs import StepMetrics, describe_completion
 from rnnmnist.runs.records import Record
-from rnnmnist.runtime.distributed import broadcast, max_over_processes
+from rnnmnist.runtime.distributed import max_over_processes
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.training.metric_functions import average_metrics
 from rnnmnist.training.state import Program
 
 # Called with validation metrics. Returns True to stop the run, which can resume later.
@@ -46,16 +47,35 @@ def validate(
     if len(examples) >= MIN_VALIDATION_EXAMPLES:
         temperature = calibrate(logits, examples.labels)
     metrics = compute_step_metrics(config, logits, examples, step, "validation")
-    means = average_metrics(program.objective.metrics, logits, examples.labels)
-    if isinstance(config.train.loss, Function):  # replaces the cross-entropy
-        losses = average_metrics([config.train.loss], logits, examples.labels)
-        (values,) = losses.values()
-        members = [
-            replace(member, loss=value)
-            for member, value in zip(metrics.members, values, strict=True)
-        ]
+    means = {
+        short_name(metric): average(metric, logits, examples.labels)
+        for metric in program.objective.metrics
+    }
+    loss = config.train.loss
+    if isinstance(loss, Function):  # replaces the cross-entropy
+        members = []
+        values = average(loss, logits, examples.labels)
+        for member, value in zip(metrics.members, values, strict=True):
+            if not math.isfinite(value):
+                raise RunError(
+                    f"step {step}: the validation loss for seed {member.seed} is "
+                    f"{value}; change {short_name(loss)} (train.loss), or lower "
+                    "train.learning_rate"
+                )
+            members.append(replace(member, loss=value))
         metrics = replace(metrics, members=tuple(members))
     return replace(metrics, metrics=means or None), temperature
+
+
+def average(
+    function: Function, logits: np.ndarray, labels: np.ndarray
+) -> tuple[float, ...]:
+    """Averages a custom loss or metric over the examples, for each ensemble member.
+
+    Logits are float32 [ensemble, examples, classes]; labels are int32 [examples].
+    """
+    values = jax.vmap(function, in_axes=(0, None))(logits, jnp.asarray(labels))
+    return tuple(np.asarray(values, np.float32).mean(axis=1, dtype=float).tolist())
 
 
 def compute_step_metrics(
@@ -80,18 +100,13 @@ def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, record: Record) 
     raise StoppedError(message, signal_number)
 
 
-def should_stop_early(
+def should_stop(
     metrics: StepMetrics,
     config: RunTrainConfig,
-    record: Record,
+    lines: list[StepMetrics],
     callback: Callback | None,
 ) -> bool:
     """Returns True if the callback or early stopping stops the run."""
-
-    def decide() -> bool:
-        if callback is not None and callback(metrics):
-            return True
-        return describe_completion(record.lines, metrics.step, config) is not None
-
-    with jax.transfer_guard("allow"):  # the callback may copy arrays to the host
-        return broadcast(decide)
+    if callback is not None and callback(metrics):
+        return True
+    return describe_completion(lines, metrics.step, config) is not None

@@ -147,11 +147,7 @@ def op_by_op(dtype: Any) -> Iterator[None]:
     """
     jax.config.update("jax_enable_x64", dtype == np.float64)
     try:
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            jax.disable_jit(),
-            jax.numpy_dtype_promotion("standard"),  # the programs are for float32
-        ):
+        with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
             patch.setattr(jax, "shard_map", lambda function, **_: function)
             patch.setattr(jax.lax, "psum", lambda array, axis: array)
             patch.setattr(jax.lax, "axis_index", lambda axis: 0)

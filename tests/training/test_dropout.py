@@ -24,8 +24,8 @@ from support import (
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples
-from rnnmnist.models.dropout import Dropout
 from rnnmnist.models.parameters import params_sha256
+from rnnmnist.models.recurrent_layer import Dropout
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state
 from rnnmnist.training.step import train_chunk

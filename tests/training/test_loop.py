@@ -1,4 +1,4 @@
-"""The training loop: its log, transfers and final evaluation."""
+"""The training loop: a failed read, and the final evaluation."""
 
 import errno
 import json

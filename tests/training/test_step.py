@@ -174,9 +174,8 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences() -> None:
     abstract = abstract_params(program.model)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), abstract)
     optimizer = program.optimizer(0.1)
-    with jax.numpy_dtype_promotion("standard"):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     updated = optax.apply_updates(params, updates)
     for path, leaf in jax.tree.leaves_with_path(updated):
         kept = path[0].key != "head" and path[-1].key in spared
@@ -209,8 +208,7 @@ def test_an_optax_optimizer_updates_as_in_a_plain_loop() -> None:
     for step in range(2):
         batch = read_batch(source, training.program.transform, step)
         rate = compute_learning_rate(config.train, step)
-        with jax.numpy_dtype_promotion("standard"):
-            params, opt_state = update_alone(params, opt_state, batch, rate)
+        params, opt_state = update_alone(params, opt_state, batch, rate)
     (found,) = split_ensemble(training.state.params)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(close, found, params)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import trainer
@@ -74,7 +75,28 @@ def error_rate(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 1.0 * (logits.argmax(axis=-1) != labels)
 
 
-def test_training_and_validation_log_a_user_defined_metric(tmp_path: Path) -> None:
+def undefined_for_the_validation_split(
+    logits: jax.Array, labels: jax.Array
+) -> jax.Array:
+    losses = -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
+    return losses / (len(labels) < 60)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_a_nonfinite_validation_loss_ends_the_run(
+    tmp_path: Path, num_seeds: int
+) -> None:
+    """The training loss is finite. The checkpoint is not saved."""
+    settings = {"num_steps": 4, "eval_every_steps": 2, "num_seeds": num_seeds}
+    settings["batch_size"] = 16
+    message = "^step 2: the validation loss for seed 0 is inf; [^\n]+$"
+    with pytest.raises(rnnmnist.RunError, match=message):
+        fit(tmp_path, loss=undefined_for_the_validation_split, **settings)
+    assert Record(tmp_path).step == 0
+    assert [line.split for line in logs.read(tmp_path)] == ["train"]
+
+
+def test_training_and_validation_log_a_custom_metric(tmp_path: Path) -> None:
     """Each member has a value, under the name of the metric."""
     settings = {"num_steps": 4, "eval_every_steps": 2, "num_seeds": 2}
     workdir = fit(tmp_path / "run", metrics=error_rate, **settings)

@@ -1,4 +1,4 @@
-"""Validates user-defined functions before a run writes anything.
+"""Validates custom functions before a run writes anything.
 
 Losses, metrics and augmentations are only traced (`jax.eval_shape`). Optimizers are
 also initialized, and schedules are evaluated. Networks and cells are validated in
@@ -29,7 +29,7 @@ BUILT_IN_METRICS = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rat
 
 @jax_defaults()
 def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
-    """Validates each user-defined function of a run, including its cell or network.
+    """Validates each custom function of a run, including its cell or network.
 
     Raises:
         UserError: if a function raises an error or is invalid, or if two metrics have
@@ -49,8 +49,7 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     labels = jnp.zeros(2, jnp.int32)
     inputs = jnp.zeros((task.time_steps, task.features))
     for function in functions:
-        # As in a run, allow dtype promotion even if the user's process forbids it.
-        with function.wrap_errors(), jax.numpy_dtype_promotion("standard"):
+        with function.wrap_errors():
             if function.setting in ("train.loss", "train.metrics"):
                 values = jax.eval_shape(function, logits, labels)
                 check_shape("its result for 2 examples", values, (2,))
@@ -65,7 +64,7 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
 
 
 def check_optimizer(program: Program) -> None:
-    """Traces an update with a user-defined optimizer.
+    """Traces an update with a custom optimizer.
 
     Raises:
         ValueError: if the optimizer state contains the learning rate. Every update
