@@ -341,12 +341,12 @@ def accuracy(bench: Bench) -> dict[str, Any]:
 def train_peer(bench: Bench, peer: str, target: str, seed: int) -> dict[str, Any]:
     """Trains a peer with a recipe; returns its seconds and correct predictions."""
     config = load_config(REPOSITORY / RECIPES[target])
-    values = {**vars(config.data), **vars(config.train)}
+    values = vars(config.data) | vars(resolve(config, image_task(config.data)).train)
     settings = {
         "data": bench.data,
         "seed": seed,
         "recipe": {name: values[name] for name in Recipe._fields},
-        "steps": config.train.num_steps,
+        "steps": values["num_steps"],
     }
     seconds, output = bench.run(bench.argv(PEERS[peer], "job", settings))
     return {"seconds": seconds} | json.loads(output)

@@ -231,7 +231,7 @@ def _train(
             run.record.save_arrays(arrays)
         enable_compilation_cache()
         train_and_evaluate(run, stop_on_interrupt(), verbose=verbose, callback=callback)
-    return Model(run.record, "best", run.config.model.user_functions, run.dataset)
+    return Model(run.record, "best", run.config.model.custom_functions, run.dataset)
 
 
 def to_full_names(

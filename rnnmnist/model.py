@@ -59,7 +59,7 @@ class Model(Network):
         # Unlike `self.config`, the record's header does not contain the run's path.
         header = replace_functions(self.record.headers[self.checkpoint_step])
         record.save(header, self.params, state=None)
-        functions = functions_to_specs(self.config).model.user_functions
+        functions = functions_to_specs(self.config).model.custom_functions
         return Model, (record, self.selector, {**self.settings, **functions})
 
     @convert_errors()

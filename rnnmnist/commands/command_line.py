@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
             help = f"{SETTINGS[name].help}; needed only if different from training"
             if name in ("model.cell", "model.network"):
                 help = (
-                    "the same user-defined class as in training; its code runs only if "
+                    "the same custom class as in training; its code runs only if "
                     "you specify it here"
                 )
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)

@@ -1,1 +1,1 @@
-"""Configuration: settings, checks, configuration files and user-defined functions."""
+"""Configuration: settings, checks, configuration files and custom functions."""

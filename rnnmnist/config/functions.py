@@ -1,4 +1,4 @@
-"""Imports the user-defined functions and classes that settings specify.
+"""Imports the custom functions and classes that settings specify.
 
     train.loss=losses.py:focal,gamma=2
 
@@ -42,7 +42,7 @@ SEPARATOR = re.compile(r" *\+ *(?=[^+:,=]+:)")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function:
-    """A user-defined function or class, and its parameters.
+    """A custom function or class, and its parameters.
 
     A `Function` is a static argument of compiled programs, so it is hashable, and two
     of them are equal if all fields are equal. The parameters are stored as a string,
@@ -144,7 +144,7 @@ def resolve_function(
 ) -> Function:
     """Returns the function that a setting selects.
 
-    The value is a user-defined function, or the name of a built-in function. Only the
+    The value is a custom function, or the name of a built-in function. Only the
     built-in functions receive the parameters.
     """
     if isinstance(value, Function):
@@ -171,7 +171,7 @@ def find_name(setting: str, function: Callable[..., Any]) -> str | Function:
 
 
 def import_function(setting: str, text: str | Function) -> Function:
-    """Imports a user-defined function or class.
+    """Imports a custom function or class.
 
     This runs the user's code, so the text must come from the user, not from a
     checkpoint. A file runs again if its content has changed. A module is imported once

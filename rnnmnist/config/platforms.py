@@ -55,7 +55,7 @@ DEFAULTS = {
         unroll=1,
         precision="float32",
         vectorize_ensemble=False,
-        eval_batch_size=128,
+        eval_batch_size=64,
         parallel_scan=False,
         remat_time_steps=CPU_BLOCK_TIME_STEPS,
     ),

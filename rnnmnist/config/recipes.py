@@ -17,7 +17,7 @@ from rnnmnist.config.schema import (
     SETTINGS,
     Config,
     DataConfig,
-    is_user_defined,
+    is_custom,
 )
 
 # If there are fewer training sequences, the rule selects `filters`. The second number
@@ -77,13 +77,13 @@ def choose_config(
     if config is None:
         name, reason = _choose_recipe(request, saved, sequences, has_binary_features)
         config = load_config(find_config(name))
-    # A user-defined function resets the settings that it replaces: a user-defined
+    # A custom function resets the settings that it replaces: a custom
     # optimizer, for example, resets the settings of AdamW. For random filters, nothing
-    # is reset, because `resolve` rejects user-defined functions.
+    # is reset, because `resolve` rejects custom functions.
     defaults = {
         name: setting.default
         for function, condition in REPLACED_CONDITIONS.items()
-        if is_user_defined(function, request.settings.get(function))
+        if is_custom(function, request.settings.get(function))
         for name, setting in SETTINGS.items()
         if condition in setting.applies_to and not config.model.is_closed_form
     }

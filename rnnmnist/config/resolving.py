@@ -31,7 +31,7 @@ from rnnmnist.config.schema import (
     Config,
     ModelConfig,
     TrainConfig,
-    is_user_defined,
+    is_custom,
 )
 from rnnmnist.config.settings import ConfigSection
 from rnnmnist.config.tasks import Task
@@ -123,7 +123,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
 
 
 def import_functions(config: AnyConfig) -> AnyConfig:
-    """Imports the user-defined functions of a configuration.
+    """Imports the custom functions of a configuration.
 
     Use it only for a user's configuration. For the configuration of a checkpoint, it
     would run code that the checkpoint's author has chosen.
@@ -141,7 +141,7 @@ def _map_functions(
 ) -> AnyConfig:
     new_values: dict[str, object] = {}
     for name, value in config.flat().items():
-        if is_user_defined(name, value):
+        if is_custom(name, value):
             if SETTINGS[name].is_tuple:
                 new_values[name] = tuple(change(name, function) for function in value)
             else:
@@ -218,13 +218,13 @@ def _fill_train(config: Config, task: Task) -> RunTrainConfig:
     eval_every_steps = num_steps // 10
     if train.patience is not None:  # one validation per epoch
         eval_every_steps = round(count / batch_size)
-    has_user_schedule = is_user_defined("train.schedule", train.schedule)
-    has_user_optimizer = is_user_defined("train.optimizer", train.optimizer)
+    has_custom_schedule = is_custom("train.schedule", train.schedule)
+    has_custom_optimizer = is_custom("train.optimizer", train.optimizer)
     defaults = {
         "log_every_steps": min(100, max(10, num_steps // 100)),
         "eval_every_steps": max(1, eval_every_steps),
-        "warmup_fraction": 0.0 if has_user_schedule else DEFAULT_WARMUP,
-        "weight_decay": 0.0 if has_user_optimizer else DEFAULT_WEIGHT_DECAY,
+        "warmup_fraction": 0.0 if has_custom_schedule else DEFAULT_WARMUP,
+        "weight_decay": 0.0 if has_custom_optimizer else DEFAULT_WEIGHT_DECAY,
     }
     return RunTrainConfig(**defaults | _explicit_values(train) | run_values)
 
@@ -275,7 +275,7 @@ def _fulfilled_conditions(config: Config, task: Task) -> set[str]:
     if task.examples["validation"]:
         conditions.add(VALIDATION)
     for name, value in config.flat().items():
-        if name in REPLACED_CONDITIONS and not is_user_defined(name, value):
+        if name in REPLACED_CONDITIONS and not is_custom(name, value):
             conditions.add(REPLACED_CONDITIONS[name])
     return conditions
 
@@ -284,7 +284,7 @@ def _reject_loss_over_time(config: RunConfig) -> None:
     if config.train.loss == "every_step" and config.model.reads_whole_sequences:
         raise UserError(
             "train.loss: every_step requires logits after each time step, but a "
-            "bidirectional or user-defined network returns logits only after the last; "
+            "bidirectional or custom network returns logits only after the last; "
             "set train.loss=last"
         )
 

@@ -5,8 +5,8 @@ turns an option off, such as `train.patience`. `config.resolving` checks whether
 settings are consistent, and fills in the defaults that depend on the data.
 
 A configuration file is a Python file with a function `get_config()` that returns a
-`Config`. `configs/default.py` lists all settings of the default recipe. Other files set
-only the values that differ from the defaults:
+`Config`. `configs/default.py` shows the default recipe. Other files set only the values
+that differ from the defaults:
 
     >>> from rnnmnist import Config, TrainConfig
     >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
@@ -58,7 +58,7 @@ TRAINING = (GRADIENT,)
 LAYERS = (GRADIENT, RECURRENT_LAYERS)
 LSTM = (*LAYERS, "model.cell=lstm")
 AUGMENTATION = (GRADIENT, IMAGES)
-# A user-defined function invalidates a condition, and so replaces the settings that
+# A custom function invalidates a condition, and so replaces the settings that
 # apply only under it: a recipe's values for them are ignored, and a user's values are
 # rejected.
 REPLACED_CONDITIONS = {
@@ -357,14 +357,10 @@ class ModelConfig(ConfigSection):
         return self.bidirectional or self.network is not None
 
     @property
-    def user_functions(self) -> dict[str, Any]:
-        """The user-defined cell or network, by full setting name."""
+    def custom_functions(self) -> dict[str, Any]:
+        """The custom cell or network, by full setting name."""
         values = {"model.cell": self.cell, "model.network": self.network}
-        return {
-            name: value
-            for name, value in values.items()
-            if is_user_defined(name, value)
-        }
+        return {name: value for name, value in values.items() if is_custom(name, value)}
 
 
 DEFAULT_BATCH = 128
@@ -682,13 +678,13 @@ SETTINGS: dict[str, Setting] = {
 # Data paths depend on the machine. Runs that differ only in data paths are equal.
 DATA_PATHS = tuple(name for name, value in SETTINGS.items() if value.is_path)
 # Settings that a user may pass when opening a saved run. Data files may have moved, and
-# another table may have other column names. A user-defined cell or network has to be
+# another table may have other column names. A custom cell or network has to be
 # passed again, because code specified only in a checkpoint never runs.
 LOAD_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
 
 
-def is_user_defined(name: str, value: object) -> bool:
-    """Returns True if the value of a setting is a user-defined function."""
+def is_custom(name: str, value: object) -> bool:
+    """Returns True if the value of a setting is a custom function."""
     setting = SETTINGS[name]
     if setting.is_path:
         return is_in_file(str(value))

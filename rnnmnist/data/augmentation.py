@@ -105,7 +105,7 @@ def transform_images(images: jax.Array, transforms: Transforms) -> jax.Array:
 def apply_augmentation(
     augment: Function, keys: jax.Array, inputs: jax.Array, lengths: jax.Array | None
 ) -> jax.Array:
-    """Applies a user-defined augmentation to each example of a batch.
+    """Applies a custom augmentation to each example of a batch.
 
     Args:
         augment: called as `augment(key, inputs, length)` for each example; maps inputs

@@ -102,7 +102,7 @@ class BatchTransform(NamedTuple):
     shape: tuple[int, ...]  # of an example: (rows, columns) or (time, features)
     augmentation: ImageAugmentation
     view: View
-    augment: Function | None  # the user-defined augmentation
+    augment: Function | None  # the custom augmentation
     needs_keys: bool  # whether the network can use dropout
 
     @classmethod

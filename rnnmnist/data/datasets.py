@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.config.functions import import_function
-from rnnmnist.config.schema import Config, DataConfig, is_user_defined
+from rnnmnist.config.schema import Config, DataConfig, is_custom
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.image_datasets import embedded_images, image_task
@@ -57,7 +57,7 @@ def open_data_source(
             f"{reading.SEQUENCE_FORMATS}"
         )
     path = config.path
-    if is_user_defined("data.path", path):
+    if is_custom("data.path", path):
         # Running this code is safe: the caller specified the function.
         function = import_function("data.path", path)
         sequences = reading.read_function(function, features)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnnmnist.config.functions import import_function, spec_without_path
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.schema import is_user_defined
+from rnnmnist.config.schema import is_custom
 from rnnmnist.data.examples import Dataset, Inputs, Normalization, View
 from rnnmnist.errors import UserError, escape_unprintable
 from rnnmnist.evaluation.inputs import read_features
@@ -239,14 +239,14 @@ class Network:
 def _resolve_config(
     config: RunConfig, settings: Mapping[str, object], workdir: Path | None
 ) -> RunConfig:
-    """Resolves the data path and the user-defined code in a checkpoint's configuration.
+    """Resolves the data path and the custom code in a checkpoint's configuration.
 
     Arrays that were passed to `fit` are in the workdir. For other data, which may have
     moved, the caller can specify new paths in `settings`. The caller must specify a
-    user-defined cell or network in `settings`.
+    custom cell or network in `settings`.
     """
     saved_config = config
-    if is_user_defined("data.path", config.data.path):
+    if is_custom("data.path", config.data.path):
         config = config.replace({"data.path": None})
     if config.data.name == "files" and config.data.path is None and workdir is not None:
         arrays = workdir / ARRAYS_FOLDER
@@ -256,13 +256,9 @@ def _resolve_config(
     for kind in ("cell", "network"):
         name = f"model.{kind}"
         old, new = saved_config.flat()[name], config.flat()[name]
-        if (
-            isinstance(old, str)
-            and is_user_defined(name, old)
-            and settings.get(name) is None
-        ):
+        if isinstance(old, str) and is_custom(name, old) and settings.get(name) is None:
             raise UserError(
-                f"{name}: {workdir or 'the network'} uses a user-defined {kind}, whose "
+                f"{name}: {workdir or 'the network'} uses a custom {kind}, whose "
                 f"code runs only if you specify it; if you trust this code, set {name} "
                 f"(in Python, {kind}) to {escape_unprintable(old)}"
             )
@@ -271,7 +267,7 @@ def _resolve_config(
                 f"{name}: must be {spec_without_path(old)}, as in the run, not "
                 f"{spec_without_path(new)}"
             )
-        if is_user_defined(name, new):
+        if is_custom(name, new):
             config = config.replace({name: import_function(name, new)})
     return config
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnmnist.config.schema import is_user_defined
+from rnnmnist.config.schema import is_custom
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import SPLITS, Dataset, Examples
@@ -48,7 +48,7 @@ def _load_dataset(network: Network) -> Dataset:
             f"data.path: {network.workdir or 'the network'} does not contain the "
             "training sequences; set data.path to the path of these or other sequences"
         )
-    is_file = config.path is not None and not is_user_defined("data.path", config.path)
+    is_file = config.path is not None and not is_custom("data.path", config.path)
     if is_file and not Path(str(config.path)).exists():
         raise MissingDataError(
             f"data.path: {config.path} does not exist; set data.path to its new "

@@ -36,10 +36,10 @@ def serialize(network: Network) -> bytes:
     names of the classes and features.
 
     Raises:
-        UserError: if the cell or the network is user-defined, because ONNX has no
+        UserError: if the cell or the network is custom, because ONNX has no
             operator for it.
     """
-    for name, value in network.config.model.user_functions.items():
+    for name, value in network.config.model.custom_functions.items():
         raise UserError(
             f"format: only stablehlo supports {name}={value}; use --format=stablehlo"
         )

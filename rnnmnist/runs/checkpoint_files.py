@@ -64,7 +64,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     # Why `choose_config` chose the cell; None if the user chose it.
     reason: str | None = None
-    # The SHA-256 of each user-defined function's file. The keys have the form
+    # The SHA-256 of each custom function's file. The keys have the form
     # `SETTING=NAME`, where NAME is the result of `short_name`.
     files: dict[str, str] = {}
     # One hash per training sequence; empty for images.
@@ -92,7 +92,7 @@ def replace_functions(header: Header) -> Header:
 
 
 def warn_about_changed_files(header: Header, config: RunConfig) -> None:
-    """Warns about user-defined functions whose files have changed since the save."""
+    """Warns about custom functions whose files have changed since the save."""
     for function in imported_functions(config):
         sha256 = header.files.get(f"{function.setting}={short_name(function)}")
         if sha256 not in (None, function.sha256):

@@ -39,7 +39,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         examples: the number of examples.
         correct: the number of correct predictions.
         loss: the mean cross-entropy, in nats. It uses the fitted temperature, except
-            during training and for single members of an ensemble. With a user-defined
+            during training and for single members of an ensemble. With a custom
             `train.loss`, the losses in the log are the means of that function.
         confusion: the confusion matrix, `confusion[true class][predicted class]`; empty
             for training batches.

@@ -4,7 +4,7 @@ import logging
 import shlex
 
 from rnnmnist.config.resolving import RunTrainConfig
-from rnnmnist.config.schema import LOAD_SETTINGS, is_user_defined
+from rnnmnist.config.schema import LOAD_SETTINGS, is_custom
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import escape_unprintable
 from rnnmnist.evaluation.formatting import (
@@ -136,7 +136,7 @@ def summarize(
     flags = [f"--workdir={record.workdir}"]
     # Commands import a custom function only if a flag specifies the function.
     for name, value in config.flat().items():
-        if name in LOAD_SETTINGS and is_user_defined(name, value):
+        if name in LOAD_SETTINGS and is_custom(name, value):
             flags.append(f"--config.{name}={value}")
     text = (
         f"\nsteps       {step:,} ({examples:,} {task.noun}){stop_reason}\n"

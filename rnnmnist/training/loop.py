@@ -46,7 +46,7 @@ def train_loop(
     run. Returns the final step.
 
     Raises:
-        StoppedError: after a signal, when a checkpoint has been saved.
+        StoppedError: after a signal. Finished updates have been saved.
         RunError: if a loss, gradient, parameter or validation logit is not finite, or
             if a checkpoint cannot be saved.
     """
@@ -248,6 +248,6 @@ def nonfinite_error(
         f"step {step + 1} produced non-finite values: for seed {config.seeds[member]}, "
         f"the loss is {values['loss']}, the gradient norm {values['grad_norm']} and "
         f"the parameter norm {values['param_norm']} at learning rate "
-        f"{values['learning_rate']:.3g}; lower train.learning_rate or set "
+        f"{values['learning_rate']:.3g}; lower train.learning_rate or "
         "train.clip_norm"
     )

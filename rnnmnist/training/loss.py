@@ -50,7 +50,8 @@ class Objective:
     """
 
     model: Classifier
-    loss: Function  # maps logits and labels to losses, [batch]
+    # Maps logits and labels to losses, [batch] or, for `every_step`, [batch, time].
+    loss: Function
     every_step: bool = False  # whether to average the losses over time
     metrics: tuple[Function, ...] = ()  # custom metrics, besides loss and accuracy
 
@@ -69,12 +70,8 @@ class Objective:
           returned objective. Exclude parameters that are not trained: `NOT_TRAINED` in
           `models/parameters.py` lists their names.
 
-        Validation does not use the objective. The validation loss is the custom loss if
-        there is one, and otherwise the cross-entropy without label smoothing. The
-        validation loss is computed from the final logits, without weights and
-        penalties. Early stopping (`train.patience`) monitors the validation loss,
-        whereas the best checkpoint is selected by validation accuracy
-        (`runs/records.py`).
+        Validation does not use the objective: `training/validation.py` computes the
+        validation loss from the final logits, without weights and penalties.
         """
         labels, lengths = batch.labels, batch.lengths
         penalty: jax.Array | float = 0.0
@@ -89,6 +86,7 @@ class Objective:
                 mutable=[LOSSES],
             )
         if has_custom_network or sown_penalties:
+            # The compiler removes the unused first application of the model.
             logits, penalty = self.apply_per_example(params, batch)
         if self.every_step:  # logits are [batch, time, classes]
             # All time steps have the same label, so labels are [batch, 1].
@@ -115,9 +113,9 @@ class Objective:
     ) -> tuple[jax.Array, jax.Array]:
         """Applies the model separately to each example of the batch (`jax.vmap`).
 
-        Used for custom networks, and for cells that sow penalties. Each example has its
-        own random key, so its random numbers and penalties do not depend on the other
-        examples on the device. Returns the logits, and the sum of all penalties.
+        Used for custom networks, and for cells that sow penalties. The random numbers
+        and penalties of an example therefore do not depend on the other examples on the
+        device. Returns the logits, and the sum of all penalties.
         """
         model = self.model
 
@@ -135,7 +133,8 @@ class Objective:
             )
             penalties = jax.tree.leaves(sown_penalties)
             if length is not None and model.config.network is None:
-                # Ignore penalties sown at padding time steps.
+                # Ignore penalties sown at padding time steps. The first axis of a
+                # penalty is time; `.T` moves this axis to the end.
                 end = -(-length // model.config.stride)  # the stride shortens sequences
                 penalties = [
                     jnp.where(jnp.arange(len(penalty)) < end, penalty.T, 0)

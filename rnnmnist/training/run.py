@@ -52,7 +52,7 @@ def train_and_evaluate(
                 from rnnmnist.training.loop import train_loop
 
                 step = train_loop(run, stop, progress, callback)
-    network = Network(record, "best", config.model.user_functions)
+    network = Network(record, "best", config.model.custom_functions)
     _, split, examples, logits = load_evaluated(network, dataset=run.dataset)
     table = None
     if logits is not None:  # leave-one-out logits

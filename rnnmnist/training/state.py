@@ -30,15 +30,15 @@ from rnnmnist.training.optimizer import OPTIMIZERS, make_optimizer
 class Program(NamedTuple):
     """Static arguments of the compiled training step.
 
-    Programs are compared and hashed by their fields. Equal programs share a compiled
-    step, even if the code of a custom function has changed in the meantime. Learning
-    rates, example weights and seeds are not fields but array arguments of the step, so
-    that the step is not recompiled if these values or the number of steps change.
+    Programs are compared and hashed by their fields: equal programs share a compiled
+    step. Learning rates, example weights and seeds are not fields but array arguments
+    of the step, so that the step is not recompiled if these values or the number of
+    steps change.
     """
 
     transform: BatchTransform
     objective: Objective
-    make_optimizer: Function  # maps a learning rate to an optimizer
+    optimizer_function: Function  # maps a learning rate to an optimizer
     clip_norm: float  # maximum global norm of the gradient; 0 disables clipping
     ema_decay: float  # 0 disables the EMA
     mesh: Mesh  # axes `ensemble` and `batch`
@@ -68,7 +68,7 @@ class Program(NamedTuple):
                 every_step=train.loss == "every_step",
                 metrics=train.metrics or (),
             ),
-            make_optimizer=resolve_function(
+            optimizer_function=resolve_function(
                 train.optimizer, OPTIMIZERS, weight_decay=train.weight_decay
             ),
             clip_norm=train.clip_norm,
@@ -85,15 +85,16 @@ class Program(NamedTuple):
         self, learning_rate: jax.typing.ArrayLike
     ) -> optax.GradientTransformation:
         """Creates the optimizer of one network."""
-        return make_optimizer(learning_rate, self.clip_norm, self.make_optimizer)
+        return make_optimizer(learning_rate, self.clip_norm, self.optimizer_function)
 
 
 class TrainState(NamedTuple):
     """The state of a network or an ensemble between two updates.
 
     All arrays have a leading ensemble axis, except in the functions that update a
-    single member (`training/step.py`). The state and the number of finished updates are
-    sufficient to resume, since the seed and this number determine all later batches.
+    single member (`training/step.py`). The state and the number of completed updates
+    are sufficient to resume, since the seed and this number determine all later
+    batches.
     """
 
     params: Params  # float32
@@ -102,7 +103,7 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated_params(self) -> Params:
-        """The parameters to validate, to evaluate, and to save as `params`."""
+        """The EMA of the parameters; without EMA, the parameters themselves."""
         return self.params if self.ema_params is None else self.ema_params
 
 
@@ -113,7 +114,8 @@ def create_state(
 ) -> TrainState:
     """Initializes the training state of all ensemble members.
 
-    `delta_std` is `Task.delta_std`; None means 1.
+    `delta_std` contains the standard deviation of each feature's deltas
+    (`Task.delta_std`); None means 1.
     """
     sharding = replicated_sharding(program.mesh)
     seeds = np.asarray(config.seeds, np.uint32)

@@ -47,10 +47,10 @@ def train_chunk(
 ) -> tuple[TrainState, UpdateMetrics]:
     """Runs updates on the batches of a chunk without returning to the host.
 
-    If a log line or a validation is due within a chunk, the chunk takes two calls. For
-    example, if a log line is due after step 43, the calls for steps 0 to 99 have
-    (first, end) = (0, 43) and (43, 100). `first` and `end` are arrays, so that the same
-    compiled program can run any number of updates.
+    If a log line or a validation is due within a chunk, the chunk takes several calls.
+    For example, if log lines are due after 43 and 86 updates, the calls for the first
+    100 updates have (first, end) = (0, 43), (43, 86) and (86, 100). `first` and `end`
+    are arrays, so that the same compiled program can run any number of updates.
 
     Args:
         state: state of all members. The buffers are donated.
@@ -119,7 +119,7 @@ def train_member(
         state: state before the first update.
         batches: this device's shards of the batches of a chunk, [updates, shard, ...].
         seed: seed of the member, uint32 [].
-        start: number of finished updates before the chunk, int32 [].
+        start: number of completed updates before the chunk, int32 [].
         learning_rates: see `train_chunk`.
         first: see `train_chunk`.
         end: see `train_chunk`.
@@ -174,7 +174,7 @@ def update(
     Args:
         state: state of the member.
         batch: this device's shard of the batch.
-        step: number of finished updates, int32 [].
+        step: number of completed updates, int32 [].
         learning_rate: float32 [].
         program: static arguments.
 

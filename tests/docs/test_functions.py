@@ -1,4 +1,4 @@
-"""The file, commands and programs of the page on user-defined functions run."""
+"""The file, commands and programs of the page on custom functions run."""
 
 import json
 import re

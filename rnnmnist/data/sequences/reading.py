@@ -118,7 +118,7 @@ def read(
 
 
 def read_function(function: Function, features: Sequence[str] = ()) -> Sequences:
-    """Reads sequences from a user-defined function.
+    """Reads sequences from a custom function.
 
     The function must return a dictionary with the same arrays as a folder. Memory maps
     are not copied.

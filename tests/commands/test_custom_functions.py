@@ -221,7 +221,7 @@ def no_inputs():
 
 number = 3
 '''
-# A user-defined function for each setting. `own.py` contains the recipes and `OTHERS`.
+# A custom function for each setting. `own.py` contains the recipes and `OTHERS`.
 ROWS = {
     "network": "own.py:Attention,width=8,penalty=0.1",
     "cell": "own.py:Sowing,decay=0.9,penalty=0.1",
@@ -237,7 +237,7 @@ SPLIT = np.where(np.arange(40) < 30, "train", "validation")
 
 @pytest.fixture(autouse=True)
 def promotions() -> Iterator[None]:
-    """Allows JAX's implicit promotions, which user-defined functions may use."""
+    """Allows JAX's implicit promotions, which custom functions may use."""
     changes = {
         "jax_numpy_rank_promotion": "allow",
         "jax_numpy_dtype_promotion": "standard",
@@ -260,7 +260,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings_of(row: str) -> dict[str, Any]:
-    """Returns the settings of a small run with one user-defined function."""
+    """Returns the settings of a small run with one custom function."""
     settings = SMALL | {"path": "data", row: ROWS[row]}
     if row == "network":
         del settings["cell"], settings["hidden_size"]
