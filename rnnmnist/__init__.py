@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rnnmnist.data.sequences.reading import read_sequences
     from rnnmnist.errors import DataWarning, RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
+    from rnnmnist.evaluation.network import StreamState
     from rnnmnist.exporting.comparison import Certificate
     from rnnmnist.fitting import fit, train
     from rnnmnist.inference.digit_images import Prediction
