@@ -46,7 +46,7 @@ def train_loop(
     run. Returns the final step.
 
     Raises:
-        StoppedError: after a signal. Finished updates have been saved.
+        StoppedError: after a signal. If any updates were completed, they are saved.
         RunError: if a loss, gradient, parameter or validation logit is not finite, or
             if a checkpoint cannot be saved.
     """
