@@ -100,8 +100,6 @@ def test_a_run_that_stopped_early_is_complete_and_says_why(
     fit(stopped, **ENDING)
     assert reason in capsys.readouterr().out
     assert logs.read(stopped) == lines
-    output_of(called("report", f"--workdir={stopped}"))
-    assert reason in (stopped / "report" / "index.html").read_text()
 
 
 def test_a_callback_gets_each_validation_and_can_stop_the_run(
