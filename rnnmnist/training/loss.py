@@ -75,19 +75,16 @@ class Objective:
         """
         labels, lengths = batch.labels, batch.lengths
         penalty: jax.Array | float = 0.0
-        has_custom_network = self.model.config.network is not None
-        if not has_custom_network:
-            logits, sown_penalties = self.model.apply(
+        if self.model.config.custom_functions:
+            logits, penalty = self.apply_per_example(params, batch)
+        else:
+            logits = self.model.apply(
                 {"params": params},
                 batch.inputs,
                 lengths,
                 every_step=self.every_step,
                 keys=batch.keys,
-                mutable=[LOSSES],
             )
-        if has_custom_network or sown_penalties:
-            # The compiler removes the unused first application of the model.
-            logits, penalty = self.apply_per_example(params, batch)
         if self.every_step:  # logits are [batch, time, classes]
             # All time steps have the same label, so labels are [batch, 1].
             losses = average_over_time(self.loss(logits, labels[:, None]), lengths)
@@ -113,9 +110,9 @@ class Objective:
     ) -> tuple[jax.Array, jax.Array]:
         """Applies the model separately to each example of the batch (`jax.vmap`).
 
-        Used for custom networks, and for cells that sow penalties. The random numbers
-        and penalties of an example therefore do not depend on the other examples on the
-        device. Returns the logits, and the sum of all penalties.
+        Used for custom cells and networks. The random numbers and penalties of an
+        example therefore do not depend on the other examples on the device. Returns the
+        logits, and the sum of all penalties.
         """
         model = self.model
 
