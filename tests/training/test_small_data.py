@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import trainer
-from support import SMALL, called, output_of
+from support import SMALL, called
 
 import rnnmnist
 from rnnmnist.errors import RunError, UserError
