@@ -1,4 +1,4 @@
-"""rnnmnist: an LSTM that classifies sequences, such as the rows of MNIST images.
+"""Recurrent networks that classify sequences, such as the rows of MNIST images.
 
 >>> import rnnmnist
 >>> rnnmnist.load().predict("docs/five.jpg").digit

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -129,7 +129,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
     workdir: str | Path | None = None
     random_state: int | None = None
     verbose: bool = False
-    cell: str | None = None
+    cell: str | Callable[..., Any] | None = None
     hidden_size: int | None = None
     num_layers: int | None = None
     dropout: float | None = None

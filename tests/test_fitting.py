@@ -33,7 +33,7 @@ from support import (
 import rnnmnist
 from rnnmnist import load
 from rnnmnist.errors import UserError
-from rnnmnist.runs.checkpoint_files import read_verified_files
+from rnnmnist.runs.checkpoint_files import is_intact
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 
@@ -223,7 +223,7 @@ def test_fits_in_threads_give_the_same_results_as_a_single_fit(
         thread.start()
     deadline = time.monotonic() + 60
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-        assert read_verified_files(reference / str(STEPS))
+        assert is_intact(reference / str(STEPS))
     assert_nothing_is_left(before)
     for workdir in workdirs:
         assert_same_end(workdir, reference)

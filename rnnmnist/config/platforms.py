@@ -4,10 +4,6 @@ from typing import NamedTuple
 
 from rnnmnist.config.schema import Config
 
-# Default maximum number of CPU devices per process. If there are more devices, summing
-# their gradients takes longer than the additional devices save.
-MAX_CPU_DEVICES = 8
-
 
 class Execution(NamedTuple):
     """The options with which a run's programs are executed on a platform."""

@@ -547,6 +547,11 @@ class TrainConfig(ConfigSection):
         return self.class_weight != "none"
 
 
+# Default maximum number of CPU devices per process. If there are more devices, summing
+# their gradients takes longer than the additional devices save.
+MAX_CPU_DEVICES = 8
+
+
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig(ConfigSection):
     """Settings of the devices; `config.platforms` resolves them for a platform."""
@@ -557,7 +562,8 @@ class ExecutionConfig(ConfigSection):
         None,
         "number of devices across all processes",
         default_help="as many as evenly split the seeds, times as many as evenly split "
-        "a batch; on CPU, at most one per usable core and 8 per process",
+        "a batch; on CPU, at most one per usable core and "
+        f"{MAX_CPU_DEVICES} per process",
         ge=1,
         le=4096,
         on_resume="warn",
@@ -685,7 +691,8 @@ LOAD_SETTINGS = (*DATA_PATHS, "data.columns", "model.cell", "model.network")
 
 def is_custom(name: str, value: object) -> bool:
     """Returns True if the value of a setting is a custom function."""
-    setting = SETTINGS[name]
-    if setting.is_path:
+    declaration = SETTINGS[name]
+    if declaration.is_path:
         return is_in_file(str(value))
-    return setting.functions is not None and value not in (None, *setting.functions)
+    built_in = declaration.functions
+    return built_in is not None and value not in (None, *built_in)

@@ -14,31 +14,6 @@ Examples are represented in two ways:
    of a fixed number of consecutive updates. If the whole split is on the devices,
    `gather_examples` gathers each chunk from the split. In each update, `BatchTransform`
    converts the stored inputs to the inputs of the network.
-
-To add a second label to each example:
-
-1. Add a field to `Examples`: an array with one entry per example, or None.
-2. Set the field where `Examples` are created: `_load_images` in `data/datasets.py` for
-   the embedded images, `_read_split` in `data/images.py` for other images, and
-   `to_dataset` in `data/sequences/reading.py` for sequences.
-3. Add a field to `Batch`, and set it in `to_batch`.
-4. Use the new field in `Objective.__call__` (`training/loss.py`). Validation and
-   `train.metrics` still use only the first label.
-
-If the label cannot be computed from the stored data, read it from the source:
-
-- Embedded images: in `embedded_images` (`data/image_datasets.py`). Its callers unpack
-  pairs of images and labels.
-- Other images: in `data/images.py`, add the file to `FILES`, with a checksum in
-  `data/checksums.tsv`; extend `_info`, `_split_generators` and `_generate_examples` of
-  the builder; and increase the builder's version.
-- Sequences: add an argument to `check_arrays` and a field to `Sequences`
-  (`data/sequences/checking.py`), and a name to `ARRAYS` (`data/sequences/reading.py`).
-  If the label is present, `check_and_hash_values` must hash it, because resuming
-  compares the hash of the data. To accept the label in `rnnmnist.fit`, pass it on in
-  `fitting.py`. To read the label from a table, add its role to `COLUMNS` and
-  `_to_arrays` (`data/sequences/tables.py`), and to the setting `data.columns`
-  (`config/schema.py`); without a role, the column would be read as a feature.
 """
 
 import functools

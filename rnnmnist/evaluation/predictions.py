@@ -1,7 +1,4 @@
-"""Computes logits for any number of examples, in batches of a few fixed shapes.
-
-Validation and all commands except `predict --stream` use this module.
-"""
+"""Computes logits for any number of examples, in batches of a few fixed shapes."""
 
 import functools
 import math

@@ -22,8 +22,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         probabilities: the class probabilities after each time step, float32
-            [time, classes]. For a bidirectional network, only the final probabilities,
-            [1, classes].
+            [time, classes]. For a bidirectional or custom network, only the final
+            probabilities, [1, classes].
         image: the preprocessed image, uint8 [28, 28]; all 0 if no digit was found.
     """
 
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
     def decision_time(self) -> int:
         """The time step after which the predicted digit no longer changes.
 
-        The first time step is 1. Always 1 for a bidirectional network.
+        The first time step is 1. Always 1 for a bidirectional or custom network.
         """
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
 

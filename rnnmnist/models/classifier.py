@@ -150,11 +150,12 @@ def make_model(config: RunModelConfig, task: Task, execution: Execution) -> Clas
     Raises:
         UserError: if a custom cell or network is invalid.
     """
-    fields = config, (task.time_steps, task.features), len(task.classes), execution
+    input_shape = (task.time_steps, task.features)
+    num_classes = len(task.classes)
     if config.network is not None:
-        network = CustomNetwork(*fields)
+        network = CustomNetwork(config, input_shape, num_classes, execution)
         check_network(network)
         return network
     if isinstance(config.cell, Function):
         check_cell(config.cell, config.hidden_size)
-    return SequenceClassifier(*fields)
+    return SequenceClassifier(config, input_shape, num_classes, execution)

@@ -166,8 +166,8 @@ class ScannedCell(nn.Module):
 
     def initialize_carry(self, batch_size: int, num_features: int) -> Carry:
         """Returns the initial carry for `batch_size` sequences."""
-        # The initial carry of most cells is 0, but a cell may draw a random carry. The
-        # constant key makes the initial carry the same in every call.
+        # The initial carry of most cells is 0. If a cell draws a random carry, the
+        # constant key makes it the same in every call.
         return self.cell.initialize_carry(make_key(0), (batch_size, num_features))
 
     def read_time_step(
@@ -207,7 +207,7 @@ class ScannedCell(nn.Module):
         Returns:
             The final carry, and the outputs of all time steps, [time, ...].
         """
-        # Unlike `jax.lax.scan`, `nn.scan` also passes the cell's parameters to `body`.
+        # Unlike `jax.lax.scan`, `nn.scan` supports a `body` that calls a module.
         scan_over_time = nn.scan(
             body,
             variable_broadcast="params",  # shared by all time steps

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,12 @@ def read_header(folder: Path) -> Header | None:
             or if its folder was renamed.
         RunError: if a file cannot be read.
     """
-    files = read_verified_files(folder)
-    if files is None:
+    if not is_intact(folder):
         return None
+    with wrap_read_errors(folder):
+        text = (folder / HEADER_FILE).read_bytes()
     try:
-        content = json.loads(files[HEADER_FILE])
+        content = json.loads(text)
         if content["format"] != FORMAT_VERSION:
             raise ValueError(
                 f"its format version is {content['format']}, not {FORMAT_VERSION}"
@@ -137,24 +138,23 @@ def read_header(folder: Path) -> Header | None:
     return header
 
 
-def read_verified_files(folder: Path) -> dict[str, bytes] | None:
-    """Reads a checkpoint's files; returns None if they do not match `SHA256SUMS`.
+def is_intact(folder: Path) -> bool:
+    """Returns True if the files of a checkpoint match `SHA256SUMS`.
 
     Raises:
         RunError: if a file cannot be read.
     """
     with wrap_read_errors(folder):
-        files = read_files(folder)
-        checksums = b""
+        actual = compute_checksums(folder)
+        saved = b""
         with contextlib.suppress(FileNotFoundError):
-            checksums = (folder / CHECKSUMS_FILE).read_bytes()
+            saved = (folder / CHECKSUMS_FILE).read_bytes()
         folder.stat()  # fails if a training process has deleted the checkpoint
-    is_intact = checksums == format_checksums(files).encode()
-    return files if is_intact and HEADER_FILE in files else None
+        return saved == actual.encode() and (folder / HEADER_FILE).exists()
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    """Returns the content of a checkpoint's files, keyed by relative path.
+def compute_checksums(folder: Path) -> str:
+    """Computes the content of `SHA256SUMS`: one line per file of a checkpoint.
 
     Hidden files are skipped, because file systems and copying programs add them.
     """
@@ -162,23 +162,17 @@ def read_files(folder: Path) -> dict[str, bytes]:
     def raise_error(error: OSError) -> None:
         raise error  # by default, `os.walk` skips folders that it cannot list
 
-    files = {}
+    checksums = {}
     for parent, _, names in os.walk(folder, onerror=raise_error):
         for name in names:
             path = Path(parent, name)
             relative = path.relative_to(folder)
             is_hidden = any(part.startswith(".") for part in relative.parts)
             if relative.parts[0] in ITEMS and not is_hidden and path.is_file():
-                files[relative.as_posix()] = path.read_bytes()
-    return files
-
-
-def format_checksums(files: Mapping[str, bytes]) -> str:
-    """Formats the content of `SHA256SUMS`, one line per file."""
-    lines = [
-        f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
-    ]
-    return "".join(lines)
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256")
+                checksums[relative.as_posix()] = digest.hexdigest()
+    return "".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums))
 
 
 def write_checksums(folder: Path) -> None:
@@ -186,7 +180,7 @@ def write_checksums(folder: Path) -> None:
 
     To verify them, run `sha256sum --check SHA256SUMS` in the checkpoint's folder.
     """
-    (folder / CHECKSUMS_FILE).write_text(format_checksums(read_files(folder)))
+    (folder / CHECKSUMS_FILE).write_text(compute_checksums(folder))
 
 
 def move_aside(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 Training writes to a record, and trained networks are loaded from a record. A record is
 kept in memory and, if the run has a workdir, also in files. Its interface is the same
-in both cases. Each file is read only once.
+in both cases.
 """
 
 import contextlib

@@ -55,7 +55,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def list_steps(workdir: Path) -> list[int]:
-    """Returns the steps of all complete checkpoints, in ascending order."""
+    """Returns the steps of all checkpoints, even damaged ones, in ascending order."""
     steps = []
     for path in workdir.iterdir() if workdir.is_dir() else []:
         # Even a damaged checkpoint has one of these files.

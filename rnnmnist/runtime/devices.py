@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.platforms import MAX_CPU_DEVICES
+from rnnmnist.config.schema import MAX_CPU_DEVICES
 from rnnmnist.errors import UserError, summarize_error
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.machine import usable_cores

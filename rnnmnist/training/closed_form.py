@@ -68,7 +68,8 @@ def fit_in_closed_form(run: Run, stop: StopFlag, progress: Progress) -> int:
     leave_one_out_logits = np.stack(all_logits)
 
     # `fit_ridge` calibrates each head. Averaging the members' probabilities changes the
-    # calibration, so an ensemble needs its own temperature.
+    # calibration, so an ensemble needs its own temperature. As after validation, class
+    # weights are ignored.
     temperature = 1.0
     if config.num_seeds > 1:
         temperature = calibrate(leave_one_out_logits, train.labels)

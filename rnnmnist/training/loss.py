@@ -1,6 +1,7 @@
 """The training objective: loss functions, example weights and penalties."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,16 +76,16 @@ class Objective:
         """
         labels, lengths = batch.labels, batch.lengths
         penalty: jax.Array | float = 0.0
-        if self.model.config.custom_functions:
-            logits, penalty = self.apply_per_example(params, batch)
-        else:
-            logits = self.model.apply(
+        if not self.model.config.custom_functions:
+            logits: Any = self.model.apply(  # Flax does not annotate the return type
                 {"params": params},
                 batch.inputs,
                 lengths,
                 every_step=self.every_step,
                 keys=batch.keys,
             )
+        else:
+            logits, penalty = self.apply_per_example(params, batch)
         if self.every_step:  # logits are [batch, time, classes]
             # All time steps have the same label, so labels are [batch, 1].
             losses = average_over_time(self.loss(logits, labels[:, None]), lengths)

@@ -65,7 +65,7 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
     would shorten the memory of the recurrence and undo the initialization of the
     encoder bias.
     """
-    kernels_only = ("layers", f"{BACKWARD}layers", *NOT_TRAINED)
+    kernels_only = ("layers", f"{BACKWARD}layers")
 
     def is_decayed(path: tuple[DictKey, ...], _: jax.Array) -> bool:
         return path[-1].key == "kernel" or path[0].key not in kernels_only

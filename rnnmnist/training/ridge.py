@@ -42,7 +42,7 @@ CONSTANT_TOLERANCE = 1e-5
 # eigenvalue is 0 up to rounding.
 ZERO_TOLERANCE = 1e-14
 # Peak memory of a fit: number of float64 arrays of each shape.
-STATE_ARRAYS = 2  # hidden states and coordinates of the examples
+STATE_ARRAYS = 2.5  # hidden states, also as float32, and coordinates of the examples
 GRAM_ARRAYS = 5  # the Gram matrix and the workspace of its decomposition
 LEVERAGE_ARRAYS = 4  # the leverage matrix of the largest group
 

@@ -44,6 +44,7 @@ def train_and_evaluate(
     record.begin(config if run.completion is None else None)
     if run.completion is None:
         with stop_context as stop:
+            # Only the modules that this run needs are imported.
             if config.model.is_closed_form:
                 from rnnmnist.training.closed_form import fit_in_closed_form
 

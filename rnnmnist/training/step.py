@@ -165,11 +165,13 @@ def update(
 ) -> tuple[TrainState, UpdateMetrics]:
     """Updates one ensemble member with the gradient of one batch.
 
-    To log another metric, add it to `metrics` at the end of this function. The metric
-    must be a scalar that is equal on all devices, for example a function of `grads`,
-    `updates` or `params`. The log contains the mean of the metric over all steps since
-    the previous line. To log a per-example quantity, set `train.metrics`, or add the
-    sum over examples to the metrics of `Objective`.
+    To log another metric, add it to `metrics` at the end of this function, and its name
+    to `BUILT_IN_METRICS` (`training/custom_functions.py`). The metric must be a scalar
+    that is equal on all devices, for example a function of `grads`, `updates` or
+    `params`. The log contains the mean of the metric over all steps since the previous
+    line. To log a per-example quantity, set `train.metrics`, or add the sum over
+    examples to the metrics of `Objective`. The training loop reads all metrics that are
+    now logged, so do not remove any.
 
     Args:
         state: state of the member.

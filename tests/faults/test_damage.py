@@ -11,7 +11,7 @@ from pytest import CaptureFixture, LogCaptureFixture
 from support import called, fit_small
 
 from rnnmnist.errors import RunError
-from rnnmnist.runs.checkpoint_files import ITEMS, read_verified_files
+from rnnmnist.runs.checkpoint_files import ITEMS, is_intact
 from rnnmnist.runs.records import Record
 from rnnmnist.runs.workdir import list_steps
 
@@ -57,11 +57,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_kind_of_damage_is_found(run: Path, tmp_path: Path) -> None:
-    assert read_verified_files(run / str(NEWEST))
+    assert is_intact(run / str(NEWEST))
     for number, (name, damage) in enumerate(DAMAGES.items()):
         workdir = trainer.copy_of(run, tmp_path / str(number))
         damage(workdir / str(NEWEST))
-        assert read_verified_files(workdir / str(NEWEST)) is None, name
+        assert not is_intact(workdir / str(NEWEST)), name
 
 
 def test_a_damaged_step_is_not_evaluated_and_a_resume_moves_it_aside(
@@ -93,7 +93,7 @@ def test_files_of_other_programs_are_not_damage(run: Path, tmp_path: Path) -> No
     folder = shutil.copytree(run / str(NEWEST), tmp_path / str(NEWEST))
     (folder / "params" / ".DS_Store").write_bytes(b"of a file system")
     (folder / "notes.txt").write_text("mine")
-    assert read_verified_files(folder)
+    assert is_intact(folder)
 
 
 def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
             content = bytearray(saved)
             content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
             path.write_bytes(content)
-            assert read_verified_files(folder) is None, path
+            assert not is_intact(folder), path
             with pytest.raises(RunError, match=f"{NEWEST} is damaged"):
                 Record(tmp_path).select("best")
             path.write_bytes(saved)
