@@ -100,8 +100,8 @@ def count_correct(
     return sum(map(int, counts))
 
 
-def evaluate(state: TrainState, images: np.ndarray, labels: np.ndarray) -> str:
-    """Evaluates a split, and formats the accuracy as text."""
+def describe_accuracy(state: TrainState, images: np.ndarray, labels: np.ndarray) -> str:
+    """Evaluates a split, and returns the accuracy as text."""
     correct = count_correct(state, images, labels, batch_size=500)
     return f"accuracy {correct / len(labels):.1%} ({correct} of {len(labels)})"
 
@@ -114,8 +114,9 @@ def main() -> None:
     generator = np.random.default_rng(0)
     for epoch in range(1, EPOCHS + 1):
         state = train_epoch(state, images, labels, generator)
-        print(f"epoch {epoch:2}  validation {evaluate(state, *splits['validation'])}")
-    print(f"test {evaluate(state, *splits['test'])}")
+        validation = describe_accuracy(state, *splits["validation"])
+        print(f"epoch {epoch:2}  validation {validation}")
+    print(f"test {describe_accuracy(state, *splits['test'])}")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class BatchTransform(NamedTuple):
         along the mesh axis `batch`.
 
         Args:
-            batch: the examples of the shard, [shard, ...].
+            batch: the examples of the shard, [size, ...].
             seed: the seed of the member, uint32 [].
             step: the number of completed updates, int32 [].
             shard: the index of the shard, int32 [].
@@ -122,7 +122,8 @@ class BatchTransform(NamedTuple):
             # would displace pixels.
             with jax.default_matmul_precision("float32"):
                 # The transforms are sampled for the whole batch, so that they do not
-                # depend on the number of devices.
+                # depend on the number of devices. Unlike `example_keys`, a single key
+                # is used; with one key per example, published runs would change.
                 all_transforms = sample_transforms(
                     key, self.batch_size, self.augmentation
                 )
