@@ -133,7 +133,7 @@ def make_training_parser(command: str, description: str | None) -> Parser:
     ):
         group.add_argument(flag, metavar="VALUE", type=kind, help=help)
     group = parser.add_argument_group(
-        "settings", "a configuration file may change the defaults"
+        "settings", "the configuration (--config) changes some of these defaults"
     )
     for name, setting in SETTINGS.items():
         help = f"{setting.help}; {setting.allowed} (default: {setting.default_help})"

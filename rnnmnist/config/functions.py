@@ -83,6 +83,8 @@ class Function:
         """Converts any error raised by the function to a one-line `UserError`."""
         try:
             yield
+        except UserError:
+            raise
         except (Exception, SystemExit) as error:  # user code can raise anything
             # Keep all lines, because JAX prints array shapes below the first line.
             words = f"{type(error).__name__}: {error}".split()

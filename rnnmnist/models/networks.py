@@ -50,7 +50,10 @@ class CustomNetwork(nn.Module):
         if lengths is None:
             batch_size, time_steps, _ = inputs.shape  # may be symbolic
             lengths = jnp.full(batch_size, time_steps, jnp.int32)
-        with jax.default_matmul_precision(self.execution.precision):
+        make_module: Any = self.config.network
+        precision = jax.default_matmul_precision(self.execution.precision)
+        # Errors can depend on the number of time steps.
+        with make_module.wrap_errors(), precision:
             logits = self.network(inputs, lengths, train=keys is not None)
         return jnp.asarray(logits, jnp.float32)
 

@@ -74,9 +74,11 @@ def plot_learning_curves(metrics: Sequence[StepMetrics]) -> bytes:
         upper_axes.yaxis.set_minor_formatter("{x:g}" if highest < 10 * lowest else "")
         upper_axes.legend()
         # Near the end of a run, accuracies differ by a few percent, so the y axis can
-        # cut off early steps.
+        # cut off early steps of the training curve.
         validation_lines = [line for line in metrics if line.split == "validation"]
-        min_accuracy = 100 * min(line.accuracy for line in validation_lines or metrics)
+        train_lines = [line for line in metrics if line.split == "train"]
+        shown_lines = validation_lines + train_lines[-1:]
+        min_accuracy = 100 * min(line.accuracy for line in shown_lines)
         bottom = min(99.0, max(0.0, min_accuracy - (100 - min_accuracy) / 2))
         top = 100 + (100 - bottom) / 40  # so that a line at 100 % is visible
         lower_axes.set(ylabel="accuracy (% of examples)", ylim=(bottom, top))

@@ -5,6 +5,8 @@ also initialized, and schedules are evaluated. Networks and cells are validated 
 `models/networks.py` and `models/cells.py`.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,10 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.functions import short_name
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, imported_functions
-from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.predictions import choose_time_steps
+from rnnmnist.models.classifier import Classifier
 from rnnmnist.models.networks import check_shape
 from rnnmnist.models.parameters import abstract_params
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -28,7 +32,7 @@ BUILT_IN_METRICS = ("loss", "accuracy", "grad_norm", "param_norm", "learning_rat
 
 
 @jax_defaults()
-def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
+def check_functions(config: RunConfig, dataset: Dataset, mesh: Mesh) -> None:
     """Validates each custom function of a run, including its cell or network.
 
     Raises:
@@ -38,7 +42,10 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
     functions = imported_functions(config)
     if not functions:
         return
+    task, splits = dataset
     program = Program.create(config, task, mesh)  # validates the cell or network
+    if config.model.network is not None:
+        check_time_steps(program.model, splits)
     names = [*BUILT_IN_METRICS, *map(short_name, config.train.metrics or ())]
     for name in names:
         if names.count(name) > 1:
@@ -61,6 +68,20 @@ def check_functions(config: RunConfig, task: Task, mesh: Mesh) -> None:
                 check_optimizer(program)
             elif function.setting == "train.schedule":
                 check_schedule(config.train)
+
+
+def check_time_steps(model: Classifier, splits: Mapping[str, Examples]) -> None:
+    """Traces a custom network with the padded sequences of each split.
+
+    Raises:
+        UserError: if the network raises an error.
+    """
+    max_training_length, num_features = model.input_shape
+    for examples in splits.values():
+        if examples.are_sequences:
+            time_steps = choose_time_steps(examples.time_steps, max_training_length)
+            inputs = jax.ShapeDtypeStruct((1, time_steps, num_features), jnp.float32)
+            jax.eval_shape(model.apply, {"params": abstract_params(model)}, inputs)
 
 
 def check_optimizer(program: Program) -> None:

@@ -6,7 +6,11 @@ import functools
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig
+from rnnmnist.config.resolving import (
+    RunConfig,
+    RunTrainConfig,
+    imported_functions,
+)
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.probabilities import smoothing_temperature
@@ -244,10 +248,12 @@ def nonfinite_error(
     """
     member = int(np.argmin(finite_mask(metrics)[:, position]))
     values = {name: rows[member, position] for name, rows in metrics.items()}
+    remedy = "lower train.learning_rate or train.clip_norm"
+    if imported_functions(config):
+        remedy += ", or fix the custom functions"
     return RunError(
         f"step {step + 1} produced non-finite values: for seed {config.seeds[member]}, "
         f"the loss is {values['loss']}, the gradient norm {values['grad_norm']} and "
         f"the parameter norm {values['param_norm']} at learning rate "
-        f"{values['learning_rate']:.3g}; lower train.learning_rate or "
-        "train.clip_norm"
+        f"{values['learning_rate']:.3g}; {remedy}"
     )

@@ -127,7 +127,7 @@ def _check_training(run: Run, saved_config: RunConfig | None) -> None:
 
         check_fit(run.config, run.dataset)
     else:
-        check_functions(run.config, run.dataset.task, run.mesh)
+        check_functions(run.config, run.dataset, run.mesh)
     if saved_config is not None:
         for name, old, new in changed_settings(saved_config, run.config, "warn"):
             _logger.warning(

@@ -476,6 +476,27 @@ def test_a_wrong_function_raises_an_error_before_anything_is_written(
     assert not workdir.exists()
 
 
+def test_a_network_for_a_single_length_refuses_longer_sequences(folder: Path) -> None:
+    network = folder / "flat.py"
+    network.write_text(
+        "import flax.linen as nn\n"
+        "class Flat(nn.Module):\n"
+        "    classes: int\n"
+        "    @nn.compact\n"
+        "    def __call__(self, inputs, lengths, train):\n"
+        "        return nn.Dense(self.classes)(inputs.reshape(len(inputs), -1))\n"
+    )
+    settings: dict[str, Any] = {"network": "flat.py:Flat", "num_steps": 20}
+    longer = list(np.tile(INPUTS[30:], (1, 2, 1)))
+    split = np.where(np.arange(40) < 30, "train", "test")
+    with pytest.raises(UserError, match=r"^model\.network: Flat fails: ScopeParam"):
+        rnnmnist.fit([*INPUTS[:30], *longer], LABELS, split=split, **settings)
+    model = fit(network="flat.py:Flat")
+    assert model.classify(INPUTS).shape == (40, 2)
+    with pytest.raises(UserError, match=r"^model\.network: Flat fails: ScopeParam"):
+        model.classify(longer)
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
