@@ -13,7 +13,7 @@ from rnnmnist.config.schema import IMAGES, SETTINGS, Config, DataConfig
 from rnnmnist.config.settings import Setting, find_setting
 from rnnmnist.data.datasets import DataSource, open_data_source
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.errors import convert_errors, warn_about_data
+from rnnmnist.errors import UserError, convert_errors, warn_about_data
 from rnnmnist.model import Model
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
@@ -225,6 +225,8 @@ def _train(
     arrays: Mapping[str, ArrayLike] = {},
 ) -> Model:
     """Trains or resumes a run, and returns the network from its best checkpoint."""
+    if not (callback is None or callable(callback)):
+        raise UserError("callback: must be a function of the metrics, or None")
     folder = None if workdir is None else parse_folder(workdir)
     with open_run(request, folder, open_data_source) as run:
         if arrays:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import absl.logging
 
@@ -82,12 +82,12 @@ class Parser(argparse.ArgumentParser):
             remedy = errors.suggest_name(flag, flags, hint)
             raise errors.UserError(f"{flag}: no such flag; {remedy}")
         if args.quiet:
-            sys.stdout = _open_null()
+            sys.stdout = _open_null("w")
         return args
 
 
-def _open_null() -> TextIO:
-    return Path(os.devnull).open("w", encoding="utf-8")
+def _open_null(mode: Literal["r", "w"]) -> TextIO:
+    return Path(os.devnull).open(mode, encoding="utf-8")
 
 
 def open_model(args: argparse.Namespace) -> "Model":
@@ -189,8 +189,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point on `sys.argv`, and converts errors to exit codes."""
     # If the caller closed a stream, for example with `>&-`, the next file to be opened
     # would take its descriptor and receive the output.
-    sys.stdout = sys.stdout or _open_null()
-    sys.stderr = sys.stderr or _open_null()
+    sys.stdin = sys.stdin or _open_null("r")
+    sys.stdout = sys.stdout or _open_null("w")
+    sys.stderr = sys.stderr or _open_null("w")
     exit_on_signals()
     _configure_logging()
     try:

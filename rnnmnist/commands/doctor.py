@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
     args = command_line.parse_training(parser, argv)
     try:
         check_run(args)
+    except BrokenPipeError:
+        raise
     except Exception as error:  # incompatible libraries and drivers raise many types
         reason = command_line.format_error(
             to_expected_error(error) or summarize_error(error)

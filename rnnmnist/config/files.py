@@ -36,14 +36,18 @@ def parse_folder(folder: str | Path, subject: str = "workdir") -> Path:
     """
     with prefix_errors(subject):
         path = expand_path(folder)
+    if ":/" in str(path):
+        raise UserError(f"{subject}: {folder} is a URL; pass a local folder")
     if "[" in str(path) or not str(path).isprintable():
         raise UserError(
             f"{subject}: {path} contains [ or an unprintable character, which Orbax "
             "does not support; rename it"
         )
     for ancestor in (path, *path.parents):
-        if ancestor.exists() and not ancestor.is_dir():
-            raise UserError(f"{subject}: {ancestor} is a file; pass a folder")
+        if os.path.lexists(ancestor) and not ancestor.is_dir():
+            raise UserError(
+                f"{subject}: {ancestor} is a file or a broken link; pass a folder"
+            )
     return path
 
 

@@ -148,9 +148,12 @@ class Normalization(NamedTuple):
             values: numeric [..., features].
         """
         deviations = np.abs(self.standardize(values)).reshape(values.shape)
-        is_invalid = ~(deviations <= self.max_deviation)
-        if self.missing != "error":
-            is_invalid &= ~np.isnan(values)
+        # If a training value is infinite, the deviations of all values are NaN.
+        with np.errstate(over="ignore"):
+            is_infinite = np.isinf(values.astype(np.float32))
+        is_invalid = (deviations > self.max_deviation) | is_infinite
+        if self.missing == "error":
+            is_invalid |= np.isnan(values)
         if not is_invalid.any():
             return None
         index = tuple(np.argwhere(is_invalid)[0].tolist())

@@ -53,6 +53,7 @@ WRONG_COMMANDS = [
     ("main --workdir=~absent/run", "~absent/run: "),
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "workdir: "),
+    ("main --workdir=gs://bucket/run", "gs://bucket/run is a URL"),
     ("main --workdir=runs/a[b]", "a[b]"),
     (
         f"{IMAGES} --config=default --config.data.data_dir=empty "  # no prepared data

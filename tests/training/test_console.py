@@ -83,7 +83,7 @@ def test_training_continues_without_a_reader_of_its_output(
 @pytest.mark.parametrize(
     ("redirection", "message"),
     [
-        (">&-", b""),
+        (">&- <&-", b""),
         (">/dev/full", b"error: standard output: No space left on device\n"),
     ],
 )

@@ -248,6 +248,11 @@ def _draw_groups(
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    if any(hasattr(sequence, "__arrow_c_stream__") for sequence in sequences):
+        raise UserError(
+            "inputs: must not be a list of tables, whose column names would be "
+            "ignored; pass arrays, or a single table with a column sequence"
+        )
     arrays = [validate_array("inputs", sequence, "biuf") for sequence in sequences]
     with prefix_errors(
         "inputs",

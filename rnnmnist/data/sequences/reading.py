@@ -41,9 +41,9 @@ ARRAY_HINT = (
     "save it again, with strings converted by .astype(str)"  # object arrays are pickled
 )
 FILE_HINT = (
-    "save it again; a .csv file must be in UTF-8, have the same number of cells in "
-    "each row, close all quotes, and quote text that contains a comma; only a "
-    "compressed file can have the suffix .csv.gz"
+    "save it again; a .csv file must be in UTF-8, separate cells with commas, have the "
+    "same number of cells in each row, close all quotes, and quote text that contains "
+    "a comma; only a compressed file can have the suffix .csv.gz"
 )
 TABLE_HINT = (
     "pass a table whose columns have distinct names and a single type each; to find "

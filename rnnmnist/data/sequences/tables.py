@@ -40,10 +40,11 @@ TIMES = (
     "numbers, or times such as 2026-05-01 12:00; all times or none must have a UTC "
     "offset"
 )
-TEXT = (
-    "text or a 64-bit integer; bin other numbers into classes, for example with "
-    "np.digitize; remove sequences without a label, or classify them with rnnmnist "
-    "predict, from a file without this column"
+TEXT = "text or a 64-bit integer in each row"
+LABELS = (
+    f"{TEXT}; bin other numbers into classes, for example with np.digitize; remove "
+    "sequences without a label, or classify them with rnnmnist predict, from a file "
+    "without this column"
 )
 
 Roles = Mapping[str, str]  # from the names of columns to their roles
@@ -102,6 +103,12 @@ def _choose_columns(
     ]
     columns = {roles.get(name, name): name for name in names}
     all_features = [role for role in columns if role not in COLUMNS]
+    for name, role in roles.items():
+        if role in names and role not in roles:
+            raise UserError(
+                f"data.columns: contains {role}={name}, but the table also has a "
+                f"column {role}; rename that column, or remove this entry"
+            )
     is_complete = {"sequence", "time"} <= columns.keys() and all_features
     if not is_complete or len(columns) < len(names):
         raise UserError(
@@ -134,7 +141,8 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     arrays: dict[str, Any] = {"ids": ids, "lengths": np.bincount(codes)}
     for role, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
         if role in columns:
-            arrays[key] = convert(role, TEXT, _string_per_sequence, codes)
+            expected = LABELS if role == "label" else TEXT
+            arrays[key] = convert(role, expected, _string_per_sequence, codes)
     features = [role for role in columns if role not in COLUMNS]
     values = [convert(role, NUMBERS, _to_numbers)[order] for role in features]
     arrays["inputs"] = pad(np.stack(values, axis=1), arrays["lengths"])
@@ -152,7 +160,11 @@ def _encode(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
         values = values.cast(pa.int64())
     strings = _to_strings(values)
     if strings.null_count:
-        raise UserError(f"has missing values; expected {TEXT}")
+        raise UserError(
+            "has missing values; expected text or an integer in each row; in the "
+            "column label, remove sequences without a label, or classify them with "
+            "rnnmnist predict, from a file without this column"
+        )
     encoding = strings.dictionary_encode().combine_chunks()
     return encoding.indices.to_numpy(), encoding.dictionary.to_pylist()
 

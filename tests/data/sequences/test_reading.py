@@ -292,6 +292,12 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
     assert "column 'time': must contain only numbers, or times" in refusal(wrong)
 
 
+def with_value(value: float) -> np.ndarray:
+    inputs = np.asarray(INPUTS, np.float64).copy()
+    inputs[1, 0, 1] = value
+    return inputs
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -316,6 +322,10 @@ def test_columns_of_parquet_files_keep_their_types(tmp_path: Path) -> None:
             {"inputs": np.full((3, 3, 2), np.inf, np.float16)},
             "at time step 0, feature 0, is inf; it must be a float32 number",
         ),
+        # The mean of the feature is not finite, so no value can be standardized.
+        ({"inputs": with_value(np.inf)}, "1 at time step 0, feature 1, is inf; it"),
+        ({"inputs": with_value(1e39)}, r"1 at time step 0, feature 1, is 1e\+39; it"),
+        ({"inputs": [pd.DataFrame({"x": [1]})] * 3, "lengths": None}, "list of tables"),
     ],
 )
 def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
@@ -467,6 +477,10 @@ def test_a_setting_that_names_an_absent_column_is_refused(tmp_path: Path) -> Non
             UserError, match="groups=animal, but this column is missing; correct or"
         ):
             datasets.load(Config(data=settings))
+    other = {"animal": "label"}  # a column `label` exists, too
+    for text in CSV, CSV.replace(",1,label", ",animal,label"):
+        with pytest.raises(UserError, match="label=animal, but the table also has"):
+            read_csv(write_text(tmp_path, "other.csv", text), other)
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
     # A network names its features. New sequences for it need no labels.
