@@ -188,7 +188,7 @@ def format_error(error: Exception | str) -> str:
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point on `sys.argv`, and converts errors to exit codes."""
     # If the caller closed a stream, for example with `>&-`, the next file to be opened
-    # would take its descriptor and receive the output.
+    # would take its descriptor and receive the output. A closed input is read as empty.
     sys.stdin = sys.stdin or _open_null("r")
     sys.stdout = sys.stdout or _open_null("w")
     sys.stderr = sys.stderr or _open_null("w")

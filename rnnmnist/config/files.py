@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def parse_folder(folder: str | Path, subject: str = "workdir") -> Path:
     """
     with prefix_errors(subject):
         path = expand_path(folder)
-    if ":/" in str(path):
+    if re.match("[a-z]+:/", str(folder)):
         raise UserError(f"{subject}: {folder} is a URL; pass a local folder")
     if "[" in str(path) or not str(path).isprintable():
         raise UserError(

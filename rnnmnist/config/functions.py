@@ -83,9 +83,9 @@ class Function:
         """Converts any error raised by the function to a one-line `UserError`."""
         try:
             yield
-        except UserError:
-            raise
         except (Exception, SystemExit) as error:  # user code can raise anything
+            if str(error).startswith(f"{self.setting}: "):  # already converted
+                raise
             # Keep all lines, because JAX prints array shapes below the first line.
             words = f"{type(error).__name__}: {error}".split()
             message = escape_unprintable(" ".join(words)[:300])

@@ -166,9 +166,12 @@ class ScannedCell(nn.Module):
 
     def initialize_carry(self, batch_size: int, num_features: int) -> Carry:
         """Returns the initial carry for `batch_size` sequences."""
-        # The initial carry of most cells is 0. If a cell draws a random carry, the
-        # constant key makes it the same in every call.
-        return self.cell.initialize_carry(make_key(0), (batch_size, num_features))
+        # The initial carry of most cells is 0. If a cell draws a random carry, all
+        # sequences and calls use the same one.
+        carry = self.cell.initialize_carry(make_key(0), (1, num_features))
+        return jax.tree.map(
+            lambda array: jnp.broadcast_to(array, (batch_size, *array.shape[1:])), carry
+        )
 
     def read_time_step(
         self, carry: Carry, inputs: jax.Array

@@ -42,9 +42,9 @@ def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -
     if shape is None:
         raise UserError(
             f"execution.num_devices: is {num_devices}, but must be at most "
-            f"{num_available} (in a process, the first run divides the CPU into "
-            f"devices), a multiple of num_processes={process_count()}, and, "
-            "unless model.cell=filters, a divisor of num_seeds x train.batch_size"
+            f"{num_available} (a process keeps the CPU devices of its first run), "
+            f"a multiple of num_processes={process_count()}, and, unless "
+            "model.cell=filters, a divisor of num_seeds x train.batch_size"
         )
     num_per_process = math.prod(shape) // len(process_devices)
     mesh_devices = [

@@ -1,8 +1,9 @@
 """Validates custom functions before a run writes anything.
 
 Losses, metrics and augmentations are only traced (`jax.eval_shape`). Optimizers are
-also initialized, and schedules are evaluated. Networks and cells are validated in
-`models/networks.py` and `models/cells.py`.
+also initialized, and schedules are evaluated. Cells and
+networks are validated in `models/cells.py` and `models/networks.py`, and networks also
+here, with the padding of each split.
 """
 
 from collections.abc import Mapping
@@ -77,11 +78,14 @@ def check_time_steps(model: Classifier, splits: Mapping[str, Examples]) -> None:
         UserError: if the network raises an error.
     """
     max_training_length, num_features = model.input_shape
-    for examples in splits.values():
-        if examples.are_sequences:
-            time_steps = choose_time_steps(examples.time_steps, max_training_length)
-            inputs = jax.ShapeDtypeStruct((1, time_steps, num_features), jnp.float32)
-            jax.eval_shape(model.apply, {"params": abstract_params(model)}, inputs)
+    padded_lengths = {
+        choose_time_steps(examples.time_steps, max_training_length)
+        for examples in splits.values()
+        if examples.are_sequences
+    }
+    for time_steps in padded_lengths:
+        inputs = jax.ShapeDtypeStruct((1, time_steps, num_features), jnp.float32)
+        jax.eval_shape(model.apply, {"params": abstract_params(model)}, inputs)
 
 
 def check_optimizer(program: Program) -> None:

@@ -60,7 +60,8 @@ def frozen_mask(params: Params) -> Mapping[str, Any]:
 def decay_mask(params: Params) -> Mapping[str, Any]:
     """Returns a tree like `params`, with True for arrays subject to weight decay.
 
-    Weight decay applies to all trained arrays, with one exception. In residual layers
+    Weight decay applies to all arrays, although `make_optimizer` does not update frozen
+    arrays, with one exception. In residual layers
     around a linear recurrence, weight decay applies only to kernels. Otherwise, it
     would shorten the memory of the recurrence and undo the initialization of the
     encoder bias.

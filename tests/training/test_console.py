@@ -100,3 +100,5 @@ def test_errors_reach_standard_error(redirection: str, message: bytes) -> None:
     assert (code, len(errors.splitlines())) == (2, 1)
     assert errors.startswith(b"error: workdir: ")
     assert done("--version") == (1 if message else 0, message)
+    code, errors = done("predict -")  # an empty or closed standard input
+    assert (code, len(errors.splitlines())) == (2, 1)

@@ -121,6 +121,8 @@ def test_a_callback_gets_each_validation_and_can_stop_the_run(
             fit(run, callback=fail, **ENDING)
         assert error in (raised.value, raised.value.__cause__)
         assert str(raised.value) in ("no", "elsewhere: full")
+    with pytest.raises(UserError, match=r"^callback: must be a function"):
+        fit(run, callback="print", **ENDING)
     fit(run, callback=lambda _: jax.numpy.ones(3).sum() and np.True_, **ENDING)
     assert list_steps(run)[-1] == 30
     assert "; stopped by a callback\n" in capsys.readouterr().out

@@ -248,7 +248,7 @@ def _draw_groups(
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    if any(hasattr(sequence, "__arrow_c_stream__") for sequence in sequences):
+    if any(hasattr(sequence, "columns") for sequence in sequences):
         raise UserError(
             "inputs: must not be a list of tables, whose column names would be "
             "ignored; pass arrays, or a single table with a column sequence"

@@ -106,8 +106,8 @@ def _choose_columns(
     for name, role in roles.items():
         if role in names and role not in roles:
             raise UserError(
-                f"data.columns: contains {role}={name}, but the table also has a "
-                f"column {role}; rename that column, or remove this entry"
+                f"data.columns: contains {role}={name}, but the table has a column "
+                f"{role}; rename that column, or correct or remove this entry"
             )
     is_complete = {"sequence", "time"} <= columns.keys() and all_features
     if not is_complete or len(columns) < len(names):
@@ -136,13 +136,13 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
         with prefix_errors(f"column {format_value(name)}", f"expected {expected}"):
             return function(_decode(table[name]), *args)
 
-    codes, ids = convert("sequence", TEXT, _encode)
+    codes, ids = convert("sequence", TEXT, _encode, TEXT)
     order = convert("time", TIMES, _sort_by_time, codes)
     arrays: dict[str, Any] = {"ids": ids, "lengths": np.bincount(codes)}
     for role, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
         if role in columns:
             expected = LABELS if role == "label" else TEXT
-            arrays[key] = convert(role, expected, _string_per_sequence, codes)
+            arrays[key] = convert(role, expected, _string_per_sequence, expected, codes)
     features = [role for role in columns if role not in COLUMNS]
     values = [convert(role, NUMBERS, _to_numbers)[order] for role in features]
     arrays["inputs"] = pad(np.stack(values, axis=1), arrays["lengths"])
@@ -150,31 +150,29 @@ def _to_arrays(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     return arrays
 
 
-def _encode(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+def _encode(values: pa.ChunkedArray, expected: str) -> tuple[np.ndarray, list[str]]:
     """Encodes values as indices, int32 [rows], into a list of distinct strings.
 
     Floats with integer values are allowed, because merging tables in pandas can convert
-    integers to floats.
+    integers to floats. The error for a missing value contains `expected`.
     """
     if pa.types.is_floating(values.type):
         values = values.cast(pa.int64())
     strings = _to_strings(values)
     if strings.null_count:
-        raise UserError(
-            "has missing values; expected text or an integer in each row; in the "
-            "column label, remove sequences without a label, or classify them with "
-            "rnnmnist predict, from a file without this column"
-        )
+        raise UserError(f"has missing values; expected {expected}")
     encoding = strings.dictionary_encode().combine_chunks()
     return encoding.indices.to_numpy(), encoding.dictionary.to_pylist()
 
 
-def _string_per_sequence(values: pa.ChunkedArray, codes: np.ndarray) -> np.ndarray:
+def _string_per_sequence(
+    values: pa.ChunkedArray, expected: str, codes: np.ndarray
+) -> np.ndarray:
     """Returns the string of each sequence, which must be the same in all rows.
 
     `codes`, int [rows], are the indices of the sequences.
     """
-    string_codes, strings = _encode(values)
+    string_codes, strings = _encode(values, expected)
     _, first_rows = np.unique(codes, return_index=True)
     first_codes = string_codes[first_rows]
     if (string_codes != first_codes[codes]).any():

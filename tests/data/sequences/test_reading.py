@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -335,6 +336,12 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
+@pytest.mark.parametrize("kind", [pd.Series, pl.Series])
+def test_a_list_of_series_is_a_list_of_arrays(kind: Any) -> None:
+    values = [kind([1.0, 2.0]), kind([3.0])]
+    assert check_arrays(values).lengths.tolist() == [2, 1]
+
+
 def test_classes_that_are_missing_in_training_are_named() -> None:
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
     split = ["train"] * 30 + ["validation"] * 30 + ["train", "test"]
@@ -479,7 +486,7 @@ def test_a_setting_that_names_an_absent_column_is_refused(tmp_path: Path) -> Non
             datasets.load(Config(data=settings))
     other = {"animal": "label"}  # a column `label` exists, too
     for text in CSV, CSV.replace(",1,label", ",animal,label"):
-        with pytest.raises(UserError, match="label=animal, but the table also has"):
+        with pytest.raises(UserError, match="label=animal, but the table has"):
             read_csv(write_text(tmp_path, "other.csv", text), other)
     lines = [line.rpartition(",")[0] for line in CSV.splitlines()]
     unlabelled = write_text(tmp_path, "new.csv", "\n".join(lines))
